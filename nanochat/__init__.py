@@ -1,0 +1,1 @@
+"""The language-model stack: tokenizer, data, model, optimizer, training, evaluation, inference."""

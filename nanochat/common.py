@@ -1,0 +1,78 @@
+"""What every part shares: the error a user can act on, the artefact folder, atomic files."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+class UserError(Exception):
+    """Something the user can put right. The message is one line: what, where, what to do.
+
+    Scripts print it as `error: …` and exit with code 1 (see `flags.run`).
+    """
+
+
+def base_dir() -> Path:
+    """Folder of all artefacts: `$NANOCHAT_BASE_DIR`, by default `~/.cache/nanochat`. Not created here."""
+    return Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat").expanduser()
+
+
+def ensure_dir(path: Path) -> Path:
+    """Creates `path` with its parents and checks that files can be written there.
+
+    Raises `UserError` where the folder cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror}; set NANOCHAT_BASE_DIR to a writable folder") from error
+    return path
+
+
+def fsync_dir(path: Path) -> None:
+    """Makes the names in `path` durable; a rename is not on disk before its folder is."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def atomic_write(path: Path, data: str | bytes) -> None:
+    """Replaces `path` by `data` in one step: a reader, or a crash, sees the old file or the new one.
+
+    Raises `UserError` where the disk is full or the folder read-only; the old file is then intact.
+    """
+    payload = data.encode("utf-8") if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(payload)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+        fsync_dir(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}; the previous file is unchanged") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` to `path` as indented JSON, atomically."""
+    atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`. Raises `UserError` where the file is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is not readable JSON ({error}); delete it and make it again") from error

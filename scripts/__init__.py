@@ -1,0 +1,1 @@
+"""Thin entry points: parse the flags, build the parts, run, close."""
