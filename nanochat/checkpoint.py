@@ -1,0 +1,301 @@
+"""Checkpoints that are whole or refused: safetensors and JSON in a folder that appears in one rename.
+
+    <folder>/step_0000123/
+        model.safetensors      one file per group of tensors; of several processes each writes what it owns,
+        optimizer.safetensors  into model.rank00.safetensors, model.rank01.safetensors, …
+        meta.json              whatever else a run needs to continue
+        manifest.json          size and SHA-256 of each file above, written last
+
+A save fills `.step_0000123.tmp`, syncs its files and the folder, renames it, syncs the parent, and only then
+removes older checkpoints. Whatever kills the process, a reader finds the old state or the new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from nanochat.common import UserError, fsync_dir
+from nanochat.manifest import InvalidError, canonical, check_file, read_file, read_manifest, write_file, write_manifest
+
+META = "meta.json"
+
+_STEP = re.compile(r"step_(\d{7,})")
+_REPLACED = re.compile(r"\.step_(\d{7,})\.old")
+_GROUP = re.compile(r"[a-z][a-z0-9_]*")
+_TENSOR_FILE = re.compile(r"([a-z][a-z0-9_]*)(?:\.rank\d+)?\.safetensors")
+
+Tensors = Mapping[str, Mapping[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `CheckpointStore.load` returns: CPU tensors by group and name, and the JSON saved beside them."""
+
+    step: int
+    tensors: dict[str, dict[str, torch.Tensor]]
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """The checkpoints of one run, in `folder`; a save removes all but the newest `keep` valid ones (−1: none).
+
+    One run writes to a folder at a time. Reading changes nothing on disk.
+    """
+
+    folder: Path
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.keep != -1 and self.keep < 1:
+            raise ValueError(f"keep is {self.keep}; keep at least 1 checkpoint, or -1 for all")
+
+    def save(
+        self,
+        step: int,
+        tensors: Tensors,
+        meta: Mapping[str, Any],
+        rank: int = 0,
+        world_size: int = 1,
+        barrier: Callable[[], None] = lambda: None,
+    ) -> Path:
+        """Writes step `step` and returns its folder once it is durable.
+
+        `tensors` maps groups ("model", "optimizer") to tensors by name: any device, shape, stride and real dtype.
+        Tensors that share memory are saved as independent copies. Equal state gives equal bytes. `meta` is JSON.
+        With several processes each calls this with the tensors it owns, no name twice, and a `barrier` that
+        waits for all; `meta` is taken from rank 0.
+
+        Raises `UserError`, in every process, where the disk is full or read-only: earlier checkpoints are then
+        intact and nothing half-written stays. Raises `ValueError` for what cannot be saved.
+        """
+        if step < 0 or not 0 <= rank < world_size:
+            raise ValueError(f"cannot save step {step} as rank {rank} of {world_size}")
+        _check(tensors)
+        meta_bytes = (json.dumps(meta, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+        temporary = self._temporary(step)
+
+        def begin() -> None:
+            if rank == 0:
+                self._prepare(temporary)
+
+        def write() -> None:
+            meta_file = {META: write_file(temporary / META, meta_bytes)} if rank == 0 else {}
+            _write_part(temporary, tensors, rank, world_size, meta_file)
+
+        def commit() -> None:
+            if rank == 0:
+                self._commit(step, temporary, world_size)
+
+        # A process that fails still meets the others at each barrier, so that all of them end with an error and none waits.
+        failure: OSError | None = None
+        for phase in (begin, write, commit):
+            if failure is None:
+                try:
+                    phase()
+                except OSError as error:
+                    failure = error
+            barrier()
+        failed = failure is not None or temporary.is_dir()
+        barrier()
+        if failed:
+            if rank == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
+            why = failure.strerror if failure is not None else "another process failed"
+            raise UserError(
+                f"cannot save step {step} in {self.folder}: {why}; make room there or set NANOCHAT_BASE_DIR to another folder "
+                "(earlier checkpoints are intact)"
+            ) from failure
+        if rank == 0:
+            self._prune(step)
+        return self._final(step)
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, valid or not, ascending."""
+        if not self.folder.is_dir():
+            return []
+        matches = [_STEP.fullmatch(p.name) or _REPLACED.fullmatch(p.name) for p in self.folder.iterdir() if p.is_dir()]
+        return sorted({int(match[1]) for match in matches if match})
+
+    def verify(self, step: int) -> str | None:
+        """None where every byte of the checkpoint is what was written, else one line that says what is wrong."""
+        path = self._path(step)
+        try:
+            for file, expected in read_manifest(path, step).items():
+                check_file(path / file, expected)
+        except InvalidError as why:
+            return str(why)
+        return None
+
+    def newest_valid(self, say: Callable[[str], None] = print) -> int | None:
+        """The newest step whose checkpoint is valid, or None. Says which it took and why newer ones were refused."""
+        for step in reversed(self.steps()):
+            why = self.verify(step)
+            if why is None:
+                say(f"checkpoint of step {step} in {self.folder} is valid")
+                return step
+            say(f"checkpoint of step {step} in {self.folder} is refused: {why}")
+        return None
+
+    def load(self, step: int) -> Checkpoint:
+        """Reads step `step` and verifies each byte it uses; the parts of all processes are joined.
+
+        Raises `UserError` where the checkpoint is missing or not valid.
+        """
+        if step not in self.steps():
+            have = ", ".join(map(str, self.steps())) or "none"
+            raise UserError(f"{self.folder} has no checkpoint of step {step}; it has: {have}")
+        path = self._path(step)
+        tensors: dict[str, dict[str, torch.Tensor]] = {}
+        meta: dict[str, Any] = {}
+        try:
+            for file, expected in read_manifest(path, step).items():
+                data = read_file(path / file, expected)
+                if match := _TENSOR_FILE.fullmatch(file):
+                    tensors.setdefault(match[1], {}).update(safetensors.torch.load(data))
+                elif file == META:
+                    meta = json.loads(data)
+        except InvalidError as why:
+            raise UserError(f"{path} is not a valid checkpoint: {why}; delete it or resume from another step") from why
+        return Checkpoint(step, tensors, meta)
+
+    def discard_after(self, step: int) -> list[int]:
+        """Removes the checkpoints later than `step` and returns their steps.
+
+        For a run that is taken back to an earlier step on purpose: what it abandons must not be its newest checkpoint.
+        """
+        later = [s for s in self.steps() if s > step]
+        try:
+            for abandoned in reversed(later):
+                self._remove(abandoned)
+        except OSError as error:
+            raise UserError(f"a checkpoint later than step {step} in {self.folder} cannot be removed: {error.strerror}") from error
+        return later
+
+    def _final(self, step: int) -> Path:
+        return self.folder / _name(step)
+
+    def _temporary(self, step: int) -> Path:
+        return self.folder / f".{_name(step)}.tmp"
+
+    def _replaced(self, step: int) -> Path:
+        return self.folder / f".{_name(step)}.old"
+
+    def _path(self, step: int) -> Path:
+        """Where step `step` is. Only a crash between the two renames of `_commit` leaves it under the other name."""
+        final, replaced = self._final(step), self._replaced(step)
+        return replaced if replaced.is_dir() and not final.is_dir() else final
+
+    def _prepare(self, temporary: Path) -> None:
+        """An empty temporary folder, and none left by dead runs."""
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True)
+            fsync_dir(self.folder.parent)
+        for stale in self.folder.glob(".step_*.tmp"):
+            shutil.rmtree(stale)
+        for replaced in self.folder.glob(".step_*.old"):
+            if (self.folder / replaced.name[1:].removesuffix(".old")).is_dir():
+                shutil.rmtree(replaced)
+        temporary.mkdir()
+
+    def _commit(self, step: int, temporary: Path, world_size: int) -> None:
+        """Joins the parts' digests into the manifest, makes everything durable and gives the folder its name."""
+        files: dict[str, Any] = {}
+        names: set[str] = set()
+        for rank in range(world_size):
+            part = _part(temporary, rank)
+            if not part.is_file():
+                raise OSError(errno.EIO, f"process {rank} could not write its part")
+            content = json.loads(part.read_bytes())
+            if twice := names.intersection(content["names"]):
+                raise ValueError(f"{min(twice)} is saved by rank {rank} and by a lower one; each tensor has one owner")
+            names.update(content["names"])
+            files |= content["files"]
+            part.unlink()
+        write_manifest(temporary, step, files)
+        fsync_dir(temporary)
+        final, replaced = self._final(step), self._replaced(step)
+        if final.is_dir():
+            os.rename(final, replaced)
+        os.rename(temporary, final)
+        fsync_dir(self.folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _prune(self, saved: int) -> None:
+        """Removes what is older than the newest `keep` valid checkpoints up to `saved`; later steps are not its business."""
+        if self.keep == -1:
+            return
+        valid = 0
+        try:
+            for step in reversed([s for s in self.steps() if s <= saved]):
+                if valid == self.keep:
+                    self._remove(step)
+                elif step == saved or self.verify(step) is None:
+                    valid += 1
+        except OSError as error:
+            raise UserError(
+                f"step {saved} is saved, but an older checkpoint in {self.folder} cannot be removed: {error.strerror}"
+            ) from error
+
+    def _remove(self, step: int) -> None:
+        """Renamed first: a removal that is cut short leaves a temporary folder, not half a checkpoint."""
+        condemned = self._temporary(step)
+        for path in (self._replaced(step), self._final(step)):
+            if path.is_dir():
+                if condemned.is_dir():
+                    shutil.rmtree(condemned)
+                os.rename(path, condemned)
+                shutil.rmtree(condemned)
+
+
+def _name(step: int) -> str:
+    return f"step_{step:07d}"
+
+
+def _part(temporary: Path, rank: int) -> Path:
+    """Where a process leaves the digests of its files for rank 0."""
+    return temporary / f"rank{rank:02d}.part"
+
+
+def _write_part(temporary: Path, tensors: Tensors, rank: int, world_size: int, files: dict[str, Any]) -> None:
+    """Writes what this process owns, then the digests of it and of the `files` already written, for rank 0 to join."""
+    suffix = f".rank{rank:02d}" if world_size > 1 else ""
+    for group, named in tensors.items():
+        if named or rank == 0:
+            file = f"{group}{suffix}.safetensors"
+            files[file] = write_file(temporary / file, safetensors.torch.save(_unshared(named)))
+    names = sorted(f"{group}/{name}" for group, named in tensors.items() for name in named)
+    write_file(_part(temporary, rank), canonical({"files": files, "names": names}))
+
+
+def _check(tensors: Tensors) -> None:
+    for group, named in tensors.items():
+        if not _GROUP.fullmatch(group):
+            raise ValueError(f"{group!r} cannot name a group of tensors; use lower-case letters, digits and _")
+        for name, tensor in named.items():
+            if not isinstance(tensor, torch.Tensor):
+                raise ValueError(f"{group}/{name} is a {type(tensor).__name__}, not a tensor")
+
+
+def _unshared(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """CPU tensors, contiguous, in order of name, none in another's memory: tied weights are saved under both names."""
+    out: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for name in sorted(named):
+        tensor = named[name].detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in storages:
+            tensor = tensor.clone()
+        storages.add(tensor.untyped_storage().data_ptr())
+        out[name] = tensor
+    return out

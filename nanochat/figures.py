@@ -1,0 +1,71 @@
+"""Figures of the report. matplotlib is imported only when something is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK, _GRID = "#333333", "#dddddd"
+_LOSS, _BPB = "#2f6db3", "#c8553d"
+
+
+def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> bool:
+    """Draws train/loss and val/bpb against tokens into the PNG `path`; returns False where there is nothing to draw.
+
+    `records` are metric records; values that are missing or null are left out.
+    """
+    panels = [
+        (_points(records, "train/loss"), "training loss (nats per token)", _LOSS),
+        (_points(records, "val/bpb"), "validation bits per byte", _BPB),
+    ]
+    panels = [panel for panel in panels if panel[0]]
+    if not panels:
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(panels), 3.5), dpi=140, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (points, label, colour) in zip(figure.subplots(1, len(panels), squeeze=False, sharex=True)[0], panels, strict=True):
+        _panel(axes, points, label, colour)
+    figure.suptitle(title, color=_INK, fontsize=11)
+    figure.savefig(path, metadata={"Software": None})
+    return True
+
+
+def _points(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """(tokens, value) of each record that has both."""
+    return [(r["total_tokens"], r[key]) for r in records if r.get("total_tokens") is not None and r.get(key) is not None]
+
+
+def _panel(axes: Axes, points: Sequence[tuple[float, float]], label: str, colour: str) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    x, y = zip(*points, strict=True)
+    few = len(points) <= 30
+    axes.plot(x, y, color=colour, linewidth=1.8, marker="o" if few else None, markersize=4, clip_on=False)
+    axes.annotate(
+        f"{y[-1]:.4f}",
+        (x[-1], y[-1]),
+        xytext=(0, 9),
+        textcoords="offset points",
+        ha="right",
+        color=colour,
+        fontsize=9,
+        fontweight="bold",
+    )
+    axes.set_title(label, loc="left", fontsize=9.5, color=_INK)
+    axes.set_xlabel("tokens", fontsize=9, color=_INK)
+    axes.set_xlim(left=0)
+    axes.margins(y=0.12)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.grid(color=_GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GRID)
+    axes.tick_params(colors=_INK, labelsize=8.5, length=0)

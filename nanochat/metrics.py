@@ -1,0 +1,328 @@
+"""Where the numbers of a run go: `metrics.jsonl` always, W&B on request, the terminal.
+
+A record is a flat dict of plain values with an integer `step`: one JSON line, one W&B log call, one line on the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from nanochat.common import UserError, atomic_write, ensure_dir
+
+if TYPE_CHECKING:
+    import torch
+
+Plain = int | float | str | bool | None
+Record = Mapping[str, Plain]
+
+SECRETS = ("WANDB_API_KEY", "HF_TOKEN")
+
+_FIGURES = {
+    "train/loss": "loss {:.4f}",
+    "val/bpb": "val bpb {:.4f}",
+    "core_metric": "CORE {:.4f}",
+    "train/tok_per_sec": "{:,.0f} tok/s",
+    "train/peak_mem_mib": "{:,.0f} MiB",
+}
+
+
+class Sink(Protocol):
+    """One place that records go to."""
+
+    def log(self, record: Record) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MetricsLogger:
+    """Hands each record to every sink. A context manager; `close` may be called twice.
+
+    Values of the variables in `SECRETS` are blotted out of all strings.
+    """
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = list(sinks)
+
+    def log(self, record: Record) -> None:
+        """Logs one record. Raises `TypeError` for a value that is not a plain number, string, bool or None."""
+        if type(record.get("step")) is not int:
+            raise TypeError(f"a record needs an integer step, not {record.get('step')!r}")
+        for key, value in record.items():
+            if value is not None and not isinstance(value, int | float | str):
+                raise TypeError(f"{key} is a {type(value).__name__}; records hold plain numbers and strings")
+        clean = {key: redact(value) if isinstance(value, str) else value for key, value in record.items()}
+        for sink in self._sinks:
+            sink.log(clean)
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        for sink in self._sinks:
+            sink.say(redact(text))
+
+    def close(self) -> None:
+        while self._sinks:
+            self._sinks.pop().close()
+
+    def __enter__(self) -> MetricsLogger:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class JsonlSink:
+    """One JSON line per record at the end of `path`, on its way to disk when `log` returns.
+
+    NaN and infinities, which JSON lacks, become null with the value spelled in `<key>_nonfinite` ("nan", "inf", "-inf").
+    `resume_step` is the step a run continues from: records of later steps and a torn last line are dropped, so that the
+    run writes them again. None starts a new file; an earlier one is kept as `<stem>.previous.jsonl`.
+
+    Raises `UserError` where the file cannot be written.
+    """
+
+    def __init__(self, path: Path, resume_step: int | None = None) -> None:
+        self.path = path
+        ensure_dir(path.parent)
+        if path.exists() and resume_step is not None:
+            kept = [line for line, record in _lines(path) if record["step"] <= resume_step]
+            atomic_write(path, b"".join(kept))
+        elif path.exists():
+            os.replace(path, path.with_suffix(f".previous{path.suffix}"))
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (open for the life of the run)
+
+    def log(self, record: Record) -> None:
+        values: dict[str, Plain] = {}
+        for key, value in record.items():
+            finite = not isinstance(value, float) or math.isfinite(value)
+            values[key] = value if finite else None
+            if not finite:
+                values[f"{key}_nonfinite"] = str(value)
+        line = memoryview((json.dumps(values, allow_nan=False) + "\n").encode("ascii"))
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise UserError(f"cannot append to {self.path}: {error.strerror}; make room and run again to resume") from error
+
+    def say(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class WandbSink:
+    """Logs to W&B with the step as its step; files go to `folder`/wandb.
+
+    Online where a key is known, else offline (`wandb sync` uploads later); WANDB_MODE overrides. The run's id is kept in
+    `folder`, and a resumed run (`resume_step` is not None) continues under it.
+
+    Raises `UserError` where W&B refuses the key or cannot be reached.
+    """
+
+    def __init__(
+        self, run_name: str, config: Mapping[str, Any], folder: Path, project: str = "nanochat", resume_step: int | None = None
+    ) -> None:
+        import wandb
+
+        ensure_dir(folder)
+        id_file = folder / "wandb_run_id"
+        if resume_step is None or not id_file.exists():
+            atomic_write(id_file, secrets.token_hex(4) + "\n")
+        try:
+            mode = None if os.environ.get("WANDB_MODE") or wandb.login(prompt=False) else "offline"
+            self._run = wandb.init(
+                project=project,
+                name=redact(run_name),
+                id=id_file.read_text(encoding="ascii").strip(),
+                dir=folder,
+                config=_redact_all(config),
+                mode=mode,
+                resume="allow",
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except wandb.Error as error:
+            reason = redact(str(error)).partition("\n")[0]
+            raise UserError(f"cannot log to W&B: {reason} (WANDB_MODE=offline trains without a connection)") from error
+
+    def log(self, record: Record) -> None:
+        step = record["step"]
+        assert isinstance(step, int)
+        self._run.log(dict(record), step=step)
+
+    def say(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class TerminalSink:
+    """Progress for people: a live bar on a terminal, plain lines elsewhere.
+
+    step 00120/00400 (30.0%) | loss 4.1234 | 13,902 tok/s | 1,203 MiB | eta 1m12s
+    """
+
+    def __init__(self, total_steps: int, stream: TextIO | None = None) -> None:
+        self._total = total_steps
+        self._stream = stream or sys.stdout
+        self._first: tuple[int, float] | None = None
+        self._bar = _Bar(total_steps, self._stream) if self._stream.isatty() else None
+
+    def log(self, record: Record) -> None:
+        step = record["step"]
+        assert isinstance(step, int)
+        figures = [spell.format(record[key]) for key, spell in _FIGURES.items() if record.get(key) is not None]
+        if not figures:
+            return
+        eta = self._eta(step)
+        if "train/loss" in record and eta is not None:
+            figures.append(f"eta {show_seconds(eta)}")
+        if self._bar is not None and "train/loss" in record:
+            self._bar.move(step, " | ".join(figures))
+        else:
+            width = len(str(self._total))
+            done = 100.0 * step / max(self._total, 1)
+            self.say(f"step {step:0{max(width, 5)}d}/{self._total:05d} ({done:.1f}%) | " + " | ".join(figures))
+
+    def say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.say(text)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _eta(self, step: int) -> float | None:
+        """Seconds left at the pace since the first record, evaluation and saving included; None for that first one."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (step, now)
+        first_step, first_time = self._first
+        return (now - first_time) / (step - first_step) * (self._total - step) if step > first_step else None
+
+
+class _Bar:
+    """The live line of `TerminalSink`; text is printed above it."""
+
+    def __init__(self, total_steps: int, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        columns = (
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
+        )
+        self._progress = Progress(*columns, console=Console(file=stream), refresh_per_second=2)
+        self._task = self._progress.add_task("", total=total_steps, figures="")
+        self._progress.start()
+
+    def move(self, step: int, figures: str) -> None:
+        self._progress.update(self._task, completed=step, figures=figures, refresh=True)
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+@dataclass
+class DebiasedEMA:
+    """Exponential moving average without the pull towards its zero start (the bias correction of Adam, arXiv 1412.6980)."""
+
+    beta: float
+    total: float = 0.0
+    weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.beta < 1.0:
+            raise ValueError(f"beta is {self.beta}; it must lie in [0, 1)")
+
+    def update(self, value: float) -> float:
+        """Takes `value` in and returns the average. Raises `ValueError` for NaN or infinity, which would never leave it."""
+        if not math.isfinite(value):
+            raise ValueError(f"{value} cannot enter a moving average")
+        self.total = self.beta * self.total + (1.0 - self.beta) * value
+        self.weight = self.beta * self.weight + (1.0 - self.beta)
+        return self.total / self.weight
+
+    def state_dict(self) -> dict[str, float]:
+        """JSON that `load_state_dict` restores bit for bit."""
+        return {"total": self.total, "weight": self.weight}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self.total, self.weight = state["total"], state["weight"]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records in `path`. A torn last line is left out; another broken line raises `UserError`."""
+    return [record for _, record in _lines(path)]
+
+
+def peak_memory_mib(device: torch.device | str) -> float:
+    """The most memory this process has used, in MiB: allocated by torch on a CUDA device, resident elsewhere."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def redact(text: str) -> str:
+    """`text` with the values of secret variables replaced by `***`."""
+    for name in SECRETS:
+        if value := os.environ.get(name):
+            text = text.replace(value, "***")
+    return text
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration for people: `45s`, `1m12s`, `2h03m`."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}h{m:02d}m" if hours else f"{m}m{s:02d}s" if m else f"{s}s"
+
+
+def _redact_all(value: Any) -> Any:
+    """`redact` on every string in a nest of dicts and lists."""
+    if isinstance(value, Mapping):
+        return {key: _redact_all(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redact_all(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each line of a metrics file with its record, without a torn last one."""
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and isinstance(record.get("step"), int) and line.endswith(b"\n"):
+            yield line, record
+        elif number < len(lines):
+            raise UserError(f"line {number} of {path} is not a metrics record; remove that line")
