@@ -1,0 +1,184 @@
+"""One parquet shard out of the network: resumed, verified, renamed into place only when whole.
+
+A shard is written to `NAME.tmp` and continued there (`Range`) after any interruption. When all bytes are in, its size, its
+SHA-256 where the server states one, and its parquet footer are checked; then it is renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TypeVar
+
+from filelock import FileLock
+
+from nanochat.common import UserError, fsync_dir
+from nanochat.download_progress import Progress
+from nanochat.flags import flag
+from nanochat.text_files import open_parquet
+
+HUB_HOST = "huggingface.co"  # the one host that HF_TOKEN is sent to, and only over https
+MAX_ATTEMPTS = 6  # in a row that brought less than `PROGRESS_BYTES`
+PROGRESS_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
+LONGEST_WAIT_SECONDS = 60.0
+_RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+T = TypeVar("T")
+
+
+@dataclass
+class TransferConfig:
+    timeout_seconds: float = flag(30.0, "silence after which a connection counts as lost", unit="s")
+    retry_seconds: float = flag(1.0, "wait after the first failed attempt; it doubles from one to the next", unit="s")
+
+    def __post_init__(self) -> None:
+        if not self.timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds must be positive, not {self.timeout_seconds}")
+        if not self.retry_seconds >= 0:
+            raise ValueError(f"retry_seconds must not be negative, but is {self.retry_seconds}")
+
+
+class TransferError(Exception):
+    """One attempt failed in a way that another may not. `wait_seconds` is what the server asked for, if it did."""
+
+    def __init__(self, message: str, wait_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
+
+
+def fetch_shard(url: str, path: Path, config: TransferConfig, progress: Progress, stop: threading.Event) -> None:
+    """Downloads `url` to `path`, continuing `path.tmp` where there is one. Two processes may do so for the same path.
+
+    Raises `UserError` when the server refuses, the disk is full, `MAX_ATTEMPTS` attempts in a row failed, or `stop` was set.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        failed = 0
+        while not path.exists():
+            size_before = _size(temporary)
+            try:
+                headers = _transfer(url, temporary, config.timeout_seconds, progress, stop)
+                if stop.is_set():
+                    raise UserError("interrupted; run the same command again to continue")
+                _verify(temporary, headers)
+                _rename(temporary, path)
+            except TransferError as error:
+                failed = 1 if _size(temporary) >= size_before + PROGRESS_BYTES else failed + 1
+                if failed >= MAX_ATTEMPTS:
+                    raise UserError(f"gave up on {url} after {failed} attempts: {error}") from error
+                wait = min(max(error.wait_seconds, config.retry_seconds * 2 ** (failed - 1)), LONGEST_WAIT_SECONDS)
+                progress.say(f"{path.name}: {error}; trying again in {wait:.1f} s")
+                stop.wait(wait)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, keeping what the hub states about the file before it sends the client on to a storage host."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # the signature is urllib's
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if new is not None:
+            linked = {name.lower(): value for name, value in headers.items() if name.lower().startswith("x-linked-")}
+            self.parent.linked.update(linked)
+            _authorize(new)
+        return new
+
+
+def _authorize(request: urllib.request.Request) -> None:
+    token = os.environ.get("HF_TOKEN")
+    if token and request.type == "https" and request.host == HUB_HOST:
+        # Unredirected: the header belongs to this request alone and is not carried on to the host of a redirect.
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+
+
+def _transfer(url: str, temporary: Path, timeout: float, progress: Progress, stop: threading.Event) -> dict[str, str]:
+    """One request for what `temporary` lacks. Returns the response's headers with the hub's `x-linked-…` among them."""
+    # The last byte that is there is asked for again, so that the request can be met also when none is lacking.
+    start = max(_size(temporary) - 1, 0)
+    request = urllib.request.Request(url, headers={"User-Agent": "megacontext", **({"Range": f"bytes={start}-"} if start else {})})
+    _authorize(request)
+    opener = urllib.request.build_opener(_Redirects)
+    opener.linked = {}
+    try:
+        with opener.open(request, timeout=timeout) as response:
+            headers = {**{name.lower(): value for name, value in response.headers.items()}, **opener.linked}
+            if response.status == 206 and not headers.get("content-range", "").startswith(f"bytes {start}-"):
+                raise TransferError(f"asked for the bytes from {start} on, got {headers.get('content-range', 'others')}")
+            _write(response, temporary, start if response.status == 206 else 0, progress, stop)
+            return headers
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _refusal(error, url, temporary) from error
+    except (OSError, http.client.HTTPException) as error:  # of the network: those of the disk are UserErrors by now
+        raise TransferError(f"lost the connection ({getattr(error, 'reason', None) or error or type(error).__name__})") from error
+
+
+def _refusal(error: urllib.error.HTTPError, url: str, temporary: Path) -> Exception:
+    if error.code == 416:
+        temporary.unlink(missing_ok=True)
+        return TransferError("what was there is longer than the file; starting over")
+    if error.code in _RETRY_STATUS:
+        wait = error.headers.get("Retry-After", "")
+        return TransferError(f"the server answered {error.code} {error.reason}", float(wait) if wait.isdecimal() else 0.0)
+    return UserError(f"{url}: the server answered {error.code} {error.reason}; check the address and HF_TOKEN")
+
+
+def _write(response: IO[bytes], temporary: Path, start: int, progress: Progress, stop: threading.Event) -> None:
+    def on_disk(action: Callable[..., T], *arguments: object) -> T:
+        try:
+            return action(*arguments)
+        except OSError as error:
+            raise UserError(f"cannot write {temporary}: {error.strerror}; put that right and run the same command again") from error
+
+    with on_disk(open, temporary, "r+b" if start else "wb") as file:
+        file.seek(start)
+        while not stop.is_set() and (chunk := response.read1(CHUNK_BYTES)):
+            on_disk(file.write, chunk)
+            on_disk(file.flush)
+            progress.advance(len(chunk))
+
+
+def _verify(temporary: Path, headers: dict[str, str]) -> None:
+    """Checks what arrived against what the server said about it. Raises `TransferError`; a file of wrong bytes is deleted."""
+    size, stated = _size(temporary), _stated_size(headers)
+    if stated is not None and size < stated:
+        raise TransferError(f"the connection ended at {size:,} of {stated:,} bytes")
+    fault = f"{size:,} bytes came where {stated:,} were due" if stated is not None and size > stated else None
+    sha256 = re.fullmatch(r'"?([0-9a-f]{64})"?', headers.get("x-linked-etag") or headers.get("etag", ""))
+    if fault is None and sha256 is not None:
+        with open(temporary, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256[1]:
+                fault = "the bytes do not have the SHA-256 that the server states"
+    if fault is None:
+        try:
+            open_parquet(temporary).close()
+        except UserError as error:
+            fault = str(error)
+    if fault is not None:
+        temporary.unlink()
+        raise TransferError(f"{fault}; starting over")
+
+
+def _stated_size(headers: dict[str, str]) -> int | None:
+    total = headers.get("x-linked-size") or headers.get("content-range", "").rpartition("/")[2] or headers.get("content-length", "")
+    return int(total) if total.isdecimal() else None
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    fsync_dir(path.parent)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,121 @@
+"""The corpus that every machine has: the source code and texts of its Python installation.
+
+It is collected once into `data/local/{train,val}.parquet` and read from there ever after, so that installing a package or
+byte-compiling one between two stages of a run changes nothing. Deleting the folder collects it anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+from nanochat.common import UserError, base_dir, ensure_dir, fsync_dir, write_json
+from nanochat.text_files import TEXT_SUFFIXES, read_documents
+
+CORPUS_BYTES = 30_000_000
+VAL_EVERY = 25  # one document in so many is for validation: 4 %
+_TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
+
+
+def local_corpus() -> Path:
+    """The folder with `train.parquet`, `val.parquet` and `corpus.json`, collected first where it is missing."""
+    folder = base_dir() / "data" / "local"
+    if not (folder / "corpus.json").exists():
+        ensure_dir(folder.parent)
+        with FileLock(folder.parent / ".local.lock"):
+            if not (folder / "corpus.json").exists():
+                _collect(folder)
+    return folder
+
+
+def installed_texts() -> Iterator[Path]:
+    """The text files of the running Python, sorted: the standard library, its tests, then the installed packages."""
+    library, packages = (Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib"))
+    modules, tests = [], []
+    for path in _text_files(library):
+        parts = path.relative_to(library).parts
+        if parts[0] not in ("site-packages", "dist-packages"):
+            (modules if _TEST_FOLDERS.isdisjoint(parts[:-1]) else tests).append(path)
+    yield from modules
+    yield from tests
+    yield from _text_files(packages)
+
+
+def _text_files(root: Path) -> Iterator[Path]:
+    artefacts = base_dir().resolve()
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if not name.startswith(".") and not name.endswith((".dist-info", ".egg-info")) and Path(folder, name) != artefacts
+        )
+        for name in sorted(names):
+            path = Path(folder, name)
+            if name.lower().endswith(TEXT_SUFFIXES) and not name.startswith(".") and path.is_file() and not path.is_symlink():
+                yield path
+
+
+def _collect(folder: Path) -> None:
+    documents: dict[bytes, tuple[str, Path]] = {}  # content hash → document and where it was read
+    total, skipped = 0, {"not_utf8": 0, "empty": 0, "duplicate": 0}
+    for path in installed_texts():
+        if total >= CORPUS_BYTES:
+            break
+        for text in read_documents(path):
+            if text is None or not text:
+                skipped["not_utf8" if text is None else "empty"] += 1
+                continue
+            data = text.encode("utf-8")
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            if digest in documents:
+                skipped["duplicate"] += 1
+            elif total + len(data) <= CORPUS_BYTES:
+                documents[digest] = (text, path)
+                total += len(data)
+    if not documents:
+        raise UserError(f"found no text in {sysconfig.get_path('stdlib')}; give --dataset a file or folder of text")
+    # In the order of the hashes, so that any prefix of the corpus is a fair sample of it.
+    ordered = [(digest, *documents[digest]) for digest in sorted(documents)]
+    splits = {name: [row for row in ordered if _is_val(row[0]) == (name == "val")] for name in ("train", "val")}
+    _write(
+        folder,
+        splits,
+        {
+            "python": platform.python_version(),
+            "text_bytes": total,
+            "documents": len(ordered),
+            **{f"skipped_{why}": n for why, n in skipped.items()},
+        },
+    )
+
+
+def _is_val(digest: bytes) -> bool:
+    return int.from_bytes(digest[-8:], "little") % VAL_EVERY == 0
+
+
+def _write(folder: Path, splits: dict[str, list[tuple[bytes, str, Path]]], summary: dict) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for split, rows in splits.items():
+            table = pa.table({"text": [text for _, text, _ in rows], "path": [str(path) for _, _, path in rows]})
+            pq.write_table(table, temporary / f"{split}.parquet", compression="zstd")
+        write_json(temporary / "corpus.json", summary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+        fsync_dir(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"cannot write {folder}: {error.strerror}; free some space or set NANOCHAT_BASE_DIR elsewhere") from error

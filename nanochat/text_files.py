@@ -1,0 +1,124 @@
+"""Documents out of files: plain text, JSON lines and parquet, read in order and checked.
+
+A document that is not UTF-8 comes out as `None`, so that the reader can count it; a file that is damaged raises `UserError`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from nanochat.common import UserError
+
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py")  # one file is one document
+JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")  # one line is one document, under the key "text"
+PARQUET_SUFFIXES = (".parquet",)  # one row is one document, in the column "text"
+SUFFIXES = (*TEXT_SUFFIXES, *JSONL_SUFFIXES, *PARQUET_SUFFIXES)
+
+Documents = Iterator[str | None]
+
+
+def is_whole_text(path: Path) -> bool:
+    """Whether the file as a whole is one document."""
+    return path.name.lower().endswith(TEXT_SUFFIXES)
+
+
+def read_documents(path: Path) -> Documents:
+    """The documents of a file in their order, `None` for each that is not UTF-8.
+
+    Raises `UserError`, naming the file and where it has lines the line, when the file is missing, truncated or malformed,
+    or when its name ends in none of `SUFFIXES`.
+    """
+    try:
+        yield from _reader(path)(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _reader(path: Path) -> Callable[[Path], Documents]:
+    name = path.name.lower()
+    if name.endswith(TEXT_SUFFIXES):
+        return _read_text
+    if name.endswith(JSONL_SUFFIXES):
+        return _read_jsonl
+    if name.endswith(PARQUET_SUFFIXES):
+        return _read_parquet
+    raise UserError(f"{path}: unknown kind of file; use one of {' '.join(SUFFIXES)}")
+
+
+def _decode(data: bytes) -> str | None:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _read_text(path: Path) -> Documents:
+    text = _decode(path.read_bytes())
+    yield text if text is None else text.removeprefix("\ufeff")
+
+
+def _read_jsonl(path: Path) -> Documents:
+    number = 0
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _json_text(line, path, number)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} after line {number}: damaged gzip data ({error}); get the file again") from error
+
+
+def _json_text(line: bytes, path: Path, number: int) -> str | None:
+    decoded = _decode(line)
+    if decoded is None:
+        return None
+    try:
+        record = json.loads(decoded)
+    except ValueError as error:
+        raise UserError(f"{path} line {number}: not JSON ({error}); the file is truncated or damaged, mend it or get it again") from error
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise UserError(f'{path} line {number}: no string under the key "text"; each line must be an object with one')
+    try:
+        text.encode("utf-8")  # JSON can spell lone surrogates, which are no text
+    except UnicodeEncodeError:
+        return None
+    return text
+
+
+def _read_parquet(path: Path) -> Documents:
+    import pyarrow as pa
+
+    with open_parquet(path) as file:
+        try:
+            for batch in file.iter_batches(batch_size=1024, columns=["text"], use_threads=False):
+                # As bytes: converting to strings would refuse the whole batch for one document that is not UTF-8.
+                for value in batch.column(0).cast(pa.large_binary()).to_pylist():
+                    yield "" if value is None else _decode(value)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: damaged parquet data ({_first_line(error)}); get the file again") from error
+
+
+def open_parquet(path: Path):  # -> pyarrow.parquet.ParquetFile, which is imported only where it is needed
+    """Opens a parquet file whose footer is whole and which has a column "text" of strings; else raises `UserError`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: not a whole parquet file ({_first_line(error)}); get the file again") from error
+    names = file.schema_arrow.names
+    kind = file.schema_arrow.field("text").type if "text" in names else None
+    if kind not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+        file.close()
+        raise UserError(f'{path}: no column "text" of strings among {", ".join(names)}')
+    return file
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
