@@ -1,0 +1,43 @@
+"""What all tests share: artefacts go to a temporary folder, nothing is logged in, nothing is drawn on a screen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# What a user's shell may hold and a test must not see: keys, endpoints and settings that change what is computed.
+PRIVATE = ("WANDB_API_KEY", "HF_TOKEN", "MC_", "NANOCHAT_", "MODEL_TAG", "WANDB_RUN")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The environment of every test and of the processes it starts; `~/.cache` is never touched."""
+    patch = pytest.MonkeyPatch()
+    for name in list(os.environ):
+        if name.startswith(PRIVATE):
+            patch.delenv(name)
+    patch.setenv("NANOCHAT_BASE_DIR", str(tmp_path_factory.mktemp("base")))
+    patch.setenv("WANDB_MODE", "offline")
+    patch.setenv("WANDB_SILENT", "true")
+    patch.setenv("MPLBACKEND", "Agg")
+    yield
+    patch.undo()
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty artefact folder of the test's own."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
