@@ -1,0 +1,313 @@
+"""The language model: embed → backbone → loss, three functions that training, memory and inference compose.
+
+Shapes: `B` rows, `T` positions, `D` width, `H` query heads, `G` key/value heads, `E` head size, `V` vocabulary,
+`L` layers, `U` layers with value embeddings. Parameters are fp32; activations are in the compute dtype.
+
+A 2026 GPT: rotary positions, QK-norm, ReLU² MLP, parameter-free RMSNorm (also after the embedding), grouped queries,
+softcapped logits, and from modded-nanogpt and karpathy/nanochat: value embeddings with per-head gates (ResFormer,
+arXiv 2410.17897), residual and x0 scalars, smear (previous token mixed into the embedding), backout (a share of the
+middle layer subtracted before the head), sliding windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanochat.attention import Backend, attention
+from nanochat.cross_entropy import ChunkedCrossEntropy, plain_cross_entropy, softcap
+from nanochat.flags import flag
+
+GATE_CHANNELS = 12  # channels of the input that a value-embedding gate reads
+SMEAR_CHANNELS = 24  # channels of the embedding that the smear gate reads
+QK_GAIN = 1.2  # normalised queries and keys are each scaled by this: sharper attention
+ROTARY_BASE = 100_000.0
+
+
+@dataclass
+class GPTConfig:
+    """Shape of the model: one dial, the depth, sets the rest."""
+
+    depth: int = flag(12, "layers", unit="layers")
+    aspect_ratio: int = flag(64, "width = depth × aspect ratio, rounded up to the head size", unit="channels per layer")
+    head_dim: int = flag(128, "size of an attention head", unit="channels")
+    kv_heads: int = flag(0, "key/value heads; 0 = as many as query heads", unit="heads")
+    max_seq_len: int = flag(2048, "context length", unit="tokens")
+    window_pattern: str = flag("auto", "per layer L (full context) or S (a quarter), tiled, last layer L; auto = what is fast here")
+    vocab_size: int = 32768
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "aspect_ratio", "head_dim", "max_seq_len", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim is {self.head_dim}; rotary positions need an even number")
+        if self.width < SMEAR_CHANNELS:
+            raise ValueError(f"width {self.width} (depth × aspect_ratio) is below {SMEAR_CHANNELS}")
+        if self.kv_heads < 0 or self.heads % (self.kv_heads or self.heads):
+            raise ValueError(f"kv_heads is {self.kv_heads}; it must divide the {self.heads} query heads")
+        if self.window_pattern != "auto" and (not self.window_pattern or set(self.window_pattern.upper()) - set("SL")):
+            raise ValueError(f"window_pattern is {self.window_pattern!r}; it must be auto or made of S and L")
+
+    @property
+    def width(self) -> int:
+        """Channels of the residual stream."""
+        return -(-self.depth * self.aspect_ratio // self.head_dim) * self.head_dim
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        return self.width // self.head_dim
+
+    @property
+    def key_heads(self) -> int:
+        """Key/value heads."""
+        return self.kv_heads or self.heads
+
+    @property
+    def windows(self) -> list[int]:
+        """Window of each layer in tokens; 0 is the full context."""
+        if self.window_pattern == "auto":
+            raise ValueError("window_pattern is still auto; resolve it with attention.best_window_pattern")
+        quarter = -(-self.max_seq_len // 4)
+        pattern = self.window_pattern.upper()
+        return [quarter if pattern[i % len(pattern)] == "S" and i < self.depth - 1 else 0 for i in range(self.depth)]
+
+    def has_values(self, layer: int) -> bool:
+        """Whether `layer` has value embeddings: every other one, counted back from the last."""
+        return (self.depth - 1 - layer) % 2 == 0
+
+
+class Embedded(NamedTuple):
+    """What token-space work yields: all that the backbone needs to know of the tokens."""
+
+    x: Tensor  # (B, T, D) in the compute dtype
+    values: Tensor  # (B, T, U, G, E), value embeddings of the layers that have them
+
+
+class Rotary(NamedTuple):
+    """Rotation of each position: cos and sin, (B or 1, T, 1, E/2) in the compute dtype."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class Linear(nn.Linear):
+    """A bias-free linear map with fp32 weights that computes in the dtype of its input."""
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__(fan_in, fan_out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+def norm(x: Tensor) -> Tensor:
+    """RMSNorm over the last dimension, without parameters."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """Rotates the two halves of each head, x (B, T, heads, E), by its position's angles (RoFormer, arXiv 2104.09864)."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * rotary.cos - b * rotary.sin, b * rotary.cos + a * rotary.sin], dim=-1)
+
+
+def rotary_at(positions: Tensor, head_dim: int, dtype: torch.dtype) -> Rotary:
+    """Ordinary RoPE at `positions` ((T,) or (B,T), any numeric dtype)."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
+    angles = positions.float().unsqueeze(-1) * ROTARY_BASE**-exponents
+    angles = angles.view(-1, positions.shape[-1], 1, head_dim // 2)  # (B or 1, T, 1, E/2)
+    return Rotary(angles.cos().to(dtype), angles.sin().to(dtype))
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with normalised queries and keys."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        D, E, G = config.width, config.head_dim, config.key_heads
+        self.head_dim = E
+        self.c_q = Linear(D, D)
+        self.c_k = Linear(D, G * E)
+        self.c_v = Linear(D, G * E)
+        self.c_proj = Linear(D, D)
+        self.value_gate = Linear(GATE_CHANNELS, G) if config.has_values(layer) else None
+
+    def forward(self, x: Tensor, values: Tensor | None, rotary: Rotary, window: int, backend: Backend, cache=None) -> Tensor:
+        B, T, D = x.shape
+        E = self.head_dim
+        # One matmul for the three projections; the optimizer still sees three matrices.
+        weight = torch.cat([self.c_q.weight, self.c_k.weight, self.c_v.weight]).to(x.dtype)
+        kv = self.c_k.weight.shape[0]
+        q, k, v = F.linear(x, weight).split([D, kv, kv], dim=-1)
+        q, k, v = q.view(B, T, -1, E), k.view(B, T, -1, E), v.view(B, T, -1, E)
+        if values is not None:
+            gate = 3 * torch.sigmoid(self.value_gate(x[..., :GATE_CHANNELS]))
+            v = v + gate.unsqueeze(-1) * values
+        q, k = rotate(norm(q) * QK_GAIN, rotary), rotate(norm(k) * QK_GAIN, rotary)
+        if cache is None:
+            y = attention(q, k, v, window, backend)
+        else:
+            y = cache.attend(q, k, v, window, backend)
+        return self.c_proj(y.reshape(B, T, D))
+
+
+class MLP(nn.Module):
+    """Two matrices around a squared ReLU (Primer, arXiv 2109.08668)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_fc = Linear(width, 4 * width)
+        self.c_proj = Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.relu(self.c_fc(x)).square())
+
+
+class Block(nn.Module):
+    """One layer: the residual stream mixed with the embedding, then attention, then the MLP."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.attn = Attention(config, layer)
+        self.mlp = MLP(config.width)
+
+    def forward(self, x, x0, scales, values, rotary, window, backend, cache=None) -> Tensor:
+        x = scales[0] * x + scales[1] * x0
+        x = x + self.attn(norm(x), values, rotary, window, backend, cache)
+        return x + self.mlp(norm(x))
+
+
+class GPT(nn.Module):
+    """The model. `embed`, `backbone` and `loss` are its parts; `forward` composes them for a plain row of tokens."""
+
+    def __init__(self, config: GPTConfig, dtype: torch.dtype = torch.float32, backend: Backend = "sdpa") -> None:
+        super().__init__()
+        self.config, self.dtype, self.backend = config, dtype, backend
+        self.windows = config.windows
+        V, D, L = config.vocab_size, config.width, config.depth
+        self.value_layers = [i for i in range(L) if config.has_values(i)]
+        self.wte = nn.Embedding(V, D)
+        self.value_embeds = nn.Embedding(V, len(self.value_layers) * config.key_heads * config.head_dim)
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(L))
+        self.lm_head = Linear(D, V)
+        self.resid_lambdas = nn.Parameter(torch.empty(L))
+        self.x0_lambdas = nn.Parameter(torch.empty(L))
+        self.smear_gate = Linear(SMEAR_CHANNELS, 1)
+        self.smear_lambda = nn.Parameter(torch.empty(1))
+        self.backout_lambda = nn.Parameter(torch.empty(1))
+        self.cross_entropy = plain_cross_entropy
+        self._rotary: Rotary | None = None
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> GPT:
+        """Initialises every parameter; the same generator state gives the same model. Returns self."""
+        D, L = self.config.width, self.config.depth
+        bound = 3**0.5 * D**-0.5  # uniform with standard deviation 1/√D
+
+        def uniform(weight: Tensor, low: float, high: float) -> None:
+            nn.init.uniform_(weight, low, high, generator=generator)
+
+        nn.init.normal_(self.wte.weight, std=0.8, generator=generator)
+        nn.init.normal_(self.lm_head.weight, std=0.001, generator=generator)
+        uniform(self.value_embeds.weight, -bound, bound)
+        for block in self.blocks:
+            for weight in (block.attn.c_q.weight, block.attn.c_k.weight, block.attn.c_v.weight):
+                uniform(weight, -bound, bound)
+            uniform(block.mlp.c_fc.weight, -0.4 * bound, 0.4 * bound)
+            # Zero output projections: at the start every layer passes the residual stream on unchanged.
+            nn.init.zeros_(block.attn.c_proj.weight)
+            nn.init.zeros_(block.mlp.c_proj.weight)
+            if block.attn.value_gate is not None:
+                uniform(block.attn.value_gate.weight, 0.0, 0.02)
+        uniform(self.smear_gate.weight, 0.0, 0.02)
+        nn.init.zeros_(self.smear_lambda)
+        nn.init.constant_(self.backout_lambda, 0.2)
+        self.resid_lambdas.copy_(torch.linspace(1.15, 1.05, L))
+        self.x0_lambdas.copy_(torch.linspace(0.20, 0.05, L))
+        return self
+
+    def use_kernels(self, compiled: bool, chunked_ce: bool) -> GPT:
+        """Chooses how the same mathematics runs: layers compiled or eager, the loss in chunks or whole. Returns self."""
+        if compiled:
+            for block in self.blocks:
+                block.compile(dynamic=False)
+        self.cross_entropy = ChunkedCrossEntropy(compiled) if chunked_ce else plain_cross_entropy
+        return self
+
+    def embed(self, tokens: Tensor, previous: Tensor | None = None) -> Embedded:
+        """Token-space work on `tokens` (int64 [B,T]): embedding, norm, smear, value embeddings.
+
+        `previous` is the normalised embedding [B,D] of the token before each row, where a cache has one.
+        """
+        x = norm(self.wte(tokens).to(self.dtype))
+        before = torch.zeros_like(x[:, :1]) if previous is None else previous[:, None]
+        before = torch.cat([before, x[:, :-1]], dim=1)
+        gate = self.smear_lambda.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., :SMEAR_CHANNELS]))
+        values = self.value_embeds(tokens).to(self.dtype)
+        shape = (*tokens.shape, len(self.value_layers), self.config.key_heads, self.config.head_dim)
+        return Embedded(x + gate * before, values.view(shape))
+
+    def rotary(self, start: int, end: int) -> Rotary:
+        """Ordinary RoPE of positions start … end−1, from a table that grows as needed."""
+        device = self.wte.weight.device
+        if self._rotary is None or self._rotary.cos.shape[1] < end or self._rotary.cos.device != device:
+            size = max(end, self.config.max_seq_len)
+            self._rotary = rotary_at(torch.arange(size, device=device), self.config.head_dim, self.dtype)
+        return Rotary(self._rotary.cos[:, start:end], self._rotary.sin[:, start:end])
+
+    def backbone(self, embedded: Embedded, rotary: Rotary, cache=None) -> Tensor:
+        """Attention and MLP: [B,T,D] → normalised hidden states [B,T,D]. Positions come from outside, as `rotary`.
+
+        `cache`, where given, holds the keys and values of earlier positions (`engine.KVCache`).
+        """
+        x = x0 = embedded.x
+        scales = torch.stack([self.resid_lambdas, self.x0_lambdas], dim=1).to(x.dtype)  # (L, 2)
+        middle = None
+        for i, block in enumerate(self.blocks):
+            values = embedded.values[:, :, self.value_layers.index(i)] if i in self.value_layers else None
+            layer_cache = None if cache is None else cache.layer(i)
+            x = block(x, x0, scales[i], values, rotary, self.windows[i], self.backend, layer_cache)
+            if i == len(self.blocks) // 2:
+                middle = x
+        return norm(x - self.backout_lambda.to(x.dtype) * middle)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Softcapped logits, fp32 [..., V]."""
+        return softcap(self.lm_head(hidden))
+
+    def loss(self, hidden: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        """Cross-entropy in nats, fp32: the mean over targets that are not −1, or with `none` each one [B,T] (0 where −1)."""
+        weight = self.lm_head.weight.to(hidden.dtype)
+        loss = self.cross_entropy(hidden.flatten(0, -2), weight, targets.flatten(), reduction)
+        return loss.view(targets.shape) if reduction == "none" else loss
+
+    def forward(self, tokens: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        """Next-token loss of plain rows: tokens and targets int64 [B,T]."""
+        return self.loss(self.backbone(self.embed(tokens), self.rotary(0, tokens.shape[1])), targets, reduction)
+
+    def matmul_parameters(self) -> int:
+        """Parameters that multiply activations: 6 FLOPs per token each, forward and backward."""
+        return sum(m.weight.numel() for m in self.modules() if isinstance(m, Linear))
+
+    def scaling_parameters(self) -> int:
+        """Matrices of the layers and the head: what the scaling laws count."""
+        return sum(p.numel() for p in self.blocks.parameters()) + self.lm_head.weight.numel()
+
+    def flops_per_token(self) -> float:
+        """Training FLOPs per token: matmuls, and attention over each layer's mean visible context.
+
+        Position t sees min(t+1, window) keys; 12·D FLOPs for each (PaLM, arXiv 2204.02311, appendix B).
+        """
+        T = self.config.max_seq_len
+        seen = 0.0
+        for window in self.windows:
+            w = min(window or T, T)
+            seen += (w * (w + 1) / 2 + (T - w) * w) / T
+        return 6 * self.matmul_parameters() + 12 * self.config.width * seen

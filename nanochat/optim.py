@@ -1,0 +1,233 @@
+"""One optimizer for the whole model: Muon for matrices, AdamW for the rest, sharded by owner when distributed.
+
+Every parameter has a name, and the state is saved by name, whatever the number of processes: with W processes, a stack
+of equal matrices is reduced and updated by slices (each matrix has one owner), large tables by rows, small ones by all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from nanochat.common import UserError
+from nanochat.muon import MuonExtras, muon_update, second_moment_shape
+
+ROW_SHARD_MIN = 1 << 16  # tables below this many elements are updated by every process
+
+
+@dataclass
+class ParamGroup:
+    """Parameters that share a rule and its rates. `lr` is the nominal rate; the schedule multiplies it."""
+
+    kind: str  # "muon" or "adamw"
+    named: list[tuple[str, nn.Parameter]]
+    lr: float
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.8, 0.96)  # adamw
+    eps: float = 1e-10  # adamw
+    momentum: float = 0.95  # muon; the schedule sets it
+    extras: MuonExtras = field(default_factory=MuonExtras)  # muon
+
+
+def check_coverage(module: nn.Module, groups: Iterable[ParamGroup]) -> None:
+    """Asserts that each trainable parameter of `module` is in exactly one group."""
+    seen: dict[int, str] = {}
+    for group in groups:
+        for name, p in group.named:
+            assert id(p) not in seen, f"{name} is in two optimizer groups"
+            seen[id(p)] = name
+    missing = [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in seen]
+    assert not missing, f"in no optimizer group: {', '.join(missing)}"
+
+
+class MuonAdamW:
+    """Steps every group; `step(schedule…)` takes the multipliers, so the groups keep their nominal rates.
+
+    `dtype` is the dtype of Muon's iteration. `compiled` fuses Muon's arithmetic (pays on CUDA).
+    """
+
+    def __init__(self, groups: list[ParamGroup], dtype: torch.dtype = torch.float32, compiled: bool = False) -> None:
+        self.groups, self.dtype = groups, dtype
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.steps = 0
+        self._update = torch.compile(muon_update, dynamic=False) if compiled else muon_update
+        self._units: list[_MuonStack | _AdamShard] = []
+        for group in groups:
+            if group.kind == "muon":
+                for shape in dict.fromkeys(p.shape for _, p in group.named):
+                    self._units.append(_MuonStack(self, group, [(n, p) for n, p in group.named if p.shape == shape]))
+            else:
+                self._units += [_AdamShard(self, group, name, p) for name, p in group.named]
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameters as `torch.amp.GradScaler` wants to see them."""
+        return [{"params": [p for _, p in g.named]} for g in self.groups]
+
+    @torch.no_grad()
+    def step(self, lr: float = 1.0, momentum: float | None = None, weight_decay: float = 1.0, keep: Tensor | None = None) -> None:
+        """One update from the `.grad` of every parameter. `lr` and `weight_decay` multiply the nominal ones (the latter
+        for Muon alone). `keep` (fp32 scalar: 1 or 0) on the device of the parameters makes the step a no-op where 0."""
+        self.steps += 1
+        for unit in self._units:
+            unit.reduce()
+        for unit in self._units:
+            unit.update(lr, momentum, weight_decay, keep)
+        for unit in self._units:
+            unit.gather()
+
+    def zero_grad(self) -> None:
+        """Drops all gradients."""
+        for group in self.groups:
+            for _, p in group.named:
+                p.grad = None
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """This process's part of the state, by parameter name; the union over processes is the whole."""
+        state = {"steps": torch.tensor(self.steps)} if self.rank == 0 else {}
+        for unit in self._units:
+            state.update(unit.state())
+        return state
+
+    def load_state_tensors(self, state: dict[str, Tensor]) -> None:
+        """Restores the union of `state_tensors` of any number of processes. Raises `UserError` where a part is missing."""
+        try:
+            self.steps = int(state["steps"])
+            for unit in self._units:
+                unit.load(state)
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"the optimizer state in the checkpoint does not fit this model ({error}); train from the start with --resume never") from error
+
+
+class _MuonStack:
+    """All matrices of one shape in a group; this process owns a slice of the stack."""
+
+    def __init__(self, owner: MuonAdamW, group: ParamGroup, named: list[tuple[str, nn.Parameter]]) -> None:
+        self.owner, self.group, self.named = owner, group, named
+        m, n = named[0][1].shape
+        self.per_rank = math.ceil(len(named) / owner.world)
+        self.first = owner.rank * self.per_rank
+        device = named[0][1].device
+        self.momentum = torch.zeros(self.per_rank, m, n, device=device)
+        squares = second_moment_shape(self.momentum.shape)
+        self.second_moment = torch.zeros(squares, device=device) if group.extras.variance_beta is not None else None
+        self.one = torch.ones((), device=device)
+        self.mine: Tensor | None = None
+
+    @property
+    def owned(self) -> list[tuple[str, nn.Parameter]]:
+        return self.named[self.first : self.first + self.per_rank]
+
+    def reduce(self) -> None:
+        self.grads = torch.stack([p.grad for _, p in self.named])
+        if self.owner.world > 1:
+            total = self._padded(self.grads)
+            self.grads = torch.empty_like(self.momentum)
+            dist.reduce_scatter_tensor(self.grads, total, op=dist.ReduceOp.SUM)
+            self.grads /= self.owner.world
+
+    def update(self, lr: float, momentum: float | None, weight_decay: float, keep: Tensor | None) -> None:
+        group = self.group
+        params = self._padded(torch.stack([p.data for _, p in self.owned])) if self.owned else torch.zeros_like(self.momentum)
+        m, n = params.shape[1:]
+        self.mine = self.owner._update(
+            params, self.grads, self.momentum, self.second_moment, self.one if keep is None else keep,
+            lr=group.lr * lr * max(1.0, m / n) ** 0.5, mu=group.momentum if momentum is None else momentum,
+            weight_decay=group.weight_decay * weight_decay, decay_lr=group.lr * lr, dtype=self.owner.dtype, extras=group.extras,
+        )  # fmt: skip
+
+    def gather(self) -> None:
+        everything = self.mine
+        if self.owner.world > 1:
+            everything = self.mine.new_empty(self.per_rank * self.owner.world, *self.mine.shape[1:])
+            dist.all_gather_into_tensor(everything, self.mine.contiguous())
+        torch._foreach_copy_([p.data for _, p in self.named], list(everything[: len(self.named)].unbind()))
+        self.mine = self.grads = None
+
+    def _padded(self, stack: Tensor) -> Tensor:
+        """Fills `stack` up with zero matrices to a whole number of slices."""
+        missing = -stack.shape[0] % self.per_rank if stack.shape[0] <= self.per_rank else self.per_rank * self.owner.world - stack.shape[0]
+        return torch.cat([stack, stack.new_zeros(missing, *stack.shape[1:])]) if missing else stack
+
+    def state(self) -> dict[str, Tensor]:
+        out = {}
+        for i, (name, _) in enumerate(self.owned):
+            out[f"{name}.momentum"] = self.momentum[i]
+            if self.second_moment is not None:
+                out[f"{name}.second_moment"] = self.second_moment[i]
+        return out
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        for i, (name, _) in enumerate(self.owned):
+            self.momentum[i].copy_(state[f"{name}.momentum"])
+            if self.second_moment is not None:
+                self.second_moment[i].copy_(state[f"{name}.second_moment"])
+
+
+class _AdamShard:
+    """One parameter under AdamW; large ones are split by rows, this process owns one part."""
+
+    def __init__(self, owner: MuonAdamW, group: ParamGroup, name: str, param: nn.Parameter) -> None:
+        self.owner, self.group, self.name, self.param = owner, group, name, param
+        rows = param.shape[0]
+        self.split = owner.world > 1 and param.numel() >= ROW_SHARD_MIN and rows % owner.world == 0
+        size = rows // owner.world if self.split else rows
+        self.first = owner.rank * size if self.split else 0
+        self.mine = param.data[self.first : self.first + size]
+        self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.mine), torch.zeros_like(self.mine)
+        self.steps = torch.zeros((), device=param.device)
+        self.grad: Tensor | None = None
+
+    def reduce(self) -> None:
+        self.grad = self.param.grad
+        if self.split:
+            total, self.grad = self.grad, torch.empty_like(self.mine)
+            dist.reduce_scatter_tensor(self.grad, total, op=dist.ReduceOp.SUM)
+        elif self.owner.world > 1:
+            dist.all_reduce(self.grad, op=dist.ReduceOp.SUM)
+        if self.owner.world > 1:
+            self.grad /= self.owner.world
+
+    def update(self, lr: float, momentum: float | None, weight_decay: float, keep: Tensor | None) -> None:
+        group = self.group
+        adamw(
+            [self.mine], [self.grad], [self.exp_avg], [self.exp_avg_sq], [], [self.steps], fused=True, amsgrad=False, maximize=False,
+            beta1=group.betas[0], beta2=group.betas[1], lr=group.lr * lr, weight_decay=group.weight_decay, eps=group.eps,
+            found_inf=None if keep is None else 1 - keep,
+        )  # fmt: skip
+
+    def gather(self) -> None:
+        if self.split:
+            dist.all_gather_into_tensor(self.param.data, self.mine.clone())
+        self.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        if not self.split and self.owner.rank > 0:
+            return {}
+        suffix = f"@{self.first}" if self.split else ""
+        out = {f"{self.name}.exp_avg{suffix}": self.exp_avg, f"{self.name}.exp_avg_sq{suffix}": self.exp_avg_sq}
+        return out | ({f"{self.name}.steps": self.steps} if self.owner.rank == 0 else {})
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        for key, mine in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
+            mine.copy_(_whole(state, f"{self.name}.{key}")[self.first : self.first + mine.shape[0]])
+        self.steps.copy_(state[f"{self.name}.steps"])
+
+
+def _whole(state: dict[str, Tensor], key: str) -> Tensor:
+    """The tensor `key`, put together from its row parts `key@FIRST_ROW` where it was saved in parts."""
+    if key in state:
+        return state[key]
+    parts = sorted((int(k.rpartition("@")[2]), t) for k, t in state.items() if k.startswith(f"{key}@"))
+    if not parts:
+        raise KeyError(key)
+    return torch.cat([t for _, t in parts])
