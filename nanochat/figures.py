@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,8 +13,8 @@ _INK, _GRID = "#333333", "#dddddd"
 _LOSS, _BPB = "#2f6db3", "#c8553d"
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> bool:
-    """Draws train/loss and val/bpb against tokens into the PNG `path`; returns False where there is nothing to draw.
+def curves_png(records: Sequence[Mapping[str, Any]], title: str) -> bytes | None:
+    """train/loss and val/bpb against tokens as the bytes of a PNG; None where there is nothing to draw.
 
     `records` are metric records; values that are missing or null are left out.
     """
@@ -24,7 +24,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     ]
     panels = [panel for panel in panels if panel[0]]
     if not panels:
-        return False
+        return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -33,8 +33,9 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     for axes, (points, label, colour) in zip(figure.subplots(1, len(panels), squeeze=False, sharex=True)[0], panels, strict=True):
         _panel(axes, points, label, colour)
     figure.suptitle(title, color=_INK, fontsize=11)
-    figure.savefig(path, metadata={"Software": None})
-    return True
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    return png.getvalue()
 
 
 def _points(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:

@@ -147,7 +147,7 @@ class WandbSink:
                 name=redact(run_name),
                 id=id_file.read_text(encoding="ascii").strip(),
                 dir=folder,
-                config=_redact_all(config),
+                config=redact_all(config),
                 mode=mode,
                 resume="allow",
                 settings=wandb.Settings(silent=True, console="off"),
@@ -295,20 +295,20 @@ def redact(text: str) -> str:
     return text
 
 
+def redact_all(value: Any) -> Any:
+    """`redact` on every string in a nest of dicts and lists."""
+    if isinstance(value, Mapping):
+        return {key: redact_all(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_all(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
+
+
 def show_seconds(seconds: float) -> str:
     """A duration for people: `45s`, `1m12s`, `2h03m`."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}h{m:02d}m" if hours else f"{m}m{s:02d}s" if m else f"{s}s"
-
-
-def _redact_all(value: Any) -> Any:
-    """`redact` on every string in a nest of dicts and lists."""
-    if isinstance(value, Mapping):
-        return {key: _redact_all(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_redact_all(item) for item in value]
-    return redact(value) if isinstance(value, str) else value
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
