@@ -40,9 +40,7 @@ def installed_texts() -> Iterator[Path]:
     library, packages = (Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib"))
     modules, tests = [], []
     for path in _text_files(library):
-        parts = path.relative_to(library).parts
-        if parts[0] not in ("site-packages", "dist-packages"):
-            (modules if _TEST_FOLDERS.isdisjoint(parts[:-1]) else tests).append(path)
+        (modules if _TEST_FOLDERS.isdisjoint(path.relative_to(library).parts[:-1]) else tests).append(path)
     yield from modules
     yield from tests
     yield from _text_files(packages)
@@ -51,15 +49,16 @@ def installed_texts() -> Iterator[Path]:
 def _text_files(root: Path) -> Iterator[Path]:
     artefacts = base_dir().resolve()
     for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(
-            name
-            for name in subfolders
-            if not name.startswith(".") and not name.endswith((".dist-info", ".egg-info")) and Path(folder, name) != artefacts
-        )
+        subfolders[:] = sorted(name for name in subfolders if _is_library(name) and Path(folder, name) != artefacts)
         for name in sorted(names):
             path = Path(folder, name)
             if name.lower().endswith(TEXT_SUFFIXES) and not name.startswith(".") and path.is_file() and not path.is_symlink():
                 yield path
+
+
+def _is_library(folder: str) -> bool:
+    # The packages are a root of their own, and may be elsewhere than below the standard library (in a virtual environment).
+    return not folder.startswith(".") and not folder.endswith(("-packages", ".dist-info", ".egg-info", "__pycache__"))
 
 
 def _collect(folder: Path) -> None:

@@ -1,0 +1,222 @@
+"""Rows with addresses: what a step reads is a pure function of the data, the seed and the row number.
+
+`R` rows per step, `T` = seq_len. Step `s` is rows `[s·R, (s+1)·R)`; ranks and micro-batches read slices of them
+(`micro_batches`), so the tokens of a step depend neither on the number of processes nor on the batch split, and the whole
+state of the loader is the step. Past the last row the next epoch begins, in another order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, Literal, Self, TypeVar
+
+import numpy as np
+from filelock import FileLock
+
+from nanochat.common import UserError, atomic_write
+from nanochat.packing import VERSION, Plan, plan_bestfit
+from nanochat.permutation import permute
+from nanochat.token_shards import TokenShard, TokenShards
+
+Packing = Literal["bestfit", "stream"]
+T = TypeVar("T")
+
+
+class RowLoader:
+    """All rows of a split, by number.
+
+    `bestfit`: every row and every piece in it begins with BOS (`packing.plan_bestfit`); the rows of an epoch come in an order
+    given by the seed and the epoch, or with `shuffle=False` (validation) in the order of the text. `stream`: row `r` is tokens
+    `[r·T, (r+1)·T]` of a shard, in the order of the text always. The plan of a shard is made once and kept beside it.
+    Raises `UserError` where the split has not one whole row or a kept plan is damaged.
+    """
+
+    def __init__(
+        self,
+        shards: TokenShards,
+        seq_len: int,
+        packing: Packing = "bestfit",
+        seed: int = 0,
+        shuffle: bool = True,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        if seq_len < 1:
+            raise ValueError(f"seq_len must be at least 1, not {seq_len}")
+        if packing not in ("bestfit", "stream"):
+            raise ValueError(f"packing must be bestfit or stream, not {packing!r}")
+        self.seq_len, self.packing, self.seed = seq_len, packing, seed
+        self.shuffle = shuffle and packing == "bestfit"
+        self._bos_id = shards.bos_id
+        self._shards = shards.shards
+        self._plans = _open_plans(shards, seq_len, say) if packing == "bestfit" else None
+        if self._plans is None:
+            rows = [(len(shard.tokens) - 1) // seq_len for shard in self._shards]
+        else:
+            rows = [int(plan[1, -1]) // (seq_len + 1) for plan in self._plans]
+        self._first_row = np.cumsum([0, *rows])  # int64 [shards + 1]
+        self.rows_per_epoch = int(self._first_row[-1])
+        if not self.rows_per_epoch:
+            raise UserError(f"{shards.name}: {shards.tokens:,} tokens do not fill one row of {seq_len}; use more text or shorter rows")
+        order = (VERSION, packing, seq_len, seed if self.shuffle else None)
+        self.fingerprint = hashlib.sha256(repr((shards.fingerprint, order)).encode()).hexdigest()[:16]
+
+    def epoch_of(self, row: int) -> int:
+        """The epoch that row number `row` belongs to, from 0."""
+        return row // self.rows_per_epoch
+
+    def rows(self, a: int, b: int) -> np.ndarray:
+        """Rows `a … b-1` as int32 [b-a, T+1]: inputs are `[:, :-1]`, targets `[:, 1:]`."""
+        if not 0 <= a <= b:
+            raise ValueError(f"rows {a} … {b} are no range")
+        places = self._places(a, b)
+        shard_of = np.searchsorted(self._first_row, places, side="right") - 1
+        out = np.empty((b - a, self.seq_len + 1), np.int32)
+        for index in np.unique(shard_of):
+            here = np.flatnonzero(shard_of == index)
+            out[here] = self._gather(index, places[here] - self._first_row[index])
+        return out
+
+    def _places(self, a: int, b: int) -> np.ndarray:
+        """Where rows `a … b-1` stand in the order of the text, int64 [b-a]."""
+        numbers = np.arange(a, b)
+        if not self.shuffle:
+            return numbers % self.rows_per_epoch
+        parts = [
+            permute(numbers[numbers // self.rows_per_epoch == epoch] % self.rows_per_epoch, self.rows_per_epoch, f"{self.seed}:{epoch}")
+            for epoch in range(self.epoch_of(a), self.epoch_of(max(b - 1, a)) + 1)
+        ]
+        return np.concatenate(parts)
+
+    def _gather(self, index: int, rows: np.ndarray) -> np.ndarray:
+        """Rows of one shard, in its dtype, [rows, T+1]."""
+        tokens, width = self._shards[index].tokens, self.seq_len + 1
+        if self._plans is None:
+            return tokens[(rows * self.seq_len)[:, None] + np.arange(width)]
+        source, target = self._plans[index]
+        first = np.searchsorted(target, rows * width)
+        count = np.searchsorted(target, (rows + 1) * width) - first  # pieces per row
+        begin = np.cumsum(count) - count
+        piece = np.arange(count.sum()) + np.repeat(first - begin, count)
+        length = target[piece + 1] - target[piece]
+        start = np.cumsum(length) - length
+        flat = tokens[np.arange(len(rows) * width) + np.repeat(source[piece] - start, length)]
+        flat[start] = self._bos_id
+        return flat.reshape(len(rows), width)
+
+
+def micro_batches(step: int, rows_per_step: int, micro_batch: int, rank: int = 0, world_size: int = 1) -> list[tuple[int, int]]:
+    """The row ranges that `rank` reads in `step`, one per micro-batch; over all ranks they are the rows of the step, each once.
+
+    Raises `ValueError` where `rows_per_step` is not a multiple of `micro_batch · world_size`.
+    """
+    if rows_per_step < 1 or micro_batch < 1 or rows_per_step % (micro_batch * world_size):
+        raise ValueError(f"{rows_per_step} rows per step do not divide into {world_size} processes with micro-batches of {micro_batch}")
+    share = rows_per_step // world_size
+    begin = step * rows_per_step + rank * share
+    return [(a, a + micro_batch) for a in range(begin, begin + share, micro_batch)]
+
+
+class Prefetcher(Generic[T]):
+    """Iterates over `fetch(start), …, fetch(stop - 1)`, of which up to `depth` are made ahead by a thread.
+
+    An exception in `fetch` comes out of the iteration at its place. `close`, or leaving the `with` block, ends the thread after
+    the call it is in; a call that hangs is left behind after `CLOSE_SECONDS` and does not keep the process alive.
+    """
+
+    CLOSE_SECONDS = 0.9
+
+    def __init__(self, fetch: Callable[[int], T], start: int, stop: int, depth: int = 2) -> None:
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, not {depth}")
+        self._fetch, self._depth = fetch, depth
+        self._ready: deque[T] = deque()
+        self._error: BaseException | None = None
+        self._left = max(stop - start, 0)  # items not yet handed out
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, args=(start, stop), name="prefetch", daemon=True)
+        self._thread.start()
+
+    def _work(self, start: int, stop: int) -> None:
+        for step in range(start, stop):
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or len(self._ready) < self._depth)
+                if self._closed:
+                    return
+            try:
+                item = self._fetch(step)
+            except BaseException as error:  # handed to the consumer, whatever it is
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self._ready.append(item)
+                self._changed.notify_all()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._error or self._closed or not self._left)
+            if self._closed or not self._left:
+                raise StopIteration
+            if self._ready:
+                self._left -= 1
+                self._changed.notify_all()
+                return self._ready.popleft()
+            self._left = 0
+            raise self._error
+
+    def close(self) -> None:
+        """Stops fetching; the iteration ends. May be called more than once."""
+        with self._changed:
+            self._closed = True
+            self._ready.clear()
+            self._changed.notify_all()
+        self._thread.join(self.CLOSE_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _open_plans(shards: TokenShards, seq_len: int, say: Callable[[str], None]) -> list[Plan]:
+    begin, made = time.monotonic(), 0
+    plans = []
+    for shard in shards.shards:
+        path = shard.folder / f"{shard.name}.bestfit-{seq_len}-v{VERSION}.npy"
+        if not path.exists():
+            with FileLock(path.with_name(f".{path.name}.lock")):
+                if not path.exists():
+                    made += 1
+                    buffer = io.BytesIO()
+                    np.save(buffer, plan_bestfit(shard.offsets, seq_len), allow_pickle=False)
+                    atomic_write(path, buffer.getvalue())
+        plans.append(_open_plan(path, shard, seq_len))
+    if made:
+        placed = sum(int(plan[1, -1]) - (plan.shape[1] - 1) for plan in plans)  # without a BOS per piece
+        cropped = 1 - placed / max(shards.tokens - shards.documents, 1)
+        rows = sum(int(plan[1, -1]) for plan in plans) // (seq_len + 1)
+        seconds = time.monotonic() - begin
+        say(f"packed {shards.name} into {rows:,} rows of {seq_len}, {cropped:.2%} of the text cropped, in {seconds:.1f} s")
+    return plans
+
+
+def _open_plan(path: Path, shard: TokenShard, seq_len: int) -> Plan:
+    try:
+        plan = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and it is made again") from error
+    if plan.ndim != 2 or len(plan) != 2 or plan[1, -1] % (seq_len + 1):
+        raise UserError(f"{path} is damaged (not a plan for rows of {seq_len}); delete it and it is made again")
+    return plan

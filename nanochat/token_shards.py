@@ -1,0 +1,274 @@
+"""Text tokenized once: flat files of token ids with an index of the documents, mapped into memory by every later run.
+
+A source is tokenized in groups of files (`dataset.Part`). Each group becomes a folder `tokens/<key>` of shards, written under
+a temporary name and renamed when whole, so that a run that was killed loses one group at most and a source that grows
+tokenizes only what is new. The key covers the files, the split, the tokenizer and the version of this format.
+
+    <name>.tokens    uint16 or uint32 [tokens]: the documents after each other, each with BOS first
+    <name>.offsets   int64 [documents + 1]: where each document begins, and the end
+    manifest.json    sizes, SHA-256, tokenizer, what was skipped; present in every whole folder
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from filelock import FileLock
+
+from nanochat.common import UserError, base_dir, ensure_dir, fsync_dir, read_json, write_json
+from nanochat.dataset import Counts, Part, Source, Split
+
+FORMAT = "nanochat-tokens-1"
+SHARD_TOKENS = 1 << 25  # a shard is closed at the first batch that reaches this
+BATCH_CHARS = 1 << 23  # text encoded by one call
+PROGRESS_SECONDS = 5.0
+
+
+class Encoder(Protocol):
+    """What is asked of a tokenizer (`nanochat.tokenizer.Tokenizer`)."""
+
+    vocab_size: int
+    bos_id: int
+    fingerprint: str
+
+    def encode_bulk(self, texts: Iterable[str], bos: bool = True, threads: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """`ids` uint16 or uint32 [tokens] of all texts, each with BOS first, and `offsets` int64 [texts + 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenShard:
+    """One mapped shard. `tokens` is uint16 or uint32 [tokens], `offsets` int64 [documents + 1]."""
+
+    folder: Path
+    name: str
+    tokens: np.ndarray
+    offsets: np.ndarray
+    sha256: dict[str, str]  # by the suffix of the file
+
+    def verify(self) -> None:
+        """Reads the shard whole. Raises `UserError` when it is not what was written."""
+        for suffix, expected in self.sha256.items():
+            path = self.folder / f"{self.name}.{suffix}"
+            with open(path, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                    raise _damaged(path, "was changed after it was written")
+
+
+@dataclass(frozen=True)
+class TokenShards:
+    """The tokens of one split of a source, in order."""
+
+    name: str
+    shards: tuple[TokenShard, ...]
+    vocab_size: int
+    bos_id: int
+    skipped: dict[str, int]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(shard.tokens) for shard in self.shards)
+
+    @property
+    def documents(self) -> int:
+        return sum(len(shard.offsets) - 1 for shard in self.shards)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the tokens themselves: equal wherever the same text was tokenized the same way."""
+        parts = (self.vocab_size, self.bos_id, [sorted(shard.sha256.items()) for shard in self.shards])
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for reports."""
+        skipped = {f"skipped_{why}": count for why, count in self.skipped.items()}
+        return {"tokens": self.tokens, "documents": self.documents, "shards": len(self.shards), "fingerprint": self.fingerprint, **skipped}
+
+    def verify(self) -> None:
+        """Reads everything. Raises `UserError` when a shard is not what was written; opening checks sizes only."""
+        for shard in self.shards:
+            shard.verify()
+
+
+def open_tokens(source: Source, tokenizer: Encoder, split: Split, workers: int = 0, say: Callable[[str], None] = print) -> TokenShards:
+    """The tokens of `split`; what is not in the cache yet is tokenized first, by `workers` threads (0: one per core).
+
+    Several processes may call this at once: one tokenizes, the others wait for it. Raises `UserError` where the split has no
+    documents, a source file or a cached shard is damaged, the tokens are another tokenizer's, or the disk is full.
+    """
+    name = f"{source.name}/{split}"
+    cache = base_dir() / "tokens"
+    shards: list[TokenShard] = []
+    skipped = {"not_utf8": 0, "empty": 0}
+    for part in source.parts(split):
+        folder = cache / _key(part, tokenizer)
+        if not folder.exists():
+            ensure_dir(cache)
+            with FileLock(cache / f".{folder.name}.lock"):
+                if not folder.exists():
+                    _build(part, tokenizer, folder, workers, _Report(name, say))
+        manifest = _read_manifest(folder, tokenizer)
+        shards += (_open_shard(folder, entry) for entry in manifest["shards"])
+        skipped = {why: count + manifest["skipped"][why] for why, count in skipped.items()}
+    if not shards:
+        raise UserError(f"{source.name}: no documents for {split}; give it more documents, or files named {split}…")
+    return TokenShards(name, tuple(shards), tokenizer.vocab_size, tokenizer.bos_id, skipped)
+
+
+def _key(part: Part, tokenizer: Encoder) -> str:
+    return hashlib.sha256(repr((FORMAT, part.fingerprint, tokenizer.fingerprint)).encode()).hexdigest()[:24]
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(f"{path} {what}; delete {path.parent} and it is tokenized again")
+
+
+def _read_manifest(folder: Path, tokenizer: Encoder) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise _damaged(path, "is missing")
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise _damaged(path, f"is not of the format {FORMAT}")
+    written = {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id}
+    if manifest["tokenizer"] != written:
+        raise _damaged(path, f"is of another tokenizer ({manifest['tokenizer']}, not {written})")
+    return manifest
+
+
+def _open_shard(folder: Path, entry: dict[str, Any]) -> TokenShard:
+    tokens = _map(folder / f"{entry['name']}.tokens", np.dtype(entry["dtype"]), entry["tokens"])
+    offsets = _map(folder / f"{entry['name']}.offsets", np.dtype(np.int64), entry["documents"] + 1)
+    if offsets[-1] != len(tokens):
+        raise _damaged(folder / f"{entry['name']}.offsets", f"ends at token {offsets[-1]:,} of {len(tokens):,}")
+    return TokenShard(folder, entry["name"], tokens, offsets, entry["sha256"])
+
+
+def _map(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
+    size = path.stat().st_size if path.exists() else None
+    if size != count * dtype.itemsize:
+        raise _damaged(path, "is missing" if size is None else f"has {size:,} bytes where {count * dtype.itemsize:,} were written")
+    # A plain array over the map: the memmap class would add its own bookkeeping to each access.
+    return np.memmap(path, dtype, mode="r").view(np.ndarray)
+
+
+class _Report:
+    """A line now and then on how tokenizing is getting on."""
+
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self._name, self._say = name, say
+        self._begin = self._last = time.monotonic()
+        self._chars = self._tokens = 0
+
+    def advance(self, chars: int, tokens: int) -> None:
+        self._chars += chars
+        self._tokens += tokens
+        if time.monotonic() - self._last >= PROGRESS_SECONDS:
+            self._last = time.monotonic()
+            self.tell("…")
+
+    def tell(self, end: str = "") -> None:
+        seconds = time.monotonic() - self._begin
+        rate = self._chars / 1e6 / max(seconds, 1e-9)
+        done = f"{self._chars / 1e6:,.1f} M characters into {self._tokens / 1e6:,.2f} M tokens in {seconds:.1f} s ({rate:,.1f} M/s)"
+        self._say(f"tokenizing {self._name}: {done}{end}")
+
+
+def _build(part: Part, tokenizer: Encoder, folder: Path, workers: int, report: _Report) -> None:
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+    try:
+        temporary.mkdir()
+        counts = Counts()
+        shards = _write_shards(temporary, _encoded(part.documents(counts), tokenizer, workers, report))
+        write_json(
+            temporary / "manifest.json",
+            {
+                "format": FORMAT,
+                "tokenizer": {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id},
+                "files": [str(file.path) for file in part.files],
+                "skipped": {"not_utf8": counts.not_utf8, "empty": counts.empty},
+                "shards": shards,
+            },
+        )
+        os.replace(temporary, folder)
+        fsync_dir(folder.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; free some space or set NANOCHAT_BASE_DIR elsewhere") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    report.tell()
+
+
+def _encoded(documents: Iterator[str], tokenizer: Encoder, workers: int, report: _Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(ids, offsets) of the documents in batches; while one is encoded, the next is read and the last one written."""
+
+    def encode(batch: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        ids, offsets = tokenizer.encode_bulk(batch, bos=True, threads=workers)
+        assert int(ids.max()) < tokenizer.vocab_size and offsets[-1] == len(ids), "the tokenizer broke its promise"
+        report.advance(sum(map(len, batch)), len(ids))
+        return ids, offsets
+
+    with ThreadPoolExecutor(1) as pool:
+        pending = None
+        for batch in _batches(documents):
+            following = pool.submit(encode, batch)
+            if pending is not None:
+                yield pending.result()
+            pending = following
+        if pending is not None:
+            yield pending.result()
+
+
+def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    chars = 0
+    for document in documents:
+        batch.append(document)
+        chars += len(document)
+        if chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def _write_shards(folder: Path, batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+    """Writes (ids, offsets) batches as shards of about `SHARD_TOKENS`; returns their manifest entries."""
+    entries: list[dict[str, Any]] = []
+    while (first := next(batches, None)) is not None:
+        entries.append(_write_shard(folder, f"{len(entries):05d}", itertools.chain([first], batches)))
+    return entries
+
+
+def _write_shard(folder: Path, name: str, batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    tokens, total = hashlib.sha256(), 0
+    offsets = [np.zeros(1, np.int64)]
+    with open(folder / f"{name}.tokens", "xb") as file:
+        for ids, ends in batches:
+            file.write(ids.data)
+            tokens.update(ids.data)
+            offsets.append(ends[1:].astype(np.int64) + total)
+            total += len(ids)
+            if total >= SHARD_TOKENS:
+                break
+        file.flush()
+        os.fsync(file.fileno())
+    joined = np.concatenate(offsets)
+    with open(folder / f"{name}.offsets", "xb") as file:
+        file.write(joined.data)
+        file.flush()
+        os.fsync(file.fileno())
+    digests = {"tokens": tokens.hexdigest(), "offsets": hashlib.sha256(joined.data).hexdigest()}
+    return {"name": name, "dtype": ids.dtype.name, "tokens": total, "documents": len(joined) - 1, "sha256": digests}
