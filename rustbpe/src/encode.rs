@@ -1,0 +1,357 @@
+//! Text to token ids, exactly as tiktoken does it: a piece that is a token is that token; else the pair that spells the
+//! token with the smallest id is merged, the leftmost first, until no pair spells a token.
+
+use crate::hash::{hash_key, pair, short_key, PairMap, ShortKey, MAX_SHORT, NO_KEY};
+use crate::pattern::Splitter;
+use crate::work::{run_units, Documents, Part};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Mutex;
+
+const NO_TOKEN: u32 = u32::MAX;
+const SCAN_LIMIT: usize = 48; // bytes up to which scanning for the best pair beats a heap
+const CACHE_BITS: u32 = 14;
+const CACHED_IDS: usize = 5;
+
+/// A vocabulary, ready to encode. Shared by threads.
+pub struct Encoder {
+    byte_ids: [u32; 256],
+    short: Vec<(ShortKey, u32)>,
+    long: HashMap<Vec<u8>, u32>,
+    merged: PairMap, // every pair of tokens that spells a token → that token
+    workers: Mutex<Vec<Worker>>,
+}
+
+/// The memory of one thread: recent pieces with their ids, and scratch space.
+struct Worker {
+    cache: Vec<Cached>,
+    ids: Vec<u32>,
+    ranks: Vec<u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Cached {
+    key: ShortKey,
+    len: u32,
+    ids: [u32; CACHED_IDS],
+}
+
+/// `u16` or `u32`, the type of ids in the output.
+pub trait Id: Copy + Send + 'static {
+    fn new(id: u32) -> Self;
+}
+
+impl Id for u16 {
+    #[inline(always)]
+    fn new(id: u32) -> u16 {
+        id as u16
+    }
+}
+
+impl Id for u32 {
+    #[inline(always)]
+    fn new(id: u32) -> u32 {
+        id
+    }
+}
+
+/// Encoded documents: ids of the units of work in order, and how many ids each document has.
+pub struct Encoded<T> {
+    pub units: Vec<Vec<T>>,
+    pub lens: Vec<usize>,
+}
+
+impl Encoder {
+    /// `tokens[id]` are the bytes of token `id`. All are distinct and the 256 single bytes are among them.
+    pub fn new(tokens: &[&[u8]]) -> Result<Encoder, String> {
+        let mut encoder = Encoder {
+            byte_ids: [NO_TOKEN; 256],
+            short: vec![(NO_KEY, NO_TOKEN); (4 * tokens.len()).next_power_of_two()],
+            long: HashMap::new(),
+            merged: PairMap::new(),
+            workers: Mutex::new(Vec::new()),
+        };
+        for (id, token) in tokens.iter().enumerate() {
+            if token.is_empty() || encoder.token(token, 0, token.len()).is_some() {
+                return Err(format!("token {id} is empty or a repetition"));
+            }
+            encoder.add_token(token, id as u32);
+        }
+        if let Some(byte) = encoder.byte_ids.iter().position(|&id| id == NO_TOKEN) {
+            return Err(format!("no token for byte {byte}"));
+        }
+        for (id, token) in tokens.iter().enumerate() {
+            for cut in 1..token.len() {
+                if let (Some(left), Some(right)) = (encoder.token(token, 0, cut), encoder.token(token, cut, token.len())) {
+                    encoder.merged.insert(pair(left, right), id as u32);
+                }
+            }
+        }
+        Ok(encoder)
+    }
+
+    fn add_token(&mut self, token: &[u8], id: u32) {
+        if let [byte] = token {
+            self.byte_ids[*byte as usize] = id;
+        }
+        if token.len() <= MAX_SHORT {
+            let key = short_key(token, 0, token.len());
+            let slot = self.slot_of(key);
+            self.short[slot] = (key, id);
+        } else {
+            self.long.insert(token.to_vec(), id);
+        }
+    }
+
+    /// The token that is `bytes[start..end]`, if there is one.
+    fn token(&self, bytes: &[u8], start: usize, end: usize) -> Option<u32> {
+        if end - start > MAX_SHORT {
+            return self.long.get(&bytes[start..end]).copied();
+        }
+        let id = self.short[self.slot_of(short_key(bytes, start, end))].1;
+        (id != NO_TOKEN).then_some(id)
+    }
+
+    fn slot_of(&self, key: ShortKey) -> usize {
+        let mask = self.short.len() - 1;
+        let mut slot = hash_key(key) as usize & mask;
+        while self.short[slot].0 != key && self.short[slot].0 != NO_KEY {
+            slot = (slot + 1) & mask;
+        }
+        slot
+    }
+
+    /// Ids of `documents` on up to `threads` threads; each document starts with `bos` where there is one.
+    pub fn encode_documents<T: Id>(&self, documents: &Documents, bos: Option<u32>, threads: usize) -> Result<Encoded<T>, String> {
+        struct State<T> {
+            worker: Worker,
+            scratch: Vec<T>,
+            done: Vec<(usize, Vec<T>, Vec<(usize, usize)>)>, // (unit, ids, (document, number of ids))
+        }
+        let state = || State { worker: self.take_worker(), scratch: Vec::new(), done: Vec::new() };
+        let mut states: Vec<State<T>> = (0..threads).map(|_| state()).collect();
+        let result = run_units(documents, &mut states, |state, unit, parts: Vec<Part>| {
+            state.scratch.clear();
+            let mut lens = Vec::with_capacity(parts.len());
+            for part in parts {
+                let before = state.scratch.len();
+                if part.is_start {
+                    state.scratch.extend(bos.map(T::new));
+                }
+                self.encode(part.text, &mut state.worker, &mut state.scratch);
+                lens.push((part.document, state.scratch.len() - before));
+            }
+            state.done.push((unit, state.scratch.clone(), lens));
+        });
+        let mut done = Vec::new();
+        for state in states {
+            self.workers.lock().unwrap().push(state.worker);
+            done.extend(state.done);
+        }
+        result?;
+        done.sort_unstable_by_key(|(unit, ..)| *unit);
+        let mut encoded = Encoded { units: Vec::with_capacity(done.len()), lens: vec![0; documents.len()] };
+        for (_, ids, lens) in done {
+            encoded.units.push(ids);
+            lens.into_iter().for_each(|(document, len)| encoded.lens[document] += len);
+        }
+        Ok(encoded)
+    }
+
+    /// Appends the ids of one text to `out`, on this thread.
+    pub fn encode_text<T: Id>(&self, text: &str, out: &mut Vec<T>) {
+        let mut worker = self.take_worker();
+        self.encode(text, &mut worker, out);
+        self.workers.lock().unwrap().push(worker);
+    }
+
+    fn take_worker(&self) -> Worker {
+        self.workers.lock().unwrap().pop().unwrap_or_else(|| Worker {
+            cache: vec![Cached { key: NO_KEY, len: 0, ids: [0; CACHED_IDS] }; 1 << CACHE_BITS],
+            ids: Vec::new(),
+            ranks: Vec::new(),
+        })
+    }
+
+    fn encode<T: Id>(&self, text: &str, worker: &mut Worker, out: &mut Vec<T>) {
+        let (bytes, splitter) = (text.as_bytes(), Splitter::get());
+        let mut start = 0;
+        while start < bytes.len() {
+            let end = splitter.piece_end(text, start);
+            if end - start <= MAX_SHORT {
+                let key = short_key(bytes, start, end);
+                let slot = (hash_key(key) >> (64 - CACHE_BITS)) as usize;
+                if worker.cache[slot].key != key {
+                    self.encode_piece(bytes, start, end, worker);
+                    if worker.ids.len() <= CACHED_IDS {
+                        let cached = &mut worker.cache[slot];
+                        (cached.key, cached.len) = (key, worker.ids.len() as u32);
+                        cached.ids[..worker.ids.len()].copy_from_slice(&worker.ids);
+                    }
+                    out.extend(worker.ids.iter().map(|&id| T::new(id)));
+                } else {
+                    let cached = &worker.cache[slot];
+                    out.extend(cached.ids[..cached.len as usize].iter().map(|&id| T::new(id)));
+                }
+            } else {
+                self.encode_piece(bytes, start, end, worker);
+                out.extend(worker.ids.iter().map(|&id| T::new(id)));
+            }
+            start = end;
+        }
+    }
+
+    /// Sets `worker.ids` to the ids of the piece `bytes[start..end]`.
+    fn encode_piece(&self, bytes: &[u8], start: usize, end: usize, worker: &mut Worker) {
+        worker.ids.clear();
+        if let Some(id) = self.token(bytes, start, end) {
+            worker.ids.push(id);
+            return;
+        }
+        worker.ids.extend(bytes[start..end].iter().map(|&byte| self.byte_ids[byte as usize]));
+        if end - start <= SCAN_LIMIT {
+            self.merge_by_scanning(&mut worker.ids, &mut worker.ranks);
+        } else {
+            self.merge_by_heap(&mut worker.ids);
+        }
+    }
+
+    #[inline(always)]
+    fn rank(&self, left: u32, right: u32) -> u32 {
+        self.merged.get(pair(left, right)).unwrap_or(NO_TOKEN)
+    }
+
+    /// Quadratic in the number of ids and fast for few: `ranks[i]` is what `ids[i]` and `ids[i + 1]` merge to.
+    fn merge_by_scanning(&self, ids: &mut Vec<u32>, ranks: &mut Vec<u32>) {
+        ranks.clear();
+        ranks.extend(ids.windows(2).map(|two| self.rank(two[0], two[1])));
+        loop {
+            let (mut at, mut best) = (0, NO_TOKEN);
+            for (i, &rank) in ranks.iter().enumerate() {
+                if rank < best {
+                    (at, best) = (i, rank);
+                }
+            }
+            if best == NO_TOKEN {
+                return;
+            }
+            ids[at] = best;
+            ids.remove(at + 1);
+            ranks.remove(at);
+            if at < ranks.len() {
+                ranks[at] = self.rank(best, ids[at + 1]);
+            }
+            if at > 0 {
+                ranks[at - 1] = self.rank(ids[at - 1], best);
+            }
+        }
+    }
+
+    /// The same in n log n time, for pieces of any length: ids as a linked list, pairs in a heap.
+    fn merge_by_heap(&self, ids: &mut Vec<u32>) {
+        let end = ids.len();
+        assert!(end < u32::MAX as usize, "a piece of 4 GB");
+        let mut ranks: Vec<u32> = ids.windows(2).map(|two| self.rank(two[0], two[1])).chain([NO_TOKEN]).collect();
+        let mut links: Vec<(u32, u32)> = (0..end as u32).map(|i| (i.wrapping_sub(1), i + 1)).collect(); // (before, after)
+        let live = ranks.iter().enumerate().filter(|(_, &rank)| rank != NO_TOKEN);
+        let mut heap: BinaryHeap<Reverse<(u32, u32)>> = live.map(|(i, &rank)| Reverse((rank, i as u32))).collect();
+        while let Some(Reverse((rank, at))) = heap.pop() {
+            let i = at as usize;
+            if ranks[i] != rank {
+                continue; // one of the two was merged with another neighbour
+            }
+            let gone = links[i].1 as usize;
+            let (before, after) = (links[i].0, links[gone].1);
+            ids[i] = rank;
+            (ids[gone], ranks[gone]) = (NO_TOKEN, NO_TOKEN);
+            links[i].1 = after;
+            ranks[i] = NO_TOKEN;
+            if (after as usize) < end {
+                links[after as usize].0 = at;
+                ranks[i] = self.rank(rank, ids[after as usize]);
+                if ranks[i] != NO_TOKEN {
+                    heap.push(Reverse((ranks[i], at)));
+                }
+            }
+            if before != u32::MAX {
+                let new = self.rank(ids[before as usize], rank);
+                ranks[before as usize] = new;
+                if new != NO_TOKEN {
+                    heap.push(Reverse((new, before)));
+                }
+            }
+        }
+        ids.retain(|&id| id != NO_TOKEN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counts::PieceCounts;
+    use crate::train::learn_merges;
+
+    fn vocabulary(text: &str, merges: usize) -> Vec<Vec<u8>> {
+        let mut counts = PieceCounts::new();
+        counts.add_text(text);
+        let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+        for (left, right) in learn_merges(&[counts], merges).unwrap() {
+            tokens.push([&tokens[left as usize][..], &tokens[right as usize][..]].concat());
+        }
+        tokens
+    }
+
+    fn encoder(tokens: &[Vec<u8>]) -> Encoder {
+        Encoder::new(&tokens.iter().map(|t| &t[..]).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn scanning_and_heap_agree_and_ids_spell_the_text() {
+        let text = "abracadabra simsalabim abba aaaaaaa  lalalalala ".repeat(20);
+        let tokens = vocabulary(&text, 60);
+        let encoder = encoder(&tokens);
+        let mut state = 7u64;
+        for len in 2..300 {
+            let piece: Vec<u8> = (0..len)
+                .map(|_| {
+                    state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    b"abrlm"[(state >> 33) as usize % 5]
+                })
+                .collect();
+            let bytes: Vec<u32> = piece.iter().map(|&b| b as u32).collect();
+            let (mut scanned, mut heaped) = (bytes.clone(), bytes);
+            encoder.merge_by_scanning(&mut scanned, &mut Vec::new());
+            encoder.merge_by_heap(&mut heaped);
+            assert_eq!(scanned, heaped);
+            assert_eq!(scanned.iter().flat_map(|&id| tokens[id as usize].clone()).collect::<Vec<u8>>(), piece);
+        }
+    }
+
+    #[test]
+    fn documents_are_encoded_in_order_whatever_the_number_of_threads() {
+        let text = "Some words, 123 numbers\n\n and é accents 'll do. ".repeat(40_000);
+        let encoder = encoder(&vocabulary(&text[..5000], 100));
+        let offsets = [0, 0, 10, text.len() as i64 - 50, text.len() as i64];
+        let documents = Documents::new(text.as_bytes(), &offsets).unwrap();
+        let mut expected: Vec<u32> = Vec::new();
+        for two in offsets.windows(2) {
+            expected.push(999);
+            encoder.encode_text(&text[two[0] as usize..two[1] as usize], &mut expected);
+        }
+        for threads in [1, 2, 5] {
+            let encoded = encoder.encode_documents::<u32>(&documents, Some(999), threads).unwrap();
+            assert_eq!(encoded.units.concat(), expected);
+            assert_eq!(encoded.lens.iter().sum::<usize>(), expected.len());
+            assert_eq!(encoded.lens[0], 1);
+        }
+    }
+
+    #[test]
+    fn a_vocabulary_that_is_no_vocabulary_is_refused() {
+        let all: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+        let slices = |tokens: &[Vec<u8>]| Encoder::new(&tokens.iter().map(|t| &t[..]).collect::<Vec<_>>()).err().unwrap();
+        assert!(slices(&all[1..]).contains("byte 0"));
+        assert!(slices(&[all.clone(), vec![b"a".to_vec()]].concat()).contains("token 256"));
+        assert!(slices(&[all, vec![vec![]]].concat()).contains("token 256"));
+    }
+}
