@@ -26,7 +26,7 @@ import safetensors.torch
 import torch
 
 from nanochat.common import UserError, fsync_dir
-from nanochat.manifest import InvalidError, canonical, check_file, read_file, read_manifest, write_file, write_manifest
+from nanochat.manifest import MANIFEST, InvalidError, canonical, check_file, read_file, read_manifest, write_file, write_manifest
 
 META = "meta.json"
 
@@ -99,12 +99,12 @@ class CheckpointStore:
                 self._commit(step, temporary, world_size)
 
         # A process that fails still meets the others at each barrier, so that all of them end with an error and none waits.
-        failure: OSError | None = None
+        failure: OSError | ValueError | None = None
         for phase in (begin, write, commit):
             if failure is None:
                 try:
                     phase()
-                except OSError as error:
+                except (OSError, ValueError) as error:
                     failure = error
             barrier()
         failed = failure is not None or temporary.is_dir()
@@ -112,6 +112,8 @@ class CheckpointStore:
         if failed:
             if rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(failure, ValueError):
+                raise failure
             why = failure.strerror if failure is not None else "another process failed"
             raise UserError(
                 f"cannot save step {step} in {self.folder}: {why}; make room there or set NANOCHAT_BASE_DIR to another folder "
@@ -132,7 +134,7 @@ class CheckpointStore:
         """None where every byte of the checkpoint is what was written, else one line that says what is wrong."""
         path = self._path(step)
         try:
-            for file, expected in read_manifest(path, step).items():
+            for file, expected in _files(path, step).items():
                 check_file(path / file, expected)
         except InvalidError as why:
             return str(why)
@@ -160,7 +162,7 @@ class CheckpointStore:
         tensors: dict[str, dict[str, torch.Tensor]] = {}
         meta: dict[str, Any] = {}
         try:
-            for file, expected in read_manifest(path, step).items():
+            for file, expected in _files(path, step).items():
                 data = read_file(path / file, expected)
                 if match := _TENSOR_FILE.fullmatch(file):
                     tensors.setdefault(match[1], {}).update(safetensors.torch.load(data))
@@ -266,6 +268,14 @@ def _name(step: int) -> str:
 def _part(temporary: Path, rank: int) -> Path:
     """Where a process leaves the digests of its files for rank 0."""
     return temporary / f"rank{rank:02d}.part"
+
+
+def _files(path: Path, step: int) -> dict[str, dict[str, Any]]:
+    """The manifest's entries of the checkpoint at `path`. Raises `InvalidError`."""
+    files = read_manifest(path, step)
+    if META not in files:
+        raise InvalidError(f"{MANIFEST} does not list {META}")
+    return files
 
 
 def _write_part(temporary: Path, tensors: Tensors, rank: int, world_size: int, files: dict[str, Any]) -> None:
