@@ -260,7 +260,12 @@ class DebiasedEMA:
             raise ValueError(f"{value} cannot enter a moving average")
         self.total = self.beta * self.total + (1.0 - self.beta) * value
         self.weight = self.beta * self.weight + (1.0 - self.beta)
-        return self.total / self.weight
+        return self.value
+
+    @property
+    def value(self) -> float:
+        """The average so far; NaN before the first value."""
+        return self.total / self.weight if self.weight else math.nan
 
     def state_dict(self) -> dict[str, float]:
         """JSON that `load_state_dict` restores bit for bit."""
@@ -281,6 +286,11 @@ def peak_memory_mib(device: torch.device | str) -> float:
         import torch
 
         return torch.cuda.max_memory_allocated(device) / 2**20
+    # VmHWM before ru_maxrss: the latter counts the process that started this one as well.
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) / 2**10
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -18,8 +18,12 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from nanochat.common import UserError
+from nanochat.flags import flag
+from nanochat.gpt import GPT
 from nanochat.muon import MuonExtras, muon_update, second_moment_shape
+from nanochat.schedule import Plan
 
+WIDTH_REFERENCE = 768  # AdamW's rates were tuned at this width and scale with 1/√width
 ROW_SHARD_MIN = 1 << 16  # tables below this many elements are updated by every process
 
 
@@ -35,6 +39,52 @@ class ParamGroup:
     eps: float = 1e-10  # adamw
     momentum: float = 0.95  # muon; the schedule sets it
     extras: MuonExtras = field(default_factory=MuonExtras)  # muon
+
+
+@dataclass
+class OptimFlags:
+    """Nominal rates: tuned at depth 12 and half a million tokens per step; the run's plan scales them."""
+
+    embedding_lr: float = flag(0.3, "rate of the token embedding (AdamW); value embeddings take half")
+    unembedding_lr: float = flag(0.008, "rate of the head (AdamW)")
+    matrix_lr: float = flag(0.02, "rate of the matrices (Muon)")
+    scalar_lr: float = flag(0.5, "rate of the per-layer scalars (AdamW)")
+    weight_decay: float = flag(0.28, "weight decay of the matrices")
+    lr_mult: float = flag(1.0, "multiplies all rates", unit="×")
+    wd_mult: float = flag(1.0, "multiplies the weight decay of the matrices", unit="×")
+    grad_clip: float = flag(0.0, "clips the gradient's norm; 0 = off")
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0:
+                raise ValueError(f"{name} is {value}; it must not be negative")
+
+
+def gpt_groups(model: GPT, prefix: str, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
+    """The groups of a GPT's parameters, named `prefix` + their name: matrices of the layers to Muon, the rest to AdamW.
+
+    Rates and betas follow karpathy/nanochat (July 2026).
+    """
+    scale = plan.lr_scale * flags.lr_mult
+    wide = scale * (model.config.width / WIDTH_REFERENCE) ** -0.5
+    named = {prefix + name: p for name, p in model.named_parameters()}
+    gates = [n for n in named if n.startswith(f"{prefix}blocks.") and n.endswith("value_gate.weight")]
+    matrices = [n for n in named if n.startswith(f"{prefix}blocks.") and n not in gates]
+
+    def adamw_group(names: list[str], lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.8, 0.95)) -> ParamGroup:
+        return ParamGroup("adamw", [(n, named[n]) for n in names], lr, weight_decay, betas)
+
+    decay = flags.weight_decay * flags.wd_mult * plan.weight_decay_scale
+    smear = [f"{prefix}{n}" for n in ("smear_gate.weight", "smear_lambda", "backout_lambda")]
+    return [
+        ParamGroup("muon", [(n, named[n]) for n in matrices], flags.matrix_lr * scale, decay),
+        adamw_group([f"{prefix}lm_head.weight"], flags.unembedding_lr * wide, 0.01, (0.8, 0.96)),
+        adamw_group([f"{prefix}wte.weight"], flags.embedding_lr * wide, 0.001, (0.8, 0.995)),
+        adamw_group([f"{prefix}value_embeds.weight"], 0.5 * flags.embedding_lr * wide, 0.01, (0.8, 0.995)),
+        adamw_group([f"{prefix}resid_lambdas"], 0.01 * flags.scalar_lr * scale, 0.05),
+        adamw_group([f"{prefix}x0_lambdas"], flags.scalar_lr * scale, 0.0, (0.96, 0.95)),
+        adamw_group(smear + gates, 0.2),
+    ]
 
 
 def check_coverage(module: nn.Module, groups: Iterable[ParamGroup]) -> None:
@@ -74,22 +124,38 @@ class MuonAdamW:
         return [{"params": [p for _, p in g.named]} for g in self.groups]
 
     @torch.no_grad()
-    def step(self, lr: float = 1.0, momentum: float | None = None, weight_decay: float = 1.0, keep: Tensor | None = None) -> None:
-        """One update from the `.grad` of every parameter. `lr` and `weight_decay` multiply the nominal ones (the latter
-        for Muon alone). `keep` (fp32 scalar: 1 or 0) on the device of the parameters makes the step a no-op where 0."""
-        self.steps += 1
+    def reduce_gradients(self) -> None:
+        """Takes the `.grad` of every parameter, averages it over the processes and drops it. Comes before `step`."""
         for unit in self._units:
             unit.reduce()
+        for group in self.groups:
+            for _, p in group.named:
+                p.grad = None
+
+    @torch.no_grad()
+    def clip_gradients(self, limit: float) -> Tensor:
+        """The norm (fp32 scalar) of the reduced gradient, which is scaled down to `limit` where that is > 0 and exceeded."""
+        # A shared table is counted once, by the first process.
+        mine = [unit.grad for unit in self._units if unit.split or self.rank == 0]
+        square = sum((g.float().square().sum() for g in mine), torch.zeros((), device=self._units[0].grad.device))
+        if self.world > 1:
+            dist.all_reduce(square)
+        norm = square.sqrt()
+        if limit > 0:
+            factor = (limit / norm).clamp(max=1.0)
+            for unit in self._units:
+                unit.grad.mul_(factor)
+        return norm
+
+    @torch.no_grad()
+    def step(self, lr: float = 1.0, momentum: float | None = None, weight_decay: float = 1.0, keep: Tensor | None = None) -> None:
+        """One update from the reduced gradients. `lr` and `weight_decay` multiply the nominal ones (the latter for Muon
+        alone). `keep` (fp32 scalar on the parameters' device: 1 or 0) makes the step change nothing where it is 0."""
+        self.steps += 1
         for unit in self._units:
             unit.update(lr, momentum, weight_decay, keep)
         for unit in self._units:
             unit.gather()
-
-    def zero_grad(self) -> None:
-        """Drops all gradients."""
-        for group in self.groups:
-            for _, p in group.named:
-                p.grad = None
 
     def state_tensors(self) -> dict[str, Tensor]:
         """This process's part of the state, by parameter name; the union over processes is the whole."""
@@ -105,7 +171,7 @@ class MuonAdamW:
             for unit in self._units:
                 unit.load(state)
         except (KeyError, RuntimeError) as error:
-            raise UserError(f"the optimizer state in the checkpoint does not fit this model ({error}); train from the start with --resume never") from error
+            raise UserError(f"the saved optimizer state does not fit this model ({error}); start again with --resume never") from error
 
 
 class _MuonStack:
@@ -113,6 +179,7 @@ class _MuonStack:
 
     def __init__(self, owner: MuonAdamW, group: ParamGroup, named: list[tuple[str, nn.Parameter]]) -> None:
         self.owner, self.group, self.named = owner, group, named
+        self.split = owner.world > 1
         m, n = named[0][1].shape
         self.per_rank = math.ceil(len(named) / owner.world)
         self.first = owner.rank * self.per_rank
@@ -128,19 +195,19 @@ class _MuonStack:
         return self.named[self.first : self.first + self.per_rank]
 
     def reduce(self) -> None:
-        self.grads = torch.stack([p.grad for _, p in self.named])
+        self.grad = torch.stack([p.grad for _, p in self.named])
         if self.owner.world > 1:
-            total = self._padded(self.grads)
-            self.grads = torch.empty_like(self.momentum)
-            dist.reduce_scatter_tensor(self.grads, total, op=dist.ReduceOp.SUM)
-            self.grads /= self.owner.world
+            total = self._padded(self.grad)
+            self.grad = torch.empty_like(self.momentum)
+            dist.reduce_scatter_tensor(self.grad, total, op=dist.ReduceOp.SUM)
+            self.grad /= self.owner.world
 
     def update(self, lr: float, momentum: float | None, weight_decay: float, keep: Tensor | None) -> None:
         group = self.group
         params = self._padded(torch.stack([p.data for _, p in self.owned])) if self.owned else torch.zeros_like(self.momentum)
         m, n = params.shape[1:]
         self.mine = self.owner._update(
-            params, self.grads, self.momentum, self.second_moment, self.one if keep is None else keep,
+            params, self.grad, self.momentum, self.second_moment, self.one if keep is None else keep,
             lr=group.lr * lr * max(1.0, m / n) ** 0.5, mu=group.momentum if momentum is None else momentum,
             weight_decay=group.weight_decay * weight_decay, decay_lr=group.lr * lr, dtype=self.owner.dtype, extras=group.extras,
         )  # fmt: skip
@@ -151,7 +218,7 @@ class _MuonStack:
             everything = self.mine.new_empty(self.per_rank * self.owner.world, *self.mine.shape[1:])
             dist.all_gather_into_tensor(everything, self.mine.contiguous())
         torch._foreach_copy_([p.data for _, p in self.named], list(everything[: len(self.named)].unbind()))
-        self.mine = self.grads = None
+        self.mine = self.grad = None
 
     def _padded(self, stack: Tensor) -> Tensor:
         """Fills `stack` up with zero matrices to a whole number of slices."""

@@ -1,0 +1,159 @@
+"""The process a script runs in: device, processes, precision, allocator, compile cache, stop signals.
+
+Everything here happens when a script asks for it, never on import.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from nanochat.attention import Backend, best_window_pattern, choose_backend
+from nanochat.common import UserError, base_dir
+from nanochat.flags import flag
+from nanochat.precision import Precision, detect_precision
+
+# Dense bf16 peak of one device in FLOP/s, from the makers' data sheets; the first name found in the device's name counts.
+PEAK_FLOPS = {
+    "GB200": 2.5e15, "B200": 2.25e15, "B100": 1.8e15, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
+    "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 5090": 209.5e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12,
+}  # fmt: skip
+
+
+@dataclass
+class RuntimeFlags:
+    """Where and how the mathematics runs."""
+
+    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best this machine has")
+    attention: str = flag("auto", "attention backend: sdpa, blocked, flex or fa3; auto = the fastest here")
+    compile: bool = flag(True, "fuse the layers' arithmetic with torch.compile; cached under the base folder")
+
+    def __post_init__(self) -> None:
+        if self.device_type not in ("auto", "cuda", "cpu", "mps"):
+            raise ValueError(f"device_type is {self.device_type!r}; it must be auto, cuda, cpu or mps")
+        if self.attention not in ("auto", "sdpa", "blocked", "flex", "fa3"):
+            raise ValueError(f"attention is {self.attention!r}; it must be auto, sdpa, blocked, flex or fa3")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A process that is ready to compute."""
+
+    device: torch.device
+    precision: Precision
+    backend: Backend
+    compile: bool
+    rank: int
+    world_size: int
+
+    @property
+    def peak_flops(self) -> float | None:
+        """Dense bf16 peak of the device in FLOP/s, where it is known."""
+        if self.device.type != "cuda":
+            return None
+        name = torch.cuda.get_device_name(self.device)
+        return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+    @property
+    def muon_dtype(self) -> torch.dtype:
+        """Dtype of Muon's iteration: bf16 where it is fast; fp16 has too little range for it."""
+        return torch.bfloat16 if self.precision.dtype == torch.bfloat16 else torch.float32
+
+    def window_pattern(self, wanted: str) -> str:
+        """Resolves a window pattern of `auto` for this backend."""
+        return best_window_pattern(self.backend) if wanted == "auto" else wanted.upper()
+
+    def barrier(self) -> None:
+        """Waits for all processes."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def describe(self) -> str:
+        """One line for the log."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{torch.get_num_threads()} threads"
+        processes = f", {self.world_size} processes" if self.world_size > 1 else ""
+        how = "compiled" if self.compile else "eager"
+        return f"{self.device.type} ({name}){processes}, {self.precision.name} ({self.precision.reason}), attention {self.backend}, {how}"
+
+    def close(self) -> None:
+        """Leaves the process group."""
+        if self.world_size > 1:
+            dist.destroy_process_group()
+
+
+def start(flags: RuntimeFlags) -> Runtime:
+    """Sets this process up. Under torchrun it joins the process group (NCCL on CUDA, gloo elsewhere).
+
+    Raises `UserError` where the device is not there.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(base_dir() / "compile_cache"))
+    keep_freed_memory()
+    rank, local, world = (int(os.environ.get(k, d)) for k, d in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")))
+    device = _device(flags.device_type, local)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
+    try:
+        precision = detect_precision(device)
+        backend = choose_backend(flags.attention, device, precision.dtype)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if world > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.type == "cuda" else None)
+    return Runtime(device, precision, backend, flags.compile, rank, world)
+
+
+def _device(wanted: str, local_rank: int) -> torch.device:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kind = next(k for k, available in there.items() if available) if wanted == "auto" else wanted
+    if not there[kind]:
+        raise UserError(f"device {kind} is not available here; use --device-type cpu or auto")
+    return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep large freed blocks instead of returning them to the system at once.
+
+    A training step frees and takes the same tens of megabytes again and again; by default each time the kernel maps
+    and zeroes fresh pages, a quarter of the step (dev/LOG.md). Elsewhere than on glibc nothing is done.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # mallopt(3)
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(top_pad, 64 << 20)
+
+
+class StopSignals:
+    """SIGTERM and SIGINT as a request to stop at the next good moment; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.requested == "SIGINT" == name:
+            raise KeyboardInterrupt
+        self.requested = name
+        # os.write: print is not safe inside a signal handler.
+        os.write(2, f"{name}: stopping at the next step boundary; the run is saved first\n".encode())
+
+    def __bool__(self) -> bool:
+        return self.requested is not None
+
+    def close(self) -> None:
+        """Restores the handlers that were there before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,60 @@
+"""Where a step's time goes: named spans around calls, outside the mathematics.
+
+On CUDA the spans are timed by device events and read when the figures are wanted; elsewhere by the wall clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Spans:
+    """`with spans("forward"): …`. A span inside another counts for itself alone, so spans never overlap."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._stack: list[str] = []
+        self._milliseconds: dict[str, float] = defaultdict(float)
+        self._events: list[tuple[str, str | None, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        outer = self._stack[-1] if self._stack else None
+        self._stack.append(name)
+        begin = self._now()
+        try:
+            yield
+        finally:
+            end = self._now()
+            self._stack.pop()
+            if self._cuda:
+                self._events.append((name, outer, begin, end))
+            else:
+                self._add(name, outer, (end - begin) * 1e3)
+
+    def collect(self) -> dict[str, float]:
+        """Milliseconds by name since the last call. On CUDA it waits for the device."""
+        if self._events:
+            torch.cuda.synchronize()
+            for name, outer, begin, end in self._events:
+                self._add(name, outer, begin.elapsed_time(end))
+            self._events.clear()
+        out, self._milliseconds = dict(self._milliseconds), defaultdict(float)
+        return out
+
+    def _now(self):
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _add(self, name: str, outer: str | None, milliseconds: float) -> None:
+        self._milliseconds[name] += milliseconds
+        if outer is not None:
+            self._milliseconds[outer] -= milliseconds

@@ -1,0 +1,93 @@
+"""What a run remembers between steps, and how a new process takes it up from a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanochat.checkpoint import Checkpoint, CheckpointStore
+from nanochat.common import UserError
+from nanochat.metrics import DebiasedEMA
+
+LOSS_BETA = 0.9  # of the running mean in train/loss
+
+
+@dataclass
+class TrainState:
+    """A run at a step boundary, besides the weights, the optimizer and the random generators."""
+
+    step: int = 0
+    seconds: float = 0.0  # spent in training steps
+    loss: DebiasedEMA = field(default_factory=lambda: DebiasedEMA(LOSS_BETA))
+    bad_losses: list[int] = field(default_factory=list)  # the latest steps in a row whose loss was not finite
+    record: dict[str, Any] | None = None  # the training metrics to be logged at this boundary
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return vars(self) | {"loss": self.loss.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.loss.load_state_dict(state["loss"])
+        for name in ("step", "seconds", "bad_losses", "record"):
+            setattr(self, name, state[name])
+
+
+def random_states(device: torch.device, rank: int) -> dict[str, Tensor]:
+    """State of PyTorch's generators in this process, uint8, by name."""
+    states = {f"cpu.rank{rank}": torch.get_rng_state()}
+    if device.type == "cuda":
+        states[f"cuda.rank{rank}"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random_states(states: dict[str, Tensor], device: torch.device, rank: int) -> None:
+    """Takes the generators up again; a process that was not there when they were saved keeps its own."""
+    if f"cpu.rank{rank}" in states:
+        torch.set_rng_state(states[f"cpu.rank{rank}"])
+    if device.type == "cuda" and f"cuda.rank{rank}" in states:
+        torch.cuda.set_rng_state(states[f"cuda.rank{rank}"], device)
+
+
+def open_checkpoint(store: CheckpointStore, resume: str, say: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint that `--resume` names: `auto` the newest valid one, a number that step, `never` none.
+
+    Raises `UserError` where checkpoints are there but none is valid, or the step asked for is not.
+    """
+    if resume == "never":
+        return None
+    if resume != "auto":
+        return store.load(int(resume))
+    step = store.newest_valid(say)
+    if step is None and store.steps():
+        raise UserError(f"no checkpoint in {store.folder} is valid; start again with --resume never (they are then set aside)")
+    return None if step is None else store.load(step)
+
+
+def set_aside(store: CheckpointStore, say: Callable[[str], None]) -> None:
+    """Renames the folder of an earlier run, so that a new one starts in an empty folder and nothing is lost."""
+    if not store.folder.exists():
+        return
+    number = 1
+    while (aside := store.folder.with_name(f"{store.folder.name}.old{number}")).exists():
+        number += 1
+    try:
+        os.rename(store.folder, aside)
+    except OSError as error:
+        raise UserError(f"cannot rename {store.folder}: {error.strerror}; move it away or use another --model-tag") from error
+    say(f"earlier checkpoints are now in {aside}")
+
+
+def check_identity(saved: dict[str, Any], now: dict[str, Any], folder: object) -> None:
+    """Raises `UserError` at the first thing in which a checkpoint differs from the run that would continue it."""
+    for name, value in now.items():
+        if saved.get(name) != value:
+            raise UserError(
+                f"the checkpoint in {folder} has {name} {saved.get(name)}, this run {value}; "
+                "use another --model-tag, or --resume never to start again"
+            )

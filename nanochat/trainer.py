@@ -1,0 +1,321 @@
+"""The one training loop. Recipes live in scripts/; what is trained is an `Objective`, what happens beside it are `Event`s.
+
+All cadences count tokens. At a step boundary the order is: checkpoint, log, evaluate. Whatever follows the checkpoint is
+done again by a run that resumes from it, so an interrupted run ends with the metrics of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nanochat.cadence import Cadence, every_steps_to_tokens
+from nanochat.checkpoint import CheckpointStore
+from nanochat.common import UserError
+from nanochat.dataloader import Prefetcher, RowLoader
+from nanochat.flags import flag
+from nanochat.metrics import MetricsLogger, peak_memory_mib
+from nanochat.objective import Objective
+from nanochat.optim import MuonAdamW
+from nanochat.runtime import Runtime, StopSignals
+from nanochat.schedule import Plan, ScheduleFlags, lr_multiplier, muon_momentum, weight_decay_multiplier
+from nanochat.spans import Spans
+from nanochat.train_state import TrainState, check_identity, open_checkpoint, random_states, restore_random_states, set_aside
+
+BAD_LOSSES_IN_A_ROW = 3  # as many, and the run stops
+
+
+@dataclass
+class TrainerFlags:
+    """The loop: batches, cadences, checkpoints."""
+
+    device_batch_size: int = flag(32, "rows in a micro-batch of one process", unit="rows")
+    log_every: int = flag(100, "log the training metrics; -1 = off", unit="baseline steps, applied as tokens")
+    save_every: int = flag(-1, "save a checkpoint; -1 = only at the end", unit="baseline steps, applied as tokens")
+    keep_checkpoints: int = flag(2, "newest checkpoints to keep; -1 = all")
+    resume: str = flag("auto", "auto = continue from the newest valid checkpoint; never = start anew; or a step")
+    seed: int = flag(42, "seed of the weights and of the order of the rows")
+
+    def __post_init__(self) -> None:
+        if self.device_batch_size < 1:
+            raise ValueError(f"device_batch_size is {self.device_batch_size}; it must be at least 1")
+        for name in ("log_every", "save_every", "keep_checkpoints"):
+            if getattr(self, name) < 1 and getattr(self, name) != -1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least 1, or -1")
+        if self.resume not in ("auto", "never") and not self.resume.isdecimal():
+            raise ValueError(f"resume is {self.resume!r}; it must be auto, never or a step")
+
+
+class Event(NamedTuple):
+    """Something done beside training, at its cadence and at the end: `action(should_stop)` returns figures to log.
+
+    It returns None where it gave up because `should_stop()` became true; the resumed run then does it again.
+    """
+
+    cadence: Cadence
+    action: Callable[[Callable[[], bool]], dict[str, Any] | None]
+
+
+class Batch(NamedTuple):
+    """A process's rows of one step."""
+
+    rows: Tensor  # int64 (rows of a step / processes, T+1)
+    data_hash: int  # CRC-32 of all rows of the step
+
+
+class _Unread(NamedTuple):
+    """A step's loss that is still on its way from the device: fp32 [mean loss, processes that want to stop]."""
+
+    step: int
+    data_hash: int
+    loss: Tensor
+
+
+@dataclass
+class Trainer:
+    """Trains `objective` to the end of `plan`.
+
+    `identity` is what a checkpoint must agree on to be continued, `meta` what is saved beside the weights for readers of
+    the checkpoint; both are JSON. `open_metrics` gets the step that the run continues from, or None.
+    """
+
+    objective: Objective
+    optimizer: MuonAdamW
+    plan: Plan
+    schedule: ScheduleFlags
+    flags: TrainerFlags
+    grad_clip: float
+    loader: RowLoader
+    runtime: Runtime
+    store: CheckpointStore
+    run_folder: Path
+    identity: dict[str, Any]
+    meta: dict[str, Any]
+    open_metrics: Callable[[int | None], MetricsLogger]
+    stop: StopSignals
+    events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        world, T = self.runtime.world_size, self.loader.seq_len
+        self.rows_per_step = self.plan.total_batch_size // T
+        self.grad_accum_steps = self.rows_per_step // (self.flags.device_batch_size * world)
+        assert self.grad_accum_steps * self.flags.device_batch_size * world * T == self.plan.total_batch_size
+        if self.runtime.precision.needs_scaler and world > 1:
+            raise UserError("fp16 needs a loss scale that several processes cannot share; use bf16 or fp32, or one process")
+        self.scaler = torch.amp.GradScaler(self.runtime.device.type) if self.runtime.precision.needs_scaler else None
+        self.flops_per_token = self.objective.model.flops_per_token()
+        self.log_cadence, self.save_cadence = self.cadence(self.flags.log_every), self.cadence(self.flags.save_every)
+        self.spans = Spans(self.runtime.device)
+        self.state = TrainState()
+        self._saved_step: int | None = None
+        self._agreed_stop = False
+        self._unread: _Unread | None = None
+        self._interval: list[float] = []  # seconds of the steps since the last log
+
+    def cadence(self, every_steps: int) -> Cadence:
+        """The cadence of a `--…-every` flag."""
+        return Cadence(every_steps_to_tokens(every_steps, self.plan.total_batch_size))
+
+    def run(self) -> bool:
+        """Trains until the plan's end or a stop signal, and saves; returns whether the end was reached."""
+        resumed = self._resume()
+        with self.open_metrics(resumed) as self.metrics:
+            if resumed is not None:
+                self._boundary()
+            with Prefetcher(self._fetch, self.state.step, self.plan.num_iterations) as batches:
+                while self.state.step < self.plan.num_iterations and not self._stopping():
+                    self._train_step(batches)
+                    self._boundary()
+            self._save()
+        return self.state.step == self.plan.num_iterations
+
+    def _train_step(self, batches: Prefetcher[Batch]) -> None:
+        begin = time.perf_counter()
+        log_due = self._due(self.log_cadence, self.state.step + 1)
+        with self.spans("data"):
+            batch = next(batches)
+        loss, metrics = self._forward_backward(batch.rows)
+        with self.spans("optimizer"):
+            norm = self._optimize(loss[0], measure=log_due)
+        self._read_loss()
+        self._unread = _Unread(self.state.step, batch.data_hash, loss)
+        self.state.step += 1
+        if log_due:
+            self._read_loss()
+        self._interval.append(time.perf_counter() - begin)
+        self.state.seconds += self._interval[-1]
+        self.state.record = self._record(batch, norm, metrics) if log_due else None
+
+    def _forward_backward(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Accumulates a step's gradients; returns fp32 [mean loss, processes that want to stop], and the mean metrics."""
+        loss = torch.zeros(2, device=self.runtime.device)
+        metrics: dict[str, Tensor] = {}
+        progress = self.state.step / self.plan.num_iterations
+        for micro in rows.split(self.flags.device_batch_size):
+            micro = micro.to(self.runtime.device, non_blocking=True)  # (b, T+1)
+            with self.spans("forward"):
+                result = self.objective(micro[:, :-1], micro[:, 1:], progress)
+            with self.spans("backward"):
+                share = result.loss / self.grad_accum_steps
+                (share if self.scaler is None else self.scaler.scale(share)).backward()
+            loss[0] += share.detach()
+            for name, value in result.metrics.items():
+                metrics[name] = metrics.get(name, 0.0) + value / self.grad_accum_steps
+        loss[1] = float(bool(self.stop))
+        if self.runtime.world_size > 1:
+            dist.all_reduce(loss)
+            loss[0] /= self.runtime.world_size
+        return loss, metrics
+
+    def _optimize(self, loss: Tensor, measure: bool) -> Tensor | None:
+        """One update, unless `loss` is not finite; returns the gradient's norm where it is clipped or to be measured."""
+        step, total = self.state.step, self.plan.num_iterations
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        self.optimizer.reduce_gradients()
+        norm = self.optimizer.clip_gradients(self.grad_clip) if measure or self.grad_clip > 0 else None
+        rates = {
+            "lr": lr_multiplier(self.schedule, step, total),
+            "momentum": muon_momentum(self.schedule, step, total),
+            "weight_decay": weight_decay_multiplier(step, total),
+            "keep": loss.isfinite().float(),
+        }
+        if self.scaler is None:
+            self.optimizer.step(**rates)
+        else:
+            self.scaler.step(self.optimizer, **rates)
+            self.scaler.update()
+        return norm
+
+    def _boundary(self) -> None:
+        """What is due after a step. Anything after the save is done again by a run that resumes here."""
+        step = self.state.step
+        if self._due(self.save_cadence, step) or step == self.plan.num_iterations:
+            self._save()
+        if self.state.record is not None:
+            self.metrics.log(self._axes() | self.state.record)
+        for event in self.events:
+            if not self._stopping() and (self._due(event.cadence, step) or step == self.plan.num_iterations):
+                figures = event.action(self._stopping)
+                if figures:
+                    self.metrics.log(self._axes() | figures)
+
+    def _due(self, cadence: Cadence, step: int) -> bool:
+        B = self.plan.total_batch_size
+        return step > 0 and cadence.due((step - 1) * B, step * B)
+
+    def _stopping(self) -> bool:
+        return bool(self.stop) if self.runtime.world_size == 1 else self._agreed_stop
+
+    def _read_loss(self) -> None:
+        """Reads the loss of an earlier step, by now finished: training does not wait for its own loss."""
+        if self._unread is None:
+            return
+        unread, self._unread = self._unread, None
+        loss, stops = unread.loss.tolist()
+        self._agreed_stop = stops > 0
+        if math.isfinite(loss):
+            self.state.loss.update(loss)
+            self.state.bad_losses = []
+            return
+        self.state.bad_losses.append(unread.step)
+        self.metrics.say(f"step {unread.step}: the loss is {loss}; the weights stay as they were, bad_batches.jsonl notes the batch")
+        if self.runtime.rank == 0:
+            rows = {"first_row": unread.step * self.rows_per_step, "rows": self.rows_per_step, "data_hash": unread.data_hash}
+            with open(self.run_folder / "bad_batches.jsonl", "a", encoding="ascii") as f:
+                f.write(json.dumps({"step": unread.step, "loss": str(loss)} | rows) + "\n")
+        if len(self.state.bad_losses) >= BAD_LOSSES_IN_A_ROW:
+            raise UserError(
+                f"the loss was not finite at steps {', '.join(map(str, self.state.bad_losses))}; stopped. Look at the batches in "
+                f"{self.run_folder / 'bad_batches.jsonl'} or lower the rates (--lr-mult); run again to resume"
+            )
+
+    def _fetch(self, step: int) -> Batch:
+        """This process's rows of a step; runs in the loader's thread."""
+        first = step * self.rows_per_step
+        rows = self.loader.rows(first, first + self.rows_per_step)
+        share = self.rows_per_step // self.runtime.world_size
+        mine = torch.from_numpy(rows[self.runtime.rank * share : (self.runtime.rank + 1) * share].astype(np.int64))
+        return Batch(mine.pin_memory() if self.runtime.device.type == "cuda" else mine, zlib.crc32(rows.tobytes()))
+
+    def _axes(self) -> dict[str, Any]:
+        tokens = self.state.step * self.plan.total_batch_size
+        return {
+            "step": self.state.step,
+            "total_tokens": tokens,
+            "total_training_flops": tokens * self.flops_per_token,
+            "total_training_time": self.state.seconds,
+        }
+
+    def _record(self, batch: Batch, norm: Tensor, metrics: dict[str, Tensor]) -> dict[str, Any]:
+        """The training metrics of the interval that ends with this step."""
+        dt = sum(self._interval) / len(self._interval)
+        spans = {name: ms / len(self._interval) for name, ms in self.spans.collect().items()}
+        spans["other"] = dt * 1e3 - sum(spans.values())
+        self._interval = []
+        record = {
+            "train/loss": self.state.loss.value,
+            "train/lrm": lr_multiplier(self.schedule, self.state.step - 1, self.plan.num_iterations),
+            "train/dt": dt,
+            "train/tok_per_sec": self.plan.total_batch_size / dt,
+            "train/tokens_per_step": self.plan.total_batch_size,
+            "train/grad_accum_steps": self.grad_accum_steps,
+            "train/grad_norm": norm.item(),
+            "train/epoch": self.loader.epoch_of(self.state.step * self.rows_per_step - 1),
+            "train/data_hash": batch.data_hash,
+            "train/peak_mem_mib": peak_memory_mib(self.runtime.device),
+        }
+        if self.runtime.peak_flops is not None:
+            achieved = self.flops_per_token * self.plan.total_batch_size / dt
+            record["train/mfu"] = achieved / (self.runtime.peak_flops * self.runtime.world_size)
+        record |= {f"train/time/{name}": ms for name, ms in spans.items()}
+        return record | {name: float(value) for name, value in metrics.items()}
+
+    def _save(self) -> None:
+        """Saves the run at this boundary, once."""
+        self._read_loss()
+        if self._saved_step == self.state.step:
+            return
+        rank = self.runtime.rank
+        tensors = {
+            "model": self.objective.state_dict() if rank == 0 else {},
+            "optimizer": self.optimizer.state_tensors(),
+            "rng": random_states(self.runtime.device, rank),
+        }
+        meta = {"identity": self.identity, "state": self.state.state_dict()}
+        meta["scaler"] = None if self.scaler is None else self.scaler.state_dict()
+        self.store.save(self.state.step, tensors, self.meta | meta, rank, self.runtime.world_size, self.runtime.barrier)
+        self._saved_step = self.state.step
+
+    def _resume(self) -> int | None:
+        """Takes up the checkpoint to continue from; returns its step, or None for a new run."""
+        say = print if self.runtime.rank == 0 else lambda _: None
+        checkpoint = open_checkpoint(self.store, self.flags.resume, say)
+        if checkpoint is None:
+            if self.flags.resume == "never" and self.runtime.rank == 0:
+                set_aside(self.store, say)
+            self.runtime.barrier()
+            return None
+        check_identity(checkpoint.meta["identity"], self.identity, self.store.folder)
+        self.objective.load_state_dict(checkpoint.tensors["model"])
+        self.optimizer.load_state_tensors(checkpoint.tensors["optimizer"])
+        restore_random_states(checkpoint.tensors["rng"], self.runtime.device, self.runtime.rank)
+        self.state.load_state_dict(checkpoint.meta["state"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(checkpoint.meta["scaler"])
+        self._saved_step = checkpoint.step
+        if self.flags.resume != "auto" and self.runtime.rank == 0:
+            self.store.discard_after(checkpoint.step)
+        self.runtime.barrier()
+        return checkpoint.step

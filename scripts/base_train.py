@@ -1,0 +1,225 @@
+"""Pretrains a base model: the recipe around the one training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat import flags
+from nanochat.checkpoint import CheckpointStore
+from nanochat.common import UserError, base_dir, ensure_dir
+from nanochat.dataloader import RowLoader
+from nanochat.dataset import DataFlags, open_source
+from nanochat.flags import flag, part
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.loss_eval import evaluate_bpb, validation_batches
+from nanochat.metrics import JsonlSink, MetricsLogger, TerminalSink, WandbSink, peak_memory_mib
+from nanochat.objective import NextTokenObjective
+from nanochat.optim import MuonAdamW, OptimFlags, check_coverage
+from nanochat.report import section
+from nanochat.runtime import Runtime, RuntimeFlags, StopSignals, start
+from nanochat.schedule import HorizonFlags, Plan, ScheduleFlags, plan_run
+from nanochat.token_shards import open_tokens
+from nanochat.tokenizer import Tokenizer, load_tokenizer
+from nanochat.trainer import Event, Trainer, TrainerFlags
+
+REFERENCE_DEPTH = 12  # the nominal rates were tuned at this depth
+
+
+@dataclass
+class BaseTrain:
+    """Pretrain a base model on the tokens of a text source."""
+
+    run: str = flag("dummy", "name of the W&B run; dummy = no W&B")
+    model_tag: str = flag("", "name of the checkpoint folder; empty = d<depth>")
+    model: GPTConfig = part(GPTConfig)
+    data: DataFlags = part(DataFlags)
+    runtime: RuntimeFlags = part(RuntimeFlags)
+    horizon: HorizonFlags = part(HorizonFlags)
+    optim: OptimFlags = part(OptimFlags)
+    schedule: ScheduleFlags = part(ScheduleFlags)
+    trainer: TrainerFlags = part(TrainerFlags)
+    chunked_ce: bool = flag(True, "compute the loss in chunks that never hold all logits")
+    eval_every: int = flag(250, "measure validation bits per byte; -1 = never", unit="baseline steps, applied as tokens")
+    eval_tokens: int = flag(80 * 524288, "validation tokens to measure on", unit="tokens")
+    sample_every: int = flag(2000, "print a few continuations; -1 = never", unit="baseline steps, applied as tokens")
+    core_metric_every: int = flag(-1, "measure CORE, whose bundle must be there; -1 = never", unit="baseline steps, applied as tokens")
+    core_metric_max_per_task: int = flag(500, "examples of each CORE task", unit="examples")
+
+    def __post_init__(self) -> None:
+        for name in ("eval_every", "sample_every", "core_metric_every"):
+            if getattr(self, name) < 1 and getattr(self, name) != -1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least 1, or -1 for never")
+        for name in ("eval_tokens", "core_metric_max_per_task"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        T, B, b = self.model.max_seq_len, self.horizon.total_batch_size, self.trainer.device_batch_size
+        if B > 0 and B % (T * b):
+            raise ValueError(f"total_batch_size {B} is not a multiple of device_batch_size × max_seq_len ({b} × {T}); change one of them")
+
+    @property
+    def tag(self) -> str:
+        """Name of the run's folders."""
+        return self.model_tag or f"d{self.model.depth}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains, or goes on training, and returns the exit code."""
+    recipe = flags.parse(BaseTrain, argv)
+    stop = StopSignals()
+    runtime = start(recipe.runtime)
+    say: Callable[[str], None] = print if runtime.rank == 0 else lambda _: None
+    say(runtime.describe())
+    run_folder = base_dir() / "base_runs" / recipe.tag
+    ensure_dir(run_folder)
+
+    tokenizer = load_tokenizer()
+    source = open_source(recipe.data.dataset)
+    train, val = (open_tokens(source, tokenizer, split, say=say) for split in ("train", "val"))
+    T = recipe.model.max_seq_len
+    loader = RowLoader(train, T, recipe.data.packing, recipe.trainer.seed, say=say)
+    val_loader = RowLoader(val, T, recipe.data.packing, shuffle=False, say=say)
+
+    model = build_model(recipe, tokenizer, runtime)
+    plan = make_plan(recipe, model, runtime)
+    say(describe(model, plan))
+    objective = NextTokenObjective(model)
+    groups = objective.parameter_groups(recipe.optim, plan)
+    check_coverage(objective, groups)
+    trainer = Trainer(
+        objective=objective,
+        optimizer=MuonAdamW(groups, runtime.muon_dtype, compiled=runtime.compile and runtime.device.type == "cuda"),
+        plan=plan,
+        schedule=recipe.schedule,
+        flags=recipe.trainer,
+        grad_clip=recipe.optim.grad_clip,
+        loader=loader,
+        runtime=runtime,
+        store=CheckpointStore(base_dir() / "base_checkpoints" / recipe.tag, recipe.trainer.keep_checkpoints),
+        run_folder=run_folder,
+        identity=identity(recipe, model, plan, tokenizer, loader),
+        meta={
+            "model_config": dataclasses.asdict(model.config),
+            "tokenizer": tokenizer.fingerprint,
+            "recipe": dataclasses.asdict(recipe),
+        },
+        open_metrics=lambda resumed: open_metrics(recipe, plan, run_folder, resumed, runtime.rank),
+        stop=stop,
+    )
+    trainer.events = events(recipe, trainer, model, tokenizer, val_loader, runtime)
+    finished = trainer.run()
+    if runtime.rank == 0:
+        report(recipe, trainer, source.describe())
+        if not finished:
+            say(f"stopped by {stop.requested} after step {trainer.state.step} of {plan.num_iterations}; run again to continue")
+    runtime.close()
+    return 0
+
+
+def build_model(recipe: BaseTrain, tokenizer: Tokenizer, runtime: Runtime) -> GPT:
+    """The initialised model on its device, with `auto` resolved."""
+    pattern = runtime.window_pattern(recipe.model.window_pattern)
+    config = dataclasses.replace(recipe.model, vocab_size=tokenizer.vocab_size, window_pattern=pattern)
+    model = GPT(config, runtime.precision.dtype, runtime.backend)
+    model.init_weights(torch.Generator().manual_seed(recipe.trainer.seed))
+    return model.to(runtime.device).use_kernels(runtime.compile, recipe.chunked_ce)
+
+
+def make_plan(recipe: BaseTrain, model: GPT, runtime: Runtime) -> Plan:
+    """Batch, horizon and scales. Raises `UserError` where the batch does not divide over the processes."""
+    with torch.device("meta"):
+        reference = GPT(dataclasses.replace(model.config, depth=REFERENCE_DEPTH, aspect_ratio=64, head_dim=128, kv_heads=0))
+    try:
+        return plan_run(
+            recipe.horizon,
+            scaling_parameters=model.scaling_parameters(),
+            reference_parameters=reference.scaling_parameters(),
+            flops_per_token=model.flops_per_token(),
+            rows_multiple=recipe.trainer.device_batch_size * recipe.model.max_seq_len * runtime.world_size,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def identity(recipe: BaseTrain, model: GPT, plan: Plan, tokenizer: Tokenizer, loader: RowLoader) -> dict[str, Any]:
+    """What makes this run this run: a checkpoint that differs in any of it belongs to another."""
+    return {
+        **dataclasses.asdict(model.config),
+        "tokenizer": tokenizer.fingerprint,
+        "data": loader.fingerprint,
+        "total_batch_size": plan.total_batch_size,
+        "num_iterations": plan.num_iterations,
+        "seed": recipe.trainer.seed,
+        **dataclasses.asdict(recipe.optim),
+        **dataclasses.asdict(recipe.schedule),
+    }
+
+
+def open_metrics(recipe: BaseTrain, plan: Plan, folder: Path, resumed: int | None, rank: int) -> MetricsLogger:
+    """The sinks of the first process; the others are silent. A resumed run writes the records of its boundary again."""
+    if rank > 0:
+        return MetricsLogger([])
+    kept = None if resumed is None else resumed - 1
+    sinks = [JsonlSink(folder / "metrics.jsonl", kept), TerminalSink(plan.num_iterations)]
+    if recipe.run != "dummy":
+        sinks.append(WandbSink(recipe.run, dataclasses.asdict(recipe), folder, resume_step=kept))
+    return MetricsLogger(sinks)
+
+
+def events(recipe: BaseTrain, trainer: Trainer, model: GPT, tokenizer: Tokenizer, val: RowLoader, runtime: Runtime) -> list[Event]:
+    """What happens beside training: validation, and further events where they are asked for."""
+    token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(runtime.device)
+
+    def evaluate(should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+        batches = validation_batches(val, recipe.eval_tokens, recipe.trainer.device_batch_size, runtime)
+        bpb = evaluate_bpb(model, batches, token_bytes, should_stop)
+        return None if bpb is None else {"val/bpb": bpb}
+
+    return [Event(trainer.cadence(recipe.eval_every), evaluate)] if recipe.eval_every > 0 else []
+
+
+def describe(model: GPT, plan: Plan) -> str:
+    """One line about what will be trained, for how long."""
+    parameters = sum(p.numel() for p in model.parameters())
+    flops = model.flops_per_token() * plan.total_tokens
+    return (
+        f"{model.config.depth} layers × {model.config.width}, {parameters:,} parameters, windows {model.config.window_pattern}; "
+        f"{plan.num_iterations:,} steps × {plan.total_batch_size:,} tokens = {plan.total_tokens:,} tokens, {flops:.2e} FLOPs"
+    )
+
+
+def report(recipe: BaseTrain, trainer: Trainer, data: dict[str, Any]) -> None:
+    """Leaves the stage's sections for the report."""
+    model, plan, state = trainer.objective.model, trainer.plan, trainer.state
+    tokens = state.step * plan.total_batch_size
+    section("data", data)
+    section(
+        "base_training",
+        {
+            "model tag": recipe.tag,
+            "layers × width": f"{model.config.depth} × {model.config.width}",
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "context length": model.config.max_seq_len,
+            "window pattern": model.config.window_pattern,
+            "device": trainer.runtime.describe(),
+            "tokens per step": plan.total_batch_size,
+            "steps": f"{state.step} of {plan.num_iterations}",
+            "tokens": tokens,
+            "tokens per parameter": tokens / model.scaling_parameters(),
+            "training FLOPs": tokens * trainer.flops_per_token,
+            "seconds in steps": state.seconds,
+            "tokens per second": tokens / state.seconds if state.seconds else 0.0,
+            "final training loss": state.loss.value,
+            "peak memory MiB": peak_memory_mib(trainer.runtime.device),
+            "metrics_file": str(trainer.run_folder / "metrics.jsonl"),
+        },
+    )
+
+
+if __name__ == "__main__":
+    flags.run(main)
