@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -214,9 +215,9 @@ def _text_file(path: Path, role: Role) -> TextFile:
 def _share(text: str, role: Role, split: Split) -> str:
     """What of a document belongs to `split`: all, nothing, or a part of it."""
     if role == "tail":
-        # Cut at the line break before the tail, so that no line is torn.
-        tail = int(len(text) * (1 - VAL_TAIL))
-        cut = text.rfind("\n", 0, tail) + 1 or tail
+        # At the line break before the tail where there is one near, so that no line is torn.
+        tail = math.ceil(len(text) * (1 - VAL_TAIL))
+        cut = text.rfind("\n", int(len(text) * (1 - 2 * VAL_TAIL)), tail) + 1 or tail
         return text[:cut] if split == "train" else text[cut:]
     if role == "hash":
         digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()

@@ -62,44 +62,43 @@ def _is_library(folder: str) -> bool:
 
 
 def _collect(folder: Path) -> None:
-    documents: dict[bytes, tuple[str, Path]] = {}  # content hash → document and where it was read
-    total, skipped = 0, {"not_utf8": 0, "empty": 0, "duplicate": 0}
+    documents, skipped = _read()
+    if not documents:
+        raise UserError(f"found no text in {sysconfig.get_path('stdlib')}; give --dataset a file or folder of text")
+    # In the order of the hashes, so that any prefix of the corpus is a fair sample of it.
+    rows = [(_is_val(digest), text, str(path)) for digest, (text, path) in sorted(documents.items())]
+    splits = {"train": [row for row in rows if not row[0]], "val": [row for row in rows if row[0]]}
+    summary = {"python": platform.python_version(), "documents": len(rows), "text_bytes": sum(len(row[1].encode()) for row in rows)}
+    _write(folder, splits, {**summary, **{f"skipped_{why}": count for why, count in skipped.items()}})
+
+
+def _read() -> tuple[dict[bytes, tuple[str, Path]], dict[str, int]]:
+    """Up to `CORPUS_BYTES` of documents by content hash, with where each was read, and how many were skipped for what."""
+    documents: dict[bytes, tuple[str, Path]] = {}
+    skipped = {"not_utf8": 0, "empty": 0, "duplicate": 0}
+    total = 0
     for path in installed_texts():
-        if total >= CORPUS_BYTES:
-            break
         for text in read_documents(path):
-            if text is None or not text:
+            if not text:
                 skipped["not_utf8" if text is None else "empty"] += 1
                 continue
             data = text.encode("utf-8")
             digest = hashlib.blake2b(data, digest_size=16).digest()
             if digest in documents:
                 skipped["duplicate"] += 1
-            elif total + len(data) <= CORPUS_BYTES:
-                documents[digest] = (text, path)
-                total += len(data)
-    if not documents:
-        raise UserError(f"found no text in {sysconfig.get_path('stdlib')}; give --dataset a file or folder of text")
-    # In the order of the hashes, so that any prefix of the corpus is a fair sample of it.
-    ordered = [(digest, *documents[digest]) for digest in sorted(documents)]
-    splits = {name: [row for row in ordered if _is_val(row[0]) == (name == "val")] for name in ("train", "val")}
-    _write(
-        folder,
-        splits,
-        {
-            "python": platform.python_version(),
-            "text_bytes": total,
-            "documents": len(ordered),
-            **{f"skipped_{why}": n for why, n in skipped.items()},
-        },
-    )
+                continue
+            total += len(data)
+            if total > CORPUS_BYTES:
+                return documents, skipped
+            documents[digest] = (text, path)
+    return documents, skipped
 
 
 def _is_val(digest: bytes) -> bool:
     return int.from_bytes(digest[-8:], "little") % VAL_EVERY == 0
 
 
-def _write(folder: Path, splits: dict[str, list[tuple[bytes, str, Path]]], summary: dict) -> None:
+def _write(folder: Path, splits: dict[str, list[tuple[bool, str, str]]], summary: dict) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -108,7 +107,7 @@ def _write(folder: Path, splits: dict[str, list[tuple[bytes, str, Path]]], summa
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         for split, rows in splits.items():
-            table = pa.table({"text": [text for _, text, _ in rows], "path": [str(path) for _, _, path in rows]})
+            table = pa.table({"text": [text for _, text, _ in rows], "path": [path for _, _, path in rows]})
             pq.write_table(table, temporary / f"{split}.parquet", compression="zstd")
         write_json(temporary / "corpus.json", summary)
         if folder.exists():

@@ -112,11 +112,12 @@ def open_parquet(path: Path):  # -> pyarrow.parquet.ParquetFile, which is import
         file = pq.ParquetFile(path)
     except pa.ArrowException as error:
         raise UserError(f"{path}: not a whole parquet file ({_first_line(error)}); get the file again") from error
-    names = file.schema_arrow.names
-    kind = file.schema_arrow.field("text").type if "text" in names else None
+    schema = file.schema_arrow
+    kind = schema.field("text").type if "text" in schema.names else None
     if kind not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
         file.close()
-        raise UserError(f'{path}: no column "text" of strings among {", ".join(names)}')
+        found = f'the column "text" is of {kind}' if kind else f'no column "text" among {", ".join(schema.names)}'
+        raise UserError(f"{path}: {found}; it must be of strings")
     return file
 
 

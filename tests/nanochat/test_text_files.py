@@ -1,0 +1,118 @@
+"""Readers of text, JSON lines and parquet: order, encodings, damage."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanochat.common import UserError
+from nanochat.text_files import read_documents
+from tests.nanochat.shard_server import parquet_bytes
+
+DOCUMENTS = ["one\r\nline", "zwei: äöü ∀ 🙂", "", "three\n" * 100]
+
+
+def write(path: Path, documents: list[str]) -> Path:
+    lines = "".join(json.dumps({"text": text, "id": i}, ensure_ascii=i % 2 == 0) + "\n" for i, text in enumerate(documents)).encode()
+    if path.name.endswith(".parquet"):
+        path.write_bytes(parquet_bytes(documents))
+    else:
+        path.write_bytes(gzip.compress(lines) if path.name.endswith(".gz") else lines)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet", "A.PARQUET"])
+def test_documents_come_in_order(tmp_path: Path, name: str) -> None:
+    if name == "A.PARQUET":
+        (tmp_path / name).write_bytes(parquet_bytes(DOCUMENTS))
+    else:
+        write(tmp_path / name, DOCUMENTS)
+    assert list(read_documents(tmp_path / name)) == DOCUMENTS
+
+
+def test_text_is_one_document(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    path.write_bytes(b"\xef\xbb\xbf# Title\r\n\r\nB\xc3\xa4r")
+    assert list(read_documents(path)) == ["# Title\r\n\r\nBär"]
+
+
+def test_what_is_not_utf8_comes_as_none(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Bär".encode("latin-1"))
+    assert list(read_documents(tmp_path / "a.txt")) == [None]
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "good"}\n{"text": "B\xe4r"}\n\n{"text": "\\ud800"}\n{"text": "good"}\n')
+    assert list(read_documents(tmp_path / "a.jsonl")) == ["good", None, None, "good"]
+    binary = pa.array([b"good", b"B\xe4r", None, b"good"], pa.binary())
+    pq.write_table(pa.table({"text": pa.Array.from_buffers(pa.string(), 4, binary.buffers())}), tmp_path / "a.parquet")
+    assert list(read_documents(tmp_path / "a.parquet")) == ["good", None, "", "good"]
+
+
+@pytest.mark.parametrize("column", [pa.large_string(), pa.binary(), pa.large_binary()])
+def test_kinds_of_parquet_column(tmp_path: Path, column: pa.DataType) -> None:
+    pq.write_table(pa.table({"id": [1, 2], "text": pa.array(["a", "b"]).cast(column)}), tmp_path / "a.parquet")
+    assert list(read_documents(tmp_path / "a.parquet")) == ["a", "b"]
+
+
+def fails(path: Path, *words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        list(read_documents(path))
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message and all(word in message for word in words), message
+
+
+def test_truncated_jsonl_names_the_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", ["first", "second", "third"])
+    path.write_bytes(path.read_bytes()[:-5])
+    fails(path, "line 3", "truncated")
+
+
+@pytest.mark.parametrize("line", ['["text"]', '{"content": "x"}', '{"text": 3}'])
+def test_jsonl_without_text(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x"}\n' + line + "\n")
+    fails(path, "line 2", '"text"')
+
+
+@pytest.mark.parametrize("keep", [5, 60, -1])
+def test_truncated_gzip(tmp_path: Path, keep: int) -> None:
+    path = write(tmp_path / "a.jsonl.gz", DOCUMENTS)
+    path.write_bytes(path.read_bytes()[:keep])
+    fails(path, "gzip")
+
+
+def test_not_gzip(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_text('{"text": "x"}\n')
+    fails(path, "gzip")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_truncated_parquet(tmp_path: Path, keep: int) -> None:
+    path = write(tmp_path / "a.parquet", DOCUMENTS)
+    path.write_bytes(path.read_bytes()[:keep])
+    fails(path, "parquet")
+
+
+def test_damaged_page_of_parquet(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", DOCUMENTS)
+    data = bytearray(path.read_bytes())
+    data[4:40] = bytes(36)
+    path.write_bytes(data)
+    fails(path, "parquet")
+
+
+def test_parquet_without_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"content": ["a"]}), tmp_path / "a.parquet")
+    fails(tmp_path / "a.parquet", '"text"', "content")
+    pq.write_table(pa.table({"text": [1]}), tmp_path / "b.parquet")
+    fails(tmp_path / "b.parquet", '"text"', "int64")
+
+
+def test_missing_and_unknown(tmp_path: Path) -> None:
+    fails(tmp_path / "none.txt", "No such file")
+    (tmp_path / "a.pdf").write_text("x")
+    fails(tmp_path / "a.pdf", "unknown kind")

@@ -1,0 +1,217 @@
+"""Tokenizing once: content, reuse, growth, crashes, damage."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nanochat import dataset, token_shards
+from nanochat.common import UserError
+from nanochat.dataset import Source, open_source
+from nanochat.token_shards import TokenShards, open_tokens
+from tests.nanochat.byte_tokenizer import ByteTokenizer
+
+SCRIPT = """
+import sys
+from nanochat.dataset import open_source
+from nanochat.flags import run
+from nanochat.token_shards import open_tokens
+from tests.nanochat.byte_tokenizer import ByteTokenizer
+run(lambda: print(open_tokens(open_source(sys.argv[1]), ByteTokenizer(), "train").fingerprint) or 0)
+"""
+
+
+def write(path: Path, documents: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    return path
+
+
+def corpus(folder: Path, files: int = 3, documents: int = 200) -> Source:
+    for i in range(files):
+        write(folder / f"{i}.jsonl", [f"file {i} document {j} äöü " * (1 + j % 7) for j in range(documents)])
+    write(folder / "val.jsonl", ["validation"] * 3)
+    return open_source(str(folder))
+
+
+def texts(shards: TokenShards, tokenizer: ByteTokenizer) -> list[str]:
+    out = []
+    for shard in shards.shards:
+        for a, b in zip(shard.offsets[:-1], shard.offsets[1:], strict=True):
+            assert shard.tokens[a] == tokenizer.bos_id
+            out.append(tokenizer.decode(shard.tokens[a + 1 : b]))
+    return out
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_shards_hold_the_documents(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
+    monkeypatch.setattr(dataset, "PART_BYTES", 20_000)
+    monkeypatch.setattr(token_shards, "BATCH_CHARS", 500)
+    monkeypatch.setattr(token_shards, "SHARD_TOKENS", 3_000)
+    source, tokenizer = corpus(tmp_path), ByteTokenizer(wide=wide)
+    shards = open_tokens(source, tokenizer, "train")
+    assert len(shards.shards) > 3 and shards.documents == 600
+    assert texts(shards, tokenizer) == list(source.documents("train"))
+    assert {shard.tokens.dtype for shard in shards.shards} == {np.dtype(np.uint32 if wide else np.uint16)}
+    assert all(3_000 <= len(shard.tokens) < 4_000 for shard in shards.shards[:3])
+    shards.verify()
+    assert texts(open_tokens(source, tokenizer, "val"), tokenizer) == ["validation"] * 3
+
+
+def test_second_opening_reads_nothing_again(base: Path, tmp_path: Path) -> None:
+    source, tokenizer = corpus(tmp_path), ByteTokenizer()
+    said: list[str] = []
+    first = open_tokens(source, tokenizer, "train", say=said.append)
+    assert len(said) == 1 and "train" in said[0]
+    calls, begin = tokenizer.calls, time.perf_counter()
+    second = open_tokens(open_source(str(tmp_path)), tokenizer, "train", say=said.append)
+    assert time.perf_counter() - begin < 0.2
+    assert tokenizer.calls == calls and len(said) == 1
+    assert second.fingerprint == first.fingerprint and second.describe() == first.describe()
+    assert open_tokens(source, ByteTokenizer("other"), "train").shards[0].folder != first.shards[0].folder
+
+
+def test_a_source_that_grows_tokenizes_only_what_is_new(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "PART_BYTES", 1)
+    tokenizer = ByteTokenizer()
+    before = open_tokens(corpus(tmp_path, files=2), tokenizer, "train")
+    calls = tokenizer.calls
+    write(tmp_path / "2.jsonl", ["new"])
+    after = open_tokens(open_source(str(tmp_path)), tokenizer, "train")
+    assert tokenizer.calls == calls + 1
+    assert [shard.folder for shard in after.shards[:2]] == [shard.folder for shard in before.shards]
+    assert after.fingerprint != before.fingerprint
+
+
+def test_the_fingerprint_is_of_the_tokens(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    a, b = corpus(tmp_path / "a"), corpus(tmp_path / "b")
+    assert a.fingerprint != b.fingerprint
+    assert open_tokens(a, ByteTokenizer(), "train").fingerprint == open_tokens(b, ByteTokenizer(), "train").fingerprint
+
+
+def test_skipped_documents_are_counted(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "\xff"}\n{"text": ""}\n{"text": "good"}\n')
+    write(tmp_path / "val.jsonl", ["v"])
+    described = open_tokens(open_source(str(tmp_path)), ByteTokenizer(), "train").describe()
+    assert (described["documents"], described["skipped_not_utf8"], described["skipped_empty"]) == (1, 1, 1)
+
+
+def files_of(base: Path) -> list[str]:
+    return sorted(path.name for path in (base / "tokens").rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+
+
+def refused(source: Source, *words: str, split: str = "train", tokenizer: ByteTokenizer | None = None) -> None:
+    with pytest.raises(UserError) as caught:
+        open_tokens(source, tokenizer or ByteTokenizer(), split)
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("suffix", ["tokens", "offsets"])
+@pytest.mark.parametrize("damage", ["truncated", "longer", "missing"])
+def test_damaged_shard_is_refused(base: Path, tmp_path: Path, suffix: str, damage: str) -> None:
+    source = corpus(tmp_path)
+    shard = open_tokens(source, ByteTokenizer(), "train").shards[0]
+    path = shard.folder / f"{shard.name}.{suffix}"
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(data[:-2] if damage == "truncated" else data + b"xx")
+    refused(source, str(path), f"delete {shard.folder}")
+
+
+def test_flipped_bit_is_found_by_verify(base: Path, tmp_path: Path) -> None:
+    source = corpus(tmp_path)
+    shard = open_tokens(source, ByteTokenizer(), "train").shards[0]
+    path = shard.folder / f"{shard.name}.tokens"
+    data = bytearray(path.read_bytes())
+    data[1001] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="changed after it was written"):
+        open_tokens(source, ByteTokenizer(), "train").verify()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "nanochat-tokens-0"}', None])
+def test_damaged_manifest_is_refused(base: Path, tmp_path: Path, content: str | None) -> None:
+    source = corpus(tmp_path)
+    manifest = open_tokens(source, ByteTokenizer(), "train").shards[0].folder / "manifest.json"
+    manifest.unlink()
+    if content is not None:
+        manifest.write_text(content)
+    refused(source, str(manifest), "delete")
+
+
+def test_tokens_of_another_tokenizer_are_refused(base: Path, tmp_path: Path) -> None:
+    source = corpus(tmp_path)
+    open_tokens(source, ByteTokenizer(), "train")
+    refused(source, "another tokenizer", tokenizer=ByteTokenizer(fingerprint="bytes", wide=True))
+
+
+def test_split_without_documents(base: Path, tmp_path: Path) -> None:
+    refused(open_source(str(write(tmp_path / "a.jsonl", ["one"]))), "no documents for", split="val")
+
+
+def test_damaged_source_leaves_nothing(base: Path, tmp_path: Path) -> None:
+    corpus(tmp_path)
+    with open(tmp_path / "2.jsonl", "a") as file:
+        file.write('{"text": "tor')
+    refused(open_source(str(tmp_path)), "2.jsonl line 201")
+    assert files_of(base) == []
+
+
+def test_full_disk_leaves_nothing(base: Path, tmp_path: Path, root: Path) -> None:
+    corpus(tmp_path, documents=2000)
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, preexec_fn=small_files)
+    assert done.returncode == 1 and done.stderr.startswith("error: cannot write") and done.stderr.count("\n") == 1
+    assert files_of(base) == []
+    assert subprocess.run(command, cwd=root, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_killed_while_tokenizing(base: Path, tmp_path: Path, root: Path) -> None:
+    source = corpus(tmp_path)
+    slow = """
+import time
+from nanochat import token_shards
+token_shards.BATCH_CHARS = 100
+class Slow(ByteTokenizer):
+    def encode_bulk(self, *arguments, **options):
+        time.sleep(0.02)
+        return super().encode_bulk(*arguments, **options)
+run("""
+    script = SCRIPT.replace("\nrun(", slow).replace("ByteTokenizer(), ", "Slow(), ")
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=root, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 20
+    while not (tokens := list((base / "tokens").rglob("*.tokens"))) and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert [path.parent.suffix for path in tokens] == [".tmp"]
+    tokenizer = ByteTokenizer()
+    assert texts(open_tokens(source, tokenizer, "train"), tokenizer) == list(source.documents("train"))
+    assert not list((base / "tokens").glob(".*.tmp"))
+
+
+def test_one_of_several_tokenizes(base: Path, tmp_path: Path) -> None:
+    source = corpus(tmp_path)
+    tokenizers = [ByteTokenizer() for _ in range(4)]
+    threads = [threading.Thread(target=open_tokens, args=(source, tokenizer, "train")) for tokenizer in tokenizers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(tokenizer.calls for tokenizer in tokenizers) == [0, 0, 0, 1]
