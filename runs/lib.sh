@@ -155,7 +155,7 @@ stage() {
     rm -f "$stamp.began"
     [ "$SIGNALS" = 0 ] || stopped
     # The trainer ends with 0 after it has saved on a signal; its last checkpoint tells that it is not through.
-    [ "$code" != 0 ] || die 130 "$name ended before $artefact was there; run the same command again to continue"
+    [ "$code" != 0 ] || die 130 "$name ended before it had written $artefact; run the same command again to continue"
     die "$code" "$name failed with exit code $code; what it said is in $PWD/report/log.txt"
 }
 
@@ -176,13 +176,6 @@ write_stamp() { # STAMP NAME COMMAND SECONDS
     printf '{\n "stage": "%s",\n "command": %s,\n "seconds": %d,\n "finished": "%s"\n}\n' \
         "$2" "$(json_string "$3")" "$4" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >"$1.began" && mv "$1.began" "$1" ||
         die 1 "cannot write $1; is the disk full?"
-}
-
-# Brings the Python environment up to date; a stage only when there is something to do.
-set_up() {
-    [ "$DRY_RUN" = 1 ] || ! ./mc_setup --check || return 0
-    [ "$DRY_RUN" = 1 ] || rm -f "$BASE/stages/set_up.json"
-    stage set_up "$PYTHON" -- ./mc_setup --yes
 }
 
 # --- downloads in the background ---

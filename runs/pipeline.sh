@@ -19,14 +19,18 @@ run_pipeline() {
     find_base_dir "$START_DIR"
     parse_options "$@"
     choose_profile
-    if [ "$DRY_RUN" = 0 ]; then
+    # A wrong flag is refused as early as the environment allows, and not after the tokenizer has been trained.
+    local ready=0
+    if ./mc_setup --check; then
+        ready=1
+        check_flags
+    fi
+    if [ "$DRY_RUN" = 1 ]; then
+        say "./mc_setup --yes"
+    else
         start_log
         say "== $(date -u +%Y-%m-%dT%H:%M:%SZ): profile $PROFILE, tag $TAG, artefacts in $BASE"
-        set_up
-        check_flags
-    else
-        set_up
-        ! ./mc_setup --check || check_flags
+        [ "$ready" = 1 ] || set_up
     fi
     run_stages
     [ "$DRY_RUN" = 1 ] || say "== finished in $(duration "$SECONDS"): $PWD/report/report.md"
@@ -156,7 +160,12 @@ choose_flags() {
     esac
 }
 
-# Refuses a wrong flag now, and not after the tokenizer has been trained.
+set_up() {
+    rm -f "$BASE/stages/set_up.json" # out of date, whatever it says
+    stage set_up "$PYTHON" -- ./mc_setup --yes
+    check_flags
+}
+
 check_flags() {
     "$PYTHON" -c 'import sys
 from nanochat.flags import parse
