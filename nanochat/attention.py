@@ -44,15 +44,29 @@ def best_window_pattern(backend: Backend) -> str:
     return "SSSL" if backend in ("flex", "fa3") else "L"
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend, lengths: Tensor | None = None) -> Tensor:
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int,
+    backend: Backend,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
     """Causal attention. q [B,T,H,E], k and v [B,S,G,E] → [B,T,H,E], all in one dtype.
 
     Without `lengths` the queries are the last T of the S positions. With `lengths` (int64 [B]) row b's keys
     beyond `lengths[b]` are unused slots of a cache, and its queries are the last T of `lengths[b]` positions.
+    `mask` is what `cache_mask` makes of window and lengths, for a cache whose layers share it.
     """
     if lengths is not None:
-        return _sdpa(q, k, v, _cache_mask(q.shape[1], k.shape[1], window, lengths))
-    if backend == "blocked" and q.shape[1] > 1:
+        mask = cache_mask(q.shape[1], k.shape[1], window, lengths, q.dtype)
+    if q.shape[1] == 1:
+        # One query sees every key in its window: nothing to mask but the unused slots of a cache. (A window of 0: all keys.)
+        return _one_query(q, k, v, mask) if mask is not None else _one_query(q, k[:, -window:], v[:, -window:], None)
+    if mask is not None:
+        return _sdpa(q, k, v, mask)
+    if backend == "blocked":
         return torch.ops.nanochat.blocked_attention(q, k, v, window)[0]
     if backend == "flex" and q.shape[1] == k.shape[1]:
         return _flex(q, k, v, window)
@@ -71,14 +85,20 @@ def _position_mask(T: int, S: int, window: int, device: torch.device) -> Tensor:
     return seen & (key > query - window) if window > 0 else seen
 
 
-def _cache_mask(T: int, S: int, window: int, lengths: Tensor) -> Tensor:
-    """bool [B,1,T,S], True where a query of row b sees a slot of its cache."""
+def cache_mask(T: int, S: int, window: int, lengths: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B,1,T,S] to be added to the scores: 0 where a query of row b sees a slot of its cache, else −inf. See `attention`."""
     query = (lengths[:, None] - T + torch.arange(T, device=lengths.device))[:, :, None]  # (B, T, 1)
     key = torch.arange(S, device=lengths.device)[None, None, :]
     seen = key <= query
     if window > 0:
         seen = seen & (key > query - window)
-    return seen[:, None]
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))[:, None]
+
+
+def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of T = 1. The query heads that share a key head stand where time would, so keys are never repeated."""
+    q, k, v = q.reshape(q.shape[0], k.shape[2], -1, q.shape[3]), k.transpose(1, 2), v.transpose(1, 2)  # (B, G, H/G or S, E)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(q.shape[0], 1, -1, q.shape[3])
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

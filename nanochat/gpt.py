@@ -142,19 +142,20 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, values: Tensor | None, rotary: Rotary, window: int, backend: Backend, cache=None) -> Tensor:
         B, T, D = x.shape
         E = self.head_dim
-        # One matmul for the three projections; the optimizer still sees three matrices.
-        weight = torch.cat([self.c_q.weight, self.c_k.weight, self.c_v.weight]).to(x.dtype)
-        kv = self.c_k.weight.shape[0]
-        q, k, v = F.linear(x, weight).split([D, kv, kv], dim=-1)
+        if cache is None:
+            # One matmul for the three projections; the optimizer still sees three matrices.
+            weight = torch.cat([self.c_q.weight, self.c_k.weight, self.c_v.weight]).to(x.dtype)
+            kv = self.c_k.weight.shape[0]
+            q, k, v = F.linear(x, weight).split([D, kv, kv], dim=-1)
+        else:
+            # For a token or two, joining the matrices would cost more than multiplying by them.
+            q, k, v = self.c_q(x), self.c_k(x), self.c_v(x)
         q, k, v = q.view(B, T, -1, E), k.view(B, T, -1, E), v.view(B, T, -1, E)
         if values is not None:
             gate = 3 * torch.sigmoid(self.value_gate(x[..., :GATE_CHANNELS]))
             v = v + gate.unsqueeze(-1) * values
         q, k = rotate(norm(q) * QK_GAIN, rotary), rotate(norm(k) * QK_GAIN, rotary)
-        if cache is None:
-            y = attention(q, k, v, window, backend)
-        else:
-            y = cache.attend(q, k, v, window, backend)
+        y = attention(q, k, v, window, backend) if cache is None else cache.attend(q, k, v, window, backend)
         return self.c_proj(y.reshape(B, T, D))
 
 
@@ -258,14 +259,16 @@ class GPT(nn.Module):
         """Ordinary RoPE of positions start … end−1, from a table that grows as needed."""
         device = self.wte.weight.device
         if self._rotary is None or self._rotary.cos.shape[1] < end or self._rotary.cos.device != device:
-            size = max(end, self.config.max_seq_len)
+            size = self.config.max_seq_len
+            while size < end:  # doubled: decoding past it must not make a new table for every token
+                size *= 2
             self._rotary = rotary_at(torch.arange(size, device=device), self.config.head_dim, self.dtype)
         return Rotary(self._rotary.cos[:, start:end], self._rotary.sin[:, start:end])
 
     def backbone(self, embedded: Embedded, rotary: Rotary, cache=None) -> Tensor:
         """Attention and MLP: [B,T,D] → normalised hidden states [B,T,D]. Positions come from outside, as `rotary`.
 
-        `cache`, where given, holds the keys and values of earlier positions (`engine.KVCache`).
+        `cache`, where given, holds the keys and values of earlier positions (`kv_cache.KVCache`).
         """
         x = x0 = embedded.x
         scales = torch.stack([self.resid_lambdas, self.x0_lambdas], dim=1).to(x.dtype)  # (L, 2)
@@ -273,7 +276,9 @@ class GPT(nn.Module):
         for i, block in enumerate(self.blocks):
             values = embedded.values[:, :, self.value_layers.index(i)] if i in self.value_layers else None
             layer_cache = None if cache is None else cache.layer(i)
-            x = block(x, x0, scales[i], values, rotary, self.windows[i], self.backend, layer_cache)
+            # A cache changes shape from token to token, and a compiled layer would compile anew each time.
+            run = block if cache is None else block.forward
+            x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, layer_cache)
             if i == len(self.blocks) // 2:
                 middle = x
         return norm(x - self.backout_lambda.to(x.dtype) * middle)

@@ -1,0 +1,174 @@
+"""What inference reads from: `Context`, and its plain form, a cache of keys and values.
+
+Shapes: `B` rows, `T` new tokens, `S` slots, `D` width, `G` key/value heads, `E` head size. Row b's tokens are in slots
+0 … lengths[b]−1 of every layer; what lies beyond is padding, hidden from the queries and overwritten by later tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from nanochat.attention import Backend, attention, cache_mask
+from nanochat.gpt import GPT, Rotary, norm, rotary_at
+
+FIRST_CAPACITY = 256  # slots
+# Slots come in multiples of this, so that a mask's rows are aligned as CUDA's kernels want them.
+ALIGNMENT = 64
+
+
+class Context(Protocol):
+    """The history of some rows, as far as the model still sees it."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        ...
+
+    def append(self, tokens: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """Adds the first `counts[b]` tokens (default: all) of row b of `tokens`, int64 [B,T].
+
+        Returns the hidden state [B,D] of each row's newest token, also where a row got none.
+        """
+        ...
+
+    def select(self, rows: Sequence[int]) -> Self:
+        """A context of copies of `rows`, in that order; a row may come more than once."""
+        ...
+
+
+class KVCache:
+    """Every token's keys and values, at the model's full context: see `Context`.
+
+    It starts empty and doubles its capacity when full. Nothing limits its length, but a model is only trained up to
+    `max_seq_len` positions and gets worse beyond.
+    """
+
+    def __init__(self, model: GPT, rows: int, capacity: int = FIRST_CAPACITY) -> None:
+        if rows < 1 or capacity < 1:
+            raise ValueError(f"a cache of {rows} rows and {capacity} slots cannot be; both must be at least 1")
+        config, device = model.config, model.wte.weight.device
+        self._model, self._device = model, device
+        self._capacity = _aligned(capacity)
+        shape = (rows, config.key_heads, self._capacity, config.head_dim)
+        # Zeros: padding is multiplied by zero, and what memory happens to hold may be NaN.
+        self.keys = [torch.zeros(shape, dtype=model.dtype, device=device) for _ in range(config.depth)]  # L × (B, G, S, E)
+        self.values = [torch.zeros_like(keys) for keys in self.keys]
+        self.lengths = [0] * rows
+        self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # the same for the device
+        self._rows = torch.arange(rows, device=device)[:, None]  # (B, 1)
+        self._previous = torch.zeros(rows, config.width, dtype=model.dtype, device=device)  # normalised embedding of the newest token
+        self._hidden = torch.zeros_like(self._previous)
+        self._slots: slice | Tensor = slice(0)  # where the tokens being appended go
+        self._shortest = self._end = 0  # least length before these tokens, greatest after them
+        self._masks: dict[int, Tensor] = {}  # by window, for rows of different lengths: what each query sees
+        self._layers = [_Layer(self, i) for i in range(config.depth)]
+
+    @property
+    def rows(self) -> int:
+        """See `Context`."""
+        return len(self.lengths)
+
+    def layer(self, index: int) -> _Layer:
+        """What `Attention` of that layer is given."""
+        return self._layers[index]
+
+    @torch.no_grad()
+    def append(self, tokens: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """See `Context`."""
+        B, T = tokens.shape
+        if self.rows != B or (counts is not None and (len(counts) != B or min(counts) < 0 or max(counts) > T)):
+            raise ValueError(f"{self.rows} rows cannot be appended tokens of shape {(B, T)} with counts {counts}")
+        tokens = tokens.to(self._device)
+        self._reserve(max(self.lengths) + T)
+        rotary = self._place(T)
+        hidden = self._model.backbone(self._model.embed(tokens, self._previous), rotary, self)
+        newest = norm(self._model.wte(tokens).to(self._model.dtype))  # (B, T, D), before smear
+        if counts is None or min(counts) == T:
+            self.lengths = [length + T for length in self.lengths]
+            self._lengths += T
+            self._previous, self._hidden = newest[:, -1], hidden[:, -1]
+        else:
+            added = torch.tensor(counts, device=self._device)
+            self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+            self._lengths += added
+            last = (self._rows[:, 0], (added - 1).clamp(min=0))
+            self._previous = torch.where(added[:, None] > 0, newest[last], self._previous)
+            self._hidden = torch.where(added[:, None] > 0, hidden[last], self._hidden)
+        return self._hidden
+
+    @torch.no_grad()
+    def select(self, rows: Sequence[int]) -> KVCache:
+        """See `Context`."""
+        index = torch.tensor(rows, device=self._device)
+        used = max(self.lengths[row] for row in rows)
+        other = KVCache(self._model, len(rows), self._capacity)
+        for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
+            theirs[:, :, :used] = mine[index, :, :used]
+        other.lengths = [self.lengths[row] for row in rows]
+        other._lengths, other._previous, other._hidden = (t[index] for t in (self._lengths, self._previous, self._hidden))
+        return other
+
+    def _reserve(self, slots: int) -> None:
+        if slots <= self._capacity:
+            return
+        old, self._capacity = self._capacity, _aligned(max(slots, 2 * self._capacity))
+        for buffers in (self.keys, self.values):  # one layer at a time: at no moment are all there twice
+            for i, buffer in enumerate(buffers):
+                B, G, _, E = buffer.shape
+                buffers[i] = buffer.new_zeros(B, G, self._capacity, E)
+                buffers[i][:, :, :old] = buffer
+        self._masks = {}
+
+    def _place(self, T: int) -> Rotary:
+        """Decides where the next T tokens of each row go and what they see; returns their positions."""
+        start = self._shortest = min(self.lengths)
+        self._end = max(self.lengths) + T
+        if self._end == start + T:
+            self._slots, self._masks = slice(start, self._end), {}
+            return self._model.rotary(start, self._end)
+        self._slots = self._lengths[:, None] + torch.arange(T, device=self._device)  # (B, T)
+        if T == 1 and self._masks and next(iter(self._masks.values())).shape[2] == 1:
+            self._move_masks()
+        else:
+            windows, length = set(self._model.windows), self._lengths + T
+            self._masks = {w: cache_mask(T, self._capacity, w, length, self._model.dtype) for w in windows}
+        return rotary_at(self._slots, self._model.config.head_dim, self._model.dtype)
+
+    def _move_masks(self) -> None:
+        """Turns the masks [B,1,1,S] of the last token into those of the one after it."""
+        newest = self._slots[:, 0]
+        for window, mask in self._masks.items():
+            mask[self._rows[:, 0], 0, 0, newest] = 0
+            if window > 0:
+                left = newest - window  # the slot that falls out of the window, if it is that long already
+                hidden = torch.where(left >= 0, float("-inf"), 0.0).to(mask.dtype)
+                mask[self._rows[:, 0], 0, 0, left.clamp(min=0)] = hidden
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend) -> Tensor:
+        """Stores k and v [B,T,G,E] of the tokens being appended and lets q [B,T,H,E] see all it may."""
+        keys, values = self.keys[layer].transpose(1, 2), self.values[layer].transpose(1, 2)  # (B, S, G, E)
+        first = max(0, self._shortest - window + 1) if window > 0 else 0  # nothing before it is in anyone's window
+        if isinstance(self._slots, slice):
+            keys[:, self._slots], values[:, self._slots] = k, v
+            return attention(q, keys[:, first : self._end], values[:, first : self._end], window, backend)
+        keys[self._rows, self._slots], values[self._rows, self._slots] = k, v
+        seen = slice(first // ALIGNMENT * ALIGNMENT, _aligned(self._end))
+        return attention(q, keys[:, seen], values[:, seen], window, backend, mask=self._masks[window][..., seen])
+
+
+class _Layer:
+    """One layer's view of a cache."""
+
+    def __init__(self, cache: KVCache, index: int) -> None:
+        self._cache, self._index = cache, index
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend) -> Tensor:
+        return self._cache.attend(self._index, q, k, v, window, backend)
+
+
+def _aligned(slots: int) -> int:
+    return -(-slots // ALIGNMENT) * ALIGNMENT
