@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def atomic_write(path: Path, data: str | bytes) -> None:
     Raises `UserError` where the disk is full or the folder read-only; the old file is then intact.
     """
     payload = data.encode("utf-8") if isinstance(data, str) else data
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(temporary, "wb") as f:
             f.write(payload)
@@ -59,13 +61,14 @@ def atomic_write(path: Path, data: str | bytes) -> None:
         os.replace(temporary, path)
         fsync_dir(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}; the previous file is unchanged") from error
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` to `path` as indented JSON, atomically."""
-    atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Writes `value` to `path` as indented JSON, atomically. Raises `ValueError` for NaN and infinity, which JSON lacks."""
+    atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -39,7 +39,7 @@ def parse(recipe: type[Recipe], argv: Sequence[str] | None = None) -> Recipe:
     parser = _Parser(prog=_program_name(recipe), description=(recipe.__doc__ or "").strip().splitlines()[0], allow_abbrev=False)
     owners: dict[str, type] = {}
     _add_flags(parser, recipe, owners)
-    arguments = [_hyphens(a) for a in (sys.argv[1:] if argv is None else argv) if a != "--"]
+    arguments = _normalised(sys.argv[1:] if argv is None else argv)
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
         name = unknown[0].split("=")[0]
@@ -60,7 +60,8 @@ def to_argv(value: Any) -> list[str]:
         if dataclasses.is_dataclass(current):
             out += to_argv(current)
         elif "help" in field.metadata and current != field.default:
-            out += [f"--{field.name.replace('_', '-')}", str(int(current) if isinstance(current, bool) else current)]
+            text = "none" if current is None else str(int(current) if isinstance(current, bool) else current)
+            out.append(f"--{field.name.replace('_', '-')}={text}")
     return out
 
 
@@ -69,7 +70,7 @@ def run(main: Callable[[], Any]) -> None:
     try:
         code = main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -79,7 +80,7 @@ def run(main: Callable[[], Any]) -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {_one_line(message)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -89,17 +90,37 @@ def _program_name(recipe: type) -> str:
     return f"python -m {spec.name}" if spec is not None and spec.name else recipe.__name__
 
 
-def _hyphens(argument: str) -> str:
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return name.replace("_", "-") + equals + value
+def _normalised(argv: Sequence[str]) -> list[str]:
+    """Arguments as argparse wants them: names with hyphens, a negative number joined to its flag, no lone `--`."""
+    out: list[str] = []
+    for argument in argv:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            if argument != "--":
+                out.append(name.replace("_", "-") + equals + value)
+        elif argument.startswith("-") and _is_number(argument) and out and out[-1].startswith("--") and "=" not in out[-1]:
+            out[-1] += f"={argument}"
+        else:
+            out.append(argument)
+    return out
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _one_line(message: str) -> str:
+    return message.replace("\n", "\\n")
 
 
 def _add_flags(parser: argparse.ArgumentParser, config_class: type, owners: dict[str, type]) -> None:
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
-        kind = hints[field.name]
+        kind, optional = _without_none(hints[field.name])
         if dataclasses.is_dataclass(kind):
             _add_flags(parser, kind, owners)
             continue
@@ -112,20 +133,23 @@ def _add_flags(parser: argparse.ArgumentParser, config_class: type, owners: dict
         options: dict[str, Any] = {"dest": field.name, "default": field.default}
         options["help"] = f"{field.metadata['help']} (default {_show(field.default)}{unit})".replace("%", "%%")
         if typing.get_origin(kind) is Literal:
-            options["choices"] = typing.get_args(kind)
-            options["type"] = type(typing.get_args(kind)[0])
+            choices = typing.get_args(kind)
+            shown = [str(choice) for choice in choices] + ["none"] * optional
+            options.update(choices=(*choices, None) if optional else choices, metavar=f"{{{','.join(shown)}}}")
+            options["type"] = _value(type(choices[0]), optional)
         elif kind is bool:
             options.update(nargs="?", const=True, type=_boolean, metavar="0|1")
         else:
-            kind = _without_none(kind)
-            options.update(type=_number(kind) if kind in (int, float) else kind, metavar=kind.__name__.upper())
+            options.update(type=_value(kind, optional), metavar=kind.__name__.upper())
         parser.add_argument(*names, **options)
 
 
-def _without_none(kind: Any) -> type:
+def _without_none(kind: Any) -> tuple[Any, bool]:
+    """`X | None` as (X, True), anything else as (itself, False)."""
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-        (kind,) = [k for k in typing.get_args(kind) if k is not type(None)]
-    return kind
+        (inner,) = [k for k in typing.get_args(kind) if k is not type(None)]
+        return inner, True
+    return kind, False
 
 
 def _show(default: Any) -> str:
@@ -141,12 +165,19 @@ def _boolean(text: str) -> bool:
         raise argparse.ArgumentTypeError(f"{text!r} is neither 0 nor 1") from None
 
 
-def _number(kind: type) -> Callable[[str], Any]:
+def _value(kind: type, optional: bool) -> Callable[[str], Any]:
+    """Text to `kind`; where None is allowed, `none` is how to write it. NaN would pass every range check, so it is no number."""
+
     def convert(text: str) -> Any:
+        if optional and text == "none":
+            return None
         try:
-            return kind(text.replace("_", ""))
+            value = kind(text.replace("_", "")) if kind in (int, float) else kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}") from None
+            value = None
+        if value is None or value != value:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}")
+        return value
 
     return convert
 

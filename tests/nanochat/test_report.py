@@ -1,0 +1,216 @@
+import json
+import math
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from nanochat import markdown
+from nanochat.common import UserError
+from nanochat.figures import curves_png
+from nanochat.metrics import JsonlSink
+from nanochat.report import EXPECTED, generate, main, section
+
+ROOT = Path(__file__).parents[2]
+NASTY = "``` `````\n# title | <script>alert(1)</script> <b>&amp; [a](b) *x* \x1b[31m\u202e\r\x00 \\ ⟶ é 日本"
+
+
+def html(text: str) -> str:
+    return MarkdownIt("commonmark").enable("table").render(text)
+
+
+def stamp(base: Path, stage: str, seconds: int, finished: str, command: str = "python -m x") -> None:
+    (base / "stages").mkdir(exist_ok=True)
+    (base / "stages" / f"{stage}.json").write_text(
+        json.dumps({"stage": stage, "command": command, "seconds": seconds, "finished": finished})
+    )
+
+
+def metrics_file(path: Path, steps: int = 60) -> Path:
+    sink = JsonlSink(path)
+    for step in range(steps):
+        sink.log({"step": step, "total_tokens": step * 8192, "train/loss": 3 + math.exp(-step / 9)})
+        if step % 20 == 0:
+            sink.log({"step": step, "total_tokens": step * 8192, "val/bpb": 2 - step / 100 if step else math.nan})
+    sink.close()
+    return path
+
+
+def fill(base: Path) -> None:
+    """The sections of a whole run."""
+    section("tokenizer_training", {"vocab_size": 8192, "seconds": 1.25})
+    section("tokenizer_evaluation", {"bytes_per_token": {"english": {"ours": 3.91}, "code": {"ours": 3.5}}})
+    section("base_training", {"metrics_file": str(metrics_file(base / "metrics.jsonl")), "config": {"depth": 4, "compile": True}})
+    section("base_evaluation", {"val_bpb": 1.6123, "samples": [{"prompt": "The sky is", "text": "The sky is blue."}]})
+
+
+# --- sections ---
+
+
+def test_a_section_is_json_with_a_stamp(base: Path) -> None:
+    section("x", {"a": 1, "b": math.nan, "c": {"d": [math.inf, 2.0]}})
+    record = json.loads((base / "report" / "x.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert record["values"] == {"a": 1, "b": "nan", "c": {"d": ["inf", 2.0]}}
+    assert record["timestamp"].endswith("Z") and 0 < record["process_seconds"] < 10_000
+    section("x", {"a": 2})
+    assert json.loads((base / "report" / "x.json").read_text())["values"] == {"a": 2}
+
+
+def test_process_seconds_count_from_the_start_of_the_process() -> None:
+    code = "import time; time.sleep(0.5); from nanochat.environment import process_seconds; print(process_seconds())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert 0.5 <= float(done.stdout) < 5
+
+
+def test_secrets_stay_out(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_token")
+    section("x", {"url": "https://h/?t=hf_secret_token", "config": {"nested": ["hf_secret_token"]}})
+    assert "hf_secret_token" not in (base / "report" / "x.json").read_text()
+
+
+@pytest.mark.parametrize("samples", [[{"prompt": "a"}], ["text"], [{"prompt": "a", "text": None}]])
+def test_samples_of_another_form_are_refused(base: Path, samples) -> None:
+    with pytest.raises(ValueError, match="samples are"):
+        section("x", {"samples": samples})
+
+
+# --- the report ---
+
+
+def test_a_whole_report(base: Path, tmp_path: Path) -> None:
+    fill(base)
+    for i, stage in enumerate(EXPECTED.values()):
+        stamp(base, stage, 60 * i + 5, f"2026-11-20T06:3{i}:00Z", command=f"python -m scripts.{stage}")
+    out = tmp_path / "report" / "report.md"
+    assert generate(out) == []
+    text = out.read_text("utf-8")
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "## Summary", "## Environment", "## Tokenizer training", "## Tokenizer evaluation", "## Base training", "## Base evaluation"
+    ]  # fmt: skip
+    assert "| base\\_train | 2m05s | 2026-11-20T06:32:00Z |" in text and "| total | 6m20s |" in text
+    assert "python -m scripts.base_train\n" in text
+    assert "| vocab size | 8,192 |" in text and "| english | 3.91 |" in text and "| compile | yes |" in text and "| torch |" in text
+    assert "```text\nThe sky is ⟶  blue.\n```" in text
+    assert "missing" not in text.lower()
+    assert '<img src="base_training.png"' in html(text)
+    assert (out.parent / "base_training.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_missing_stage_is_named(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    section("base_training", {"steps": 3})
+    stamp(base, "base_train", 5, "2026-11-20T06:30:00Z")
+    out = tmp_path / "report.md"
+    assert main(["generate", "--out", str(out)]) == 0
+    assert "missing: tokenizer_training, tokenizer_evaluation, base_evaluation" in capsys.readouterr().out
+    text = out.read_text("utf-8")
+    for stage in ("tok_train", "tok_eval", "base_eval"):
+        assert f"| {markdown.escape(stage)} | – | missing |" in text and f"**Missing**: the stage `{stage}` has not reported." in text
+    assert "`base_train` has not reported" not in text
+
+
+def test_a_stage_run_by_hand_and_sections_of_others_are_shown(base: Path, tmp_path: Path) -> None:
+    section("tokenizer_training", {"a": 1})
+    section("chat_sft", {"a": 1})
+    section("zebra_crossing", {"a": 1})
+    generate(tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text("utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith("| tok\\_train |")]
+    assert "missing" not in row and row.endswith("Z |")
+    assert text.index("## Base training") < text.index("## Chat sft") < text.index("## Zebra crossing")
+
+
+def test_a_metrics_file_that_is_gone_is_said(base: Path, tmp_path: Path) -> None:
+    section("base_training", {"metrics_file": str(tmp_path / "gone.jsonl")})
+    generate(tmp_path / "report.md")
+    assert "gone.jsonl is not there any more" in (tmp_path / "report.md").read_text("utf-8")
+
+
+def test_reset_removes_sections_and_leaves_stamps(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(base)
+    stamp(base, "base_train", 5, "2026-11-20T06:30:00Z")
+    assert main(["reset"]) == 0 and "4 sections removed" in capsys.readouterr().out
+    assert list((base / "report").iterdir()) == [] and (base / "stages" / "base_train.json").exists()
+
+
+def test_the_command(base: Path, tmp_path: Path) -> None:
+    def report(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "nanochat.report", *arguments], capture_output=True, text=True, cwd=ROOT)
+
+    out = tmp_path / "deep" / "report.md"
+    done = report("generate", f"--out={out}")
+    assert done.returncode == 0 and out.exists() and done.stdout.startswith(f"report: {out} (missing: ")
+    for arguments, code in (["compose"], 2), (["generate", "--oot", "x"], 2), (["generate", "--out", "/dev/null/report.md"], 1):
+        done = report(*arguments)
+        assert done.returncode == code and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"values": {}}'])
+def test_a_broken_section_is_named(base: Path, tmp_path: Path, content: str) -> None:
+    section("base_training", {})
+    (base / "report" / "base_training.json").write_text(content)
+    with pytest.raises(UserError, match=r"base_training\.json"):
+        generate(tmp_path / "report.md")
+    assert not (tmp_path / "report.md").exists()
+
+
+def test_a_broken_stamp_is_named(base: Path, tmp_path: Path) -> None:
+    stamp(base, "base_train", 5, "2026-11-20T06:30:00Z")
+    (base / "stages" / "base_train.json").write_text('{"stage": "base_train"}')
+    with pytest.raises(UserError, match="stages"):
+        generate(tmp_path / "report.md")
+
+
+# --- text that would be markup ---
+
+
+@given(st.text(alphabet=st.sampled_from(NASTY + "ab \n"), max_size=40))
+def test_any_text_stays_one_cell_and_opens_no_tag(text: str) -> None:
+    out = html(markdown.table(("a", "b"), [(text, 1), ("after", 2)]))
+    assert out.count("<tr>") == 3 and out.count("<td>") == 4
+    assert "<script" not in out and "<b>" not in out and "<em>" not in out and "<a " not in out and "<code>" not in out
+    assert "<td>after</td>" in out
+
+
+@given(st.text(alphabet=st.sampled_from(NASTY + "`~\n ab"), max_size=60))
+def test_any_text_stays_in_its_fence(text: str) -> None:
+    out = html(markdown.fenced(text) + "\n\nafter\n")
+    assert out.count("<pre>") == 1 and out.endswith("</code></pre>\n<p>after</p>\n") and "<script" not in out
+
+
+def test_control_and_direction_characters_are_spelled() -> None:
+    assert markdown.visible("a\x1b[31m\u202e\x00\u2028\tb\n") == "a\\x1b[31m\\u202e\\x00\\u2028\tb\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(8192, "8,192"), (True, "yes"), (None, "–"), (0.123456789, "0.123457"), (13901.7, "13,901.7"), (4.33e12, "4.33e+12")],
+)
+def test_numbers(value, text: str) -> None:
+    assert markdown.number(value) == text
+
+
+# --- figures ---
+
+
+def test_curves_are_drawn_from_what_is_there(tmp_path: Path) -> None:
+    losses = [{"step": s, "total_tokens": s * 10, "train/loss": 4.0 - s / 10} for s in range(5)]
+    both = [*losses, {"step": 5, "total_tokens": 50, "train/loss": None, "val/bpb": 1.2}]
+
+    def size(png: bytes | None) -> tuple[int, int]:
+        assert png is not None
+        return struct.unpack(">II", png[16:24])
+
+    (one, height), (two, height_of_two) = size(curves_png(losses, "t")), size(curves_png(both, "t"))
+    assert two == 2 * one and height == height_of_two
+    assert curves_png([{"step": 1, "train/loss": 1.0}, {"step": 2, "total_tokens": 2, "train/loss": None}], "t") is None
+
+
+def test_importing_the_report_draws_nothing() -> None:
+    code = "import nanochat.report, sys; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "[]\n"
