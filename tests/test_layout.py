@@ -1,0 +1,140 @@
+"""The shape of the repository: who may import whom, that importing does nothing, that tests mirror the tree."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# A package may import those after it, and itself. Nothing may import bench or tests.
+ORDER = ("scripts", "mc", "nanochat", "rustbpe")
+MAX_LINES = 500
+
+
+def python_files(*folders: str) -> list[Path]:
+    """Our own: not what cargo and maturin generate."""
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py") if not {"target", "_native"} & set(path.parts))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Dotted names of what a file imports, wherever in the file it does."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imported_at_the_top(tree: ast.Module) -> set[str]:
+    """The modules that importing a file imports."""
+    names = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    return names | {node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)}
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_dependencies_point_one_way(package: str) -> None:
+    allowed = ORDER[ORDER.index(package) :]
+    forbidden = {*ORDER, "bench", "tests", "runs"} - set(allowed)
+    for path in python_files(package):
+        wrong = {name for name in imports(ast.parse(path.read_text())) if name.split(".")[0] in forbidden}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+def test_the_check_sees_every_form_of_import() -> None:
+    text = "import scripts.a\ndef f():\n    from mc import b\n    if x:\n        import nanochat.c as d"
+    assert {name.split(".")[0] for name in imports(ast.parse(text))} == {"scripts", "mc", "nanochat"}
+
+
+IMPORT_ALL = """
+import importlib, json, os, signal, sys, threading, warnings
+import numpy, torch
+
+# Other people's modules first: what they do on import is not ours to answer for.
+ours, theirs = map(json.loads, sys.argv[1:])
+for name in theirs:
+    importlib.import_module(name)
+
+def state():
+    return {
+        "variables": dict(os.environ), "threads": threading.active_count(), "arguments": list(sys.argv), "folder": os.getcwd(),
+        "handlers": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)], "filters": list(warnings.filters),
+        "dtype": torch.get_default_dtype(), "random": torch.get_rng_state().tolist(), "numpy": numpy.random.get_state()[2],
+        "precision": torch.get_float32_matmul_precision(), "torch threads": torch.get_num_threads(), "files": os.listdir(),
+    }
+
+for name in ours:
+    before = state()
+    importlib.import_module(name)
+    after = state()
+    changed = [key for key in before if before[key] != after[key]]
+    if changed:
+        sys.exit(f"importing {name} changes {changed}")
+"""
+
+
+def test_importing_does_nothing(tmp_path: Path) -> None:
+    """No file, output, thread, handler, seed, dtype or variable: a process that imports every module is as it was."""
+    files = python_files("nanochat", "mc", "scripts", "bench")
+    theirs = {
+        name for path in files for name in imported_at_the_top(ast.parse(path.read_text())) if name.split(".")[0] not in {*ORDER, "bench"}
+    }
+    lists = [json.dumps([module_name(path) for path in files]), json.dumps(sorted(theirs - {"__future__"}))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "NANOCHAT_BASE_DIR": str(tmp_path / "base")}
+    command = [sys.executable, "-c", IMPORT_ALL, *lists]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout, done.stderr) == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_test_file_is_named_after_what_it_tests() -> None:
+    """tests/nanochat/test_gpt.py tests nanochat/gpt.py; test_tok.py, the family tok_train and tok_eval."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        folder = ROOT / path.parent.relative_to(ROOT / "tests")
+        if folder == ROOT:
+            continue
+        subject = path.stem.removeprefix("test_")
+        found = [*folder.glob(f"{subject}.*"), *folder.glob(f"src/{subject}.rs"), *folder.glob(f"{subject}_*.py")]
+        assert found or (folder / subject).is_dir(), f"{path.relative_to(ROOT)}: nothing in {folder.name}/ is called {subject}"
+
+
+@pytest.mark.parametrize("package", ["scripts", "mc", "nanochat"])
+def test_every_module_is_tested(package: str) -> None:
+    """By a test file of its name, or by one that imports or runs it."""
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for path in python_files(package):
+        name = module_name(path)
+        if path.name == "__init__.py":
+            continue
+        own = ROOT / "tests" / path.parent.relative_to(ROOT) / f"test_{path.stem}.py"
+        package_name, _, stem = name.rpartition(".")
+        tested = own.exists() or name in tests or f"from {package_name} import {stem}" in tests
+        assert tested, f"no test is about {name}"
+
+
+def test_files_stay_readable() -> None:
+    for path in python_files("nanochat", "mc", "scripts", "bench", "tests", "rustbpe"):
+        lines = len(path.read_text().splitlines())
+        assert lines <= MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines: it is more than one idea"
+
+
+def test_nothing_reads_pickles() -> None:
+    for path in python_files("nanochat", "mc", "scripts", "rustbpe"):
+        tree = ast.parse(path.read_text())
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        unsafe = (imports(tree) | calls) & {"pickle", "dill", "cloudpickle", "joblib", "torch.load"}
+        assert not unsafe, f"{path.relative_to(ROOT)} uses {sorted(unsafe)}: the formats here are safetensors, JSON and plain arrays"
