@@ -8,18 +8,23 @@ import subprocess
 import time
 from pathlib import Path
 
+from nanochat.common import UserError
+
 
 def describe_environment() -> dict[str, str]:
     """Names and values for people. Imports torch; what this system does not tell is left out.
 
-    Raises `ValueError` where NANOCHAT_DTYPE names no dtype.
+    Raises `UserError` where NANOCHAT_DTYPE names no dtype.
     """
     import torch
 
     from nanochat.precision import detect_precision
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = detect_precision(device)
+    try:
+        precision = detect_precision(device)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     facts = {"CPU": f"{_cpu_name()}, {os.cpu_count()} cores", "memory": _gib(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))}
     if device.type == "cuda":
         gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]

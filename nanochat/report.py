@@ -110,6 +110,10 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def _readable(timestamp: str) -> str:
+    return timestamp.replace("T", " ").removesuffix("Z")
+
+
 def _title(name: str) -> str:
     text = markdown.label(name)
     return markdown.escape(text[:1].upper() + text[1:])
@@ -134,9 +138,13 @@ def _summary(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows += [(stage, sections[name]["process_seconds"], sections[name]["timestamp"]) for name, stage in by_hand.items() if name in sections]
     total = sum(seconds for _, seconds, _ in rows if seconds is not None)
     rows += [(stage, None, "missing") for name, stage in by_hand.items() if name not in sections]
-    shown = [(stage, None if seconds is None else show_seconds(seconds), finished) for stage, seconds, finished in rows]
-    header = ("stage", "wall-clock", "finished")
-    blocks = [f"Written {_now()}.", "## Summary", markdown.table(header, [*shown, ("total", show_seconds(total), "")], right=(1,))]
+    shown = [(stage, None if seconds is None else show_seconds(seconds), _readable(finished)) for stage, seconds, finished in rows]
+    header = ("stage", "wall-clock", "finished (UTC)")
+    blocks = [
+        f"Written {_readable(_now())} UTC.",
+        "## Summary",
+        markdown.table(header, [*shown, ("total", show_seconds(total), "")], right=(1,)),
+    ]
     if stamps:
         blocks.append(markdown.fenced("\n".join(stamp["command"] for stamp in stamps), "sh"))
     return blocks
@@ -145,11 +153,9 @@ def _summary(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _section_blocks(name: str, record: Mapping[str, Any], folder: Path) -> list[str]:
     values = dict(record["values"])
     samples, metrics_file = values.pop("samples", None), values.pop("metrics_file", None)
-    seconds = record.get("process_seconds")
-    written = f"*Reported {markdown.escape(str(record.get('timestamp')))}" + (
-        f", {show_seconds(seconds)} into the process.*" if seconds else ".*"
-    )
-    blocks = [f"## {_title(name)}", written]
+    seconds = record["process_seconds"]
+    after = "" if seconds is None else f", {show_seconds(seconds)} after its process began"
+    blocks = [f"## {_title(name)}", f"*Reported {_readable(record['timestamp'])} UTC{after}.*"]
     if metrics_file is not None:
         blocks.append(_figure(name, Path(metrics_file), folder))
     blocks += markdown.values(values)
@@ -172,7 +178,9 @@ def _figure(name: str, metrics_file: Path, folder: Path) -> str:
 def _sample(sample: Mapping[str, str]) -> str:
     """Prompt, arrow, continuation, as the text they are."""
     prompt, text = sample["prompt"], sample["text"]
-    return markdown.fenced(f"{prompt} ⟶ {text.removeprefix(prompt)}")
+    continuation = text.removeprefix(prompt)
+    space = "" if continuation[:1].isspace() else " "
+    return markdown.fenced(f"{prompt} ⟶{space}{continuation}")
 
 
 def _finite(value: Any) -> Any:
