@@ -1,8 +1,8 @@
 """Rows with addresses: what a step reads is a pure function of the data, the seed and the row number.
 
-`R` rows per step, `T` = seq_len. Step `s` is rows `[s·R, (s+1)·R)`; ranks and micro-batches read slices of them
-(`micro_batches`), so the tokens of a step depend neither on the number of processes nor on the batch split, and the whole
-state of the loader is the step. Past the last row the next epoch begins, in another order.
+`R` rows per step, `T` = seq_len. Step `s` is rows `[s·R, (s+1)·R)`, of which ranks and micro-batches take slices. So the tokens
+of a step depend neither on the number of processes nor on the batch split, and the whole state of the loader is the step.
+Past the last row the next epoch begins, in another order.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Generic, Literal, Self, TypeVar
 
@@ -26,6 +27,8 @@ from nanochat.token_shards import TokenShard, TokenShards
 
 Packing = Literal["bestfit", "stream"]
 T = TypeVar("T")
+
+_BLOCK = 4096  # rows whose order is worked out together, for calls that read a few rows each
 
 
 class RowLoader:
@@ -63,6 +66,7 @@ class RowLoader:
         self.rows_per_epoch = int(self._first_row[-1])
         if not self.rows_per_epoch:
             raise UserError(f"{shards.name}: {shards.tokens:,} tokens do not fill one row of {seq_len}; use more text or shorter rows")
+        self._order = lru_cache(maxsize=4)(self._block)
         order = (VERSION, packing, seq_len, seed if self.shuffle else None)
         self.fingerprint = hashlib.sha256(repr((shards.fingerprint, order)).encode()).hexdigest()[:16]
 
@@ -84,14 +88,17 @@ class RowLoader:
 
     def _places(self, a: int, b: int) -> np.ndarray:
         """Where rows `a … b-1` stand in the order of the text, int64 [b-a]."""
-        numbers = np.arange(a, b)
-        if not self.shuffle:
-            return numbers % self.rows_per_epoch
-        parts = [
-            permute(numbers[numbers // self.rows_per_epoch == epoch] % self.rows_per_epoch, self.rows_per_epoch, f"{self.seed}:{epoch}")
-            for epoch in range(self.epoch_of(a), self.epoch_of(max(b - 1, a)) + 1)
-        ]
+        parts = [np.empty(0, np.int64)]
+        while a < b:
+            epoch, row = divmod(a, self.rows_per_epoch)
+            block, begin = divmod(row, _BLOCK)
+            parts.append(self._order(epoch, block)[begin : begin + b - a])
+            a += len(parts[-1])
         return np.concatenate(parts)
+
+    def _block(self, epoch: int, block: int) -> np.ndarray:
+        rows = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self.rows_per_epoch))
+        return permute(rows, self.rows_per_epoch, f"{self.seed}:{epoch}") if self.shuffle else rows
 
     def _gather(self, index: int, rows: np.ndarray) -> np.ndarray:
         """Rows of one shard, in its dtype, [rows, T+1]."""
@@ -108,18 +115,6 @@ class RowLoader:
         flat = tokens[np.arange(len(rows) * width) + np.repeat(source[piece] - start, length)]
         flat[start] = self._bos_id
         return flat.reshape(len(rows), width)
-
-
-def micro_batches(step: int, rows_per_step: int, micro_batch: int, rank: int = 0, world_size: int = 1) -> list[tuple[int, int]]:
-    """The row ranges that `rank` reads in `step`, one per micro-batch; over all ranks they are the rows of the step, each once.
-
-    Raises `ValueError` where `rows_per_step` is not a multiple of `micro_batch · world_size`.
-    """
-    if rows_per_step < 1 or micro_batch < 1 or rows_per_step % (micro_batch * world_size):
-        raise ValueError(f"{rows_per_step} rows per step do not divide into {world_size} processes with micro-batches of {micro_batch}")
-    share = rows_per_step // world_size
-    begin = step * rows_per_step + rank * share
-    return [(a, a + micro_batch) for a in range(begin, begin + share, micro_batch)]
 
 
 class Prefetcher(Generic[T]):

@@ -10,8 +10,12 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nanochat.common import UserError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py")  # one file is one document
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")  # one line is one document, under the key "text"
@@ -103,7 +107,7 @@ def _read_parquet(path: Path) -> Documents:
             raise UserError(f"{path}: damaged parquet data ({_first_line(error)}); get the file again") from error
 
 
-def open_parquet(path: Path):  # -> pyarrow.parquet.ParquetFile, which is imported only where it is needed
+def open_parquet(path: Path) -> pq.ParquetFile:
     """Opens a parquet file whose footer is whole and which has a column "text" of strings; else raises `UserError`."""
     import pyarrow as pa
     import pyarrow.parquet as pq

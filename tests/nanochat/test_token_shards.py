@@ -18,6 +18,7 @@ from nanochat import dataset, token_shards
 from nanochat.common import UserError
 from nanochat.dataset import Source, open_source
 from nanochat.token_shards import TokenShards, open_tokens
+from nanochat.tokenizer import Tokenizer
 from tests.nanochat.byte_tokenizer import ByteTokenizer
 
 SCRIPT = """
@@ -215,3 +216,16 @@ def test_one_of_several_tokenizes(base: Path, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(tokenizer.calls for tokenizer in tokenizers) == [0, 0, 0, 1]
+
+
+def test_with_the_real_tokenizer(base: Path, tmp_path: Path) -> None:
+    source = corpus(tmp_path)
+    tokenizer = Tokenizer.train(source.documents("train"), 320)
+    shards = open_tokens(source, tokenizer, "train")
+    documents = list(source.documents("train"))
+    assert shards.documents == len(documents) and shards.bos_id == tokenizer.bos_id
+    (shard,) = shards.shards
+    for i in (0, 17, len(documents) - 1):
+        ids = shard.tokens[shard.offsets[i] : shard.offsets[i + 1]].tolist()
+        assert ids == tokenizer.encode(documents[i], bos=True)
+    refused(source, "another tokenizer", tokenizer=ByteTokenizer(fingerprint=tokenizer.fingerprint))
