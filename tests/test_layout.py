@@ -61,7 +61,7 @@ def test_the_check_sees_every_form_of_import() -> None:
 
 IMPORT_ALL = """
 import importlib, json, os, signal, sys, threading, warnings
-import numpy, torch
+import numpy, torch, torch._dynamo  # the last one comes with the first use of torch.compiler
 
 # Other people's modules first: what they do on import is not ours to answer for.
 ours, theirs = map(json.loads, sys.argv[1:])

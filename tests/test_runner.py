@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -46,8 +47,8 @@ def test_dry_run_of_the_cpu_demo(root: Path) -> None:
         f"{PYTHON} -m scripts.tok_train --vocab-size 8192 --dataset local",
         f"{PYTHON} -m scripts.tok_eval --dataset local",
         f"{PYTHON} -m scripts.base_train --model-tag d4 --run dummy --dataset local --device-type cpu --depth 4 --head-dim 64"
-        " --max-seq-len 512 --window-pattern auto --device-batch-size 8 --total-batch-size 8192 --num-iterations 330"
-        " --eval-every 100 --eval-tokens 102400 --core-metric-every -1 --sample-every 100 --save-every 100",
+        " --max-seq-len 512 --device-batch-size 8 --total-batch-size 8192 --num-iterations 330"
+        " --eval-every 100 --eval-tokens 102400 --sample-every 100 --save-every 100",
         f"{PYTHON} -m scripts.base_eval --model-tag d4 --dataset local",
         f"{PYTHON} -m nanochat.report generate --out report/report.md",
     ]
@@ -313,3 +314,23 @@ def test_mc_env_never_overrides(root: Path, tmp_path: Path, base: Path) -> None:
     )
     done = run_script(root, tmp_path, 'printf "%s|" "$HF_TOKEN" "$WANDB_API_KEY" "$WANDB_RUN" "$MODEL_TAG"', WANDB_RUN="mine", MODEL_TAG="")
     assert done.stdout == "it's $HOME|plain|mine||"
+
+
+# --- the scripts themselves ---
+
+
+@pytest.mark.parametrize("path", [*RUNNERS, "mc_setup", "tests/run.sh", ".ci/run", "runs/runcpu.sh"])
+def test_scripts_are_executable_and_parse(root: Path, path: str) -> None:
+    assert os.access(root / path, os.X_OK)
+    assert (root / path).read_text().startswith("#!/usr/bin/env bash\n")
+    checked = subprocess.run(["bash", "-n", root / path], capture_output=True, text=True)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", [*RUNNERS, "runs/runcpu.sh"])
+def test_every_module_that_is_run_exists(root: Path, path: str) -> None:
+    text = (root / path).read_text() if path.startswith("runs/") else "\n".join(dry_run(root, path))
+    modules = set(re.findall(r"-m ([a-z_]+\.[a-z_]+)", text))
+    assert "scripts.base_train" in modules
+    missing = [module for module in sorted(modules) if not (root / f"{module.replace('.', '/')}.py").exists()]
+    assert not missing
