@@ -52,10 +52,12 @@ class KVCache:
             raise ValueError(f"a cache of {rows} rows and {capacity} slots cannot be; both must be at least 1")
         config, device = model.config, model.wte.weight.device
         self._model, self._device = model, device
+        # A CPU multiplies bf16 matrices fast, but the one query of a decoding step is many times faster in fp32.
+        self._dtype = torch.float32 if device.type == "cpu" else model.dtype
         self._capacity = _aligned(capacity)
         shape = (rows, config.key_heads, self._capacity, config.head_dim)
         # Zeros: padding is multiplied by zero, and what memory happens to hold may be NaN.
-        self.keys = [torch.zeros(shape, dtype=model.dtype, device=device) for _ in range(config.depth)]  # L × (B, G, S, E)
+        self.keys = [torch.zeros(shape, dtype=self._dtype, device=device) for _ in range(config.depth)]  # L × (B, G, S, E)
         self.values = [torch.zeros_like(keys) for keys in self.keys]
         self.lengths = [0] * rows
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # the same for the device
@@ -134,8 +136,8 @@ class KVCache:
         if T == 1 and self._masks and next(iter(self._masks.values())).shape[2] == 1:
             self._move_masks()
         else:
-            windows, length = set(self._model.windows), self._lengths + T
-            self._masks = {w: cache_mask(T, self._capacity, w, length, self._model.dtype) for w in windows}
+            length, dtype = self._lengths + T, self._compute_dtype(T)
+            self._masks = {w: cache_mask(T, self._capacity, w, length, dtype) for w in set(self._model.windows)}
         return rotary_at(self._slots, self._model.config.head_dim, self._model.dtype)
 
     def _move_masks(self) -> None:
@@ -152,12 +154,19 @@ class KVCache:
         """Stores k and v [B,T,G,E] of the tokens being appended and lets q [B,T,H,E] see all it may."""
         keys, values = self.keys[layer].transpose(1, 2), self.values[layer].transpose(1, 2)  # (B, S, G, E)
         first = max(0, self._shortest - window + 1) if window > 0 else 0  # nothing before it is in anyone's window
+        dtype, mask = self._compute_dtype(q.shape[1]), None
         if isinstance(self._slots, slice):
             keys[:, self._slots], values[:, self._slots] = k, v
-            return attention(q, keys[:, first : self._end], values[:, first : self._end], window, backend)
-        keys[self._rows, self._slots], values[self._rows, self._slots] = k, v
-        seen = slice(first // ALIGNMENT * ALIGNMENT, _aligned(self._end))
-        return attention(q, keys[:, seen], values[:, seen], window, backend, mask=self._masks[window][..., seen])
+            seen = slice(first, self._end)
+        else:
+            keys[self._rows, self._slots], values[self._rows, self._slots] = k.to(self._dtype), v.to(self._dtype)
+            seen = slice(first // ALIGNMENT * ALIGNMENT, _aligned(self._end))
+            mask = self._masks[window][..., seen]
+        y = attention(q.to(dtype), keys[:, seen].to(dtype), values[:, seen].to(dtype), window, backend, mask=mask)
+        return y.to(q.dtype)
+
+    def _compute_dtype(self, T: int) -> torch.dtype:
+        return self._dtype if T == 1 else self._model.dtype
 
 
 class _Layer:

@@ -1,0 +1,100 @@
+"""A trained model for inference: out of the newest valid checkpoint, with the tokenizer it was trained with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from nanochat.attention import Backend, choose_backend
+from nanochat.checkpoint import Checkpoint, CheckpointStore
+from nanochat.common import UserError, base_dir
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.tokenizer import Tokenizer, load_tokenizer
+
+Stage = Literal["base", "mid", "sft", "rl"]
+PREFIX = "model."  # of the language model's parameters in the state of the objective that was trained
+
+
+class Loaded(NamedTuple):
+    """A model in evaluation mode, its tokenizer, and the checkpoint's meta with `tag` and `step` added."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    meta: dict[str, Any]
+
+
+def say_to_stderr(text: str) -> None:
+    """Prints a line where it does not mix with what the program is asked for."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def load_model(
+    stage: Stage = "base",
+    tag: str | None = None,
+    step: int | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    backend: Backend | Literal["auto"] = "auto",
+    say: Callable[[str], None] = say_to_stderr,
+) -> Loaded:
+    """Loads the model of `stage` called `tag` (default: the one written last) at `step` (default: the newest valid one).
+
+    Its parameters are in `dtype`, in which it computes: what training casts at each step is cast once. Says which
+    checkpoint it took. Raises `UserError` where there is none, it is not valid, or the tokenizer is not the model's.
+    """
+    device = torch.device(device)
+    folder = _folder(stage, tag)
+    store = CheckpointStore(folder)
+    if step is None:
+        step = store.newest_valid(say)
+    if step is None:
+        raise UserError(f"{folder} has no valid checkpoint; train the model with python -m scripts.{stage}_train")
+    checkpoint = store.load(step)
+    tokenizer = load_tokenizer()
+    trained_with = checkpoint.meta.get("tokenizer")
+    if trained_with != tokenizer.fingerprint:
+        raise UserError(
+            f"{folder} step {step} was trained with the tokenizer {trained_with}, but {base_dir() / 'tokenizer'} holds "
+            f"{tokenizer.fingerprint}; put the model's tokenizer back or train the model again"
+        )
+    model = _build(checkpoint, folder, device, dtype, choose_backend(backend, device, dtype))
+    say(f"model: {stage} {folder.name}, step {step}")
+    return Loaded(model, tokenizer, {**checkpoint.meta, "tag": folder.name, "step": step})
+
+
+def _folder(stage: Stage, tag: str | None) -> Path:
+    """The checkpoints of `tag`; without one, the folder that was written to last."""
+    root = base_dir() / f"{stage}_checkpoints"
+    how = f"train one with python -m scripts.{stage}_train"
+    if tag is not None:
+        if Path(tag).name != tag:
+            raise UserError(f"{tag!r} is no model tag; a tag is the name of a folder in {root}")
+        if not (root / tag).is_dir():
+            have = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) if root.is_dir() else ""
+            raise UserError(f"no model {tag} in {root} (there: {have or 'none'}); give another --model-tag or {how}")
+        return root / tag
+    written = {path: max(step.stat().st_mtime_ns for step in path.glob("step_*")) for path in root.glob("*") if any(path.glob("step_*"))}
+    if not written:
+        raise UserError(f"no model in {root}; {how}")
+    return max(written, key=written.__getitem__)
+
+
+def _build(checkpoint: Checkpoint, folder: Path, device: torch.device, dtype: torch.dtype, backend: Backend) -> GPT:
+    try:
+        config = GPTConfig(**checkpoint.meta["model_config"])
+        with torch.device("meta"):  # no memory and no time for weights that are replaced at once
+            model = GPT(config, dtype, backend)
+        state = {
+            name.removeprefix(PREFIX): tensor.to(device, dtype)
+            for name, tensor in checkpoint.tensors["model"].items()
+            if name.startswith(PREFIX)
+        }
+        model.load_state_dict(state, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        what = str(error).splitlines()[0]
+        raise UserError(f"{folder} step {checkpoint.step} does not describe a model of this version ({what}); train it again") from error
+    return model.requires_grad_(False).eval()

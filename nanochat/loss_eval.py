@@ -1,0 +1,51 @@
+"""Bits per byte: the loss of a language model in a unit that does not depend on its tokenizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Losses = Callable[[Tensor, Tensor, str], Tensor]  # (tokens, targets, "none") → nats of each target; what `GPT` is
+
+
+def never() -> bool:
+    """Nothing asks to stop."""
+    return False
+
+
+@torch.no_grad()
+def evaluate_bpb(
+    model: Losses,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    token_bytes: Tensor,
+    should_stop: Callable[[], bool] = never,
+) -> float | None:
+    """Mean bits per byte of `batches`, pairs of tokens and targets int64 [B,T], over the batches of all processes.
+
+    `token_bytes`, int [V] on the model's device, is the length of each token in UTF-8. A target of 0 bytes (a special
+    token) counts neither as loss nor as length, nor does one of −1. None where `should_stop()` became true in any process.
+    Raises `ValueError` where no target counts.
+    """
+    device = token_bytes.device
+    sums = torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)  # nats, bytes, stopped
+    for tokens, targets in batches:
+        if should_stop():
+            sums[2] = 1
+            break
+        tokens, targets = tokens.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        losses = model(tokens, targets, "none")
+        lengths = token_bytes[targets.clamp(min=0)] * (targets >= 0)
+        sums[0] += torch.where(lengths > 0, losses, 0.0).sum()
+        sums[1] += lengths.sum()
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    nats, length, stopped = sums.tolist()
+    if stopped:
+        return None
+    if not length:
+        raise ValueError("no target has any bytes: there is nothing to evaluate")
+    return nats / (math.log(2) * length)
