@@ -73,17 +73,18 @@ class CheckpointStore:
         """Writes step `step` and returns its folder once it is durable.
 
         `tensors` maps groups ("model", "optimizer") to tensors by name: any device, shape, stride and real dtype.
-        Tensors that share memory are saved as independent copies. Equal state gives equal bytes. `meta` is JSON.
+        Tensors that share memory are saved as independent copies. Equal state gives equal bytes. `meta` is JSON,
+        with NaN and infinities as Python's `json` spells them: a run that met one must still be able to save.
         With several processes each calls this with the tensors it owns, no name twice, and a `barrier` that
         waits for all; `meta` is taken from rank 0.
 
         Raises `UserError`, in every process, where the disk is full or read-only: earlier checkpoints are then
-        intact and nothing half-written stays. Raises `ValueError` for what cannot be saved.
+        intact and nothing half-written stays. Raises `ValueError` or `TypeError` for what cannot be saved.
         """
         if step < 0 or not 0 <= rank < world_size:
             raise ValueError(f"cannot save step {step} as rank {rank} of {world_size}")
         _check(tensors)
-        meta_bytes = (json.dumps(meta, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+        meta_bytes = (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
         temporary = self._temporary(step)
 
         def begin() -> None:

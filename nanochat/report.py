@@ -20,15 +20,24 @@ from nanochat.figures import curves_png
 from nanochat.flags import flag, parse, run
 from nanochat.metrics import read_metrics, redact_all, show_seconds
 
-# Section → stage that writes it, in the order of the report. A report without one of the first group says so.
+# Section → stage that writes it. A report without one of these says so.
 EXPECTED = {
     "tokenizer_training": "tok_train",
     "tokenizer_evaluation": "tok_eval",
     "base_training": "base_train",
     "base_evaluation": "base_eval",
 }
-OPTIONAL = {"data": "data", "mid_training": "mid_train", "chat_sft": "chat_sft", "chat_rl": "chat_rl", "chat_evaluation": "chat_eval"}
-_ORDER = ("data", *EXPECTED, "mid_training", "chat_sft", "chat_rl", "chat_evaluation")
+_ORDER = (
+    "tokenizer_training",
+    "tokenizer_evaluation",
+    "data",
+    "base_training",
+    "base_evaluation",
+    "mid_training",
+    "chat_sft",
+    "chat_rl",
+    "chat_evaluation",
+)
 
 
 @dataclass

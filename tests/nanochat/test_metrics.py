@@ -265,9 +265,14 @@ def test_debiased_ema_is_the_weighted_mean(values: list[float], beta: float) -> 
     ema = DebiasedEMA(beta)
     for value in values:
         average = ema.update(value)
+    assert average == ema.value
     weights = [beta**age for age in range(len(values))]
     expected = sum(w * v for w, v in zip(weights, reversed(values), strict=True)) / sum(weights)
     assert average == pytest.approx(expected, abs=1e-9)
+
+
+def test_an_average_of_nothing_is_no_number() -> None:
+    assert math.isnan(DebiasedEMA(0.9).value)
 
 
 def test_ema_continues_bit_for_bit_after_a_trip_through_json() -> None:
