@@ -13,7 +13,7 @@ from typing import Literal
 
 from nanochat.common import UserError, ensure_dir
 from nanochat.download_progress import BarProgress, Progress
-from nanochat.fetch import HUB_HOST, TransferConfig, fetch_shard
+from nanochat.fetch import HUB_HOST, TransferConfig, fetch_file
 from nanochat.flags import flag, part
 
 
@@ -91,7 +91,7 @@ def _bring(names: list[str], config: DownloadConfig, folder: Path) -> list[str]:
 
         def bring(name: str) -> None:
             try:
-                fetch_shard(f"{config.url}/{name}", folder / name, config.transfer, progress, stop)
+                fetch_file(f"{config.url}/{name}", folder / name, config.transfer, progress, stop)
                 progress.done(name)
             except UserError as error:
                 failures.append(f"{name}: {error}")

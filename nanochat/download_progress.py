@@ -12,7 +12,8 @@ class Progress:
 
     every_seconds = 10.0
 
-    def __init__(self, files: int) -> None:
+    def __init__(self, files: int, noun: str = "shards") -> None:
+        self._noun = noun
         self._lock = threading.Lock()
         self._files, self._done, self._bytes = files, 0, 0
         self._begin = self._last = time.monotonic()
@@ -35,13 +36,13 @@ class Progress:
             if due := now - self._last >= self.every_seconds:
                 self._last = now
         if due:
-            self.say(f"{self._done} of {self._files} shards, {self._amount()}")
+            self.say(f"{self._done} of {self._files} {self._noun}, {self._amount()}")
 
     def done(self, name: str) -> None:
         """Hears of a file that is complete."""
         with self._lock:
             self._done += 1
-        self.say(f"{name}: verified; {self._done} of {self._files} shards, {self._amount()}")
+        self.say(f"{name}: verified; {self._done} of {self._files} {self._noun}, {self._amount()}")
 
     def _amount(self) -> str:
         return f"{self._bytes / 1e6:,.1f} MB at {self._bytes / 1e6 / (time.monotonic() - self._begin + 1e-9):,.1f} MB/s"
@@ -50,12 +51,12 @@ class Progress:
 class BarProgress(Progress):
     """The same as a bar on a terminal."""
 
-    def __init__(self, files: int) -> None:
+    def __init__(self, files: int, noun: str = "shards") -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
-        super().__init__(files)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("shards · {task.fields[amount]}"), TimeElapsedColumn())
+        super().__init__(files, noun)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn(noun + " · {task.fields[amount]}"), TimeElapsedColumn())
         self._bar = Bar(*columns)
         self._task = self._bar.add_task("", total=files, amount="")
 

@@ -1,7 +1,7 @@
-"""One parquet shard out of the network: resumed, verified, renamed into place only when whole.
+"""One file out of the network: resumed, verified, renamed into place only when whole.
 
-A shard is written to `NAME.tmp` and continued there (`Range`) after any interruption. When all bytes are in, its size, its
-SHA-256 where the server states one, and its parquet footer are checked; then it is renamed.
+A file is written to `NAME.tmp` and continued there (`Range`) after any interruption. When all bytes are in, its size, its
+SHA-256 where the server states one, and its contents (for a shard its parquet footer) are checked; then it is renamed.
 """
 
 from __future__ import annotations
@@ -56,10 +56,23 @@ class TransferError(Exception):
         self.wait_seconds = wait_seconds
 
 
-def fetch_shard(url: str, path: Path, config: TransferConfig, progress: Progress, stop: threading.Event) -> None:
+def check_parquet(path: Path) -> None:
+    """Raises `UserError` where `path` is no whole parquet file with a column "text"."""
+    open_parquet(path).close()
+
+
+def fetch_file(
+    url: str,
+    path: Path,
+    config: TransferConfig,
+    progress: Progress,
+    stop: threading.Event,
+    check: Callable[[Path], None] = check_parquet,
+) -> None:
     """Downloads `url` to `path`, continuing `path.tmp` where there is one. Two processes may do so for the same path.
 
-    Raises `UserError` when the server refuses, the disk is full, `MAX_ATTEMPTS` attempts in a row failed, or `stop` was set.
+    `check` raises `UserError` where the contents are not what they should be; the file is then downloaded anew. Raises
+    `UserError` when the server refuses, the disk is full, `MAX_ATTEMPTS` attempts in a row failed, or `stop` was set.
     """
     temporary = path.with_name(path.name + ".tmp")
     with FileLock(path.with_name(f".{path.name}.lock")):
@@ -70,7 +83,7 @@ def fetch_shard(url: str, path: Path, config: TransferConfig, progress: Progress
                 headers = _transfer(url, temporary, config.timeout_seconds, progress, stop)
                 if stop.is_set():
                     raise UserError("interrupted; run the same command again to continue")
-                _verify(temporary, headers)
+                _verify(temporary, headers, check)
                 _rename(temporary, path)
             except TransferError as error:
                 failed = 1 if _size(temporary) >= size_before + PROGRESS_BYTES else failed + 1
@@ -147,7 +160,7 @@ def _write(response: IO[bytes], temporary: Path, start: int, progress: Progress,
             progress.advance(len(chunk))
 
 
-def _verify(temporary: Path, headers: dict[str, str]) -> None:
+def _verify(temporary: Path, headers: dict[str, str], check: Callable[[Path], None]) -> None:
     """Checks what arrived against what the server said about it. Raises `TransferError`; a file of wrong bytes is deleted."""
     size, stated = _size(temporary), _stated_size(headers)
     if stated is not None and size < stated:
@@ -160,7 +173,7 @@ def _verify(temporary: Path, headers: dict[str, str]) -> None:
                 fault = "the bytes do not have the SHA-256 that the server states"
     if fault is None:
         try:
-            open_parquet(temporary).close()
+            check(temporary)
         except UserError as error:
             fault = str(error)
     if fault is not None:

@@ -155,6 +155,8 @@ class KVCache:
         keys, values = self.keys[layer].transpose(1, 2), self.values[layer].transpose(1, 2)  # (B, S, G, E)
         first = max(0, self._shortest - window + 1) if window > 0 else 0  # nothing before it is in anyone's window
         dtype, mask = self._compute_dtype(q.shape[1]), None
+        if backend == "flex":
+            backend = "sdpa"  # FlexAttention would be compiled anew for every length of prompt
         if isinstance(self._slots, slice):
             keys[:, self._slots], values[:, self._slots] = k, v
             seen = slice(first, self._end)

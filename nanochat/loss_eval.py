@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from nanochat.common import UserError
+from nanochat.cross_entropy import IGNORE
+from nanochat.dataloader import RowLoader
+from nanochat.runtime import Runtime
 
 Losses = Callable[[Tensor, Tensor, str], Tensor]  # (tokens, targets, "none") → nats of each target; what `GPT` is
 
@@ -49,3 +55,21 @@ def evaluate_bpb(
     if not length:
         raise ValueError("no target has any bytes: there is nothing to evaluate")
     return nats / (math.log(2) * length)
+
+
+def validation_batches(loader: RowLoader, tokens: int, device_batch_size: int, runtime: Runtime) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's share of the first `tokens` tokens of `loader`, or of all it has: tokens and targets int64 [b,T].
+
+    Over all processes each row comes once, however many there are. Every batch has `device_batch_size` rows, so that a
+    compiled model meets one shape only; where rows are wanting, the targets are −1. Raises `UserError` where `tokens`
+    are not one row.
+    """
+    rows = min(tokens // loader.seq_len, loader.rows_per_epoch)
+    if not rows:
+        raise UserError(f"{tokens} tokens to evaluate on are not one row of {loader.seq_len}; give more --eval-tokens")
+    for begin in range(runtime.rank * device_batch_size, rows, runtime.world_size * device_batch_size):
+        batch = np.full((device_batch_size, loader.seq_len + 1), IGNORE, np.int64)
+        end = min(begin + device_batch_size, rows)
+        batch[: end - begin] = loader.rows(begin, end)
+        here = torch.from_numpy(batch)
+        yield here[:, :-1].clamp(min=0), here[:, 1:]

@@ -1,0 +1,34 @@
+"""What a base model writes: continuations of a few fixed beginnings, and of nothing at all."""
+
+from __future__ import annotations
+
+from nanochat.engine import Engine
+from nanochat.gpt import GPT
+from nanochat.sampling import Sampling
+from nanochat.tokenizer import Tokenizer
+
+# Beginnings that a corpus of English and Python has an answer to.
+PROMPTS = (
+    "The capital of France is",
+    "The most important thing to remember is",
+    "This module provides",
+    "Returns True if",
+    "import os\nimport",
+    "def add(a, b):\n    return",
+    "class Node:\n    def __init__(self,",
+)
+UNCONDITIONED = 4
+
+
+def sample_base(model: GPT, tokenizer: Tokenizer, unconditioned: int = UNCONDITIONED) -> list[dict[str, str]]:
+    """`{"prompt", "text"}` for each of `PROMPTS` and for `unconditioned` documents from their first token on.
+
+    The same model gives the same texts.
+    """
+    engine, stop = Engine(model), (tokenizer.bos_id,)
+    prompts = [tokenizer.encode(prompt, bos=True) for prompt in PROMPTS]
+    completions = engine.generate(prompts, Sampling(temperature=0.6, max_tokens=48), stop)
+    if unconditioned:
+        completions += engine.generate([[tokenizer.bos_id]], Sampling(temperature=0.9, max_tokens=96), stop, unconditioned)
+    beginnings = (*PROMPTS, *[""] * unconditioned)
+    return [{"prompt": prompt, "text": tokenizer.decode(c.tokens)} for prompt, c in zip(beginnings, completions, strict=True)]

@@ -1,0 +1,173 @@
+"""CORE: the mean centered accuracy over the tasks of the DCLM bundle (arXiv 2406.11794).
+
+An example with several options counts as solved where the model finds the right one the least surprising, per token; one
+with a single continuation where the likeliest token is right at every position. Centered: 0 is guessing, 1 is perfect.
+`python -m nanochat.core_eval download` brings the bundle here.
+
+Shapes: `b` options in a batch, `T` tokens of the longest, `N` scored positions of all, `D` width.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanochat.core_download import CoreDownload, download
+from nanochat.core_tasks import Option, Task, bundle_folder, options, read_tasks
+from nanochat.flags import parse, run
+from nanochat.gpt import GPT
+from nanochat.loss_eval import never
+from nanochat.tokenizer import Tokenizer
+
+HEAD_POSITIONS = 1024  # of which logits exist at a time
+EXAMPLES_AT_A_TIME = 256  # whose options are sorted by length and batched together
+
+
+@dataclass(frozen=True)
+class CoreResult:
+    """`core` is the mean of `centered`; accuracies are by task, 0 … 1."""
+
+    core: float
+    accuracy: dict[str, float]
+    centered: dict[str, float]
+
+
+def evaluate_core(
+    model: GPT,
+    tokenizer: Tokenizer,
+    batch_tokens: int,
+    max_per_task: int = -1,
+    folder: Path | None = None,
+    say: Callable[[str], None] = print,
+    should_stop: Callable[[], bool] = never,
+) -> CoreResult | None:
+    """Evaluates the bundle in `folder` (default: where it is downloaded to), examples shared among all processes.
+
+    At most `max_per_task` examples of each task (−1: all), about `batch_tokens` tokens in a forward. Prompts longer than
+    the model's `max_seq_len` lose their beginning. None where `should_stop()` became true in any process. Raises
+    `UserError` where the bundle is not there or not whole.
+    """
+    accuracy, centered = {}, {}
+    for task in read_tasks(folder or bundle_folder()):
+        begin = time.monotonic()
+        result = evaluate_task(model, tokenizer, task, batch_tokens, max_per_task, should_stop)
+        if result is None:
+            return None
+        accuracy[task.label] = result
+        centered[task.label] = (result - task.baseline) / (1 - task.baseline)
+        say(
+            f"{task.label} ({task.shots}-shot {task.kind}): accuracy {result:.4f}, "
+            f"centered {centered[task.label]:.4f}, {time.monotonic() - begin:.1f} s"
+        )
+    return CoreResult(sum(centered.values()) / len(centered), accuracy, centered)
+
+
+def evaluate_task(
+    model: GPT,
+    tokenizer: Tokenizer,
+    task: Task,
+    batch_tokens: int,
+    max_examples: int = -1,
+    should_stop: Callable[[], bool] = never,
+) -> float | None:
+    """Accuracy in one task, 0 … 1; None where stopped. See `evaluate_core`."""
+    device = model.wte.weight.device
+    examples = task.examples(max_examples)
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    mine = range(rank, len(examples), world_size)
+    solved, stopped = 0, False
+    for begin in range(0, len(mine), EXAMPLES_AT_A_TIME):
+        if should_stop():
+            stopped = True
+            break
+        several = {index: options(task, tokenizer, examples, index) for index in mine[begin : begin + EXAMPLES_AT_A_TIME]}
+        scores = iter(score(model, [option for group in several.values() for option in group], batch_tokens).tolist())
+        for index, group in several.items():
+            results = [next(scores) for _ in group]
+            if task.kind == "language_modeling":
+                solved += int(results[0][1])
+            else:
+                nats = [result[0] for result in results]
+                solved += nats.index(min(nats)) == examples[index]["gold"]
+    counts = torch.tensor([solved, stopped], device=device)
+    if world_size > 1:
+        dist.all_reduce(counts)
+    return None if counts[1] else counts[0].item() / len(examples)
+
+
+@torch.no_grad()
+def score(model: GPT, several: Sequence[Option], batch_tokens: int) -> Tensor:
+    """[options, 2]: mean nats per scored token, and 1 where each of them is the likeliest token, else 0."""
+    longest = model.config.max_seq_len
+    rows = [option.tokens[-longest:] for option in several]
+    starts = [max(1, option.start - (len(option.tokens) - len(row))) for option, row in zip(several, rows, strict=True)]
+    scores = torch.empty(len(rows), 2)
+    with any_shape(model):
+        for batch in _batches([len(row) for row in rows], batch_tokens):
+            scores[batch] = _score_batch(model, [rows[i] for i in batch], [starts[i] for i in batch]).cpu()
+    return scores
+
+
+def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Rows of like length, as many as make `batch_tokens` tokens when padded; the longest first, so that memory shows at once."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    while order:
+        size = max(1, batch_tokens // lengths[order[0]])
+        yield order[:size]
+        order = order[size:]
+
+
+def _score_batch(model: GPT, rows: list[list[int]], starts: list[int]) -> Tensor:
+    """Scores fp32 [b,2] of rows that count from their starts on."""
+    device = model.wte.weight.device
+    T = max(len(row) for row in rows)
+    tokens = torch.tensor([row + [0] * (T - len(row)) for row in rows], device=device)  # (b, T); padding comes after all that counts
+    hidden = model.backbone(model.embed(tokens), model.rotary(0, T))
+    first = torch.tensor(starts, device=device)
+    count = torch.tensor([len(row) for row in rows], device=device) - first
+    position = torch.arange(T, device=device)
+    at = (position >= first[:, None] - 1) & (position < (first + count)[:, None] - 1)  # (b, T): what predicts a scored token
+    row, place = at.nonzero(as_tuple=True)  # (N,)
+    sums = torch.zeros(len(rows), 2, device=device)
+    for some in torch.arange(len(row), device=device).split(HEAD_POSITIONS):
+        targets = tokens[row[some], place[some] + 1]
+        logits = model.logits(hidden[row[some], place[some]])
+        both = torch.stack([F.cross_entropy(logits, targets, reduction="none"), (logits.argmax(-1) == targets).float()], dim=1)
+        sums.index_add_(0, row[some], both)
+    return torch.stack([sums[:, 0] / count, (sums[:, 1] == count).float()], dim=1)
+
+
+@contextmanager
+def any_shape(model: GPT) -> Iterator[None]:
+    """Within, nothing is compiled anew for each shape of batch: layers run eagerly, FlexAttention gives way to SDPA."""
+    backend = model.backend
+    model.backend = "sdpa" if backend == "flex" else backend
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        model.backend = backend
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    config = parse(CoreDownload, arguments)
+    if command != "download":
+        print(f"error: {command or 'nothing'} is not a command; there is: download", file=sys.stderr)
+        return 2
+    download(config)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
