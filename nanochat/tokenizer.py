@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import rustbpe
 
+import rustbpe
 from nanochat.common import UserError, base_dir, ensure_dir, read_json, write_json
 
 if TYPE_CHECKING:
@@ -90,22 +90,25 @@ class Tokenizer:
             raise UserError(f"no tokenizer in {folder}; train one with python -m scripts.tok_train")
         saved = read_json(path)
         try:
-            merges = [(int(left), int(right)) for left, right in (line.split() for line in saved["merges"])]
-            tokenizer = cls(merges)
-            intact = (tokenizer.fingerprint, PATTERN, tokenizer.special_tokens) == tuple(
-                saved[key] for key in ("fingerprint", "pattern", "special_tokens")
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({error}); train the tokenizer again") from error
-        if not intact:
-            raise UserError(f"{path} was changed after it was saved, or by another version; train the tokenizer again")
+            if saved["fingerprint"] != _fingerprint(saved["pattern"], saved["special_tokens"], saved["merges"]):
+                raise ValueError("its fingerprint is another")
+            tokenizer = cls([(int(left), int(right)) for left, right in map(str.split, saved["merges"])])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); train the tokenizer again") from error
+        if tokenizer.fingerprint != saved["fingerprint"]:
+            raise UserError(f"{path} was made by a version with another pattern or other special tokens; train the tokenizer again")
         return tokenizer
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer to `folder` as JSON, atomically."""
-        merges = [f"{left} {right}" for left, right in self.merges]
         ensure_dir(folder)
-        write_json(folder / FILE_NAME, {**self._identity(), "merges": merges, "fingerprint": self.fingerprint})
+        content = {
+            "pattern": PATTERN,
+            "special_tokens": self.special_tokens,
+            "merges": self._merge_lines(),
+            "fingerprint": self.fingerprint,
+        }
+        write_json(folder / FILE_NAME, content)
 
     @property
     def vocab_size(self) -> int:
@@ -124,12 +127,11 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that differ between tokenizers that encode differently."""
-        identity = {**self._identity(), "merges": self.merges}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        """16 hex digits: the same for tokenizers that encode alike, different for others."""
+        return _fingerprint(PATTERN, self.special_tokens, self._merge_lines())
 
-    def _identity(self) -> dict[str, object]:
-        return {"pattern": PATTERN, "special_tokens": self.special_tokens}
+    def _merge_lines(self) -> list[str]:
+        return [f"{left} {right}" for left, right in self.merges]
 
     def encode(self, text: str, bos: bool = False) -> list[int]:
         """Ids of `text`, after `bos_id` if `bos`. Text that spells a special token is ordinary text.
@@ -157,7 +159,7 @@ class Tokenizer:
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The bytes that `ids` spell. Raises `ValueError` for an id outside the vocabulary."""
         array = np.asarray(ids, dtype=np.int64)
-        if array.size and not (0 <= array.min() and array.max() < self.vocab_size):
+        if array.size and (array.min() < 0 or array.max() >= self.vocab_size):
             raise ValueError(f"ids from {array.min()} to {array.max()} are not all in the vocabulary of {self.vocab_size}")
         return b"".join([self._tokens[i] for i in array.tolist()])
 
@@ -181,6 +183,10 @@ class Tokenizer:
 def load_tokenizer() -> Tokenizer:
     """The tokenizer of this base directory. Raises `UserError` where there is none."""
     return Tokenizer.load(base_dir() / "tokenizer")
+
+
+def _fingerprint(pattern: str, special_tokens: dict[str, int], merges: list[str]) -> str:
+    return hashlib.sha256(json.dumps([pattern, special_tokens, merges]).encode()).hexdigest()[:16]
 
 
 def _batches(texts: Texts) -> Iterator[rustbpe.Documents]:

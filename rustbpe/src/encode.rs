@@ -4,12 +4,11 @@
 use crate::hash::{hash_key, pair, short_key, PairMap, ShortKey, MAX_SHORT, NO_KEY};
 use crate::pattern::Splitter;
 use crate::work::{run_units, Documents, Part};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 
 const NO_TOKEN: u32 = u32::MAX;
-const SCAN_LIMIT: usize = 48; // bytes up to which scanning for the best pair beats a heap
+const SCAN_LIMIT: usize = 512; // bytes up to which looking for the best pair among all is fastest
 const CACHE_BITS: u32 = 14;
 const CACHED_IDS: usize = 5;
 
@@ -18,6 +17,7 @@ pub struct Encoder {
     byte_ids: [u32; 256],
     short: Vec<(ShortKey, u32)>,
     long: HashMap<Vec<u8>, u32>,
+    tokens: usize,
     merged: PairMap, // every pair of tokens that spells a token → that token
     workers: Mutex<Vec<Worker>>,
 }
@@ -68,6 +68,7 @@ impl Encoder {
             byte_ids: [NO_TOKEN; 256],
             short: vec![(NO_KEY, NO_TOKEN); (4 * tokens.len()).next_power_of_two()],
             long: HashMap::new(),
+            tokens: tokens.len(),
             merged: PairMap::new(),
             workers: Mutex::new(Vec::new()),
         };
@@ -80,8 +81,9 @@ impl Encoder {
         if let Some(byte) = encoder.byte_ids.iter().position(|&id| id == NO_TOKEN) {
             return Err(format!("no token for byte {byte}"));
         }
+        let lens: BTreeSet<usize> = tokens.iter().map(|token| token.len()).collect();
         for (id, token) in tokens.iter().enumerate() {
-            for cut in 1..token.len() {
+            for &cut in lens.range(..token.len()).filter(|&cut| lens.contains(&(token.len() - cut))) {
                 if let (Some(left), Some(right)) = (encoder.token(token, 0, cut), encoder.token(token, cut, token.len())) {
                     encoder.merged.insert(pair(left, right), id as u32);
                 }
@@ -212,7 +214,7 @@ impl Encoder {
         if end - start <= SCAN_LIMIT {
             self.merge_by_scanning(&mut worker.ids, &mut worker.ranks);
         } else {
-            self.merge_by_heap(&mut worker.ids);
+            self.merge_by_rank(&mut worker.ids);
         }
     }
 
@@ -225,16 +227,8 @@ impl Encoder {
     fn merge_by_scanning(&self, ids: &mut Vec<u32>, ranks: &mut Vec<u32>) {
         ranks.clear();
         ranks.extend(ids.windows(2).map(|two| self.rank(two[0], two[1])));
-        loop {
-            let (mut at, mut best) = (0, NO_TOKEN);
-            for (i, &rank) in ranks.iter().enumerate() {
-                if rank < best {
-                    (at, best) = (i, rank);
-                }
-            }
-            if best == NO_TOKEN {
-                return;
-            }
+        while let Some(best) = ranks.iter().copied().min().filter(|&rank| rank != NO_TOKEN) {
+            let at = ranks.iter().position(|&rank| rank == best).expect("the smallest is there");
             ids[at] = best;
             ids.remove(at + 1);
             ranks.remove(at);
@@ -247,41 +241,80 @@ impl Encoder {
         }
     }
 
-    /// The same in n log n time, for pieces of any length: ids as a linked list, pairs in a heap.
-    fn merge_by_heap(&self, ids: &mut Vec<u32>) {
-        let end = ids.len();
-        assert!(end < u32::MAX as usize, "a piece of 4 GB");
-        let mut ranks: Vec<u32> = ids.windows(2).map(|two| self.rank(two[0], two[1])).chain([NO_TOKEN]).collect();
-        let mut links: Vec<(u32, u32)> = (0..end as u32).map(|i| (i.wrapping_sub(1), i + 1)).collect(); // (before, after)
-        let live = ranks.iter().enumerate().filter(|(_, &rank)| rank != NO_TOKEN);
-        let mut heap: BinaryHeap<Reverse<(u32, u32)>> = live.map(|(i, &rank)| Reverse((rank, i as u32))).collect();
-        while let Some(Reverse((rank, at))) = heap.pop() {
-            let i = at as usize;
-            if ranks[i] != rank {
-                continue; // one of the two was merged with another neighbour
-            }
-            let gone = links[i].1 as usize;
-            let (before, after) = (links[i].0, links[gone].1);
-            ids[i] = rank;
-            (ids[gone], ranks[gone]) = (NO_TOKEN, NO_TOKEN);
-            links[i].1 = after;
-            ranks[i] = NO_TOKEN;
-            if (after as usize) < end {
-                links[after as usize].0 = at;
-                ranks[i] = self.rank(rank, ids[after as usize]);
-                if ranks[i] != NO_TOKEN {
-                    heap.push(Reverse((ranks[i], at)));
-                }
-            }
-            if before != u32::MAX {
-                let new = self.rank(ids[before as usize], rank);
-                ranks[before as usize] = new;
-                if new != NO_TOKEN {
-                    heap.push(Reverse((new, before)));
-                }
+    /// The same for pieces of any length: all places of one rank are merged in one sweep from left to right, rank after
+    /// rank. Time grows with the number of ids, apart from sorting places that come in a few ascending runs.
+    fn merge_by_rank(&self, ids: &mut Vec<u32>) {
+        let mut list = LinkedIds::new(std::mem::take(ids));
+        let mut places: Vec<Vec<u32>> = vec![Vec::new(); self.tokens];
+        let mut ranks = vec![NO_TOKEN; list.ids.len()]; // what the id at a place and the next one merge to
+        for at in 0..list.ids.len() - 1 {
+            ranks[at] = self.rank(list.ids[at], list.ids[at + 1]);
+            if ranks[at] != NO_TOKEN {
+                places[ranks[at] as usize].push(at as u32);
             }
         }
+        let mut rank = 0;
+        while rank < places.len() {
+            let mut sweep = std::mem::take(&mut places[rank]);
+            sweep.sort(); // stable, because that sort is the one that makes use of ascending runs
+            let mut lowest = rank + 1;
+            for (i, &at) in sweep.iter().enumerate() {
+                if ranks[at as usize] != rank as u32 {
+                    continue; // one of the two was merged with its other neighbour
+                }
+                ranks[list.after[at as usize] as usize] = NO_TOKEN;
+                let (before, after) = list.join(at, rank as u32);
+                ranks[at as usize] = NO_TOKEN;
+                for (left, right) in [(before, Some(at)), (Some(at), after)] {
+                    if let (Some(left), Some(right)) = (left, right) {
+                        let new = self.rank(list.ids[left as usize], list.ids[right as usize]);
+                        ranks[left as usize] = new;
+                        if new != NO_TOKEN {
+                            places[new as usize].push(left);
+                            lowest = lowest.min(new as usize);
+                        }
+                    }
+                }
+                if lowest <= rank {
+                    places[rank].extend(&sweep[i + 1..]); // a smaller token has become possible and goes first
+                    break;
+                }
+            }
+            rank = lowest;
+        }
+        *ids = list.ids;
         ids.retain(|&id| id != NO_TOKEN);
+    }
+}
+
+/// Ids that keep their place when neighbours are joined; the right one of the two is then `NO_TOKEN`.
+struct LinkedIds {
+    ids: Vec<u32>,
+    before: Vec<u32>, // place of the neighbour; `NO_TOKEN` where there is none
+    after: Vec<u32>,
+}
+
+impl LinkedIds {
+    fn new(ids: Vec<u32>) -> LinkedIds {
+        let len = u32::try_from(ids.len()).expect("a piece is shorter than 4 GB");
+        let before = (0..len).map(|i| i.wrapping_sub(1)).collect();
+        let after = (1..len).chain([NO_TOKEN]).collect();
+        LinkedIds { ids, before, after }
+    }
+
+    /// Joins the id at `at` with the next one to `id`. Returns the places of the neighbours.
+    #[inline(always)]
+    fn join(&mut self, at: u32, id: u32) -> (Option<u32>, Option<u32>) {
+        let gone = self.after[at as usize] as usize;
+        let after = self.after[gone];
+        self.ids[at as usize] = id;
+        self.ids[gone] = NO_TOKEN;
+        self.after[at as usize] = after;
+        if after != NO_TOKEN {
+            self.before[after as usize] = at;
+        }
+        let place = |at: u32| (at != NO_TOKEN).then_some(at);
+        (place(self.before[at as usize]), place(after))
     }
 }
 
@@ -306,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn scanning_and_heap_agree_and_ids_spell_the_text() {
+    fn both_ways_to_merge_agree_and_the_ids_spell_the_text() {
         let text = "abracadabra simsalabim abba aaaaaaa  lalalalala ".repeat(20);
         let tokens = vocabulary(&text, 60);
         let encoder = encoder(&tokens);
@@ -319,10 +352,10 @@ mod tests {
                 })
                 .collect();
             let bytes: Vec<u32> = piece.iter().map(|&b| b as u32).collect();
-            let (mut scanned, mut heaped) = (bytes.clone(), bytes);
+            let (mut scanned, mut swept) = (bytes.clone(), bytes);
             encoder.merge_by_scanning(&mut scanned, &mut Vec::new());
-            encoder.merge_by_heap(&mut heaped);
-            assert_eq!(scanned, heaped);
+            encoder.merge_by_rank(&mut swept);
+            assert_eq!(scanned, swept);
             assert_eq!(scanned.iter().flat_map(|&id| tokens[id as usize].clone()).collect::<Vec<u8>>(), piece);
         }
     }

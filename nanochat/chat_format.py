@@ -1,0 +1,123 @@
+"""Conversations as token ids, with a mask of what the assistant has to learn.
+
+A conversation is `{"messages": [{"role": …, "content": …}, …]}`: an optional system message, then user and assistant in
+turns. Content is a string; an assistant's may also be a list of parts `{"type": "text" | "python" | "python_output",
+"text": …}`. As ids:
+
+    <|bos|> <|user_start|>…<|user_end|> <|assistant_start|>…<|assistant_end|> <|user_start|>…
+
+with `<|python_start|>…<|python_end|>` around code the assistant runs and `<|output_start|>…<|output_end|>` around what
+came out of it. Text that spells one of these tokens stays text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nanochat.tokenizer import Tokenizer
+
+# Part type → (token before, token after, whether the assistant has to learn it). It writes code, but not its output.
+PARTS = {
+    "text": (None, None, True),
+    "python": ("<|python_start|>", "<|python_end|>", True),
+    "python_output": ("<|output_start|>", "<|output_end|>", False),
+}
+
+
+def render_conversation(tokenizer: Tokenizer, conversation: Mapping[str, Any], max_tokens: int) -> tuple[list[int], list[int]]:
+    """Ids of `conversation` and as many 0s and 1s, both cut to `max_tokens`.
+
+    The mask is 1 on the assistant's text, its code with the tokens around it, and `<|assistant_end|>`; it is 0 on the
+    user's turns, on the output of code and on `<|assistant_start|>`. Raises `ValueError` for a malformed conversation.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens is {max_tokens}; it must be 1 or more")
+    rendering = _Rendering(tokenizer)
+    rendering.special("<|bos|>", 0)
+    for message in _turns(conversation):
+        rendering.turn(message)
+    return rendering.ids[:max_tokens], rendering.mask[:max_tokens]
+
+
+def render_prompt(tokenizer: Tokenizer, conversation: Mapping[str, Any]) -> list[int]:
+    """Ids that ask for the assistant's next turn: they end with `<|assistant_start|>`.
+
+    Where the last message is the assistant's, it is the answer asked for and left out. Raises `ValueError` for a
+    malformed conversation.
+    """
+    turns = _turns(conversation)
+    if turns[-1]["role"] == "assistant":
+        turns.pop()
+    rendering = _Rendering(tokenizer)
+    rendering.special("<|bos|>", 0)
+    for message in turns:
+        rendering.turn(message)
+    rendering.special("<|assistant_start|>", 0)
+    return rendering.ids
+
+
+class _Rendering:
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.ids: list[int] = []
+        self.mask: list[int] = []
+
+    def special(self, name: str, learn: int) -> None:
+        self._add([self.tokenizer.special_tokens[name]], learn)
+
+    def text(self, text: str, learn: int) -> None:
+        self._add(self.tokenizer.encode(text), learn)
+
+    def turn(self, message: Mapping[str, Any]) -> None:
+        role, content = message["role"], message["content"]
+        learn = int(role == "assistant")
+        self.special(f"<|{role}_start|>", 0)
+        if isinstance(content, str):
+            self.text(content, learn)
+        else:
+            for part in content:
+                before, after, learnt = PARTS[part["type"]]
+                if before is not None:
+                    self.special(before, int(learnt))
+                self.text(part["text"], int(learnt))
+                if after is not None:
+                    self.special(after, int(learnt))
+        self.special(f"<|{role}_end|>", learn)
+
+    def _add(self, ids: list[int], learn: int) -> None:
+        self.ids += ids
+        self.mask += [learn] * len(ids)
+
+
+def _turns(conversation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The checked messages, the system message merged into the first of the user's."""
+    messages = conversation.get("messages") if isinstance(conversation, Mapping) else None
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("a conversation must have a list of messages, one or more")
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            raise ValueError(f"message {i} must have a role and content")
+        _check_content(message["content"], f"message {i}", parts_allowed=message["role"] == "assistant")
+    turns = list(messages)
+    if turns[0]["role"] == "system":
+        system = turns.pop(0)
+        if not turns or turns[0]["role"] != "user":
+            raise ValueError("a message of the user must follow the system message")
+        turns[0] = {"role": "user", "content": f"{system['content']}\n\n{turns[0]['content']}"}
+    first = len(messages) - len(turns)
+    for i, message in enumerate(turns):
+        expected = ("user", "assistant")[i % 2]
+        if message["role"] != expected:
+            raise ValueError(f"message {first + i} has the role {message['role']!r}; {expected!r} must come here")
+    return turns
+
+
+def _check_content(content: Any, where: str, parts_allowed: bool) -> None:
+    if isinstance(content, str):
+        return
+    if not parts_allowed or not isinstance(content, list):
+        raise ValueError(f"the content of {where} must be a string{' or a list of parts' if parts_allowed else ''}")
+    for i, part in enumerate(content):
+        if not isinstance(part, Mapping) or part.get("type") not in PARTS or not isinstance(part.get("text"), str):
+            raise ValueError(f"part {i} of {where} must have a text and one of the types {', '.join(PARTS)}")
