@@ -132,7 +132,8 @@ def _compiled_flex():
     return torch.compile(flex_attention, dynamic=False)
 
 
-@torch.compiler.disable(recursive=False)
+# Apart from the code around it: the compiler would otherwise trace the making of the mask, which takes it most of a minute.
+@torch.compiler.disable
 def _flex(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     mask = _flex_mask(q.shape[2], window, q.device)

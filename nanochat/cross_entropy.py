@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 SOFTCAP = 15.0
 IGNORE = -1  # a target with this value takes no part in the loss
@@ -25,14 +26,25 @@ def softcap(logits: Tensor) -> Tensor:
 
 def plain_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """The same losses from all logits at once: simple, and fast where memory is plenty. See `ChunkedCrossEntropy`."""
-    return F.cross_entropy(softcap(F.linear(hidden, weight)), targets, ignore_index=IGNORE, reduction=reduction)
+    logits = softcap(F.linear(hidden, weight))
+    if reduction == "none":
+        return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
+    return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum") / _count(targets)
+
+
+def _count(targets: Tensor) -> Tensor:
+    """What a mean divides by: the targets that are not `IGNORE`, or 1 where there are none.
+
+    So a micro-batch without a target (fine-tuning has them) adds nothing to loss and gradient, instead of a NaN to both.
+    """
+    return (targets != IGNORE).sum().clamp(min=1)
 
 
 class ChunkedCrossEntropy:
     """`(hidden [N,D], weight [V,D], targets int64 [N]) → loss`, differentiable in hidden and weight.
 
-    hidden and weight share the compute dtype; `reduction` is `mean` over the targets that are not `IGNORE`
-    (fp32 scalar) or `none` (fp32 [N], 0 where ignored). `compiled` fuses the arithmetic between the matmuls.
+    hidden and weight share the compute dtype; `reduction` is `mean` over the targets that are not `IGNORE` (fp32 scalar,
+    0 where all are) or `none` (fp32 [N], 0 where ignored). `compiled` fuses the arithmetic between the matmuls.
     """
 
     def __init__(self, compiled: bool) -> None:
@@ -43,6 +55,9 @@ class ChunkedCrossEntropy:
     def __call__(self, hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         if reduction == "none":
             return _PerToken.apply(hidden, weight, targets, self)
+        if hidden.dtype == torch.float16:
+            # fp16 underflows unless the loss scale is in the gradient when the logits' gradient is rounded; in `_Mean` it comes later.
+            return _PerToken.apply(hidden, weight, targets, self).sum() / _count(targets)
         return _Mean.apply(hidden, weight, targets, self)
 
     def losses(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -105,8 +120,7 @@ def _at_target(logits: Tensor, targets: Tensor, scale: Tensor, normalizer: Tenso
 class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, head):
-        counted = (targets != IGNORE).float()
-        scale = counted / counted.sum()
+        scale = (targets != IGNORE).float() / _count(targets)
         if not (ctx.needs_input_grad[0] or ctx.needs_input_grad[1]):
             return head.losses(hidden, weight, targets).dot(scale)
         loss, dhidden, dweight = head.gradients(hidden, weight, targets, scale)
@@ -114,6 +128,7 @@ class _Mean(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         dhidden, dweight = ctx.saved_tensors
         # In place: the buffers are this call's own, and a second backward through it is an error anyway.
@@ -128,6 +143,7 @@ class _PerToken(torch.autograd.Function):
         return head.losses(hidden, weight, targets)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         hidden, weight, targets = ctx.saved_tensors
         scale = torch.where(targets == IGNORE, 0.0, grad.float())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Number = float | Tensor
 # Five steps of Polar Express, computed for singular values in [1e-3, 1] with a safety factor of 1.02.
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -70,12 +71,13 @@ def reduce_variance(x: Tensor, second_moment: Tensor, beta: float | Tensor) -> T
 
 def muon_update(
     params: Tensor, grads: Tensor, momentum: Tensor, second_moment: Tensor | None, keep: Tensor,
-    *, lr: float, mu: float, weight_decay: float, decay_lr: float, dtype: torch.dtype, extras: MuonExtras,
+    *, lr: Number, mu: Number, weight_decay: Number, decay_lr: Number, dtype: torch.dtype, extras: MuonExtras,
 ) -> Tensor:  # fmt: skip
     """One step on a stack: updates `momentum` and `second_moment` in place, returns the new parameters [N,m,n] fp32.
 
     `keep` is a fp32 scalar tensor: 1, or 0 for a step whose loss was not finite, which then leaves everything as it was.
-    `lr` is the rate of the update, `decay_lr` the one that weight decay is multiplied with.
+    `lr` is the rate of the update, `mu` the momentum, `decay_lr` the rate that weight decay is multiplied with; a compiled
+    function wants them as tensors (fp32 scalars on the CPU).
     """
     grads = torch.where(keep > 0, grads, 0.0)
     momentum.lerp_(grads, (1 - mu) * keep)

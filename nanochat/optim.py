@@ -56,8 +56,8 @@ class OptimFlags:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 0:
-                raise ValueError(f"{name} is {value}; it must not be negative")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be a number from 0")
 
 
 def gpt_groups(model: GPT, prefix: str, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
@@ -83,7 +83,7 @@ def gpt_groups(model: GPT, prefix: str, flags: OptimFlags, plan: Plan) -> list[P
         adamw_group([f"{prefix}value_embeds.weight"], 0.5 * flags.embedding_lr * wide, 0.01, (0.8, 0.995)),
         adamw_group([f"{prefix}resid_lambdas"], 0.01 * flags.scalar_lr * scale, 0.05),
         adamw_group([f"{prefix}x0_lambdas"], flags.scalar_lr * scale, 0.0, (0.96, 0.95)),
-        adamw_group(smear + gates, 0.2),
+        adamw_group(smear + gates, 0.2 * scale),
     ]
 
 
@@ -108,7 +108,7 @@ class MuonAdamW:
         self.groups, self.dtype = groups, dtype
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
-        self.steps = 0
+        self._compiled = compiled
         self._update = torch.compile(muon_update, dynamic=False) if compiled else muon_update
         self._units: list[_MuonStack | _AdamShard] = []
         for group in groups:
@@ -151,7 +151,6 @@ class MuonAdamW:
     def step(self, lr: float = 1.0, momentum: float | None = None, weight_decay: float = 1.0, keep: Tensor | None = None) -> None:
         """One update from the reduced gradients. `lr` and `weight_decay` multiply the nominal ones (the latter for Muon
         alone). `keep` (fp32 scalar on the parameters' device: 1 or 0) makes the step change nothing where it is 0."""
-        self.steps += 1
         for unit in self._units:
             unit.update(lr, momentum, weight_decay, keep)
         for unit in self._units:
@@ -159,19 +158,22 @@ class MuonAdamW:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """This process's part of the state, by parameter name; the union over processes is the whole."""
-        state = {"steps": torch.tensor(self.steps)} if self.rank == 0 else {}
+        state: dict[str, Tensor] = {}
         for unit in self._units:
             state.update(unit.state())
         return state
 
     def load_state_tensors(self, state: dict[str, Tensor]) -> None:
-        """Restores the union of `state_tensors` of any number of processes. Raises `UserError` where a part is missing."""
-        try:
-            self.steps = int(state["steps"])
-            for unit in self._units:
-                unit.load(state)
-        except (KeyError, RuntimeError) as error:
-            raise UserError(f"the saved optimizer state does not fit this model ({error}); start again with --resume never") from error
+        """Restores the union of `state_tensors` of any number of processes.
+
+        Raises `UserError` where a part is missing or has another shape.
+        """
+        for unit in self._units:
+            unit.load(state)
+
+    def _number(self, value: float) -> float | Tensor:
+        """`value` for `_update`. A compiled function takes a number that changes as a tensor; it is made anew for every float."""
+        return torch.tensor(value) if self._compiled else value
 
 
 class _MuonStack:
@@ -188,42 +190,37 @@ class _MuonStack:
         squares = second_moment_shape(self.momentum.shape)
         self.second_moment = torch.zeros(squares, device=device) if group.extras.variance_beta is not None else None
         self.one = torch.ones((), device=device)
-        self.mine: Tensor | None = None
+        self.grad: Tensor | None = None  # of this process's slice
+        self.mine: Tensor | None = None  # the slice's new parameters
 
     @property
     def owned(self) -> list[tuple[str, nn.Parameter]]:
         return self.named[self.first : self.first + self.per_rank]
 
     def reduce(self) -> None:
-        self.grad = torch.stack([p.grad for _, p in self.named])
-        if self.owner.world > 1:
-            total = self._padded(self.grad)
-            self.grad = torch.empty_like(self.momentum)
-            dist.reduce_scatter_tensor(self.grad, total, op=dist.ReduceOp.SUM)
-            self.grad /= self.owner.world
+        self.grad = torch.stack([_gradient(name, p) for name, p in self.named])
+        if self.split:
+            self.grad = _reduce_scatter(_padded(self.grad, self.per_rank * self.owner.world), self.momentum)
 
     def update(self, lr: float, momentum: float | None, weight_decay: float, keep: Tensor | None) -> None:
-        group = self.group
-        params = self._padded(torch.stack([p.data for _, p in self.owned])) if self.owned else torch.zeros_like(self.momentum)
+        group, number = self.group, self.owner._number
+        owned = [p.data for _, p in self.owned]
+        params = _padded(torch.stack(owned), self.per_rank) if owned else torch.zeros_like(self.momentum)
         m, n = params.shape[1:]
         self.mine = self.owner._update(
             params, self.grad, self.momentum, self.second_moment, self.one if keep is None else keep,
-            lr=group.lr * lr * max(1.0, m / n) ** 0.5, mu=group.momentum if momentum is None else momentum,
-            weight_decay=group.weight_decay * weight_decay, decay_lr=group.lr * lr, dtype=self.owner.dtype, extras=group.extras,
+            lr=number(group.lr * lr * max(1.0, m / n) ** 0.5), mu=number(group.momentum if momentum is None else momentum),
+            weight_decay=number(group.weight_decay * weight_decay), decay_lr=number(group.lr * lr),
+            dtype=self.owner.dtype, extras=group.extras,
         )  # fmt: skip
 
     def gather(self) -> None:
         everything = self.mine
-        if self.owner.world > 1:
+        if self.split:
             everything = self.mine.new_empty(self.per_rank * self.owner.world, *self.mine.shape[1:])
-            dist.all_gather_into_tensor(everything, self.mine.contiguous())
+            _all_gather(everything, self.mine.contiguous())
         torch._foreach_copy_([p.data for _, p in self.named], list(everything[: len(self.named)].unbind()))
         self.mine = self.grad = None
-
-    def _padded(self, stack: Tensor) -> Tensor:
-        """Fills `stack` up with zero matrices to a whole number of slices."""
-        missing = -stack.shape[0] % self.per_rank if stack.shape[0] <= self.per_rank else self.per_rank * self.owner.world - stack.shape[0]
-        return torch.cat([stack, stack.new_zeros(missing, *stack.shape[1:])]) if missing else stack
 
     def state(self) -> dict[str, Tensor]:
         out = {}
@@ -235,9 +232,9 @@ class _MuonStack:
 
     def load(self, state: dict[str, Tensor]) -> None:
         for i, (name, _) in enumerate(self.owned):
-            self.momentum[i].copy_(state[f"{name}.momentum"])
+            _restore(self.momentum[i], state, f"{name}.momentum")
             if self.second_moment is not None:
-                self.second_moment[i].copy_(state[f"{name}.second_moment"])
+                _restore(self.second_moment[i], state, f"{name}.second_moment")
 
 
 class _AdamShard:
@@ -245,23 +242,22 @@ class _AdamShard:
 
     def __init__(self, owner: MuonAdamW, group: ParamGroup, name: str, param: nn.Parameter) -> None:
         self.owner, self.group, self.name, self.param = owner, group, name, param
-        rows = param.shape[0]
-        self.split = owner.world > 1 and param.numel() >= ROW_SHARD_MIN and rows % owner.world == 0
-        size = rows // owner.world if self.split else rows
-        self.first = owner.rank * size if self.split else 0
-        self.mine = param.data[self.first : self.first + size]
+        self.split = owner.world > 1 and param.numel() >= ROW_SHARD_MIN and param.shape[0] % owner.world == 0
+        self.first = owner.rank * (param.shape[0] // owner.world) if self.split else 0
+        self.mine = self._part_of(param.data)
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.mine), torch.zeros_like(self.mine)
         self.steps = torch.zeros((), device=param.device)
         self.grad: Tensor | None = None
 
+    def _part_of(self, whole: Tensor) -> Tensor:
+        return whole[self.first : self.first + whole.shape[0] // self.owner.world] if self.split else whole
+
     def reduce(self) -> None:
-        self.grad = self.param.grad
+        self.grad = _gradient(self.name, self.param)
         if self.split:
-            total, self.grad = self.grad, torch.empty_like(self.mine)
-            dist.reduce_scatter_tensor(self.grad, total, op=dist.ReduceOp.SUM)
+            self.grad = _reduce_scatter(self.grad, self.mine)
         elif self.owner.world > 1:
             dist.all_reduce(self.grad, op=dist.ReduceOp.SUM)
-        if self.owner.world > 1:
             self.grad /= self.owner.world
 
     def update(self, lr: float, momentum: float | None, weight_decay: float, keep: Tensor | None) -> None:
@@ -274,7 +270,7 @@ class _AdamShard:
 
     def gather(self) -> None:
         if self.split:
-            dist.all_gather_into_tensor(self.param.data, self.mine.clone())
+            _all_gather(self.param.data, self.mine.clone())
         self.grad = None
 
     def state(self) -> dict[str, Tensor]:
@@ -286,15 +282,44 @@ class _AdamShard:
 
     def load(self, state: dict[str, Tensor]) -> None:
         for key, mine in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
-            mine.copy_(_whole(state, f"{self.name}.{key}")[self.first : self.first + mine.shape[0]])
-        self.steps.copy_(state[f"{self.name}.steps"])
+            whole = torch.empty_like(self.param)
+            _restore(whole, state, f"{self.name}.{key}")
+            mine.copy_(self._part_of(whole))
+        _restore(self.steps, state, f"{self.name}.steps")
 
 
-def _whole(state: dict[str, Tensor], key: str) -> Tensor:
-    """The tensor `key`, put together from its row parts `key@FIRST_ROW` where it was saved in parts."""
-    if key in state:
-        return state[key]
-    parts = sorted((int(k.rpartition("@")[2]), t) for k, t in state.items() if k.startswith(f"{key}@"))
-    if not parts:
-        raise KeyError(key)
-    return torch.cat([t for _, t in parts])
+def _gradient(name: str, param: nn.Parameter) -> Tensor:
+    assert param.grad is not None, f"{name} got no gradient"
+    return param.grad
+
+
+def _padded(stack: Tensor, count: int) -> Tensor:
+    """Fills `stack` up with zero matrices to `count` of them."""
+    missing = count - stack.shape[0]
+    return torch.cat([stack, stack.new_zeros(missing, *stack.shape[1:])]) if missing else stack
+
+
+def _reduce_scatter(total: Tensor, like: Tensor) -> Tensor:
+    """The mean over the processes of this process's part of `total`, in the shape of `like`."""
+    mine = torch.empty_like(like)
+    reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # the name before torch 2.13
+    reduce_scatter(mine, total, op=dist.ReduceOp.SUM)
+    return mine.div_(dist.get_world_size())
+
+
+def _all_gather(everything: Tensor, mine: Tensor) -> None:
+    """Fills `everything` with the `mine` of all processes, in their order."""
+    all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # the name before torch 2.13
+    all_gather(everything, mine)
+
+
+def _restore(target: Tensor, state: dict[str, Tensor], key: str) -> None:
+    """Fills `target` from `key`, or from its row parts `key@FIRST_ROW` where it was saved in parts."""
+    saved = state.get(key)
+    if saved is None:
+        parts = sorted((int(k.rpartition("@")[2]), t) for k, t in state.items() if k.startswith(f"{key}@"))
+        saved = torch.cat([t for _, t in parts]) if parts else None
+    if saved is None or saved.shape != target.shape:
+        trouble = f"{key} is missing" if saved is None else f"{key} is {list(saved.shape)}, not {list(target.shape)}"
+        raise UserError(f"the saved optimizer state does not fit this model: {trouble}; start again with --resume never")
+    target.copy_(saved)

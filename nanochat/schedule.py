@@ -1,7 +1,7 @@
 """How long to train, with which batch and rates, and how the rates move: scaling laws and schedules.
 
 Symbols: `B` tokens per step, `D` tokens of the run, η learning rate, λ weight decay; B_ref and D_ref are those of the
-depth-12 model that the nominal rates were tuned at. Sources: B ∝ D^0.383 (arXiv 2505.13738); η ∝ √B;
+depth-12 run that the nominal rates were tuned at. Sources: B ∝ D^0.383 (arXiv 2505.13738); η ∝ √B;
 constant τ = B/(η·λ·D) (arXiv 2405.13698), hence λ = λ_ref · √(B/B_ref) · D_ref/D.
 """
 
@@ -13,7 +13,9 @@ from typing import Literal
 
 from nanochat.flags import flag
 
-BATCH_REFERENCE = 1 << 19  # tokens per step, tuned at depth 12
+# The run at depth 12 that the nominal rates were tuned at.
+BATCH_REFERENCE = 1 << 19  # tokens per step
+RATIO_REFERENCE = 12.0  # tokens per scaling parameter
 BATCH_EXPONENT = 0.383
 MOMENTUM_START, MOMENTUM_PEAK, MOMENTUM_END = 0.85, 0.97, 0.90
 MOMENTUM_WARMUP_STEPS = 400
@@ -21,26 +23,26 @@ MOMENTUM_WARMUP_STEPS = 400
 
 @dataclass
 class HorizonFlags:
-    """How long to train; the first that is set counts."""
+    """How long to train; the first that is set counts. The batch-size law goes by the tokens of the latter two."""
 
     num_iterations: int = flag(-1, "steps; -1 = from the two below", unit="steps")
     target_flops: float = flag(-1.0, "train for so many FLOPs; -1 = from the ratio below", unit="FLOPs")
-    target_param_data_ratio: float = flag(12.0, "train for so many tokens per scaling parameter", unit="tokens per parameter")
+    target_param_data_ratio: float = flag(RATIO_REFERENCE, "train for so many tokens per scaling parameter", unit="tokens per parameter")
     total_batch_size: int = flag(-1, "tokens per step; -1 = from the batch-size law", unit="tokens")
     batch_mult: float = flag(1.0, "multiplies the law's batch size", unit="×")
 
     def __post_init__(self) -> None:
         if self.num_iterations < 1 and self.num_iterations != -1:
             raise ValueError(f"num_iterations is {self.num_iterations}; give at least 1, or -1")
-        if self.target_flops <= 0 and self.target_flops != -1:
+        if not 0 < self.target_flops < math.inf and self.target_flops != -1:
             raise ValueError(f"target_flops is {self.target_flops}; it must be positive, or -1")
-        if self.target_param_data_ratio <= 0:
+        if not 0 < self.target_param_data_ratio < math.inf:
             raise ValueError(f"target_param_data_ratio is {self.target_param_data_ratio}; it must be positive")
         if self.num_iterations > 0 and self.target_flops > 0:
             raise ValueError("num_iterations and target_flops both set the horizon; give one")
         if self.total_batch_size < 1 and self.total_batch_size != -1:
             raise ValueError(f"total_batch_size is {self.total_batch_size}; give at least 1, or -1")
-        if self.batch_mult <= 0:
+        if not 0 < self.batch_mult < math.inf:
             raise ValueError(f"batch_mult is {self.batch_mult}; it must be positive")
         if self.total_batch_size > 0 and self.batch_mult != 1:
             raise ValueError("total_batch_size and batch_mult contradict each other; give one")
@@ -58,6 +60,8 @@ class ScheduleFlags:
     def __post_init__(self) -> None:
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps is {self.warmup_steps}; it must not be negative")
+        if self.warmdown_shape not in ("linear", "cosine"):
+            raise ValueError(f"warmdown_shape is {self.warmdown_shape!r}; it must be linear or cosine")
         for name in ("warmdown_ratio", "final_lr_frac"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 0…1")
@@ -84,48 +88,44 @@ def plan_run(
     """Horizon, batch and scales for a model of `scaling_parameters`; `reference_parameters` are those of depth 12.
 
     The batch of the law is the power of two nearest to it, but at least `rows_multiple` tokens (a micro-batch of all
-    processes). Raises `ValueError` where the batch is not a multiple of that.
+    processes). The weight decay goes by the tokens of the run as it will be, B × steps, so that τ is the same for every
+    batch and horizon. Raises `ValueError` where the batch is not a multiple of `rows_multiple`.
     """
-    ratio = flags.target_param_data_ratio
-    reference_tokens = ratio * reference_parameters
+    reference_tokens = RATIO_REFERENCE * reference_parameters
+    tokens = flags.target_flops / flops_per_token if flags.target_flops > 0 else flags.target_param_data_ratio * scaling_parameters
     B = flags.total_batch_size
     if B == -1:
-        law = BATCH_REFERENCE * (scaling_parameters / reference_parameters) ** BATCH_EXPONENT * flags.batch_mult
+        law = BATCH_REFERENCE * (tokens / reference_tokens) ** BATCH_EXPONENT * flags.batch_mult
         B = max(2 ** round(math.log2(law)), rows_multiple)
     if B % rows_multiple:
         raise ValueError(
             f"total_batch_size {B} is not a multiple of {rows_multiple} tokens (device_batch_size × max_seq_len × processes); change one"
         )
-    if flags.num_iterations > 0:
-        steps = flags.num_iterations
-    elif flags.target_flops > 0:
-        steps = max(1, round(flags.target_flops / (flops_per_token * B)))
-    else:
-        steps = max(1, round(ratio * scaling_parameters / B))
+    steps = flags.num_iterations if flags.num_iterations > 0 else max(1, round(tokens / B))
+    reference_steps = max(1, round(reference_tokens / BATCH_REFERENCE))
     lr_scale = (B / BATCH_REFERENCE) ** 0.5
-    return Plan(B, steps, lr_scale, lr_scale * reference_tokens / (ratio * scaling_parameters))
+    return Plan(B, steps, lr_scale, lr_scale * (BATCH_REFERENCE * reference_steps) / (B * steps))
 
 
 def lr_multiplier(flags: ScheduleFlags, step: int, total: int) -> float:
-    """Of step `step` (0 … total−1): linear warm-up, constant, then down to `final_lr_frac`."""
+    """Of step `step` (0 … total−1): linear warm-up, constant, then down to `final_lr_frac`; where both overlap, the lower."""
+    rise = (step + 1) / flags.warmup_steps if step < flags.warmup_steps else 1.0
+    height = 1 - _warmdown_progress(flags, step, total)
+    if flags.warmdown_shape == "cosine":
+        height = 0.5 - 0.5 * math.cos(math.pi * height)
+    return min(rise, flags.final_lr_frac + (1 - flags.final_lr_frac) * height)
+
+
+def _warmdown_progress(flags: ScheduleFlags, step: int, total: int) -> float:
+    """0 up to the start of the warm-down, then rising to 1 after the last step."""
     warmdown = round(flags.warmdown_ratio * total)
-    if step < flags.warmup_steps:
-        return (step + 1) / flags.warmup_steps
-    if step < total - warmdown:
-        return 1.0
-    left = (total - step) / warmdown  # 1 at the start of the fall, 0 after the last step
-    height = left if flags.warmdown_shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
-    return flags.final_lr_frac + (1 - flags.final_lr_frac) * height
+    return max(0.0, 1 - (total - step) / warmdown) if warmdown else 0.0
 
 
 def muon_momentum(flags: ScheduleFlags, step: int, total: int) -> float:
-    """Rises over the first steps, as the running mean fills, and falls during the warm-down."""
-    if step < MOMENTUM_WARMUP_STEPS:
-        return MOMENTUM_START + (MOMENTUM_PEAK - MOMENTUM_START) * step / MOMENTUM_WARMUP_STEPS
-    warmdown = round(flags.warmdown_ratio * total)
-    if step < total - warmdown:
-        return MOMENTUM_PEAK
-    return MOMENTUM_PEAK + (MOMENTUM_END - MOMENTUM_PEAK) * (step - (total - warmdown)) / warmdown
+    """Rises over the first steps, as the running mean fills, and falls during the warm-down; where both overlap, the lower."""
+    rise = MOMENTUM_START + (MOMENTUM_PEAK - MOMENTUM_START) * min(1.0, step / MOMENTUM_WARMUP_STEPS)
+    return min(rise, MOMENTUM_PEAK + (MOMENTUM_END - MOMENTUM_PEAK) * _warmdown_progress(flags, step, total))
 
 
 def weight_decay_multiplier(step: int, total: int) -> float:
