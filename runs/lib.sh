@@ -4,7 +4,7 @@
 # $NANOCHAT_BASE_DIR/stages/NAME.json, records the command, how long it took and when it ended. The stage is skipped while the
 # stamp names the same command, the artefact exists and no stage it takes its input from has run since.
 
-PYTHON=.venv/bin/python
+VENV_PYTHON=.venv/bin/python
 DRY_RUN=0
 SIGNALS=0   # how many signals have arrived, and the last of them
 LAST_SIGNAL=
@@ -68,6 +68,7 @@ start_log() {
     { mkdir -p "$BASE/stages" && [ -w "$BASE/stages" ]; } 2>/dev/null ||
         die 1 "cannot write to $BASE; set NANOCHAT_BASE_DIR to a writable folder"
     { mkdir -p report && : >>report/log.txt; } 2>/dev/null || die 1 "cannot write $PWD/report/log.txt; make it writable"
+    take_lock
     folder=$(mktemp -d) || die 1 "cannot make a temporary folder; set TMPDIR to a writable one"
     mkfifo "$folder/pipe"
     # The log outlives the signals: what a stage says while it stops belongs in it.
@@ -82,6 +83,19 @@ start_log() {
     trap 'pass_on HUP' HUP
 }
 
+# One run at a time in a base folder: two would write the same checkpoints. The lock names the runner and its running stage,
+# which lives on when the runner alone is killed.
+take_lock() {
+    local lock=$BASE/stages/lock pid
+    if ! (set -C; echo $$ >"$lock") 2>/dev/null; then
+        while read -r pid; do
+            ! kill -0 "$pid" 2>/dev/null ||
+                die 1 "another run, process $pid, is at work in $BASE; wait for it, or set NANOCHAT_BASE_DIR to another folder"
+        done <"$lock"
+        echo $$ >"$lock" || die 1 "cannot write $lock; is the disk full?"
+    fi
+}
+
 # On the way out: whatever still runs is asked to stop, and the log is complete before the runner is gone.
 end_log() {
     local code=$? pid
@@ -92,6 +106,7 @@ end_log() {
     done
     exec >&3 2>&4 3>&- 4>&-
     wait "$TEE_PID"
+    rm -f "$BASE/stages/lock"
     exit "$code"
 }
 
@@ -143,6 +158,7 @@ stage() {
     began=$SECONDS
     "$@" </dev/null 3>&- 4>&- &
     CHILD_PID=$!
+    printf '%d\n' $$ "$CHILD_PID" >"$BASE/stages/lock"
     wait_for "$CHILD_PID"
     code=$?
     CHILD_PID=

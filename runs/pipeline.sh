@@ -122,7 +122,7 @@ choose_profile() {
 # One process, or one for each GPU. NPROC overrides how many.
 choose_launcher() {
     local gpus
-    LAUNCH=("$PYTHON")
+    LAUNCH=("$VENV_PYTHON")
     END_OF_LAUNCH=()
     [ "$NPROC_WANTED" -gt 1 ] || return 0
     if [ "$DRY_RUN" = 0 ] && [ -z "${NPROC-}" ]; then
@@ -146,6 +146,7 @@ choose_flags() {
         if extra "$name"; then value=$EXTRA_VALUE; fi
         case $name in
             depth) depth=$value ;;
+            device-type) DEVICE_TYPE=$value ;;
             # Another horizon replaces the number of iterations.
             num-iterations) if extra target-flops || extra target-param-data-ratio; then continue; else iterations=${value//_/}; fi ;;
         esac
@@ -162,12 +163,14 @@ choose_flags() {
 
 set_up() {
     rm -f "$BASE/stages/set_up.json" # out of date, whatever it says
-    stage set_up "$PYTHON" -- ./mc_setup --yes
+    stage set_up "$VENV_PYTHON" -- ./mc_setup --yes
     check_flags
 }
 
+# The command line's flags, with all that base_train itself would say about them. The profile's own are known to be right.
 check_flags() {
-    "$PYTHON" -c 'import sys
+    [ ${#EXTRA[@]} -gt 0 ] || return 0
+    "$VENV_PYTHON" -c 'import sys
 from nanochat.flags import parse
 from scripts.base_train import BaseTrain
 parse(BaseTrain, sys.argv[1:])' "${FLAGS[@]}" || exit
@@ -178,18 +181,18 @@ parse(BaseTrain, sys.argv[1:])' "${FLAGS[@]}" || exit
 run_stages() {
     case $DATASET in
         climbmix | fineweb-edu)
-            stage data "$BASE/data/$DATASET" -- "$PYTHON" -m nanochat.dataset --dataset "$DATASET" -n "$FIRST_SHARDS"
+            stage data "$BASE/data/$DATASET" -- "$VENV_PYTHON" -m nanochat.dataset --dataset "$DATASET" -n "$FIRST_SHARDS"
             [ "$SHARDS" = "$FIRST_SHARDS" ] ||
-                start_download "$BASE/data/$DATASET" -- "$PYTHON" -m nanochat.dataset --dataset "$DATASET" -n "$SHARDS"
+                start_download "$BASE/data/$DATASET" -- "$VENV_PYTHON" -m nanochat.dataset --dataset "$DATASET" -n "$SHARDS"
             ;;
     esac
-    stage tok_train "$BASE/tokenizer" -- "$PYTHON" -m scripts.tok_train --vocab-size "$VOCAB_SIZE" --dataset "$DATASET"
-    stage tok_eval "$BASE/report/tokenizer_evaluation.json" tok_train -- "$PYTHON" -m scripts.tok_eval --dataset "$DATASET"
+    stage tok_train "$BASE/tokenizer" -- "$VENV_PYTHON" -m scripts.tok_train --vocab-size "$VOCAB_SIZE" --dataset "$DATASET"
+    stage tok_eval "$BASE/report/tokenizer_evaluation.json" tok_train -- "$VENV_PYTHON" -m scripts.tok_eval --dataset "$DATASET"
     wait_for_download
     stage base_train "$TRAINED" tok_train -- \
         "${LAUNCH[@]}" -m scripts.base_train ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} "${FLAGS[@]}"
     stage base_eval "$BASE/report/base_evaluation.json" base_train -- \
-        "${LAUNCH[@]}" -m scripts.base_eval ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} --model-tag "$TAG" --dataset "$DATASET"
+        "${LAUNCH[@]}" -m scripts.base_eval ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} --model-tag "$TAG" --dataset "$DATASET" --device-type "$DEVICE_TYPE"
     stage report report/report.md set_up tok_train tok_eval base_train base_eval -- \
-        "$PYTHON" -m nanochat.report generate --out report/report.md
+        "$VENV_PYTHON" -m nanochat.report generate --out report/report.md
 }

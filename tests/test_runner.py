@@ -49,7 +49,7 @@ def test_dry_run_of_the_cpu_demo(root: Path) -> None:
         f"{PYTHON} -m scripts.base_train --model-tag d4 --run dummy --dataset local --device-type cpu --depth 4 --head-dim 64"
         " --max-seq-len 512 --device-batch-size 8 --total-batch-size 8192 --num-iterations 330"
         " --eval-every 100 --eval-tokens 102400 --sample-every 100 --save-every 100",
-        f"{PYTHON} -m scripts.base_eval --model-tag d4 --dataset local",
+        f"{PYTHON} -m scripts.base_eval --model-tag d4 --dataset local --device-type cpu",
         f"{PYTHON} -m nanochat.report generate --out report/report.md",
     ]
 
@@ -65,7 +65,7 @@ def test_dry_run_of_the_gpu_profiles(root: Path, base: Path) -> None:
         "wait",
         f"{PYTHON} -m scripts.base_train --model-tag d12 --run dummy --dataset climbmix --device-type cuda --depth 12 --max-seq-len 2048"
         " --device-batch-size 14 --total-batch-size 114688 --num-iterations 37760 --save-every 1000",
-        f"{PYTHON} -m scripts.base_eval --model-tag d12 --dataset climbmix",
+        f"{PYTHON} -m scripts.base_eval --model-tag d12 --dataset climbmix --device-type cuda",
         f"{PYTHON} -m nanochat.report generate --out report/report.md",
     ]
     h100 = dry_run(root, "run10.sh", "--gpu", "h100")
@@ -227,7 +227,7 @@ def test_a_failing_stage_ends_the_run_with_its_code(root: Path, tmp_path: Path, 
         f"error: bad failed with exit code 7; what it said is in {tmp_path}/report/log.txt",
     ]
     assert "reason" in (tmp_path / "report/log.txt").read_text()
-    assert not (tmp_path / "x").exists() and list((base / "stages").iterdir()) == []
+    assert not (tmp_path / "x").exists() and list((base / "stages").iterdir()) == [], "no stamp, no lock"
 
 
 def test_success_without_the_artefact_is_an_interruption(root: Path, tmp_path: Path, base: Path) -> None:
@@ -297,6 +297,23 @@ def test_a_base_dir_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == f"error: cannot write to {tmp_path}/file/base; set NANOCHAT_BASE_DIR to a writable folder\n"
     assert not (tmp_path / "x").exists()
+
+
+def test_one_run_at_a_time_in_a_base_dir(root: Path, tmp_path: Path, base: Path) -> None:
+    lock = base / "stages/lock"
+    both = f"until [ $(wc -l <{lock}) = 2 ]; do sleep 0.02; done; touch noted"  # the runner and its stage
+    done = run_script(root, tmp_path, f"stage first noted -- bash -c {shlex.quote(both)}")
+    assert done.returncode == 0 and not lock.exists()
+
+    with subprocess.Popen(["true"]) as runner, subprocess.Popen(["sleep", "60"]) as stage:
+        runner.wait()
+        lock.write_text(f"{runner.pid}\n{stage.pid}\n")
+        done = run_script(root, tmp_path, "stage a x -- touch x")
+        stage.kill()
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1) and f"process {stage.pid}" in done.stderr
+    assert not (tmp_path / "x").exists() and lock.exists()
+    done = run_script(root, tmp_path, "stage a x -- touch x")
+    assert done.returncode == 0 and not lock.exists(), "the lock of a run that is gone is taken over"
 
 
 @pytest.mark.parametrize("given", ["~/base", "here/base", "/abs base"])
