@@ -20,13 +20,13 @@ from typing import Generic, Literal, Self, TypeVar
 import numpy as np
 from filelock import FileLock
 
-from nanochat.common import UserError, atomic_write
+from nanochat.common import UserError, atomic_write, ensure_dir
 from nanochat.packing import VERSION, Plan, plan_bestfit
 from nanochat.permutation import permute
-from nanochat.token_shards import TokenShard, TokenShards
+from nanochat.token_shards import TokenShards
 
 Packing = Literal["bestfit", "stream"]
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 _BLOCK = 4096  # rows whose order is worked out together, for calls that read a few rows each
 
@@ -117,20 +117,20 @@ class RowLoader:
         return flat.reshape(len(rows), width)
 
 
-class Prefetcher(Generic[T]):
+class Prefetcher(Generic[Item]):
     """Iterates over `fetch(start), …, fetch(stop - 1)`, of which up to `depth` are made ahead by a thread.
 
     An exception in `fetch` comes out of the iteration at its place. `close`, or leaving the `with` block, ends the thread after
     the call it is in; a call that hangs is left behind after `CLOSE_SECONDS` and does not keep the process alive.
     """
 
-    CLOSE_SECONDS = 0.9
+    CLOSE_SECONDS = 0.5
 
-    def __init__(self, fetch: Callable[[int], T], start: int, stop: int, depth: int = 2) -> None:
+    def __init__(self, fetch: Callable[[int], Item], start: int, stop: int, depth: int = 2) -> None:
         if depth < 1:
             raise ValueError(f"depth must be at least 1, not {depth}")
         self._fetch, self._depth = fetch, depth
-        self._ready: deque[T] = deque()
+        self._ready: deque[Item] = deque()
         self._error: BaseException | None = None
         self._left = max(stop - start, 0)  # items not yet handed out
         self._closed = False
@@ -158,7 +158,7 @@ class Prefetcher(Generic[T]):
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> T:
+    def __next__(self) -> Item:
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._error or self._closed or not self._left)
             if self._closed or not self._left:
@@ -191,13 +191,14 @@ def _open_plans(shards: TokenShards, seq_len: int, say: Callable[[str], None]) -
     for shard in shards.shards:
         path = shard.folder / f"{shard.name}.bestfit-{seq_len}-v{VERSION}.npy"
         if not path.exists():
+            ensure_dir(shard.folder)
             with FileLock(path.with_name(f".{path.name}.lock")):
                 if not path.exists():
                     made += 1
                     buffer = io.BytesIO()
                     np.save(buffer, plan_bestfit(shard.offsets, seq_len), allow_pickle=False)
                     atomic_write(path, buffer.getvalue())
-        plans.append(_open_plan(path, shard, seq_len))
+        plans.append(_open_plan(path, seq_len))
     if made:
         placed = sum(int(plan[1, -1]) - (plan.shape[1] - 1) for plan in plans)  # without a BOS per piece
         cropped = 1 - placed / max(shards.tokens - shards.documents, 1)
@@ -207,7 +208,7 @@ def _open_plans(shards: TokenShards, seq_len: int, say: Callable[[str], None]) -
     return plans
 
 
-def _open_plan(path: Path, shard: TokenShard, seq_len: int) -> Plan:
+def _open_plan(path: Path, seq_len: int) -> Plan:
     try:
         plan = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except (ValueError, EOFError) as error:

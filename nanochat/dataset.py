@@ -37,11 +37,14 @@ class DataFlags:
     dataset: str = flag("auto", "local | climbmix[:N] | fineweb-edu[:N] | a path or glob; auto: downloaded shards if any, else local")
     packing: Literal["bestfit", "stream"] = flag("bestfit", "rows start at a document (bestfit) or run on through them all (stream)")
 
+    def __post_init__(self) -> None:
+        if not self.dataset:
+            raise ValueError("dataset must not be empty; auto picks one")
+
 
 @dataclass(frozen=True)
 class TextFile:
-    """One input file. `role` says which of its documents belong to which split: all to train or to val, some to each by the
-    hash of the document, or the tail of each document to val."""
+    """One input file. `role`: all its documents are for train or for val, or some for each by their hash, or val gets their tails."""
 
     path: Path
     size: int  # bytes
@@ -53,10 +56,9 @@ class TextFile:
 
 
 @dataclass
-class Counts:
-    """What a pass over the documents of a split met: those it yielded, and those it skipped."""
+class Skipped:
+    """How many documents a pass left out, and for what."""
 
-    documents: int = 0
     not_utf8: int = 0
     empty: int = 0
 
@@ -69,24 +71,19 @@ class Part:
     split: Split
 
     @property
-    def size(self) -> int:
-        return sum(file.size for file in self.files)
-
-    @property
     def fingerprint(self) -> str:
         """Changes when a file is added, removed, moved or rewritten; needs no reading."""
         return _fingerprint(self.split, *((str(f.path), f.size, f.mtime_ns, f.role) for f in self.files))
 
-    def documents(self, counts: Counts) -> Iterator[str]:
-        """The documents in order; `counts` is added to on the way. Raises `UserError` on a damaged file."""
+    def documents(self, skipped: Skipped) -> Iterator[str]:
+        """The documents in order; `skipped` is added to on the way. Raises `UserError` on a damaged file."""
         for file in self.files:
             for text in read_documents(file.path):
                 if text is None:
-                    counts.not_utf8 += 1
+                    skipped.not_utf8 += 1
                 elif not text:
-                    counts.empty += 1
+                    skipped.empty += 1
                 elif share := _share(text, file.role, self.split):
-                    counts.documents += 1
                     yield share
 
 
@@ -117,9 +114,9 @@ class Source:
 
     def documents(self, split: Split) -> Iterator[str]:
         """The documents of a split in order. Raises `UserError` on a damaged file."""
-        counts = Counts()
+        skipped = Skipped()
         for group in self.parts(split):
-            yield from group.documents(counts)
+            yield from group.documents(skipped)
 
     def describe(self) -> dict:
         """Plain values for reports: name, fingerprint, files, bytes on disk, and what is known beyond."""
@@ -128,7 +125,10 @@ class Source:
 
 
 def open_source(name: str) -> Source:
-    """The source called `name` (see `DataFlags.dataset`). Raises `UserError` where there is no text behind the name."""
+    """The source called `name` (see `DataFlags.dataset`; `climbmix:8` is its first 8 training shards and the validation shard).
+
+    Raises `UserError` where there is no text behind the name.
+    """
     if name == "auto":
         name = next((hub for hub in HUB if any(shard_folder(hub).glob("shard_*.parquet"))), "local")
     if name == "local":

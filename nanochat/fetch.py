@@ -81,10 +81,9 @@ def fetch_file(
             size_before = _size(temporary)
             try:
                 headers = _transfer(url, temporary, config.timeout_seconds, progress, stop)
-                if stop.is_set():
-                    raise UserError("interrupted; run the same command again to continue")
-                _verify(temporary, headers, check)
-                _rename(temporary, path)
+                if not stop.is_set():
+                    _verify(temporary, headers, check)
+                    _rename(temporary, path)
             except TransferError as error:
                 failed = 1 if _size(temporary) >= size_before + PROGRESS_BYTES else failed + 1
                 if failed >= MAX_ATTEMPTS:
@@ -92,6 +91,8 @@ def fetch_file(
                 wait = min(max(error.wait_seconds, config.retry_seconds * 2 ** (failed - 1)), LONGEST_WAIT_SECONDS)
                 progress.say(f"{path.name}: {error}; trying again in {wait:.1f} s")
                 stop.wait(wait)
+            if stop.is_set():
+                raise UserError("interrupted; run the same command again to continue")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

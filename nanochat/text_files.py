@@ -73,7 +73,7 @@ def _read_jsonl(path: Path) -> Documents:
                 if line.strip():
                     yield _json_text(line, path, number)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} after line {number}: damaged gzip data ({error}); get the file again") from error
+        raise UserError(f"{path} after line {number}: damaged gzip data ({error}); delete it and get it again") from error
 
 
 def _json_text(line: bytes, path: Path, number: int) -> str | None:
@@ -104,7 +104,7 @@ def _read_parquet(path: Path) -> Documents:
                 for value in batch.column(0).cast(pa.large_binary()).to_pylist():
                     yield "" if value is None else _decode(value)
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path}: damaged parquet data ({_first_line(error)}); get the file again") from error
+            raise UserError(f"{path}: damaged parquet data ({_first_line(error)}); delete it and get it again") from error
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
@@ -115,7 +115,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowException as error:
-        raise UserError(f"{path}: not a whole parquet file ({_first_line(error)}); get the file again") from error
+        raise UserError(f"{path}: not a whole parquet file ({_first_line(error)}); delete it and get it again") from error
     schema = file.schema_arrow
     kind = schema.field("text").type if "text" in schema.names else None
     if kind not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):

@@ -18,7 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ import numpy as np
 from filelock import FileLock
 
 from nanochat.common import UserError, base_dir, ensure_dir, fsync_dir, read_json, write_json
-from nanochat.dataset import Counts, Part, Source, Split
+from nanochat.dataset import Part, Skipped, Source, Split
 
 FORMAT = "nanochat-tokens-1"
 SHARD_TOKENS = 1 << 25  # a shard is closed at the first batch that reaches this
@@ -110,7 +110,7 @@ def open_tokens(source: Source, tokenizer: Encoder, split: Split, workers: int =
     name = f"{source.name}/{split}"
     cache = base_dir() / "tokens"
     shards: list[TokenShard] = []
-    skipped = {"not_utf8": 0, "empty": 0}
+    skipped = asdict(Skipped())
     for part in source.parts(split):
         folder = cache / _key(part, tokenizer)
         if not folder.exists():
@@ -190,15 +190,15 @@ def _build(part: Part, tokenizer: Encoder, folder: Path, workers: int, report: _
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     try:
         temporary.mkdir()
-        counts = Counts()
-        shards = _write_shards(temporary, _encoded(part.documents(counts), tokenizer, workers, report))
+        skipped = Skipped()
+        shards = _write_shards(temporary, _encoded(part.documents(skipped), tokenizer, workers, report))
         write_json(
             temporary / "manifest.json",
             {
                 "format": FORMAT,
                 "tokenizer": {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id},
                 "files": [str(file.path) for file in part.files],
-                "skipped": {"not_utf8": counts.not_utf8, "empty": counts.empty},
+                "skipped": asdict(skipped),
                 "shards": shards,
             },
         )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nanochat import dataset
 from nanochat.common import UserError
-from nanochat.dataset import Counts, DataFlags, open_source
+from nanochat.dataset import DataFlags, Skipped, open_source
 from nanochat.flags import parse
 from tests.nanochat.shard_server import parquet_bytes
 
@@ -114,9 +114,9 @@ def test_skipped_documents_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"text": ""}\n{"text": "\xff"}\n{"text": "good"}\n{"text": "\xff"}\n')
     (tmp_path / "val.jsonl").write_text('{"text": "v"}\n')
     (group,) = open_source(str(tmp_path)).parts("train")
-    counts = Counts()
-    assert list(group.documents(counts)) == ["good"]
-    assert counts == Counts(documents=1, not_utf8=2, empty=1)
+    skipped = Skipped()
+    assert list(group.documents(skipped)) == ["good"]
+    assert skipped == Skipped(not_utf8=2, empty=1)
 
 
 def shards(base: Path, name: str, *indices: int) -> None:
@@ -163,7 +163,7 @@ def test_empty_or_missing(tmp_path: Path) -> None:
     refused(tmp_path / "a.pdf", "unknown kind", ".parquet")
 
 
-@pytest.mark.parametrize("arguments", [["--packing", "worst"], ["--data-set", "local"]])
+@pytest.mark.parametrize("arguments", [["--packing", "worst"], ["--data-set", "local"], ["--dataset="]])
 def test_bad_flags_end_in_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     recipe: Callable[..., DataFlags] = type("Recipe", (DataFlags,), {"__doc__": "A recipe."})
     with pytest.raises(SystemExit) as stopped:

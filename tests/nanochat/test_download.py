@@ -92,6 +92,8 @@ def test_faults_are_overcome(tmp_path: Path, server: ShardServer, fault: str, st
     assert download(config(server), tmp_path) == 0
     assert here(tmp_path) == [FIRST, VAL]
     assert (tmp_path / FIRST).read_bytes() == server.files[FIRST]
+    if fault == "ignore_range":
+        assert len(server.asked(FIRST)) == 2, "a body from its first byte on is written from the first byte on"
     if fault == "drop":
         body = len(server.files[FIRST])
         assert sum(request.sent for request in server.asked(FIRST)) <= body + 2, "bytes that were there came again"
@@ -129,6 +131,19 @@ def test_killed_and_continued(base: Path, server: ShardServer, root: Path) -> No
     assert subprocess.run(arguments, env=environment, cwd=root, stdout=subprocess.DEVNULL).returncode == 0
     assert server.asked(FIRST)[-1].headers["range"] == f"bytes={size - 1}-"
     assert (base / "data" / "climbmix" / FIRST).read_bytes() == server.files[FIRST]
+
+
+def test_interrupted_at_the_keyboard(base: Path, server: ShardServer, root: Path) -> None:
+    server.fail(FIRST, "slow")
+    arguments, environment = command(base, server, "--timeout-seconds", "1")
+    process = subprocess.Popen(arguments, env=environment, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 20
+    while not (server.asked(FIRST) and server.asked(FIRST)[0].sent) and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 130 and errors == "interrupted\n"
+    assert len(server.asked(FIRST)) == 1 and not (base / "data" / "climbmix" / FIRST).exists()
 
 
 def test_missing_shard_is_named_and_the_others_come(base: Path, server: ShardServer, capsys: pytest.CaptureFixture[str]) -> None:

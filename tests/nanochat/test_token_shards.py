@@ -131,6 +131,13 @@ def test_damaged_shard_is_refused(base: Path, tmp_path: Path, suffix: str, damag
     refused(source, str(path), f"delete {shard.folder}")
 
 
+def test_offsets_of_another_shard_are_refused(base: Path, tmp_path: Path) -> None:
+    source = corpus(tmp_path)
+    shard = open_tokens(source, ByteTokenizer(), "train").shards[0]
+    np.zeros(len(shard.offsets), np.int64).tofile(shard.folder / f"{shard.name}.offsets")
+    refused(source, "offsets", "ends at token 0")
+
+
 def test_flipped_bit_is_found_by_verify(base: Path, tmp_path: Path) -> None:
     source = corpus(tmp_path)
     shard = open_tokens(source, ByteTokenizer(), "train").shards[0]
