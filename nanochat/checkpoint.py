@@ -300,11 +300,11 @@ def _check(tensors: Tensors) -> None:
 
 
 def _unshared(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """CPU tensors, contiguous, in order of name, none in another's memory: tied weights are saved under both names."""
+    """CPU tensors, contiguous, none in another's memory: tied weights are saved under both names."""
     out: dict[str, torch.Tensor] = {}
     storages: set[int] = set()
-    for name in sorted(named):
-        tensor = named[name].detach().cpu().contiguous()
+    for name, tensor in named.items():
+        tensor = tensor.detach().cpu().contiguous()
         if tensor.untyped_storage().data_ptr() in storages:
             tensor = tensor.clone()
         storages.add(tensor.untyped_storage().data_ptr())

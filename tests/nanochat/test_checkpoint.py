@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,8 +139,9 @@ def save_together(
     parts: list[dict[str, dict[str, torch.Tensor]]],
     step: int = 1,
     before_barrier: Callable[[], None] = lambda: None,
+    lag: float = 0.0,
 ) -> list[BaseException | None]:
-    """One thread per rank; returns what each raised. `before_barrier` runs in rank 0 before each barrier."""
+    """One thread per rank; returns what each raised. Rank 0 calls `before_barrier` before each barrier, the others lag behind it."""
     barrier = threading.Barrier(len(parts), timeout=20)
     raised: list[BaseException | None] = [None] * len(parts)
 
@@ -147,6 +150,7 @@ def save_together(
             if rank == 0:
                 before_barrier()
             barrier.wait()
+            time.sleep(lag if rank else 0.0)
 
         try:
             store.save(step, parts[rank], {"rank": rank}, rank, len(parts), meet)
@@ -171,18 +175,21 @@ def test_each_rank_writes_what_it_owns_and_the_union_is_read(tmp_path: Path) -> 
     assert same(store.load(1).tensors, whole) and store.load(1).meta == {"rank": 0}
 
 
-def test_a_rank_that_cannot_write_fails_the_save_everywhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_cannot_write_fails_the_save_everywhere(tmp_path: Path, rank: int) -> None:
     store = saved(tmp_path, 1)
     begun = threading.Event()
 
-    def block_rank_1() -> None:
+    def block() -> None:
         if not begun.is_set():
             begun.set()
-            (tmp_path / ".step_0000002.tmp" / "model.rank01.safetensors").mkdir()
+            (tmp_path / ".step_0000002.tmp" / f"model.rank0{rank}.safetensors").mkdir()
 
-    raised = save_together(store, [{"model": {"w": torch.ones(2)}}, {"model": {"v": torch.ones(2)}}], step=2, before_barrier=block_rank_1)
+    parts = [{"model": {"w": torch.ones(2)}}, {"model": {"v": torch.ones(2)}}]
+    raised = save_together(store, parts, step=2, before_barrier=block, lag=0.1)
     assert [type(error) for error in raised] == [UserError, UserError]
-    assert "process 1 could not write its part" in str(raised[0]) and "File exists" in str(raised[1])
+    assert "File exists" in str(raised[rank])
+    assert ("process 1 could not write its part" if rank == 1 else "another process failed") in str(raised[1 - rank])
     assert [p.name for p in tmp_path.iterdir()] == ["step_0000001"]
 
 
@@ -217,6 +224,16 @@ def test_temporary_folders_of_dead_runs_are_cleaned(tmp_path: Path) -> None:
     (tmp_path / ".step_0000009.tmp" / "model.safetensors").write_bytes(b"half")
     store = saved(tmp_path, 9)
     assert store.verify(9) is None and not list(tmp_path.glob(".step*"))
+
+
+def test_what_a_step_replaced_never_comes_back(tmp_path: Path) -> None:
+    """A crash after the second rename leaves the replaced checkpoint under its other name."""
+    store = saved(tmp_path, 1, 2)
+    shutil.copytree(tmp_path / "step_0000002", tmp_path / ".step_0000002.old")
+    shutil.copytree(tmp_path / "step_0000001", tmp_path / ".step_0000001.old")
+    assert store.discard_after(1) == [2] and store.steps() == [1]
+    store.save(3, state(3), {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_0000001", "step_0000003"]
 
 
 def test_an_empty_or_absent_folder_has_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.common import UserError
@@ -61,6 +61,7 @@ def test_one_json_line_per_record_readable_at_once(tmp_path: Path) -> None:
     assert all(json.loads(line) for line in sink.path.read_text().splitlines())
 
 
+@settings(max_examples=40, deadline=None)
 @given(cut=st.integers(1, 400), resume_step=st.integers(-1, 9))
 def test_a_resumed_file_equals_an_uninterrupted_one(cut: int, resume_step: int, tmp_path_factory) -> None:
     folder = tmp_path_factory.mktemp("run")
