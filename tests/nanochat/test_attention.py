@@ -1,0 +1,159 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nanochat.attention import QUERY_BLOCK, attention, best_window_pattern, cache_mask, choose_backend
+
+CPU = torch.device("cpu")
+ON_CPU = ("sdpa", "blocked")  # flex has no backward there
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+def naive(q: Tensor, k: Tensor, v: Tensor, window: int, lengths: list[int] | None = None) -> Tensor:
+    """Attention as it is defined: one query after the other, in fp64."""
+    B, T, H, E = q.shape
+    S, G = k.shape[1:3]
+    k, v = (t.double().repeat_interleave(H // G, dim=2) for t in (k, v))
+    rows = []
+    for b in range(B):
+        last = (lengths[b] if lengths else S) - 1
+        for position in range(last - T + 1, last + 1):
+            keys = slice(max(0, position - window + 1) if window else 0, position + 1)
+            scores = torch.einsum("he,she->hs", q[b, position - last - 1].double(), k[b, keys]) / E**0.5
+            rows.append(torch.einsum("hs,she->he", scores.softmax(-1), v[b, keys]))
+    return torch.stack(rows).view(B, T, H, E)
+
+
+def draw(B: int, T: int, S: int, G: int, repeat: int, E: int = 8, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Tensor]:
+    """q, k, v that want gradients, and a gradient of the output."""
+    g = torch.Generator().manual_seed(seed)
+    shapes = [(B, T, G * repeat, E), (B, S, G, E), (B, S, G, E), (B, T, G * repeat, E)]
+    return [torch.randn(shape, generator=g).to(dtype).requires_grad_(i < 3) for i, shape in enumerate(shapes)]
+
+
+def gradients(y: Tensor, dy: Tensor, *inputs: Tensor) -> list[Tensor]:
+    return [y.detach(), *torch.autograd.grad(y, inputs, dy.to(y.dtype))]
+
+
+shapes = {
+    "B": st.integers(1, 2),
+    "T": st.integers(1, 300) | st.sampled_from([1, 2, QUERY_BLOCK - 1, QUERY_BLOCK, QUERY_BLOCK + 1, 2 * QUERY_BLOCK]),
+    "before": st.sampled_from([0, 0, 1, 5, 127, 128, 200]),
+    "window": st.integers(0, 320) | st.sampled_from([0, 1, 2, 128, 129]),
+    "G": st.integers(1, 2),
+    "repeat": st.integers(1, 3),
+}
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+@settings(max_examples=20, deadline=None)
+@given(**shapes)
+def test_every_backend_is_attention(backend, B, T, before, window, G, repeat):
+    q, k, v, dy = draw(B, T, T + before, G, repeat)
+    got = gradients(attention(q, k, v, window, backend), dy, q, k, v)
+    expected = gradients(naive(q, k, v, window), dy, q, k, v)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b.float(), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+@settings(max_examples=15, deadline=None)
+@given(st.data(), st.integers(1, 20), st.integers(0, 40), st.integers(0, 30), st.integers(1, 2), st.integers(1, 3))
+def test_unused_slots_of_a_cache_are_not_seen(backend, data, T, unused, window, G, repeat):
+    lengths = data.draw(st.lists(st.integers(T, T + unused), min_size=3, max_size=3))
+    S = T + unused
+    q, k, v, _ = draw(3, T, S, G, repeat)
+    with torch.no_grad():
+        for b, length in enumerate(lengths):  # whatever lies there must not matter
+            k[b, length:] = v[b, length:] = 1e4
+        expected = naive(q, k, v, window, lengths).float()
+        got = attention(q, k, v, window, backend, lengths=torch.tensor(lengths))
+        shared = attention(q, k, v, window, backend, mask=cache_mask(T, S, window, torch.tensor(lengths), q.dtype))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-5)
+    assert torch.equal(got, shared)
+
+
+@pytest.mark.parametrize("window", [0, 50])
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_bf16_is_as_good_as_bf16_is(backend, window):
+    q, k, v, dy = draw(2, 200, 200, 2, 2, E=64, dtype=torch.bfloat16)
+    got = gradients(attention(q, k, v, window, backend), dy, q, k, v)
+    expected = gradients(naive(q, k, v, window), dy, q, k, v)
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == torch.bfloat16
+        assert (a.double() - b).norm() / b.norm() < 0.01
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_a_window_as_long_as_the_context_changes_nothing(backend):
+    q, k, v, _ = draw(1, 150, 150, 1, 2)
+    torch.testing.assert_close(attention(q, k, v, 150, backend), attention(q, k, v, 0, backend))
+
+
+@pytest.mark.parametrize("T, S, window, G, repeat", [(140, 140, 0, 1, 1), (140, 140, 30, 2, 2), (3, 140, 9, 1, 2)])
+def test_the_blocked_operator_keeps_the_rules_of_operators(T, S, window, G, repeat):
+    q, k, v, dy = draw(2, T, S, G, repeat)
+    # Symbolic sizes are left out: the number of blocks follows from the length, so every length compiles on its own.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
+    torch.library.opcheck(torch.ops.nanochat.blocked_attention.default, (q, k, v, window), test_utils=checks)
+    saved = torch.ops.nanochat.blocked_attention(q, k, v, window)[1:]
+    plain = [t.detach() for t in (dy, q, k, v)]
+    arguments = (*plain, [p.detach() for p in saved], window)
+    torch.library.opcheck(torch.ops.nanochat.blocked_attention_backward.default, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_a_window_keeps_blocks_of_the_window_alone():
+    q, k, v, _ = draw(1, 1024, 1024, 1, 1)
+    full, windowed = (sum(p.numel() for p in torch.ops.nanochat.blocked_attention(q, k, v, w)[1:]) for w in (0, 128))
+    assert full < 0.6 * 1024**2  # of the square, half and the diagonal blocks
+    assert windowed < 2 * 1024 * 128
+
+
+def test_compiled_is_eager():
+    q, k, v, dy = draw(1, 140, 140, 1, 2)
+
+    def layer(q, k, v):
+        return torch.relu(attention(q * 2, k, v, 20, "blocked")) + 1
+
+    got = gradients(torch.compile(layer, dynamic=False, fullgraph=True)(q, k, v), dy, q, k, v)
+    for a, b in zip(got, gradients(layer(q, k, v), dy, q, k, v), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_auto_is_the_fastest_that_runs():
+    assert choose_backend("auto", CPU, torch.bfloat16) == "blocked"
+    assert choose_backend("auto", torch.device("mps"), torch.float32) == "sdpa"
+    assert choose_backend("sdpa", CPU, torch.float32) == "sdpa"
+    assert best_window_pattern("blocked") == best_window_pattern("sdpa") == "L"
+    assert best_window_pattern("flex") == best_window_pattern("fa3") == "SSSL"
+
+
+@pytest.mark.parametrize("wanted, says", [("flex", "cannot run on cpu"), ("fa3", "cannot run on cpu"), ("flash", "is none of auto, sdpa")])
+def test_a_backend_that_is_not_there_is_refused(wanted, says):
+    with pytest.raises(ValueError, match=says):
+        choose_backend(wanted, CPU, torch.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [0, 40])
+def test_flex_is_attention_where_only_its_forward_runs(window):
+    q, k, v, _ = draw(2, 160, 160, 2, 2, E=16)
+    with torch.no_grad():
+        torch.testing.assert_close(attention(q, k, v, window, "flex"), naive(q, k, v, window).float(), rtol=1e-4, atol=2e-5)
+
+
+@on_cuda
+@pytest.mark.parametrize("T, window", [(64, 0), (300, 0), (300, 100), (513, 129)])
+@pytest.mark.parametrize("backend", ["sdpa", "blocked", "flex", "fa3"])
+def test_every_backend_is_attention_on_cuda(backend, T, window):
+    try:
+        choose_backend(backend, torch.device("cuda"), torch.bfloat16)
+    except ValueError as error:
+        pytest.skip(str(error))
+    q, k, v, dy = draw(2, T, T, 2, 2, E=64, dtype=torch.bfloat16)
+    there = [t.detach().cuda().requires_grad_(t.requires_grad) for t in (q, k, v)]
+    got = gradients(attention(*there, window, backend), dy.cuda(), *there)
+    for a, b in zip(got, gradients(naive(q, k, v, window), dy, q, k, v), strict=True):
+        assert (a.cpu().double() - b).norm() / b.norm() < 0.01
