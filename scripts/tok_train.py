@@ -1,0 +1,85 @@
+"""Trains the tokenizer: `python -m scripts.tok_train`. Writes `$NANOCHAT_BASE_DIR/tokenizer`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from nanochat.common import base_dir
+from nanochat.dataset import DataFlags, open_source
+from nanochat.flags import flag, parse, part, run
+from nanochat.report import section
+from nanochat.tokenizer import MIN_VOCAB_SIZE, Tokenizer
+
+
+@dataclass
+class TokTrain:
+    """Train the tokenizer on the training split of a dataset."""
+
+    data: DataFlags = part(DataFlags)
+    vocab_size: int = flag(32768, "size of the vocabulary, special tokens included", unit="tokens")
+    max_chars: int = flag(2_000_000_000, "stop reading after so much text", unit="characters")
+    doc_cap: int = flag(0, "use only the beginning of longer documents; 0: whole documents", unit="characters")
+
+    def __post_init__(self) -> None:
+        if not MIN_VOCAB_SIZE <= self.vocab_size <= 1 << 24:
+            raise ValueError(f"vocab_size is {self.vocab_size}; it must be from {MIN_VOCAB_SIZE} to {1 << 24}")
+        if self.max_chars < 1:
+            raise ValueError(f"max_chars is {self.max_chars}; it must be 1 or more")
+        if self.doc_cap < 0:
+            raise ValueError(f"doc_cap is {self.doc_cap}; it must be 0 or more")
+
+
+@dataclass
+class Amount:
+    """What was read."""
+
+    documents: int = 0
+    bytes: int = 0
+
+
+def limited(texts: Iterable[str], max_chars: int, doc_cap: int, read: Amount) -> Iterator[str]:
+    """`texts`, each cut to `doc_cap` characters (0: not), until `max_chars` are reached. Adds to `read` on the way."""
+    left = max_chars
+    for text in texts:
+        text = text[: min(left, doc_cap or left)]
+        left -= len(text)
+        read.documents += 1
+        read.bytes += len(text) if text.isascii() else len(text.encode())
+        yield text
+        if left == 0:
+            return
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    config = parse(TokTrain, argv)
+    source = open_source(config.data.dataset)
+    read = Amount()
+    start = time.perf_counter()
+    tokenizer = Tokenizer.train(limited(source.documents("train"), config.max_chars, config.doc_cap, read), config.vocab_size)
+    seconds = time.perf_counter() - start
+    folder = base_dir() / "tokenizer"
+    tokenizer.save(folder)
+    speed = read.bytes / 1e6 / seconds
+    lengths = tokenizer.token_bytes()
+    print(f"{read.documents:,} documents of {source.name}, {read.bytes / 1e6:,.1f} MB, in {seconds:.2f} s: {speed:,.1f} MB/s")
+    print(f"tokenizer {tokenizer.fingerprint}, {tokenizer.vocab_size:,} tokens, in {folder}")
+    values = {
+        "dataset": source.name,
+        "documents": read.documents,
+        "bytes": read.bytes,
+        "seconds": round(seconds, 3),
+        "mb_per_s": round(speed, 1),
+        "vocab_size": tokenizer.vocab_size,
+        "special_tokens": len(tokenizer.special_tokens),
+        "longest_token_bytes": int(lengths.max()),
+        "mean_token_bytes": round(float(lengths[lengths > 0].mean()), 2),
+        "fingerprint": tokenizer.fingerprint,
+    }
+    section("tokenizer_training", values)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
