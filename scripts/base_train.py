@@ -11,8 +11,11 @@ from typing import Any
 import torch
 
 from nanochat import flags
+from nanochat.base_samples import sample_base
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir
+from nanochat.core_eval import evaluate_core
+from nanochat.core_tasks import GET_IT, bundle_is_here
 from nanochat.dataloader import RowLoader
 from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, part
@@ -71,6 +74,8 @@ class BaseTrain:
 def main(argv: list[str] | None = None) -> int:
     """Trains, or goes on training, and returns the exit code."""
     recipe = flags.parse(BaseTrain, argv)
+    if recipe.core_metric_every > 0 and not bundle_is_here():
+        raise UserError(f"CORE needs its bundle; get it so: {GET_IT}; or leave --core-metric-every at -1")
     stop = StopSignals()
     runtime = start(recipe.runtime)
     say: Callable[[str], None] = print if runtime.rank == 0 else lambda _: None
@@ -172,7 +177,7 @@ def open_metrics(recipe: BaseTrain, plan: Plan, folder: Path, resumed: int | Non
 
 
 def events(recipe: BaseTrain, trainer: Trainer, model: GPT, tokenizer: Tokenizer, val: RowLoader, runtime: Runtime) -> list[Event]:
-    """What happens beside training: validation, and further events where they are asked for."""
+    """What happens beside training: validation, samples, CORE, each where it is asked for."""
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(runtime.device)
 
     def evaluate(should_stop: Callable[[], bool]) -> dict[str, Any] | None:
@@ -180,7 +185,20 @@ def events(recipe: BaseTrain, trainer: Trainer, model: GPT, tokenizer: Tokenizer
         bpb = evaluate_bpb(model, batches, token_bytes, should_stop)
         return None if bpb is None else {"val/bpb": bpb}
 
-    return [Event(trainer.cadence(recipe.eval_every), evaluate)] if recipe.eval_every > 0 else []
+    def sample(should_stop: Callable[[], bool]) -> dict[str, Any]:
+        if runtime.rank == 0:
+            for continued in sample_base(model, tokenizer, unconditioned=0):
+                trainer.metrics.say(f"  {continued['prompt']!r} → {continued['text']!r}")
+        runtime.barrier()
+        return {}
+
+    def core(should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+        batch_tokens = recipe.trainer.device_batch_size * model.config.max_seq_len
+        result = evaluate_core(model, tokenizer, batch_tokens, recipe.core_metric_max_per_task, should_stop=should_stop)
+        return None if result is None else {"core_metric": result.core}
+
+    wanted = ((recipe.eval_every, evaluate), (recipe.sample_every, sample), (recipe.core_metric_every, core))
+    return [Event(trainer.cadence(every), action) for every, action in wanted if every > 0]
 
 
 def describe(model: GPT, plan: Plan) -> str:

@@ -1,0 +1,124 @@
+"""Training speed at one shape, beside karpathy/nanochat's where `--nanochat` names a checkout of it.
+
+Every side is a process of its own; their steps are taken in turns, so that what else the machine does hits all of them.
+The first step includes compiling: cold with an empty compile cache, warm with that of the process before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from nanochat import flags
+from nanochat.common import UserError
+from nanochat.flags import flag
+
+ROOT = Path(__file__).resolve().parent.parent
+KARPATHY_DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass
+class TrainSpeed:
+    """Measure training tokens/s, the first step cold and warm, and memory."""
+
+    depth: int = flag(4, "layers", unit="layers")
+    head_dim: int = flag(64, "size of an attention head", unit="channels")
+    max_seq_len: int = flag(512, "tokens in a row", unit="tokens")
+    vocab_size: int = flag(8192, "vocabulary", unit="tokens")
+    device_batch_size: int = flag(8, "rows in a micro-batch", unit="rows")
+    total_batch_size: int = flag(8192, "tokens per step", unit="tokens")
+    window_pattern: str = flag("auto", "window pattern; karpathy/nanochat runs with L where this is auto")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = flag("auto", "compute dtype of our side")
+    device_type: str = flag("auto", "cuda, cpu or auto")
+    attention: str = flag("auto", "attention backend of our side")
+    compile: bool = flag(True, "compile our side")
+    rounds: int = flag(5, "times that every side takes its turn")
+    steps: int = flag(4, "steps in a turn", unit="steps")
+    nanochat: str = flag("", "checkout of karpathy/nanochat to run beside ours, as it comes and with bf16 forced")
+
+    def __post_init__(self) -> None:
+        if self.total_batch_size % (self.device_batch_size * self.max_seq_len):
+            raise ValueError("total_batch_size must be a multiple of device_batch_size × max_seq_len")
+        if min(self.rounds, self.steps) < 1:
+            raise ValueError("rounds and steps must be at least 1")
+        if self.nanochat and not (Path(self.nanochat) / "nanochat" / "gpt.py").is_file():
+            raise ValueError(f"nanochat: {self.nanochat} holds no nanochat/gpt.py")
+
+
+class Side:
+    """A worker process and its steps so far."""
+
+    def __init__(self, config: TrainSpeed, name: str, cache: Path, path: Path, dtype: str) -> None:
+        self.name = name
+        self.seconds: list[float] = []
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+        environment.pop("NANOCHAT_DTYPE", None)
+        side = "ours" if path == ROOT else "karpathy"
+        if dtype != "auto":
+            environment["NANOCHAT_DTYPE"] = dtype if side == "ours" else KARPATHY_DTYPE[dtype]
+        options = {k: v for k, v in vars(config).items() if k not in ("dtype", "rounds", "steps", "nanochat")}
+        arguments = [f"--{k.replace('_', '-')}={int(v) if isinstance(v, bool) else v}" for k, v in options.items()]
+        command = [sys.executable, str(ROOT / "bench" / "speed_worker.py"), f"--side={side}", f"--path={path}", *arguments]
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, steps: int) -> dict[str, Any]:
+        """Runs `steps` steps and returns the worker's answer. Raises `UserError` where it died."""
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise UserError(f"{self.name}: the worker ended with code {self.process.wait()}; its messages are above")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Ends the worker."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures, prints a table and one line of JSON."""
+    config = flags.parse(TrainSpeed, argv)
+    rivals = {"karpathy": "auto", "karpathy_bf16": "bf16"} if config.nanochat else {}
+    result: dict[str, Any] = {"shape": {k: v for k, v in vars(config).items() if k not in ("nanochat", "rounds", "steps")}}
+    with tempfile.TemporaryDirectory() as folder:
+        caches = {name: Path(folder) / name for name in ("ours", *rivals)}
+        cold = Side(config, "ours", caches["ours"], ROOT, config.dtype)
+        result["first_step_cold_s"] = cold.run(1)["seconds"][0]
+        cold.close()
+        sides = [Side(config, "ours", caches["ours"], ROOT, config.dtype)]
+        result["first_step_warm_s"] = sides[0].run(1)["seconds"][0]
+        for name, dtype in rivals.items():
+            sides.append(Side(config, name, caches[name], Path(config.nanochat).resolve(), dtype))
+            result[f"{name}_first_step_cold_s"] = sides[-1].run(1)["seconds"][0]
+        for side in sides:
+            side.run(2)  # warm-up: clocks, caches, allocator
+        for _ in range(config.rounds):
+            for side in sides:
+                answer = side.run(config.steps)
+                side.seconds += answer["seconds"]
+                if side.name == "ours":
+                    result["peak_mem_mib"], flops = answer["peak_mem_mib"], answer["flops_per_token"]
+        for side in sides:
+            side.close()
+    rates = {side.name: config.total_batch_size / median(side.seconds) for side in sides}
+    for side in sides:
+        low, high = (config.total_batch_size / f(side.seconds) for f in (max, min))
+        print(f"{side.name:14s} {rates[side.name]:9,.0f} tokens/s (slowest step {low:,.0f}, fastest {high:,.0f})")
+    result["tokens_per_s"] = rates["ours"]
+    result["flops_per_s"] = rates["ours"] * flops
+    result |= {f"{name}_tokens_per_s": rates[name] for name in rivals}
+    result |= {f"vs_{name}": rates["ours"] / rates[name] for name in rivals}
+    print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}))
+    return 0
+
+
+if __name__ == "__main__":
+    flags.run(main)
