@@ -73,6 +73,14 @@ def test_a_resumed_file_equals_an_uninterrupted_one(cut: int, resume_step: int, 
     assert write(path, resume_step + 1, 9, resume_step) == whole
 
 
+def test_a_record_without_its_line_feed_is_torn(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    whole = write(path, 0, 5)
+    path.write_bytes(whole[:-1])
+    assert [r["step"] for r in read_metrics(path)] == [0, 1, 2, 3, 4]
+    assert write(path, 5, 5, resume_step=5) == whole
+
+
 def test_a_killed_writer_leaves_a_readable_file(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     code = (
