@@ -29,7 +29,7 @@ class MuonExtras:
 
     coefficients: tuple[tuple[float, float, float], ...] = POLAR_EXPRESS
     norm_margin: float = 1.01  # divides the Frobenius norm further, so that no singular value starts above 1
-    equilibrate: bool = True  # rows are scaled to their mean norm before the iteration
+    equilibrate: bool = True  # rows are scaled to their root mean square norm before the iteration
     renormalize: bool = True  # the result is scaled to the norm of an orthogonal matrix, √min(m, n)
     variance_beta: float | None = 0.9  # NorMuon: running mean of squares over the longer side
     cautious: bool = True  # weight decay only where it agrees with the update
@@ -45,7 +45,8 @@ def orthogonalize(x: Tensor, extras: MuonExtras, dtype: torch.dtype) -> Tensor:
     """The nearest (semi-)orthogonal matrix of each in the stack x [N,m,n], iterated in `dtype`; fp32 out."""
     if extras.equilibrate:
         rows = x.norm(dim=-1, keepdim=True)
-        x = x * (rows.square().mean(dim=-2, keepdim=True).sqrt() / rows.clamp(min=1e-6))
+        mean = rows.square().mean(dim=-2, keepdim=True).sqrt()
+        x = x * (mean / torch.maximum(rows, 1e-6 * mean).clamp(min=1e-30))  # bounds the gain, whatever the gradient's scale
     x = (x / (x.norm(dim=(-2, -1), keepdim=True) * extras.norm_margin).clamp(min=1e-7)).to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     for a, b, c in extras.coefficients:  # the Gram matrix is taken on the shorter side
