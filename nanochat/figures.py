@@ -49,22 +49,14 @@ def _panel(axes: Axes, points: Sequence[tuple[float, float]], label: str, colour
     x, y = zip(*points, strict=True)
     few = len(points) <= 30
     axes.plot(x, y, color=colour, linewidth=1.8, marker="o" if few else None, markersize=4, clip_on=False)
-    axes.annotate(
-        f"{y[-1]:.4f}",
-        (x[-1], y[-1]),
-        xytext=(0, 9),
-        textcoords="offset points",
-        ha="right",
-        color=colour,
-        fontsize=9,
-        fontweight="bold",
-    )
+    beside = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
+    axes.annotate(f"{y[-1]:.4f}", (x[-1], y[-1]), **beside, color=colour, fontsize=9, fontweight="bold")
     axes.set_title(label, loc="left", fontsize=9.5, color=_INK)
     axes.set_xlabel("tokens", fontsize=9, color=_INK)
+    axes.margins(x=0, y=0.08)
     axes.set_xlim(left=0)
-    axes.margins(y=0.12)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(color=_GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
