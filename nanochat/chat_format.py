@@ -119,5 +119,6 @@ def _check_content(content: Any, where: str, parts_allowed: bool) -> None:
     if not parts_allowed or not isinstance(content, list):
         raise ValueError(f"the content of {where} must be a string{' or a list of parts' if parts_allowed else ''}")
     for i, part in enumerate(content):
-        if not isinstance(part, Mapping) or part.get("type") not in PARTS or not isinstance(part.get("text"), str):
+        known = isinstance(part, Mapping) and isinstance(part.get("type"), str) and part["type"] in PARTS
+        if not known or not isinstance(part.get("text"), str):
             raise ValueError(f"part {i} of {where} must have a text and one of the types {', '.join(PARTS)}")

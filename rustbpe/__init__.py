@@ -29,7 +29,7 @@ class Trainer:
     """Counts the pieces of texts, then learns merges. `threads` 0 is one per processor."""
 
     def __init__(self, threads: int = 0) -> None:
-        self._trainer = ffi.gc(_object(lib.rustbpe_trainer_new(threads)), lib.rustbpe_trainer_free)
+        self._trainer = ffi.gc(_object(lib.rustbpe_trainer_new(_threads(threads))), lib.rustbpe_trainer_free)
 
     def feed(self, documents: Documents) -> None:
         """Counts the pieces of `documents`. After a `ValueError` the trainer is of no more use."""
@@ -64,7 +64,7 @@ class Vocabulary:
 
         Each document starts with `bos`, unless that is -1. `threads` 0 is one per processor.
         """
-        result = lib.rustbpe_encode(self._vocabulary, *_arguments(documents), bos, np.dtype(dtype).itemsize, threads)
+        result = lib.rustbpe_encode(self._vocabulary, *_arguments(documents), bos, np.dtype(dtype).itemsize, _threads(threads))
         encoded = ffi.gc(_object(result), lib.rustbpe_ids_free)
         ids = np.empty(_number(lib.rustbpe_ids_len(encoded)), dtype)
         offsets = np.empty(len(documents.offsets), np.int64)
@@ -84,9 +84,17 @@ def split(text: str) -> list[str]:
 
 def _arguments(documents: Documents) -> tuple[Any, int, Any, int]:
     """The C arguments text, text_len, offsets, documents. The views keep their buffers alive."""
+    if len(documents.offsets) == 0:
+        raise ValueError("there are no offsets; n texts have n + 1")
     data = ffi.from_buffer("uint8_t[]", documents.data)
     offsets = ffi.from_buffer("int64_t[]", np.ascontiguousarray(documents.offsets, np.int64))
     return data, len(data), offsets, len(offsets) - 1
+
+
+def _threads(threads: int) -> int:
+    if not 0 <= threads <= 4096:
+        raise ValueError(f"threads is {threads}; it must be from 0, one per processor, to 4096")
+    return threads
 
 
 def _pointer(kind: str, array: np.ndarray) -> Any:

@@ -66,7 +66,7 @@ struct Merger {
     weights: Vec<u64>, // occurrences of each piece
     lens: Vec<u32>,    // bytes of each token
     pairs: Vec<Pair>,
-    slots: PairMap, // pair → place in `pairs`
+    slots: PairMap,                             // pair → place in `pairs`
     heap: BinaryHeap<(u64, Reverse<u64>, u32)>, // (count or more, key, place in `pairs`)
     left: Side,
     right: Side,

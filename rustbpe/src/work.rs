@@ -105,11 +105,7 @@ fn not_utf8(document: usize) -> String {
 
 /// Gives every unit of `documents` to `work`, with its number, on as many threads as there are `states`; each thread
 /// works on a state of its own. Returns the first error in a unit; a panic in `work` goes on in the caller.
-pub fn run_units<S: Send>(
-    documents: &Documents,
-    states: &mut [S],
-    work: impl Fn(&mut S, usize, Vec<Part>) + Sync,
-) -> Result<(), String> {
+pub fn run_units<S: Send>(documents: &Documents, states: &mut [S], work: impl Fn(&mut S, usize, Vec<Part>) + Sync) -> Result<(), String> {
     let units = documents.units(UNIT_BYTES)?;
     let next = AtomicUsize::new(0);
     let take_all = |state: &mut S| -> Result<(), String> {
