@@ -1,0 +1,107 @@
+"""Models out of real checkpoints: the right one, the same one, or one line that says why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanochat.checkpoint import CheckpointStore
+from nanochat.common import UserError
+from nanochat.loading import load_model
+from tests.nanochat.tiny_model import full_logits, save_base, tiny_model, tiny_tokenizer
+
+VOCABULARY = 300
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loaded_model_is_the_one_that_was_saved(base: Path, dtype: torch.dtype) -> None:
+    """Also in bf16, although its weights are cast when loaded and those of training at each use."""
+    model, tokenizer = tiny_model(vocab_size=VOCABULARY, window_pattern="SL", dtype=dtype), tiny_tokenizer()
+    save_base(base, model, tokenizer)
+    loaded = load_model(dtype=dtype, say=lambda _: None, backend="sdpa")
+    row = list(range(40))
+    assert torch.equal(full_logits(loaded.model, row), full_logits(model, row))
+    assert {p.dtype for p in loaded.model.parameters()} == {dtype}
+    assert not any(p.requires_grad for p in loaded.model.parameters()) and not loaded.model.training
+    assert loaded.tokenizer.fingerprint == tokenizer.fingerprint
+    assert (loaded.meta["tag"], loaded.meta["step"]) == ("tiny", 7)
+    assert loaded.meta["model_config"] == dataclasses.asdict(model.config)
+
+
+def test_the_model_written_last_is_taken_and_named(base: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    for seed, (tag, step) in enumerate((("d9", 5), ("d4", 3), ("d4", 8))):
+        folder = save_base(base, tiny_model(seed, vocab_size=VOCABULARY), tokenizer, tag, step)
+        os.utime(folder, (1000 + seed, 1000 + seed))
+    (base / "base_checkpoints" / "empty").mkdir()
+    (base / "base_checkpoints" / "notes.txt").write_text("not a model")
+    said: list[str] = []
+    assert [load_model(say=said.append).meta[key] for key in ("tag", "step")] == ["d4", 8]
+    assert "model: base d4, step 8" in said
+    assert load_model(tag="d9", say=said.append).meta["step"] == 5
+    assert load_model(tag="d4", step=3, say=said.append).meta["step"] == 3
+    os.utime(base / "base_checkpoints" / "d9" / "step_0000005", (2000, 2000))
+    assert load_model(say=said.append).meta["tag"] == "d9"
+
+
+def test_a_flipped_byte_gives_the_checkpoint_before_it_loudly(base: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    for step in (1, 2):
+        folder = save_base(base, tiny_model(step, vocab_size=VOCABULARY), tokenizer, step=step)
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    said: list[str] = []
+    assert load_model(say=said.append).meta["step"] == 1
+    assert any("0000002" in line or "step 2" in line for line in said)
+    with pytest.raises(UserError, match="not a valid checkpoint"):
+        load_model(step=2, say=said.append)
+
+
+def refused(base: Path, match: str, **how) -> None:
+    with pytest.raises(UserError, match=match) as error:
+        load_model(say=lambda _: None, **how)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_not_there_is_one_line(base: Path) -> None:
+    refused(base, "no model in .*base_checkpoints; train one with python -m scripts.base_train")
+    refused(base, "no model x in .*there: none", tag="x")
+    save_base(base, tiny_model(vocab_size=VOCABULARY), tiny_tokenizer())
+    refused(base, "no model x in .*there: tiny", tag="x")
+    refused(base, "no model tag", tag="../base_checkpoints/tiny")
+    refused(base, "no checkpoint of step 3; it has: 7", step=3)
+    refused(base, "no model in .*sft_checkpoints", stage="sft")
+
+
+def test_another_tokenizer_is_refused(base: Path) -> None:
+    save_base(base, tiny_model(vocab_size=VOCABULARY), tiny_tokenizer())
+    other = tiny_tokenizer(301)
+    other.save(base / "tokenizer")
+    refused(base, f"was trained with the tokenizer {tiny_tokenizer().fingerprint}, but .* holds {other.fingerprint}")
+
+
+@pytest.mark.parametrize("change", ["unknown key", "missing key", "no config", "missing tensor", "extra tensor", "wrong shape"])
+def test_a_checkpoint_of_another_version_is_one_line(base: Path, change: str) -> None:
+    save_base(base, tiny_model(vocab_size=VOCABULARY), tiny_tokenizer())
+    store = CheckpointStore(base / "base_checkpoints" / "tiny")
+    _, tensors, meta = dataclasses.astuple(store.load(7))
+    if change == "unknown key":
+        meta["model_config"]["experts"] = 8
+    elif change == "missing key":
+        del meta["model_config"]["depth"]
+    elif change == "no config":
+        del meta["model_config"]
+    elif change == "missing tensor":
+        del tensors["model"]["model.lm_head.weight"]
+    elif change == "extra tensor":
+        tensors["model"]["model.more"] = torch.zeros(1)
+    else:
+        tensors["model"]["model.lm_head.weight"] = torch.zeros(3, 3)
+    store.save(8, tensors, meta)
+    refused(base, "does not describe a model of this version")

@@ -1,0 +1,137 @@
+"""chat_cli on a real tiny checkpoint: completing one prompt, and a conversation on a real terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nanochat.common import UserError
+from nanochat.engine import Engine
+from nanochat.loading import load_model
+from nanochat.sampling import Sampling
+from scripts.chat_cli import complete, main
+from tests.nanochat.tiny_model import save_base, tiny_model, tiny_tokenizer
+
+
+@pytest.fixture
+def trained(base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NANOCHAT_DTYPE", "fp32")
+    model, tokenizer = tiny_model(vocab_size=300), tiny_tokenizer()
+    model.lm_head.weight[tokenizer.bos_id] = 0  # never the likeliest: a greedy reply does not end of itself
+    save_base(base, model, tokenizer)
+    return base
+
+
+def test_a_prompt_is_completed_on_stdout_in_utf8(trained: Path, root: Path) -> None:
+    """Also where stdout is set to another encoding, and with nothing else on it."""
+    command = [sys.executable, "-m", "scripts.chat_cli", "-p", "Grüße", "--max-tokens=60", "-t", "1.5", "-k", "0", "--seed", "3"]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.decode().splitlines()[-1] == "model: base tiny, step 7"
+    model, tokenizer, _ = load_model(say=lambda _: None)
+    sampling = Sampling(temperature=1.5, top_k=0, seed=3, max_tokens=60)
+    (completion,) = Engine(model).generate([tokenizer.encode("Grüße", bos=True)], sampling, (tokenizer.bos_id,))
+    assert done.stdout.decode("utf-8") == f"Grüße{tokenizer.decode(completion.tokens)}\n"
+    assert "\ufffd" in tokenizer.decode(completion.tokens)  # random bytes: this model is no speller
+
+
+def test_pieces_are_whole_characters_and_join_to_the_text(trained: Path) -> None:
+    model, tokenizer, _ = load_model(say=lambda _: None)
+    sampling = Sampling(temperature=0, max_tokens=50)
+    (completion,) = Engine(model).generate([tokenizer.encode("a", bos=True)], sampling, (tokenizer.bos_id,))
+    assert "".join(complete(Engine(model), tokenizer, "a", sampling)) == tokenizer.decode(completion.tokens)
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, command: list[str], root: Path) -> None:
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(command, cwd=root, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        os.close(slave)
+        self.seen = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def read(self, characters: int) -> None:
+        """Waits until so many more are there."""
+        wanted, end = len(self.seen) + characters, time.monotonic() + 60
+        while len(self.seen) < wanted:
+            assert time.monotonic() < end, f"there was no more than {self.seen!r}"
+            if select.select([self.master], [], [], 0.1)[0]:
+                self.seen += os.read(self.master, 4096).decode("utf-8", "replace")
+
+    def wait_for(self, text: str) -> None:
+        """Waits until the program has printed `text`, and forgets what came up to there."""
+        while text not in self.seen:
+            self.read(1)
+        self.seen = self.seen.partition(text)[2]
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+
+
+def test_a_conversation_on_a_terminal(trained: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    terminal = Terminal([sys.executable, "-m", "scripts.chat_cli", "--max-tokens", "100000", "-t", "0"], root)
+    try:
+        terminal.wait_for("/quit or Ctrl-D ends the program.")
+        terminal.wait_for("> ")
+        terminal.type("def f(x):\\\n")
+        terminal.wait_for("... ")
+        terminal.type("    return\n")
+        terminal.wait_for("def f(x):\r\n    return")  # the prompt is printed, then its continuation
+        terminal.read(50)
+        os.killpg(terminal.process.pid, signal.SIGINT)
+        terminal.wait_for("[stopped]")
+        terminal.wait_for("> ")
+        terminal.type("/what\n")
+        terminal.wait_for("/what is no command; there are /help and /quit")
+        terminal.type("/help\n")
+        terminal.wait_for("Ctrl-C stops the reply")
+        terminal.wait_for("> ")
+        os.killpg(terminal.process.pid, signal.SIGINT)  # at the prompt: forgets the line, stays
+        terminal.wait_for("> ")
+        terminal.type("/quit\n")
+        assert terminal.process.wait(30) == 0
+    finally:
+        terminal.close()
+
+
+def test_what_cannot_be_done_is_one_line(trained: Path, base: Path) -> None:
+    with pytest.raises(UserError, match="not UTF-8"):
+        main(["-p", "a\udcff"])
+    with pytest.raises(UserError, match="no model d99"):
+        main(["-p", "a", "-g", "d99"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["-i", "sft"], "there is no sft stage in this version; use base"),
+        (["-i", "x"], "invalid choice"),
+        (["-t", "-1"], "temperature is -1.0"),
+        (["--top-p", "2"], "top_p is 2.0"),
+        (["--max-tokens", "0"], "max_tokens is 0"),
+        (["--device-type", "tpu"], "device_type is 'tpu'"),
+        (["--topp", "1"], "did you mean --top-p?"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(base: Path, wrong: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(wrong)
+    error = capsys.readouterr().err
+    assert exit.value.code == 2 and says in error and error.count("\n") == 1
