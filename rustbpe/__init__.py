@@ -48,14 +48,14 @@ class Vocabulary:
     def __init__(self, tokens: Sequence[bytes]) -> None:
         offsets = np.zeros(len(tokens) + 1, np.int64)
         np.cumsum([len(token) for token in tokens], out=offsets[1:])
-        vocabulary = lib.rustbpe_vocabulary_new(*_arguments(Documents(b"".join(tokens), offsets)))
-        self._vocabulary = ffi.gc(_object(vocabulary), lib.rustbpe_vocabulary_free)
+        encoder = lib.rustbpe_encoder_new(*_arguments(Documents(b"".join(tokens), offsets)))
+        self._encoder = ffi.gc(_object(encoder), lib.rustbpe_encoder_free)
 
     def encode(self, text: str) -> list[int]:
         """Ids of one text, on the calling thread."""
         data = text.encode("utf-8")
         ids = ffi.new("uint32_t[]", len(data))
-        return ffi.unpack(ids, _number(lib.rustbpe_encode_text(self._vocabulary, data, len(data), ids)))
+        return ffi.unpack(ids, _number(lib.rustbpe_encode_text(self._encoder, data, len(data), ids)))
 
     def encode_documents(
         self, documents: Documents, dtype: type[np.generic], bos: int = -1, threads: int = 0
@@ -64,7 +64,7 @@ class Vocabulary:
 
         Each document starts with `bos`, unless that is -1. `threads` 0 is one per processor.
         """
-        result = lib.rustbpe_encode(self._vocabulary, *_arguments(documents), bos, np.dtype(dtype).itemsize, _threads(threads))
+        result = lib.rustbpe_encode(self._encoder, *_arguments(documents), bos, np.dtype(dtype).itemsize, _threads(threads))
         encoded = ffi.gc(_object(result), lib.rustbpe_ids_free)
         ids = np.empty(_number(lib.rustbpe_ids_len(encoded)), dtype)
         offsets = np.empty(len(documents.offsets), np.int64)

@@ -1,32 +1,24 @@
-//! Text to token ids, exactly as tiktoken does it: a piece that is a token is that token; else the pair that spells the
-//! token with the smallest id is merged, the leftmost first, until no pair spells a token.
+//! Encodes texts on many threads, each with a cache of the pieces it met last.
 
-use crate::hash::{hash_key, pair, short_key, PairMap, ShortKey, MAX_SHORT, NO_KEY};
+use crate::hash::{hash_key, short_key, ShortKey, MAX_SHORT, NO_KEY};
 use crate::pattern::Splitter;
+use crate::vocabulary::{Scratch, Vocabulary};
 use crate::work::{run_units, Documents, Part};
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 
-const NO_TOKEN: u32 = u32::MAX;
-const SCAN_LIMIT: usize = 512; // bytes up to which looking for the best pair among all is fastest
 const CACHE_BITS: u32 = 14;
 const CACHED_IDS: usize = 5;
 
-/// A vocabulary, ready to encode. Shared by threads.
+/// A vocabulary and the memory of the threads that encode with it.
 pub struct Encoder {
-    byte_ids: [u32; 256],
-    short: Vec<(ShortKey, u32)>,
-    long: HashMap<Vec<u8>, u32>,
-    tokens: usize,
-    merged: PairMap, // every pair of tokens that spells a token → that token
-    workers: Mutex<Vec<Worker>>,
+    vocabulary: Vocabulary,
+    idle: Mutex<Vec<Worker>>,
 }
 
-/// The memory of one thread: recent pieces with their ids, and scratch space.
+/// The memory of one thread.
 struct Worker {
-    cache: Vec<Cached>,
-    ids: Vec<u32>,
-    ranks: Vec<u32>,
+    cache: Vec<Cached>, // by the upper bits of the hash; a newer piece takes the place of an older one
+    scratch: Scratch,
 }
 
 #[derive(Clone, Copy)]
@@ -34,6 +26,13 @@ struct Cached {
     key: ShortKey,
     len: u32,
     ids: [u32; CACHED_IDS],
+}
+
+/// A unit of work that is encoded.
+struct Done<T> {
+    unit: usize,
+    ids: Vec<T>,
+    lens: Vec<(usize, usize)>, // (document, number of ids)
 }
 
 /// `u16` or `u32`, the type of ids in the output.
@@ -62,98 +61,41 @@ pub struct Encoded<T> {
 }
 
 impl Encoder {
-    /// `tokens[id]` are the bytes of token `id`. All are distinct and the 256 single bytes are among them.
-    pub fn new(tokens: &[&[u8]]) -> Result<Encoder, String> {
-        let mut encoder = Encoder {
-            byte_ids: [NO_TOKEN; 256],
-            short: vec![(NO_KEY, NO_TOKEN); (4 * tokens.len()).next_power_of_two()],
-            long: HashMap::new(),
-            tokens: tokens.len(),
-            merged: PairMap::new(),
-            workers: Mutex::new(Vec::new()),
-        };
-        for (id, token) in tokens.iter().enumerate() {
-            if token.is_empty() || encoder.token(token, 0, token.len()).is_some() {
-                return Err(format!("token {id} is empty or a repetition"));
-            }
-            encoder.add_token(token, id as u32);
-        }
-        if let Some(byte) = encoder.byte_ids.iter().position(|&id| id == NO_TOKEN) {
-            return Err(format!("no token for byte {byte}"));
-        }
-        let lens: BTreeSet<usize> = tokens.iter().map(|token| token.len()).collect();
-        for (id, token) in tokens.iter().enumerate() {
-            for &cut in lens.range(..token.len()).filter(|&cut| lens.contains(&(token.len() - cut))) {
-                if let (Some(left), Some(right)) = (encoder.token(token, 0, cut), encoder.token(token, cut, token.len())) {
-                    encoder.merged.insert(pair(left, right), id as u32);
-                }
-            }
-        }
-        Ok(encoder)
-    }
-
-    fn add_token(&mut self, token: &[u8], id: u32) {
-        if let [byte] = token {
-            self.byte_ids[*byte as usize] = id;
-        }
-        if token.len() <= MAX_SHORT {
-            let key = short_key(token, 0, token.len());
-            let slot = self.slot_of(key);
-            self.short[slot] = (key, id);
-        } else {
-            self.long.insert(token.to_vec(), id);
-        }
-    }
-
-    /// The token that is `bytes[start..end]`, if there is one.
-    fn token(&self, bytes: &[u8], start: usize, end: usize) -> Option<u32> {
-        if end - start > MAX_SHORT {
-            return self.long.get(&bytes[start..end]).copied();
-        }
-        let id = self.short[self.slot_of(short_key(bytes, start, end))].1;
-        (id != NO_TOKEN).then_some(id)
-    }
-
-    fn slot_of(&self, key: ShortKey) -> usize {
-        let mask = self.short.len() - 1;
-        let mut slot = hash_key(key) as usize & mask;
-        while self.short[slot].0 != key && self.short[slot].0 != NO_KEY {
-            slot = (slot + 1) & mask;
-        }
-        slot
+    pub fn new(vocabulary: Vocabulary) -> Encoder {
+        Encoder { vocabulary, idle: Mutex::new(Vec::new()) }
     }
 
     /// Ids of `documents` on up to `threads` threads; each document starts with `bos` where there is one.
     pub fn encode_documents<T: Id>(&self, documents: &Documents, bos: Option<u32>, threads: usize) -> Result<Encoded<T>, String> {
         struct State<T> {
             worker: Worker,
-            scratch: Vec<T>,
-            done: Vec<(usize, Vec<T>, Vec<(usize, usize)>)>, // (unit, ids, (document, number of ids))
+            ids: Vec<T>,
+            done: Vec<Done<T>>,
         }
-        let state = || State { worker: self.take_worker(), scratch: Vec::new(), done: Vec::new() };
+        let state = || State { worker: self.take_worker(), ids: Vec::new(), done: Vec::new() };
         let mut states: Vec<State<T>> = (0..threads).map(|_| state()).collect();
         let result = run_units(documents, &mut states, |state, unit, parts: Vec<Part>| {
-            state.scratch.clear();
+            state.ids.clear();
             let mut lens = Vec::with_capacity(parts.len());
             for part in parts {
-                let before = state.scratch.len();
+                let before = state.ids.len();
                 if part.is_start {
-                    state.scratch.extend(bos.map(T::new));
+                    state.ids.extend(bos.map(T::new));
                 }
-                self.encode(part.text, &mut state.worker, &mut state.scratch);
-                lens.push((part.document, state.scratch.len() - before));
+                self.encode(part.text, &mut state.worker, &mut state.ids);
+                lens.push((part.document, state.ids.len() - before));
             }
-            state.done.push((unit, state.scratch.clone(), lens));
+            state.done.push(Done { unit, ids: state.ids.clone(), lens });
         });
         let mut done = Vec::new();
         for state in states {
-            self.workers.lock().unwrap().push(state.worker);
+            self.idle.lock().unwrap().push(state.worker);
             done.extend(state.done);
         }
         result?;
-        done.sort_unstable_by_key(|(unit, ..)| *unit);
+        done.sort_unstable_by_key(|done| done.unit);
         let mut encoded = Encoded { units: Vec::with_capacity(done.len()), lens: vec![0; documents.len()] };
-        for (_, ids, lens) in done {
+        for Done { ids, lens, .. } in done {
             encoded.units.push(ids);
             lens.into_iter().for_each(|(document, len)| encoded.lens[document] += len);
         }
@@ -164,206 +106,53 @@ impl Encoder {
     pub fn encode_text<T: Id>(&self, text: &str, out: &mut Vec<T>) {
         let mut worker = self.take_worker();
         self.encode(text, &mut worker, out);
-        self.workers.lock().unwrap().push(worker);
+        self.idle.lock().unwrap().push(worker);
     }
 
     fn take_worker(&self) -> Worker {
-        self.workers.lock().unwrap().pop().unwrap_or_else(|| Worker {
+        self.idle.lock().unwrap().pop().unwrap_or_else(|| Worker {
             cache: vec![Cached { key: NO_KEY, len: 0, ids: [0; CACHED_IDS] }; 1 << CACHE_BITS],
-            ids: Vec::new(),
-            ranks: Vec::new(),
+            scratch: Scratch::default(),
         })
     }
 
     fn encode<T: Id>(&self, text: &str, worker: &mut Worker, out: &mut Vec<T>) {
         let (bytes, splitter) = (text.as_bytes(), Splitter::get());
+        let Worker { cache, scratch } = worker;
         let mut start = 0;
         while start < bytes.len() {
             let end = splitter.piece_end(text, start);
-            if end - start <= MAX_SHORT {
-                let key = short_key(bytes, start, end);
-                let slot = (hash_key(key) >> (64 - CACHE_BITS)) as usize;
-                if worker.cache[slot].key != key {
-                    self.encode_piece(bytes, start, end, worker);
-                    if worker.ids.len() <= CACHED_IDS {
-                        let cached = &mut worker.cache[slot];
-                        (cached.key, cached.len) = (key, worker.ids.len() as u32);
-                        cached.ids[..worker.ids.len()].copy_from_slice(&worker.ids);
-                    }
-                    out.extend(worker.ids.iter().map(|&id| T::new(id)));
-                } else {
-                    let cached = &worker.cache[slot];
-                    out.extend(cached.ids[..cached.len as usize].iter().map(|&id| T::new(id)));
-                }
+            if end - start > MAX_SHORT {
+                self.vocabulary.encode_piece(bytes, start, end, scratch);
+                out.extend(scratch.ids.iter().map(|&id| T::new(id)));
             } else {
-                self.encode_piece(bytes, start, end, worker);
-                out.extend(worker.ids.iter().map(|&id| T::new(id)));
+                let key = short_key(bytes, start, end);
+                let cached = &mut cache[(hash_key(key) >> (64 - CACHE_BITS)) as usize];
+                if cached.key == key {
+                    out.extend(cached.ids[..cached.len as usize].iter().map(|&id| T::new(id)));
+                } else {
+                    self.vocabulary.encode_piece(bytes, start, end, scratch);
+                    out.extend(scratch.ids.iter().map(|&id| T::new(id)));
+                    if let Some(ids) = cached.ids.get_mut(..scratch.ids.len()) {
+                        ids.copy_from_slice(&scratch.ids);
+                        (cached.key, cached.len) = (key, scratch.ids.len() as u32);
+                    }
+                }
             }
             start = end;
         }
-    }
-
-    /// Sets `worker.ids` to the ids of the piece `bytes[start..end]`.
-    fn encode_piece(&self, bytes: &[u8], start: usize, end: usize, worker: &mut Worker) {
-        worker.ids.clear();
-        if let Some(id) = self.token(bytes, start, end) {
-            worker.ids.push(id);
-            return;
-        }
-        worker.ids.extend(bytes[start..end].iter().map(|&byte| self.byte_ids[byte as usize]));
-        if end - start <= SCAN_LIMIT {
-            self.merge_by_scanning(&mut worker.ids, &mut worker.ranks);
-        } else {
-            self.merge_by_rank(&mut worker.ids);
-        }
-    }
-
-    #[inline(always)]
-    fn rank(&self, left: u32, right: u32) -> u32 {
-        self.merged.get(pair(left, right)).unwrap_or(NO_TOKEN)
-    }
-
-    /// Quadratic in the number of ids and fast for few: `ranks[i]` is what `ids[i]` and `ids[i + 1]` merge to.
-    fn merge_by_scanning(&self, ids: &mut Vec<u32>, ranks: &mut Vec<u32>) {
-        ranks.clear();
-        ranks.extend(ids.windows(2).map(|two| self.rank(two[0], two[1])));
-        while let Some(best) = ranks.iter().copied().min().filter(|&rank| rank != NO_TOKEN) {
-            let at = ranks.iter().position(|&rank| rank == best).expect("the smallest is there");
-            ids[at] = best;
-            ids.remove(at + 1);
-            ranks.remove(at);
-            if at < ranks.len() {
-                ranks[at] = self.rank(best, ids[at + 1]);
-            }
-            if at > 0 {
-                ranks[at - 1] = self.rank(ids[at - 1], best);
-            }
-        }
-    }
-
-    /// The same for pieces of any length: all places of one rank are merged in one sweep from left to right, rank after
-    /// rank. Time grows with the number of ids, apart from sorting places that come in a few ascending runs.
-    fn merge_by_rank(&self, ids: &mut Vec<u32>) {
-        let mut list = LinkedIds::new(std::mem::take(ids));
-        let mut places: Vec<Vec<u32>> = vec![Vec::new(); self.tokens];
-        let mut ranks = vec![NO_TOKEN; list.ids.len()]; // what the id at a place and the next one merge to
-        for at in 0..list.ids.len() - 1 {
-            ranks[at] = self.rank(list.ids[at], list.ids[at + 1]);
-            if ranks[at] != NO_TOKEN {
-                places[ranks[at] as usize].push(at as u32);
-            }
-        }
-        let mut rank = 0;
-        while rank < places.len() {
-            let mut sweep = std::mem::take(&mut places[rank]);
-            sweep.sort(); // stable, because that sort is the one that makes use of ascending runs
-            let mut lowest = rank + 1;
-            for (i, &at) in sweep.iter().enumerate() {
-                if ranks[at as usize] != rank as u32 {
-                    continue; // one of the two was merged with its other neighbour
-                }
-                ranks[list.after[at as usize] as usize] = NO_TOKEN;
-                let (before, after) = list.join(at, rank as u32);
-                ranks[at as usize] = NO_TOKEN;
-                for (left, right) in [(before, Some(at)), (Some(at), after)] {
-                    if let (Some(left), Some(right)) = (left, right) {
-                        let new = self.rank(list.ids[left as usize], list.ids[right as usize]);
-                        ranks[left as usize] = new;
-                        if new != NO_TOKEN {
-                            places[new as usize].push(left);
-                            lowest = lowest.min(new as usize);
-                        }
-                    }
-                }
-                if lowest <= rank {
-                    places[rank].extend(&sweep[i + 1..]); // a smaller token has become possible and goes first
-                    break;
-                }
-            }
-            rank = lowest;
-        }
-        *ids = list.ids;
-        ids.retain(|&id| id != NO_TOKEN);
-    }
-}
-
-/// Ids that keep their place when neighbours are joined; the right one of the two is then `NO_TOKEN`.
-struct LinkedIds {
-    ids: Vec<u32>,
-    before: Vec<u32>, // place of the neighbour; `NO_TOKEN` where there is none
-    after: Vec<u32>,
-}
-
-impl LinkedIds {
-    fn new(ids: Vec<u32>) -> LinkedIds {
-        let len = u32::try_from(ids.len()).expect("a piece is shorter than 4 GB");
-        let before = (0..len).map(|i| i.wrapping_sub(1)).collect();
-        let after = (1..len).chain([NO_TOKEN]).collect();
-        LinkedIds { ids, before, after }
-    }
-
-    /// Joins the id at `at` with the next one to `id`. Returns the places of the neighbours.
-    #[inline(always)]
-    fn join(&mut self, at: u32, id: u32) -> (Option<u32>, Option<u32>) {
-        let gone = self.after[at as usize] as usize;
-        let after = self.after[gone];
-        self.ids[at as usize] = id;
-        self.ids[gone] = NO_TOKEN;
-        self.after[at as usize] = after;
-        if after != NO_TOKEN {
-            self.before[after as usize] = at;
-        }
-        let place = |at: u32| (at != NO_TOKEN).then_some(at);
-        (place(self.before[at as usize]), place(after))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counts::PieceCounts;
-    use crate::train::learn_merges;
-
-    fn vocabulary(text: &str, merges: usize) -> Vec<Vec<u8>> {
-        let mut counts = PieceCounts::new();
-        counts.add_text(text);
-        let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
-        for (left, right) in learn_merges(&[counts], merges).unwrap() {
-            tokens.push([&tokens[left as usize][..], &tokens[right as usize][..]].concat());
-        }
-        tokens
-    }
-
-    fn encoder(tokens: &[Vec<u8>]) -> Encoder {
-        Encoder::new(&tokens.iter().map(|t| &t[..]).collect::<Vec<_>>()).unwrap()
-    }
-
-    #[test]
-    fn both_ways_to_merge_agree_and_the_ids_spell_the_text() {
-        let text = "abracadabra simsalabim abba aaaaaaa  lalalalala ".repeat(20);
-        let tokens = vocabulary(&text, 60);
-        let encoder = encoder(&tokens);
-        let mut state = 7u64;
-        for len in 2..300 {
-            let piece: Vec<u8> = (0..len)
-                .map(|_| {
-                    state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                    b"abrlm"[(state >> 33) as usize % 5]
-                })
-                .collect();
-            let bytes: Vec<u32> = piece.iter().map(|&b| b as u32).collect();
-            let (mut scanned, mut swept) = (bytes.clone(), bytes);
-            encoder.merge_by_scanning(&mut scanned, &mut Vec::new());
-            encoder.merge_by_rank(&mut swept);
-            assert_eq!(scanned, swept);
-            assert_eq!(scanned.iter().flat_map(|&id| tokens[id as usize].clone()).collect::<Vec<u8>>(), piece);
-        }
-    }
+    use crate::vocabulary::tests::learnt;
 
     #[test]
     fn documents_are_encoded_in_order_whatever_the_number_of_threads() {
         let text = "Some words, 123 numbers\n\n and é accents 'll do. ".repeat(40_000);
-        let encoder = encoder(&vocabulary(&text[..5000], 100));
+        let encoder = Encoder::new(learnt(&text[..5000], 100).0);
         let offsets = [0, 0, 10, text.len() as i64 - 50, text.len() as i64];
         let documents = Documents::new(text.as_bytes(), &offsets).unwrap();
         let mut expected: Vec<u32> = Vec::new();
@@ -377,14 +166,5 @@ mod tests {
             assert_eq!(encoded.lens.iter().sum::<usize>(), expected.len());
             assert_eq!(encoded.lens[0], 1);
         }
-    }
-
-    #[test]
-    fn a_vocabulary_that_is_no_vocabulary_is_refused() {
-        let all: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
-        let slices = |tokens: &[Vec<u8>]| Encoder::new(&tokens.iter().map(|t| &t[..]).collect::<Vec<_>>()).err().unwrap();
-        assert!(slices(&all[1..]).contains("byte 0"));
-        assert!(slices(&[all.clone(), vec![b"a".to_vec()]].concat()).contains("token 256"));
-        assert!(slices(&[all, vec![vec![]]].concat()).contains("token 256"));
     }
 }

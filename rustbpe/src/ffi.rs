@@ -1,25 +1,23 @@
 //! The C ABI. No panic crosses it: a function that fails returns null or -1, and `rustbpe_last_error` says why.
 //!
 //! Documents are passed as UTF-8 `text` of `text_len` bytes and `documents + 1` ascending offsets into it, as Arrow keeps
-//! them. The caller keeps every buffer alive and unchanged during the call. Any thread may call; a trainer is used by
-//! one thread at a time.
+//! them. The caller keeps every buffer alive and unchanged during the call. Any thread may call.
 
 use crate::counts::{count_documents, PieceCounts};
 use crate::encode::{Encoded, Encoder};
 use crate::pattern::Splitter;
 use crate::train::learn_merges;
+use crate::vocabulary::Vocabulary;
 use crate::work::{thread_count, Documents};
 use std::cell::RefCell;
 use std::ffi::{c_char, CString};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr::null_mut;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
+use std::sync::Mutex;
 
 /// Piece counts, one table per thread.
-pub struct Trainer(Vec<PieceCounts>);
-
-/// A vocabulary to encode with.
-pub struct Vocabulary(Encoder);
+pub struct Trainer(Mutex<Vec<PieceCounts>>);
 
 /// Ids of encoded documents, until they are copied out.
 pub struct Ids {
@@ -59,6 +57,13 @@ unsafe fn slice<'a, T>(data: *const T, len: usize) -> &'a [T] {
     }
 }
 
+unsafe fn free<T>(object: *mut T) {
+    guarded((), || {
+        drop(Box::from_raw(object));
+        Ok(())
+    })
+}
+
 /// Why the last call of this thread failed. Valid until its next failure.
 #[no_mangle]
 pub extern "C" fn rustbpe_last_error() -> *const c_char {
@@ -88,7 +93,7 @@ pub unsafe extern "C" fn rustbpe_split(text: *const u8, text_len: usize, ends: *
 pub extern "C" fn rustbpe_trainer_new(threads: u32) -> *mut Trainer {
     guarded(null_mut(), || {
         let tables = (0..thread_count(threads)).map(|_| PieceCounts::new()).collect();
-        Ok(Box::into_raw(Box::new(Trainer(tables))))
+        Ok(Box::into_raw(Box::new(Trainer(Mutex::new(tables)))))
     })
 }
 
@@ -98,7 +103,7 @@ pub extern "C" fn rustbpe_trainer_new(threads: u32) -> *mut Trainer {
 /// See the head of this file.
 #[no_mangle]
 pub unsafe extern "C" fn rustbpe_trainer_feed(
-    trainer: *mut Trainer,
+    trainer: *const Trainer,
     text: *const u8,
     text_len: usize,
     offsets: *const i64,
@@ -106,7 +111,8 @@ pub unsafe extern "C" fn rustbpe_trainer_feed(
 ) -> i64 {
     guarded(-1, || {
         let documents = Documents::new(slice(text, text_len), slice(offsets, documents + 1))?;
-        count_documents(&mut (*trainer).0, &documents).map(|()| 0)
+        let mut tables = (*trainer).0.lock().map_err(|_| "the trainer failed before")?;
+        count_documents(&mut tables, &documents).map(|()| 0)
     })
 }
 
@@ -115,9 +121,10 @@ pub unsafe extern "C" fn rustbpe_trainer_feed(
 /// # Safety
 /// See the head of this file.
 #[no_mangle]
-pub unsafe extern "C" fn rustbpe_trainer_learn(trainer: *mut Trainer, limit: usize, left: *mut u32, right: *mut u32) -> i64 {
+pub unsafe extern "C" fn rustbpe_trainer_learn(trainer: *const Trainer, limit: usize, left: *mut u32, right: *mut u32) -> i64 {
     guarded(-1, || {
-        let merges = learn_merges(&(*trainer).0, limit)?;
+        let tables = (*trainer).0.lock().map_err(|_| "the trainer failed before")?;
+        let merges = learn_merges(&tables, limit)?;
         for (i, &merge) in merges.iter().enumerate() {
             (*left.add(i), *right.add(i)) = merge;
         }
@@ -129,28 +136,28 @@ pub unsafe extern "C" fn rustbpe_trainer_learn(trainer: *mut Trainer, limit: usi
 /// `trainer` is not used again.
 #[no_mangle]
 pub unsafe extern "C" fn rustbpe_trainer_free(trainer: *mut Trainer) {
-    guarded((), || Ok(drop(Box::from_raw(trainer))))
+    free(trainer)
 }
 
-/// The vocabulary whose token `i` is `bytes[offsets[i]..offsets[i + 1]]`; ids are ranks.
+/// An encoder for the vocabulary whose token `i` is `bytes[offsets[i]..offsets[i + 1]]`; ids are ranks.
 ///
 /// # Safety
 /// See the head of this file.
 #[no_mangle]
-pub unsafe extern "C" fn rustbpe_vocabulary_new(bytes: *const u8, bytes_len: usize, offsets: *const i64, tokens: usize) -> *mut Vocabulary {
+pub unsafe extern "C" fn rustbpe_encoder_new(bytes: *const u8, bytes_len: usize, offsets: *const i64, tokens: usize) -> *mut Encoder {
     guarded(null_mut(), || {
         let (bytes, offsets) = (slice(bytes, bytes_len), slice(offsets, tokens + 1));
         let token = |two: &[i64]| bytes.get(two[0] as usize..two[1] as usize).ok_or("the offsets do not ascend within the bytes");
         let tokens = offsets.windows(2).map(token).collect::<Result<Vec<_>, _>>()?;
-        Ok(Box::into_raw(Box::new(Vocabulary(Encoder::new(&tokens)?))))
+        Ok(Box::into_raw(Box::new(Encoder::new(Vocabulary::new(&tokens)?))))
     })
 }
 
 /// # Safety
-/// `vocabulary` is not used again.
+/// `encoder` is not used again.
 #[no_mangle]
-pub unsafe extern "C" fn rustbpe_vocabulary_free(vocabulary: *mut Vocabulary) {
-    guarded((), || Ok(drop(Box::from_raw(vocabulary))))
+pub unsafe extern "C" fn rustbpe_encoder_free(encoder: *mut Encoder) {
+    free(encoder)
 }
 
 /// Ids of one text into `ids`, which has room for `text_len` of them. Returns their number.
@@ -158,11 +165,11 @@ pub unsafe extern "C" fn rustbpe_vocabulary_free(vocabulary: *mut Vocabulary) {
 /// # Safety
 /// See the head of this file.
 #[no_mangle]
-pub unsafe extern "C" fn rustbpe_encode_text(vocabulary: *const Vocabulary, text: *const u8, text_len: usize, ids: *mut u32) -> i64 {
+pub unsafe extern "C" fn rustbpe_encode_text(encoder: *const Encoder, text: *const u8, text_len: usize, ids: *mut u32) -> i64 {
     guarded(-1, || {
         let text = std::str::from_utf8(slice(text, text_len)).map_err(|_| "the text is not valid UTF-8")?;
         let mut out: Vec<u32> = Vec::with_capacity(text_len / 2);
-        (*vocabulary).0.encode_text(text, &mut out);
+        (*encoder).encode_text(text, &mut out);
         from_raw_parts_mut(ids, out.len()).copy_from_slice(&out);
         Ok(out.len() as i64)
     })
@@ -174,7 +181,7 @@ pub unsafe extern "C" fn rustbpe_encode_text(vocabulary: *const Vocabulary, text
 /// See the head of this file.
 #[no_mangle]
 pub unsafe extern "C" fn rustbpe_encode(
-    vocabulary: *const Vocabulary,
+    encoder: *const Encoder,
     text: *const u8,
     text_len: usize,
     offsets: *const i64,
@@ -186,7 +193,7 @@ pub unsafe extern "C" fn rustbpe_encode(
     guarded(null_mut(), || {
         let documents = Documents::new(slice(text, text_len), slice(offsets, documents + 1))?;
         let bos = u32::try_from(bos).ok();
-        let (encoder, threads) = (&(*vocabulary).0, thread_count(threads));
+        let (encoder, threads) = (&*encoder, thread_count(threads));
         let (ids, lens) = if id_bytes == 2 {
             let Encoded { units, lens } = encoder.encode_documents::<u16>(&documents, bos, threads)?;
             (Width::U16(units), lens)
@@ -238,5 +245,19 @@ pub unsafe extern "C" fn rustbpe_ids_copy(ids: *const Ids, out: *mut u8, offsets
 /// `ids` is not used again.
 #[no_mangle]
 pub unsafe extern "C" fn rustbpe_ids_free(ids: *mut Ids) {
-    guarded((), || Ok(drop(Box::from_raw(ids))))
+    free(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CStr;
+
+    #[test]
+    fn a_panic_becomes_an_error_with_its_message() {
+        assert_eq!(guarded(-1, || panic!("number {}", 7)), -1);
+        let message = unsafe { CStr::from_ptr(rustbpe_last_error()) }.to_str().unwrap();
+        assert_eq!(message, "internal error: number 7");
+        assert_eq!(guarded(-1, || Ok(3)), 3);
+    }
 }

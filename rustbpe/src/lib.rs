@@ -7,6 +7,7 @@ mod hash;
 mod pattern;
 mod tables;
 mod train;
+mod vocabulary;
 mod work;
 
 pub use ffi::*;
