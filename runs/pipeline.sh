@@ -163,7 +163,7 @@ choose_flags() {
 
 set_up() {
     rm -f "$BASE/stages/set_up.json" # out of date, whatever it says
-    stage set_up "$VENV_PYTHON" -- ./mc_setup --yes
+    stage set_up .venv/mc_setup.stamp -- ./mc_setup --yes
     check_flags
 }
 
