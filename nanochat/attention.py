@@ -133,7 +133,8 @@ def _compiled_flex():
 
 
 # Apart from the code around it: the compiler would otherwise trace the making of the mask, which takes it most of a minute.
-@torch.compiler.disable
+# (torch.compiler.disable would do, but imports the compiler at once, which takes 2 s and settles where its cache lies.)
+@torch._disable_dynamo
 def _flex(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     mask = _flex_mask(q.shape[2], window, q.device)
@@ -161,10 +162,10 @@ def _unfold(x: Tensor, B: int) -> Tensor:
     return x.view(B, BG // B, T, R, E).transpose(1, 2).reshape(B, T, (BG // B) * R, E).contiguous()
 
 
-def _hidden(start: int, end: int, first: int, window: int, repeat: int, device: torch.device) -> Tensor:
-    """bool [(end−start)·repeat, end−first], True where a query of the block does not see a key."""
-    seen = _position_mask(end - start, end - first, window, device)
-    return ~seen.repeat_interleave(repeat, dim=0)
+@functools.lru_cache(maxsize=256)
+def _hidden(queries: int, keys: int, window: int, repeat: int, device: torch.device) -> Tensor:
+    """bool [queries·repeat, keys], True where one of the last `queries` positions does not see one of `keys` positions."""
+    return ~_position_mask(queries, keys, window, device).repeat_interleave(repeat, dim=0)
 
 
 @torch.library.custom_op("nanochat::blocked_attention", mutates_args=())
@@ -182,7 +183,9 @@ def _blocked(q: Tensor, k: Tensor, v: Tensor, window: int) -> list[Tensor]:
         start = max(start, offset)
         block = qf[:, start - offset : end - offset].flatten(1, 2)  # (B·G, queries·H/G, E)
         scores = torch.bmm(block, kf[:, first:end].transpose(1, 2))
-        scores.masked_fill_(_hidden(start, end, first, window, qf.shape[2], q.device), float("-inf"))
+        # Without a window a block hides keys of its own positions only.
+        own = start if window == 0 else first
+        scores[..., own - first :].masked_fill_(_hidden(end - start, end - own, window, qf.shape[2], q.device), float("-inf"))
         p = scores.softmax(-1)
         out[:, start - offset : end - offset] = torch.bmm(p, vf[:, first:end]).view(qf.shape[0], -1, *qf.shape[2:])
         saved.append(p)
