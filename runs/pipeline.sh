@@ -39,7 +39,7 @@ run_pipeline() {
 # --- options ---
 
 parse_options() {
-    local argument name value
+    local argument name
     while [ $# -gt 0 ]; do
         argument=$1
         case $argument in --*) name=$(hyphens "$argument") ;; *) name=$argument ;; esac
@@ -102,7 +102,7 @@ extra() { # NAME
 # --- profile ---
 
 choose_profile() {
-    local found gpus name value
+    local found
     if [ -z "$PROFILE" ]; then
         PROFILE=$GPU
         if [ "$GPU" = auto ]; then
