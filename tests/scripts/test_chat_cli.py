@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
-import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from nanochat.loading import load_model
 from nanochat.sampling import Sampling
 from scripts.chat_cli import complete, main
 from tests.nanochat.tiny_model import save_base, tiny_model, tiny_tokenizer
+
+CTRL_C = "\x03"
 
 
 @pytest.fixture
@@ -56,7 +59,15 @@ class Terminal:
 
     def __init__(self, command: list[str], root: Path) -> None:
         self.master, slave = pty.openpty()
-        self.process = subprocess.Popen(command, cwd=root, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            cwd=root,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+        )
         os.close(slave)
         self.seen = ""
 
@@ -95,7 +106,7 @@ def test_a_conversation_on_a_terminal(trained: Path, root: Path, monkeypatch: py
         terminal.type("    return\n")
         terminal.wait_for("def f(x):\r\n    return")  # the prompt is printed, then its continuation
         terminal.read(50)
-        os.killpg(terminal.process.pid, signal.SIGINT)
+        terminal.type(CTRL_C)
         terminal.wait_for("[stopped]")
         terminal.wait_for("> ")
         terminal.type("/what\n")
@@ -103,7 +114,10 @@ def test_a_conversation_on_a_terminal(trained: Path, root: Path, monkeypatch: py
         terminal.type("/help\n")
         terminal.wait_for("Ctrl-C stops the reply")
         terminal.wait_for("> ")
-        os.killpg(terminal.process.pid, signal.SIGINT)  # at the prompt: forgets the line, stays
+        terminal.type("half a li")
+        terminal.wait_for("half a li")
+        time.sleep(0.3)  # a signal between the prompt and the reading is only noticed with the next key
+        terminal.type(CTRL_C)  # forgets the line, stays
         terminal.wait_for("> ")
         terminal.type("/quit\n")
         assert terminal.process.wait(30) == 0
