@@ -118,10 +118,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     trainer.events = events(recipe, trainer, model, tokenizer, val_loader, runtime)
     finished = trainer.run()
-    if runtime.rank == 0:
+    if not finished:
+        say(f"stopped by {stop.requested} after step {trainer.state.step} of {plan.num_iterations}; run again to continue")
+    elif runtime.rank == 0:
         report(recipe, trainer, source.describe())
-        if not finished:
-            say(f"stopped by {stop.requested} after step {trainer.state.step} of {plan.num_iterations}; run again to continue")
     runtime.close()
     return 0
 
@@ -156,10 +156,11 @@ def identity(recipe: BaseTrain, model: GPT, plan: Plan, tokenizer: Tokenizer, lo
     return {
         **dataclasses.asdict(model.config),
         "tokenizer": tokenizer.fingerprint,
-        "data": loader.fingerprint,
         "total_batch_size": plan.total_batch_size,
         "num_iterations": plan.num_iterations,
         "seed": recipe.trainer.seed,
+        "packing": recipe.data.packing,
+        "data": loader.fingerprint,  # after what it depends on too: the first difference is the one that is named
         **dataclasses.asdict(recipe.optim),
         **dataclasses.asdict(recipe.schedule),
     }
