@@ -16,11 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from nanochat.common import UserError
 from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, parse, part, run
 from nanochat.tokenizer import PATTERN, SPECIAL_TOKENS, Tokenizer
@@ -135,8 +137,9 @@ def _train_and_encode(alphabet: str, chars: int) -> dict[str, float]:
 def _rival(name: str, config: TokenizerBench, folder: Path) -> Iterator[Callable[[], float] | None]:
     """A function that trains once in a process with the library `name` and returns the seconds; none where it is not to be had."""
     target = folder / name
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--target", str(target), name]
-    installed = subprocess.run(command, capture_output=True, text=True)
+    # An environment made by uv has no pip.
+    installer = [sys.executable, "-m", "pip"] if find_spec("pip") else ["uv", "pip"]
+    installed = subprocess.run([*installer, "install", "--quiet", "--target", str(target), name], capture_output=True, text=True)
     if installed.returncode:
         print(f"{name}: not here (pip install {name} failed: {installed.stderr.strip().splitlines()[-1]})")
         yield None
@@ -150,7 +153,10 @@ def _rival(name: str, config: TokenizerBench, folder: Path) -> Iterator[Callable
         def train() -> float:
             process.stdin.write("train\n")
             process.stdin.flush()
-            return float(process.stdout.readline())
+            answer = process.stdout.readline()
+            if not answer:
+                raise UserError(f"{name} stopped while it trained; see its message above")
+            return float(answer)
 
         yield train
         process.stdin.close()

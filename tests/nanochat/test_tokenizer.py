@@ -117,6 +117,8 @@ def test_any_vocabulary_gives_the_ids_of_tiktoken(seed: int, lengths: list[int])
     for length in lengths:
         text = "".join(rng.choices("abc", k=length))
         assert made.encode(text) == made.to_tiktoken().encode_ordinary(text)
+    for i in usable:  # a token is itself, even where no merges lead to it
+        assert made.encode(made.decode([i])) == [i]
 
 
 def test_text_that_spells_a_special_token_is_ordinary_text(tokenizer: Tokenizer) -> None:
