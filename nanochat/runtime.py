@@ -23,7 +23,7 @@ from nanochat.precision import Precision, detect_precision
 # Dense bf16 peak of one device in FLOP/s, from the makers' data sheets; the first name found in the device's name counts.
 PEAK_FLOPS = {
     "GB200": 2.5e15, "B200": 2.25e15, "B100": 1.8e15, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
-    "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 5090": 209.5e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12,
+    "A100": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "RTX 5090": 209.5e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12,
 }  # fmt: skip
 
 
@@ -115,6 +115,8 @@ def _device(wanted: str, local_rank: int) -> torch.device:
     kind = next(k for k, available in there.items() if available) if wanted == "auto" else wanted
     if not there[kind]:
         raise UserError(f"device {kind} is not available here; use --device-type cpu or auto")
+    if kind == "cuda" and local_rank >= torch.cuda.device_count():
+        raise UserError(f"process {local_rank} has no GPU, this machine has {torch.cuda.device_count()}; start as many processes as GPUs")
     return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
 
 

@@ -1,0 +1,148 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanochat.precision import Precision
+from nanochat.runtime import PEAK_FLOPS, Runtime, RuntimeFlags, StopSignals
+
+HEAD = "import os, sys, resource, torch\nfrom nanochat import runtime\nfrom nanochat.flags import run\n"
+
+
+def python(root: Path, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", HEAD + code]
+    return subprocess.run(command, cwd=root, env=os.environ | variables, capture_output=True, text=True, timeout=120)
+
+
+def runtime(dtype: torch.dtype = torch.float32, backend: str = "blocked") -> Runtime:
+    return Runtime(torch.device("cpu"), Precision(dtype, "a test"), backend, compile=False, rank=0, world_size=1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_freed_memory_is_kept(root):
+    """64 MiB, taken and freed again and again, must be mapped once: counted in the pages the kernel hands out."""
+    done = python(
+        root,
+        """
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.empty(64 << 20, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+default = faults()
+runtime.keep_freed_memory()
+faults()
+print(default, faults())
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    default, kept = map(int, done.stdout.split())
+    assert default >= 20 and kept < default / 10
+
+
+def test_signals_ask_for_a_stop_and_a_second_interrupt_does_not_ask(root):
+    code = """
+import time
+def main():
+    for _ in range(2):
+        stop = runtime.StopSignals()
+        print("ready", bool(stop), flush=True)
+        while not stop:
+            time.sleep(0.01)
+        print(stop.requested, flush=True)
+        if stop.requested == "SIGTERM":
+            stop.close()
+    time.sleep(60)
+run(main)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", HEAD + code], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout.readline() == "ready False\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout.readline() == "SIGTERM\n"
+            assert process.stdout.readline() == "ready False\n"
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "SIGINT\n"
+            process.send_signal(signal.SIGTERM)  # one more polite request changes nothing
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    lines = errors.splitlines()
+    assert lines[:2] == [f"{name}: stopping at the next step boundary; the run is saved first" for name in ("SIGTERM", "SIGINT")]
+    assert lines[-1] == "interrupted" and "Traceback" not in errors
+
+
+def test_closing_restores_the_handlers():
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    stop = StopSignals()
+    assert signal.getsignal(signal.SIGTERM) not in before
+    stop.close()
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_what_is_not_there_is_one_line(root):
+    cases = {"attention='flex', device_type='cpu'": "attention 'flex' cannot run on cpu in torch.float32; use auto or sdpa"}
+    if not torch.cuda.is_available():
+        cases["device_type='cuda'"] = "device cuda is not available here; use --device-type cpu or auto"
+    code = "from nanochat.common import UserError\n"
+    for flags in cases:
+        code += f"try: runtime.start(runtime.RuntimeFlags({flags}))\nexcept UserError as error: print(error)\n"
+    code += "os.environ['NANOCHAT_DTYPE'] = 'fp8'\nrun(lambda: runtime.start(runtime.RuntimeFlags()))"
+    done = python(root, code, NANOCHAT_DTYPE="fp32")
+    assert done.stdout.splitlines() == list(cases.values())
+    assert (done.returncode, done.stderr) == (1, "error: NANOCHAT_DTYPE is 'fp8'; it must be one of fp32, bf16, fp16\n")
+
+
+def test_starting_sets_the_process_up(root, base):
+    code = """
+import nanochat.trainer
+print(torch.get_default_dtype(), "torch._dynamo" in sys.modules, "TORCHINDUCTOR_CACHE_DIR" in os.environ)
+r = runtime.start(runtime.RuntimeFlags(device_type="cpu", compile=False))
+print(r.describe())
+print(r.rank, r.world_size, r.backend, r.peak_flops, r.window_pattern("auto"), r.window_pattern("sl"))
+import torch._inductor.runtime.cache_dir_utils
+print(torch._inductor.runtime.cache_dir_utils.cache_dir())
+r.barrier(), r.close()
+"""
+    done = python(root, code, NANOCHAT_DTYPE="fp32")
+    assert done.returncode == 0, done.stderr
+    imported, describe, figures, cache = done.stdout.splitlines()
+    assert imported == "torch.float32 False False"  # importing the compiler takes seconds and settles where its cache lies
+    assert describe.startswith("cpu (") and describe.endswith("fp32 (NANOCHAT_DTYPE), attention blocked, eager")
+    assert figures == "0 1 blocked None L SL" and cache == str(base / "compile_cache")
+
+
+def test_muon_iterates_in_bf16_only_where_that_is_the_compute_dtype():
+    assert [runtime(d).muon_dtype for d in (torch.bfloat16, torch.float16, torch.float32)] == [torch.bfloat16, torch.float32, torch.float32]
+
+
+@pytest.mark.parametrize(
+    "name, peak",
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA GB200", 2.5e15),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA GeForce RTX 5090", 209.5e12),
+    ],
+)
+def test_the_first_name_found_is_the_right_one(name, peak):
+    assert next(value for key, value in PEAK_FLOPS.items() if key in name) == peak
+
+
+@pytest.mark.parametrize("bad", [{"device_type": "gpu"}, {"attention": "flash"}])
+def test_bad_flags_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        RuntimeFlags(**bad)
