@@ -57,10 +57,9 @@ def karpathy(shape: argparse.Namespace):
     width = -(-shape.depth * 64 // shape.head_dim) * shape.head_dim
     heads = width // shape.head_dim
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pattern = shape.window_pattern.replace("auto", "L")
     with torch.device("meta"):
-        model = GPT(
-            GPTConfig(shape.max_seq_len, shape.vocab_size, shape.depth, heads, heads, width, shape.window_pattern.replace("auto", "L"))
-        )
+        model = GPT(GPTConfig(shape.max_seq_len, shape.vocab_size, shape.depth, heads, heads, width, pattern))
     model.to_empty(device=device)
     model.init_weights()
     flops = model.estimate_flops()
