@@ -62,6 +62,8 @@ class BaseTrain:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         T, B, b = self.model.max_seq_len, self.horizon.total_batch_size, self.trainer.device_batch_size
+        if self.eval_every > 0 and self.eval_tokens < T:
+            raise ValueError(f"eval_tokens is {self.eval_tokens}, which is not one row of max_seq_len {T}; give more, or --eval-every -1")
         if B > 0 and B % (T * b):
             raise ValueError(f"total_batch_size {B} is not a multiple of device_batch_size × max_seq_len ({b} × {T}); change one of them")
 

@@ -1,0 +1,170 @@
+"""base_train as its users meet it: what it leaves behind, and what it says to bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.tiny import SHAPE, Home
+from tests.warm_start import WarmStart
+
+
+def assert_one_line(stderr: str, *parts: str) -> None:
+    """The whole of stderr is one line that begins with `error: ` and holds all `parts`."""
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1 and stderr.endswith("\n"), stderr
+    for part in parts:
+        assert part in stderr
+
+
+# What is wrong, and what the line must hold.
+BAD_FLAGS = {
+    "unknown": (["--num-iteration=3"], ["--num-iteration=3", "did you mean --num-iterations?"]),
+    "unknown with underscores": (["--detph", "4"], ["--detph", "did you mean --depth?"]),
+    "argument without a flag": (["3"], ["unknown flag or argument 3"]),
+    "not a number": (["--depth=two"], ["--depth", "'two' is not a whole number"]),
+    "not a choice": (["--warmdown-shape=steep"], ["--warmdown-shape"]),
+    "two horizons": (["--num-iterations=3", "--target-flops=1e9"], ["num_iterations", "target_flops"]),
+    "batch by law and by hand": (["--batch-mult=2"], ["total_batch_size", "batch_mult"]),
+    "batch that does not divide": (["--total-batch-size=200"], ["total_batch_size 200", "device_batch_size", "max_seq_len"]),
+    "no layers": (["--depth=0"], ["depth is 0", "at least 1"]),
+    "odd head": (["--head-dim=15"], ["head_dim is 15"]),
+    "no rows": (["--device-batch-size=0"], ["device_batch_size is 0"]),
+    "negative rate": (["--matrix-lr=-1"], ["matrix_lr is -1"]),
+    "infinite rate": (["--lr-mult=inf"], ["lr_mult is inf"]),
+    "NaN": (["--weight-decay=nan"], ["'nan' is not a number"]),
+    "share above one": (["--warmdown-ratio=1.5"], ["warmdown_ratio is 1.5"]),
+    "period of zero": (["--eval-every=0"], ["eval_every is 0"]),
+    "negative period": (["--save-every=-2"], ["save_every is -2"]),
+    "no checkpoints kept": (["--keep-checkpoints=0"], ["keep_checkpoints is 0"]),
+    "nothing to evaluate on": (["--eval-tokens=0"], ["eval_tokens is 0"]),
+    "less than a row to evaluate on": (["--eval-every=1", "--eval-tokens=31"], ["eval_tokens is 31", "max_seq_len 32"]),
+    "resume from what": (["--resume=yesterday"], ["resume is 'yesterday'"]),
+    "pattern of other letters": (["--window-pattern=SXL"], ["window_pattern is 'SXL'"]),
+    "unknown device": (["--device-type=tpu"], ["device_type is 'tpu'"]),
+    "unknown attention": (["--attention=flash9"], ["attention is 'flash9'"]),
+    "empty data set": (["--dataset="], ["dataset must not be empty"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FLAGS)
+def test_a_bad_flag_is_refused_before_anything_is_loaded(corpus: Path, warm: WarmStart, tmp_path: Path, case: str) -> None:
+    argv, parts = BAD_FLAGS[case]
+    process = Home(tmp_path / "base", corpus, warm).train(*argv)
+    assert process.code == 2
+    assert_one_line(process.stderr, *parts)
+    assert process.stdout == "" and not (tmp_path / "base").exists()
+
+
+def test_the_flags_of_the_contract_are_there(warm: WarmStart) -> None:
+    process = warm.start("scripts.base_train", ["--help"], {})
+    assert process.wait() == 0
+    contract = """run model-tag device-type depth aspect-ratio head-dim max-seq-len window-pattern attention num-iterations target-flops
+        target-param-data-ratio device-batch-size total-batch-size embedding-lr unembedding-lr matrix-lr scalar-lr weight-decay lr-mult
+        wd-mult batch-mult warmup-steps warmdown-ratio warmdown-shape final-lr-frac grad-clip seed eval-every eval-tokens
+        core-metric-every core-metric-max-per-task sample-every save-every log-every keep-checkpoints resume compile chunked-ce
+        dataset packing"""
+    missing = [name for name in contract.split() if f"  --{name} " not in process.stdout]
+    assert not missing
+
+
+def test_a_missing_tokenizer(home: Home) -> None:
+    (home.base / "tokenizer" / "tokenizer.json").unlink()
+    process = home.train("--num-iterations=3")
+    assert process.code == 1
+    assert_one_line(process.stderr, f"no tokenizer in {home.base / 'tokenizer'}", "scripts.tok_train")
+
+
+def test_missing_data(home: Home, tmp_path: Path) -> None:
+    process = home.train("--num-iterations=3", f"--dataset={tmp_path / 'nowhere'}")
+    assert process.code == 1
+    assert_one_line(process.stderr, f"--dataset {tmp_path / 'nowhere'}", "no such file or folder")
+
+
+def test_empty_data(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "empty.txt").touch()
+    process = home.train("--num-iterations=3", f"--dataset={tmp_path / 'text'}")
+    assert process.code == 1
+    assert_one_line(process.stderr, f"--dataset {tmp_path / 'text'}", "no text")
+
+
+def test_data_that_does_not_fill_a_row(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "short.txt").write_text("A few words.\n" * 9)
+    process = home.train("--num-iterations=3", "--max-seq-len=64", f"--dataset={tmp_path / 'text'}")
+    assert process.code == 1
+    assert_one_line(process.stderr, "do not fill one row of 64")
+
+
+def test_a_truncated_token_shard(home: Home) -> None:
+    assert home.train("--num-iterations=2").code == 0
+    before = home.contents()
+    shard = max((home.base / "tokens").rglob("*.tokens"), key=lambda path: path.stat().st_size)
+    os.truncate(shard, shard.stat().st_size - 2)
+    process = home.train("--num-iterations=4", "--resume=never")
+    assert process.code == 1
+    assert_one_line(process.stderr, str(shard), f"delete {shard.parent} and it is tokenized again")
+    assert home.contents() == before
+
+
+def test_a_base_folder_that_cannot_be_made(corpus: Path, warm: WarmStart, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    process = Home(tmp_path / "file" / "base", corpus, warm).train("--num-iterations=3")
+    assert process.code == 1
+    assert_one_line(process.stderr, str(tmp_path / "file" / "base"), "NANOCHAT_BASE_DIR")
+
+
+def test_core_without_its_bundle(home: Home) -> None:
+    process = home.train("--num-iterations=3", "--core-metric-every=1")
+    assert process.code == 1
+    assert_one_line(process.stderr, "CORE needs its bundle", "--core-metric-every")
+
+
+def test_an_unknown_dtype(home: Home) -> None:
+    process = home.train("--num-iterations=3", environment={"NANOCHAT_DTYPE": "fp7"})
+    assert process.code == 1
+    assert_one_line(process.stderr, "fp7")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(home: Home) -> None:
+    assert home.train("--num-iterations=3", "--save-every=2", "--model-tag=tiny").code == 0
+    process = home.train("--num-iterations=40", "--resume=never", "--save-every=1", "--lr-mult=1e38", "--warmup-steps=0")
+    assert process.code == 1
+    assert_one_line(process.stderr, "the loss was not finite at steps", "bad_batches.jsonl", "--lr-mult")
+    noted = [json.loads(line) for line in (home.metrics_file.with_name("bad_batches.jsonl")).read_text().splitlines()]
+    assert len(noted) == 3
+    hashes = {record["step"]: record["train/data_hash"] for record in home.metrics()}
+    for record in noted:
+        assert record["first_row"] == record["step"] * 8 and record["rows"] == 8
+        assert record["data_hash"] == hashes.get(record["step"] + 1, record["data_hash"])
+        assert f"step {record['step']}: the loss is " in process.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root can mount a file system")
+def test_a_read_only_disk(home: Home) -> None:
+    """Also the one plain start of `python -m`, with the flags spelled in every way that is allowed."""
+    mounted = subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+    if not mounted:
+        pytest.skip("no mount namespaces here")
+    assert home.train("--num-iterations=2").code == 0
+    before = home.contents()
+    command = [sys.executable, "-m", "scripts.base_train", "--", *SHAPE, "--num_iterations", "4", "--compile=0", f"--dataset={home.corpus}"]
+    base = '"$NANOCHAT_BASE_DIR"'
+    script = f"mount --bind {base} {base} && mount -o remount,ro,bind {base} && exec {shlex.join(command)}"
+    process = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "NANOCHAT_BASE_DIR": str(home.base), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1, process.stderr
+    assert_one_line(process.stderr, f"cannot write to {home.base}", "Read-only file system", "NANOCHAT_BASE_DIR")
+    assert home.contents() == before
