@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat.attention import attention
 from nanochat.engine import Completion, Engine
 from nanochat.gpt import GPT
 from nanochat.kv_cache import ALIGNMENT, KVCache
@@ -139,7 +140,7 @@ def test_decoding_takes_no_memory_that_grows_with_the_context() -> None:
     for counts in ([20, 20], [20, 17]):
         largest = []
         for more in (0, 980):
-            cache = KVCache(model, 2, capacity=2048)
+            cache = KVCache(model, 2, capacity=50 + more)
             model.rotary(0, 2048)
             cache.append(torch.zeros(2, 20 + more, dtype=torch.int64), [more + count for count in counts])
             cache.append(torch.zeros(2, 1, dtype=torch.int64))
@@ -147,6 +148,36 @@ def test_decoding_takes_no_memory_that_grows_with_the_context() -> None:
                 cache.append(torch.zeros(2, 1, dtype=torch.int64))
             largest.append(allocated.largest)
         assert largest[0] == largest[1]
+
+
+def test_ragged_rows_decode_across_a_doubling() -> None:
+    model = tiny_model(window_pattern="SL")
+    rows, lengths = prompts_of(80, 80), [ALIGNMENT - 3, 20]
+    cache = KVCache(model, 2, capacity=1)
+    cache.append(torch.tensor([row[: lengths[0]] for row in rows]), lengths)
+    for t in range(8):
+        hidden = cache.append(torch.tensor([[row[length + t]] for row, length in zip(rows, lengths, strict=True)]))
+        for state, row, length in zip(hidden, rows, lengths, strict=True):
+            torch.testing.assert_close(state, hidden_of(model, row[: length + t + 1]), rtol=0, atol=2e-5)
+
+
+def test_compiled_layers_are_not_compiled_for_each_token() -> None:
+    compiled = tiny_model().use_kernels(compiled=True, chunked_ce=True)
+    torch._dynamo.utils.counters.clear()
+    assert Engine(compiled).generate(prompts_of(5, 9), GREEDY) == Engine(tiny_model()).generate(prompts_of(5, 9), GREEDY)
+    assert not torch._dynamo.utils.counters["frames"]
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "blocked", "flex"])
+@pytest.mark.parametrize("window", [0, 1, 4, 9, 30])
+def test_one_query_sees_its_window(backend: str, window: int) -> None:
+    q, k, v = (torch.randn(2, t, h, 8, generator=torch.Generator().manual_seed(h)) for t, h in ((1, 6), (9, 2), (9, 2)))
+    y = attention(q, k, v, window, backend)
+    first = 9 - window if 0 < window < 9 else 0
+    for head in range(6):
+        scores = torch.einsum("be,bse->bs", q[:, 0, head], k[:, first:, head // 3]) * 8**-0.5
+        expected = torch.einsum("bs,bse->be", scores.softmax(-1), v[:, first:, head // 3])
+        torch.testing.assert_close(y[:, 0, head], expected)
 
 
 def test_greedy_is_the_argmax_of_the_full_forward() -> None:
@@ -286,6 +317,15 @@ def test_a_choice_is_always_a_token_that_can_be(logits: list[float], u: float, t
     (token,) = choose(row, torch.tensor([u]), Sampling(temperature=temperature, top_k=top_k, top_p=top_p)).tolist()
     assert 0 <= token < len(logits)
     assert ((row[0, token] - row.max()) / temperature).exp() > 0
+
+
+def test_choices_at_the_edges() -> None:
+    zero, below_one = torch.zeros(1), torch.full((1,), 1 - 2**-24)
+    plain = Sampling(temperature=1, top_k=0)
+    assert choose(torch.tensor([[-1e30, 0.0, -1e30]]), zero, plain).item() == 1  # not a token of probability zero
+    assert choose(torch.tensor([[-1e30, 0.0, -1e30]]), below_one, plain).item() == 1
+    half = Sampling(temperature=1, top_k=0, top_p=0.5)
+    assert choose(torch.tensor([[0.0, 0.0]]), below_one, half).item() == choose(torch.tensor([[0.0, 0.0]]), zero, half).item()
 
 
 def test_uniforms_are_uniform_and_differ_between_streams() -> None:
