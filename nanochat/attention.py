@@ -67,7 +67,7 @@ def attention(
     if mask is not None:
         return _sdpa(q, k, v, mask)
     if backend == "blocked":
-        return torch.ops.nanochat.blocked_attention(q, k, v, window)[0]
+        return _blocked(q, k, v, window)
     if backend == "flex" and q.shape[1] == k.shape[1]:
         return _flex(q, k, v, window)
     if backend == "fa3":
@@ -141,25 +141,28 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     return _compiled_flex()(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1]).transpose(1, 2)
 
 
-def _block_ranges(T: int, window: int) -> list[tuple[int, int, int]]:
-    """(first query, end of queries, first key) of each block; its keys end where its queries do."""
-    ranges = []
-    for start in range(0, T, QUERY_BLOCK):
-        end = min(start + QUERY_BLOCK, T)
-        ranges.append((start, end, max(0, start - window + 1) if window > 0 else 0))
-    return ranges
+def _blocked(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """The layout that the matmuls want, and back; compiled code makes the copies as it writes what they are copies of."""
+    (B, T, H, E), (S, G) = q.shape, k.shape[1:3]
+    repeat = H // G
+    q = (q * E**-0.5).reshape(B, T, G, repeat, E).transpose(1, 2).reshape(B * G, T * repeat, E)
+    k, v = (t.transpose(1, 2).reshape(B * G, S, E) for t in (k, v))
+    y = torch.ops.nanochat.blocked_attention(q, k, v, repeat, window)[0]
+    return y.view(B, G, T, repeat, E).transpose(1, 2).reshape(B, T, H, E)
 
 
-def _fold(x: Tensor, heads: int) -> Tensor:
-    """[B,T,H,E] → contiguous [B·G, T, H/G, E]: query heads that share a key head lie side by side."""
-    B, T, H, E = x.shape
-    return x.reshape(B, T, heads, H // heads, E).transpose(1, 2).reshape(B * heads, T, H // heads, E).contiguous()
+def _blocks(queries: int, keys: int, repeat: int, window: int) -> list[tuple[slice, slice, int]]:
+    """(rows of q, keys they may see, the first of these keys that a mask must deal with) of each block of positions.
 
-
-def _unfold(x: Tensor, B: int) -> Tensor:
-    """The inverse of `_fold`: [B·G, T, H/G, E] → [B,T,H,E]."""
-    BG, T, R, E = x.shape
-    return x.view(B, BG // B, T, R, E).transpose(1, 2).reshape(B, T, (BG // B) * R, E).contiguous()
+    The `queries` positions are the last of `keys`; each has `repeat` rows in q, side by side.
+    """
+    blocks, before = [], keys - queries
+    for start in range(before - before % QUERY_BLOCK, keys, QUERY_BLOCK):
+        begin, end = max(start, before), min(start + QUERY_BLOCK, keys)
+        first = max(0, begin - window + 1) if window > 0 else 0
+        # Without a window a block hides keys of its own positions only.
+        blocks.append((slice((begin - before) * repeat, (end - before) * repeat), slice(first, end), begin if window == 0 else first))
+    return blocks
 
 
 @functools.lru_cache(maxsize=256)
@@ -169,80 +172,54 @@ def _hidden(queries: int, keys: int, window: int, repeat: int, device: torch.dev
 
 
 @torch.library.custom_op("nanochat::blocked_attention", mutates_args=())
-def _blocked(q: Tensor, k: Tensor, v: Tensor, window: int) -> list[Tensor]:
-    """[output [B,T,H,E], probabilities of each block [B·G, queries·H/G, keys]]; the latter serve the backward."""
-    B, T, H, E = q.shape
-    offset = k.shape[1] - T  # keys before the first query (a cache)
-    qf, kf, vf = _fold(q, k.shape[2]), _fold(k, k.shape[2]).squeeze(2), _fold(v, k.shape[2]).squeeze(2)
-    qf = qf * E**-0.5
-    out = torch.empty_like(qf)
-    saved = []
-    for start, end, first in _block_ranges(k.shape[1], window):
-        if end <= offset:
-            continue
-        start = max(start, offset)
-        block = qf[:, start - offset : end - offset].flatten(1, 2)  # (B·G, queries·H/G, E)
-        scores = torch.bmm(block, kf[:, first:end].transpose(1, 2))
-        # Without a window a block hides keys of its own positions only.
-        own = start if window == 0 else first
-        scores[..., own - first :].masked_fill_(_hidden(end - start, end - own, window, qf.shape[2], q.device), float("-inf"))
-        p = scores.softmax(-1)
-        out[:, start - offset : end - offset] = torch.bmm(p, vf[:, first:end]).view(qf.shape[0], -1, *qf.shape[2:])
-        saved.append(p)
-    return [_unfold(out, B), *saved]
+def _blocked_forward(q: Tensor, k: Tensor, v: Tensor, repeat: int, window: int) -> list[Tensor]:
+    """q [N, T·repeat, E], scaled, k and v [N,S,E] → [output as q, probabilities [N, rows, keys] of each block for the backward]."""
+    out, saved = torch.empty_like(q, memory_format=torch.contiguous_format), []
+    for rows, keys, masked in _blocks(q.shape[1] // repeat, k.shape[1], repeat, window):
+        scores = torch.bmm(q[:, rows], k[:, keys].transpose(1, 2))
+        positions = (rows.stop - rows.start) // repeat
+        hidden = _hidden(positions, keys.stop - masked, window, repeat, q.device)
+        scores[..., masked - keys.start :].masked_fill_(hidden, float("-inf"))
+        saved.append(scores.softmax(-1))
+        out[:, rows] = torch.bmm(saved[-1], v[:, keys])
+    return [out, *saved]
 
 
-@_blocked.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, window: int) -> list[Tensor]:
-    B, T, H, E = q.shape
-    S, G = k.shape[1:3]
-    shapes = []
-    for start, end, first in _block_ranges(S, window):
-        if end > S - T:
-            shapes.append(((end - max(start, S - T)) * (H // G), end - first))
-    return [q.new_empty(B, T, H, E), *(q.new_empty(B * G, *shape) for shape in shapes)]
+@_blocked_forward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, repeat: int, window: int) -> list[Tensor]:
+    blocks = _blocks(q.shape[1] // repeat, k.shape[1], repeat, window)
+    saved = [q.new_empty(q.shape[0], rows.stop - rows.start, keys.stop - keys.start) for rows, keys, _ in blocks]
+    return [q.new_empty(q.shape), *saved]
 
 
 @torch.library.custom_op("nanochat::blocked_attention_backward", mutates_args=())
-def _blocked_backward(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, saved: list[Tensor], window: int) -> list[Tensor]:
-    """Gradients [dq, dk, dv] of `blocked_attention`, in the shapes of q, k and v."""
-    B, T, H, E = q.shape
-    G, scale = k.shape[2], E**-0.5
-    offset = k.shape[1] - T
-    qf, kf, vf = _fold(q, G), _fold(k, G).squeeze(2), _fold(v, G).squeeze(2)
-    dyf = _fold(dy, G)
-    dq = torch.empty_like(qf)
-    # Each key collects from several blocks, so its sum is kept in fp32.
-    dk, dv = torch.zeros_like(kf, dtype=torch.float32), torch.zeros_like(vf, dtype=torch.float32)
-    blocks = [r for r in _block_ranges(k.shape[1], window) if r[1] > offset]
-    for (start, end, first), p in zip(blocks, saved, strict=True):
-        rows = slice(max(start, offset) - offset, end - offset)
-        keys = slice(first, end)
-        dyb = dyf[:, rows].flatten(1, 2)
-        dv[:, keys] += torch.bmm(p.transpose(1, 2), dyb)
-        dp = torch.bmm(dyb, vf[:, keys].transpose(1, 2))
+def _blocked_backward(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, saved: list[Tensor], repeat: int, window: int) -> list[Tensor]:
+    """Gradients [dq, dk, dv] of `blocked_attention`."""
+    dq = torch.empty_like(q, memory_format=torch.contiguous_format)
+    # A key collects from several blocks, so its sum is kept in fp32.
+    dk, dv = (torch.zeros(k.shape, dtype=torch.float32, device=k.device) for _ in range(2))
+    for (rows, keys, _), p in zip(_blocks(q.shape[1] // repeat, k.shape[1], repeat, window), saved, strict=True):
+        dv[:, keys] += torch.bmm(p.transpose(1, 2), dy[:, rows])
+        dp = torch.bmm(dy[:, rows], v[:, keys].transpose(1, 2))
         ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
-        dq[:, rows] = (torch.bmm(ds, kf[:, keys]) * scale).view(qf.shape[0], -1, *qf.shape[2:])
-        dk[:, keys] += torch.bmm(ds.transpose(1, 2), qf[:, rows].flatten(1, 2)) * scale
-    dkf, dvf = (t.to(k.dtype).unsqueeze(2) for t in (dk, dv))
-    return [_unfold(dq, B), _unfold(dkf, B), _unfold(dvf, B)]
+        dq[:, rows] = torch.bmm(ds, k[:, keys])
+        dk[:, keys] += torch.bmm(ds.transpose(1, 2), q[:, rows])
+    return [dq, dk.to(k.dtype), dv.to(v.dtype)]
 
 
 @_blocked_backward.register_fake
-def _(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, saved: list[Tensor], window: int) -> list[Tensor]:
+def _(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, saved: list[Tensor], repeat: int, window: int) -> list[Tensor]:
     return [q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)]
 
 
 def _save_for_backward(ctx, inputs, output) -> None:
-    q, k, v, window = inputs
-    ctx.window, ctx.blocks = window, len(output) - 1
-    ctx.save_for_backward(q, k, v, *output[1:])
+    *tensors, ctx.repeat, ctx.window = inputs
+    ctx.save_for_backward(*tensors, *output[1:])
 
 
 def _backward(ctx, grads):
     q, k, v, *saved = ctx.saved_tensors
-    dq, dk, dv = _blocked_backward(grads[0].contiguous(), q, k, v, saved, ctx.window)
-    return dq, dk, dv, None
+    return *_blocked_backward(grads[0].contiguous(), q, k, v, saved, ctx.repeat, ctx.window), None, None
 
 
-_blocked.register_autograd(_backward, setup_context=_save_for_backward)
+_blocked_forward.register_autograd(_backward, setup_context=_save_for_backward)
