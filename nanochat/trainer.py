@@ -6,7 +6,6 @@ done again by a run that resumes from it, so an interrupted run ends with the me
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import zlib
@@ -25,9 +24,9 @@ from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError
 from nanochat.dataloader import Prefetcher, RowLoader
 from nanochat.flags import flag
-from nanochat.metrics import MetricsLogger, peak_memory_mib
+from nanochat.metrics import JsonlSink, MetricsLogger, peak_memory_mib
 from nanochat.objective import Objective
-from nanochat.optim import MuonAdamW
+from nanochat.optim import MuonAdamW, check_coverage
 from nanochat.runtime import Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags, lr_multiplier, muon_momentum, weight_decay_multiplier
 from nanochat.spans import Spans
@@ -60,7 +59,8 @@ class TrainerFlags:
 class Event(NamedTuple):
     """Something done beside training, at its cadence and at the end: `action(should_stop)` returns figures to log.
 
-    It returns None where it gave up because `should_stop()` became true; the resumed run then does it again.
+    It returns None, in every process, where it gave up because `should_stop()` became true in any; the resumed run then
+    does it again.
     """
 
     cadence: Cadence
@@ -107,6 +107,9 @@ class Trainer:
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        check_coverage(self.objective, self.optimizer.groups)
+        unsaved = dict(self.objective.named_parameters()).keys() - self.objective.state_dict().keys()
+        assert not unsaved, f"not in the checkpoint: {', '.join(sorted(unsaved))}"
         world, T = self.runtime.world_size, self.loader.seq_len
         self.rows_per_step = self.plan.total_batch_size // T
         self.grad_accum_steps = self.rows_per_step // (self.flags.device_batch_size * world)
@@ -120,6 +123,8 @@ class Trainer:
         self.state = TrainState()
         self._saved_step: int | None = None
         self._agreed_stop = False
+        self._resumed: int | None = None
+        self._bad_batches: JsonlSink | None = None  # opened for the first one
         self._unread: _Unread | None = None
         self._interval: list[float] = []  # seconds of the steps since the last log
 
@@ -129,9 +134,9 @@ class Trainer:
 
     def run(self) -> bool:
         """Trains until the plan's end or a stop signal, and saves; returns whether the end was reached."""
-        resumed = self._resume()
-        with self.open_metrics(resumed) as self.metrics:
-            if resumed is not None:
+        self._resumed = self._resume()
+        with self.open_metrics(self._resumed) as self.metrics:
+            if self._resumed is not None:
                 self._boundary()
             with Prefetcher(self._fetch, self.state.step, self.plan.num_iterations) as batches:
                 while self.state.step < self.plan.num_iterations and not self._stopping():
@@ -207,7 +212,8 @@ class Trainer:
             self.metrics.log(self._axes() | self.state.record)
         for event in self.events:
             if not self._stopping() and (self._due(event.cadence, step) or step == self.plan.num_iterations):
-                figures = event.action(self._stopping)
+                figures = event.action(lambda: bool(self.stop))
+                self._agreed_stop |= figures is None
                 if figures:
                     self.metrics.log(self._axes() | figures)
 
@@ -224,7 +230,7 @@ class Trainer:
             return
         unread, self._unread = self._unread, None
         loss, stops = unread.loss.tolist()
-        self._agreed_stop = stops > 0
+        self._agreed_stop |= stops > 0
         if math.isfinite(loss):
             self.state.loss.update(loss)
             self.state.bad_losses = []
@@ -232,9 +238,10 @@ class Trainer:
         self.state.bad_losses.append(unread.step)
         self.metrics.say(f"step {unread.step}: the loss is {loss}; the weights stay as they were, bad_batches.jsonl notes the batch")
         if self.runtime.rank == 0:
+            if self._bad_batches is None:  # a resumed run notes again what it meets again
+                self._bad_batches = JsonlSink(self.run_folder / "bad_batches.jsonl", None if self._resumed is None else unread.step - 1)
             rows = {"first_row": unread.step * self.rows_per_step, "rows": self.rows_per_step, "data_hash": unread.data_hash}
-            with open(self.run_folder / "bad_batches.jsonl", "a", encoding="ascii") as f:
-                f.write(json.dumps({"step": unread.step, "loss": str(loss)} | rows) + "\n")
+            self._bad_batches.log({"step": unread.step, "loss": str(loss)} | rows)
         if len(self.state.bad_losses) >= BAD_LOSSES_IN_A_ROW:
             raise UserError(
                 f"the loss was not finite at steps {', '.join(map(str, self.state.bad_losses))}; stopped. Look at the batches in "

@@ -23,7 +23,7 @@ from nanochat.gpt import GPT, GPTConfig
 from nanochat.loss_eval import evaluate_bpb, validation_batches
 from nanochat.metrics import JsonlSink, MetricsLogger, TerminalSink, WandbSink, peak_memory_mib
 from nanochat.objective import NextTokenObjective
-from nanochat.optim import MuonAdamW, OptimFlags, check_coverage
+from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.report import section
 from nanochat.runtime import Runtime, RuntimeFlags, StopSignals, start
 from nanochat.schedule import HorizonFlags, Plan, ScheduleFlags, plan_run
@@ -97,7 +97,6 @@ def main(argv: list[str] | None = None) -> int:
     say(describe(model, plan))
     objective = NextTokenObjective(model)
     groups = objective.parameter_groups(recipe.optim, plan)
-    check_coverage(objective, groups)
     trainer = Trainer(
         objective=objective,
         optimizer=MuonAdamW(groups, runtime.muon_dtype, compiled=runtime.compile and runtime.device.type == "cuda"),

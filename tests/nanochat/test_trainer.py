@@ -1,0 +1,426 @@
+"""The training loop on models of a few thousand parameters, with real rows, checkpoints and metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nanochat.checkpoint import CheckpointStore
+from nanochat.common import UserError
+from nanochat.dataloader import RowLoader
+from nanochat.dataset import open_source
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.metrics import JsonlSink, MetricsLogger, read_metrics
+from nanochat.objective import NextTokenObjective, Objective, StepResult
+from nanochat.optim import MuonAdamW, OptimFlags, ParamGroup
+from nanochat.precision import DTYPES, Precision
+from nanochat.runtime import Runtime, StopSignals
+from nanochat.schedule import Plan, ScheduleFlags
+from nanochat.token_shards import open_tokens
+from nanochat.trainer import Event, Trainer, TrainerFlags
+from tests.nanochat.byte_tokenizer import ByteTokenizer
+from tests.tiny import CLOCK, write_corpus
+
+T, B, STEPS = 32, 256, 8  # tokens of a row, tokens of a step, steps of a run
+CONFIG = GPTConfig(depth=2, aspect_ratio=16, head_dim=16, max_seq_len=T, window_pattern="L", vocab_size=257)
+SCHEDULE = ScheduleFlags(warmup_steps=2, warmdown_ratio=0.5, final_lr_frac=0.1)
+
+
+@pytest.fixture(scope="module")
+def loader(tmp_path_factory: pytest.TempPathFactory) -> RowLoader:
+    """Rows of a small corpus."""
+    write_corpus(tmp_path_factory.mktemp("source") / "corpus", train=40, val=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOCHAT_BASE_DIR", str(tmp_path_factory.mktemp("base")))
+        source = open_source(str(tmp_path_factory.getbasetemp() / "source0" / "corpus"))
+        return RowLoader(open_tokens(source, ByteTokenizer(), "train"), T, seed=1)
+
+
+@pytest.fixture
+def stop() -> Iterator[StopSignals]:
+    """Handlers of SIGTERM and SIGINT for the test."""
+    signals = StopSignals()
+    yield signals
+    signals.close()
+
+
+class Scripted(NextTokenObjective):
+    """Next-token prediction in which `at` may do something at a step: it gets the step and the loss, and returns the loss."""
+
+    def __init__(self, model: GPT, at: Callable[[int, Tensor], Tensor] = lambda step, loss: loss) -> None:
+        super().__init__(model)
+        self.at = at
+        self.losses: dict[int, list[float]] = {}  # of the micro-batches, by step
+
+    def forward(self, tokens: Tensor, targets: Tensor, progress: float) -> StepResult:
+        step = round(progress * STEPS)
+        loss = self.at(step, super().forward(tokens, targets, progress).loss)
+        self.losses.setdefault(step, []).append(loss.item())
+        return StepResult(loss, {"mc/first_token": tokens[0, 0].float()})
+
+
+@dataclass
+class Lab:
+    """Makes trainers of one run; each works in `folder` as a process of its own would."""
+
+    folder: Path
+    loader: RowLoader
+    stop: StopSignals
+    wrap: Callable[[GPT], Objective] = Scripted
+    dtype: str = "fp32"
+
+    def trainer(self, rows: int = 4, events: list[Event] | None = None, **flags: Any) -> Trainer:
+        """A trainer with micro-batches of `rows`; `flags` are the trainer's."""
+        torch.manual_seed(0)
+        model = GPT(CONFIG, DTYPES[self.dtype]).init_weights(torch.Generator().manual_seed(0))
+        objective = self.wrap(model)
+        plan = Plan(total_batch_size=B, num_iterations=STEPS, lr_scale=0.1, weight_decay_scale=0.1)
+        return Trainer(
+            objective=objective,
+            optimizer=MuonAdamW(objective.parameter_groups(OptimFlags(), plan)),
+            plan=plan,
+            schedule=SCHEDULE,
+            flags=TrainerFlags(**{"device_batch_size": rows, "log_every": 1, "keep_checkpoints": -1} | flags),
+            grad_clip=0.0,
+            loader=self.loader,
+            runtime=Runtime(torch.device("cpu"), Precision(DTYPES[self.dtype], "test"), "sdpa", False, 0, 1),
+            store=CheckpointStore(self.folder / "checkpoints", keep=-1),
+            run_folder=self.folder,
+            identity={"run": 1},
+            meta={},
+            open_metrics=self.open_metrics,
+            stop=self.stop,
+            events=events or [],
+        )
+
+    def open_metrics(self, resumed: int | None) -> MetricsLogger:
+        """The metrics file, as base_train opens it."""
+        return MetricsLogger([JsonlSink(self.folder / "metrics.jsonl", None if resumed is None else resumed - 1)])
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records."""
+        return read_metrics(self.folder / "metrics.jsonl")
+
+    def figures(self) -> list[dict[str, Any]]:
+        """The records without what depends on the clock."""
+        return [{key: value for key, value in record.items() if not key.startswith(CLOCK)} for record in self.metrics()]
+
+    def saved(self, step: int) -> dict[str, bytes]:
+        """The bytes of a checkpoint's tensors."""
+        return {path.name: path.read_bytes() for path in (self.folder / "checkpoints" / f"step_{step:07d}").glob("*.safetensors")}
+
+
+@pytest.fixture
+def lab(tmp_path: Path, loader: RowLoader, stop: StopSignals) -> Lab:
+    """An empty folder to train in."""
+    return Lab(tmp_path, loader, stop)
+
+
+def another(lab: Lab, name: str) -> Lab:
+    """The same run in another folder."""
+    (lab.folder / name).mkdir()
+    return Lab(lab.folder / name, lab.loader, lab.stop, lab.wrap, lab.dtype)
+
+
+# --- what is logged
+
+
+def test_every_record_says_where_it_stands(lab: Lab) -> None:
+    trainer = lab.trainer()
+    assert trainer.run()
+    records = lab.metrics()
+    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    seconds = 0.0
+    for record in records:
+        tokens = record["step"] * B
+        assert record["total_tokens"] == tokens
+        assert record["total_training_flops"] == tokens * trainer.objective.model.flops_per_token()
+        seconds += record["train/dt"]
+        assert record["total_training_time"] == pytest.approx(seconds)
+        assert record["train/tok_per_sec"] == pytest.approx(B / record["train/dt"])
+        assert record["train/tokens_per_step"] == B and record["train/grad_accum_steps"] == 2
+        assert record["train/grad_norm"] > 0 and record["train/peak_mem_mib"] > 0 and record["train/epoch"] == 0
+
+
+def test_the_rate_follows_the_schedule(lab: Lab) -> None:
+    lab.trainer().run()
+    # Two steps up; the last four of eight down from 1 to 0.1, where the step after the last would be at 0.1.
+    expected = [0.5, 1.0, 1.0, 1.0, 1.0, 0.775, 0.55, 0.325]
+    assert [record["train/lrm"] for record in lab.metrics()] == pytest.approx(expected)
+
+
+def test_the_loss_is_the_debiased_mean_of_the_steps_losses(lab: Lab) -> None:
+    trainer = lab.trainer()
+    trainer.run()
+    total = weight = 0.0
+    for record in lab.metrics():
+        losses = trainer.objective.losses[record["step"] - 1]
+        assert len(losses) == 2
+        total, weight = 0.9 * total + 0.1 * sum(losses) / 2, 0.9 * weight + 0.1
+        assert record["train/loss"] == pytest.approx(total / weight, rel=1e-6)
+
+
+def test_the_spans_of_a_step_add_up_to_it(lab: Lab) -> None:
+    def slow_forward(step: int, loss: Tensor) -> Tensor:
+        time.sleep(0.01)
+        return loss
+
+    lab.wrap = lambda model: Scripted(model, slow_forward)
+    lab.trainer(log_every=2).run()
+    for record in lab.metrics():
+        spans = {key.removeprefix("train/time/"): value for key, value in record.items() if key.startswith("train/time/")}
+        assert spans.keys() >= {"data", "forward", "backward", "optimizer", "other"}
+        assert sum(spans.values()) == pytest.approx(record["train/dt"] * 1e3, rel=0.02)
+        assert spans["forward"] >= 20 and all(value >= 0 for value in spans.values())
+    assert sum(record["train/dt"] * 2 for record in lab.metrics()) == pytest.approx(lab.metrics()[-1]["total_training_time"])
+
+
+def test_metrics_of_the_objective_are_means_over_the_micro_batches(lab: Lab) -> None:
+    lab.trainer(log_every=STEPS).run()
+    (record,) = lab.metrics()
+    rows = lab.loader.rows((STEPS - 1) * 8, STEPS * 8)
+    assert record["mc/first_token"] == (rows[0, 0] + rows[4, 0]) / 2
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_the_micro_batch_changes_nothing_that_is_seen(lab: Lab, rows: int) -> None:
+    reference = another(lab, "reference")
+    reference.trainer(log_every=3).run()
+    lab.trainer(rows, log_every=3).run()
+    assert [record["step"] for record in lab.metrics()] == [3, 6]
+    for mine, theirs in zip(lab.figures(), reference.figures(), strict=True):
+        assert mine["train/data_hash"] == theirs["train/data_hash"]
+        assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
+        assert mine["train/grad_norm"] == pytest.approx(theirs["train/grad_norm"], rel=1e-3)
+        assert mine["train/grad_accum_steps"] == 8 // rows
+
+
+def test_the_data_hash_is_that_of_the_rows(lab: Lab) -> None:
+    lab.trainer().run()
+    assert [record["train/data_hash"] for record in lab.metrics()] == [
+        zlib.crc32(lab.loader.rows(step * 8, (step + 1) * 8).tobytes()) for step in range(STEPS)
+    ]
+
+
+# --- what happens at a step boundary
+
+
+def test_the_checkpoint_comes_first_then_the_record_then_the_evaluation(lab: Lab) -> None:
+    seen: list[tuple[int, bool, bool]] = []
+
+    def evaluate(should_stop: Callable[[], bool]) -> dict[str, Any]:
+        step = trainer.state.step
+        seen.append(
+            (step, trainer.store.verify(step) is None if step in trainer.store.steps() else False, lab.metrics()[-1]["step"] == step)
+        )
+        return {"val/bpb": 1.0}
+
+    trainer = lab.trainer(save_every=4)
+    trainer.events = [Event(trainer.cadence(3), evaluate), Event(trainer.cadence(4), evaluate)]
+    trainer.run()
+    # The first event at 3 and 6, the second at 4; both at the end.
+    assert seen == [(3, False, True), (4, True, True), (6, False, True), (8, True, True), (8, True, True)]
+    assert [record["step"] for record in lab.metrics() if "val/bpb" in record] == [3, 4, 6, 8, 8]
+    assert trainer.store.steps() == [4, 8]
+
+
+def test_an_evaluation_that_is_stopped_is_done_by_the_next_process(lab: Lab) -> None:
+    def evaluate(should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+        if interrupt.pop(trainer.state.step, False):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert should_stop()
+            return None
+        return {"val/bpb": trainer.state.loss.value}
+
+    def run(here: Lab) -> bool:
+        nonlocal trainer
+        trainer = here.trainer()
+        trainer.events = [Event(trainer.cadence(2), evaluate), Event(trainer.cadence(4), evaluate)]
+        return trainer.run()
+
+    trainer, interrupt, whole = lab.trainer(), {}, another(lab, "whole")
+    assert run(whole)
+    interrupt = {4: True}
+    assert not run(lab)
+    assert trainer.store.steps() == [4] and lab.metrics()[-1]["step"] == 4 and "val/bpb" not in lab.metrics()[-1]
+    lab.stop.requested = None
+    assert run(lab)
+    assert lab.figures() == whole.figures() and lab.saved(STEPS) == whole.saved(STEPS)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_stopped_run_goes_on_exactly(lab: Lab, step: int, dtype: str) -> None:
+    def interrupt(at: int, loss: Tensor) -> Tensor:
+        if at == step - 1 and not lab.stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    lab.dtype = dtype
+    whole = another(lab, "whole")
+    assert whole.trainer(log_every=2).run()
+    lab.wrap = lambda model: Scripted(model, interrupt)
+    lab.stop.requested = None if step else "SIGTERM"
+    assert not lab.trainer(log_every=2).run()
+    assert CheckpointStore(lab.folder / "checkpoints").steps() == [step]
+    lab.stop.requested, lab.wrap = None, Scripted
+    assert lab.trainer(log_every=2).run()
+    assert lab.figures() == whole.figures() and lab.saved(STEPS) == whole.saved(STEPS)
+
+
+# --- losses that are not finite
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_bad_loss_leaves_weights_and_optimizer_as_they_were(lab: Lab, bad: float) -> None:
+    def spoil(step: int, loss: Tensor) -> Tensor:
+        return loss * bad if step in (2, 3, 5, 7) else loss
+
+    lab.wrap = lambda model: Scripted(model, spoil)
+    trainer = lab.trainer(save_every=1)
+    assert trainer.run()
+    for step in (2, 3, 5, 7):
+        assert lab.saved(step + 1) == lab.saved(step)
+    for step in (1, 4, 6):
+        assert all(lab.saved(step + 1)[part] != lab.saved(step)[part] for part in ("model.safetensors", "optimizer.safetensors"))
+    notes = [json.loads(line) for line in (lab.folder / "bad_batches.jsonl").read_text().splitlines()]
+    assert [note["step"] for note in notes] == [2, 3, 5, 7]
+    for note in notes:
+        first = note["step"] * 8
+        rows = lab.loader.rows(first, first + 8)
+        assert note == {"step": note["step"], "loss": str(bad), "first_row": first, "rows": 8, "data_hash": zlib.crc32(rows.tobytes())}
+    assert lab.metrics()[-1]["train/loss"] > 0
+
+
+def test_one_bad_micro_batch_makes_a_bad_step(lab: Lab) -> None:
+    def spoil(step: int, loss: Tensor) -> Tensor:
+        return loss * float("nan") if step == 3 and 3 not in trainer.objective.losses else loss
+
+    lab.wrap = lambda model: Scripted(model, spoil)
+    trainer = lab.trainer(save_every=1)
+    assert trainer.run()
+    assert lab.saved(4) == lab.saved(3)
+
+
+def test_three_bad_losses_in_a_row_stop_the_run(lab: Lab) -> None:
+    def spoil(step: int, loss: Tensor) -> Tensor:
+        return loss * float("nan") if step in (1, 2, 4, 5, 6) else loss
+
+    lab.wrap = lambda model: Scripted(model, spoil)
+    notes = lab.folder / "bad_batches.jsonl"
+    for _ in range(2):  # the second run resumes and meets the same
+        with pytest.raises(UserError, match="not finite at steps 4, 5, 6;.*bad_batches.jsonl.*--lr-mult"):
+            lab.trainer(save_every=4).run()
+        assert [json.loads(line)["step"] for line in notes.read_text().splitlines()] == [1, 2, 4, 5, 6]
+    lab.wrap = Scripted
+    assert lab.trainer(save_every=4).run()
+
+
+# --- the seam
+
+
+class Gained(Objective):
+    """A vector of its own beside the model, to be trained, saved and restored like any parameter."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+        self.gain = nn.Parameter(torch.ones(3))
+
+    def forward(self, tokens: Tensor, targets: Tensor, progress: float) -> StepResult:
+        return StepResult(self.model(tokens, targets) * self.gain.square().mean(), {"mc/gain": self.gain.detach().mean()})
+
+    def parameter_groups(self, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
+        return [*super().parameter_groups(flags, plan), ParamGroup("adamw", [("gain", self.gain)], lr=0.01)]
+
+
+def test_parameters_of_the_objective_are_trained_saved_and_restored(lab: Lab) -> None:
+    lab.wrap = Gained
+    trainer = lab.trainer(save_every=4)
+    trainer.run()
+    assert trainer.objective.gain.max() < 0.99
+    kept = trainer.store.load(4).tensors
+    assert kept["model"]["gain"].max() < 1 and {"gain.exp_avg", "gain.exp_avg_sq", "gain.steps"} <= kept["optimizer"].keys()
+    final = lab.saved(STEPS)
+    assert lab.trainer(resume="4").run()
+    assert lab.saved(STEPS) == final
+    assert [record["mc/gain"] for record in lab.metrics()] == sorted((r["mc/gain"] for r in lab.metrics()), reverse=True)
+
+
+def test_a_parameter_in_no_group_is_refused_at_the_start(lab: Lab) -> None:
+    class Forgetful(Gained):
+        def parameter_groups(self, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
+            return super().parameter_groups(flags, plan)[:-1]
+
+    lab.wrap = Forgetful
+    with pytest.raises(AssertionError, match="in no optimizer group: gain"):
+        lab.trainer()
+
+
+def test_a_parameter_outside_the_checkpoint_is_refused_at_the_start(lab: Lab) -> None:
+    class Secretive(Gained):
+        def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name != "gain"}
+
+    lab.wrap = Secretive
+    with pytest.raises(AssertionError, match="not in the checkpoint: gain"):
+        lab.trainer()
+
+
+def test_an_error_in_the_objective_stops_the_run(lab: Lab) -> None:
+    def fail(step: int, loss: Tensor) -> Tensor:
+        if step == 3:
+            raise RuntimeError("the memory is broken")
+        return loss
+
+    lab.wrap = lambda model: Scripted(model, fail)
+    trainer = lab.trainer(save_every=2)
+    with pytest.raises(RuntimeError, match="the memory is broken"):
+        trainer.run()
+    assert trainer.store.steps() == [2] and lab.metrics()[-1]["step"] == 3
+
+
+# --- continuing
+
+
+def test_a_checkpoint_of_another_run_is_not_continued(lab: Lab) -> None:
+    assert lab.trainer().run()
+    before = lab.saved(STEPS)
+    other = lab.trainer()
+    other.identity = {"run": 2}
+    with pytest.raises(UserError, match="has run 1, this run 2; use another --model-tag"):
+        other.run()
+    assert lab.saved(STEPS) == before
+
+
+def test_fp16_on_several_processes_is_refused(lab: Lab) -> None:
+    trainer = lab.trainer()
+    trainer.runtime = Runtime(torch.device("cpu"), Precision(torch.float16, "test"), "sdpa", False, 0, 2)
+    with pytest.raises(UserError, match="fp16 needs a loss scale"):
+        trainer.__post_init__()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"device_batch_size": 0}, "device_batch_size is 0"),
+        ({"log_every": 0}, "log_every is 0"),
+        ({"save_every": -2}, "save_every is -2"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints is 0"),
+        ({"resume": "-3"}, "resume is '-3'"),
+    ],
+)
+def test_bad_flags_are_refused(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainerFlags(**flags)
