@@ -88,17 +88,16 @@ class KVCache:
         self._reserve(max(self.lengths) + T)
         rotary = self._place(T)
         hidden = self._model.backbone(self._model.embed(tokens, self._previous), rotary, self)
-        newest = norm(self._model.wte(tokens).to(self._model.dtype))  # (B, T, D), before smear
         if counts is None or min(counts) == T:
             self.lengths = [length + T for length in self.lengths]
             self._lengths += T
-            self._previous, self._hidden = newest[:, -1], hidden[:, -1]
+            self._previous, self._hidden = self._before_smear(tokens[:, -1]), hidden[:, -1]
         else:
             added = torch.tensor(counts, device=self._device)
             self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
             self._lengths += added
             last = (self._rows[:, 0], (added - 1).clamp(min=0))
-            self._previous = torch.where(added[:, None] > 0, newest[last], self._previous)
+            self._previous = torch.where(added[:, None] > 0, self._before_smear(tokens[last]), self._previous)
             self._hidden = torch.where(added[:, None] > 0, hidden[last], self._hidden)
         return self._hidden
 
@@ -113,6 +112,10 @@ class KVCache:
         other.lengths = [self.lengths[row] for row in rows]
         other._lengths, other._previous, other._hidden = (t[index] for t in (self._lengths, self._previous, self._hidden))
         return other
+
+    def _before_smear(self, tokens: Tensor) -> Tensor:
+        """What the token after each of `tokens` [B] has mixed into it: [B,D]."""
+        return norm(self._model.wte(tokens).to(self._model.dtype))
 
     def _reserve(self, slots: int) -> None:
         if slots <= self._capacity:

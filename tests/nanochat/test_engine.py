@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.attention import attention
 from nanochat.engine import Completion, Engine
 from nanochat.gpt import GPT
 from nanochat.kv_cache import ALIGNMENT, KVCache
@@ -166,18 +165,6 @@ def test_compiled_layers_are_not_compiled_for_each_token() -> None:
     torch._dynamo.utils.counters.clear()
     assert Engine(compiled).generate(prompts_of(5, 9), GREEDY) == Engine(tiny_model()).generate(prompts_of(5, 9), GREEDY)
     assert not torch._dynamo.utils.counters["frames"]
-
-
-@pytest.mark.parametrize("backend", ["sdpa", "blocked", "flex"])
-@pytest.mark.parametrize("window", [0, 1, 4, 9, 30])
-def test_one_query_sees_its_window(backend: str, window: int) -> None:
-    q, k, v = (torch.randn(2, t, h, 8, generator=torch.Generator().manual_seed(h)) for t, h in ((1, 6), (9, 2), (9, 2)))
-    y = attention(q, k, v, window, backend)
-    first = 9 - window if 0 < window < 9 else 0
-    for head in range(6):
-        scores = torch.einsum("be,bse->bs", q[:, 0, head], k[:, first:, head // 3]) * 8**-0.5
-        expected = torch.einsum("bs,bse->be", scores.softmax(-1), v[:, first:, head // 3])
-        torch.testing.assert_close(y[:, 0, head], expected)
 
 
 def test_greedy_is_the_argmax_of_the_full_forward() -> None:
