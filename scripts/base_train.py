@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nanochat import flags
 from nanochat.base_samples import sample_base
@@ -182,9 +183,13 @@ def events(recipe: BaseTrain, trainer: Trainer, model: GPT, tokenizer: Tokenizer
     """What happens beside training: validation, samples, CORE, each where it is asked for."""
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(runtime.device)
 
+    @torch.enable_grad()  # the layers that were compiled for training serve here too; without it they would be compiled again
+    def losses(tokens: Tensor, targets: Tensor, reduction: str) -> Tensor:
+        return model(tokens, targets, reduction).detach()
+
     def evaluate(should_stop: Callable[[], bool]) -> dict[str, Any] | None:
         batches = validation_batches(val, recipe.eval_tokens, recipe.trainer.device_batch_size, runtime)
-        bpb = evaluate_bpb(model, batches, token_bytes, should_stop)
+        bpb = evaluate_bpb(losses, batches, token_bytes, should_stop)
         return None if bpb is None else {"val/bpb": bpb}
 
     def sample(should_stop: Callable[[], bool]) -> dict[str, Any]:
