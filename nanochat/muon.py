@@ -31,12 +31,15 @@ class MuonExtras:
     norm_margin: float = 1.01  # divides the Frobenius norm further, so that no singular value starts above 1
     equilibrate: bool = True  # rows are scaled to their root mean square norm before the iteration
     renormalize: bool = True  # the result is scaled to the norm of an orthogonal matrix, √min(m, n)
-    variance_beta: float | None = 0.9  # NorMuon: running mean of squares over the longer side
+    variance_beta: float | None = 0.9  # NorMuon: of the running mean squares along the longer side
     cautious: bool = True  # weight decay only where it agrees with the update
 
 
 def second_moment_shape(shape: torch.Size) -> tuple[int, ...]:
-    """Shape of NorMuon's buffer for a stack of `shape`: the longer side is reduced."""
+    """Shape of NorMuon's buffer for a stack of `shape`: a value for each row of a tall matrix, each column of a wide one.
+
+    Along its shorter side an orthogonalised matrix is even already.
+    """
     N, m, n = shape
     return (N, m, 1) if m >= n else (N, 1, n)
 

@@ -96,13 +96,14 @@ def test_bf16_is_as_good_as_bf16_is(reduction):
 
 
 def test_a_loss_scale_keeps_fp16_gradients_from_underflow():
-    hidden, weight, targets = (t.detach() for t in draw(4096, 8, 2000))
+    hidden, weight, targets = (t.detach() for t in draw(512, 8, 20000))
     scale = 2.0**16
     reference = [t.clone().requires_grad_() for t in (hidden, weight / 8)]
     expected = torch.autograd.grad(plain_cross_entropy(*reference, targets), reference)
     half = [t.detach().half().requires_grad_() for t in reference]
     got = torch.autograd.grad(chunked(*half, targets) * scale, half)
-    for a, b in zip(got, expected, strict=True):
+    other = torch.ones(20000, dtype=torch.bool).index_fill(0, targets, False)  # tokens that are no target: 1e-7 per prediction
+    for a, b in [(got[0], expected[0]), (got[1][other], expected[1][other])]:
         assert (a.float() / scale - b).norm() / b.norm() < 0.02
 
 

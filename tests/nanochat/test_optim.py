@@ -236,6 +236,10 @@ def test_the_plan_and_the_multipliers_scale_every_rate():
     assert rates["lm_head.weight"] == pytest.approx(0.008 * wide) and rates["wte.weight"] == pytest.approx(0.3 * wide)
     assert rates["value_embeds.weight"] == pytest.approx(0.15 * wide) and rates["smear_lambda"] == 0.2
     assert rates["resid_lambdas"] == pytest.approx(0.005) and rates["x0_lambdas"] == 0.5
+    rules = {name: (*group.betas, group.weight_decay) for group in nominal[1:] for name, _ in group.named}
+    assert rules["lm_head.weight"] == (0.8, 0.96, 0.01) and rules["wte.weight"] == (0.8, 0.995, 0.001)
+    assert rules["value_embeds.weight"] == (0.8, 0.995, 0.01) and rules["resid_lambdas"] == (0.8, 0.95, 0.05)
+    assert rules["x0_lambdas"] == (0.96, 0.95, 0.0) and rules["smear_lambda"] == rules["backout_lambda"] == (0.8, 0.95, 0.0)
 
 
 def test_parameters_left_out_or_taken_twice_are_noticed():
