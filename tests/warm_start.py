@@ -93,9 +93,8 @@ class WarmStart:
     def __exit__(self, *exception: object) -> None:
         for process in self.running:
             process.signal(signal.SIGKILL)
-        self._server.stdin.close()
-        self._server.wait()
-        self._server.stdout.close()
+        self._server.kill()  # rather than let it take torch down, which lasts seconds
+        self._server.communicate()
         self._folder.cleanup()
 
     def start(self, module: str, argv: Sequence[str], environment: Mapping[str, str], file_size_limit: int | None = None) -> Process:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -255,3 +257,38 @@ def test_what_does_not_change_the_training_may_change(whole: Home, tmp_path: Pat
     assert process.code == 0
     assert again.saved_steps() == [STEPS]
     assert again.tensors(STEPS) == whole.tensors(STEPS)
+
+
+def compilers(group: int) -> set[str]:
+    """The C++ compilers at work in a process group."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            name, _, rest = stat.read_text(encoding="utf-8").partition("(")[2].rpartition(")")
+            if name == "cc1plus" and int(rest.split()[2]) == group:
+                found.add(stat.parent.name)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs the compiler that torch.compile calls")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_to_the_whole_process_group_while_compiling(home: Home, tmp_path: Path, number: int) -> None:
+    """A terminal sends Ctrl-C to the compilers as well, torchrun its SIGTERM: they must not take the run with them."""
+    flags = ("--num-iterations=4", "--save-every=1", "--compile=1")
+    process = home.start(*flags)
+    seen: set[str] = set()
+
+    def compiles_a_kernel() -> bool:
+        seen.update(compilers(process.pid))
+        return len(seen) > 6  # the first ones find out what the compiler can do; torch takes it calmly when those fail
+
+    process.until(compiles_a_kernel, 120)
+    os.killpg(process.pid, number)
+    assert process.wait(120) == 0, process.stderr
+    assert process.stderr == f"{signal.Signals(number).name}: stopping at the next step boundary; the run is saved first\n"
+    assert home.saved_steps() == [1]
+    assert home.train(*flags).code == 0
+    whole = new_home(tmp_path / "whole", home.corpus, home.warm)
+    assert whole.train(*flags, environment={"TORCHINDUCTOR_CACHE_DIR": str(home.base / "compile_cache")}).code == 0
+    home.assert_same_training(whole, 4)
