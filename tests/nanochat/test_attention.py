@@ -48,7 +48,7 @@ shapes = {
 
 
 @pytest.mark.parametrize("backend", ON_CPU)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(**shapes)
 def test_every_backend_is_attention(backend, B, T, before, window, G, repeat):
     q, k, v, dy = draw(B, T, T + before, G, repeat)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -64,31 +63,18 @@ def check(folder: Path, expected: dict[str, torch.Tensor]) -> None:
         torch.testing.assert_close(t, expected[f"state.{name}"], rtol=1e-3, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
-    """Folders 1, 2, 3 (processes), each with `fresh` (the first half) and `from_N` (the second, from what N saved)."""
-    out = tmp_path_factory.mktemp("runs")
-    alone(out / "1" / "fresh", range(HALF))
-    launch(out, root)
+def test_several_processes_step_as_one_and_share_their_states(tmp_path, root):
+    """One test, so that the processes start once: their start takes most of the time."""
+    alone(tmp_path / "1" / "fresh", range(HALF))
+    launch(tmp_path, root)
+    first, whole = alone(tmp_path / "first", range(HALF)), alone(tmp_path / "whole", range(WHOLE))
+    assert first["norms"][SKIPPED].isnan() and (first["norms"] > worker.LIMIT).any()
     for world in (2, 3):
-        alone(out / "1" / f"from_{world}", range(HALF, WHOLE), sorted((out / str(world) / "fresh").glob("*")))
-    return out
-
-
-@pytest.mark.parametrize("world", [2, 3])
-def test_several_processes_step_as_one(runs, world, tmp_path):
-    expected = alone(tmp_path / "reference", range(HALF))
-    assert expected["norms"][SKIPPED].isnan() and (expected["norms"] > worker.LIMIT).any()
-    check(runs / str(world) / "fresh", expected)
-
-
-@pytest.mark.parametrize("saved, loaded", [(2, 1), (3, 1), (1, 2), (1, 3), (2, 3), (3, 2)])
-def test_state_moves_between_numbers_of_processes(runs, saved, loaded, tmp_path):
-    check(runs / str(loaded) / f"from_{saved}", alone(tmp_path / "reference", range(WHOLE)))
-
-
-@pytest.mark.parametrize("world", [2, 3])
-def test_each_process_holds_a_share_of_the_state(runs, world):
-    files = sorted((runs / str(world) / "fresh").glob("*"))
-    sizes = [sum(t.numel() for n, t in load_file(f).items() if n.startswith("state.")) for f in files]
-    assert len(files) == world and max(sizes) < 0.8 * sum(sizes)
+        check(tmp_path / str(world) / "fresh", first)
+        alone(tmp_path / "1" / f"from_{world}", range(HALF, WHOLE), sorted((tmp_path / str(world) / "fresh").glob("*")))
+    for saved, loaded in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)]:
+        check(tmp_path / str(loaded) / f"from_{saved}", whole)
+    for world in (2, 3):  # each holds a share of the state
+        files = sorted((tmp_path / str(world) / "fresh").glob("*"))
+        sizes = [sum(t.numel() for n, t in load_file(f).items() if n.startswith("state.")) for f in files]
+        assert len(files) == world and max(sizes) < 0.8 * sum(sizes)
