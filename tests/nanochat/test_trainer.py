@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.tiny_run import CLOCK, write_corpus
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError
 from nanochat.dataloader import RowLoader
@@ -30,7 +31,6 @@ from nanochat.schedule import Plan, ScheduleFlags
 from nanochat.token_shards import open_tokens
 from nanochat.trainer import Event, Trainer, TrainerFlags
 from tests.nanochat.byte_tokenizer import ByteTokenizer
-from tests.tiny import CLOCK, write_corpus
 
 T, B, STEPS = 32, 256, 8  # tokens of a row, tokens of a step, steps of a run
 CONFIG = GPTConfig(depth=2, aspect_ratio=16, head_dim=16, max_seq_len=T, window_pattern="L", vocab_size=257)
@@ -131,6 +131,13 @@ def another(lab: Lab, name: str) -> Lab:
     """The same run in another folder."""
     (lab.folder / name).mkdir()
     return Lab(lab.folder / name, lab.loader, lab.stop, lab.wrap, lab.dtype)
+
+
+def request_stop(lab: Lab, number: int) -> None:
+    """Sends this process a signal and waits for it: another thread receives it."""
+    os.kill(os.getpid(), number)
+    while not lab.stop:
+        time.sleep(0.001)
 
 
 # --- what is logged
@@ -238,7 +245,7 @@ def test_the_checkpoint_comes_first_then_the_record_then_the_evaluation(lab: Lab
 def test_an_evaluation_that_is_stopped_is_done_by_the_next_process(lab: Lab) -> None:
     def evaluate(should_stop: Callable[[], bool]) -> dict[str, Any] | None:
         if interrupt.pop(trainer.state.step, False):
-            os.kill(os.getpid(), signal.SIGTERM)
+            request_stop(lab, signal.SIGTERM)
             assert should_stop()
             return None
         return {"val/bpb": trainer.state.loss.value}
@@ -264,7 +271,7 @@ def test_an_evaluation_that_is_stopped_is_done_by_the_next_process(lab: Lab) -> 
 def test_a_stopped_run_goes_on_exactly(lab: Lab, step: int, dtype: str) -> None:
     def interrupt(at: int, loss: Tensor) -> Tensor:
         if at == step - 1 and not lab.stop:
-            os.kill(os.getpid(), signal.SIGINT)
+            request_stop(lab, signal.SIGINT)
         return loss
 
     lab.dtype = dtype

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.tiny_run import SHAPE, Home
+from bench.warm_start import WarmStart
 from tests.conftest import ROOT
-from tests.tiny import SHAPE, Home
-from tests.warm_start import WarmStart
 
 
 def assert_one_line(stderr: str, *parts: str) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.tiny_run import Home, new_home, write_corpus
+from bench.warm_start import Process, WarmStart
 from nanochat.tokenizer import Tokenizer
-from tests.tiny import Home, new_home, write_corpus
-from tests.warm_start import Process, WarmStart
 
 STEPS = 16
 # Step 12 is both saved and evaluated. The evaluation takes long enough for a signal to find it at work.

@@ -1,0 +1,175 @@
+"""How training stands up to kills and stop signals: `python -m bench.resume_crash`.
+
+A tiny base model is trained again and again by real processes that get SIGKILL at a random point, or SIGTERM in the midst of
+starting, warming up, training, evaluating, saving or sampling. Each is then run to its end and compared with a run that
+nothing interrupted: weights, optimizer state, random generators and metrics must be equal bit for bit. The last line is JSON;
+`ok`, and the exit code, say whether all were.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.tiny_run import Home, make_corpus, new_home
+from bench.warm_start import Process, WarmStart
+from nanochat.flags import flag, parse, run
+
+STEPS, SAVE, EVALUATE, WARMUP = 32, 4, 8, 6
+FLAGS = (
+    f"--num-iterations={STEPS}", f"--save-every={SAVE}", f"--eval-every={EVALUATE}", f"--sample-every={EVALUATE}",
+    f"--warmup-steps={WARMUP}", "--eval-tokens=8192", "--keep-checkpoints=-1",
+)  # fmt: skip
+LAST_SIGNAL = STEPS - SAVE  # later a run could end before the signal comes
+
+
+@dataclass
+class ResumeCrash:
+    """Kill and stop training processes; each must go on as if nothing had happened."""
+
+    kills: int = flag(20, "processes that get SIGKILL", unit="processes")
+    stops: int = flag(50, "processes that get SIGTERM", unit="processes")
+    dtype: Literal["fp32", "bf16", "fp16"] = flag("fp32", "compute dtype")
+    seed: int = flag(0, "seed of the random moments")
+
+    def __post_init__(self) -> None:
+        if self.kills < 0 or self.stops < 0:
+            raise ValueError("kills and stops count from 0")
+
+
+@dataclass
+class Lab:
+    """Starts runs and compares them with `whole`."""
+
+    whole: Home
+    folder: Path
+    environment: dict[str, str]
+    rng: random.Random
+
+    def home(self) -> Home:
+        """An empty artefact folder; the one before is deleted."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return new_home(self.folder, self.whole.corpus, self.whole.warm)
+
+    def start(self, home: Home) -> Process:
+        """The run."""
+        return home.start(*FLAGS, environment=self.environment)
+
+    def goes_on_exactly(self, home: Home) -> bool:
+        """Runs to the end; whether everything is as in the whole run."""
+        process = self.start(home)
+        if process.wait() != 0:
+            print(f"the continued run ended with {process.code}: {process.stderr}", flush=True)
+            return False
+        return home.figures() == self.whole.figures() and home.tensors(STEPS) == self.whole.tensors(STEPS)
+
+    def kill(self, number: int, of: int) -> bool:
+        """Kills a run a random moment after a step is logged, the steps being spread over the run; whether it goes on exactly."""
+        home = self.home()
+        process = self.start(home)
+        step = 1 + number * LAST_SIGNAL // of
+        process.until(lambda: home.logged(step))
+        time.sleep(self.rng.uniform(0, 0.05))
+        process.signal(signal.SIGKILL)
+        process.wait()
+        return self.goes_on_exactly(home)
+
+    def stop(self, moment: Callable[[Home, random.Random], Callable[[Process], bool]]) -> tuple[bool, bool, float]:
+        """Stops a run at `moment`: whether it was saved and said so, whether it goes on exactly, and the seconds it took to stop."""
+        home = self.home()
+        process = self.start(home)
+        reached = moment(home, self.rng)
+        process.until(lambda: reached(process))
+        process.signal(signal.SIGTERM)
+        begin = time.monotonic()
+        process.wait()
+        seconds = time.monotonic() - begin
+        said = f"stopped by SIGTERM after step {max(home.saved_steps(), default=-1)} of {STEPS}" in process.stdout
+        return process.code == 0 and said, self.goes_on_exactly(home), seconds
+
+
+def start_up(home: Home, rng: random.Random) -> Callable[[Process], bool]:
+    """Before the first step."""
+    said = rng.choice(["attention", "tokenizing", "packed", "parameters"])  # in the order of their lines
+    return lambda process: said in process.stdout
+
+
+def warm_up(home: Home, rng: random.Random) -> Callable[[Process], bool]:
+    """While the rates rise."""
+    step = rng.randrange(1, WARMUP)
+    return lambda process: home.logged(step)
+
+
+def training(home: Home, rng: random.Random) -> Callable[[Process], bool]:
+    """At any step after the warm-up."""
+    step = rng.randrange(WARMUP, LAST_SIGNAL)
+    return lambda process: home.logged(step)
+
+
+def evaluation(home: Home, rng: random.Random) -> Callable[[Process], bool]:
+    """Between the record of a step and that of its evaluation."""
+    step = rng.randrange(EVALUATE, LAST_SIGNAL, EVALUATE)
+    return lambda process: home.logged(step)
+
+
+def save(home: Home, rng: random.Random) -> Callable[[Process], bool]:
+    """While a checkpoint is written. Where its moment is missed, at the next step."""
+    step = rng.randrange(SAVE, LAST_SIGNAL, SAVE)
+    return lambda process: home.logged(step - 1) and (any(home.checkpoints.glob(".step_*.tmp")) or step in home.saved_steps())
+
+
+def sample(home: Home, rng: random.Random) -> Callable[[Process], bool]:
+    """After an evaluation, where the model writes."""
+    step = rng.randrange(EVALUATE, LAST_SIGNAL, EVALUATE)
+    return lambda process: home.logged(step, "val/bpb")
+
+
+MOMENTS = (start_up, warm_up, training, evaluation, save, sample)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs all trials, prints each failure and one line of JSON."""
+    config = parse(ResumeCrash, argv)
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as name, WarmStart() as warm:
+        folder = Path(name)
+        whole = new_home(folder / "whole", make_corpus(folder), warm)
+        lab = Lab(whole, folder / "run", {"NANOCHAT_DTYPE": config.dtype}, random.Random(config.seed))
+        process = lab.start(whole)
+        assert process.wait() == 0, process.stderr
+        killed = sum(lab.kill(number, config.kills) for number in range(config.kills))
+        print(f"{config.kills} kills: {killed} exact", flush=True)
+        saved, exact, slowest = Counter[str](), 0, 0.0
+        for number in range(config.stops):
+            moment = MOMENTS[number % len(MOMENTS)]
+            was_saved, was_exact, seconds = lab.stop(moment)
+            saved[moment.__name__] += was_saved
+            exact += was_exact
+            slowest = max(slowest, seconds)
+            if not (was_saved and was_exact):
+                print(f"SIGTERM {number} in {moment.__name__}: saved {was_saved}, exact {was_exact}", flush=True)
+    result: dict[str, Any] = {
+        "kill9_exact": f"{killed}/{config.kills}",
+        "sigterm_saved": f"{saved.total()}/{config.stops}",
+        "sigterm_exact": f"{exact}/{config.stops}",
+        "sigterm_saved_in": dict(saved),
+        "slowest_stop_s": round(slowest, 2),
+        "dtype": config.dtype,
+        "seconds": round(time.monotonic() - begin, 1),
+        "ok": killed == config.kills and saved.total() == exact == config.stops,
+    }
+    print(json.dumps(result))
+    return 0 if result["ok"] else 1
+
+
+if __name__ == "__main__":
+    run(main)

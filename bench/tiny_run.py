@@ -1,0 +1,110 @@
+"""Real training processes that take a second: base_train with some fifty thousand parameters on a corpus made here."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.warm_start import Process, WarmStart
+from nanochat.metrics import read_metrics
+from nanochat.tokenizer import Tokenizer
+
+TAG = "tiny"
+SHAPE = ("--depth=2", "--aspect-ratio=16", "--head-dim=16", "--max-seq-len=32", "--device-batch-size=4", "--total-batch-size=256")
+QUIET = ("--compile=0", "--device-type=cpu", "--log-every=1", "--eval-every=-1", "--sample-every=-1", f"--model-tag={TAG}")
+# What two runs of the same training may differ in.
+CLOCK = ("total_training_time", "train/dt", "train/tok_per_sec", "train/peak_mem_mib", "train/time/")
+
+
+def write_corpus(folder: Path, seed: int = 0, train: int = 120, val: int = 60) -> list[str]:
+    """Text files of made-up words, about 600 letters each; those for validation are in `val`. Returns the training texts."""
+    rng = random.Random(seed)
+    words = ["".join(rng.choices("abcdefgh", k=rng.randint(2, 7))) for _ in range(80)]
+    texts = [" ".join(rng.choices(words, k=rng.randint(40, 200))) + ".\n" for _ in range(train + val)]
+    (folder / "val").mkdir(parents=True)
+    for number, text in enumerate(texts):
+        (folder / ("val" if number >= train else "") / f"{number:03d}.txt").write_text(text, encoding="ascii")
+    return texts[:train]
+
+
+@dataclass
+class Home:
+    """An artefact folder with a tokenizer, and the processes that train in it."""
+
+    base: Path
+    corpus: Path
+    warm: WarmStart
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.base / "base_checkpoints" / TAG
+
+    @property
+    def metrics_file(self) -> Path:
+        """Where the run logs."""
+        return self.base / "base_runs" / TAG / "metrics.jsonl"
+
+    def start(self, *flags: str, environment: dict[str, str] | None = None, file_size_limit: int | None = None) -> Process:
+        """Starts `base_train` with the tiny settings; `flags` override them."""
+        argv = [*SHAPE, *QUIET, f"--dataset={self.corpus}", *flags]
+        surroundings = {"NANOCHAT_BASE_DIR": str(self.base), "NANOCHAT_DTYPE": "fp32", **(environment or {})}
+        return self.warm.start("scripts.base_train", argv, surroundings, file_size_limit)
+
+    def train(self, *flags: str, environment: dict[str, str] | None = None, file_size_limit: int | None = None) -> Process:
+        """The same, to its end."""
+        process = self.start(*flags, environment=environment, file_size_limit=file_size_limit)
+        process.wait()
+        return process
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records so far; none before the file is there."""
+        return read_metrics(self.metrics_file) if self.metrics_file.exists() else []
+
+    def figures(self) -> list[dict[str, Any]]:
+        """The records without what depends on the clock: equal for equal training."""
+        return [{key: value for key, value in record.items() if not key.startswith(CLOCK)} for record in self.metrics()]
+
+    def logged(self, step: int, key: str = "train/loss") -> bool:
+        """Whether `key` has been logged at `step` or later."""
+        return any(record["step"] >= step and key in record for record in self.metrics())
+
+    def saved_steps(self) -> list[int]:
+        """The steps that have a checkpoint, ascending."""
+        return sorted(int(path.name.removeprefix("step_")) for path in self.checkpoints.glob("step_*"))
+
+    def tensors(self, step: int) -> dict[str, bytes]:
+        """The bytes of the tensor files of a checkpoint: weights, optimizer and random generators."""
+        files = sorted((self.checkpoints / f"step_{step:07d}").glob("*.safetensors"))
+        assert files, f"no checkpoint of step {step} in {self.checkpoints}"
+        return {path.name: path.read_bytes() for path in files}
+
+    def assert_same_training(self, other: Home, step: int) -> None:
+        """Both runs have logged the same and hold the same weights, optimizer and random generators, bit for bit."""
+        assert self.figures() == other.figures()
+        assert self.tensors(step) == other.tensors(step)
+
+    def contents(self) -> dict[str, bytes]:
+        """Every file of the run, to see that nothing was changed."""
+        files = [path for root in ("base_checkpoints", "base_runs") for path in (self.base / root).rglob("*") if path.is_file()]
+        return {str(path.relative_to(self.base)): path.read_bytes() for path in files}
+
+    def copy(self, base: Path) -> Home:
+        """The same state in another folder."""
+        shutil.copytree(self.base, base, dirs_exist_ok=True)
+        return Home(base, self.corpus, self.warm)
+
+
+def make_corpus(folder: Path) -> Path:
+    """Writes a corpus into `folder` and trains the tokenizer beside it; returns where the corpus is."""
+    Tokenizer.train(write_corpus(folder / "corpus"), 300).save(folder / "tokenizer")
+    return folder / "corpus"
+
+
+def new_home(base: Path, corpus: Path, warm: WarmStart) -> Home:
+    """An artefact folder at `base` that holds the tokenizer of `make_corpus` and nothing else."""
+    shutil.copytree(corpus.parent / "tokenizer", base / "tokenizer")
+    return Home(base, corpus, warm)
