@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import signal
 import sys
@@ -137,6 +138,34 @@ def keep_freed_memory() -> None:
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)
     libc.mallopt(top_pad, 64 << 20)
+
+
+class _Outliving(io.FileIO):
+    """A stream that goes nowhere once its reader is gone."""
+
+    def write(self, data: bytes | memoryview) -> int | None:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(data)
+
+
+def outlive_readers() -> None:
+    """From now on this process does not fail where the program that reads its output has ended.
+
+    Ctrl-C ends a `tee` behind a pipe as well; the run must still be able to save itself. Streams that are not the process's
+    own, as in tests that capture them, are left alone.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__") and stream is not None:
+            stream.flush()
+            raw = _Outliving(stream.fileno(), "w", closefd=False)
+            lines = name == "stderr" or stream.line_buffering
+            setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=lines))
 
 
 class StopSignals:

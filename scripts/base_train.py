@@ -26,7 +26,7 @@ from nanochat.metrics import JsonlSink, MetricsLogger, TerminalSink, WandbSink, 
 from nanochat.objective import NextTokenObjective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.report import section
-from nanochat.runtime import Runtime, RuntimeFlags, StopSignals, start
+from nanochat.runtime import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
 from nanochat.schedule import HorizonFlags, Plan, ScheduleFlags, plan_run
 from nanochat.token_shards import open_tokens
 from nanochat.tokenizer import Tokenizer, load_tokenizer
@@ -80,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     if recipe.core_metric_every > 0 and not bundle_is_here():
         raise UserError(f"CORE needs its bundle; get it so: {GET_IT}; or leave --core-metric-every at -1")
     stop = StopSignals()
+    outlive_readers()
     runtime = start(recipe.runtime)
     say: Callable[[str], None] = print if runtime.rank == 0 else lambda _: None
     say(runtime.describe())

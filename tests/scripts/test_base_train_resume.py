@@ -6,13 +6,16 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench.tiny_run import Home, new_home, write_corpus
-from bench.warm_start import Process, WarmStart
+from bench.tiny_run import QUIET, SHAPE, Home, new_home, write_corpus
+from bench.warm_start import ROOT, Process, WarmStart
 from nanochat.tokenizer import Tokenizer
 
 STEPS = 16
@@ -124,11 +127,33 @@ def test_a_stopped_run_saves_itself_and_is_continued_exactly(
     home.assert_same_training(whole, STEPS)
 
 
+def test_a_run_is_saved_when_the_reader_of_its_output_has_ended(home: Home) -> None:
+    """As in `base_train | tee log`, where Ctrl-C ends tee as well."""
+    command = [sys.executable, "-m", "scripts.base_train", *SHAPE, *QUIET, f"--dataset={home.corpus}", "--num-iterations=100_000"]
+    environment = {**os.environ, "NANOCHAT_BASE_DIR": str(home.base), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert any(line.startswith(b"step 000003") for line in process.stdout)
+            process.stdout.close()
+            step = home.metrics()[-1]["step"]
+            deadline = time.monotonic() + 20
+            while not home.logged(step + 3) and time.monotonic() < deadline:  # it goes on
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0, process.stderr.read()
+        finally:
+            process.kill()
+    assert home.saved_steps()[-1] >= step + 3
+
+
 def test_a_finished_run_is_not_trained_again(whole: Home, tmp_path: Path) -> None:
     again = whole.copy(tmp_path / "again")
+    manifest = again.checkpoints / f"step_{STEPS:07d}" / "manifest.json"
+    written = manifest.stat().st_mtime_ns
     process = again.train(*FLAGS)
     assert process.code == 0
     assert "stopped" not in process.stdout
+    assert manifest.stat().st_mtime_ns == written
     assert again.figures() == whole.figures()
     before, after = whole.contents(), again.contents()
     assert {name for name in after if after[name] != before.get(name)} <= {"base_runs/tiny/metrics.jsonl"}
