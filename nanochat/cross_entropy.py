@@ -79,7 +79,8 @@ class ChunkedCrossEntropy:
             normalizer, dlogits = self._normalize(logits, scale[rows])
             losses, at_target = _at_target(logits, targets[rows], scale[rows], normalizer)
             total = total + losses.dot(scale[rows])
-            dlogits.scatter_(1, targets[rows].clamp(min=0)[:, None], at_target[:, None])
+            # Not scatter_, which on a CPU copies all of dlogits there and back.
+            dlogits[torch.arange(len(x), device=x.device), targets[rows].clamp(min=0)] = at_target
             torch.mm(dlogits, weight, out=dhidden[rows])
             dweight += dlogits.t() @ x
         return total, dhidden, dweight.to(weight.dtype)
