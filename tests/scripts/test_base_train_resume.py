@@ -115,7 +115,7 @@ def test_a_stopped_run_saves_itself_and_is_continued_exactly(
 ) -> None:
     process = start_until(home, moment)
     process.signal(number)
-    assert process.wait(20) == 0, process.stderr
+    assert process.wait(60) == 0, process.stderr
     name = signal.Signals(number).name
     assert process.stderr == f"{name}: stopping at the next step boundary; the run is saved first\n"
     (step,) = home.saved_steps()[-1:]
@@ -136,11 +136,11 @@ def test_a_run_is_saved_when_the_reader_of_its_output_has_ended(home: Home) -> N
             assert any(line.startswith(b"step 000003") for line in process.stdout)
             process.stdout.close()
             step = home.metrics()[-1]["step"]
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not home.logged(step + 3) and time.monotonic() < deadline:  # it goes on
                 time.sleep(0.01)
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0, process.stderr.read()
+            assert process.wait(60) == 0, process.stderr.read()
         finally:
             process.kill()
     assert home.saved_steps()[-1] >= step + 3
