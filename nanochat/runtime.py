@@ -9,10 +9,13 @@ import contextlib
 import ctypes
 import io
 import os
+import shutil
 import signal
 import sys
+import sysconfig
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import torch
@@ -36,7 +39,7 @@ class RuntimeFlags:
 
     device_type: str = flag("auto", "cuda, cpu or mps; auto = the best this machine has")
     attention: str = flag("auto", "attention backend: sdpa, blocked, flex or fa3; auto = the fastest here")
-    compile: bool = flag(True, "fuse the layers' arithmetic with torch.compile; cached under the base folder")
+    compile: bool = flag(True, "fuse the layers' arithmetic with torch.compile, where a compiler is there; cached under the base folder")
 
     def __post_init__(self) -> None:
         if self.device_type not in ("auto", "cuda", "cpu", "mps"):
@@ -55,6 +58,7 @@ class Runtime:
     compile: bool
     rank: int
     world_size: int
+    eager_because: str = ""  # why nothing is compiled although it was asked for
 
     @property
     def peak_flops(self) -> float | None:
@@ -82,7 +86,7 @@ class Runtime:
         """One line for the log."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{torch.get_num_threads()} threads"
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
-        how = "compiled" if self.compile else "eager"
+        how = "compiled" if self.compile else f"eager ({self.eager_because})" if self.eager_because else "eager"
         return f"{self.device.type} ({name}){processes}, {self.precision.name} ({self.precision.reason}), attention {self.backend}, {how}"
 
     def close(self) -> None:
@@ -96,7 +100,6 @@ def start(flags: RuntimeFlags) -> Runtime:
 
     Raises `UserError` where the device is not there.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(base_dir() / "compile_cache"))
     keep_freed_memory()
     rank, local, world = (int(os.environ.get(k, d)) for k, d in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")))
     device = _device(flags.device_type, local)
@@ -110,7 +113,8 @@ def start(flags: RuntimeFlags) -> Runtime:
         raise UserError(str(error)) from error
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.type == "cuda" else None)
-    return Runtime(device, precision, backend, flags.compile, rank, world)
+    trouble = _prepare_compiler(device)
+    return Runtime(device, precision, backend, flags.compile and not trouble, rank, world, trouble if flags.compile else "")
 
 
 def _device(wanted: str, local_rank: int) -> torch.device:
@@ -121,6 +125,21 @@ def _device(wanted: str, local_rank: int) -> torch.device:
     if kind == "cuda" and local_rank >= torch.cuda.device_count():
         raise UserError(f"process {local_rank} has no GPU, this machine has {torch.cuda.device_count()}; start as many processes as GPUs")
     return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
+
+
+def _prepare_compiler(device: torch.device) -> str:
+    """Sets torch.compile up, before its first use reads these variables. Returns why it cannot run here, or nothing."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(base_dir() / "compile_cache"))
+    if device.type != "cpu":
+        return ""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        return f"the C++ compiler {compiler} is missing, with it training is faster"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python.h is missing, with Python's development files training is faster"
+    # The instruction sets are what the CPU names; trying each of them with a test program takes 4 s at a cold start.
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+    return ""
 
 
 def keep_freed_memory() -> None:
