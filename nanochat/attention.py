@@ -147,18 +147,19 @@ def _blocked(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     repeat = H // G
     q = (q * E**-0.5).reshape(B, T, G, repeat, E).transpose(1, 2).reshape(B * G, T * repeat, E)
     k, v = (t.transpose(1, 2).reshape(B * G, S, E) for t in (k, v))
-    y = torch.ops.nanochat.blocked_attention(q, k, v, repeat, window)[0]
+    # The size of a block is an argument, so that code compiled and kept for another size is not used.
+    y = torch.ops.nanochat.blocked_attention(q, k, v, repeat, window, QUERY_BLOCK)[0]
     return y.view(B, G, T, repeat, E).transpose(1, 2).reshape(B, T, H, E)
 
 
-def _blocks(queries: int, keys: int, repeat: int, window: int) -> list[tuple[slice, slice, int]]:
+def _blocks(queries: int, keys: int, repeat: int, window: int, size: int) -> list[tuple[slice, slice, int]]:
     """(rows of q, keys they may see, the first of these keys that a mask must deal with) of each block of positions.
 
     The `queries` positions are the last of `keys`; each has `repeat` rows in q, side by side.
     """
     blocks, before = [], keys - queries
-    for start in range(before - before % QUERY_BLOCK, keys, QUERY_BLOCK):
-        begin, end = max(start, before), min(start + QUERY_BLOCK, keys)
+    for start in range(before - before % size, keys, size):
+        begin, end = max(start, before), min(start + size, keys)
         first = max(0, begin - window + 1) if window > 0 else 0
         # Without a window a block hides keys of its own positions only.
         blocks.append((slice((begin - before) * repeat, (end - before) * repeat), slice(first, end), begin if window == 0 else first))
@@ -172,10 +173,10 @@ def _hidden(queries: int, keys: int, window: int, repeat: int, device: torch.dev
 
 
 @torch.library.custom_op("nanochat::blocked_attention", mutates_args=())
-def _blocked_forward(q: Tensor, k: Tensor, v: Tensor, repeat: int, window: int) -> list[Tensor]:
+def _blocked_forward(q: Tensor, k: Tensor, v: Tensor, repeat: int, window: int, size: int) -> list[Tensor]:
     """q [N, T·repeat, E], scaled, k and v [N,S,E] → [output as q, probabilities [N, rows, keys] of each block for the backward]."""
     out, saved = torch.empty_like(q, memory_format=torch.contiguous_format), []
-    for rows, keys, masked in _blocks(q.shape[1] // repeat, k.shape[1], repeat, window):
+    for rows, keys, masked in _blocks(q.shape[1] // repeat, k.shape[1], repeat, window, size):
         scores = torch.bmm(q[:, rows], k[:, keys].transpose(1, 2))
         positions = (rows.stop - rows.start) // repeat
         hidden = _hidden(positions, keys.stop - masked, window, repeat, q.device)
@@ -186,19 +187,21 @@ def _blocked_forward(q: Tensor, k: Tensor, v: Tensor, repeat: int, window: int) 
 
 
 @_blocked_forward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, repeat: int, window: int) -> list[Tensor]:
-    blocks = _blocks(q.shape[1] // repeat, k.shape[1], repeat, window)
+def _(q: Tensor, k: Tensor, v: Tensor, repeat: int, window: int, size: int) -> list[Tensor]:
+    blocks = _blocks(q.shape[1] // repeat, k.shape[1], repeat, window, size)
     saved = [q.new_empty(q.shape[0], rows.stop - rows.start, keys.stop - keys.start) for rows, keys, _ in blocks]
     return [q.new_empty(q.shape), *saved]
 
 
 @torch.library.custom_op("nanochat::blocked_attention_backward", mutates_args=())
-def _blocked_backward(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, saved: list[Tensor], repeat: int, window: int) -> list[Tensor]:
+def _blocked_backward(
+    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, saved: list[Tensor], repeat: int, window: int, size: int
+) -> list[Tensor]:
     """Gradients [dq, dk, dv] of `blocked_attention`."""
     dq = torch.empty_like(q, memory_format=torch.contiguous_format)
     # A key collects from several blocks, so its sum is kept in fp32.
     dk, dv = (torch.zeros(k.shape, dtype=torch.float32, device=k.device) for _ in range(2))
-    for (rows, keys, _), p in zip(_blocks(q.shape[1] // repeat, k.shape[1], repeat, window), saved, strict=True):
+    for (rows, keys, _), p in zip(_blocks(q.shape[1] // repeat, k.shape[1], repeat, window, size), saved, strict=True):
         dv[:, keys] += torch.bmm(p.transpose(1, 2), dy[:, rows])
         dp = torch.bmm(dy[:, rows], v[:, keys].transpose(1, 2))
         ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
@@ -208,18 +211,18 @@ def _blocked_backward(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, saved: list[T
 
 
 @_blocked_backward.register_fake
-def _(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, saved: list[Tensor], repeat: int, window: int) -> list[Tensor]:
+def _(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, saved: list[Tensor], repeat: int, window: int, size: int) -> list[Tensor]:
     return [q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)]
 
 
 def _save_for_backward(ctx, inputs, output) -> None:
-    *tensors, ctx.repeat, ctx.window = inputs
+    *tensors, ctx.repeat, ctx.window, ctx.size = inputs
     ctx.save_for_backward(*tensors, *output[1:])
 
 
 def _backward(ctx, grads):
     q, k, v, *saved = ctx.saved_tensors
-    return *_blocked_backward(grads[0].contiguous(), q, k, v, saved, ctx.repeat, ctx.window), None, None
+    return *_blocked_backward(grads[0].contiguous(), q, k, v, saved, ctx.repeat, ctx.window, ctx.size), None, None, None
 
 
 _blocked_forward.register_autograd(_backward, setup_context=_save_for_backward)

@@ -237,6 +237,9 @@ class GPT(nn.Module):
     def use_kernels(self, compiled: bool, chunked_ce: bool) -> GPT:
         """Chooses how the same mathematics runs: layers compiled or eager, the loss in chunks or whole. Returns self."""
         if compiled:
+            # Layers share their code, and each kind, window and shape is compiled once. Past the default of 8 the compiler would
+            # run the rest eagerly, with no more than a warning.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
             for block in self.blocks:
                 block.compile(dynamic=False)
         self.cross_entropy = ChunkedCrossEntropy(compiled) if chunked_ce else plain_cross_entropy

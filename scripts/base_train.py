@@ -134,6 +134,7 @@ def build_model(recipe: BaseTrain, tokenizer: Tokenizer, runtime: Runtime) -> GP
     pattern = runtime.window_pattern(recipe.model.window_pattern)
     config = dataclasses.replace(recipe.model, vocab_size=tokenizer.vocab_size, window_pattern=pattern)
     model = GPT(config, runtime.precision.dtype, runtime.backend)
+    torch.manual_seed(recipe.trainer.seed + runtime.rank)  # for objectives that draw; the weights and rows have their own
     model.init_weights(torch.Generator().manual_seed(recipe.trainer.seed))
     return model.to(runtime.device).use_kernels(runtime.compile, recipe.chunked_ce)
 

@@ -98,16 +98,16 @@ def test_the_blocked_operator_keeps_the_rules_of_operators(T, S, window, G, repe
     k, v = (torch.randn(G, S, 8, requires_grad=True) for _ in range(2))
     # Symbolic sizes are left out: the number of blocks follows from the length, so every length compiles on its own.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
-    torch.library.opcheck(torch.ops.nanochat.blocked_attention.default, (q, k, v, repeat, window), test_utils=checks)
+    torch.library.opcheck(torch.ops.nanochat.blocked_attention.default, (q, k, v, repeat, window, QUERY_BLOCK), test_utils=checks)
     plain = [t.detach() for t in (dy, q, k, v)]
-    saved = torch.ops.nanochat.blocked_attention(*plain[1:], repeat, window)[1:]
-    arguments = (*plain, saved, repeat, window)
+    saved = torch.ops.nanochat.blocked_attention(*plain[1:], repeat, window, QUERY_BLOCK)[1:]
+    arguments = (*plain, saved, repeat, window, QUERY_BLOCK)
     torch.library.opcheck(torch.ops.nanochat.blocked_attention_backward.default, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_a_window_keeps_blocks_of_the_window_alone():
     q = k = v = torch.randn(1, 1024, 8)
-    full, windowed = (sum(p.numel() for p in torch.ops.nanochat.blocked_attention(q, k, v, 1, w)[1:]) for w in (0, 128))
+    full, windowed = (sum(p.numel() for p in torch.ops.nanochat.blocked_attention(q, k, v, 1, w, QUERY_BLOCK)[1:]) for w in (0, 128))
     assert full < 0.6 * 1024**2  # of the square, half and the diagonal blocks
     assert windowed < 2 * 1024 * 128
 
