@@ -11,7 +11,7 @@ use_profile() { # NAME
             VOCAB_SIZE=8192 DATASET=local FIRST_SHARDS=1 SHARDS=1
             TRAIN_FLAGS=(device-type cpu depth 4 head-dim 64 max-seq-len 512
                 device-batch-size 8 total-batch-size 8192 num-iterations 330
-                eval-every 100 eval-tokens 102400 sample-every 100 save-every 100)
+                log-every 10 eval-every 100 eval-tokens 102400 sample-every 165 save-every 100)
             ;;
         5090) # 37,760 × 114,688 = 4.33 B tokens
             VOCAB_SIZE=32768 DATASET=climbmix FIRST_SHARDS=8 SHARDS=90

@@ -47,7 +47,7 @@ def test_dry_run_of_the_cpu_demo(root: Path) -> None:
         f"{PYTHON} -m scripts.tok_eval --dataset local",
         f"{PYTHON} -m scripts.base_train --model-tag d4 --run dummy --dataset local --device-type cpu --depth 4 --head-dim 64"
         " --max-seq-len 512 --device-batch-size 8 --total-batch-size 8192 --num-iterations 330"
-        " --eval-every 100 --eval-tokens 102400 --sample-every 100 --save-every 100",
+        " --log-every 10 --eval-every 100 --eval-tokens 102400 --sample-every 165 --save-every 100",
         f"{PYTHON} -m scripts.base_eval --model-tag d4 --dataset local --device-type cpu",
         f"{PYTHON} -m nanochat.report generate --out report/report.md",
     ]
