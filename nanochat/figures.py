@@ -30,8 +30,10 @@ def curves_png(records: Sequence[Mapping[str, Any]], title: str) -> bytes | None
 
     figure = Figure(figsize=(5.2 * len(panels), 3.5), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (points, label, colour) in zip(figure.subplots(1, len(panels), squeeze=False, sharex=True)[0], panels, strict=True):
+    end = max(points[-1][0] for points, _, _ in panels)
+    for axes, (points, label, colour) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _panel(axes, points, label, colour)
+        axes.set_xlim(0, end)
     figure.suptitle(title, color=_INK, fontsize=11)
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
@@ -54,7 +56,6 @@ def _panel(axes: Axes, points: Sequence[tuple[float, float]], label: str, colour
     axes.set_title(label, loc="left", fontsize=9.5, color=_INK)
     axes.set_xlabel("tokens", fontsize=9, color=_INK)
     axes.margins(x=0, y=0.08)
-    axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(color=_GRID, linewidth=0.7)

@@ -138,7 +138,8 @@ def _read_section(path: Path) -> dict[str, Any]:
 
 def _summary(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Stages with their wall-clock, the total, and what is missing; then the commands to repeat it."""
-    stamps = [read_json(path) for path in (base_dir() / "stages").glob("*.json") if path.stem != "report"]
+    paths = sorted((base_dir() / "stages").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)  # their times are whole seconds
+    stamps = [read_json(path) for path in paths if path.stem != "report"]
     if not all(isinstance(stamp, dict) and {"stage", "command", "seconds", "finished"} <= stamp.keys() for stamp in stamps):
         raise UserError(f"{base_dir() / 'stages'} holds something that is not a stage stamp; delete the folder and run the stages again")
     stamps.sort(key=lambda stamp: stamp["finished"])
