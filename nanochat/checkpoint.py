@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,8 +151,8 @@ class CheckpointStore:
             say(f"checkpoint of step {step} in {self.folder} is refused: {why}")
         return None
 
-    def load(self, step: int) -> Checkpoint:
-        """Reads step `step` and verifies each byte it uses; the parts of all processes are joined.
+    def load(self, step: int, groups: Collection[str] | None = None) -> Checkpoint:
+        """Reads step `step`, or only these `groups` of its tensors, and verifies each byte it reads; the parts of all processes are joined.
 
         Raises `UserError` where the checkpoint is missing or not valid.
         """
@@ -164,8 +164,11 @@ class CheckpointStore:
         meta: dict[str, Any] = {}
         try:
             for file, expected in _files(path, step).items():
+                match = _TENSOR_FILE.fullmatch(file)
+                if match and groups is not None and match[1] not in groups:
+                    continue
                 data = read_file(path / file, expected)
-                if match := _TENSOR_FILE.fullmatch(file):
+                if match:
                     tensors.setdefault(match[1], {}).update(safetensors.torch.load(data))
                 elif file == META:
                     meta = json.loads(data)

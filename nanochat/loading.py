@@ -53,7 +53,7 @@ def load_model(
         step = store.newest_valid(say)
     if step is None:
         raise UserError(f"{folder} has no valid checkpoint; train the model with python -m scripts.{stage}_train")
-    checkpoint = store.load(step)
+    checkpoint = store.load(step, groups=("model",))
     tokenizer = load_tokenizer()
     trained_with = checkpoint.meta.get("tokenizer")
     if trained_with != tokenizer.fingerprint:

@@ -409,3 +409,12 @@ def test_a_tensor_with_two_owners_is_refused(tmp_path: Path) -> None:
 def test_keep_must_make_sense(tmp_path: Path, keep: int) -> None:
     with pytest.raises(ValueError, match=f"keep is {keep}"):
         CheckpointStore(tmp_path, keep)
+
+
+def test_one_group_is_read_without_the_others(tmp_path):
+    store = saved(tmp_path, 3)
+    flip(tmp_path / "step_0000003" / "optimizer.safetensors")
+    checkpoint = store.load(3, groups=("model",))
+    assert same(checkpoint.tensors, {"model": state(3)["model"]}) and checkpoint.meta == {"step": 3}
+    with pytest.raises(UserError, match="optimizer.safetensors"):
+        store.load(3, groups=("optimizer",))
