@@ -42,7 +42,7 @@ def evaluate(exchange: Path) -> None:
     nats, length = 0.0, 0
     with torch.no_grad():
         for batch in rows.split(8):
-            losses = model(batch[:, :-1], batch[:, 1:], loss_reduction="none").view(len(batch), -1)
+            losses = model(batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), loss_reduction="none").view(len(batch), -1)
             lengths = token_bytes[batch[:, 1:]]
             nats += float(losses[lengths > 0].double().sum())
             length += int(lengths.sum())

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -74,8 +75,12 @@ def train_ours(config: TrainQuality, home: Path) -> dict[str, Any]:
 
 def train_karpathy(config: TrainQuality, home: Path, exchange: Path) -> dict[str, Any]:
     """Trains with that project's base_train in `home` and evaluates its checkpoint on the exchanged rows."""
-    checkout = Path(config.nanochat).resolve()
-    environment = {"NANOCHAT_BASE_DIR": str(home), "NANOCHAT_DTYPE": config.nanochat_dtype, "PYTHONPATH": str(checkout)}
+    checkout = home / "checkout"
+    shutil.copytree(config.nanochat, checkout, ignore=shutil.ignore_patterns(".git"))
+    for package in ("scripts", "tasks"):  # without these files Python would take a package of that name of ours
+        (checkout / package / "__init__.py").touch()
+    path = os.pathsep.join((str(checkout), str(ROOT)))  # its nanochat comes first; ours has the rustbpe that it imports
+    environment = {"NANOCHAT_BASE_DIR": str(home), "NANOCHAT_DTYPE": config.nanochat_dtype, "PYTHONPATH": path}
     environment["TORCHINDUCTOR_CACHE_DIR"] = str(home / "cache")
     worker = [sys.executable, str(ROOT / "bench" / "karpathy_worker.py")]
     run([*worker, "prepare", str(exchange)], checkout, environment)

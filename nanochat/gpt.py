@@ -78,6 +78,14 @@ class GPTConfig:
         pattern = self.window_pattern.upper()
         return [quarter if pattern[i % len(pattern)] == "S" and i < self.depth - 1 else 0 for i in range(self.depth)]
 
+    @property
+    def scaling_parameters(self) -> int:
+        """Parameters that the scaling laws count: the matrices of the layers, gates included, and the head."""
+        D, kv = self.width, self.key_heads * self.head_dim
+        layer = 2 * D * D + 2 * D * kv + 8 * D * D  # queries and output, keys and values, MLP
+        gates = sum(self.has_values(i) for i in range(self.depth)) * GATE_CHANNELS * self.key_heads
+        return self.depth * layer + gates + D * self.vocab_size
+
     def has_values(self, layer: int) -> bool:
         """Whether `layer` has value embeddings: every other one, counted back from the last."""
         return (self.depth - 1 - layer) % 2 == 0
@@ -303,10 +311,6 @@ class GPT(nn.Module):
     def matmul_parameters(self) -> int:
         """Parameters that multiply activations: 6 FLOPs per token each, forward and backward."""
         return sum(m.weight.numel() for m in self.modules() if isinstance(m, Linear))
-
-    def scaling_parameters(self) -> int:
-        """Matrices of the layers and the head: what the scaling laws count."""
-        return sum(p.numel() for p in self.blocks.parameters()) + self.lm_head.weight.numel()
 
     def flops_per_token(self) -> float:
         """Training FLOPs per token: matmuls, and attention over each layer's mean visible context.

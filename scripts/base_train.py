@@ -141,13 +141,12 @@ def build_model(recipe: BaseTrain, tokenizer: Tokenizer, runtime: Runtime) -> GP
 
 def make_plan(recipe: BaseTrain, model: GPT, runtime: Runtime) -> Plan:
     """Batch, horizon and scales. Raises `UserError` where the batch does not divide over the processes."""
-    with torch.device("meta"):
-        reference = GPT(dataclasses.replace(model.config, depth=REFERENCE_DEPTH, aspect_ratio=64, head_dim=128, kv_heads=0))
+    reference = dataclasses.replace(model.config, depth=REFERENCE_DEPTH, aspect_ratio=64, head_dim=128, kv_heads=0)
     try:
         return plan_run(
             recipe.horizon,
-            scaling_parameters=model.scaling_parameters(),
-            reference_parameters=reference.scaling_parameters(),
+            scaling_parameters=model.config.scaling_parameters,
+            reference_parameters=reference.scaling_parameters,
             flops_per_token=model.flops_per_token(),
             rows_multiple=recipe.trainer.device_batch_size * recipe.model.max_seq_len * runtime.world_size,
         )
@@ -237,7 +236,7 @@ def report(recipe: BaseTrain, trainer: Trainer, data: dict[str, Any]) -> None:
             "tokens per step": plan.total_batch_size,
             "steps": f"{state.step} of {plan.num_iterations}",
             "tokens": tokens,
-            "tokens per parameter": tokens / model.scaling_parameters(),
+            "tokens per parameter": tokens / model.config.scaling_parameters,
             "training FLOPs": tokens * trainer.flops_per_token,
             "seconds in steps": state.seconds,
             "tokens per second": tokens / state.seconds if state.seconds else 0.0,

@@ -163,3 +163,14 @@ def test_width_and_windows_follow_from_depth() -> None:
     assert config.windows == [250, 250, 250, 0, 0]
     with pytest.raises(ValueError, match="window_pattern"):
         _ = GPTConfig().windows
+
+
+@pytest.mark.parametrize("kv_heads", [0, 1, 2])
+def test_scaling_parameters_are_those_of_the_layers_and_the_head(kv_heads: int) -> None:
+    model = GPT(GPTConfig(depth=4, aspect_ratio=16, head_dim=16, kv_heads=kv_heads, vocab_size=70, window_pattern="L"))
+    counted = sum(p.numel() for p in model.blocks.parameters()) + model.lm_head.weight.numel()
+    assert model.config.scaling_parameters == counted
+
+
+def test_scaling_parameters_at_depth_12_are_the_published_ones() -> None:
+    assert round(GPTConfig(depth=12, vocab_size=32768).scaling_parameters / 1e6, 1) == 110.1
