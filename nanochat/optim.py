@@ -137,7 +137,7 @@ class MuonAdamW:
         """The norm (fp32 scalar) of the reduced gradient, which is scaled down to `limit` where that is > 0 and exceeded."""
         # A shared table is counted once, by the first process.
         mine = [unit.grad for unit in self._units if unit.split or self.rank == 0]
-        square = sum((g.float().square().sum() for g in mine), torch.zeros((), device=self._units[0].grad.device))
+        square = sum((torch.linalg.vector_norm(g).square() for g in mine), torch.zeros((), device=self._units[0].grad.device))
         if self.world > 1:
             dist.all_reduce(square)
         norm = square.sqrt()

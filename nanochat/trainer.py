@@ -152,7 +152,7 @@ class Trainer:
             batch = next(batches)
         loss, metrics = self._forward_backward(batch.rows)
         with self.spans("optimizer"):
-            norm = self._optimize(loss[0], measure=log_due)
+            norm = self._optimize(loss)
         self._read_loss()
         self._unread = _Unread(self.state.step, batch.data_hash, loss)
         self.state.step += 1
@@ -183,18 +183,20 @@ class Trainer:
             loss[0] /= self.runtime.world_size
         return loss, metrics
 
-    def _optimize(self, loss: Tensor, measure: bool) -> Tensor | None:
-        """One update, unless `loss` is not finite; returns the gradient's norm where it is clipped or to be measured."""
+    def _optimize(self, loss: Tensor) -> Tensor:
+        """One update, unless loss or gradient is not finite, in which case loss[0] is not either; returns the gradient's norm."""
         step, total = self.state.step, self.plan.num_iterations
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         self.optimizer.reduce_gradients()
-        norm = self.optimizer.clip_gradients(self.grad_clip) if measure or self.grad_clip > 0 else None
+        norm = self.optimizer.clip_gradients(self.grad_clip)
+        if self.scaler is None:  # an infinite gradient under a loss scale is the scaler's business
+            loss[0] = torch.where(norm.isfinite() | ~loss[0].isfinite(), loss[0], torch.nan)
         rates = {
             "lr": lr_multiplier(self.schedule, step, total),
             "momentum": muon_momentum(self.schedule, step, total),
             "weight_decay": weight_decay_multiplier(step, total),
-            "keep": loss.isfinite().float(),
+            "keep": loss[0].isfinite().float(),
         }
         if self.scaler is None:
             self.optimizer.step(**rates)
@@ -236,7 +238,7 @@ class Trainer:
             self.state.bad_losses = []
             return
         self.state.bad_losses.append(unread.step)
-        self.metrics.say(f"step {unread.step}: the loss is {loss}; the weights stay as they were, bad_batches.jsonl notes the batch")
+        self.metrics.say(f"step {unread.step}: loss or gradient is {loss}; the weights stay the same, bad_batches.jsonl notes the batch")
         if self.runtime.rank == 0:
             if self._bad_batches is None:  # a resumed run notes again what it meets again
                 self._bad_batches = JsonlSink(self.run_folder / "bad_batches.jsonl", None if self._resumed is None else unread.step - 1)
@@ -244,7 +246,7 @@ class Trainer:
             self._bad_batches.log({"step": unread.step, "loss": str(loss)} | rows)
         if len(self.state.bad_losses) >= BAD_LOSSES_IN_A_ROW:
             raise UserError(
-                f"the loss was not finite at steps {', '.join(map(str, self.state.bad_losses))}; stopped. Look at the batches in "
+                f"loss or gradient was not finite at steps {', '.join(map(str, self.state.bad_losses))}; stopped. Look at the batches in "
                 f"{self.run_folder / 'bad_batches.jsonl'} or lower the rates (--lr-mult); run again to resume"
             )
 

@@ -310,6 +310,16 @@ def test_a_bad_loss_leaves_weights_and_optimizer_as_they_were(lab: Lab, bad: flo
     assert lab.metrics()[-1]["train/loss"] > 0
 
 
+def test_a_finite_loss_with_a_bad_gradient_is_a_bad_loss(lab: Lab) -> None:
+    def spoil(step: int, loss: Tensor) -> Tensor:
+        return loss + (loss - loss.detach()).abs().sqrt() if step == 3 else loss  # adds 0, whose derivative is NaN
+
+    lab.wrap = lambda model: Scripted(model, spoil)
+    assert lab.trainer(save_every=1).run()
+    assert lab.saved(4) == lab.saved(3)
+    assert [json.loads(line)["loss"] for line in (lab.folder / "bad_batches.jsonl").read_text().splitlines()] == ["nan"]
+
+
 def test_one_bad_micro_batch_makes_a_bad_step(lab: Lab) -> None:
     def spoil(step: int, loss: Tensor) -> Tensor:
         return loss * float("nan") if step == 3 and 3 not in trainer.objective.losses else loss

@@ -137,14 +137,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(home: Home) -> None:
     assert home.train("--num-iterations=3", "--save-every=2", "--model-tag=tiny").code == 0
     process = home.train("--num-iterations=40", "--resume=never", "--save-every=1", "--lr-mult=1e38", "--warmup-steps=0")
     assert process.code == 1
-    assert_one_line(process.stderr, "the loss was not finite at steps", "bad_batches.jsonl", "--lr-mult")
+    assert_one_line(process.stderr, "loss or gradient was not finite at steps", "bad_batches.jsonl", "--lr-mult")
     noted = [json.loads(line) for line in (home.metrics_file.with_name("bad_batches.jsonl")).read_text().splitlines()]
     assert len(noted) == 3
     hashes = {record["step"]: record["train/data_hash"] for record in home.metrics()}
     for record in noted:
         assert record["first_row"] == record["step"] * 8 and record["rows"] == 8
         assert record["data_hash"] == hashes.get(record["step"] + 1, record["data_hash"])
-        assert f"step {record['step']}: the loss is " in process.stdout
+        assert f"step {record['step']}: loss or gradient is " in process.stdout
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root can mount a file system")
