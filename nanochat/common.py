@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,17 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is missing") from error
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is not readable JSON ({error}); delete it and make it again") from error
+
+
+def batched_by_chars(texts: Iterable[str], chars: int) -> Iterator[list[str]]:
+    """`texts` in lists of at least `chars` characters each, the last one aside."""
+    batch: list[str] = []
+    gathered = 0
+    for text in texts:
+        batch.append(text)
+        gathered += len(text)
+        if gathered >= chars:
+            yield batch
+            batch, gathered = [], 0
+    if batch:
+        yield batch

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 from filelock import FileLock
 
-from nanochat.common import UserError, base_dir, ensure_dir, fsync_dir, read_json, write_json
+from nanochat.common import UserError, base_dir, batched_by_chars, ensure_dir, fsync_dir, read_json, write_json
 from nanochat.dataset import Part, Skipped, Source, Split
 
 FORMAT = "nanochat-tokens-1"
@@ -222,26 +222,13 @@ def _encoded(documents: Iterator[str], tokenizer: Encoder, workers: int, report:
 
     with ThreadPoolExecutor(1) as pool:
         pending = None
-        for batch in _batches(documents):
+        for batch in batched_by_chars(documents, BATCH_CHARS):
             following = pool.submit(encode, batch)
             if pending is not None:
                 yield pending.result()
             pending = following
         if pending is not None:
             yield pending.result()
-
-
-def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    chars = 0
-    for document in documents:
-        batch.append(document)
-        chars += len(document)
-        if chars >= BATCH_CHARS:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch
 
 
 def _write_shards(folder: Path, batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import rustbpe
-from nanochat.common import UserError, base_dir, ensure_dir, read_json, write_json
+from nanochat.common import UserError, base_dir, batched_by_chars, ensure_dir, read_json, write_json
 
 if TYPE_CHECKING:
     import pyarrow
@@ -197,20 +197,7 @@ def _batches(texts: Texts) -> Iterator[rustbpe.Documents]:
     elif isinstance(texts, pyarrow.Array):
         yield _documents(texts)
     else:
-        yield from (_documents(_array(batch)) for batch in _lists(texts))
-
-
-def _lists(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    chars = 0
-    for text in texts:
-        batch.append(text)
-        chars += len(text)
-        if chars >= BATCH_CHARS:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch
+        yield from (_documents(_array(batch)) for batch in batched_by_chars(texts, BATCH_CHARS))
 
 
 def _array(texts: list[str]) -> pyarrow.Array:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.common import UserError, atomic_write, base_dir, ensure_dir, read_json, write_json
+from nanochat.common import UserError, atomic_write, base_dir, batched_by_chars, ensure_dir, read_json, write_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,3 +126,8 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None
     with pytest.raises(ValueError):
         write_json(tmp_path / "f.json", float("nan"))
     assert read_json(tmp_path / "f.json") == 1 and os.listdir(tmp_path) == ["f.json"]
+
+
+def test_batches_hold_all_texts_in_order_and_end_where_they_are_full() -> None:
+    assert list(batched_by_chars(["ab", "c", "", "defg", "h"], 3)) == [["ab", "c"], ["", "defg"], ["h"]]
+    assert list(batched_by_chars([], 3)) == []

@@ -306,7 +306,7 @@ def test_a_signal_to_the_whole_process_group_while_compiling(home: Home, tmp_pat
 
     def compiles_a_kernel() -> bool:
         seen.update(compilers(process.pid))
-        return len(seen) > 6  # the first ones find out what the compiler can do; torch takes it calmly when those fail
+        return len(seen) > 2  # the first ones find out what the compiler can do; torch takes it calmly when those fail
 
     process.until(compiles_a_kernel, 120)
     os.killpg(process.pid, number)
