@@ -41,7 +41,8 @@ def ours(shape: argparse.Namespace):
             loss.backward()
             total += loss.detach()
         optimizer.reduce_gradients()
-        optimizer.step(keep=total.isfinite().float())
+        norm = optimizer.clip_gradients(0.0)
+        optimizer.step(keep=(total.isfinite() & norm.isfinite()).float())
         total.item()
 
     return step, runtime.device, model.flops_per_token()
