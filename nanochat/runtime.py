@@ -146,7 +146,7 @@ def keep_freed_memory() -> None:
     """Tells glibc to keep large freed blocks instead of returning them to the system at once.
 
     A training step frees and takes the same tens of megabytes again and again; by default each time the kernel maps
-    and zeroes fresh pages, a quarter of the step (dev/LOG.md). Elsewhere than on glibc nothing is done.
+    and zeroes fresh pages. Elsewhere than on glibc nothing is done.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -137,14 +137,14 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_all_logits_are_never_held_at_once(reduction):
-    N, V = 2048, 8192
+    N, V = 4096, 8192
     hidden, weight, targets = draw(N, 4, V)
     with LargestTensor() as whole:
         run(plain_cross_entropy, hidden, weight, targets, reduction)
     assert whole.elements >= N * V  # the measurement sees what it is there to see
     with LargestTensor() as largest:
         run(chunked, hidden, weight, targets, reduction)
-    assert largest.elements <= N * V // 2
+    assert largest.elements <= N * V // 4
     assert largest.bytes <= 2 * CHUNK_BYTES["cpu"]  # a chunk in fp32 is at most twice one in the compute dtype
 
 
