@@ -24,12 +24,17 @@ def softcap(logits: Tensor) -> Tensor:
     return SOFTCAP * torch.tanh(logits.float() / SOFTCAP)
 
 
-def plain_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+def plain_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor | tuple[Tensor, Tensor]:
     """The same losses from all logits at once: simple, and fast where memory is plenty. See `ChunkedCrossEntropy`."""
-    logits = softcap(F.linear(hidden, weight))
+    losses = F.cross_entropy(softcap(F.linear(hidden, weight)), targets, ignore_index=IGNORE, reduction="none")
+    return _reduced(losses, targets, reduction)
+
+
+def _reduced(losses: Tensor, targets: Tensor, reduction: str) -> Tensor | tuple[Tensor, Tensor]:
     if reduction == "none":
-        return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
-    return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum") / _count(targets)
+        return losses
+    mean = losses.sum() / _count(targets)
+    return (mean, losses.detach()) if reduction == "both" else mean
 
 
 def _count(targets: Tensor) -> Tensor:
@@ -44,7 +49,8 @@ class ChunkedCrossEntropy:
     """`(hidden [N,D], weight [V,D], targets int64 [N]) → loss`, differentiable in hidden and weight.
 
     hidden and weight share the compute dtype; `reduction` is `mean` over the targets that are not `IGNORE` (fp32 scalar,
-    0 where all are) or `none` (fp32 [N], 0 where ignored). `compiled` fuses the arithmetic between the matmuls.
+    0 where all are), `none` (fp32 [N], 0 where ignored) or `both`: the mean, which alone is differentiable, and each, at the
+    price of the mean. `compiled` fuses the arithmetic between the matmuls.
     """
 
     def __init__(self, compiled: bool) -> None:
@@ -52,13 +58,12 @@ class ChunkedCrossEntropy:
         self._sum_exp = fuse(_sum_exp, dynamic=False)
         self._sum_and_slope = fuse(_sum_and_slope, dynamic=False)
 
-    def __call__(self, hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-        if reduction == "none":
-            return _PerToken.apply(hidden, weight, targets, self)
-        if hidden.dtype == torch.float16:
-            # fp16 underflows unless the loss scale is in the gradient when the logits' gradient is rounded; in `_Mean` it comes later.
-            return _PerToken.apply(hidden, weight, targets, self).sum() / _count(targets)
-        return _Mean.apply(hidden, weight, targets, self)
+    def __call__(self, hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor | tuple[Tensor, Tensor]:
+        # fp16 underflows unless the loss scale is in the gradient when the logits' gradient is rounded; in `_Mean` it comes later.
+        if reduction == "none" or hidden.dtype == torch.float16:
+            return _reduced(_PerToken.apply(hidden, weight, targets, self), targets, reduction)
+        mean, losses = _Mean.apply(hidden, weight, targets, self)
+        return (mean, losses) if reduction == "both" else mean
 
     def losses(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """Losses fp32 [N] without a graph."""
@@ -69,18 +74,17 @@ class ChunkedCrossEntropy:
         return losses
 
     def gradients(self, hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(Σ scale·loss, its gradient by hidden [N,D], by weight [V,D]); `scale` is fp32 [N], 0 where ignored."""
+        """(losses fp32 [N], gradient of Σ scale·loss by hidden [N,D], by weight [V,D]); `scale` is fp32 [N], 0 where ignored."""
         # Not yet divided by the normaliser, a gradient is too large for fp16.
         dtype = torch.float32 if hidden.dtype == torch.float16 else hidden.dtype
-        total = hidden.new_zeros((), dtype=torch.float32)
+        losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
         dhidden = torch.empty_like(hidden)
         dweight: Tensor | None = None
         for rows in _chunks(hidden, weight):
             x = hidden[rows]
             logits = F.linear(x, weight)
             normalizer, slope = self._sum_and_slope(logits, dtype)
-            losses, at_target = _at_target(logits, targets[rows], normalizer)
-            total = total + losses.dot(scale[rows])
+            losses[rows], at_target = _at_target(logits, targets[rows], normalizer)
             # Not scatter_, which on a CPU copies all of its tensor there and back.
             slope[torch.arange(len(x), device=x.device), targets[rows].clamp(min=0)] = at_target.to(dtype)
             # ∂/∂logits is `slope` with each row multiplied by this: on [n, D] that is cheaper than on [n, V].
@@ -88,7 +92,7 @@ class ChunkedCrossEntropy:
             dhidden[rows] = (slope @ weight.to(dtype)) * factor
             share = slope.t() @ (x * factor).to(dtype)
             dweight = share.float() if dweight is None else dweight.add_(share)  # chunks add up in fp32
-        return total, dhidden, dweight.to(weight.dtype)
+        return losses, dhidden, dweight.to(weight.dtype)
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
@@ -126,15 +130,17 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, head):
         scale = (targets != IGNORE).float() / _count(targets)
-        if not (ctx.needs_input_grad[0] or ctx.needs_input_grad[1]):
-            return head.losses(hidden, weight, targets).dot(scale)
-        loss, dhidden, dweight = head.gradients(hidden, weight, targets, scale)
-        ctx.save_for_backward(dhidden, dweight)
-        return loss
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            losses, dhidden, dweight = head.gradients(hidden, weight, targets, scale)
+            ctx.save_for_backward(dhidden, dweight)
+        else:
+            losses = head.losses(hidden, weight, targets)
+        ctx.mark_non_differentiable(losses)
+        return losses.dot(scale), losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx, grad, _):
         dhidden, dweight = ctx.saved_tensors
         # In place: the buffers are this call's own, and a second backward through it is an error anyway.
         return dhidden.mul_(grad), dweight.mul_(grad), None, None

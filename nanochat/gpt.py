@@ -147,7 +147,7 @@ class Attention(nn.Module):
         self.c_proj = Linear(D, D)
         self.value_gate = Linear(GATE_CHANNELS, G) if config.has_values(layer) else None
 
-    def forward(self, x: Tensor, values: Tensor | None, rotary: Rotary, window: int, backend: Backend, cache=None) -> Tensor:
+    def forward(self, x, values: Tensor | None, rotary: Rotary, window: int, backend: Backend, cache=None, bias=None) -> Tensor:
         B, T, D = x.shape
         E = self.head_dim
         if cache is None:
@@ -163,7 +163,7 @@ class Attention(nn.Module):
             gate = 3 * torch.sigmoid(self.value_gate(x[..., :GATE_CHANNELS]))
             v = v + gate.unsqueeze(-1) * values
         q, k = rotate(norm(q) * QK_GAIN, rotary), rotate(norm(k) * QK_GAIN, rotary)
-        y = attention(q, k, v, window, backend) if cache is None else cache.attend(q, k, v, window, backend)
+        y = attention(q, k, v, window, backend, mask=bias) if cache is None else cache.attend(q, k, v, window, backend)
         return self.c_proj(y.reshape(B, T, D))
 
 
@@ -187,9 +187,9 @@ class Block(nn.Module):
         self.attn = Attention(config, layer)
         self.mlp = MLP(config.width)
 
-    def forward(self, x, x0, scales, values, rotary, window, backend, cache=None) -> Tensor:
+    def forward(self, x, x0, scales, values, rotary, window, backend, cache=None, bias=None) -> Tensor:
         x = scales[0] * x + scales[1] * x0
-        x = x + self.attn(norm(x), values, rotary, window, backend, cache)
+        x = x + self.attn(norm(x), values, rotary, window, backend, cache, bias)
         return x + self.mlp(norm(x))
 
 
@@ -276,32 +276,43 @@ class GPT(nn.Module):
             self._rotary = rotary_at(torch.arange(size, device=device), self.config.head_dim, self.dtype)
         return Rotary(self._rotary.cos[:, start:end], self._rotary.sin[:, start:end])
 
-    def backbone(self, embedded: Embedded, rotary: Rotary, cache=None) -> Tensor:
-        """Attention and MLP: [B,T,D] → normalised hidden states [B,T,D]. Positions come from outside, as `rotary`.
-
-        `cache`, where given, holds the keys and values of earlier positions (`kv_cache.KVCache`).
-        """
-        x = x0 = embedded.x
+    def layers(self, embedded: Embedded, rotary: Rotary, cache=None, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The residual stream [B,T,D] after the last layer and after the middle one; see `backbone`."""
+        x = x0 = middle = embedded.x
         scales = torch.stack([self.resid_lambdas, self.x0_lambdas], dim=1).to(x.dtype)  # (L, 2)
-        middle = None
         for i, block in enumerate(self.blocks):
             values = embedded.values[:, :, self.value_layers.index(i)] if i in self.value_layers else None
             layer_cache = None if cache is None else cache.layer(i)
             # A cache changes shape from token to token, and a compiled layer would compile anew each time.
             run = block if cache is None else block.forward
-            x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, layer_cache)
+            x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, layer_cache, bias)
             if i == len(self.blocks) // 2:
                 middle = x
+        return x, middle
+
+    def finish(self, x: Tensor, middle: Tensor) -> Tensor:
+        """What the head reads, from what `layers` returns: the backout of the middle layer, and the norm."""
         return norm(x - self.backout_lambda.to(x.dtype) * middle)
+
+    def backbone(self, embedded: Embedded, rotary: Rotary, cache=None, bias: Tensor | None = None) -> Tensor:
+        """Attention and MLP: [B,T,D] → normalised hidden states [B,T,D]. Positions come from outside, as `rotary`.
+
+        `cache`, where given, holds the keys and values of earlier positions (`kv_cache.KVCache`). `bias` [B,1 or H,T,T] is
+        added to the attention scores; it must be −inf where a position may not look, and windows then count for nothing.
+        """
+        return self.finish(*self.layers(embedded, rotary, cache, bias))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits, fp32 [..., V]."""
         return softcap(self.lm_head(hidden))
 
-    def loss(self, hidden: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-        """Cross-entropy in nats, fp32: the mean over targets that are not −1, or with `none` each one [B,T] (0 where −1)."""
+    def loss(self, hidden: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor | tuple[Tensor, Tensor]:
+        """Cross-entropy in nats, fp32: the mean over targets that are not −1, with `none` each one [B,T] (0 where −1), with
+        `both` the mean and, without a gradient, each one."""
         weight = self.lm_head.weight.to(hidden.dtype)
         loss = self.cross_entropy(hidden.flatten(0, -2), weight, targets.flatten(), reduction)
+        if reduction == "both":
+            return loss[0], loss[1].view(targets.shape)
         return loss.view(targets.shape) if reduction == "none" else loss
 
     def forward(self, tokens: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:

@@ -1,0 +1,152 @@
+"""Every knob of the memory, once, with its default and its check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from mc.gistnet import GistConfig
+from mc.layout import Geometry
+from mc.lens_loss import LensLossConfig
+from mc.lensnet import LensConfig
+from mc.positional import Kind
+from mc.tree import Shape
+from mc.variants import Compression, compression
+from nanochat.flags import flag, part
+from nanochat.precision import DTYPES
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "fast": {"mc_num_random_variants": 1, "gistnet_type": "context", "mc_lens_every": 4},
+}
+LENGTHS = 8  # different widths of variants in a run at most: each is compiled
+
+
+@dataclass
+class MCConfig:
+    """The memory in training. A size of 0 goes by the length of the row."""
+
+    mc_enabled: bool = flag(False, "train with a MegaContext", alias=("mc",))
+    mc_preset: Literal["full", "fast"] = flag("full", "full = everything; fast = one variant, the cheapest gists, LensNet now and then")
+    block_size: Literal[8, 32, 128] = flag(32, "children of a node", unit="tokens")
+    mc_tree: Literal["ram", "disk"] = flag("ram", "where a session's tree lies; that of a training row is in RAM")
+    mc_max_lod: int = flag(2, "highest level of gists", unit="levels")
+    mc_num_random_variants: int = flag(4, "compressions of a row that are trained beside the row itself", unit="variants")
+    mc_train_wc_length: int = flag(0, "entries of a variant at the end of training; 0 = a fifth of the row", unit="entries")
+    mc_training_lod2_probability: float = flag(0.25, "probability that a group of blocks that can be one gist of level 2 is", unit="")
+    mc_horizon: int = flag(0, "tokens after the decision point that a variant is judged on; 0 = a sixteenth of the row", unit="tokens")
+    allocator_recent_tokens: int = flag(0, "tokens before the decision point that stay raw; 0 = a sixteenth of the row", unit="tokens")
+    mc_priority_sampling: bool = flag(False, "choose half of the variants by LensNet's scores")
+    mc_aux_dtype: Literal["auto", "fp32", "bf16"] = flag("auto", "dtype of GistNet and LensNet; auto = the model's")
+    mc_gist_delta_weight: float = flag(0.0, "weight of what a variant loses against its row")
+    mc_gist_kl_weight: float = flag(0.0, "weight of the divergence of a variant's predictions from its row's")
+    mc_gist_recon_weight: float = flag(0.0, "weight of telling a block's tokens from its gist")
+    mc_lens_every: int = flag(1, "train LensNet in one of so many micro-batches", unit="micro-batches")
+    positional_type: Kind = flag("gaussian", "how entries are placed")
+    gist: GistConfig = part(GistConfig)
+    lens: LensConfig = part(LensConfig)
+    lens_loss: LensLossConfig = part(LensLossConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a number from 0")
+        if self.mc_num_random_variants < 1:
+            raise ValueError(f"mc_num_random_variants is {self.mc_num_random_variants}; it must be at least 1")
+        if self.mc_max_lod < 1:
+            raise ValueError(f"mc_max_lod is {self.mc_max_lod}; it must be at least 1")
+        if not 0 <= self.mc_training_lod2_probability <= 1:
+            raise ValueError(f"mc_training_lod2_probability is {self.mc_training_lod2_probability}; it must lie in 0 … 1")
+        if self.mc_lens_every < 1:
+            raise ValueError(f"mc_lens_every is {self.mc_lens_every}; it must be at least 1")
+        for name in ("mc_train_wc_length", "mc_horizon", "allocator_recent_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.allocator_recent_tokens % self.block_size:
+            raise ValueError(
+                f"allocator_recent_tokens is {self.allocator_recent_tokens}; it must be a multiple of block_size {self.block_size}"
+            )
+
+    @property
+    def geometry(self) -> Geometry:
+        """Block size and slots."""
+        return Geometry(self.block_size, self.gist.gist_slots)
+
+    def aux_dtype(self, model_dtype: torch.dtype) -> torch.dtype:
+        """The dtype of the memory's own networks."""
+        return model_dtype if self.mc_aux_dtype == "auto" else DTYPES[self.mc_aux_dtype]
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """How rows of `length` tokens are compressed: what is raw, and how wide a variant is when."""
+
+    config: MCConfig
+    length: int
+
+    def __post_init__(self) -> None:
+        T, K = self.length, self.config.block_size
+        if self.recent % K:
+            raise ValueError(f"allocator_recent_tokens is {self.recent}; it must be a multiple of block_size {K}")
+        if self.config.mc_train_wc_length > T:
+            raise ValueError(f"mc_train_wc_length is {self.config.mc_train_wc_length}; a row has only {T} tokens")
+        if self.blocks < 1:
+            raise ValueError(
+                f"allocator_recent_tokens {self.recent} and mc_horizon {self.horizon} leave no block of {K} of the {T} tokens of a row to compress"
+            )
+        if self.final_width <= self.tail:
+            raise ValueError(
+                f"mc_train_wc_length {self.final_width} is not more than the {self.tail} tokens that stay raw "
+                f"(allocator_recent_tokens {self.recent} and mc_horizon {self.horizon}); give more, or fewer raw tokens"
+            )
+
+    @property
+    def recent(self) -> int:
+        """Tokens before the decision point that stay raw: R."""
+        K = self.config.block_size
+        return self.config.allocator_recent_tokens or -(-self.length // 16 // K) * K
+
+    @property
+    def horizon(self) -> int:
+        """Tokens after the decision point: H."""
+        return self.config.mc_horizon or max(1, self.length // 16)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that may be compressed: F."""
+        return (self.length - self.recent - self.horizon) // self.config.block_size
+
+    @property
+    def tail(self) -> int:
+        """Tokens after these blocks, all raw."""
+        return self.length - self.blocks * self.config.block_size
+
+    @property
+    def final_width(self) -> int:
+        """Entries of a variant at the end of training, as far as asked for."""
+        return self.config.mc_train_wc_length or self.length // 5
+
+    @property
+    def max_lod(self) -> int:
+        """Highest level with a whole node among the blocks."""
+        K, level = self.config.block_size, 1
+        while level < self.config.mc_max_lod and self.blocks >= K**level:
+            level += 1
+        return level
+
+    @property
+    def shape(self) -> Shape:
+        """The tree of a row."""
+        return Shape(self.length, self.blocks * self.config.block_size, self.config.geometry, self.max_lod)
+
+    def width(self, progress: float) -> int:
+        """The width to aim at when `progress` (0 … 1) of the run is done: from 0.8 T down in equal steps."""
+        stage = min(int(progress * LENGTHS), LENGTHS - 1)
+        begin = max(0.8 * self.length, self.final_width)
+        return round(begin + (self.final_width - begin) * stage / (LENGTHS - 1))
+
+    def compression(self, progress: float, higher: tuple[int, ...] = ()) -> Compression:
+        """The reachable compression nearest to that width."""
+        return compression(self.width(progress), self.blocks, self.tail, self.config.geometry, higher)

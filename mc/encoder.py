@@ -1,0 +1,63 @@
+"""The bidirectional transformer that GistNet and LensNet share. Shapes: `N` sequences, `C` items, `D` width, `E` head size."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanochat.gpt import MLP, Linear, Rotary, norm, rotate
+
+HEAD_DIM = 32  # of the memory's own networks; their widths are multiples of it
+
+
+class EncoderBlock(nn.Module):
+    """Attention of every item to every item, with normalised queries and keys, and an MLP."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_qkv = Linear(width, 3 * width)
+        self.c_proj = Linear(width, width)
+        self.mlp = MLP(width)
+
+    def forward(self, x: Tensor, rotary: Rotary) -> Tensor:
+        """[N,C,D] → [N,C,D]."""
+        N, C, D = x.shape
+        q, k, v = self.c_qkv(norm(x)).view(N, C, 3, D // HEAD_DIM, HEAD_DIM).unbind(2)
+        q, k = rotate(norm(q) * 1.2, rotary), rotate(norm(k) * 1.2, rotary)
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        x = x + self.c_proj(y.transpose(1, 2).reshape(N, C, D))
+        return x + self.mlp(norm(x))
+
+
+class Encoder(nn.Module):
+    """`layers` blocks of `width` channels, a multiple of `HEAD_DIM`."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        assert width % HEAD_DIM == 0
+        self.blocks = nn.ModuleList(EncoderBlock(width) for _ in range(layers))
+
+    def forward(self, x: Tensor, rotary: Rotary) -> Tensor:
+        """[N,C,D] → normalised [N,C,D]; `rotary` has head size `HEAD_DIM`."""
+        for block in self.blocks:
+            x = block(x, rotary)
+        return norm(x)
+
+
+@torch.no_grad()
+def init_linear(weight: Tensor, generator: torch.Generator | None, gain: float = 1.0) -> None:
+    """Uniform with standard deviation `gain / √fan_in`."""
+    bound = gain * (3 / weight.shape[1]) ** 0.5
+    nn.init.uniform_(weight, -bound, bound, generator=generator)
+
+
+@torch.no_grad()
+def init_encoder(encoder: Encoder, generator: torch.Generator | None) -> None:
+    """As the language model's layers: output projections start at zero, so that every layer passes its input on."""
+    for block in encoder.blocks:
+        init_linear(block.c_qkv.weight, generator)
+        init_linear(block.mlp.c_fc.weight, generator, 0.4)
+        nn.init.zeros_(block.c_proj.weight)
+        nn.init.zeros_(block.mlp.c_proj.weight)

@@ -1,0 +1,100 @@
+"""GistNet: the K children of a node → its gist, `S` vectors at the scale of token embeddings.
+
+Shapes: `N` nodes, `C` children vectors (K tokens, or K·S gist slots), `D` width of the model, `S` slots.
+
+Types: `transformer` reads embeddings through a bidirectional encoder; `mean` has only pooling and head, the control;
+`context` has pooling and head over the model's own hidden states. Poolings: `mean` (slot s takes its share of the
+children), `query` (S learned queries), `cls` (S learned items that the encoder sees beside the children).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from mc.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
+from nanochat.flags import flag
+from nanochat.gpt import MLP, Linear, norm, rotary_at
+
+
+@dataclass
+class GistConfig:
+    """GistNet."""
+
+    gistnet_type: Literal["transformer", "mean", "context"] = flag(
+        "transformer", "what makes gists: an encoder over embeddings, pooling alone, the model's states"
+    )
+    gistnet_layers: Literal[2, 4] = flag(2, "layers of the encoder", unit="layers")
+    gistnet_pooling: Literal["mean", "query", "cls"] = flag("mean", "how the children become one")
+    gistnet_head: Literal["mlp", "linear"] = flag("mlp", "the map from what was pooled to the gist")
+    gist_slots: Literal[1, 2, 4] = flag(1, "vectors of a gist; each costs a position", unit="vectors")
+
+    def __post_init__(self) -> None:
+        if self.gistnet_pooling == "cls" and self.gistnet_type != "transformer":
+            raise ValueError(f"gistnet_pooling cls needs the encoder of gistnet_type transformer, not {self.gistnet_type}")
+
+
+class GistNet(nn.Module):
+    """Children [N,C,D] → gists [N,S,D], computed in `dtype` and returned in that of the children.
+
+    With type `context` the network reads `hidden` [N,C,D] in their place, the model's hidden states at the children. Higher
+    levels, which have none, are read like any children.
+    """
+
+    def __init__(self, config: GistConfig, width: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config, self.dtype = config, dtype
+        self.slots, self.pooling = config.gist_slots, config.gistnet_pooling
+        encoded = config.gistnet_type == "transformer"
+        # The encoder is half as wide as the model: it reads every token, and must not cost what the model's layers do.
+        self.width = -(-width // 2 // HEAD_DIM) * HEAD_DIM if encoded else width
+        self.c_in = Linear(width, self.width) if encoded else None
+        self.encoder = Encoder(self.width, config.gistnet_layers) if encoded else None
+        self.queries = nn.Parameter(torch.empty(self.slots, self.width)) if self.pooling != "mean" else None
+        self.c_key = Linear(self.width, self.width) if self.pooling == "query" else None
+        self.head = MLP(self.width) if config.gistnet_head == "mlp" else None
+        self.c_out = Linear(self.width, width)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> GistNet:
+        """At the start a gist is the normalised mean of its children. Returns self."""
+        if self.encoder is not None:
+            init_linear(self.c_in.weight, generator)
+            init_encoder(self.encoder, generator)
+        if self.queries is not None:
+            nn.init.normal_(self.queries, std=1.0, generator=generator)
+        if self.c_key is not None:
+            init_linear(self.c_key.weight, generator)
+        if self.head is not None:
+            init_linear(self.head.c_fc.weight, generator, 0.4)
+            nn.init.zeros_(self.head.c_proj.weight)
+        nn.init.zeros_(self.c_out.weight)
+        return self
+
+    def forward(self, children: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """See the class."""
+        N, C, D = children.shape
+        x = norm(children.to(self.dtype))
+        residual = x.view(N, self.slots, C // self.slots, D).mean(2)  # (N, S, D)
+        pooled = self._pool(x if hidden is None else norm(hidden.to(self.dtype)))  # (N, S, width)
+        if self.head is not None:
+            pooled = pooled + self.head(norm(pooled))
+        return norm(residual + self.c_out(norm(pooled))).to(children.dtype)
+
+    def _pool(self, x: Tensor) -> Tensor:
+        N, C, _ = x.shape
+        if self.encoder is not None:
+            x = self.c_in(x)
+            if self.pooling == "cls":
+                x = torch.cat([self.queries.to(x.dtype).expand(N, -1, -1), x], dim=1)
+            x = self.encoder(x, rotary_at(torch.arange(x.shape[1], device=x.device), HEAD_DIM, x.dtype))
+            if self.pooling == "cls":
+                return x[:, : self.slots]
+        if self.pooling == "mean":
+            return x.view(N, self.slots, C // self.slots, -1).mean(2)
+        scores = self.queries.to(x.dtype) @ norm(self.c_key(x)).transpose(1, 2)  # (N, S, C)
+        return scores.mul(self.width**-0.5).softmax(-1) @ x

@@ -1,0 +1,165 @@
+"""Layouts: which node of the tree stands at each place of a Working Context, as integer tensors.
+
+Shapes: `B` rows, `W` entries, `F` complete blocks, `T` tokens; `K` block size, `S` gist slots of a node.
+
+A node of level l stands for `K^l` tokens and begins at a multiple of that. A token is one entry; a gist node is `S`
+entries, its slots, side by side. Each entry has a *stride*, the tokens it accounts for: 1 for a token, `K^l / S` for a
+slot, so `start + stride` is where the next entry begins, and with one slot the stride is the node's span. A layout is
+`(lod, start)`; which slot an entry is follows from its start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Block size K ≥ 2 and slots S of a gist, a divisor of K."""
+
+    block_size: int = 32
+    slots: int = 1
+
+    def __post_init__(self) -> None:
+        if self.block_size < 2:
+            raise ValueError(f"block_size is {self.block_size}; it must be at least 2")
+        if self.slots < 1 or self.block_size % self.slots or self.slots == self.block_size:
+            raise ValueError(f"gist_slots is {self.slots}; it must divide the block size {self.block_size} and be smaller")
+
+    def span(self, level: int) -> int:
+        """Tokens that a node of `level` stands for."""
+        return self.block_size**level
+
+    def stride(self, level: int) -> int:
+        """Tokens that an entry of `level` accounts for."""
+        return self.span(level) // self.slots if level else 1
+
+    def size(self, level: int) -> int:
+        """Entries of a node of `level`."""
+        return self.slots if level else 1
+
+    def spans(self, lod: Tensor) -> Tensor:
+        """`span` of each level in `lod`, an integer tensor."""
+        return torch.pow(self.block_size, lod)
+
+    def strides(self, lod: Tensor) -> Tensor:
+        """`stride` of each level in `lod`."""
+        return torch.where(lod > 0, self.spans(lod) // self.slots, 1)
+
+
+class Layout(NamedTuple):
+    """Level and first token of each entry, int64 [B,W]; all rows have equally many entries."""
+
+    lod: Tensor
+    start: Tensor
+
+
+def raw(rows: int, length: int, device: torch.device | str = "cpu") -> Layout:
+    """The layout of `length` tokens as they are."""
+    start = torch.arange(length, device=device).expand(rows, length)
+    return Layout(torch.zeros_like(start), start)
+
+
+def entry_ends(layout: Layout, geometry: Geometry) -> Tensor:
+    """The token after the node of each entry, int64 [B,W]: what the entry predicts.
+
+    All slots of a node predict the token after the node, as each of them may know of all its tokens.
+    """
+    span = geometry.spans(layout.lod)
+    return (layout.start // span + 1) * span
+
+
+def from_levels(levels: Tensor, length: int, width: int, geometry: Geometry) -> Layout:
+    """The layout [B, width] in which block f is covered by a node of level `levels[b, f]` (int64 [B,F]; 0 = its tokens).
+
+    The tokens from F·K to `length` are raw. Every row must come to `width` entries: `widths` says how many they are.
+    """
+    B, F = levels.shape
+    K = geometry.block_size
+    token = torch.arange(length, device=levels.device)
+    lod = torch.zeros(B, length, dtype=torch.int64, device=levels.device)
+    lod[:, : F * K] = levels.repeat_interleave(K, dim=1, output_size=F * K)
+    first = token % geometry.strides(lod) == 0  # (B, T): an entry begins here
+    place = torch.where(first, first.cumsum(1) - 1, width)
+    start = torch.zeros(B, width + 1, dtype=torch.int64, device=levels.device).scatter_(1, place, token.expand(B, length))[:, :width]
+    return Layout(lod.gather(1, start), start)
+
+
+def widths(levels: Tensor, length: int, geometry: Geometry) -> Tensor:
+    """Entries of each row, int64 [B], of the layout that `levels` describes; see `from_levels`."""
+    K = geometry.block_size
+    blocks_per_node = geometry.spans(levels) // K
+    entries = torch.where(levels > 0, geometry.slots / blocks_per_node.clamp(min=1), K)
+    return entries.double().sum(1).round().long() + (length - levels.shape[1] * K)
+
+
+def to_levels(layout: Layout, blocks: int, geometry: Geometry) -> Tensor:
+    """The level that covers each of the first `blocks` blocks, int64 [B, blocks]."""
+    begin = torch.arange(blocks, device=layout.start.device) * geometry.block_size
+    entry = torch.searchsorted(layout.start.contiguous(), begin.expand(layout.start.shape[0], blocks).contiguous(), right=True) - 1
+    return layout.lod.gather(1, entry)
+
+
+def check(
+    layout: Layout,
+    geometry: Geometry,
+    *,
+    end: int,
+    begin: int = 0,
+    max_entries: int | None = None,
+    recent: int = 0,
+    max_lod: int | None = None,
+) -> None:
+    """Raises `ValueError` naming the first illegal entry of a layout of the tokens `begin … end−1`.
+
+    It must be contiguous from `begin` to `end`, every node aligned and with all its slots, of at most `max_entries`
+    entries, with its last `recent` tokens raw, and name no level above `max_lod` or node beyond `end`.
+    """
+    lod, start = layout
+    if lod.shape != start.shape or lod.ndim != 2 or lod.is_floating_point() or start.is_floating_point():
+        raise ValueError(f"lod {tuple(lod.shape)} {lod.dtype} and start {tuple(start.shape)} {start.dtype} are no pair of integer [B,W]")
+    if max_entries is not None and lod.shape[1] > max_entries:
+        raise ValueError(f"budget: {lod.shape[1]} entries, of which entry {max_entries} is the first over the {max_entries} allowed")
+    if lod.shape[1] == 0:
+        if begin != end:
+            raise ValueError(f"contiguity: no entry covers the tokens {begin} … {end - 1}")
+        return
+    _refuse(lod < 0, "existence", "has a negative level", layout)
+    if max_lod is not None:
+        _refuse(lod > max_lod, "existence", f"is above the tree's level {max_lod}", layout)
+    stride, ends = geometry.strides(lod), entry_ends(layout, geometry)
+    expected = torch.cat([torch.full_like(start[:, :1], begin), (start + stride)[:, :-1]], dim=1)
+    _refuse(start != expected, "contiguity", "does not begin where the entry before it ends", layout)
+    _refuse(start % stride != 0, "alignment", "does not begin at a multiple of its stride", layout)
+    _refuse(ends > end, "existence", f"stands for tokens beyond {end}", layout)
+    slot_zero = start % geometry.spans(lod) == 0
+    before = torch.cat([torch.full_like(lod[:, :1], -1), lod[:, :-1]], dim=1)
+    after = torch.cat([lod[:, 1:], torch.full_like(lod[:, :1], -1)], dim=1)
+    whole = (slot_zero | (before == lod)) & ((start + stride == ends) | (after == lod))
+    _refuse(~whole, "alignment", "belongs to a node of which a slot is missing", layout)
+    _refuse((lod > 0) & (ends > end - recent), "recency", f"is a gist of the last {recent} tokens", layout)
+    last = (start + stride)[:, -1] != end
+    if last.any():
+        row = int(last.nonzero()[0])
+        raise ValueError(f"contiguity: row {row} ends at token {int((start + stride)[row, -1])}, not at {end}")
+
+
+def _refuse(wrong: Tensor, rule: str, what: str, layout: Layout) -> None:
+    if wrong.any():
+        row, entry = wrong.nonzero()[0].tolist()
+        lod, start = int(layout.lod[row, entry]), int(layout.start[row, entry])
+        raise ValueError(f"{rule}: entry {entry} of row {row} (level {lod}, token {start}) {what}")
+
+
+@lru_cache(maxsize=64)
+def tree_levels(length: int, gisted: int, geometry: Geometry, max_lod: int) -> tuple[int, ...]:
+    """Nodes at each level of a tree over `length` tokens, the first `gisted` of which have gists: whole ones, up to `max_lod`."""
+    counts = [length]
+    while len(counts) <= max_lod and gisted // geometry.span(len(counts)):
+        counts.append(gisted // geometry.span(len(counts)))
+    return tuple(counts)

@@ -1,0 +1,83 @@
+"""LensNet: how much each entry of a Working Context deserves more detail, or less.
+
+Shapes: `N` Working Contexts, `W` entries, `F` blocks, `D` width of the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from mc.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
+from mc.layout import Geometry, Layout
+from nanochat.flags import flag
+from nanochat.gpt import MLP, Linear, norm, rotary_at
+
+FEATURES = 4  # is a gist, level, logarithms of stride and of distance
+
+
+@dataclass
+class LensConfig:
+    """LensNet."""
+
+    lensnet_type: Literal["transformer"] = flag("transformer", "what scores entries")
+    lensnet_layers: Literal[2, 4, 8] = flag(2, "its layers", unit="layers")
+    lensnet_head: Literal["mlp", "linear"] = flag("mlp", "the map from an entry's state to its score")
+
+
+class LensNet(nn.Module):
+    """Entries [N,W,D] up to the decision point, their layout → scores fp32 [N,W] in −1 … 1.
+
+    Positive asks to expand, negative to collapse. Logits are centred over the entries before the tanh: preferences between
+    layouts of one width do not notice a shift, so without it the tanh would drift into saturation.
+    """
+
+    def __init__(self, config: LensConfig, width: int, geometry: Geometry, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config, self.geometry, self.dtype = config, geometry, dtype
+        self.width = -(-width // 2 // HEAD_DIM) * HEAD_DIM
+        self.c_in = Linear(width, self.width)
+        self.c_features = Linear(FEATURES, self.width)
+        self.encoder = Encoder(self.width, config.lensnet_layers)
+        self.head = MLP(self.width) if config.lensnet_head == "mlp" else None
+        self.c_score = Linear(self.width, 1)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> LensNet:
+        """The last layer starts at zero: no preference. Returns self."""
+        init_linear(self.c_in.weight, generator)
+        init_linear(self.c_features.weight, generator)
+        init_encoder(self.encoder, generator)
+        if self.head is not None:
+            init_linear(self.head.c_fc.weight, generator, 0.4)
+            nn.init.zeros_(self.head.c_proj.weight)
+        nn.init.zeros_(self.c_score.weight)
+        return self
+
+    def forward(self, entries: Tensor, layout: Layout, decision: int) -> Tensor:
+        """`decision` is the number of tokens so far: the first token that the layout does not cover."""
+        stride = self.geometry.strides(layout.lod).float()
+        centre = layout.start + (stride - 1) / 2
+        distance = (decision - centre).clamp(min=1)
+        features = torch.stack([(layout.lod > 0).float(), layout.lod.float(), stride.log2() / 8, distance.log2() / 8], dim=-1)
+        x = self.c_in(norm(entries.to(self.dtype))) + self.c_features(features.to(self.dtype))
+        x = self.encoder(x, rotary_at(centre, HEAD_DIM, self.dtype))
+        if self.head is not None:
+            x = norm(x + self.head(x))
+        logits = self.c_score(x).squeeze(-1).float()
+        return torch.tanh(logits - logits.mean(-1, keepdim=True))
+
+
+def block_scores(scores: Tensor, layout: Layout, levels: Tensor, geometry: Geometry) -> Tensor:
+    """The mean score of the entries of the node that covers each block: scores [N,W], levels [N,F] → [N,F]."""
+    K, F = geometry.block_size, levels.shape[1]
+    begin = torch.arange(F, device=levels.device) * K
+    span = geometry.spans(levels).clamp(min=K)
+    first = torch.searchsorted(layout.start.contiguous(), (begin // span * span).contiguous())  # (N, F)
+    count = torch.where(levels > 0, geometry.slots, K)
+    sums = torch.cat([torch.zeros_like(scores[:, :1]), scores.cumsum(1)], dim=1)
+    return (sums.gather(1, first + count) - sums.gather(1, first)) / count

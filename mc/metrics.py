@@ -1,0 +1,54 @@
+"""What is measured of the memory, as pure functions of losses, layouts and scores. Definitions: the vault's page on metrics.
+
+Shapes: `B` rows, `V` variants, `W` entries, `F` blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def by_level(losses: Tensor, reference: Tensor, lod: Tensor, max_lod: int) -> tuple[Tensor, Tensor]:
+    """(mean loss of the predictions made at entries of each level, mean of loss − reference), fp32 [max_lod + 1]; NaN where none.
+
+    `reference` is the plain row's loss of the same target. All [N,W].
+    """
+    kind = torch.nn.functional.one_hot(lod, max_lod + 1).to(losses.dtype).flatten(0, 1)  # (N·W, levels)
+    count = kind.sum(0)
+    return losses.flatten() @ kind / count, (losses - reference).flatten() @ kind / count
+
+
+def correlation(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Pearson's over the last dimension, where `mask`; NaN where nothing varies."""
+    weight = torch.ones_like(a) if mask is None else mask.to(a.dtype)
+    count = weight.sum(-1, keepdim=True)
+    a = (a - (a * weight).sum(-1, keepdim=True) / count) * weight
+    b = (b - (b * weight).sum(-1, keepdim=True) / count) * weight
+    return (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
+
+
+def preference_correlation(policy: Tensor, advantages: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean, max over rows) of the correlation of P(a→b) and NLL_b − NLL_a over a row's pairs: −1 is perfect.
+
+    policy [B,V,V], advantages [B,V] (higher = better), levels [B,V,F].
+    """
+    worse = advantages[:, :, None] - advantages[:, None]
+    pairs = (levels[:, None] != levels[:, :, None]).any(-1)
+    rho = correlation(policy.flatten(1), worse.flatten(1), pairs.flatten(1))
+    finite = rho.isfinite()
+    mean = torch.where(finite, rho, 0.0).sum() / finite.sum()
+    return mean, torch.where(finite, rho, -1.0).max()
+
+
+def span_correlation(scores: Tensor, levels: Tensor, advantages: Tensor) -> Tensor:
+    """Over the blocks of a row: correlation of a block's mean score and of what its detail gained, averaged over rows.
+
+    What a block's detail gained is measured as the covariance over the row's variants of its detail and their advantage.
+    scores [B,V,F], levels [B,V,F], advantages [B,V].
+    """
+    detail = -levels.float()
+    effect = ((detail - detail.mean(1, keepdim=True)) * (advantages - advantages.mean(1, keepdim=True))[..., None]).mean(1)
+    rho = correlation(scores.mean(1), effect)
+    finite = rho.isfinite()
+    return torch.where(finite, rho, 0.0).sum() / finite.sum()
