@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 
@@ -17,6 +18,7 @@ from mc.variants import Compression, compression
 from nanochat.flags import flag, part
 from nanochat.precision import DTYPES
 
+# What a preset sets in place of the defaults of flags; a flag that is given overrides it.
 PRESETS: dict[str, dict[str, Any]] = {
     "full": {},
     "fast": {"mc_num_random_variants": 1, "gistnet_type": "context", "mc_lens_every": 4},
@@ -25,48 +27,86 @@ LENGTHS = 8  # different widths of variants in a run at most: each is compiled
 
 
 @dataclass
+class AllocatorConfig:
+    """The Focus Allocator: how scores become edits of a Working Context."""
+
+    allocator_type: Literal["greedy", "stochastic_greedy"] = flag(
+        "greedy", "take the best edits, or draw among the best", alias=("allocator",)
+    )
+    allocator_soft_max_length: int = flag(0, "entries of a Working Context at inference; 0 = as at the end of training", unit="entries")
+    allocator_expand_threshold: float = flag(0.1, "an entry is expanded where its score is above this")
+    allocator_collapse_threshold: float = flag(0.1, "siblings are collapsed where their score is below minus this")
+    allocator_max_replacements: int = flag(4, "edits of an iteration at most", unit="edits")
+    allocator_iterations: int = flag(1, "iterations of a refocus", unit="iterations")
+    allocator_sample_top_k: int = flag(4, "stochastic_greedy draws among so many of the best edits", unit="edits")
+    allocator_sample_temperature: float = flag(1.0, "temperature of that draw, in scores")
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "allocator_type")
+        if self.allocator_soft_max_length < 0:
+            raise ValueError(f"allocator_soft_max_length is {self.allocator_soft_max_length}; it must not be negative")
+        for name in ("allocator_expand_threshold", "allocator_collapse_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 0 … 1, as scores do")
+        for name in ("allocator_max_replacements", "allocator_iterations", "allocator_sample_top_k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.allocator_sample_temperature < math.inf:
+            raise ValueError(f"allocator_sample_temperature is {self.allocator_sample_temperature}; it must be positive")
+
+
+@dataclass
 class MCConfig:
     """The memory in training. A size of 0 goes by the length of the row."""
 
     mc_enabled: bool = flag(False, "train with a MegaContext", alias=("mc",))
-    mc_preset: Literal["full", "fast"] = flag("full", "full = everything; fast = one variant, the cheapest gists, LensNet now and then")
+    mc_preset: Literal["full", "fast"] = flag("full", "defaults of the other flags: everything, or what is cheap", presets=PRESETS)
     block_size: Literal[8, 32, 128] = flag(32, "children of a node", unit="tokens")
     mc_tree: Literal["ram", "disk"] = flag("ram", "where a session's tree lies; that of a training row is in RAM")
     mc_max_lod: int = flag(2, "highest level of gists", unit="levels")
     mc_num_random_variants: int = flag(4, "compressions of a row that are trained beside the row itself", unit="variants")
     mc_train_wc_length: int = flag(0, "entries of a variant at the end of training; 0 = a fifth of the row", unit="entries")
-    mc_training_lod2_probability: float = flag(0.25, "probability that a group of blocks that can be one gist of level 2 is", unit="")
+    mc_training_lod2_probability: float = flag(0.25, "probability that a group of blocks that can be one gist of level 2 is")
     mc_horizon: int = flag(0, "tokens after the decision point that a variant is judged on; 0 = a sixteenth of the row", unit="tokens")
-    allocator_recent_tokens: int = flag(0, "tokens before the decision point that stay raw; 0 = a sixteenth of the row", unit="tokens")
+    mc_auto_batch: bool = flag(True, "choose the micro-batch so that variants fit where the baseline's rows did; 0 = --device-batch-size")
+    mc_target_tok_per_sec: float = flag(0.0, "train fewer variants where this speed is not reached; 0 = all", unit="tokens of rows per second")
     mc_priority_sampling: bool = flag(False, "choose half of the variants by LensNet's scores")
     mc_aux_dtype: Literal["auto", "fp32", "bf16"] = flag("auto", "dtype of GistNet and LensNet; auto = the model's")
     mc_gist_delta_weight: float = flag(0.0, "weight of what a variant loses against its row")
     mc_gist_kl_weight: float = flag(0.0, "weight of the divergence of a variant's predictions from its row's")
     mc_gist_recon_weight: float = flag(0.0, "weight of telling a block's tokens from its gist")
     mc_lens_every: int = flag(1, "train LensNet in one of so many micro-batches", unit="micro-batches")
+    mc_infer_refocus_interval: int = flag(32, "tokens between two refocuses at inference", unit="tokens")
+    mc_log_timers: bool = flag(True, "log the milliseconds of the memory's parts as mc/…_ms")
+    mc_log_lod_ascii: bool = flag(False, "print a picture of a few layouts with each evaluation")
     positional_type: Kind = flag("gaussian", "how entries are placed")
+    allocator_recent_tokens: int = flag(0, "tokens before the decision point that stay raw; 0 = a sixteenth of the row", unit="tokens")
+    allocator: AllocatorConfig = part(AllocatorConfig)
     gist: GistConfig = part(GistConfig)
     lens: LensConfig = part(LensConfig)
     lens_loss: LensLossConfig = part(LensLossConfig)
 
     def __post_init__(self) -> None:
-        for name in ("mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
+        _check_choices(self, "mc_preset", "mc_tree", "mc_aux_dtype", "positional_type")
+        for name in ("mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight", "mc_target_tok_per_sec"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number from 0")
-        if self.mc_num_random_variants < 1:
-            raise ValueError(f"mc_num_random_variants is {self.mc_num_random_variants}; it must be at least 1")
-        if self.mc_max_lod < 1:
-            raise ValueError(f"mc_max_lod is {self.mc_max_lod}; it must be at least 1")
+        for name in ("mc_num_random_variants", "mc_max_lod", "mc_lens_every", "mc_infer_refocus_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.mc_training_lod2_probability <= 1:
             raise ValueError(f"mc_training_lod2_probability is {self.mc_training_lod2_probability}; it must lie in 0 … 1")
-        if self.mc_lens_every < 1:
-            raise ValueError(f"mc_lens_every is {self.mc_lens_every}; it must be at least 1")
         for name in ("mc_train_wc_length", "mc_horizon", "allocator_recent_tokens"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.allocator_recent_tokens % self.block_size:
             raise ValueError(
                 f"allocator_recent_tokens is {self.allocator_recent_tokens}; it must be a multiple of block_size {self.block_size}"
+            )
+        if 0 < self.allocator.allocator_soft_max_length <= self.allocator_recent_tokens:
+            raise ValueError(
+                f"allocator_soft_max_length is {self.allocator.allocator_soft_max_length}; "
+                f"it must be more than the {self.allocator_recent_tokens} entries of allocator_recent_tokens"
             )
 
     @property
@@ -77,6 +117,15 @@ class MCConfig:
     def aux_dtype(self, model_dtype: torch.dtype) -> torch.dtype:
         """The dtype of the memory's own networks."""
         return model_dtype if self.mc_aux_dtype == "auto" else DTYPES[self.mc_aux_dtype]
+
+
+def _check_choices(config: Any, *names: str) -> None:
+    """Raises `ValueError` where a field has a value that its `Literal` does not name."""
+    hints = get_type_hints(type(config))
+    for name in names:
+        choices = get_args(hints[name])
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name} is {getattr(config, name)!r}; it must be one of {', '.join(map(str, choices))}")
 
 
 @dataclass(frozen=True)
@@ -94,7 +143,7 @@ class RowPlan:
             raise ValueError(f"mc_train_wc_length is {self.config.mc_train_wc_length}; a row has only {T} tokens")
         if self.blocks < 1:
             raise ValueError(
-                f"allocator_recent_tokens {self.recent} and mc_horizon {self.horizon} leave no block of {K} of the {T} tokens of a row to compress"
+                f"allocator_recent_tokens {self.recent} and mc_horizon {self.horizon} leave no block of {K} tokens to compress in rows of {T}"
             )
         if self.final_width <= self.tail:
             raise ValueError(
@@ -147,6 +196,6 @@ class RowPlan:
         begin = max(0.8 * self.length, self.final_width)
         return round(begin + (self.final_width - begin) * stage / (LENGTHS - 1))
 
-    def compression(self, progress: float, higher: tuple[int, ...] = ()) -> Compression:
-        """The reachable compression nearest to that width."""
-        return compression(self.width(progress), self.blocks, self.tail, self.config.geometry, higher)
+    def compression(self, width: int, higher: tuple[int, ...] = ()) -> Compression:
+        """The reachable compression whose width is nearest, with `higher` nodes of the levels from 2 up."""
+        return compression(width, self.blocks, self.tail, self.config.geometry, higher)

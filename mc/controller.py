@@ -1,7 +1,7 @@
 """Training with a MegaContext: a row as it is, and compressions of it, in one loss.
 
-Shapes: `B` rows, `T` tokens, `V` variants of a row, `W` entries of a variant, `F` blocks that may be compressed, `H` horizon.
-Variant v of row b is at v·B + b wherever variants are stacked.
+Shapes: `B` rows, `T` tokens, `V` variants of a row, `W` entries of a variant, `F` blocks that may be compressed, `H` horizon,
+`D` width. Variant v of row b is at v·B + b wherever variants are stacked.
 """
 
 from __future__ import annotations
@@ -15,31 +15,41 @@ from torch import Tensor
 
 from mc import metrics as measure
 from mc.config import MCConfig, RowPlan
+from mc.distillation import distillation_loss
+from mc.focus import Focus
 from mc.gistnet import GistNet
-from mc.layout import Layout, entry_ends, from_levels
-from mc.lens_loss import make_pairs, preference_loss
-from mc.lensnet import LensNet, block_scores
+from mc.lensnet import LensNet
+from mc.pace import Pace
 from mc.positional import alibi_bias
-from mc.tree import Positions, assemble, bank_index, build
-from mc.variants import sample_distinct
+from mc.reconstruction import Reconstruction
+from mc.sampler import Request, Sampler, Variants, lay_out
+from mc.tree import Positions, RowTree, assemble, build
+from mc.variants import compression_of, repeated, sample_levels
 from nanochat.gpt import GPT, Embedded, Rotary
 from nanochat.objective import Objective, StepResult
 from nanochat.optim import OptimFlags, ParamGroup
 from nanochat.schedule import Plan
 
-
-class Variants(NamedTuple):
-    """Layouts of B rows, V of each."""
-
-    levels: Tensor  # int64 [V,B,F]
-    layout: Layout  # [V·B, W]
-    index: Tensor  # int64 [V·B, W], in the bank of a row
-    predicts: Tensor  # int64 [V·B, W], where in a row's targets an entry's target is
+ADAM_LR = 0.02  # nominal rate of the memory's vectors and scores
+SMALL = 4  # a matrix with a side of at most this is no matter for Muon
+# Metric → span. Backward passes are all in the span `backward`.
+SPANS = {
+    "build": "tree_build",
+    "variant": "variant_sampling",
+    "variant_pack": "variant_pack",
+    "positional": "positional",
+    "lens": "lens",
+    "other": "metrics",
+}
 
 
 @dataclass
 class MCBatchResult:
-    """What came of a batch; all but `loss` is detached."""
+    """What came of a batch; all but `loss` is detached.
+
+    `positional_caches` are (cos, sin, ALiBi bias or None) of the plain rows and of the variants, `cached_embeddings` [B,T,D]
+    the embeddings of the tokens, `lod_losses` fp32 [levels] the mean loss of the predictions at entries of each level.
+    """
 
     loss: Tensor
     token_loss: Tensor
@@ -51,133 +61,203 @@ class MCBatchResult:
     metrics: dict[str, Tensor]
 
 
-class MCController(Objective):
-    """The second objective: `model` trained with the gists of `gistnet` and the focus of `lensnet`."""
+class Row(NamedTuple):
+    """The plain forward of B rows."""
 
-    def __init__(self, model: GPT, config: MCConfig, seq_len: int, seed: int = 0) -> None:
+    embedded: Embedded
+    hidden: Tensor  # [B,T,D], what the head reads
+    middle: Tensor  # [B,T,D], after the middle layer
+    losses: Tensor  # fp32 [B,T], detached
+    rotary: Rotary
+
+
+class MCController(Objective):
+    """The second objective: `model` trained with the gists of `gistnet` and the focus of `focus.lensnet`.
+
+    `seed` is of the layouts; `micro_batches` is how many of them, over all processes, make a step: for the metrics alone.
+    """
+
+    def __init__(self, model: GPT, config: MCConfig, seq_len: int, seed: int = 0, micro_batches: int = 1) -> None:
         super().__init__()
-        self.model, self.config, self.seed = model, config, seed
+        self.model, self.config, self.micro_batches = model, config, micro_batches
         self.plan = RowPlan(config, seq_len)
-        self.geometry, self.shape = config.geometry, self.plan.shape
-        D, aux = model.config.width, config.aux_dtype(model.dtype)
+        D, aux, geometry = model.config.width, config.aux_dtype(model.dtype), config.geometry
         self.gistnet = GistNet(config.gist, D, aux)
-        self.lensnet = LensNet(config.lens, D, self.geometry, aux)
-        self.positions = Positions(self.shape, config.positional_type, model.config.head_dim, model.dtype)
-        self.draw = 0  # micro-batches so far: layouts are a function of seed and draw
-        self.register_buffer("adv_mean", torch.zeros(()))
-        self.register_buffer("adv_square", torch.ones(()))
+        self.focus = Focus(LensNet(config.lens, D, geometry, aux), self.plan)
+        self.focus.lensnet.requires_grad_(config.lens_loss.mc_lens_loss_weight > 0)
+        self.reconstruction = Reconstruction(D, geometry) if config.mc_gist_recon_weight else None
+        self.positions = Positions(self.plan.shape, config.positional_type, model.config.head_dim, model.dtype)
+        self.sampler = Sampler(self.plan, seed, model.wte.weight.is_cuda)
+        self.pace = Pace(config.mc_target_tok_per_sec, config.mc_num_random_variants)
+        self.draw = 0  # micro-batches so far
+        self.contexts = 0  # Working Contexts of them
 
     def init_weights(self, generator: torch.Generator | None = None) -> MCController:
         """Initialises the memory's networks; the model has its own. Returns self."""
         self.gistnet.init_weights(generator)
-        self.lensnet.init_weights(generator)
+        self.focus.lensnet.init_weights(generator)
+        self.focus.start_reference()
+        if self.reconstruction is not None:
+            self.reconstruction.init_weights(generator)
         return self
 
     def parameter_groups(self, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
         """The model's groups as without a memory, and the memory's own: matrices to Muon, the rest to AdamW."""
-        named = [(n, p) for n, p in self.named_parameters() if not n.startswith("model.")]
-        matrices = [(n, p) for n, p in named if p.ndim == 2 and min(p.shape) > 4]
-        rest = [(n, p) for n, p in named if not (p.ndim == 2 and min(p.shape) > 4)]
+        named = [(n, p) for n, p in self.named_parameters() if not n.startswith("model.") and p.requires_grad]
+        matrices = [(n, p) for n, p in named if p.ndim == 2 and min(p.shape) > SMALL]
+        rest = [(n, p) for n, p in named if p.ndim != 2 or min(p.shape) <= SMALL]
         scale = plan.lr_scale * flags.lr_mult
+        decay = flags.weight_decay * flags.wd_mult * plan.weight_decay_scale
         groups = super().parameter_groups(flags, plan)
-        groups.append(ParamGroup("muon", matrices, flags.matrix_lr * scale, flags.weight_decay * flags.wd_mult * plan.weight_decay_scale))
-        groups.append(ParamGroup("adamw", rest, 0.02 * scale, 0.0, (0.8, 0.95)))
-        return groups
+        groups.append(ParamGroup("muon", matrices, flags.matrix_lr * scale, decay))
+        return [*groups, ParamGroup("adamw", rest, ADAM_LR * scale, 0.0, (0.8, 0.95))] if rest else groups
 
     def get_extra_state(self) -> Tensor:
         """What a checkpoint holds beside parameters and buffers."""
-        return torch.tensor([self.draw])
+        return torch.tensor([self.draw, self.contexts, self.pace.variants])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restores it."""
-        self.draw = int(state[0])
+        self.draw, self.contexts, self.pace.variants = state.tolist()
 
     def forward(self, tokens: Tensor, targets: Tensor, progress: float) -> StepResult:
         """See `Objective.forward`."""
         result = self.process_batch(tokens, targets, progress)
         return StepResult(result.loss, result.metrics)
 
-    def sample(self, rows: int, progress: float, device: torch.device) -> Variants:
-        """The variants of the next micro-batch."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.draw)
-        self.draw += 1
-        levels = sample_distinct(
-            self.plan.compression(progress, self._higher(generator)), rows, self.config.mc_num_random_variants, generator
-        )
-        return self.variants(levels.to(device))
-
-    def _higher(self, generator: torch.Generator) -> tuple[int, ...]:
-        K, free, counts = self.config.block_size, self.plan.blocks, []
-        for level in range(self.plan.max_lod, 1, -1):
-            groups = free // K ** (level - 1)
-            counts.append(int((torch.rand(groups, generator=generator) < self.config.mc_training_lod2_probability).sum()))
-            free -= counts[-1] * K ** (level - 1)
-        return tuple(reversed(counts))
-
-    def variants(self, levels: Tensor) -> Variants:
-        """Layouts of equal width from `levels` [V,B,F]."""
-        V, B, n = levels.shape
-        flat = levels.reshape(V * B, n)
-        from mc.layout import widths
-
-        width = int(widths(flat[:1], self.plan.length, self.geometry))
-        layout = from_levels(flat, self.plan.length, width, self.geometry)
-        return Variants(levels, layout, bank_index(layout, self.shape), entry_ends(layout, self.geometry) - 1)
-
-    def baseline(self, tokens: Tensor) -> tuple[Embedded, Tensor, Tensor]:
-        """(embedded tokens, final hidden states, middle ones) of plain rows."""
-        embedded = self.model.embed(tokens)
-        x, middle = self.model.layers(embedded, self.model.rotary(0, tokens.shape[1]))
-        return embedded, self.model.finish(x, middle), middle
-
-    def tree(self, embedded, middle):
-        hidden = middle if self.config.gist.gistnet_type == "context" else None
-        return build(embedded, self.gistnet, self.shape, hidden)
-
-    def read(self, tree, variants: Variants) -> tuple[Embedded, Tensor]:
-        """(entries, final hidden states) of the Working Contexts."""
-        entries = assemble(tree, variants.index)
-        rotary = self.positions(variants.layout, variants.index)
-        bias = alibi_bias(variants.layout, self.geometry, self.config.positional_type, self.model.config.heads, self.model.dtype)
-        return entries, self.model.backbone(entries, rotary, bias=bias)
+    def figures(self, spans_ms: dict[str, float], grad_accum_steps: int) -> dict[str, float]:
+        """Milliseconds a step spent in the controller: all but the passes through the model."""
+        spans = {name: spans_ms.get(span, 0.0) for name, span in SPANS.items()}
+        return {f"mc/{name}_ms": ms for name, ms in spans.items()} | {"mc/time_controller_ms": sum(spans.values())}
 
     def process_batch(self, tokens: Tensor, targets: Tensor, progress: float) -> MCBatchResult:
+        """Losses of rows and variants: tokens and targets int64 [B,T], `progress` of the run 0 … 1."""
         B, T = tokens.shape
-        variants = self.sample(B, progress, tokens.device)
-        V, _, n = variants.levels.shape
-        embedded, hidden, middle = self.baseline(tokens)
-        base_loss, base_each = self.model.loss(hidden, targets, "both")
-        tree = self.tree(embedded, middle)
-        entries, variant_hidden = self.read(tree, variants)
-        rows = torch.arange(V * B, device=tokens.device) % B
-        variant_targets = targets[rows[:, None], variants.predicts]
-        variant_loss, variant_each = self.model.loss(variant_hidden, variant_targets, "both")
+        self.pace.saw(B * T)
+        base_loss, row = self.read_rows(tokens, targets)
+        with self.spans("tree_build"):
+            tree = self.tree(row)
+        with self.spans("variant_sampling"):
+            variants = self._sample(tree, B, progress)
+        V = len(variants.levels)
+        entries, hidden, caches = self.read(tree, variants)
+        with self.spans("variant_pack"):
+            rows = torch.arange(V * B, device=tokens.device) % B
+            entry_targets = targets[rows[:, None], variants.predicts]
+        variant_loss, losses = self.model.loss(hidden, entry_targets, "both")
         token_loss = (base_loss + V * variant_loss) / (1 + V)
-        loss = token_loss
-        metrics = {"train/loss_lod0": base_loss.detach(), "mc/token_loss": token_loss.detach()}
-        H = self.plan.horizon
-        horizon = slice(-H - 1, -1)
-        delta = variant_each[:, horizon].mean(1).view(V, B) - base_each[:, horizon].mean(1)
-        metrics["mc/adv_delta_mean"] = delta.mean()
-        if self.config.mc_gist_kl_weight:
-            tail = self.plan.tail - 1
-            with torch.no_grad():
-                reference = self.model.logits(hidden[:, -tail:]).log_softmax(-1)
-            mine = self.model.logits(variant_hidden[:, -tail:]).log_softmax(-1).view(V, B, tail, -1)
-            kl = (reference.exp() * (reference - mine)).sum(-1).mean()
-            loss = loss + self.config.mc_gist_kl_weight * kl
-            metrics["mc/gist_kl"] = kl.detach()
-        lens_loss = None
+        loss, extra = self._gist_terms(token_loss, tokens, targets, row, tree, hidden, entry_targets)
+        with self.spans("metrics"):
+            horizon = slice(-self.plan.horizon - 1, -1)
+            advantages = (row.losses[:, horizon].mean(1) - losses[:, horizon].mean(1).view(V, B)).detach()
+            metrics = self._metrics(base_loss, token_loss, row, losses, variants, advantages)
+        lens_loss = base_loss.new_zeros(())
         if self.config.lens_loss.mc_lens_loss_weight:
-            W = variants.index.shape[1] - H
-            seen = Layout(*(t[:, :W] for t in variants.layout))
-            scores = self.lensnet(entries.x[:, :W].detach(), seen, T - H)
-            scores = block_scores(scores, seen, variants.levels.flatten(0, 1), self.geometry).view(V, B, n).transpose(0, 1)
-            levels = variants.levels.transpose(0, 1)
-            pairs = make_pairs(scores, levels, -delta.t(), self.config.lens_loss)
-            preference, _ = preference_loss(pairs, delta.std(), self.config.lens_loss)
-            loss = loss + self.config.lens_loss.mc_lens_loss_weight * preference
-            metrics["mc/lens_loss"] = preference.detach()
-            metrics["mc/preference_corr_mean"] = measure.preference_correlation(pairs.policy.detach(), -delta.t(), levels)[0]
-            metrics["mc/policy_score_abs_mean"] = scores.detach().abs().mean()
-        return MCBatchResult(loss, token_loss.detach(), base_loss.detach(), None, None, None, embedded.x.detach(), metrics)
+            with self.spans("lens"):
+                if self.draw % self.config.mc_lens_every == 0 and V > 1:
+                    lens_loss, lens_metrics = self.focus.loss(entries.x, variants, advantages)
+                    metrics |= lens_metrics
+                else:  # the optimizer wants to see that each parameter took part
+                    lens_loss = sum(0.0 * p.sum() for p in self.focus.lensnet.parameters())
+            loss = loss + self.config.lens_loss.mc_lens_loss_weight * lens_loss
+        self.draw += 1
+        self.contexts += B * (1 + V) * self.micro_batches
+        return MCBatchResult(
+            loss, token_loss.detach(), base_loss.detach(), lens_loss.detach(), metrics.pop("lod_losses"),
+            {"rows": (*row.rotary, None), "variants": caches}, row.embedded.x.detach(), metrics | extra,
+        )  # fmt: skip
+
+    def read_rows(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Row]:
+        """(mean loss, all there is) of the plain forward."""
+        rotary = self.model.rotary(0, tokens.shape[1])
+        embedded = self.model.embed(tokens)
+        x, middle = self.model.layers(embedded, rotary)
+        hidden = self.model.finish(x, middle)
+        loss, losses = self.model.loss(hidden, targets, "both")
+        return loss, Row(embedded, hidden, middle, losses, rotary)
+
+    def tree(self, row: Row) -> RowTree:
+        """The trees of rows."""
+        contextual = self.config.gist.gistnet_type == "context"
+        return build(row.embedded, self.gistnet, self.plan.shape, row.middle if contextual else None)
+
+    def variants(self, levels: Tensor) -> Variants:
+        """Layouts from `levels` [V,B,F], with equally many nodes of each level in all."""
+        return lay_out(self.plan, compression_of(levels[0, 0], self.plan.tail, self.config.geometry), levels)
+
+    def read(self, tree: RowTree, variants: Variants) -> tuple[Embedded, Tensor, tuple[Tensor, Tensor, Tensor | None]]:
+        """(entries, hidden states [V·B,W,D], (cos, sin, bias)) of Working Contexts."""
+        with self.spans("variant_pack"):
+            entries = assemble(tree, variants.index)
+        with self.spans("positional"):
+            rotary = self.positions(variants.layout, variants.index)
+            geometry, heads = self.config.geometry, self.model.config.heads
+            bias = alibi_bias(variants.layout, geometry, self.config.positional_type, heads, self.model.dtype)
+        return entries, self.model.backbone(entries, rotary, bias=bias), (*rotary, bias)
+
+    def _sample(self, tree: RowTree, rows: int, progress: float) -> Variants:
+        """The variants of this micro-batch: random ones, and with priority sampling half of them by LensNet's scores."""
+        request = Request(self.draw, self.pace.variants, rows, self.plan.width(progress))
+        variants = self.sampler(request, tree.x.device)
+        guided = len(variants.levels) // 2
+        if not self.config.mc_priority_sampling or not guided:
+            return variants
+        with torch.no_grad(), self.spans("lens"):
+            coarse = self.variants(torch.ones_like(variants.levels[:1]))
+            scores = self.focus.scores(assemble(tree, coarse.index).x, coarse)
+        scores = scores.expand(guided, -1, -1).flatten(0, 1) / self.config.lens_loss.mc_lens_temperature
+        generator = torch.Generator().manual_seed(self.sampler.seed * 1_000_003 + self.draw)
+        levels = sample_levels(variants.compression, len(scores), generator, scores, scores.device).view(guided, rows, -1)
+        return lay_out(self.plan, variants.compression, torch.cat([variants.levels[guided:], levels]))
+
+    def _gist_terms(self, loss, tokens, targets, row: Row, tree: RowTree, hidden, entry_targets) -> tuple[Tensor, dict[str, Tensor]]:
+        """`loss` with the terms that are on, and what they came to."""
+        config, metrics = self.config, {}
+        if config.mc_gist_delta_weight:
+            # The mean losses of single variants, with gradients: at the price of another pass over the head.
+            each = self.model.loss(hidden, entry_targets, "none").mean(1).view(-1, len(tokens))
+            delta = F.relu(each - row.losses.mean(1)).mean()
+            loss, metrics["mc/gist_delta"] = loss + config.mc_gist_delta_weight * delta, delta.detach()
+        if config.mc_gist_kl_weight:
+            tail = self.plan.tail
+            student = hidden[:, -tail:].unflatten(0, (-1, len(tokens)))
+            divergence = distillation_loss(self.model, row.hidden[:, -tail:], student)
+            loss, metrics["mc/gist_kl"] = loss + config.mc_gist_kl_weight * divergence, divergence.detach()
+        if self.reconstruction is not None:
+            blocks = self.plan.blocks
+            T, S = self.plan.length, self.config.geometry.slots
+            gists = tree.x[:, T : T + blocks * S]
+            told = self.reconstruction(self.model, gists, tokens[:, : blocks * config.block_size], self.draw)
+            loss, metrics["mc/gist_recon"] = loss + config.mc_gist_recon_weight * told, told.detach()
+        return loss, metrics
+
+    @torch.no_grad()
+    def _metrics(self, base_loss, token_loss, row: Row, losses: Tensor, variants: Variants, advantages: Tensor) -> dict[str, Tensor]:
+        V, B = advantages.shape
+        W, T, steps = losses.shape[1], self.plan.length, self.micro_batches
+        rows = torch.arange(V * B, device=losses.device) % B
+        reference = row.losses[rows[:, None], variants.predicts]
+        level_losses, deltas = measure.by_level(losses, reference, variants.layout.lod, self.plan.max_lod)
+        guided = V // 2 if self.config.mc_priority_sampling else 0
+        metrics = {
+            "lod_losses": level_losses,
+            "train/loss_lod0": base_loss.detach(),
+            "mc/token_loss": token_loss.detach(),
+            "mc/adv_delta_mean": -advantages.mean(),
+            "mc/adv_delta_p95": (-advantages).flatten().quantile(0.95),
+            "mc/adv_delta_std": advantages.std(),
+            "mc/variant_width": W,
+            "mc/variants_total": V * B * steps,
+            "mc/variants_per_sample": V,
+            "mc/N_recency": B * steps,
+            "mc/N_allocated": (V - guided) * B * steps,
+            "mc/N_siblings": guided * B * steps,
+            "mc/N_deduped": (~repeated(variants.levels)).sum() * steps,
+            "mc/horizon_tokens": B * (T + V * W) * steps,
+            "mc/effective_batch_size": B * (1 + V) * steps,
+            "mc/effective_step": self.contexts,
+        }
+        for level in range(self.plan.max_lod + 1):
+            metrics[f"mc/lod_loss/{level}"] = level_losses[level]
+            metrics[f"mc/lod_delta/{level}"] = deltas[level]
+        return metrics

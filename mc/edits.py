@@ -37,12 +37,12 @@ def collapse(layout: Layout, chosen: Tensor, geometry: Geometry) -> Layout:
     the end), or rows would come to different widths.
     """
     lod, start = layout
-    B, W = lod.shape
+    W = lod.shape[1]
     parent = geometry.spans(lod + 1)
     size = geometry.block_size * torch.where(lod > 0, geometry.slots, 1)  # entries of the K siblings
     last = torch.arange(W, device=lod.device) + size - 1
     reach = last.clamp(max=W - 1)
-    # As levels never sink below within an aligned group without a longer way to its end, the last sibling's place decides.
+    # Inside the parent no entry accounts for more tokens than a sibling's: where `size` of them span it, all are siblings'.
     whole = (last < W) & (start.gather(1, reach) + geometry.strides(lod) == start + parent) & (lod.gather(1, reach) == lod)
     whole &= start % parent == 0
     if (chosen & ~whole).any():
@@ -57,7 +57,7 @@ def collapse(layout: Layout, chosen: Tensor, geometry: Geometry) -> Layout:
 
 
 def _node_marks(layout: Layout, chosen: Tensor, geometry: Geometry) -> Tensor:
-    """bool [B,W]: entries that belong to a node whose first entry is chosen."""
+    """bool [B,W]: the entries that belong to a node whose first entry is chosen."""
     ends = torch.where(chosen, layout.start + geometry.spans(layout.lod), 0).cummax(1).values
     return layout.start < ends
 

@@ -77,7 +77,8 @@ def entry_ends(layout: Layout, geometry: Geometry) -> Tensor:
 def from_levels(levels: Tensor, length: int, width: int, geometry: Geometry) -> Layout:
     """The layout [B, width] in which block f is covered by a node of level `levels[b, f]` (int64 [B,F]; 0 = its tokens).
 
-    The tokens from F·K to `length` are raw. Every row must come to `width` entries: `widths` says how many they are.
+    The tokens from F·K to `length` are raw. All blocks of a node must have its level, and every row must come to `width`
+    entries (`widths` says how many they are): neither is checked here.
     """
     B, F = levels.shape
     K = geometry.block_size
@@ -92,10 +93,10 @@ def from_levels(levels: Tensor, length: int, width: int, geometry: Geometry) -> 
 
 def widths(levels: Tensor, length: int, geometry: Geometry) -> Tensor:
     """Entries of each row, int64 [B], of the layout that `levels` describes; see `from_levels`."""
-    K = geometry.block_size
-    blocks_per_node = geometry.spans(levels) // K
-    entries = torch.where(levels > 0, geometry.slots / blocks_per_node.clamp(min=1), K)
-    return entries.double().sum(1).round().long() + (length - levels.shape[1] * K)
+    F, K = levels.shape[1], geometry.block_size
+    begin = torch.arange(F, device=levels.device) * K
+    first = begin % geometry.spans(levels) == 0  # of the blocks of its node
+    return torch.where(levels > 0, first * geometry.slots, K).sum(1) + (length - F * K)
 
 
 def to_levels(layout: Layout, blocks: int, geometry: Geometry) -> Tensor:
@@ -132,6 +133,10 @@ def check(
     _refuse(lod < 0, "existence", "has a negative level", layout)
     if max_lod is not None:
         _refuse(lod > max_lod, "existence", f"is above the tree's level {max_lod}", layout)
+    highest = 0
+    while geometry.span(highest + 1) <= end:
+        highest += 1
+    _refuse(lod > highest, "existence", f"stands for tokens beyond {end}", layout)  # its span might not fit into int64 either
     stride, ends = geometry.strides(lod), entry_ends(layout, geometry)
     expected = torch.cat([torch.full_like(start[:, :1], begin), (start + stride)[:, :-1]], dim=1)
     _refuse(start != expected, "contiguity", "does not begin where the entry before it ends", layout)

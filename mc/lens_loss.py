@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
+import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,7 +24,7 @@ class LensLossConfig:
     mc_lens_loss_weight: float = flag(0.1, "weight of LensNet's loss; 0 = LensNet is not trained")
     mc_lens_temperature: float = flag(0.1, "temperature of the preference loss, in policy scores")
     mc_lens_adv_norm_beta: float = flag(0.99, "decay of the running mean and deviation that normalise advantages")
-    mc_lens_kl_weight: float = flag(0.0, "weight of the divergence from a running mean of the policy's weights")
+    mc_lens_kl_weight: float = flag(0.0, "weight of the divergence from LensNet with running means of its weights")
     mc_lens_rank_weight: float = flag(0.0, "weight of the margin loss on pairs")
     mc_lens_margin: float = flag(0.1, "margin of that loss, in policy scores")
     mc_lens_budget_weight: float = flag(0.0, "weight of the balance between scores that expand and that collapse")
@@ -84,13 +86,60 @@ def make_pairs(scores: Tensor, levels: Tensor, advantages: Tensor, config: LensL
     return Pairs(policy, gap, kept)
 
 
-def preference_loss(pairs: Pairs, scale: Tensor, config: LensLossConfig) -> tuple[Tensor, Tensor]:
-    """(Bradley–Terry loss, margin loss), fp32 scalars, means over the kept pairs weighted by their gap.
+class AdvantageNorm(nn.Module):
+    """Running mean and deviation of advantages over micro-batches and processes: what gaps are measured in."""
 
-    `scale` is the running deviation of advantages, which gaps are measured in.
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = beta
+        self.register_buffer("moments", torch.zeros(3))  # sums of 1, A and A² under exponential decay
+
+    @torch.no_grad()
+    def update(self, advantages: Tensor) -> None:
+        """Takes in the advantages of a micro-batch, fp32 of any shape."""
+        moments = torch.stack([advantages.new_ones(()), advantages.mean(), advantages.square().mean()])
+        if dist.is_initialized():
+            dist.all_reduce(moments)
+        self.moments.lerp_(moments, 1 - self.beta)
+
+    @property
+    def mean(self) -> Tensor:
+        """fp32 scalar."""
+        return self.moments[1] / self.moments[0]
+
+    @property
+    def deviation(self) -> Tensor:
+        """fp32 scalar."""
+        return (self.moments[2] / self.moments[0] - self.mean.square()).clamp(min=1e-12).sqrt()
+
+
+class LensLosses(NamedTuple):
+    """fp32 scalars, differentiable: the terms of LensNet's loss without their weights."""
+
+    preference: Tensor
+    rank: Tensor
+    budget: Tensor
+
+
+def lens_losses(pairs: Pairs, scores: Tensor, deviation: Tensor, config: LensLossConfig) -> LensLosses:
+    """The terms for kept `pairs` and block scores [B,V,F].
+
+    The preference loss is Bradley and Terry's, the rank loss asks for a margin; both are means weighted by the gap in running
+    deviations. The budget loss asks that what scores expand is as much as what they collapse.
     """
-    weight = torch.where(pairs.kept, torch.tanh(pairs.gap / scale.clamp(min=1e-6)), 0.0)
+    weight = torch.where(pairs.kept, torch.tanh(pairs.gap / deviation), 0.0)
     total = weight.sum().clamp(min=1e-6)
-    bradley_terry = F.softplus(-pairs.policy / config.mc_lens_temperature)
-    margin = F.relu(config.mc_lens_margin - pairs.policy)
-    return (weight * bradley_terry).sum() / total, (weight * margin).sum() / total
+    preference = (weight * F.softplus(-pairs.policy / config.mc_lens_temperature)).sum() / total
+    rank = (weight * F.relu(config.mc_lens_margin - pairs.policy)).sum() / total
+    return LensLosses(preference, rank, imbalance(scores).mean())
+
+
+def imbalance(scores: Tensor) -> Tensor:
+    """((P⁺ − P⁻) / (P⁺ + P⁻))², P⁺ and P⁻ the sums of positive and of negative scores over the last dimension."""
+    return (scores.sum(-1) / scores.abs().sum(-1).clamp(min=1e-6)).square()
+
+
+def policy_divergence(reference: Tensor, scores: Tensor, temperature: float) -> Tensor:
+    """Mean KL(reference ‖ scores) of the distributions over blocks that block scores [B,V,F] are at `temperature`."""
+    old = (reference / temperature).log_softmax(-1)
+    return (old.exp() * (old - (scores / temperature).log_softmax(-1))).sum(-1).mean()

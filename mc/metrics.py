@@ -5,6 +5,8 @@ Shapes: `B` rows, `V` variants, `W` entries, `F` blocks.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,16 +23,23 @@ def by_level(losses: Tensor, reference: Tensor, lod: Tensor, max_lod: int) -> tu
 
 def correlation(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
     """Pearson's over the last dimension, where `mask`; NaN where nothing varies."""
-    weight = torch.ones_like(a) if mask is None else mask.to(a.dtype)
-    count = weight.sum(-1, keepdim=True)
-    a = (a - (a * weight).sum(-1, keepdim=True) / count) * weight
-    b = (b - (b * weight).sum(-1, keepdim=True) / count) * weight
+    mask = torch.ones_like(a, dtype=torch.bool) if mask is None else mask
+    a, b = _deviations(a, mask), _deviations(b, mask)
     return (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
+
+
+def _deviations(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` less their mean over the last dimension, both where `mask`; 0 elsewhere."""
+    # Less their minimum first: equal values then deviate by exactly 0, and not by the rounding of their mean.
+    lowest = torch.where(mask, values, math.inf).amin(-1, keepdim=True)
+    values = torch.where(mask, values - lowest, 0.0)
+    return torch.where(mask, values - values.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True), 0.0)
 
 
 def preference_correlation(policy: Tensor, advantages: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
     """(mean, max over rows) of the correlation of P(a→b) and NLL_b − NLL_a over a row's pairs: −1 is perfect.
 
+    Rows in which one of them does not vary do not count; NaN where no row counts.
     policy [B,V,V], advantages [B,V] (higher = better), levels [B,V,F].
     """
     worse = advantages[:, :, None] - advantages[:, None]
@@ -38,7 +47,7 @@ def preference_correlation(policy: Tensor, advantages: Tensor, levels: Tensor) -
     rho = correlation(policy.flatten(1), worse.flatten(1), pairs.flatten(1))
     finite = rho.isfinite()
     mean = torch.where(finite, rho, 0.0).sum() / finite.sum()
-    return mean, torch.where(finite, rho, -1.0).max()
+    return mean, torch.where(finite.any(), torch.where(finite, rho, -1.0).max(), math.nan)
 
 
 def span_correlation(scores: Tensor, levels: Tensor, advantages: Tensor) -> Tensor:

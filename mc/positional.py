@@ -25,11 +25,13 @@ LOD_ANGLE = math.pi / 4  # by this much a level
 
 
 def entry_rotary(layout: Layout, geometry: Geometry, kind: Kind, head_dim: int, dtype: torch.dtype) -> Rotary:
-    """The rotation of each entry: cos and sin [B,W,1,E/2]. `local` goes by the entry's index instead of its tokens."""
+    """The rotation of each entry: cos and sin [B,W,1,E/2] in `dtype`.
+
+    `local` goes by the entry's index instead of its tokens, the same for all rows: [1,W,1,E/2].
+    """
     lod, start = layout
-    B, W = start.shape
     if kind == "local":
-        return rotary_at(torch.arange(W, device=start.device), head_dim, dtype)
+        return rotary_at(torch.arange(start.shape[1], device=start.device), head_dim, dtype)
     stride = geometry.strides(lod).double()
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=start.device) / head_dim
     frequency = ROTARY_BASE**-exponents  # (E/2,)
@@ -50,7 +52,7 @@ def alibi_bias(layout: Layout, geometry: Geometry, kind: Kind, heads: int, dtype
     """Causal mask with ALiBi (arXiv 2108.12409) for gists, [B,H,W,W] to be added to the scores; None for kinds without.
 
     A gist is scored lower by the head's slope for every block of distance; tokens are not, so that a layout of tokens
-    alone is attended to as ever.
+    alone is attended to as by a model without windows. With a mask attention takes another path, which rounds differently.
     """
     if not kind.endswith("alibi"):
         return None

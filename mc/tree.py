@@ -63,13 +63,12 @@ def build(embedded: Embedded, gistnet: GistNet, shape: Shape, hidden: Tensor | N
 
 
 def bank_index(layout: Layout, shape: Shape) -> Tensor:
-    """Where in the bank each entry of `layout` lies, int64 [B,W]."""
-    offsets, total = [], 0
-    for level, nodes in enumerate(shape.levels):
-        offsets.append(total)
-        total += nodes * shape.geometry.size(level)
-    offset = torch.tensor(offsets, device=layout.lod.device)
-    return offset[layout.lod] + layout.start // shape.geometry.strides(layout.lod)
+    """Where in the bank each entry of a legal `layout` lies, int64 [B,W]."""
+    index = layout.start // shape.geometry.strides(layout.lod)
+    # By comparisons and not by a table, which would have to be copied to the device for every call.
+    for level, nodes in enumerate(shape.levels[:-1]):
+        index = index + (layout.lod > level) * (nodes * shape.geometry.size(level))
+    return index
 
 
 def bank_layout(shape: Shape, device: torch.device | str = "cpu") -> Layout:

@@ -59,6 +59,13 @@ def compression(width: int, blocks: int, tail: int, geometry: Geometry, higher: 
     return Compression((min(max(n1, 0), free), *higher), blocks, tail, geometry)
 
 
+def compression_of(levels: Tensor, tail: int, geometry: Geometry) -> Compression:
+    """The compression that `levels` [F] are an example of, before `tail` raw tokens."""
+    found = levels.bincount().tolist()
+    nodes = tuple(count // geometry.block_size ** (level - 1) for level, count in enumerate(found[1:], 1))
+    return Compression(nodes, len(levels), tail, geometry)
+
+
 def sample_levels(
     compression: Compression,
     n: int,

@@ -1,0 +1,117 @@
+"""The micro-batch of a run with a memory: smaller than the baseline's, so that variants fit, at the same tokens per step.
+
+Rows of a step per process = rows of a micro-batch × micro-batches, always exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+
+from mc.config import RowPlan
+from nanochat.common import UserError
+from nanochat.objective import Objective
+
+MEMORY_SHARE = 0.92  # of a GPU's memory that a micro-batch may take: the optimizer's update wants some as well
+
+
+def compute_variant_multiplier(plan: RowPlan) -> float:
+    """Tokens and entries that the widest step of a run forwards, row and variants, for each token of the row."""
+    widest = plan.compression(plan.width(0.0))
+    return 1 + min(plan.config.mc_num_random_variants, widest.possibilities) * widest.width / plan.length
+
+
+def choose_micro_batch_divisor(per_rank_budget: int, desired_multiplier: float, fits: int | None = None) -> tuple[int, int]:
+    """(rows of a micro-batch, micro-batches of a step), whose product is `per_rank_budget`, the rows of a step of one process.
+
+    The micro-batch is the largest that takes, at `desired_multiplier` times its tokens, no more than `fits` rows of plain
+    tokens (default: the whole budget), and at least one row.
+
+    Raises `ValueError` for a budget below 1 or a multiplier below 1.
+    """
+    if per_rank_budget < 1:
+        raise ValueError(f"per_rank_budget is {per_rank_budget}; a step has at least one row for each process")
+    if not desired_multiplier >= 1:
+        raise ValueError(f"desired_multiplier is {desired_multiplier}; a row is forwarded at least once")
+    most = (per_rank_budget if fits is None else fits) / desired_multiplier
+    rows = max((d for d in divisors(per_rank_budget) if d <= most), default=1)
+    return rows, per_rank_budget // rows
+
+
+def estimate_mc_device_batch(baseline_rows: int, per_rank_budget: int, plan: RowPlan) -> tuple[int, int]:
+    """(rows of a micro-batch, micro-batches) where the baseline forwards `baseline_rows` at once; see `choose_micro_batch_divisor`."""
+    return choose_micro_batch_divisor(per_rank_budget, compute_variant_multiplier(plan), baseline_rows)
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def largest_that_fits(candidates: Sequence[int], first: int, fits: Callable[[int], bool]) -> int | None:
+    """The largest of the ascending `candidates` that fits, looked for up or down from `first`; None where none does.
+
+    What is smaller than a candidate that fits is taken to fit.
+    """
+    at = candidates.index(first)
+    if fits(candidates[at]):
+        while at + 1 < len(candidates) and fits(candidates[at + 1]):
+            at += 1
+        return candidates[at]
+    return next((c for c in reversed(candidates[:at]) if fits(c)), None)
+
+
+def probe_micro_batch(objective: Objective, per_rank_budget: int, estimate: int, seq_len: int) -> int:
+    """The largest micro-batch, in rows, whose forward and backward fit into this GPU's memory, over all processes.
+
+    It really runs them, at the start of the run where they are widest, and leaves the objective and the random generators
+    as they were. Raises `UserError` where not even one row fits.
+    """
+    device = next(objective.parameters()).device
+    total = torch.cuda.get_device_properties(device).total_memory
+
+    def fits(rows: int) -> bool:
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            rehearse(objective, rows, seq_len)
+        except torch.cuda.OutOfMemoryError:
+            return False
+        finally:
+            torch.cuda.empty_cache()
+        return torch.cuda.max_memory_allocated(device) <= MEMORY_SHARE * total
+
+    rows = largest_that_fits(divisors(per_rank_budget), estimate, fits)
+    torch.cuda.reset_peak_memory_stats(device)
+    agreed = torch.tensor([rows or 0], device=device)
+    if dist.is_initialized():
+        dist.all_reduce(agreed, op=dist.ReduceOp.MIN)  # the least of some divisors is one as well
+    if not agreed.item():
+        raise UserError(
+            "the GPU's memory does not hold one row with its variants; use fewer --mc-num-random-variants or a shorter --max-seq-len"
+        )
+    return int(agreed.item())
+
+
+def rehearse(objective: Objective, rows: int, seq_len: int) -> None:
+    """Forward and backward of a micro-batch of random tokens, after which everything is as before."""
+    device = next(objective.parameters()).device
+    # Not load_state_dict: a copy of the weights would take memory that a step does not.
+    buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+    extra = {name: module.get_extra_state() for name, module in objective.named_modules() if _has_extra_state(module)}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            tokens = torch.randint(objective.model.config.vocab_size, (rows, seq_len + 1)).to(device)
+            objective(tokens[:, :-1], tokens[:, 1:], 0.0).loss.backward()
+        finally:
+            objective.zero_grad(set_to_none=True)
+            for name, buffer in objective.named_buffers():
+                buffer.copy_(buffers[name])
+            for name, module in objective.named_modules():
+                if name in extra:
+                    module.set_extra_state(extra[name])
+
+
+def _has_extra_state(module: torch.nn.Module) -> bool:
+    return type(module).get_extra_state is not torch.nn.Module.get_extra_state

@@ -1,0 +1,86 @@
+"""LensNet in training: its scores of the variants, what they are held to, and the state that takes.
+
+Shapes: `B` rows, `V` variants, `W` entries before the decision point, `F` blocks, `H` horizon.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from mc import metrics as measure
+from mc.config import RowPlan
+from mc.layout import Layout
+from mc.lens_loss import AdvantageNorm, imbalance, lens_losses, make_pairs, policy_divergence
+from mc.lensnet import LensNet, block_scores
+from mc.sampler import Variants
+
+REFERENCE_BETA = 0.99  # decay of the reference policy's weights
+
+
+class Focus(nn.Module):
+    """`lensnet` and the running figures of its loss."""
+
+    def __init__(self, lensnet: LensNet, plan: RowPlan) -> None:
+        super().__init__()
+        self.lensnet, self.plan, self.config = lensnet, plan, plan.config.lens_loss
+        self.advantages = AdvantageNorm(self.config.mc_lens_adv_norm_beta)
+        self.register_buffer("sides", torch.zeros(2))  # running means of the scores that expand, and that collapse
+        self.reference = copy.deepcopy(lensnet).requires_grad_(False) if self.config.mc_lens_kl_weight else None
+
+    @torch.no_grad()
+    def start_reference(self) -> None:
+        """Makes the reference policy LensNet as it is now."""
+        if self.reference is not None:
+            self.reference.load_state_dict(self.lensnet.state_dict())
+
+    def scores(self, entries: Tensor, variants: Variants, lensnet: LensNet | None = None) -> Tensor:
+        """Block scores fp32 [V,B,F] of Working Contexts whose entries [V·B, ≥ W, D] are cut off at the decision point."""
+        W = entries.shape[1] - self.plan.horizon
+        seen = Layout(*(t[:, :W] for t in variants.layout))
+        # Detached: what a gist holds is not LensNet's to decide.
+        scores = (lensnet or self.lensnet)(entries[:, :W].detach(), seen, self.plan.length - self.plan.horizon)
+        return block_scores(scores, seen, variants.levels.flatten(0, 1), self.plan.config.geometry).view(variants.levels.shape)
+
+    def loss(self, entries: Tensor, variants: Variants, advantages: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(LensNet's loss, fp32 scalar; detached metrics) for variants of advantages fp32 [V,B]."""
+        config = self.config
+        self.advantages.update(advantages)
+        # Rows first: pairs are within a row.
+        scores, levels, advantages = self.scores(entries, variants).transpose(0, 1), variants.levels.transpose(0, 1), advantages.t()
+        pairs = make_pairs(scores, levels, advantages, config)
+        terms = lens_losses(pairs, scores, self.advantages.deviation, config)
+        loss = terms.preference
+        if config.mc_lens_rank_weight:
+            loss = loss + config.mc_lens_rank_weight * terms.rank
+        if config.mc_lens_budget_weight:
+            loss = loss + config.mc_lens_budget_weight * terms.budget
+        if config.mc_lens_budget_smooth_weight:
+            now = torch.stack([scores.clamp(min=0).mean(), scores.clamp(max=0).mean()])
+            sides = torch.lerp(now, self.sides, config.mc_lens_budget_smooth_beta)
+            self.sides.copy_(sides.detach())
+            loss = loss + config.mc_lens_budget_smooth_weight * imbalance(sides)
+        if self.reference is not None:
+            with torch.no_grad():
+                for old, new in zip(self.reference.parameters(), self.lensnet.parameters(), strict=True):
+                    old.lerp_(new, 1 - REFERENCE_BETA)
+                reference = self.scores(entries, variants, self.reference).transpose(0, 1)
+            loss = loss + config.mc_lens_kl_weight * policy_divergence(reference, scores, config.mc_lens_temperature)
+        with torch.no_grad():
+            metrics = self._metrics(loss, pairs.policy, scores, levels, advantages)
+            metrics["mc/lens_pairs"] = pairs.kept.sum() / len(pairs.kept)
+        return loss, metrics
+
+    def _metrics(self, loss: Tensor, policy: Tensor, scores: Tensor, levels: Tensor, advantages: Tensor) -> dict[str, Tensor]:
+        mean, most = measure.preference_correlation(policy, advantages, levels)
+        return {
+            "mc/lens_loss": loss.detach(),
+            "mc/policy_score_abs_mean": scores.abs().mean(),
+            "mc/policy_score_std_mean": scores.std(-1).mean() if scores.shape[-1] > 1 else scores.new_zeros(()),
+            "mc/preference_corr_mean": mean,
+            "mc/preference_corr_max": most,
+            "mc/pref_span_corr": measure.span_correlation(scores, levels, advantages),
+        }

@@ -1,0 +1,76 @@
+"""Which blocks stay raw where a budget of entries stands for a history: layouts of one width, chosen by a score for each block.
+
+Shapes: `N` layouts, `F` blocks that may be compressed. High scores want detail.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mc.config import RowPlan
+from mc.layout import Geometry
+from mc.variants import Compression, compression
+
+
+def nearest_compression(width: int, plan: RowPlan) -> Compression:
+    """The compression of `plan`'s rows that comes nearest to `width` entries, with as few nodes above level 1 as that takes."""
+    geometry, best = plan.config.geometry, None
+    for higher in _higher_nodes(plan.blocks, geometry, plan.max_lod):
+        candidate = compression(width, plan.blocks, plan.tail, geometry, higher)
+        missed = abs(candidate.width - width)
+        if best is None or missed < abs(best.width - width):
+            best = candidate
+        if 2 * missed <= geometry.block_size - geometry.slots:  # one block more or less would not come nearer
+            break
+    assert best is not None
+    return best
+
+
+def _higher_nodes(blocks: int, geometry: Geometry, max_lod: int) -> Iterator[tuple[int, ...]]:
+    """Counts of nodes of the levels from 2 up, each time one more of the lowest level that has room, all else as coarse as below."""
+    K = geometry.block_size
+    yield ()
+    for top in range(2, max_lod + 1):
+        for count in range(1, blocks // K ** (top - 1) + 1):
+            counts, free = [count], blocks - count * K ** (top - 1)
+            for level in range(top - 1, 1, -1):
+                counts.append(free // K ** (level - 1))
+                free -= counts[-1] * K ** (level - 1)
+            yield tuple(reversed(counts))
+
+
+def coarsest(compression: Compression) -> Compression:
+    """The same higher nodes, and every other block collapsed too."""
+    K = compression.geometry.block_size
+    covered = sum(count * K ** (level - 1) for level, count in enumerate(compression.nodes[1:], 2))
+    return dataclasses.replace(compression, nodes=(compression.blocks - covered, *compression.nodes[1:]))
+
+
+def by_score(compression: Compression, scores: Tensor) -> Tensor:
+    """The layout of `compression` that collapses what scores lowest, int64 levels [N,F] from scores fp32 [N,F].
+
+    The highest level is filled first, with the groups of the lowest mean score; of equals the oldest is collapsed.
+    """
+    N, F = scores.shape
+    K = compression.geometry.block_size
+    levels = torch.zeros(N, F, dtype=torch.int64, device=scores.device)
+    for level in range(len(compression.nodes), 0, -1):
+        group = K ** (level - 1)
+        groups = F // group
+        covered = levels[:, : groups * group].unflatten(1, (groups, group))
+        mean = scores[:, : groups * group].unflatten(1, (groups, group)).mean(-1)
+        order = mean.masked_fill(covered.gt(0).any(-1), math.inf).sort(-1, stable=True).indices
+        chosen = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, : compression.nodes[level - 1]], True)
+        covered.masked_fill_(chosen[..., None], level)
+    return levels
+
+
+def by_recency(compression: Compression, rows: int, device: torch.device | str = "cpu") -> Tensor:
+    """The layout that keeps the most recent blocks raw, int64 levels [rows, F]."""
+    age = torch.arange(compression.blocks, device=device).float()
+    return by_score(compression, age.expand(rows, -1))

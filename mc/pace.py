@@ -1,0 +1,40 @@
+"""As many variants as the wanted speed leaves time for."""
+
+from __future__ import annotations
+
+import time
+
+SMOOTHING = 0.9  # of the measured speed
+PATIENCE = 8  # micro-batches between changes: the first of a new shape may be compiled
+SLACK = 1.1  # a variant is added where the speed is this much above the wanted one
+
+
+class Pace:
+    """Between 1 and `most` variants, by the clock: `saw(tokens)` once a micro-batch. A `target` of 0 (tokens/s) keeps `most`.
+
+    Runs that adapt are not reproducible, as the clock is not.
+    """
+
+    def __init__(self, target: float, most: int) -> None:
+        self.target, self.most, self.variants = target, most, most
+        self._speed: float | None = None
+        self._before: float | None = None
+        self._patience = PATIENCE
+
+    def saw(self, tokens: int) -> None:
+        """Counts a micro-batch of `tokens` row tokens as begun."""
+        if not self.target:
+            return
+        now, before = time.perf_counter(), self._before
+        self._before = now
+        if before is None:
+            return
+        speed = tokens / (now - before)
+        self._speed = speed if self._speed is None else SMOOTHING * self._speed + (1 - SMOOTHING) * speed
+        self._patience -= 1
+        if self._patience > 0:
+            return
+        change = -1 if self._speed < self.target else 1 if self._speed > SLACK * self.target else 0
+        wanted = min(max(self.variants + change, 1), self.most)
+        if wanted != self.variants:
+            self.variants, self._speed, self._patience = wanted, None, PATIENCE

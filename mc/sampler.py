@@ -1,0 +1,91 @@
+"""The variants of a micro-batch, and those of the next one while this one computes."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mc.config import RowPlan
+from mc.layout import Layout, entry_ends, from_levels
+from mc.tree import bank_index
+from mc.variants import Compression, sample_distinct
+
+
+class Variants(NamedTuple):
+    """Layouts of equal width of B rows, V of each; variant v of row b is at v·B + b wherever they are stacked."""
+
+    compression: Compression
+    levels: Tensor  # int64 [V,B,F]
+    layout: Layout  # [V·B, W]
+    index: Tensor  # int64 [V·B, W], where an entry lies in the bank of its row
+    predicts: Tensor  # int64 [V·B, W], where an entry's target lies in the targets of its row
+
+    def to(self, device: torch.device) -> Variants:
+        """The same on `device`."""
+        if self.levels.device == device:
+            return self
+        lod, start, levels, index, predicts = (
+            t.to(device, non_blocking=True) for t in (*self.layout, self.levels, self.index, self.predicts)
+        )
+        return Variants(self.compression, levels, Layout(lod, start), index, predicts)
+
+    def pinned(self) -> Variants:
+        """The same in memory that a GPU can copy from while it computes."""
+        lod, start, levels, index, predicts = (t.pin_memory() for t in (*self.layout, self.levels, self.index, self.predicts))
+        return Variants(self.compression, levels, Layout(lod, start), index, predicts)
+
+
+def lay_out(plan: RowPlan, compression: Compression, levels: Tensor) -> Variants:
+    """The variants that `levels` [V,B,F] describe, all of `compression`."""
+    layout = from_levels(levels.flatten(0, 1), plan.length, compression.width, plan.config.geometry)
+    return Variants(compression, levels, layout, bank_index(layout, plan.shape), entry_ends(layout, plan.config.geometry) - 1)
+
+
+class Request(NamedTuple):
+    """What the variants of a micro-batch are a function of, beside the seed."""
+
+    draw: int  # number of the micro-batch
+    per_row: int
+    rows: int
+    width: int
+
+
+class Sampler:
+    """Random variants, a pure function of seed and request, so that a resumed run sees the same.
+
+    A thread prepares the next request, which it takes to be like the last one; where it is not, the call makes its own.
+    """
+
+    def __init__(self, plan: RowPlan, seed: int, pin: bool) -> None:
+        self.plan, self.seed, self.pin = plan, seed, pin
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="variants")
+        self._ahead: tuple[Request, Future[Variants]] | None = None
+
+    def __call__(self, request: Request, device: torch.device) -> Variants:
+        """The variants of `request` on `device`; those of the micro-batch after it are then under way."""
+        ready = self._ahead is not None and self._ahead[0] == request
+        variants = self._ahead[1].result() if ready else self.sample(request)
+        following = request._replace(draw=request.draw + 1)
+        self._ahead = (following, self._thread.submit(self.sample, following))
+        return variants.to(device)
+
+    def sample(self, request: Request) -> Variants:
+        """The variants of `request`, on the CPU."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + request.draw)
+        compression = self.plan.compression(request.width, self._higher(generator))
+        levels = sample_distinct(compression, request.rows, request.per_row, generator)
+        variants = lay_out(self.plan, compression, levels)
+        return variants.pinned() if self.pin else variants
+
+    def _higher(self, generator: torch.Generator) -> tuple[int, ...]:
+        """How many nodes of the levels from 2 up there are: each group that could be one is, with the configured probability."""
+        K, free, counts = self.plan.config.block_size, self.plan.blocks, []
+        for level in range(self.plan.max_lod, 1, -1):
+            groups = free // K ** (level - 1)
+            chosen = torch.rand(groups, generator=generator) < self.plan.config.mc_training_lod2_probability
+            counts.append(int(chosen.sum()))
+            free -= counts[-1] * K ** (level - 1)
+        return tuple(reversed(counts))
