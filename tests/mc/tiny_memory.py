@@ -1,0 +1,116 @@
+"""Real memories of a few thousand parameters with every part of theirs at work, and layouts drawn without our samplers."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from mc.config import MCConfig
+from mc.controller import MCController
+from mc.gistnet import GistConfig, GistNet
+from mc.layout import Geometry, Layout
+from mc.lensnet import LensConfig, LensNet
+from mc.positional import Kind, alibi_bias
+from mc.tree import Positions, Shape, assemble, bank_index, build
+from nanochat.gpt import GPT
+from tests.nanochat.tiny_model import tiny_model
+
+WIDTH = 32
+SEQ_LEN = 96  # 10 blocks of 8 tokens that may be compressed, 8 recent tokens, a horizon of 6 and 2 tokens of an incomplete block
+
+
+@torch.no_grad()
+def randomise(module: nn.Module, seed: int) -> None:
+    """Gives every matrix random weights that keep the scale: what is zero at the start of training would hide its part."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+
+
+def tiny_gistnet(seed: int = 0, dtype: torch.dtype = torch.float32, **config) -> GistNet:
+    """For models of width `WIDTH`."""
+    net = GistNet(GistConfig(**config), WIDTH, dtype)
+    randomise(net, seed)
+    return net
+
+
+def tiny_lensnet(geometry: Geometry, seed: int = 0, dtype: torch.dtype = torch.float32, **config) -> LensNet:
+    """For models of width `WIDTH`."""
+    net = LensNet(LensConfig(**config), WIDTH, geometry, dtype)
+    randomise(net, seed)
+    return net
+
+
+def tiny_gpt(seed: int = 0, dtype: torch.dtype = torch.float32, **config) -> GPT:
+    """A model of width `WIDTH`."""
+    return tiny_model(seed, dtype, **({"depth": 2, "aspect_ratio": 16, "max_seq_len": SEQ_LEN} | config))
+
+
+def tiny_memory(
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    gist: dict | None = None,
+    lens: dict | None = None,
+    model: dict | None = None,
+    initialised: bool = False,
+    **config,
+) -> MCController:
+    """A controller of rows of `SEQ_LEN` tokens in blocks of 8; `initialised`: its networks as at the start of training."""
+    settings = {"block_size": 8, "mc_max_lod": 2, "mc_num_random_variants": 3, "mc_training_lod2_probability": 0.5}
+    config = MCConfig(**(settings | config), gist=GistConfig(**(gist or {})), lens=LensConfig(**(lens or {})))
+    memory = MCController(tiny_gpt(seed, dtype, **(model or {})).requires_grad_(True), config, SEQ_LEN, seed)
+    memory.init_weights(torch.Generator().manual_seed(seed))
+    if not initialised:
+        randomise(memory.gistnet, seed + 1)
+        randomise(memory.lensnet, seed + 2)
+    return memory
+
+
+def tiny_batch(rows: int = 2, seed: int = 0, vocab: int = 61) -> tuple[Tensor, Tensor]:
+    """(tokens, targets) int64 [rows, SEQ_LEN] of uniformly random tokens."""
+    row = torch.randint(vocab, (rows, SEQ_LEN + 1), generator=torch.Generator().manual_seed(seed))
+    return row[:, :-1], row[:, 1:]
+
+
+def hidden_states(model: GPT, gistnet: GistNet, shape: Shape, tokens: Tensor, layout: Layout, kind: Kind = "gaussian") -> Tensor:
+    """What the head reads at each entry of `layout` [V·B, W] of `tokens` [B,T]: [V·B, W, D]."""
+    embedded = model.embed(tokens)
+    middle = model.layers(embedded, model.rotary(0, tokens.shape[1]))[1] if gistnet.config.gistnet_type == "context" else None
+    tree = build(embedded, gistnet, shape, middle)
+    index = bank_index(layout, shape)
+    rotary = Positions(shape, kind, model.config.head_dim, model.dtype)(layout, index)
+    bias = alibi_bias(layout, shape.geometry, kind, model.config.heads, model.dtype)
+    return model.backbone(assemble(tree, index), rotary, bias=bias)
+
+
+def random_levels(rng: random.Random, blocks: int, block_size: int, max_lod: int) -> list[int]:
+    """The level that covers each of `blocks` blocks in a random legal layout."""
+    levels: list[int] = []
+    while len(levels) < blocks:
+        fitting = [
+            n for n in range(1, max_lod + 1) if len(levels) % block_size ** (n - 1) == 0 and len(levels) + block_size ** (n - 1) <= blocks
+        ]
+        level = rng.choice([0, *fitting])
+        levels += [level] * (block_size ** (level - 1) if level else 1)
+    return levels
+
+
+def entries(levels: list[int], length: int, geometry: Geometry) -> list[tuple[int, int]]:
+    """(level, start) of each entry of the layout that `levels` describes, one by one from the definition."""
+    K, S = geometry.block_size, geometry.slots
+    out, token = [], 0
+    while token < length:
+        level = levels[token // K] if token // K < len(levels) else 0
+        span = K**level
+        out += [(level, token + slot * span // S) for slot in range(S)] if level else [(0, token)]
+        token += span
+    return out
+
+
+def as_layout(rows: list[list[tuple[int, int]]]) -> Layout:
+    """The layout of these (level, start)."""
+    pairs = torch.tensor(rows, dtype=torch.int64).view(len(rows), -1, 2)  # (B, W, 2)
+    return Layout(pairs[..., 0].contiguous(), pairs[..., 1].contiguous())
