@@ -76,11 +76,11 @@ def probe_micro_batch(objective: Objective, per_rank_budget: int, estimate: int,
         torch.cuda.reset_peak_memory_stats(device)
         try:
             rehearse(objective, rows, seq_len)
+            peak = torch.cuda.max_memory_allocated(device)
         except torch.cuda.OutOfMemoryError:
-            return False
-        finally:
-            torch.cuda.empty_cache()
-        return torch.cuda.max_memory_allocated(device) <= MEMORY_SHARE * total
+            peak = total
+        torch.cuda.empty_cache()  # after the handler: until then the exception holds the tensors of the frames it went through
+        return peak <= MEMORY_SHARE * total
 
     rows = largest_that_fits(divisors(per_rank_budget), estimate, fits)
     torch.cuda.reset_peak_memory_stats(device)

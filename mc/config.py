@@ -15,7 +15,7 @@ from mc.lensnet import LensConfig
 from mc.positional import Kind
 from mc.tree import Shape
 from mc.variants import Compression, compression
-from nanochat.flags import flag, part
+from nanochat.flags import flag, flat_values, part
 from nanochat.precision import DTYPES
 
 # What a preset sets in place of the defaults of flags; a flag that is given overrides it.
@@ -23,6 +23,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "full": {},
     "fast": {"mc_num_random_variants": 1, "gistnet_type": "context", "mc_lens_every": 4},
 }
+# What may change where a run is continued; so may the allocator, which only inference has.
+FREE = {"mc_enabled", "mc_preset", "mc_tree", "mc_auto_batch", "mc_target_tok_per_sec", "mc_infer_refocus_interval"}
+FREE |= {"mc_log_timers", "mc_log_lod_ascii"}
 LENGTHS = 8  # different widths of variants in a run at most: each is compiled
 
 
@@ -69,7 +72,7 @@ class MCConfig:
     mc_training_lod2_probability: float = flag(0.25, "probability that a group of blocks that can be one gist of level 2 is")
     mc_horizon: int = flag(0, "tokens after the decision point that a variant is judged on; 0 = a sixteenth of the row", unit="tokens")
     mc_auto_batch: bool = flag(True, "choose the micro-batch so that variants fit where the baseline's rows did; 0 = --device-batch-size")
-    mc_target_tok_per_sec: float = flag(0.0, "train fewer variants where this speed is not reached; 0 = all", unit="tokens of rows per second")
+    mc_target_tok_per_sec: float = flag(0.0, "train fewer variants where training is slower; 0 = all", unit="tokens of rows per second")
     mc_priority_sampling: bool = flag(False, "choose half of the variants by LensNet's scores")
     mc_aux_dtype: Literal["auto", "fp32", "bf16"] = flag("auto", "dtype of GistNet and LensNet; auto = the model's")
     mc_gist_delta_weight: float = flag(0.0, "weight of what a variant loses against its row")
@@ -103,11 +106,12 @@ class MCConfig:
             raise ValueError(
                 f"allocator_recent_tokens is {self.allocator_recent_tokens}; it must be a multiple of block_size {self.block_size}"
             )
-        if 0 < self.allocator.allocator_soft_max_length <= self.allocator_recent_tokens:
-            raise ValueError(
-                f"allocator_soft_max_length is {self.allocator.allocator_soft_max_length}; "
-                f"it must be more than the {self.allocator_recent_tokens} entries of allocator_recent_tokens"
-            )
+
+    def identity(self) -> dict[str, Any]:
+        """The knobs that training goes by, flat: a checkpoint that differs in one of them belongs to another run."""
+        return {name: value for name, value in flat_values(self).items() if name not in FREE and not name.startswith("allocator_")} | {
+            "allocator_recent_tokens": self.allocator_recent_tokens
+        }
 
     @property
     def geometry(self) -> Geometry:
@@ -143,12 +147,18 @@ class RowPlan:
             raise ValueError(f"mc_train_wc_length is {self.config.mc_train_wc_length}; a row has only {T} tokens")
         if self.blocks < 1:
             raise ValueError(
-                f"allocator_recent_tokens {self.recent} and mc_horizon {self.horizon} leave no block of {K} tokens to compress in rows of {T}"
+                f"allocator_recent_tokens {self.recent} and mc_horizon {self.horizon} "
+                f"leave no block of block_size {K} to compress in rows of {T} tokens"
             )
         if self.final_width <= self.tail:
             raise ValueError(
                 f"mc_train_wc_length {self.final_width} is not more than the {self.tail} tokens that stay raw "
                 f"(allocator_recent_tokens {self.recent} and mc_horizon {self.horizon}); give more, or fewer raw tokens"
+            )
+        if 0 < self.config.allocator.allocator_soft_max_length <= self.recent:
+            raise ValueError(
+                f"allocator_soft_max_length is {self.config.allocator.allocator_soft_max_length}; "
+                f"it must be more than the {self.recent} tokens that allocator_recent_tokens keeps raw"
             )
 
     @property

@@ -127,8 +127,11 @@ class MCController(Objective):
 
     def figures(self, spans_ms: dict[str, float], grad_accum_steps: int) -> dict[str, float]:
         """Milliseconds a step spent in the controller: all but the passes through the model."""
-        spans = {name: spans_ms.get(span, 0.0) for name, span in SPANS.items()}
-        return {f"mc/{name}_ms": ms for name, ms in spans.items()} | {"mc/time_controller_ms": sum(spans.values())}
+        figures: dict[str, float] = {"mc/grad_accum_steps": grad_accum_steps}
+        if self.config.mc_log_timers:
+            spans = {name: spans_ms.get(span, 0.0) for name, span in SPANS.items()}
+            figures |= {f"mc/{name}_ms": ms for name, ms in spans.items()} | {"mc/time_controller_ms": sum(spans.values())}
+        return figures
 
     def process_batch(self, tokens: Tensor, targets: Tensor, progress: float) -> MCBatchResult:
         """Losses of rows and variants: tokens and targets int64 [B,T], `progress` of the run 0 … 1."""

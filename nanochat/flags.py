@@ -12,7 +12,7 @@ import difflib
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from nanochat.common import UserError
@@ -20,9 +20,16 @@ from nanochat.common import UserError
 Recipe = TypeVar("Recipe")
 
 
-def flag(default: Any, help: str, *, unit: str = "", alias: Sequence[str] = ()) -> Any:
-    """A dataclass field that is also a flag. `help` is one sentence, `unit` what the number counts."""
-    return dataclasses.field(default=default, metadata={"help": help, "unit": unit, "alias": tuple(alias)})
+Presets = Mapping[str, Mapping[str, Any]]  # value of a flag → the defaults it gives other flags
+
+
+def flag(default: Any, help: str, *, unit: str = "", alias: Sequence[str] = (), presets: Presets | None = None) -> Any:
+    """A dataclass field that is also a flag. `help` is one sentence, `unit` what the number counts.
+
+    `presets` is for a flag whose value changes the defaults of others on the command line: {value: {field: default}}.
+    """
+    metadata = {"help": help, "unit": unit, "alias": tuple(alias), "presets": presets or {}}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def part(config_class: type) -> Any:
@@ -38,9 +45,16 @@ def parse(recipe: type[Recipe], argv: Sequence[str] | None = None) -> Recipe:
     """
     parser = _Parser(prog=_program_name(recipe), description=(recipe.__doc__ or "").strip().splitlines()[0], allow_abbrev=False)
     owners: dict[str, type] = {}
-    _add_flags(parser, recipe, owners)
+    choosing = {field.name: field.metadata["presets"] for field in _flag_fields(recipe) if field.metadata["presets"]}
+    _add_flags(parser, recipe, owners, list(choosing.values()))
+    strangers = {name for presets in choosing.values() for preset in presets.values() for name in preset} - owners.keys()
+    assert not strangers, f"presets of {recipe} name what is no flag: {sorted(strangers)}"
     arguments = _normalised(sys.argv[1:] if argv is None else argv)
     known, unknown = parser.parse_known_args(arguments)
+    if choosing:
+        for name, presets in choosing.items():
+            parser.set_defaults(**presets.get(getattr(known, name), {}))
+        known, unknown = parser.parse_known_args(arguments)
     if unknown:
         name = unknown[0].split("=")[0]
         close = difflib.get_close_matches(name, parser._option_string_actions, n=1)
@@ -54,15 +68,20 @@ def parse(recipe: type[Recipe], argv: Sequence[str] | None = None) -> Recipe:
 
 def to_argv(value: Any) -> list[str]:
     """The flags that differ from their defaults in `value`, as arguments: `parse(type(value), to_argv(value)) == value`."""
+    chosen: dict[str, Any] = {}
+    for field, current in _flag_values(value):
+        chosen |= field.metadata["presets"].get(current, {})
     out: list[str] = []
-    for field in dataclasses.fields(value):
-        current = getattr(value, field.name)
-        if dataclasses.is_dataclass(current):
-            out += to_argv(current)
-        elif "help" in field.metadata and current != field.default:
+    for field, current in _flag_values(value):
+        if current != chosen.get(field.name, field.default):
             text = "none" if current is None else str(int(current) if isinstance(current, bool) else current)
             out.append(f"--{field.name.replace('_', '-')}={text}")
     return out
+
+
+def flat_values(value: Any) -> dict[str, Any]:
+    """The value of each flag of `value`, those of parts included, by name."""
+    return {field.name: current for field, current in _flag_values(value)}
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -117,12 +136,32 @@ def _one_line(message: str) -> str:
     return message.replace("\n", "\\n")
 
 
-def _add_flags(parser: argparse.ArgumentParser, config_class: type, owners: dict[str, type]) -> None:
+def _flag_fields(config_class: type) -> Iterator[dataclasses.Field]:
+    """The fields that are flags, those of parts included."""
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _flag_fields(hints[field.name])
+        elif "help" in field.metadata:
+            yield field
+
+
+def _flag_values(value: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
+    """The fields that are flags with their values, those of parts included."""
+    for field in dataclasses.fields(value):
+        current = getattr(value, field.name)
+        if dataclasses.is_dataclass(current):
+            yield from _flag_values(current)
+        elif "help" in field.metadata:
+            yield field, current
+
+
+def _add_flags(parser: argparse.ArgumentParser, config_class: type, owners: dict[str, type], choosing: Sequence[Presets]) -> None:
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         kind, optional = _without_none(hints[field.name])
         if dataclasses.is_dataclass(kind):
-            _add_flags(parser, kind, owners)
+            _add_flags(parser, kind, owners, choosing)
             continue
         if "help" not in field.metadata:
             continue
@@ -131,7 +170,10 @@ def _add_flags(parser: argparse.ArgumentParser, config_class: type, owners: dict
         unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
         names = [n if n.startswith("-") else f"--{n.replace('_', '-')}" for n in (*field.metadata["alias"], field.name)]
         options: dict[str, Any] = {"dest": field.name, "default": field.default}
-        options["help"] = f"{field.metadata['help']} (default {_show(field.default)}{unit})".replace("%", "%%")
+        changed = [
+            f"; {name}: {_show(preset[field.name])}" for presets in choosing for name, preset in presets.items() if field.name in preset
+        ]
+        options["help"] = f"{field.metadata['help']} (default {_show(field.default)}{unit}{''.join(changed)})".replace("%", "%%")
         if typing.get_origin(kind) is Literal:
             choices = typing.get_args(kind)
             shown = [str(choice) for choice in choices] + ["none"] * optional

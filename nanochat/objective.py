@@ -13,19 +13,30 @@ from torch import Tensor
 from nanochat.gpt import GPT
 from nanochat.optim import OptimFlags, ParamGroup, gpt_groups
 from nanochat.schedule import Plan
+from nanochat.spans import OpenSpan, untimed
+
+Metrics = dict[str, Tensor | float]  # by name: detached scalars, or plain numbers
 
 
 class StepResult(NamedTuple):
-    """Loss of a micro-batch (fp32 scalar, differentiable) and detached scalar metrics by name."""
+    """Loss of a micro-batch (fp32 scalar, differentiable) and its metrics.
+
+    The trainer logs a metric's mean over the micro-batches of a step and all processes, so its name must come in all
+    processes alike. NaN says that this micro-batch had nothing to measure it on.
+    """
 
     loss: Tensor
-    metrics: dict[str, Tensor]
+    metrics: Metrics
 
 
 class Objective(nn.Module):
-    """Turns `tokens` and `targets` (int64 [B,T]) into a `StepResult`; `model` is the language model within."""
+    """Turns `tokens` and `targets` (int64 [B,T]) into a `StepResult`; `model` is the language model within.
+
+    `spans` times parts of the forward, `with self.spans("lens"): …`; the trainer replaces it by its own.
+    """
 
     model: GPT
+    spans: OpenSpan = staticmethod(untimed)
 
     def forward(self, tokens: Tensor, targets: Tensor, progress: float) -> StepResult:
         """`progress` is the share of the run that is done, 0 … 1."""
@@ -34,6 +45,14 @@ class Objective(nn.Module):
     def parameter_groups(self, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
         """Optimizer groups that hold each trainable parameter once, under its name in this module."""
         return gpt_groups(self.model, "model.", flags, plan)
+
+    def flops_per_token(self) -> float:
+        """FLOPs of training on one token of a row, forward and backward."""
+        return self.model.flops_per_token()
+
+    def figures(self, spans_ms: dict[str, float], grad_accum_steps: int) -> dict[str, float]:
+        """More metrics of an interval: from the milliseconds a step spent in each span, and from its micro-batches."""
+        return {}
 
 
 class NextTokenObjective(Objective):

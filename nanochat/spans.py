@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+
+OpenSpan = Callable[[str], AbstractContextManager[None]]  # what code that may be timed is given: `with spans("lens"): …`
+
+
+def untimed(name: str) -> AbstractContextManager[None]:
+    """The `OpenSpan` of code that nobody times."""
+    return nullcontext()
 
 
 class Spans:
@@ -19,11 +26,15 @@ class Spans:
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self._stack: list[str] = []
+        self._ignored = False
         self._milliseconds: dict[str, float] = defaultdict(float)
         self._events: list[tuple[str, str | None, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        if self._ignored:
+            yield
+            return
         outer = self._stack[-1] if self._stack else None
         self._stack.append(name)
         begin = self._now()
@@ -36,6 +47,15 @@ class Spans:
                 self._events.append((name, outer, begin, end))
             else:
                 self._add(name, outer, (end - begin) * 1e3)
+
+    @contextmanager
+    def ignored(self) -> Iterator[None]:
+        """Spans that are opened inside do not count: what is done there is no part of what is timed."""
+        self._ignored = True
+        try:
+            yield
+        finally:
+            self._ignored = False
 
     def collect(self) -> dict[str, float]:
         """Milliseconds by name since the last call. On CUDA it waits for the device."""

@@ -25,7 +25,7 @@ from nanochat.common import UserError
 from nanochat.dataloader import Prefetcher, RowLoader
 from nanochat.flags import flag
 from nanochat.metrics import JsonlSink, MetricsLogger, peak_memory_mib
-from nanochat.objective import Objective
+from nanochat.objective import Metrics, Objective
 from nanochat.optim import MuonAdamW, check_coverage
 from nanochat.runtime import Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags, lr_multiplier, muon_momentum, weight_decay_multiplier
@@ -117,9 +117,9 @@ class Trainer:
         if self.runtime.precision.needs_scaler and world > 1:
             raise UserError("fp16 needs a loss scale that several processes cannot share; use bf16 or fp32, or one process")
         self.scaler = torch.amp.GradScaler(self.runtime.device.type) if self.runtime.precision.needs_scaler else None
-        self.flops_per_token = self.objective.model.flops_per_token()
+        self.flops_per_token = self.objective.flops_per_token()
         self.log_cadence, self.save_cadence = self.cadence(self.flags.log_every), self.cadence(self.flags.save_every)
-        self.spans = Spans(self.runtime.device)
+        self.objective.spans = self.spans = Spans(self.runtime.device)
         self.state = TrainState()
         self._saved_step: int | None = None
         self._agreed_stop = False
@@ -162,10 +162,10 @@ class Trainer:
         self.state.seconds += self._interval[-1]
         self.state.record = self._record(batch, norm, metrics) if log_due else None
 
-    def _forward_backward(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Accumulates a step's gradients; returns fp32 [mean loss, processes that want to stop], and the mean metrics."""
+    def _forward_backward(self, rows: Tensor) -> tuple[Tensor, list[Metrics]]:
+        """Accumulates a step's gradients; returns fp32 [mean loss, processes that want to stop], and each micro-batch's metrics."""
         loss = torch.zeros(2, device=self.runtime.device)
-        metrics: dict[str, Tensor] = {}
+        metrics = []
         progress = self.state.step / self.plan.num_iterations
         for micro in rows.split(self.flags.device_batch_size):
             micro = micro.to(self.runtime.device, non_blocking=True)  # (b, T+1)
@@ -175,8 +175,7 @@ class Trainer:
                 share = result.loss / self.grad_accum_steps
                 (share if self.scaler is None else self.scaler.scale(share)).backward()
             loss[0] += share.detach()
-            for name, value in result.metrics.items():
-                metrics[name] = metrics.get(name, 0.0) + value / self.grad_accum_steps
+            metrics.append(result.metrics)
         loss[1] = float(bool(self.stop))
         if self.runtime.world_size > 1:
             dist.all_reduce(loss)
@@ -214,7 +213,8 @@ class Trainer:
             self.metrics.log(self._axes() | self.state.record)
         for event in self.events:
             if not self._stopping() and (self._due(event.cadence, step) or step == self.plan.num_iterations):
-                figures = event.action(lambda: bool(self.stop))
+                with self.spans.ignored():
+                    figures = event.action(lambda: bool(self.stop))
                 self._agreed_stop |= figures is None
                 if figures:
                     self.metrics.log(self._axes() | figures)
@@ -267,7 +267,20 @@ class Trainer:
             "total_training_time": self.state.seconds,
         }
 
-    def _record(self, batch: Batch, norm: Tensor, metrics: dict[str, Tensor]) -> dict[str, Any]:
+    def _mean_metrics(self, metrics: list[Metrics]) -> dict[str, float]:
+        """The mean of each metric over micro-batches and processes, but for NaN; without those that are NaN everywhere."""
+        names = list(dict.fromkeys(name for of_one in metrics for name in of_one))
+        if not names:
+            return {}
+        device = self.runtime.device
+        to = {"device": device, "dtype": torch.float32 if device.type == "mps" else torch.float64}  # counts pass 2^24
+        values = [torch.stack([torch.as_tensor(of_one[name], **to) for of_one in metrics if name in of_one]) for name in names]
+        sums = torch.stack([torch.stack([v.nansum(), (~v.isnan()).sum()]) for v in values])  # (names, 2)
+        if self.runtime.world_size > 1:
+            dist.all_reduce(sums)
+        return {name: total / count for name, (total, count) in zip(names, sums.tolist(), strict=True) if count}
+
+    def _record(self, batch: Batch, norm: Tensor, metrics: list[Metrics]) -> dict[str, Any]:
         """The training metrics of the interval that ends with this step."""
         dt = sum(self._interval) / len(self._interval)
         spans = {name: ms / len(self._interval) for name, ms in self.spans.collect().items()}
@@ -289,7 +302,7 @@ class Trainer:
             achieved = self.flops_per_token * self.plan.total_batch_size / dt
             record["train/mfu"] = achieved / (self.runtime.peak_flops * self.runtime.world_size)
         record |= {f"train/time/{name}": ms for name, ms in spans.items()}
-        return record | {name: float(value) for name, value in metrics.items()}
+        return record | self._mean_metrics(metrics) | self.objective.figures(spans, self.grad_accum_steps)
 
     def _save(self) -> None:
         """Saves the run at this boundary, once."""

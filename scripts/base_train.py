@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mc.auto_batch import estimate_mc_device_batch, probe_micro_batch
+from mc.config import MCConfig, RowPlan
+from mc.controller import MCController
 from nanochat import flags
 from nanochat.base_samples import sample_base
 from nanochat.checkpoint import CheckpointStore
@@ -23,7 +26,7 @@ from nanochat.flags import flag, part
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.loss_eval import evaluate_bpb, validation_batches
 from nanochat.metrics import JsonlSink, MetricsLogger, TerminalSink, WandbSink, peak_memory_mib
-from nanochat.objective import NextTokenObjective
+from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.report import section
 from nanochat.runtime import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
@@ -33,6 +36,7 @@ from nanochat.tokenizer import Tokenizer, load_tokenizer
 from nanochat.trainer import Event, Trainer, TrainerFlags
 
 REFERENCE_DEPTH = 12  # the nominal rates were tuned at this depth
+MC_SUFFIX = "-mc"  # of the folders of a run with a memory, which a run without one never touches
 
 
 @dataclass
@@ -48,6 +52,7 @@ class BaseTrain:
     optim: OptimFlags = part(OptimFlags)
     schedule: ScheduleFlags = part(ScheduleFlags)
     trainer: TrainerFlags = part(TrainerFlags)
+    memory: MCConfig = part(MCConfig)
     chunked_ce: bool = flag(True, "compute the loss in chunks that never hold all logits")
     eval_every: int = flag(250, "measure validation bits per byte; -1 = never", unit="baseline steps, applied as tokens")
     eval_tokens: int = flag(80 * 524288, "validation tokens to measure on", unit="tokens")
@@ -67,11 +72,40 @@ class BaseTrain:
             raise ValueError(f"eval_tokens is {self.eval_tokens}, which is not one row of max_seq_len {T}; give more, or --eval-every -1")
         if B > 0 and B % (T * b):
             raise ValueError(f"total_batch_size {B} is not a multiple of device_batch_size × max_seq_len ({b} × {T}); change one of them")
+        if self.mc:
+            RowPlan(self.memory, T)  # refuses what does not fit a row
+            return
+        if without_effect := flags.to_argv(self.memory):
+            raise ValueError(f"{without_effect[0].partition('=')[0]} has no effect without --mc; add --mc or leave it out")
+        if self.model_tag.endswith(MC_SUFFIX):
+            raise ValueError(f"model_tag is {self.model_tag!r}; names in {MC_SUFFIX} are for runs with --mc; choose another or add --mc")
+
+    @property
+    def mc(self) -> bool:
+        """Whether the run has a memory."""
+        return self.memory.mc_enabled
+
+    @property
+    def baseline_tag(self) -> str:
+        """Name of the folders of the same run without a memory."""
+        return (self.model_tag or f"d{self.model.depth}").removesuffix(MC_SUFFIX)
 
     @property
     def tag(self) -> str:
         """Name of the run's folders."""
-        return self.model_tag or f"d{self.model.depth}"
+        return self.baseline_tag + MC_SUFFIX * self.mc
+
+    @property
+    def wandb_name(self) -> str:
+        """Name of the W&B run."""
+        return self.run + MC_SUFFIX * (self.mc and not self.run.endswith(MC_SUFFIX))
+
+    def record(self) -> dict[str, Any]:
+        """The recipe as JSON, for readers of the run; a run without a memory has nothing to say about one."""
+        values = dataclasses.asdict(self)
+        if not self.mc:
+            del values["memory"]
+        return values
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -97,14 +131,18 @@ def main(argv: list[str] | None = None) -> int:
     model = build_model(recipe, tokenizer, runtime)
     plan = make_plan(recipe, model, runtime)
     say(describe(model, plan))
-    objective = NextTokenObjective(model)
+    objective = build_objective(recipe, model, runtime)
     groups = objective.parameter_groups(recipe.optim, plan)
+    optimizer = MuonAdamW(groups, runtime.muon_dtype, compiled=runtime.compile and runtime.device.type == "cuda")
+    rows = micro_batch(recipe, objective, plan, runtime, say)
+    if isinstance(objective, MCController):
+        objective.micro_batches = plan.total_batch_size // (rows * T)
     trainer = Trainer(
         objective=objective,
-        optimizer=MuonAdamW(groups, runtime.muon_dtype, compiled=runtime.compile and runtime.device.type == "cuda"),
+        optimizer=optimizer,
         plan=plan,
         schedule=recipe.schedule,
-        flags=recipe.trainer,
+        flags=dataclasses.replace(recipe.trainer, device_batch_size=rows),
         grad_clip=recipe.optim.grad_clip,
         loader=loader,
         runtime=runtime,
@@ -114,7 +152,8 @@ def main(argv: list[str] | None = None) -> int:
         meta={
             "model_config": dataclasses.asdict(model.config),
             "tokenizer": tokenizer.fingerprint,
-            "recipe": dataclasses.asdict(recipe),
+            "recipe": recipe.record(),
+            **({"mc_config": dataclasses.asdict(recipe.memory)} if recipe.mc else {}),
         },
         open_metrics=lambda resumed: open_metrics(recipe, plan, run_folder, resumed, runtime.rank),
         stop=stop,
@@ -137,6 +176,34 @@ def build_model(recipe: BaseTrain, tokenizer: Tokenizer, runtime: Runtime) -> GP
     torch.manual_seed(recipe.trainer.seed + runtime.rank)  # for objectives that draw; the weights and rows have their own
     model.init_weights(torch.Generator().manual_seed(recipe.trainer.seed))
     return model.to(runtime.device).use_kernels(runtime.compile, recipe.chunked_ce)
+
+
+def build_objective(recipe: BaseTrain, model: GPT, runtime: Runtime) -> Objective:
+    """What is trained: the model alone, or with its memory. The model's weights are the same in both."""
+    if not recipe.mc:
+        return NextTokenObjective(model)
+    seed = recipe.trainer.seed
+    # Each process draws layouts of its own. The memory's weights are the same in all, and from other numbers than the model's.
+    controller = MCController(model, recipe.memory, recipe.model.max_seq_len, seed=seed + 1_000 * runtime.rank)
+    return controller.init_weights(torch.Generator().manual_seed(seed + 1)).to(runtime.device)
+
+
+def micro_batch(recipe: BaseTrain, objective: Objective, plan: Plan, runtime: Runtime, say: Callable[[str], None]) -> int:
+    """Rows of a micro-batch. With a memory they are fewer than the baseline's, and always a divisor of a step's rows."""
+    if not recipe.mc:
+        return recipe.trainer.device_batch_size
+    if recipe.memory.mc_tree == "disk":
+        say("mc_tree disk: training rows live in RAM all the same; only sessions are kept on disk")
+    if not recipe.memory.mc_auto_batch:
+        return recipe.trainer.device_batch_size
+    T = recipe.model.max_seq_len
+    budget = plan.total_batch_size // (T * runtime.world_size)
+    rows, accumulated = estimate_mc_device_batch(recipe.trainer.device_batch_size, budget, RowPlan(recipe.memory, T))
+    if runtime.device.type == "cuda":
+        rows = probe_micro_batch(objective, budget, rows, T)
+        accumulated = budget // rows
+    say(f"memory: micro-batches of {rows} rows, {accumulated} in a step; {recipe.trainer.device_batch_size} rows without variants")
+    return rows
 
 
 def make_plan(recipe: BaseTrain, model: GPT, runtime: Runtime) -> Plan:
@@ -166,6 +233,7 @@ def identity(recipe: BaseTrain, model: GPT, plan: Plan, tokenizer: Tokenizer, lo
         "data": loader.fingerprint,  # after what it depends on too: the first difference is the one that is named
         **dataclasses.asdict(recipe.optim),
         **dataclasses.asdict(recipe.schedule),
+        **(recipe.memory.identity() if recipe.mc else {}),
     }
 
 
@@ -176,7 +244,7 @@ def open_metrics(recipe: BaseTrain, plan: Plan, folder: Path, resumed: int | Non
     kept = None if resumed is None else resumed - 1
     sinks = [JsonlSink(folder / "metrics.jsonl", kept), TerminalSink(plan.num_iterations)]
     if recipe.run != "dummy":
-        sinks.append(WandbSink(recipe.run, dataclasses.asdict(recipe), folder, resume_step=kept))
+        sinks.append(WandbSink(recipe.wandb_name, recipe.record(), folder, resume_step=kept))
     return MetricsLogger(sinks)
 
 
@@ -224,8 +292,9 @@ def report(recipe: BaseTrain, trainer: Trainer, data: dict[str, Any]) -> None:
     model, plan, state = trainer.objective.model, trainer.plan, trainer.state
     tokens = state.step * plan.total_batch_size
     section("data", data)
+    compared = {"baseline_metrics_file": str(trainer.run_folder.with_name(recipe.baseline_tag) / "metrics.jsonl")} if recipe.mc else {}
     section(
-        "base_training",
+        "base_training_mc" if recipe.mc else "base_training",
         {
             "model tag": recipe.tag,
             "layers × width": f"{model.config.depth} × {model.config.width}",
@@ -243,6 +312,7 @@ def report(recipe: BaseTrain, trainer: Trainer, data: dict[str, Any]) -> None:
             "final training loss": state.loss.value,
             "peak memory MiB": peak_memory_mib(trainer.runtime.device),
             "metrics_file": str(trainer.run_folder / "metrics.jsonl"),
+            **compared,
         },
     )
 
