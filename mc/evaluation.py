@@ -84,9 +84,7 @@ def make_probe(controller: MCController, horizon: int, width: int, recent: int, 
     used where it takes them. Raises `ValueError` where horizon and recent tokens leave nothing to compress or no budget.
     """
     config, T = controller.config, length or controller.plan.length
-    plan = RowPlan(
-        dataclasses.replace(config, mc_horizon=horizon, allocator_recent_tokens=recent, mc_train_wc_length=width + horizon), T
-    )
+    plan = RowPlan(dataclasses.replace(config, mc_horizon=horizon, allocator_recent_tokens=recent, mc_train_wc_length=width + horizon), T)
     model = controller.model
     positions = Positions(plan.shape, config.positional_type, model.config.head_dim, model.dtype)
     return Probe(plan, nearest_compression(width + horizon, plan), positions)
@@ -128,9 +126,7 @@ def horizon_nll(model: GPT, hidden: Tensor, targets: Tensor, horizon: int) -> Te
     """
     judged = slice(-horizon - 1, -1)
     targets = targets[:, judged]
-    losses = ChunkedCrossEntropy(False)(
-        hidden[:, judged].flatten(0, 1), model.lm_head.weight.to(hidden.dtype), targets.flatten(), "none"
-    )
+    losses = ChunkedCrossEntropy(False)(hidden[:, judged].flatten(0, 1), model.lm_head.weight.to(hidden.dtype), targets.flatten(), "none")
     return losses.view(targets.shape).sum(1) / (targets != IGNORE).sum(1)
 
 

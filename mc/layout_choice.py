@@ -64,7 +64,7 @@ def by_score(compression: Compression, scores: Tensor) -> Tensor:
         groups = F // group
         covered = levels[:, : groups * group].unflatten(1, (groups, group))
         mean = scores[:, : groups * group].unflatten(1, (groups, group)).mean(-1)
-        order = mean.masked_fill(covered.gt(0).any(-1), math.inf).sort(-1, stable=True).indices
+        order = mean.masked_fill(covered.gt(0).any(-1), math.inf).argsort(dim=-1, stable=True)
         chosen = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, : compression.nodes[level - 1]], True)
         covered.masked_fill_(chosen[..., None], level)
     return levels

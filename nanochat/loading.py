@@ -19,6 +19,24 @@ Stage = Literal["base", "mid", "sft", "rl"]
 PREFIX = "model."  # of the language model's parameters in the state of the objective that was trained
 
 
+class Trained(NamedTuple):
+    """What training left of a model: a checkpoint's weights and meta, where it lies, and the tokenizer it was trained with."""
+
+    checkpoint: Checkpoint
+    folder: Path
+    tokenizer: Tokenizer
+
+    @property
+    def name(self) -> str:
+        """Folder and step, for messages."""
+        return f"{self.folder} step {self.checkpoint.step}"
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The checkpoint's meta with `tag` and `step` added."""
+        return {**self.checkpoint.meta, "tag": self.folder.name, "step": self.checkpoint.step}
+
+
 class Loaded(NamedTuple):
     """A model in evaluation mode, its tokenizer, and the checkpoint's meta with `tag` and `step` added."""
 
@@ -46,24 +64,29 @@ def load_model(
     Its parameters are in `dtype`, in which it computes: what training casts at each step is cast once. Says which
     checkpoint it took. Raises `UserError` where there is none, it is not valid, or the tokenizer is not the model's.
     """
-    device = torch.device(device)
+    trained = open_trained(stage, tag, step, say)
+    return Loaded(build_model(trained, device, dtype, backend), trained.tokenizer, trained.meta)
+
+
+def open_trained(
+    stage: Stage = "base", tag: str | None = None, step: int | None = None, say: Callable[[str], None] = say_to_stderr
+) -> Trained:
+    """Reads the weights that `load_model` would take, of all that was trained together; see there."""
     folder = _folder(stage, tag)
     store = CheckpointStore(folder)
     if step is None:
         step = store.newest_valid(say)
     if step is None:
         raise UserError(f"{folder} has no valid checkpoint; train the model with python -m scripts.{stage}_train")
-    checkpoint = store.load(step, groups=("model",))
-    tokenizer = load_tokenizer()
-    trained_with = checkpoint.meta.get("tokenizer")
-    if trained_with != tokenizer.fingerprint:
+    trained = Trained(store.load(step, groups=("model",)), folder, load_tokenizer())
+    trained_with, fingerprint = trained.meta.get("tokenizer"), trained.tokenizer.fingerprint
+    if trained_with != fingerprint:
         raise UserError(
-            f"{folder} step {step} was trained with the tokenizer {trained_with}, but {base_dir() / 'tokenizer'} holds "
-            f"{tokenizer.fingerprint}; put the model's tokenizer back or train the model again"
+            f"{trained.name} was trained with the tokenizer {trained_with}, but {base_dir() / 'tokenizer'} holds {fingerprint}; "
+            "put the model's tokenizer back or train the model again"
         )
-    model = _build(checkpoint, folder, device, dtype, choose_backend(backend, device, dtype))
     say(f"model: {stage} {folder.name}, step {step}")
-    return Loaded(model, tokenizer, {**checkpoint.meta, "tag": folder.name, "step": step})
+    return trained
 
 
 def _folder(stage: Stage, tag: str | None) -> Path:
@@ -83,18 +106,26 @@ def _folder(stage: Stage, tag: str | None) -> Path:
     return max(written, key=written.__getitem__)
 
 
-def _build(checkpoint: Checkpoint, folder: Path, device: torch.device, dtype: torch.dtype, backend: Backend) -> GPT:
+def build_model(
+    trained: Trained,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    backend: Backend | Literal["auto"] = "auto",
+) -> GPT:
+    """The language model of a checkpoint, for inference; see `load_model`."""
+    device = torch.device(device)
+    backend = choose_backend(backend, device, dtype)
     try:
-        config = GPTConfig(**checkpoint.meta["model_config"])
+        config = GPTConfig(**trained.meta["model_config"])
         with torch.device("meta"):  # no memory and no time for weights that are replaced at once
             model = GPT(config, dtype, backend)
         state = {
             name.removeprefix(PREFIX): tensor.to(device, dtype)
-            for name, tensor in checkpoint.tensors["model"].items()
+            for name, tensor in trained.checkpoint.tensors["model"].items()
             if name.startswith(PREFIX)
         }
         model.load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         what = str(error).splitlines()[0]
-        raise UserError(f"{folder} step {checkpoint.step} does not describe a model of this version ({what}); train it again") from error
+        raise UserError(f"{trained.name} does not describe a model of this version ({what}); train it again") from error
     return model.requires_grad_(False).eval()

@@ -1,40 +1,48 @@
-"""Evaluates a base model: bits per byte, samples, CORE."""
+"""Evaluates a base model: bits per byte, what its memory is worth where it has one, samples, CORE."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from mc.comparison import compare_rows
+from mc.controller import MCController
+from mc.evaluation import measure, training_probes
+from mc.loading import build_controller, has_memory
+from nanochat import markdown
 from nanochat.base_samples import sample_base
 from nanochat.common import UserError
 from nanochat.core_eval import evaluate_core
 from nanochat.core_tasks import GET_IT, bundle_folder, bundle_is_here
 from nanochat.dataloader import RowLoader
-from nanochat.dataset import open_source
+from nanochat.dataset import SPLITS, Split, open_source
 from nanochat.flags import flag, parse, run
 from nanochat.gpt import GPT
-from nanochat.loading import load_model
+from nanochat.loading import build_model, open_trained
 from nanochat.loss_eval import evaluate_bpb, validation_batches
 from nanochat.report import section
 from nanochat.runtime import Runtime, RuntimeFlags, start
 from nanochat.token_shards import open_tokens
 from nanochat.tokenizer import Tokenizer
 
-EVALUATIONS = ("bpb", "sample", "core")
+EVALUATIONS = ("bpb", "memory", "sample", "core")
+MEMORY_HORIZONS = (32, 128, 512)  # tokens; those that fit the rows are measured
+MEMORY_CONDITIONS = ("window", "random", "lens")
 
 
 @dataclass
 class BaseEval:
-    """Evaluate a base model: bits per byte, samples, CORE."""
+    """Evaluate a base model: bits per byte, memory, samples, CORE."""
 
     model_tag: str | None = flag(None, "name of the checkpoint folder; None = the model written last", alias=("-g",))
     step: int | None = flag(None, "step of the checkpoint; None = the newest", alias=("-s",))
-    eval: str = flag("auto", "which of bpb,sample,core; auto = all, but core only where its bundle was downloaded")
-    dataset: str | None = flag(None, "text source for the bits per byte; None = what the model was trained on")
-    eval_tokens: int | None = flag(None, "tokens of each split for the bits per byte; None = as many as in training", unit="tokens")
+    eval: str = flag("auto", "which of bpb,memory,sample,core; auto = all that model and downloads allow")
+    dataset: str | None = flag(None, "text source for bits per byte and memory; None = what the model was trained on")
+    eval_tokens: int | None = flag(None, "tokens of each split for bits per byte and memory; None = as many as in training", unit="tokens")
     device_batch_size: int | None = flag(None, "rows in a forward of one process; None = as many as in training", unit="rows")
     core_metric_max_per_task: int = flag(-1, "examples of each CORE task; -1 = all", unit="examples")
     device_type: str = flag("auto", "cuda, cpu or mps; auto = the best this machine has")
@@ -60,13 +68,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))  # compiling takes longer than it saves here
     say: Callable[[str], None] = print if runtime.rank == 0 else lambda _: None
     say(runtime.describe())
-    precision = runtime.precision.dtype
-    model, tokenizer, meta = load_model("base", config.model_tag, config.step, runtime.device, precision, runtime.backend, say)
+    trained = open_trained("base", config.model_tag, config.step, say)
+    model = build_model(trained, runtime.device, runtime.precision.dtype, runtime.backend)
+    model.use_kernels(compiled=False, chunked_ce=True)
+    tokenizer, meta = trained.tokenizer, trained.meta
+    memory = has_memory(meta)
+    if "memory" in config.eval and not memory:
+        raise UserError(f"{trained.name} was trained without a memory; leave memory out of --eval, or evaluate a model trained with --mc")
     _fill_in(config, meta)
-    wanted = config.eval.split(",") if config.eval != "auto" else [e for e in EVALUATIONS if e != "core" or bundle_is_here()]
+    possible = [e for e in EVALUATIONS if (e != "core" or bundle_is_here()) and (e != "memory" or memory)]
+    wanted = config.eval.split(",") if config.eval != "auto" else possible
     values: dict[str, Any] = {"model": f"{meta['tag']}, step {meta['step']}"}
     if "bpb" in wanted:
         values |= _bits_per_byte(config, model, tokenizer, meta, runtime, say)
+    if "memory" in wanted:
+        values |= _memory(config, build_controller(trained, model), tokenizer, meta, runtime, say)
     if "sample" in wanted and runtime.rank == 0:
         values["samples"] = sample_base(model, tokenizer)
         for sample in values["samples"]:
@@ -101,18 +117,52 @@ def _bits_per_byte(
     config: BaseEval, model: GPT, tokenizer: Tokenizer, meta: dict[str, Any], runtime: Runtime, say: Callable[[str], None]
 ) -> dict[str, float]:
     """Of the validation rows that training measures on, and of the first rows that it trains on."""
-    recipe, source = meta["recipe"], open_source(config.dataset)
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(runtime.device)
-    model.use_kernels(compiled=False, chunked_ce=True)
     values = {}
-    for split in ("train", "val"):
-        shards = open_tokens(source, tokenizer, split, say=say)
-        seed, shuffle = recipe["trainer"]["seed"], split == "train"
-        loader = RowLoader(shards, model.config.max_seq_len, recipe["data"]["packing"], seed, shuffle, say)
-        batches = validation_batches(loader, config.eval_tokens, config.device_batch_size, runtime)
+    for split in SPLITS:
+        batches = _batches(config, split, model.config.max_seq_len, tokenizer, meta, runtime, say)
         values[f"{split}_bpb"] = evaluate_bpb(model, batches, token_bytes)
         say(f"{split}: {values[f'{split}_bpb']:.4f} bits per byte")
     return values
+
+
+def _memory(
+    config: BaseEval, controller: MCController, tokenizer: Tokenizer, meta: dict[str, Any], runtime: Runtime, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """ΔNLL@H and recovery@H on the validation rows, at the budget of the end of training."""
+    probes = training_probes(controller, MEMORY_HORIZONS)
+    if not probes:
+        say(f"memory: rows of {controller.plan.length} tokens leave nothing to compress before {MEMORY_HORIZONS[0]} tokens to predict")
+        return {}
+    batches = _batches(config, "val", controller.plan.length, tokenizer, meta, runtime, say)
+    losses = measure(controller, batches, probes, ("random", "lens"))
+    rows: list[dict[str, Any]] = []
+    for probe, row_losses in zip(probes, losses, strict=True):
+        compared = compare_rows(row_losses)
+        rows += [
+            {
+                "horizon": probe.horizon,
+                "entries": probe.width,
+                "layout": condition,
+                "delta_nll": (delta := compared.delta_nll(condition)).value,
+                "delta_nll_error": delta.error,
+                "recovery": (recovery := compared.recovery(condition)).value,
+                "recovery_error": recovery.error,
+            }
+            for condition in MEMORY_CONDITIONS
+        ]
+    say(markdown.table([markdown.label(name) for name in rows[0]], [list(row.values()) for row in rows], right=(0, 1, 3, 4, 5, 6)))
+    return {"memory": rows, "memory_rows": compared.rows}
+
+
+def _batches(
+    config: BaseEval, split: Split, seq_len: int, tokenizer: Tokenizer, meta: dict[str, Any], runtime: Runtime, say: Callable[[str], None]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first rows of a split in the order of training."""
+    recipe = meta["recipe"]
+    shards = open_tokens(open_source(config.dataset), tokenizer, split, say=say)
+    loader = RowLoader(shards, seq_len, recipe["data"]["packing"], recipe["trainer"]["seed"], split == "train", say)
+    return validation_batches(loader, config.eval_tokens, config.device_batch_size, runtime)
 
 
 if __name__ == "__main__":
