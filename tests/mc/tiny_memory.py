@@ -16,6 +16,8 @@ from mc.lensnet import LensConfig, LensNet
 from mc.positional import Kind, alibi_bias
 from mc.tree import Positions, Shape, assemble, bank_index, build
 from nanochat.gpt import GPT
+from nanochat.optim import MuonAdamW, OptimFlags, check_coverage
+from nanochat.schedule import Plan
 from tests.nanochat.tiny_model import tiny_model
 
 WIDTH = 32
@@ -65,7 +67,7 @@ def tiny_memory(
     memory.init_weights(torch.Generator().manual_seed(seed))
     if not initialised:
         randomise(memory.gistnet, seed + 1)
-        randomise(memory.lensnet, seed + 2)
+        randomise(memory.focus.lensnet, seed + 2)
     return memory
 
 
@@ -114,3 +116,32 @@ def as_layout(rows: list[list[tuple[int, int]]]) -> Layout:
     """The layout of these (level, start)."""
     pairs = torch.tensor(rows, dtype=torch.int64).view(len(rows), -1, 2)  # (B, W, 2)
     return Layout(pairs[..., 0].contiguous(), pairs[..., 1].contiguous())
+
+
+def assert_training_moves_everything(memory: MCController, prefix: str, steps: int = 3) -> None:
+    """Every parameter under `prefix` gets a gradient and moves, and is in the checkpoint.
+
+    Layers that start at zero hold back the gradient of what is behind them, so it takes as many steps as there are of them in a
+    row to reach all. Weight decay, which would move a parameter that learns nothing, is off.
+    """
+    mine = {name: p for name, p in memory.named_parameters() if name.startswith(prefix)}
+    assert mine
+    before = {name: p.detach().clone() for name, p in mine.items()}
+    groups = memory.parameter_groups(OptimFlags(weight_decay=0.0), Plan(SEQ_LEN, steps, 1.0, 1.0))
+    check_coverage(memory, groups)
+    optimizer, reached = MuonAdamW(groups), set()
+    for step in range(steps):
+        memory(*tiny_batch(4, seed=step), 0.5).loss.backward()
+        reached |= {name for name, p in mine.items() if p.grad.abs().sum() > 0}
+        optimizer.reduce_gradients()
+        optimizer.step()
+    assert reached == mine.keys()
+    assert not [name for name, p in mine.items() if torch.equal(p, before[name])]
+
+    saved = memory.state_dict()
+    assert mine.keys() <= saved.keys()
+    other = MCController(memory.model, memory.config, SEQ_LEN)
+    randomise(other, 99)
+    other.load_state_dict({name: value.clone() for name, value in saved.items()})
+    for name, parameter in other.named_parameters():
+        assert torch.equal(parameter, saved[name]), name

@@ -1,0 +1,260 @@
+"""The measure itself: what must be zero is, what must be legal is, and losses are those of the definition, worked out one by one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mc.attention_mass import attention_mass
+from mc.comparison import compare_rows
+from mc.controller import MCController
+from mc.evaluation import (
+    KINDS,
+    choose_levels,
+    evaluate_memory,
+    horizon_nll,
+    lens_levels,
+    lens_scores,
+    make_probe,
+    measure,
+    oracle_levels,
+    plain_forward,
+    row_tree,
+    training_probes,
+    window_forward,
+)
+from mc.layout import check, from_levels
+from mc.layout_choice import by_recency, coarsest
+from nanochat.gpt import GPT, norm, rotate
+from tests.mc.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_memory
+from tests.nanochat.tiny_model import tiny_model
+
+H, RECENT = 6, 8
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def memory(**config) -> MCController:
+    """With 10 blocks of 8 that may be compressed; trained for a budget of 34 entries before the horizon."""
+    settings = {"mc_horizon": H, "allocator_recent_tokens": RECENT, "mc_train_wc_length": 40, **config}
+    return tiny_memory(**settings).requires_grad_(False)
+
+
+def nll(model: GPT, hidden: Tensor, target: int) -> float:
+    """Loss of one prediction from its hidden state [D]."""
+    return -model.logits(hidden).double().log_softmax(-1)[target].item()
+
+
+GISTS = [
+    {"gist": {"gistnet_type": "transformer"}},
+    {"gist": {"gistnet_type": "context", "gist_slots": 2}},
+    {"gist": {"gistnet_type": "mean"}, "positional_type": "gaussian_lod2d_alibi"},
+]
+
+
+@pytest.mark.parametrize("config", GISTS)
+def test_an_all_raw_memory_loses_nothing_at_all(config: dict) -> None:
+    controller, (tokens, targets) = memory(**config), tiny_batch(3)
+    probe = make_probe(controller, H, SEQ_LEN - H, RECENT)
+    assert not any(probe.compression.nodes) and probe.width == SEQ_LEN - H
+    (losses,) = measure(controller, [(tokens, targets)], [probe], ["recency"])
+    if "alibi" in controller.config.positional_type:  # an explicit mask is another kernel
+        torch.testing.assert_close(losses["recency"], losses["full"], rtol=1e-5, atol=1e-5)
+    else:
+        assert torch.equal(losses["recency"], losses["full"])
+    assert torch.equal(losses["window"], losses["full"])
+    narrow = horizon_nll(controller.model, window_forward(controller.model, tokens, H, 20), targets, H)
+    assert not torch.equal(narrow, losses["full"])
+    compared = compare_rows(losses | {"window": narrow})
+    assert abs(compared.delta_nll("recency").value) < 1e-5 and compared.recovery("recency").value == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("config", GISTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_are_those_of_the_definition(config: dict, kind: str) -> None:
+    controller, (tokens, targets) = memory(**config), tiny_batch(2)
+    model, geometry, probe = controller.model, controller.config.geometry, make_probe(controller, H, 34, RECENT)
+    (losses,) = measure(controller, [(tokens, targets)], [probe], [kind], seed=3)
+    plain = plain_forward(model, tokens)
+    levels = choose_levels(controller, probe, plain, row_tree(controller, probe, plain), kind, generator(3))
+    width = (coarsest(probe.compression) if kind == "collapsed" else probe.compression).width
+    layout = from_levels(levels, SEQ_LEN, width, geometry)
+    check(layout, geometry, end=SEQ_LEN, max_entries=34 + H + geometry.block_size // 2, recent=RECENT + H)
+    hidden = hidden_states(model, controller.gistnet, probe.plan.shape, tokens, layout, controller.config.positional_type)
+    t = SEQ_LEN - H
+    begin = t - probe.width
+    window = model.backbone(model.embed(tokens[:, begin:]), model.rotary(begin, SEQ_LEN))
+    full = model.backbone(model.embed(tokens), model.rotary(0, SEQ_LEN))
+    for row in range(2):
+        for name, states in ((kind, hidden), ("window", window), ("full", full)):
+            at = {token: states[row, token - SEQ_LEN] for token in range(t - 1, SEQ_LEN - 1)}  # all raw: counted from the end
+            expected = sum(nll(model, at[token], int(tokens[row, token + 1])) for token in at) / H
+            assert losses[name][row].item() == pytest.approx(expected, rel=1e-5), name
+
+
+def test_every_layout_of_a_budget_has_as_many_entries_as_the_window() -> None:
+    controller, (tokens, _) = memory(), tiny_batch(2)
+    for horizon, width in ((6, 34), (6, 50), (12, 25), (20, 61)):
+        probe = make_probe(controller, horizon, width, RECENT)
+        plain = plain_forward(controller.model, tokens)
+        tree = row_tree(controller, probe, plain)
+        assert abs(probe.width - width) <= 4
+        assert window_forward(controller.model, tokens, horizon, probe.width).shape[1] == probe.width + horizon
+        for kind in ("random", "recency", "lens", "oracle"):
+            levels = choose_levels(controller, probe, plain, tree, kind, generator())
+            layout = from_levels(levels, SEQ_LEN, probe.compression.width, controller.config.geometry)
+            check(layout, controller.config.geometry, end=SEQ_LEN, recent=RECENT + horizon)
+            assert (layout.start < probe.decision).sum(1).tolist() == [probe.width] * 2
+
+
+@pytest.mark.parametrize("kind", ["transformer", "context"])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_lens_layouts_keep_what_it_scores_highest_and_do_not_know_the_horizon(kind: str, passes: int) -> None:
+    controller, (tokens, _) = memory(gist={"gistnet_type": kind}), tiny_batch(4)
+    probe = make_probe(controller, H, 50, RECENT)
+
+    def layouts(tokens: Tensor) -> tuple[Tensor, Tensor]:
+        tree = row_tree(controller, probe, plain_forward(controller.model, tokens))
+        seen, now = by_recency(coarsest(probe.compression), len(tokens)), coarsest(probe.compression)
+        if passes == 2:
+            seen, now = lens_levels(controller, probe, tree), probe.compression
+        return lens_levels(controller, probe, tree, passes), lens_scores(controller, probe, tree, seen, now.width)
+
+    levels, scores = layouts(tokens)
+    for row in range(4):
+        raw, gisted = scores[row, levels[row] == 0], scores[row, levels[row] > 0]
+        assert len(raw) and len(gisted) and raw.min() > gisted.max()
+    other = tokens.clone()
+    other[:, SEQ_LEN - H :] = (tokens[:, SEQ_LEN - H :] + 17) % 61
+    assert torch.equal(layouts(other)[1], scores)
+    other[:, SEQ_LEN - H - 1] = (tokens[:, SEQ_LEN - H - 1] + 17) % 61
+    assert not torch.equal(layouts(other)[1], scores)
+
+
+@pytest.mark.parametrize("pattern", ["L", "SL"])
+def test_attention_mass_is_what_the_layers_pay(pattern: str) -> None:
+    model, T = tiny_model(depth=2, max_seq_len=40, window_pattern=pattern, kv_heads=2), 40
+    tokens = torch.randint(61, (2, T), generator=generator())
+    mass = attention_mass(model, model.embed(tokens), 30, 38)
+    assert torch.allclose(mass.sum(1), torch.ones(2)) and (mass[:, 38:] == 0).all() and (mass[:, :38] > 0).all()
+    expected, (x, values), rotary = torch.zeros(2, T), model.embed(tokens), model.rotary(0, T)
+    x0 = x
+    for layer, block in enumerate(model.blocks):
+        inside = norm(model.resid_lambdas[layer] * x + model.x0_lambdas[layer] * x0)
+        q, k = (
+            rotate(norm(m(inside).view(2, T, -1, 8)) * 1.2, rotary).repeat_interleave(heads, 2)
+            for m, heads in ((block.attn.c_q, 1), (block.attn.c_k, model.config.heads // 2))
+        )
+        for row in range(2):
+            for query in range(30, 38):
+                first = max(0, query + 1 - (model.windows[layer] or T))
+                for head in range(q.shape[2]):
+                    scores = k[row, first : query + 1, head] @ q[row, query, head] * 8**-0.5
+                    expected[row, first : query + 1] += scores.softmax(0) / (q.shape[2] * 8 * 2)
+        scales = torch.stack([model.resid_lambdas[layer], model.x0_lambdas[layer]])
+        own = values[:, :, model.value_layers.index(layer)] if layer in model.value_layers else None
+        x = block(x, x0, scales, own, rotary, model.windows[layer], "sdpa")
+    torch.testing.assert_close(mass, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_oracle_keeps_the_far_block_that_matters() -> None:
+    """Attention made by hand: every token looks for token 7, of which there is one, far back."""
+    controller = memory(model={"depth": 1, "aspect_ratio": 32})
+    model, probe = controller.model, make_probe(controller, H, 30, RECENT)
+    model.wte.weight[:, 0] = -4.0
+    model.wte.weight[7, 0] = 4.0
+    model.smear_lambda.zero_()
+    slowest = model.config.head_dim // 2 - 1  # of the rotations: it hardly turns over a row
+    for weight, sign in ((model.blocks[0].attn.c_q.weight, -1.0), (model.blocks[0].attn.c_k.weight, 1.0)):
+        weight.zero_()
+        weight[slowest :: model.config.head_dim, 0] = sign
+    tokens = torch.randint(8, 61, (5, SEQ_LEN), generator=generator())
+    places = [2, 11, 37, 50, 70]
+    tokens[torch.arange(5), places] = 7
+    levels = oracle_levels(model, probe, plain_forward(model, tokens))
+    assert [levels[row, place // 8].item() for row, place in enumerate(places)] == [0] * 5
+    assert (levels == 0).sum(1).tolist() == [probe.plan.blocks - probe.compression.nodes[0]] * 5 and probe.compression.nodes[0] > 5
+
+
+def test_rows_without_a_target_are_left_out_and_random_layouts_are_the_seeds() -> None:
+    controller, (tokens, targets) = memory(), tiny_batch(4)
+    probe = make_probe(controller, H, 34, RECENT)
+    padded = targets.clone()
+    padded[2:] = -1
+    padded[1, -3] = -1
+    (losses,) = measure(controller, [(tokens, padded)], [probe], ["recency", "random"])
+    (all_rows,) = measure(controller, [(tokens, targets)], [probe], ["recency", "random"])
+    assert {name: len(values) for name, values in losses.items()} == dict.fromkeys(("full", "window", "recency", "random"), 2)
+    for name, values in losses.items():
+        assert values[0] == all_rows[name][0] and values.isfinite().all() and values[1] != all_rows[name][1]
+    (again,) = measure(controller, [(tokens, targets)], [probe], ["recency", "random"], seed=1)
+    assert torch.equal(again["recency"], all_rows["recency"]) and not torch.equal(again["random"], all_rows["random"])
+    one_row = horizon_nll(controller.model, plain_forward(controller.model, tokens[1:2]).hidden, padded[1:2], H)
+    assert one_row.item() == pytest.approx(losses["full"][1].item(), rel=1e-6)
+
+
+def test_the_figures_of_training() -> None:
+    controller, batch = memory(), tiny_batch(6)
+    figures = evaluate_memory(controller, [batch], horizons=(4, 12, 60, 90, 200))
+    assert [probe.horizon for probe in training_probes(controller, (4, 12, 60, 90, 200))] == [4, 12]
+    names = ("delta_nll", "delta_nll_random", "delta_nll_window", "recovery", "recovery_random")
+    assert sorted(figures) == sorted(f"mc/{name}@{h}" for name in names for h in (4, 12))
+    probe = training_probes(controller, (12,))[0]
+    assert abs(probe.width - 34) <= 4 and probe.plan.recent == RECENT
+    (losses,) = measure(controller, [batch], [probe], ["lens"])
+    delta, window = ((losses[name] - losses["full"]).double().mean().item() for name in ("lens", "window"))
+    assert figures["mc/delta_nll@12"] == pytest.approx(delta, abs=1e-9)
+    assert figures["mc/delta_nll_window@12"] == pytest.approx(window, abs=1e-9)
+    assert figures["mc/recovery@12"] == pytest.approx((window - delta) / window)
+    assert evaluate_memory(controller, [batch], horizons=(90,)) == {}
+    assert evaluate_memory(controller, [batch], lambda: True, horizons=(4,)) is None
+    empty = (batch[0], torch.full_like(batch[1], -1))
+    with pytest.raises(ValueError, match="no row has a target"):
+        evaluate_memory(controller, [empty], horizons=(4,))
+
+
+@pytest.mark.parametrize(
+    "horizon, width, recent, knob", [(6, 34, 88, "leave no block"), (90, 20, 8, "leave no block"), (6, 9, 8, "mc_train_wc_length"), (6, 95, 8, "mc_train_wc_length")]
+)  # fmt: skip
+def test_a_budget_that_cannot_be_is_refused(horizon: int, width: int, recent: int, knob: str) -> None:
+    with pytest.raises(ValueError, match=knob):
+        make_probe(memory(), horizon, width, recent)
+
+
+WORKER = """
+import torch, torch.distributed as dist
+from mc.evaluation import evaluate_memory
+from tests.mc.test_evaluation import memory
+from tests.mc.tiny_memory import tiny_batch
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+tokens, targets = tiny_batch(5)
+mine = [(tokens[:3], targets[:3])] if rank == 0 else [(tokens[3:4], targets[3:4]), (tokens[4:], targets[4:])]
+stop = iter([False, True])
+print(evaluate_memory(memory(), mine, horizons=(6,))["mc/delta_nll@6"], evaluate_memory(memory(), mine, lambda: next(stop), horizons=(6,)))
+"""
+
+
+def test_two_processes_get_what_one_gets_and_stop_together(root: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(root)
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER], env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    outputs = [worker.communicate(timeout=100)[0].split() for worker in workers]
+    assert outputs[0] == outputs[1] and outputs[0][1] == "None"  # only the second process was asked to stop
+    alone = evaluate_memory(memory(), [tiny_batch(5)], horizons=(6,))
+    assert float(outputs[0][0]) == pytest.approx(alone["mc/delta_nll@6"], abs=1e-7)

@@ -1,0 +1,122 @@
+"""Positions of gists against their formulas, and of tokens against ordinary RoPE, bit for bit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mc.layout import Geometry, Layout, raw
+from mc.positional import KINDS, alibi_bias, entry_rotary
+from mc.tree import Positions, Shape, bank_index, bank_layout
+from nanochat.gpt import rotary_at
+from tests.mc.tiny_memory import SEQ_LEN, as_layout, entries, tiny_batch, tiny_gpt, tiny_memory
+
+MIXED = entries([2, 2, 2, 2, 0, 1, 1, 0], 35, Geometry(4, 2))
+
+
+def frequencies(head_dim: int) -> torch.Tensor:
+    """fp64 [E/2]."""
+    return torch.tensor([100_000.0 ** (-2 * i / head_dim) for i in range(head_dim // 2)], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_get_ordinary_rope_bit_for_bit(kind: str, dtype: torch.dtype) -> None:
+    model = tiny_gpt(dtype=dtype)
+    ordinary = model.rotary(0, 24)
+    shape = Shape(24, 16, Geometry(4, 2), 2)
+    layout = raw(3, 24)
+    direct = entry_rotary(layout, shape.geometry, kind, 8, dtype)
+    gathered = Positions(shape, kind, 8, dtype)(layout, bank_index(layout, shape))
+    for rotary in (direct, gathered):
+        assert rotary.cos.dtype == dtype
+        for mine, theirs in zip(rotary, ordinary, strict=True):
+            assert torch.equal(mine.expand(3, 24, 1, 4), theirs.expand(3, 24, 1, 4))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "local"])
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_gist_stands_at_the_centre_of_its_tokens_damped_by_their_spread(kind: str, slots: int) -> None:
+    E, geometry = 32, Geometry(4, slots)
+    row = entries([2, 2, 2, 2, 0, 1, 1, 0], 35, geometry)
+    rotary = entry_rotary(as_layout([row]), geometry, kind, E, torch.float32)
+    for i, (level, start) in enumerate(row):
+        tokens = torch.arange(start, start + (4**level // slots if level else 1), dtype=torch.float64)
+        angle = tokens.mean() * frequencies(E)
+        if "lod2d" in kind:
+            angle[-4:] += level * math.pi / 4  # the lowest quarter of the frequencies
+        variance = (tokens - tokens.mean()).square().mean()  # of a uniform position over the tokens
+        damping = torch.exp(-0.5 * variance * frequencies(E) ** 2) if kind != "simple" else 1
+        torch.testing.assert_close(rotary.cos[0, i, 0].double(), angle.cos() * damping, rtol=0, atol=3e-6)
+        torch.testing.assert_close(rotary.sin[0, i, 0].double(), angle.sin() * damping, rtol=0, atol=3e-6)
+
+
+def test_the_spread_of_a_level() -> None:
+    """σ_l = √((K^2l − 1) / 12), from the ratio of damped to undamped rotation."""
+    layout = as_layout([[(0, 0)], [(1, 0)], [(2, 0)]])
+    damped, plain = (entry_rotary(layout, Geometry(8), kind, 2, torch.float64) for kind in ("gaussian", "simple"))
+    damping = (damped.cos.square() + damped.sin.square()).sqrt() / (plain.cos.square() + plain.sin.square()).sqrt()
+    expected = [math.exp(-(8 ** (2 * level) - 1) / 24) for level in range(3)]  # frequency 1
+    torch.testing.assert_close(damping.flatten(), torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-12)
+    assert damping.flatten()[0] == 1
+
+
+def test_local_positions_are_places_in_the_working_context() -> None:
+    rotary = entry_rotary(as_layout([MIXED]), Geometry(4, 2), "local", 8, torch.float32)
+    expected = rotary_at(torch.arange(len(MIXED)), 8, torch.float32)
+    assert torch.equal(rotary.cos, expected.cos) and torch.equal(rotary.sin, expected.sin)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions_of_a_bank_are_those_of_the_layout(kind: str) -> None:
+    shape = Shape(35, 32, Geometry(4, 2), 2)
+    layout = as_layout([MIXED, entries([0, 0, 1, 1, 2, 2, 2, 2], 35, shape.geometry)])
+    positions = Positions(shape, kind, 8, torch.float32)
+    for _ in range(2):
+        got = positions(layout, bank_index(layout, shape))
+        expected = entry_rotary(layout, shape.geometry, kind, 8, torch.float32)
+        torch.testing.assert_close(got, expected)
+        layout = Layout(*(t.flip(0) for t in layout))
+    assert (bank_index(bank_layout(shape), shape) == torch.arange(35 + 16 + 4)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bias_lowers_distant_gists_and_hides_the_future(kind: str) -> None:
+    geometry, heads = Geometry(4, 2), 4
+    bias = alibi_bias(as_layout([MIXED]), geometry, kind, heads, torch.float32)
+    if not kind.endswith("alibi"):
+        assert bias is None
+        return
+    assert bias.shape == (1, heads, len(MIXED), len(MIXED))
+    centres = [start + ((4**level // 2 if level else 1) - 1) / 2 for level, start in MIXED]
+    for h in range(heads):
+        slope = 2.0 ** (-8 * (h + 1) / heads)
+        for query in range(len(MIXED)):
+            for key, (level, _) in enumerate(MIXED):
+                expected = -slope * (centres[query] - centres[key]) / 4 if level else 0.0
+                assert bias[0, h, query, key].item() == (pytest.approx(expected) if key <= query else -math.inf)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "blocked"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_working_context_of_tokens_alone_is_the_plain_model_bit_for_bit(kind: str, backend: str) -> None:
+    """Hidden states and each token's loss. With ALiBi attention has a mask to add: another kernel, which rounds differently."""
+    memory = tiny_memory(positional_type=kind, model={"window_pattern": "L" if kind.endswith("alibi") else "SL"})
+    memory.model.backend = backend
+    tokens, targets = tiny_batch(3)
+    with torch.no_grad():
+        hidden = memory.model.backbone(memory.model.embed(tokens), memory.model.rotary(0, SEQ_LEN))
+        losses = memory.model(tokens, targets, "none")
+        loss, row = memory.read_rows(tokens, targets)
+        variants = memory.variants(torch.zeros(1, 3, memory.plan.blocks, dtype=torch.int64))
+        _, mine, _ = memory.read(memory.tree(row), variants)
+        my_losses = memory.model.loss(mine, targets.gather(1, variants.predicts), "none")
+    assert torch.equal(row.hidden, hidden) and torch.equal(row.losses, losses)
+    assert torch.equal(variants.predicts, torch.arange(SEQ_LEN).expand(3, -1))
+    if kind.endswith("alibi"):
+        torch.testing.assert_close(mine, hidden, rtol=0, atol=1e-5)
+        torch.testing.assert_close(my_losses, losses, rtol=0, atol=1e-5)
+    else:
+        assert torch.equal(mine, hidden) and torch.equal(my_losses, losses)
