@@ -9,9 +9,10 @@ usage: bash run10.sh [--gpu auto|cpu|5090|h100] [--profile baseline|mc] [--mc] [
 
   --gpu        which machine the run is for; auto (default) looks: no GPU is the CPU demo, a few minutes on 2 cores
   --profile    baseline (default), or mc: the same as --mc
-  --mc         train with a MegaContext
+  --mc         train with a MegaContext: the same rows, steps and rates, in folders whose names end in -mc. Run both in one
+               base folder, and the report shows them side by side
   --dataset    local, climbmix, fineweb-edu, or a path; for all stages
-  --model-tag  name of the model's folders (default $MODEL_TAG, else d<depth>); for all stages
+  --model-tag  name of the model's folders (default $MODEL_TAG, else d<depth>); for all stages, with --mc -mc is appended
   --dry-run    print the commands, one per line, and run nothing
 
 Other flags go to base_train: .venv/bin/python -m scripts.base_train --help. Artefacts are in $NANOCHAT_BASE_DIR

@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 # What may change where a run is continued; so may the allocator, which only inference has.
 FREE = {"mc_enabled", "mc_preset", "mc_tree", "mc_auto_batch", "mc_target_tok_per_sec", "mc_infer_refocus_interval"}
-FREE |= {"mc_log_timers", "mc_log_lod_ascii"}
+FREE |= {"mc_eval_tokens", "mc_log_timers", "mc_log_lod_ascii"}
 LENGTHS = 8  # different widths of variants in a run at most: each is compiled
 
 
@@ -80,6 +80,7 @@ class MCConfig:
     mc_gist_recon_weight: float = flag(0.0, "weight of telling a block's tokens from its gist")
     mc_lens_every: int = flag(1, "train LensNet in one of so many micro-batches", unit="micro-batches")
     mc_infer_refocus_interval: int = flag(32, "tokens between two refocuses at inference", unit="tokens")
+    mc_eval_tokens: int = flag(1 << 20, "validation tokens to measure the memory on, at most eval_tokens", unit="tokens")
     mc_log_timers: bool = flag(True, "log the milliseconds of the memory's parts as mc/…_ms")
     mc_log_lod_ascii: bool = flag(False, "print a picture of a few layouts with each evaluation")
     positional_type: Kind = flag("gaussian", "how entries are placed")
@@ -94,7 +95,7 @@ class MCConfig:
         for name in ("mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight", "mc_target_tok_per_sec"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number from 0")
-        for name in ("mc_num_random_variants", "mc_max_lod", "mc_lens_every", "mc_infer_refocus_interval"):
+        for name in ("mc_num_random_variants", "mc_max_lod", "mc_lens_every", "mc_infer_refocus_interval", "mc_eval_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.mc_training_lod2_probability <= 1:

@@ -4,25 +4,92 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nanochat.metrics import DebiasedEMA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK, _GRID = "#333333", "#dddddd"
+_INK, _GRID, _BESIDE = "#333333", "#dddddd", "#8a8a8a"
 _LOSS, _BPB = "#2f6db3", "#c8553d"
+_COLOURS = (_LOSS, _BPB, "#3f8f5b", "#8a5fb0", "#b0893c", "#4aa3a3")
+_SMOOTHING = 0.8  # from one record to the next, where a curve is drawn smoothed
+_LABEL_HEIGHT = 0.065  # of a panel: labels at the ends of curves keep this distance
+
+Records = Sequence[Mapping[str, Any]]
 
 
-def curves_png(records: Sequence[Mapping[str, Any]], title: str) -> bytes | None:
+class Curve(NamedTuple):
+    """A line: (tokens, value) pairs. A `smoothed` one is a running mean, over its points drawn faintly."""
+
+    label: str
+    points: list[tuple[float, float]]
+    colour: str
+    smoothed: bool = False
+
+
+class Panel(NamedTuple):
+    """Curves over one pair of axes; `limits` of the values where some may be far out."""
+
+    title: str
+    curves: list[Curve]
+    limits: tuple[float, float] | None = None
+
+
+def curves_png(records: Records, title: str) -> bytes | None:
     """train/loss and val/bpb against tokens as the bytes of a PNG; None where there is nothing to draw.
 
     `records` are metric records; values that are missing or null are left out.
     """
-    panels = [
-        (_points(records, "train/loss"), "training loss (nats per token)", _LOSS),
-        (_points(records, "val/bpb"), "validation bits per byte", _BPB),
+    loss = Curve("", points(records, "train/loss"), _LOSS)
+    bpb = Curve("", points(records, "val/bpb"), _BPB)
+    return panels_png([Panel("training loss (nats per token)", [loss]), Panel("validation bits per byte", [bpb])], title)
+
+
+def overlay_png(records: Records, baseline: Records, title: str) -> bytes | None:
+    """The same of a run with a memory beside its baseline; of the former the loss of the plain rows, which compares."""
+    loss = [
+        Curve("baseline", points(baseline, "train/loss"), _BESIDE),
+        Curve("MegaContext, plain rows", points(records, "train/loss_lod0"), _LOSS, smoothed=True),
     ]
-    panels = [panel for panel in panels if panel[0]]
+    bpb = [Curve("baseline", points(baseline, "val/bpb"), _BESIDE), Curve("MegaContext", points(records, "val/bpb"), _BPB)]
+    return panels_png([Panel("training loss (nats per token)", loss), Panel("validation bits per byte", bpb)], title)
+
+
+def memory_png(records: Records, title: str) -> bytes | None:
+    """What a memory is worth, against tokens: ΔNLL, recovery, loss by level, correlation of LensNet's preferences."""
+    names = sorted({name for record in records for name in record if name.startswith("mc/")}, key=_by_number)
+
+    def curves(*prefixes: str) -> list[Curve]:
+        chosen = [name for name in names if name.startswith(prefixes)]
+        return [Curve(_short(n), points(records, n), _COLOURS[i % len(_COLOURS)]) for i, n in enumerate(chosen)]
+
+    correlation = Curve("", points(records, "mc/preference_corr_mean"), _LOSS, smoothed=True)
+    panels = [
+        Panel("ΔNLL behind the full context (nats)", curves("mc/delta_nll@", "mc/delta_nll_random@")),
+        Panel("recovery of the far context's gain", curves("mc/recovery@", "mc/recovery_random@"), limits=(-0.5, 1.5)),
+        Panel("loss at entries by level (nats)", [c._replace(smoothed=True) for c in curves("mc/lod_loss/")]),
+        Panel("preference correlation (−1 is perfect)", [correlation], limits=(-1.0, 1.0)),
+    ]
+    return panels_png(panels, title)
+
+
+def points(records: Records, key: str) -> list[tuple[float, float]]:
+    """(tokens, value) of each record that has both."""
+    return [(r["total_tokens"], r[key]) for r in records if r.get("total_tokens") is not None and r.get(key) is not None]
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """Their running mean."""
+    mean = DebiasedEMA(_SMOOTHING)
+    return [mean.update(value) for value in values]
+
+
+def panels_png(panels: Sequence[Panel], title: str) -> bytes | None:
+    """The panels in a row, those without a point left out, as the bytes of a PNG; None where none is left."""
+    panels = [panel._replace(curves=[curve for curve in panel.curves if curve.points]) for panel in panels]
+    panels = [panel for panel in panels if panel.curves]
     if not panels:
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,9 +97,9 @@ def curves_png(records: Sequence[Mapping[str, Any]], title: str) -> bytes | None
 
     figure = Figure(figsize=(5.2 * len(panels), 3.5), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
-    end = max(points[-1][0] for points, _, _ in panels)
-    for axes, (points, label, colour) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _panel(axes, points, label, colour)
+    end = max(curve.points[-1][0] for panel in panels for curve in panel.curves)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw(axes, panel)
         axes.set_xlim(0, end)
     figure.suptitle(title, color=_INK, fontsize=11)
     png = io.BytesIO()
@@ -40,22 +107,26 @@ def curves_png(records: Sequence[Mapping[str, Any]], title: str) -> bytes | None
     return png.getvalue()
 
 
-def _points(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(tokens, value) of each record that has both."""
-    return [(r["total_tokens"], r[key]) for r in records if r.get("total_tokens") is not None and r.get(key) is not None]
-
-
-def _panel(axes: Axes, points: Sequence[tuple[float, float]], label: str, colour: str) -> None:
+def _draw(axes: Axes, panel: Panel) -> None:
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    x, y = zip(*points, strict=True)
-    few = len(points) <= 30
-    axes.plot(x, y, color=colour, linewidth=1.8, marker="o" if few else None, markersize=4, clip_on=False)
-    beside = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
-    axes.annotate(f"{y[-1]:.4f}", (x[-1], y[-1]), **beside, color=colour, fontsize=9, fontweight="bold")
-    axes.set_title(label, loc="left", fontsize=9.5, color=_INK)
+    inside = panel.limits is None  # what is far out is cut off at the frame
+    ends = []
+    for curve in panel.curves:
+        x, y = zip(*curve.points, strict=True)
+        if curve.smoothed:
+            axes.plot(x, y, color=curve.colour, linewidth=0.8, alpha=0.3, clip_on=not inside)
+            y = smooth(y)
+        marker = "o" if len(x) <= 30 and not curve.smoothed else None
+        axes.plot(x, y, color=curve.colour, linewidth=1.8, marker=marker, markersize=4, clip_on=not inside, label=curve.label)
+        ends.append((y[-1], x[-1], curve.colour))
+    axes.set_title(panel.title, loc="left", fontsize=9.5, color=_INK)
     axes.set_xlabel("tokens", fontsize=9, color=_INK)
     axes.margins(x=0, y=0.08)
+    if panel.limits:
+        axes.set_ylim(*panel.limits)
+    if len(panel.curves) > 1:
+        axes.legend(fontsize=8, frameon=False, labelcolor=_INK)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(color=_GRID, linewidth=0.7)
@@ -63,3 +134,29 @@ def _panel(axes: Axes, points: Sequence[tuple[float, float]], label: str, colour
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_GRID)
     axes.tick_params(colors=_INK, labelsize=8.5, length=0)
+    _label_ends(axes, ends)
+
+
+def _label_ends(axes: Axes, ends: list[tuple[float, float, str]]) -> None:
+    """Writes the last value of each curve beside it, pushed up where it would cover the one below."""
+    low, high = axes.get_ylim()
+    floor = -1.0
+    for y, x, colour in sorted(ends):
+        height = max(min(max((y - low) / (high - low), 0.0), 1.0), floor)
+        floor = height + _LABEL_HEIGHT
+        place = {"xycoords": ("data", "axes fraction"), "xytext": (8, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(f"{y:.4f}", (x, height), **place, annotation_clip=False, color=colour, fontsize=9, fontweight="bold")
+
+
+def _short(name: str) -> str:
+    """mc/delta_nll_random@32 → random layouts, 32 tokens; mc/lod_loss/1 → LOD1."""
+    if "@" in name:
+        kind, _, horizon = name.partition("@")
+        return f"{'random' if kind.endswith('_random') else 'LensNet'}, {horizon} tokens"
+    return f"LOD{name.rpartition('/')[2]}"
+
+
+def _by_number(name: str) -> tuple[str, int]:
+    """Orders @32 before @128."""
+    stem, _, number = name.partition("@")
+    return stem, int(number or 0)

@@ -16,23 +16,26 @@ from typing import Any
 from nanochat import markdown
 from nanochat.common import UserError, atomic_write, base_dir, ensure_dir, read_json, write_json
 from nanochat.environment import describe_environment, process_seconds
-from nanochat.figures import curves_png
 from nanochat.flags import flag, parse, run
-from nanochat.metrics import read_metrics, redact_all, show_seconds
+from nanochat.metrics import redact_all, show_seconds
+from nanochat.report_run import run_blocks
 
-# Section → stage that writes it. A report without one of these says so.
+# Section → stage that writes it. A report without one of these says so, unless there is the one of a run with a memory.
 EXPECTED = {
     "tokenizer_training": "tok_train",
     "tokenizer_evaluation": "tok_eval",
     "base_training": "base_train",
     "base_evaluation": "base_eval",
 }
+MEMORY = "_mc"  # at the end of the names of the sections and stages of a run with a memory
 _ORDER = (
     "tokenizer_training",
     "tokenizer_evaluation",
     "data",
     "base_training",
     "base_evaluation",
+    f"base_training{MEMORY}",
+    f"base_evaluation{MEMORY}",
     "mid_training",
     "chat_sft",
     "chat_rl",
@@ -51,7 +54,8 @@ def section(name: str, values: Mapping[str, Any]) -> None:
     """Records what a stage has to report, replacing what it reported before.
 
     `values` is JSON: scalars and nests become tables; `samples`, a list of `{"prompt", "text"}`, becomes text blocks;
-    `metrics_file`, the path of a metrics.jsonl, becomes a figure. Numbers that are not finite are kept as words.
+    `metrics_file`, the path of a metrics.jsonl, becomes a figure, with that of `baseline_metrics_file` beside it. Numbers that
+    are not finite are kept as words.
 
     Raises `ValueError` for samples of another form.
     """
@@ -73,12 +77,12 @@ def generate(out: Path) -> list[str]:
     Raises `UserError` where a section is broken or `out` cannot be written.
     """
     sections = {path.stem: _read_section(path) for path in sorted(_folder().glob("*.json"))}
-    missing = [name for name in EXPECTED if name not in sections]
+    missing = [name for name in EXPECTED if name not in sections and f"{name}{MEMORY}" not in sections]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {out.parent}: {error.strerror}; choose another --out") from error
-    blocks = ["# Training report", *_summary(sections), "## Environment", *markdown.values(describe_environment())]
+    blocks = ["# Training report", *_summary(sections, missing), "## Environment", *markdown.values(describe_environment())]
     for name in [*_ORDER, *sorted(set(sections) - set(_ORDER))]:
         if name in sections:
             blocks += _section_blocks(name, sections[name], out.parent)
@@ -124,7 +128,7 @@ def _readable(timestamp: str) -> str:
 
 
 def _title(name: str) -> str:
-    text = markdown.label(name)
+    text = markdown.label(name.removesuffix(MEMORY)) + " with a MegaContext" * name.endswith(MEMORY)
     return markdown.escape(text[:1].upper() + text[1:])
 
 
@@ -136,18 +140,20 @@ def _read_section(path: Path) -> dict[str, Any]:
     return record
 
 
-def _summary(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _summary(sections: Mapping[str, Mapping[str, Any]], missing: Sequence[str]) -> list[str]:
     """Stages with their wall-clock, the total, and what is missing; then the commands to repeat it."""
     paths = sorted((base_dir() / "stages").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)  # their times are whole seconds
-    stamps = [read_json(path) for path in paths if path.stem != "report"]
+    stamps = [read_json(path) for path in paths if path.stem not in ("report", f"report{MEMORY}")]
     if not all(isinstance(stamp, dict) and {"stage", "command", "seconds", "finished"} <= stamp.keys() for stamp in stamps):
         raise UserError(f"{base_dir() / 'stages'} holds something that is not a stage stamp; delete the folder and run the stages again")
     stamps.sort(key=lambda stamp: stamp["finished"])
     rows = [(stamp["stage"], stamp["seconds"], stamp["finished"]) for stamp in stamps]
-    by_hand = {name: stage for name, stage in EXPECTED.items() if stage not in {stamp["stage"] for stamp in stamps}}
+    stamped = {stamp["stage"] for stamp in stamps}
+    expected = EXPECTED | {f"{name}{MEMORY}": f"{stage}{MEMORY}" for name, stage in EXPECTED.items() if f"{name}{MEMORY}" in sections}
+    by_hand = {name: stage for name, stage in expected.items() if stage not in stamped}
     rows += [(stage, sections[name]["process_seconds"], sections[name]["timestamp"]) for name, stage in by_hand.items() if name in sections]
     total = sum(seconds for _, seconds, _ in rows if seconds is not None)
-    rows += [(stage, None, "missing") for name, stage in by_hand.items() if name not in sections]
+    rows += [(stage, None, "missing") for name, stage in by_hand.items() if name in missing]
     shown = [(stage, None if seconds is None else show_seconds(seconds), _readable(finished)) for stage, seconds, finished in rows]
     header = ("stage", "wall-clock", "finished (UTC)")
     blocks = [
@@ -162,27 +168,16 @@ def _summary(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _section_blocks(name: str, record: Mapping[str, Any], folder: Path) -> list[str]:
     values = dict(record["values"])
-    samples, metrics_file = values.pop("samples", None), values.pop("metrics_file", None)
+    samples, metrics_file, baseline_file = (values.pop(key, None) for key in ("samples", "metrics_file", "baseline_metrics_file"))
     seconds = record["process_seconds"]
     after = "" if seconds is None else f", {show_seconds(seconds)} after its process began"
     blocks = [f"## {_title(name)}", f"*Reported {_readable(record['timestamp'])} UTC{after}.*"]
     if metrics_file is not None:
-        blocks.append(_figure(name, Path(metrics_file), folder))
+        blocks += run_blocks(name, _title(name), Path(metrics_file), None if baseline_file is None else Path(baseline_file), folder)
     blocks += markdown.values(values)
     if samples:
         blocks += ["### Samples", *(_sample(sample) for sample in samples)]
     return blocks
-
-
-def _figure(name: str, metrics_file: Path, folder: Path) -> str:
-    """Draws the curves of `metrics_file` beside the report and returns the line that shows them."""
-    if not metrics_file.exists():
-        return f"No curves: {markdown.escape(str(metrics_file))} is not there any more."
-    png = curves_png(read_metrics(metrics_file), _title(name))
-    if png is None:
-        return f"No curves: {markdown.escape(str(metrics_file))} has no losses."
-    atomic_write(folder / f"{name}.png", png)
-    return f"![{_title(name)}: loss and bits per byte against tokens]({name}.png)"
 
 
 def _sample(sample: Mapping[str, str]) -> str:

@@ -50,7 +50,12 @@ parse_options() {
                 option "$name" "$1"
                 ;;
             --gpu=* | --profile=* | --dataset=* | --model-tag=*) option "${name%%=*}" "${name#*=}" ;;
-            --mc) MC=1 ;;
+            --mc | --mc-enabled)
+                MC=1
+                case ${2-} in 0 | 1) MC=$2 && shift ;; esac
+                ;;
+            --mc=1 | --mc-enabled=1) MC=1 ;;
+            --mc=0 | --mc-enabled=0) MC=0 ;;
             --dry-run) DRY_RUN=1 ;;
             -h | --help)
                 usage
@@ -61,7 +66,6 @@ parse_options() {
         esac
         shift
     done
-    [ "$MC" = 0 ] || die 2 "MegaContext training is not in this version yet; leave --mc out"
 }
 
 # --device_batch_size=8 → --device-batch-size=8: underscores of the name, not of the value.
@@ -115,8 +119,8 @@ choose_profile() {
     fi
     use_profile "$PROFILE"
     DATASET=${DATASET_GIVEN:-$DATASET}
-    choose_launcher
     choose_flags
+    choose_launcher
 }
 
 # One process, or one for each GPU. NPROC overrides how many.
@@ -136,10 +140,17 @@ choose_launcher() {
 }
 
 # FLAGS, those of base_train: the profile's, less what the command line replaces, then the command line's. And TRAINED, the
-# folder that is there when training is through.
+# folder that is there when training is through. Folders and stages of a run with a memory have names of their own, so that
+# it and its baseline lie side by side.
 choose_flags() {
     local i name value iterations='' depth
     FLAGS=(--dataset "$DATASET")
+    MEMORY=
+    if [ "$MC" = 1 ]; then
+        MEMORY=_mc
+        FLAGS+=(--mc)
+        TRAIN_FLAGS+=(${MC_FLAGS[@]+"${MC_FLAGS[@]}"})
+    fi
     for ((i = 0; i < ${#TRAIN_FLAGS[@]}; i += 2)); do
         name=${TRAIN_FLAGS[i]}
         value=${TRAIN_FLAGS[i + 1]}
@@ -153,10 +164,14 @@ choose_flags() {
         extra "$name" || FLAGS+=("--$name" "$value")
     done
     TAG=${TAG:-${MODEL_TAG:-d$depth}}
+    case $MC$TAG in
+        0*-mc) die 2 "the model tag is '$TAG', but names in -mc are for runs with --mc; choose another or add --mc" ;;
+        1*) TAG=${TAG%-mc}-mc ;;
+    esac
     extra run || FLAGS=(--run "${WANDB_RUN:-dummy}" "${FLAGS[@]}")
     FLAGS=(--model-tag "$TAG" "${FLAGS[@]}" ${EXTRA[@]+"${EXTRA[@]}"})
     case $iterations in
-        "" | *[!0-9]*) TRAINED=$BASE/report/base_training.json ;;
+        "" | *[!0-9]*) TRAINED=$BASE/report/base_training$MEMORY.json ;;
         *) TRAINED=$BASE/base_checkpoints/$TAG/step_$(printf %07d "$((10#$iterations))") ;;
     esac
 }
@@ -189,10 +204,10 @@ run_stages() {
     stage tok_train "$BASE/tokenizer" -- "$VENV_PYTHON" -m scripts.tok_train --vocab-size "$VOCAB_SIZE" --dataset "$DATASET"
     stage tok_eval "$BASE/report/tokenizer_evaluation.json" tok_train -- "$VENV_PYTHON" -m scripts.tok_eval --dataset "$DATASET"
     wait_for_download
-    stage base_train "$TRAINED" tok_train -- \
+    stage "base_train$MEMORY" "$TRAINED" tok_train -- \
         "${LAUNCH[@]}" -m scripts.base_train ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} "${FLAGS[@]}"
-    stage base_eval "$BASE/report/base_evaluation.json" base_train -- \
+    stage "base_eval$MEMORY" "$BASE/report/base_evaluation$MEMORY.json" "base_train$MEMORY" -- \
         "${LAUNCH[@]}" -m scripts.base_eval ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} --model-tag "$TAG" --dataset "$DATASET" --device-type "$DEVICE_TYPE"
-    stage report report/report.md set_up tok_train tok_eval base_train base_eval -- \
+    stage "report$MEMORY" report/report.md set_up tok_train tok_eval "base_train$MEMORY" "base_eval$MEMORY" -- \
         "$VENV_PYTHON" -m nanochat.report generate --out report/report.md
 }

@@ -4,14 +4,17 @@
 #   FIRST_SHARDS      shards that the tokenizer is trained on, downloaded before anything else
 #   SHARDS            shards of the whole run: 250 M characters or ≈ 53 M tokens each, and a tenth to spare
 #   TRAIN_FLAGS       base_train's flags, as name value pairs; the same flag on the command line replaces one
+#   MC_FLAGS          more of them, with --mc
 
 use_profile() { # NAME
+    MC_FLAGS=()
     case $1 in
         cpu) # ≈ 2.7 M tokens: minutes on two cores
             VOCAB_SIZE=8192 DATASET=local FIRST_SHARDS=1 SHARDS=1
             TRAIN_FLAGS=(device-type cpu depth 4 head-dim 64 max-seq-len 512
                 device-batch-size 8 total-batch-size 8192 num-iterations 330
                 log-every 10 eval-every 100 eval-tokens 102400 sample-every 165 save-every 100)
+            MC_FLAGS=(mc-preset fast)
             ;;
         5090) # 37,760 × 114,688 = 4.33 B tokens
             VOCAB_SIZE=32768 DATASET=climbmix FIRST_SHARDS=8 SHARDS=90

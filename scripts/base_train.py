@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mc.auto_batch import estimate_mc_device_batch, probe_micro_batch
 from mc.config import MCConfig, RowPlan
-from mc.controller import MCController
+from mc.recipe import build_controller, choose_micro_batch, measure_memory, picture
 from nanochat import flags
 from nanochat.base_samples import sample_base
 from nanochat.checkpoint import CheckpointStore
@@ -131,12 +130,14 @@ def main(argv: list[str] | None = None) -> int:
     model = build_model(recipe, tokenizer, runtime)
     plan = make_plan(recipe, model, runtime)
     say(describe(model, plan))
-    objective = build_objective(recipe, model, runtime)
+    objective: Objective = NextTokenObjective(model)
+    if recipe.mc:
+        objective = build_controller(model, recipe.memory, T, recipe.trainer.seed, runtime)
     groups = objective.parameter_groups(recipe.optim, plan)
     optimizer = MuonAdamW(groups, runtime.muon_dtype, compiled=runtime.compile and runtime.device.type == "cuda")
-    rows = micro_batch(recipe, objective, plan, runtime, say)
-    if isinstance(objective, MCController):
-        objective.micro_batches = plan.total_batch_size // (rows * T)
+    rows = recipe.trainer.device_batch_size
+    if recipe.mc:
+        rows = choose_micro_batch(objective, rows, plan.total_batch_size, runtime, say)
     trainer = Trainer(
         objective=objective,
         optimizer=optimizer,
@@ -176,34 +177,6 @@ def build_model(recipe: BaseTrain, tokenizer: Tokenizer, runtime: Runtime) -> GP
     torch.manual_seed(recipe.trainer.seed + runtime.rank)  # for objectives that draw; the weights and rows have their own
     model.init_weights(torch.Generator().manual_seed(recipe.trainer.seed))
     return model.to(runtime.device).use_kernels(runtime.compile, recipe.chunked_ce)
-
-
-def build_objective(recipe: BaseTrain, model: GPT, runtime: Runtime) -> Objective:
-    """What is trained: the model alone, or with its memory. The model's weights are the same in both."""
-    if not recipe.mc:
-        return NextTokenObjective(model)
-    seed = recipe.trainer.seed
-    # Each process draws layouts of its own. The memory's weights are the same in all, and from other numbers than the model's.
-    controller = MCController(model, recipe.memory, recipe.model.max_seq_len, seed=seed + 1_000 * runtime.rank)
-    return controller.init_weights(torch.Generator().manual_seed(seed + 1)).to(runtime.device)
-
-
-def micro_batch(recipe: BaseTrain, objective: Objective, plan: Plan, runtime: Runtime, say: Callable[[str], None]) -> int:
-    """Rows of a micro-batch. With a memory they are fewer than the baseline's, and always a divisor of a step's rows."""
-    if not recipe.mc:
-        return recipe.trainer.device_batch_size
-    if recipe.memory.mc_tree == "disk":
-        say("mc_tree disk: training rows live in RAM all the same; only sessions are kept on disk")
-    if not recipe.memory.mc_auto_batch:
-        return recipe.trainer.device_batch_size
-    T = recipe.model.max_seq_len
-    budget = plan.total_batch_size // (T * runtime.world_size)
-    rows, accumulated = estimate_mc_device_batch(recipe.trainer.device_batch_size, budget, RowPlan(recipe.memory, T))
-    if runtime.device.type == "cuda":
-        rows = probe_micro_batch(objective, budget, rows, T)
-        accumulated = budget // rows
-    say(f"memory: micro-batches of {rows} rows, {accumulated} in a step; {recipe.trainer.device_batch_size} rows without variants")
-    return rows
 
 
 def make_plan(recipe: BaseTrain, model: GPT, runtime: Runtime) -> Plan:
@@ -261,6 +234,13 @@ def events(recipe: BaseTrain, trainer: Trainer, model: GPT, tokenizer: Tokenizer
         bpb = evaluate_bpb(losses, batches, token_bytes, should_stop)
         return None if bpb is None else {"val/bpb": bpb}
 
+    def evaluate_mc(should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+        tokens, rows = min(recipe.memory.mc_eval_tokens, recipe.eval_tokens), trainer.flags.device_batch_size
+        figures = measure_memory(trainer.objective, validation_batches(val, tokens, rows, runtime), should_stop)
+        if figures is not None and recipe.memory.mc_log_lod_ascii and runtime.rank == 0:
+            trainer.metrics.say(picture(trainer.objective, validation_batches(val, tokens, rows, runtime)))
+        return figures
+
     def sample(should_stop: Callable[[], bool]) -> dict[str, Any]:
         if runtime.rank == 0:
             for continued in sample_base(model, tokenizer, unconditioned=0):
@@ -273,7 +253,9 @@ def events(recipe: BaseTrain, trainer: Trainer, model: GPT, tokenizer: Tokenizer
         result = evaluate_core(model, tokenizer, batch_tokens, recipe.core_metric_max_per_task, should_stop=should_stop)
         return None if result is None else {"core_metric": result.core}
 
-    wanted = ((recipe.eval_every, evaluate), (recipe.sample_every, sample), (recipe.core_metric_every, core))
+    wanted = [(recipe.eval_every, evaluate), (recipe.sample_every, sample), (recipe.core_metric_every, core)]
+    if recipe.mc:
+        wanted.insert(1, (recipe.eval_every, evaluate_mc))
     return [Event(trainer.cadence(every), action) for every, action in wanted if every > 0]
 
 

@@ -132,6 +132,24 @@ def test_flags_of_the_user_replace_those_of_the_profile(root: Path, tmp_path: Pa
     assert not any("num-iterations" in line for line in horizon)
 
 
+@pytest.mark.parametrize("how", [["--mc"], ["--profile=mc"], ["--mc_enabled", "1"], ["--mc=1"], ["--mc", "0", "--profile", "mc"]])
+def test_a_run_with_a_memory_differs_from_its_baseline_in_the_memory_alone(root: Path, how: list[str]) -> None:
+    plain, memory = dry_run(root, "run10.sh", "--gpu", "cpu"), dry_run(root, "run10.sh", "--gpu", "cpu", *how)
+    assert memory[:3] == plain[:3] and memory[5] == plain[5]
+    train = plain[3].replace("--model-tag d4 ", "--model-tag d4-mc ").replace("--dataset local ", "--dataset local --mc ")
+    assert memory[3] == f"{train} --mc-preset fast"
+    assert memory[4] == plain[4].replace("d4", "d4-mc")
+
+
+def test_the_flags_of_a_memory_are_replaced_and_its_tag_ends_once(root: Path) -> None:
+    train, evaluate = dry_run(root, "run10.sh", "--gpu", "cpu", "--mc", "--mc_preset=full", "--block-size", "8", "--model-tag", "x-mc")[3:5]
+    assert train.endswith(" --mc-preset=full --block-size 8") and "fast" not in train
+    assert "--model-tag x-mc " in train and "--model-tag x-mc " in evaluate
+    assert dry_run(root, "run10.sh", "--gpu", "cpu", "--mc=0") == dry_run(root, "run10.sh", "--gpu", "cpu")
+    (train,) = [line for line in dry_run(root, "speedrun.sh", "--mc") if "base_train" in line]
+    assert "--model-tag d20-mc" in train and " --mc " in train
+
+
 def test_dataset_and_tag_reach_every_stage(root: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     lines = dry_run(root, "run10.sh", "--gpu", "h100", "--dataset", "texts", cwd=tmp_path, MODEL_TAG="mine", WANDB_RUN="curve")
@@ -146,8 +164,7 @@ def test_dataset_and_tag_reach_every_stage(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--mc"], "error: MegaContext training is not in this version yet; leave --mc out"),
-        (["--profile", "mc"], "error: MegaContext training is not in this version yet; leave --mc out"),
+        (["--model-tag=a-mc"], "error: the model tag is 'a-mc', but names in -mc are for runs with --mc; choose another or add --mc"),
         (["--profile=other"], "error: --profile is baseline or mc, not 'other'"),
         (["--model-tag"], "error: --model-tag needs a value"),
     ],
