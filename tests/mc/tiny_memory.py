@@ -12,6 +12,7 @@ from mc.config import MCConfig
 from mc.controller import MCController
 from mc.gistnet import GistConfig, GistNet
 from mc.layout import Geometry, Layout
+from mc.lens_loss import LensLossConfig
 from mc.lensnet import LensConfig, LensNet
 from mc.positional import Kind, alibi_bias
 from mc.tree import Positions, Shape, assemble, bank_index, build
@@ -56,18 +57,26 @@ def tiny_memory(
     dtype: torch.dtype = torch.float32,
     gist: dict | None = None,
     lens: dict | None = None,
+    lens_loss: dict | None = None,
     model: dict | None = None,
     initialised: bool = False,
     **config,
 ) -> MCController:
     """A controller of rows of `SEQ_LEN` tokens in blocks of 8; `initialised`: its networks as at the start of training."""
     settings = {"block_size": 8, "mc_max_lod": 2, "mc_num_random_variants": 3, "mc_training_lod2_probability": 0.5}
-    config = MCConfig(**(settings | config), gist=GistConfig(**(gist or {})), lens=LensConfig(**(lens or {})))
+    config = MCConfig(
+        **(settings | config),
+        gist=GistConfig(**(gist or {})),
+        lens=LensConfig(**(lens or {})),
+        lens_loss=LensLossConfig(**(lens_loss or {})),
+    )
     memory = MCController(tiny_gpt(seed, dtype, **(model or {})).requires_grad_(True), config, SEQ_LEN, seed)
     memory.init_weights(torch.Generator().manual_seed(seed))
     if not initialised:
-        randomise(memory.gistnet, seed + 1)
-        randomise(memory.focus.lensnet, seed + 2)
+        for number, net in enumerate((memory.gistnet, memory.focus.lensnet, memory.reconstruction)):
+            if net is not None:
+                randomise(net, seed + 1 + number)
+        memory.focus.start_reference()
     return memory
 
 

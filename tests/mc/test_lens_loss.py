@@ -1,0 +1,206 @@
+"""What LensNet is held to, by hand-made examples and written out pair by pair."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from mc.lens_loss import (
+    AdvantageNorm,
+    LensLossConfig,
+    Pairs,
+    imbalance,
+    lens_losses,
+    make_pairs,
+    policy_divergence,
+    policy_scores,
+)
+from mc.sampler import Request
+from tests.mc.tiny_memory import tiny_batch, tiny_memory
+
+ONE = torch.ones(())
+
+
+def drawn(B: int = 5, V: int = 4, F: int = 7, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """(scores [B,V,F], levels [B,V,F], advantages [B,V])."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(B, V, F, generator=generator) * 2 - 1
+    return scores, torch.randint(3, (B, V, F), generator=generator), torch.randn(B, V, generator=generator)
+
+
+def test_policy_scores_by_hand() -> None:
+    """a: gist, gist, token; b: token, gist, gist of level 2. From a to b block 0 gains one level of detail and block 2 loses two."""
+    scores = torch.tensor([[[0.5, -0.2, 0.3], [0.1, 0.4, -0.9]]])
+    levels = torch.tensor([[[1, 1, 0], [0, 1, 2]]])
+    policy = policy_scores(scores, levels)[0]
+    assert policy[0, 1].item() == pytest.approx((0.5 * 1 + 0.3 * -2) / 3)
+    assert policy[1, 0].item() == pytest.approx((0.1 * -1 + -0.9 * 2) / 3)
+    assert policy[0, 0] == policy[1, 1] == 0
+
+
+def test_policy_scores_are_their_definition() -> None:
+    scores, levels, _ = drawn()
+    policy = policy_scores(scores, levels)
+    for row in range(5):
+        for a in range(4):
+            for b in range(4):
+                gains = [(levels[row, a, f] - levels[row, b, f]).item() for f in range(7)]  # of detail, from a to b
+                total = sum(map(abs, gains))
+                expected = sum(scores[row, a, f].item() * gain for f, gain in enumerate(gains)) / total if total else 0.0
+                assert policy[row, a, b].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_with_the_same_scores_the_way_back_is_the_opposite() -> None:
+    scores, levels, _ = drawn()
+    policy = policy_scores(scores[:, :1].expand_as(scores), levels)
+    torch.testing.assert_close(policy, -policy.transpose(1, 2))
+    assert policy.abs().max() <= 1  # a mean of scores
+
+
+def test_pairs_lead_to_the_better_layout() -> None:
+    scores, levels, advantages = drawn()
+    levels[0, 1] = levels[0, 0]  # a pair without a difference
+    pairs = make_pairs(scores, levels, advantages, LensLossConfig(mc_lens_hard_negative_ratio=1.0, mc_max_lens_pairs=100))
+    for row in range(5):
+        for a in range(4):
+            for b in range(4):
+                gap = advantages[row, b] - advantages[row, a]
+                assert pairs.gap[row, a, b] == gap
+                assert pairs.kept[row, a, b] == ((gap > 0) and not (row == 0 and {a, b} <= {0, 1}))
+    assert torch.equal(pairs.policy, policy_scores(scores, levels))
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.3, 0.5, 1.0])
+def test_the_smallest_gaps_of_the_batch_are_dropped(ratio: float) -> None:
+    scores, levels, advantages = drawn()
+    advantages[3] *= 1e-3  # a row in which nothing matters
+    pairs = make_pairs(scores, levels, advantages, LensLossConfig(mc_lens_hard_negative_ratio=ratio, mc_max_lens_pairs=100))
+    gaps = pairs.gap[pairs.gap > 0]  # 6 of each row
+    assert pairs.kept.sum() == math.ceil(ratio * len(gaps)) == math.ceil(ratio * 30)
+    kept = pairs.gap[pairs.kept]
+    assert torch.equal(kept.sort().values, gaps.sort().values[-len(kept) :])
+    assert ratio == 1 or not pairs.kept[3].any()
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_a_row_keeps_its_largest_gaps_and_no_more_than_allowed(most: int) -> None:
+    scores, levels, advantages = drawn()
+    pairs = make_pairs(scores, levels, advantages, LensLossConfig(mc_lens_hard_negative_ratio=1.0, mc_max_lens_pairs=most))
+    for gap, kept in zip(pairs.gap, pairs.kept, strict=True):
+        assert torch.equal(gap[kept].sort().values, gap[gap > 0].sort().values[-most:])
+
+
+def test_layouts_that_serve_alike_make_no_pair_and_no_nan() -> None:
+    scores, levels, _ = drawn()
+    scores.requires_grad_()
+    pairs = make_pairs(scores, levels, torch.zeros(5, 4), LensLossConfig())
+    assert not pairs.kept.any()
+    losses = lens_losses(pairs, scores, ONE, LensLossConfig())
+    assert losses.preference == 0 and losses.rank == 0
+    (losses.preference + losses.rank).backward()
+    assert not scores.grad.any()
+
+
+def test_the_losses_of_pairs_are_their_definition() -> None:
+    scores, levels, advantages = drawn()
+    config = LensLossConfig(mc_lens_temperature=0.3, mc_lens_margin=0.2)
+    pairs = make_pairs(scores, levels, advantages, config)
+    losses = lens_losses(pairs, scores, torch.tensor(0.7), config)
+    preference = rank = total = 0.0
+    for row, a, b in pairs.kept.nonzero().tolist():
+        weight, policy = math.tanh(pairs.gap[row, a, b] / 0.7), pairs.policy[row, a, b].item()
+        preference += weight * math.log1p(math.exp(-policy / 0.3))
+        rank += weight * max(0.0, 0.2 - policy)
+        total += weight
+    assert losses.preference.item() == pytest.approx(preference / total, rel=1e-5)
+    assert losses.rank.item() == pytest.approx(rank / total, rel=1e-5)
+
+
+@pytest.mark.parametrize("term", ["preference", "rank"])
+def test_the_losses_fall_as_scores_ask_for_what_served_better(term: str) -> None:
+    """One pair: b, which has block 0 raw where a has block 1, is better. LensNet should ask for block 0, and give block 1."""
+    scores = torch.zeros(1, 2, 2, requires_grad=True)
+    pairs = make_pairs(scores, torch.tensor([[[1, 0], [0, 1]]]), torch.tensor([[0.0, 1.0]]), LensLossConfig())
+    getattr(lens_losses(pairs, scores, ONE, LensLossConfig()), term).backward()
+    of_a, of_b = scores.grad[0]
+    assert of_a[0] < 0 < of_a[1] and torch.equal(of_a[0], -of_a[1])
+    assert not of_b.any()  # the policy in the better layout is not in question
+    losses = []
+    for step in (-0.2, 0.0, 0.2):
+        better = torch.tensor([[[step, -step], [0.0, 0.0]]])
+        moved = Pairs(policy_scores(better, torch.tensor([[[1, 0], [0, 1]]])), pairs.gap, pairs.kept)
+        losses.append(getattr(lens_losses(moved, better, ONE, LensLossConfig()), term).item())
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_balanced_scores_cost_nothing() -> None:
+    scores = torch.tensor([[0.5, -0.5, 0.2, -0.2], [0.5, 0.5, 0.1, 0.0], [-0.3, 0.1, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    torch.testing.assert_close(imbalance(scores), torch.tensor([0.0, 1.0, 0.25, 0.0]))
+
+
+def test_divergence_from_a_reference_policy() -> None:
+    scores, _, _ = drawn()
+    assert policy_divergence(scores, scores, 0.5).abs() < 1e-6
+    other = drawn(seed=1)[0]
+    p, q = (torch.softmax(s.double() / 0.5, -1) for s in (other, scores))
+    torch.testing.assert_close(policy_divergence(other, scores, 0.5).double(), (p * (p / q).log()).sum(-1).mean(), rtol=1e-5, atol=0)
+
+
+def test_running_mean_and_deviation_of_advantages() -> None:
+    norm = AdvantageNorm(0.9)
+    batches = [torch.randn(3, 4, generator=torch.Generator().manual_seed(seed)) * 0.3 + 2 for seed in range(5)]
+    for batch in batches:
+        norm.update(batch)
+    weights = torch.tensor([0.9 ** (4 - i) for i in range(5)])
+    weights /= weights.sum()
+    mean = sum(w * b.mean() for w, b in zip(weights, batches, strict=True))
+    square = sum(w * b.square().mean() for w, b in zip(weights, batches, strict=True))
+    torch.testing.assert_close(norm.mean, mean, rtol=1e-5, atol=0)
+    torch.testing.assert_close(norm.deviation, (square - mean**2).sqrt(), rtol=1e-3, atol=0)
+    first = AdvantageNorm(0.9)
+    first.update(batches[0])
+    torch.testing.assert_close(first.deviation, batches[0].std(correction=0), rtol=1e-3, atol=0)  # not that of a start from zero
+
+
+WEIGHTS = ("mc_lens_kl_weight", "mc_lens_rank_weight", "mc_lens_budget_weight", "mc_lens_budget_smooth_weight")
+
+
+@pytest.mark.parametrize("term", [None, *WEIGHTS])
+def test_the_loss_reaches_lensnet_and_nothing_else(term: str | None) -> None:
+    """Through a training step; each term adds to the gradient."""
+    gradients = []
+    for weights in [{}, {term: 1.0}] if term else [{}]:
+        memory = tiny_memory(mc_max_lod=1, lens_loss=weights)
+        variants = memory.sampler.sample(Request(draw=0, per_row=3, rows=2, width=44))
+        _, row = memory.read_rows(*tiny_batch())
+        entries, _, _ = memory.read(memory.tree(row), variants)
+        advantages = torch.randn(len(variants.levels), 2, generator=torch.Generator().manual_seed(0))
+        for _ in range(2):  # at first the reference policy is the policy
+            memory.zero_grad()
+            memory.focus.loss(entries.x, variants, advantages)[0].backward(retain_graph=True)
+            with torch.no_grad():
+                memory.focus.lensnet.c_in.weight.mul_(1.5)
+        gradients.append(torch.cat([p.grad.flatten() for p in memory.focus.lensnet.parameters()]))
+        assert gradients[-1].abs().max() > 0
+        assert all(p.grad is None or not p.grad.any() for n, p in memory.named_parameters() if "lensnet" not in n)
+    assert term is None or not torch.equal(*gradients)
+
+
+BAD = [(name, value) for name in ("mc_lens_loss_weight", *WEIGHTS) for value in (-0.1, math.inf, math.nan)] + [
+    ("mc_lens_temperature", 0.0),
+    ("mc_lens_margin", -1.0),
+    ("mc_lens_adv_norm_beta", 1.0),
+    ("mc_lens_budget_smooth_beta", -0.1),
+    ("mc_lens_hard_negative_ratio", 0.0),
+    ("mc_lens_hard_negative_ratio", 1.1),
+    ("mc_max_lens_pairs", 0),
+]
+
+
+@pytest.mark.parametrize(("knob", "value"), BAD)
+def test_bad_knobs_are_refused_by_name(knob: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{knob} is "):
+        LensLossConfig(**{knob: value})
