@@ -1,0 +1,182 @@
+"""What a memory is worth on real text: where far context pays, and how much of that gists and focus keep.
+
+Three stages, each of which goes on where it stopped; a call stops by itself after `--minutes`:
+
+    python -m bench.mc_text --stage corpus                   long documents, and a tokenizer trained on them
+    python -m bench.mc_text --stage survey --depth 6 …       a model without a memory: what the far context gives
+    python -m bench.mc_text --stage memory --depth 6 …       memories of each kind in that setting: what they keep of it
+
+Models are trained by `scripts.base_train`. Everything is measured on rows that lie within one held-out document. Their losses
+are paired, and their standard errors take rows of one document for one drawing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.mc_text_setting import Bench, McText, corpus_stage, numbers
+from mc.comparison import Comparison, Estimate, compare_rows
+from mc.evaluation import KINDS, horizon_nll, make_probe, measure, plain_forward, window_forward
+from mc.loading import load_controller
+from nanochat import flags
+from nanochat.common import ensure_dir, read_json, write_json
+from nanochat.cross_entropy import ChunkedCrossEntropy
+from nanochat.gpt import GPT
+from nanochat.loading import load_model
+from nanochat.runtime import RuntimeFlags, start
+
+POSITIONS = 16  # parts of a row that the loss is shown for
+
+Losses = dict[str, Tensor]  # fp32 [N] by condition
+
+
+def survey_stage(bench: Bench) -> dict[str, Any]:
+    """Trains without a memory and measures what the context before a window gives."""
+    config = bench.config
+    if not bench.train(config.tag):
+        return {"finished": False}
+    runtime = start(RuntimeFlags(compile=False))
+    model, tokenizer, _ = load_model("base", config.tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
+    rows, documents = bench.held_out(tokenizer)
+    windows = numbers(config.windows) or sorted({min(256, config.budget), config.budget})
+    surveyed = survey(model, bench.batches(rows), numbers(config.horizons), windows, bench.late)
+    if surveyed is None:
+        return {"finished": False}
+    by_position, losses = surveyed
+    gains = []
+    for (horizon, window), conditions in losses.items():
+        compared = compare_rows(conditions, documents)
+        full, gain = compared.mean("full").value, compared.delta_nll("window")
+        away = gain.value / gain.error if gain.error else float("nan")
+        gains.append({"horizon": horizon, "window": window, "nll_full": full, **_figures("gain", gain), "errors_away": _number(away)})
+        print(f"  H {horizon:>4}  window {window:>5}  full {full:.4f}  window − full {gain}  ({away:.1f} errors)", flush=True)
+    print(f"  loss by position, {POSITIONS} parts of {config.max_seq_len} tokens: {' '.join(f'{nll:.3f}' for nll in by_position)}")
+    parameters = sum(p.numel() for p in model.parameters())
+    sample = {"rows": len(rows), "documents": len(documents.unique())}
+    return {"finished": True, "parameters": parameters, **sample, "nll_by_position": by_position, "gains": gains}
+
+
+@torch.no_grad()
+def survey(
+    model: GPT, batches: Iterable[tuple[Tensor, Tensor]], horizons: list[int], windows: list[int], late: Callable[[], bool]
+) -> tuple[list[float], dict[tuple[int, int], Losses]] | None:
+    """(mean loss in each part of the rows; by horizon and window the rows' losses with the full context and with the window).
+
+    None where `late()` became true on the way.
+    """
+    device, losses, positions = model.wte.weight.device, {}, []
+    for tokens, targets in batches:
+        if late():
+            return None
+        tokens, targets = tokens.to(device), targets.to(device)
+        hidden = plain_forward(model, tokens).hidden
+        each = ChunkedCrossEntropy(False)(hidden.flatten(0, 1), model.lm_head.weight.to(hidden.dtype), targets.flatten(), "none")
+        positions.append(each.view(targets.shape).cpu())
+        for horizon in horizons:
+            full = horizon_nll(model, hidden, targets, horizon).cpu()
+            for window in windows:
+                narrow = horizon_nll(model, window_forward(model, tokens, horizon, window), targets, horizon).cpu()
+                losses.setdefault((horizon, window), []).append(torch.stack([full, narrow]))
+    joined = {key: torch.cat(parts, dim=1) for key, parts in losses.items()}
+    by_position = [part.mean().item() for part in torch.cat(positions).mean(0).tensor_split(POSITIONS)]
+    return by_position, {key: {"full": full, "window": narrow} for key, (full, narrow) in joined.items()}
+
+
+def memory_stage(bench: Bench) -> dict[str, Any]:
+    """Trains a memory of each kind, as far as the time goes, and measures those that are done."""
+    config, memories = bench.config, []
+    kinds = [(gist, slots) for gist in config.types.split(",") for slots in numbers(config.slots)]
+    for gist, slots in kinds:
+        tag = f"{config.tag}-{gist}{slots}"
+        options = {"gistnet-type": gist, "gist-slots": slots, "allocator-recent-tokens": config.recent}
+        options["mc-train-wc-length"] = config.budget + config.max_seq_len // 16  # the horizon of training counts too
+        if not bench.train(tag, "--mc", *(f"--{name}={value}" for name, value in options.items())):
+            break
+        result = bench.home / "results" / f"{tag}.H{config.horizons}.N{config.eval_rows}.P{config.passes}.json"
+        if not result.exists():
+            figures = measure_memory(bench, f"{tag}-mc")
+            if figures is None:
+                break
+            write_json(ensure_dir(result.parent) / result.name, {"gistnet_type": gist, "gist_slots": slots, **figures})
+        memories.append(read_json(result))
+        print_memory(memories[-1])
+    return {"finished": len(memories) == len(kinds), "memories": memories}
+
+
+def measure_memory(bench: Bench, tag: str) -> dict[str, Any] | None:
+    """ΔNLL and recovery of each layout at each horizon; None where the time was up before."""
+    config, runtime = bench.config, start(RuntimeFlags(compile=False))
+    controller, tokenizer, _ = load_controller("base", tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
+    rows, documents = bench.held_out(tokenizer)
+    probes = [make_probe(controller, horizon, config.budget, config.recent) for horizon in numbers(config.horizons)]
+    losses = measure(controller, bench.batches(rows), probes, KINDS, bench.late, passes=config.passes)
+    if losses is None:
+        return None
+    compared = [compare_rows({name: values.cpu() for name, values in conditions.items()}, documents) for conditions in losses]
+    horizons = [_at_horizon(probe.horizon, probe.width, figures) for probe, figures in zip(probes, compared, strict=True)]
+    return {"recent": config.recent, "rows": len(rows), "documents": len(documents.unique()), "horizons": horizons}
+
+
+def _figures(name: str, estimate: Estimate) -> dict[str, float | None]:
+    """A figure and its standard error; None where there is none."""
+    return {name: _number(estimate.value), f"{name}_error": _number(estimate.error)}
+
+
+def _number(value: float) -> float | None:
+    return value if value == value else None
+
+
+def _at_horizon(horizon: int, entries: int, compared: Comparison) -> dict[str, Any]:
+    layouts = {
+        name: _figures("delta_nll", compared.delta_nll(name)) | _figures("recovery", compared.recovery(name)) for name in ("window", *KINDS)
+    }
+    gain = _figures("lens_gain", compared.difference("random", "lens"))
+    return {
+        "horizon": horizon,
+        "entries": entries,
+        "nll_full": compared.mean("full").value,
+        "rows": compared.rows,
+        **gain,
+        "layouts": layouts,
+    }
+
+
+def print_memory(memory: dict[str, Any]) -> None:
+    """A table of one memory's figures."""
+    print(f"{memory['gistnet_type']} gists, {memory['gist_slots']} slots, {memory['recent']} recent tokens raw")
+    for at in memory["horizons"]:
+        print(f"  H {at['horizon']}, {at['entries']} entries, full context {at['nll_full']:.4f} nats", end="")
+        print(f", random − lens {_shown(at, 'lens_gain')}")
+        for name, figures in at["layouts"].items():
+            print(f"    {name:<10} ΔNLL {_shown(figures, 'delta_nll')}   recovery {_shown(figures, 'recovery')}", flush=True)
+
+
+def _shown(figures: dict[str, Any], name: str) -> str:
+    values = (figures[name], figures[f"{name}_error"])
+    return " ± ".join("–" if value is None else f"{value:.4f}" for value in values)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a stage as far as the time goes, prints what was measured and one line of JSON."""
+    config = flags.parse(McText, argv)
+    bench = Bench(config, config.home(), time.monotonic() + 60 * config.minutes)
+    ensure_dir(bench.home)
+    os.environ["NANOCHAT_BASE_DIR"] = str(bench.home)
+    result: dict[str, Any] = {"stage": config.stage, "setting": config.setting(), "corpus": corpus_stage(bench), "finished": True}
+    if config.stage != "corpus":
+        result |= (survey_stage if config.stage == "survey" else memory_stage)(bench)
+    if not result["finished"]:
+        print("not finished: the same command goes on from here", flush=True)
+    print(json.dumps(result, allow_nan=False))
+    return 0
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,224 @@
+"""The setting of `bench.mc_text`: its flags, its corpus, its training processes and the held-out rows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.long_corpus import installed_roots, write_corpus
+from nanochat.checkpoint import CheckpointStore
+from nanochat.common import UserError, base_dir
+from nanochat.dataset import open_source
+from nanochat.flags import flag
+from nanochat.token_shards import TokenShards, open_tokens
+from nanochat.tokenizer import Tokenizer, load_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKENIZER_CHARS = 30_000_000  # of text that the tokenizer is trained on
+STOP_SECONDS = 120.0  # that a training process gets to save
+TYPES = ("transformer", "context", "mean")
+
+
+@dataclass
+class McText:
+    """Measure on long documents what far context gives, and what a memory keeps of it."""
+
+    stage: Literal["corpus", "survey", "memory"] = flag("corpus", "corpus, then survey, then memory")
+    folder: str = flag("", "where corpus, tokenizer and checkpoints are kept; empty = mc_text in the base folder")
+    roots: str = flag("", f"folders of packages to read, separated by {os.pathsep!r}; empty = those of this Python")
+    minutes: float = flag(9.0, "stop after so long; the same command goes on from there", unit="minutes")
+    vocab_size: int = flag(8192, "size of the vocabulary", unit="tokens")
+    depth: int = flag(4, "layers", unit="layers")
+    aspect_ratio: int = flag(64, "width = depth × aspect ratio", unit="channels per layer")
+    head_dim: int = flag(64, "size of an attention head", unit="channels")
+    max_seq_len: int = flag(2048, "tokens in a row: T", unit="tokens")
+    train_tokens: int = flag(16_000_000, "tokens to train on, rounded to steps", unit="tokens")
+    total_batch_size: int = flag(16384, "tokens per step", unit="tokens")
+    device_batch_size: int = flag(4, "rows in a micro-batch, and in a forward when measuring", unit="rows")
+    packing: Literal["stream", "bestfit"] = flag(
+        "stream", "rows of training run on through the documents, or are cut from them and shuffled"
+    )
+    train_flags: str = flag("", "further flags for base_train, separated by spaces; give them a --label")
+    label: str = flag("", "added to the names of the checkpoints, to keep variations apart")
+    eval_rows: int = flag(256, "held-out rows to measure on", unit="rows")
+    horizons: str = flag("32,128,512", "tokens to predict behind a Working Context", unit="tokens")
+    windows: str = flag("", "survey: windows to compare with the full context; empty = 256 and T/4", unit="tokens")
+    recent: int = flag(256, "memory: tokens before the decision point that stay raw", unit="tokens")
+    types: str = flag("transformer,context", f"memory: types of gists, of {', '.join(TYPES)}")
+    slots: str = flag("1,2,4", "memory: vectors of a gist", unit="vectors")
+    passes: int = flag(1, "memory: times that LensNet looks before its layout stands")
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "train_tokens", "eval_rows", "total_batch_size", "device_batch_size", "max_seq_len", "passes"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        for name in ("horizons", "windows", "slots"):
+            if not all(text.isdecimal() and int(text) > 0 for text in getattr(self, name).split(",") if name != "windows" or text):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be whole numbers from 1, separated by commas")
+        if unknown := set(self.types.split(",")) - set(TYPES):
+            raise ValueError(f"types is {self.types!r}; {sorted(unknown)[0]!r} is none of {', '.join(TYPES)}")
+        if max(numbers(self.horizons)) >= self.max_seq_len:
+            raise ValueError(f"horizons is {self.horizons!r}; a row has only {self.max_seq_len} tokens (max_seq_len)")
+        if self.total_batch_size % (self.max_seq_len * self.device_batch_size):
+            raise ValueError(f"total_batch_size {self.total_batch_size} is not a multiple of max_seq_len × device_batch_size")
+        if self.stage == "memory" and not 0 < self.recent < self.budget:
+            raise ValueError(
+                f"recent is {self.recent}; it must leave something of the budget of {self.budget} entries (a quarter of max_seq_len)"
+            )
+        for root in self.search:
+            if not root.is_dir():
+                raise ValueError(f"roots: {root} is no folder")
+
+    def home(self) -> Path:
+        """The artefact folder of this bench, as long as `NANOCHAT_BASE_DIR` is the user's."""
+        return Path(self.folder).expanduser().resolve() if self.folder else base_dir() / "mc_text"
+
+    @property
+    def search(self) -> list[Path]:
+        """Folders of packages."""
+        return [Path(root).resolve() for root in self.roots.split(os.pathsep)] if self.roots else installed_roots()
+
+    @property
+    def budget(self) -> int:
+        """Entries of a Working Context before the decision point: W."""
+        return self.max_seq_len // 4
+
+    @property
+    def steps(self) -> int:
+        """Of training."""
+        return max(1, round(self.train_tokens / self.total_batch_size))
+
+    @property
+    def tag(self) -> str:
+        """Name of the checkpoints of this setting without a memory."""
+        size = f"d{self.depth}-a{self.aspect_ratio}-t{self.max_seq_len}-{self.steps}x{self.total_batch_size}-{self.packing}"
+        return size + (f"-{self.label}" if self.label else "")
+
+    def setting(self) -> dict[str, Any]:
+        """What was trained, for the record."""
+        keys = ("depth", "aspect_ratio", "head_dim", "max_seq_len", "vocab_size", "packing", "total_batch_size", "train_flags")
+        return {key: getattr(self, key) for key in keys} | {"steps": self.steps, "tokens": self.steps * self.total_batch_size}
+
+
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
+@dataclass
+class Bench:
+    """A call: its configuration, its artefact folder, and when it has to stop by the monotonic clock."""
+
+    config: McText
+    home: Path
+    deadline: float
+
+    @property
+    def corpus(self) -> Path:
+        """Folder of the documents."""
+        return self.home / "corpus"
+
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() > self.deadline
+
+    def train(self, tag: str, *memory: str) -> bool:
+        """Trains until the run is finished or the time is up; whether it is finished. Raises `UserError` where it failed."""
+        config, stored = self.config, f"{tag}-mc" if memory else tag
+        if config.steps in CheckpointStore(base_dir() / "base_checkpoints" / stored).steps():
+            return True
+        if self.late():
+            return False
+        left = self.deadline - time.monotonic()
+        options = {
+            **{"depth": config.depth, "aspect-ratio": config.aspect_ratio, "head-dim": config.head_dim, "window-pattern": "L"},
+            **{"max-seq-len": config.max_seq_len, "device-batch-size": config.device_batch_size, "num-iterations": config.steps},
+            **{"total-batch-size": config.total_batch_size, "dataset": self.corpus, "packing": config.packing, "model-tag": tag},
+            **{"eval-every": -1, "sample-every": -1, "log-every": max(1, config.steps // 100), "save-every": max(1, config.steps // 20)},
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "scripts.base_train",
+            *(f"--{k}={v}" for k, v in options.items()),
+            *memory,
+            *config.train_flags.split(),
+        ]
+        print(f"training {stored}: {config.steps:,} steps, {left / 60:.1f} minutes left of this call", flush=True)
+        process = subprocess.Popen(command, cwd=ROOT)
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(left)
+        finally:  # the time is up, or this process was interrupted: it saves and ends
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(STOP_SECONDS)
+        if process.returncode:
+            raise UserError(f"base_train of {stored} ended with code {process.returncode}; see above")
+        return config.steps in CheckpointStore(base_dir() / "base_checkpoints" / stored).steps()
+
+    def held_out(self, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+        """(rows int64 [N,T+1], the number of each one's document int64 [N]) of the validation documents."""
+        shards = open_tokens(open_source(str(self.corpus)), tokenizer, "val")
+        rows, documents = rows_within_documents(shards, self.config.max_seq_len, self.config.eval_rows)
+        print(
+            f"measuring on {len(rows)} rows of {self.config.max_seq_len} tokens in {len(documents.unique())} held-out documents", flush=True
+        )
+        return rows, documents
+
+    def batches(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tokens and targets int64 [b,T]."""
+        for batch in rows.split(self.config.device_batch_size):
+            yield batch[:, :-1], batch[:, 1:]
+
+
+def rows_within_documents(shards: TokenShards, seq_len: int, limit: int) -> tuple[Tensor, Tensor]:
+    """Up to `limit` rows int64 [N,T+1] that lie within one document, evenly over all of them, and their documents' numbers [N].
+
+    Raises `UserError` where no document is that long.
+    """
+    places: list[tuple[int, int, int]] = []  # shard, first token, document
+    document = 0
+    for index, shard in enumerate(shards.shards):
+        for begin, end in zip(shard.offsets[:-1].tolist(), shard.offsets[1:].tolist(), strict=True):
+            places += [(index, begin + row * seq_len, document) for row in range((end - begin - 1) // seq_len)]
+            document += 1
+    if not places:
+        raise UserError(f"{shards.name}: no document is as long as a row of {seq_len} tokens; use shorter rows or other packages (--roots)")
+    chosen = [places[i] for i in np.linspace(0, len(places) - 1, min(limit, len(places))).round().astype(int)]
+    rows = [shards.shards[index].tokens[begin : begin + seq_len + 1].astype(np.int64) for index, begin, _ in chosen]
+    return torch.from_numpy(np.stack(rows)), torch.tensor([document for _, _, document in chosen])
+
+
+def corpus_stage(bench: Bench) -> dict[str, Any]:
+    """Collects the documents, trains the tokenizer and tokenizes, each unless it is there."""
+    config = bench.config
+    figures = write_corpus(bench.corpus, config.search)
+    source = open_source(str(bench.corpus))
+    if not (base_dir() / "tokenizer").exists():
+        texts, read = [], 0
+        for text in source.documents("train"):
+            texts.append(text)
+            read += len(text)
+            if read > TOKENIZER_CHARS:
+                break
+        Tokenizer.train(texts, config.vocab_size).save(base_dir() / "tokenizer")
+    tokenizer = load_tokenizer()
+    if tokenizer.vocab_size != config.vocab_size:
+        raise UserError(f"{base_dir() / 'tokenizer'} has {tokenizer.vocab_size} tokens, not {config.vocab_size}; give another --folder")
+    for split in ("train", "val"):
+        figures[split]["tokens"] = open_tokens(source, tokenizer, split).tokens
+    print(f"corpus: {json.dumps({split: figures[split] for split in ('train', 'val')})}", flush=True)
+    return {**figures, "vocab_size": tokenizer.vocab_size}
