@@ -157,11 +157,9 @@ class MCController(Objective):
         lens_loss = base_loss.new_zeros(())
         if self.config.lens_loss.mc_lens_loss_weight:
             with self.spans("lens"):
-                if self.draw % self.config.mc_lens_every == 0 and V > 1:
-                    lens_loss, lens_metrics = self.focus.loss(entries.x, variants, advantages)
-                    metrics |= lens_metrics
-                else:  # the optimizer wants to see that each parameter took part
-                    lens_loss = sum(0.0 * p.sum() for p in self.focus.lensnet.parameters())
+                learns = self._lens_learns(self.draw) and V > 1
+                lens_loss, lens_metrics = self.focus.loss(entries.x, variants, advantages) if learns else self.focus.idle()
+            metrics |= lens_metrics
             loss = loss + self.config.lens_loss.mc_lens_loss_weight * lens_loss
         self.draw += 1
         self.contexts += B * (1 + V) * self.micro_batches
@@ -198,10 +196,18 @@ class MCController(Objective):
             bias = alibi_bias(variants.layout, geometry, self.config.positional_type, heads, self.model.dtype)
         return entries, self.model.backbone(entries, rotary, bias=bias), (*rotary, bias)
 
+    def _lens_learns(self, draw: int) -> bool:
+        return self.config.lens_loss.mc_lens_loss_weight > 0 and draw % self.config.mc_lens_every == 0
+
+    def _per_row(self, draw: int) -> int:
+        """Variants of a row in a micro-batch: LensNet learns from pairs."""
+        return max(self.pace.variants, 2) if self._lens_learns(draw) else self.pace.variants
+
     def _sample(self, tree: RowTree, rows: int, progress: float) -> Variants:
         """The variants of this micro-batch: random ones, and with priority sampling half of them by LensNet's scores."""
-        request = Request(self.draw, self.pace.variants, rows, self.plan.width(progress))
-        variants = self.sampler(request, tree.x.device)
+        width = self.plan.width(progress)
+        request, following = (Request(draw, self._per_row(draw), rows, width) for draw in (self.draw, self.draw + 1))
+        variants = self.sampler(request, following, tree.x.device)
         guided = len(variants.levels) // 2
         if not self.config.mc_priority_sampling or not guided:
             return variants
@@ -248,7 +254,7 @@ class MCController(Objective):
             "mc/token_loss": token_loss.detach(),
             "mc/adv_delta_mean": -advantages.mean(),
             "mc/adv_delta_p95": (-advantages).flatten().quantile(0.95),
-            "mc/adv_delta_std": advantages.std(),
+            "mc/adv_delta_std": advantages.std(correction=0),
             "mc/variant_width": W,
             "mc/variants_total": V * B * steps,
             "mc/variants_per_sample": V,

@@ -6,6 +6,7 @@ Shapes: `B` rows, `V` variants, `W` entries before the decision point, `F` block
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 import torch.nn as nn
@@ -14,11 +15,15 @@ from torch import Tensor
 from mc import metrics as measure
 from mc.config import RowPlan
 from mc.layout import Layout
-from mc.lens_loss import AdvantageNorm, imbalance, lens_losses, make_pairs, policy_divergence
+from mc.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pairs, policy_divergence
 from mc.lensnet import LensNet, block_scores
 from mc.sampler import Variants
 
 REFERENCE_BETA = 0.99  # decay of the reference policy's weights
+METRICS = (
+    "mc/lens_loss", "mc/lens_pairs", "mc/policy_score_abs_mean", "mc/policy_score_std_mean", "mc/preference_corr_mean",
+    "mc/preference_corr_max", "mc/pref_span_corr",
+)  # fmt: skip
 
 
 class Focus(nn.Module):
@@ -70,17 +75,16 @@ class Focus(nn.Module):
                 reference = self.scores(entries, variants, self.reference).transpose(0, 1)
             loss = loss + config.mc_lens_kl_weight * policy_divergence(reference, scores, config.mc_lens_temperature)
         with torch.no_grad():
-            metrics = self._metrics(loss, pairs.policy, scores, levels, advantages)
-            metrics["mc/lens_pairs"] = pairs.kept.sum() / len(pairs.kept)
+            metrics = self._metrics(loss, pairs, scores, levels, advantages)
         return loss, metrics
 
-    def _metrics(self, loss: Tensor, policy: Tensor, scores: Tensor, levels: Tensor, advantages: Tensor) -> dict[str, Tensor]:
-        mean, most = measure.preference_correlation(policy, advantages, levels)
-        return {
-            "mc/lens_loss": loss.detach(),
-            "mc/policy_score_abs_mean": scores.abs().mean(),
-            "mc/policy_score_std_mean": scores.std(-1).mean() if scores.shape[-1] > 1 else scores.new_zeros(()),
-            "mc/preference_corr_mean": mean,
-            "mc/preference_corr_max": most,
-            "mc/pref_span_corr": measure.span_correlation(scores, levels, advantages),
-        }
+    def idle(self) -> tuple[Tensor, dict[str, float]]:
+        """The same where LensNet has a rest: zero, in which each parameter takes part, as the optimizer wants; NaNs."""
+        return sum(0.0 * p.sum() for p in self.lensnet.parameters()), dict.fromkeys(METRICS, math.nan)
+
+    def _metrics(self, loss: Tensor, pairs: Pairs, scores: Tensor, levels: Tensor, advantages: Tensor) -> dict[str, Tensor]:
+        correlations = measure.preference_correlation(pairs.policy, advantages, levels)
+        spans = measure.span_correlation(scores, levels, advantages)
+        spread = scores.std(-1, correction=0).mean()
+        kept = pairs.kept.sum() / len(pairs.kept)
+        return dict(zip(METRICS, (loss.detach(), kept, scores.abs().mean(), spread, *correlations, spans), strict=True))

@@ -20,6 +20,8 @@ from mc.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
 from nanochat.flags import flag
 from nanochat.gpt import MLP, Linear, norm, rotary_at
 
+WIDTH_SHARE = 2  # the encoder is narrower than the model by this: it reads every token, and must not cost what the model's layers do
+
 
 @dataclass
 class GistConfig:
@@ -50,8 +52,7 @@ class GistNet(nn.Module):
         self.config, self.dtype = config, dtype
         self.slots, self.pooling = config.gist_slots, config.gistnet_pooling
         encoded = config.gistnet_type == "transformer"
-        # The encoder is half as wide as the model: it reads every token, and must not cost what the model's layers do.
-        self.width = -(-width // 2 // HEAD_DIM) * HEAD_DIM if encoded else width
+        self.width = -(-width // WIDTH_SHARE // HEAD_DIM) * HEAD_DIM if encoded else width
         self.c_in = Linear(width, self.width) if encoded else None
         self.encoder = Encoder(self.width, config.gistnet_layers) if encoded else None
         self.queries = nn.Parameter(torch.empty(self.slots, self.width)) if self.pooling != "mean" else None

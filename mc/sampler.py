@@ -56,7 +56,7 @@ class Request(NamedTuple):
 class Sampler:
     """Random variants, a pure function of seed and request, so that a resumed run sees the same.
 
-    A thread prepares the next request, which it takes to be like the last one; where it is not, the call makes its own.
+    A thread prepares what the caller expects to request next; where that is not what it then requests, the call makes its own.
     """
 
     def __init__(self, plan: RowPlan, seed: int, pin: bool) -> None:
@@ -64,11 +64,10 @@ class Sampler:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="variants")
         self._ahead: tuple[Request, Future[Variants]] | None = None
 
-    def __call__(self, request: Request, device: torch.device) -> Variants:
-        """The variants of `request` on `device`; those of the micro-batch after it are then under way."""
+    def __call__(self, request: Request, following: Request, device: torch.device) -> Variants:
+        """The variants of `request` on `device`; those of `following` are then under way."""
         ready = self._ahead is not None and self._ahead[0] == request
         variants = self._ahead[1].result() if ready else self.sample(request)
-        following = request._replace(draw=request.draw + 1)
         self._ahead = (following, self._thread.submit(self.sample, following))
         return variants.to(device)
 
