@@ -37,16 +37,17 @@ class Home:
     base: Path
     corpus: Path
     warm: WarmStart
+    tag: str = TAG  # of the run that is looked at
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return self.base / "base_checkpoints" / TAG
+        return self.base / "base_checkpoints" / self.tag
 
     @property
     def metrics_file(self) -> Path:
         """Where the run logs."""
-        return self.base / "base_runs" / TAG / "metrics.jsonl"
+        return self.base / "base_runs" / self.tag / "metrics.jsonl"
 
     def start(self, *flags: str, environment: dict[str, str] | None = None, file_size_limit: int | None = None) -> Process:
         """Starts `base_train` with the tiny settings; `flags` override them."""
@@ -95,7 +96,7 @@ class Home:
     def copy(self, base: Path) -> Home:
         """The same state in another folder."""
         shutil.copytree(self.base, base, dirs_exist_ok=True)
-        return Home(base, self.corpus, self.warm)
+        return Home(base, self.corpus, self.warm, self.tag)
 
 
 def make_corpus(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from nanochat.runtime import Runtime
 RANK_SEEDS = 1_000  # between the seeds of two processes' layouts
 
 
-def build_controller(model: GPT, config: MCConfig, seq_len: int, seed: int, runtime: Runtime) -> MCController:
+def new_controller(model: GPT, config: MCConfig, seq_len: int, seed: int, runtime: Runtime) -> MCController:
     """`model`, whose weights stay as they are, with a fresh memory on its device.
 
     The memory's weights are the same in all processes, the layouts are each process's own.

@@ -21,8 +21,8 @@ Metrics = dict[str, Tensor | float]  # by name: detached scalars, or plain numbe
 class StepResult(NamedTuple):
     """Loss of a micro-batch (fp32 scalar, differentiable) and its metrics.
 
-    The trainer logs a metric's mean over the micro-batches of a step and all processes, so its name must come in all
-    processes alike. NaN says that this micro-batch had nothing to measure it on.
+    The trainer logs a metric's mean over the micro-batches of a step and all processes. A metric that is missing, or NaN, had
+    nothing to be measured on.
     """
 
     loss: Tensor

@@ -24,6 +24,7 @@ from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError
 from nanochat.dataloader import Prefetcher, RowLoader
 from nanochat.flags import flag
+from nanochat.mean_metrics import mean_metrics
 from nanochat.metrics import JsonlSink, MetricsLogger, peak_memory_mib
 from nanochat.objective import Metrics, Objective
 from nanochat.optim import MuonAdamW, check_coverage
@@ -267,19 +268,6 @@ class Trainer:
             "total_training_time": self.state.seconds,
         }
 
-    def _mean_metrics(self, metrics: list[Metrics]) -> dict[str, float]:
-        """The mean of each metric over micro-batches and processes, but for NaN; without those that are NaN everywhere."""
-        names = list(dict.fromkeys(name for of_one in metrics for name in of_one))
-        if not names:
-            return {}
-        device = self.runtime.device
-        to = {"device": device, "dtype": torch.float32 if device.type == "mps" else torch.float64}  # counts pass 2^24
-        values = [torch.stack([torch.as_tensor(of_one[name], **to) for of_one in metrics if name in of_one]) for name in names]
-        sums = torch.stack([torch.stack([v.nansum(), (~v.isnan()).sum()]) for v in values])  # (names, 2)
-        if self.runtime.world_size > 1:
-            dist.all_reduce(sums)
-        return {name: total / count for name, (total, count) in zip(names, sums.tolist(), strict=True) if count}
-
     def _record(self, batch: Batch, norm: Tensor, metrics: list[Metrics]) -> dict[str, Any]:
         """The training metrics of the interval that ends with this step."""
         dt = sum(self._interval) / len(self._interval)
@@ -302,7 +290,7 @@ class Trainer:
             achieved = self.flops_per_token * self.plan.total_batch_size / dt
             record["train/mfu"] = achieved / (self.runtime.peak_flops * self.runtime.world_size)
         record |= {f"train/time/{name}": ms for name, ms in spans.items()}
-        return record | self._mean_metrics(metrics) | self.objective.figures(spans, self.grad_accum_steps)
+        return record | mean_metrics(metrics, self.runtime.device) | self.objective.figures(spans, self.grad_accum_steps)
 
     def _save(self) -> None:
         """Saves the run at this boundary, once."""

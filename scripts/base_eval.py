@@ -24,7 +24,7 @@ from nanochat.flags import flag, parse, run
 from nanochat.gpt import GPT
 from nanochat.loading import build_model, open_trained
 from nanochat.loss_eval import evaluate_bpb, validation_batches
-from nanochat.report import section
+from nanochat.report import MEMORY, section
 from nanochat.runtime import Runtime, RuntimeFlags, start
 from nanochat.token_shards import open_tokens
 from nanochat.tokenizer import Tokenizer
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif config.eval == "auto":
         say(f"CORE: left out, its bundle is not here; get it so: {GET_IT}")
     if runtime.rank == 0:
-        section("base_evaluation", values)
+        section(f"base_evaluation{MEMORY * memory}", values)
     runtime.close()
     return 0
 

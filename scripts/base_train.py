@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mc.config import MCConfig, RowPlan
-from mc.recipe import build_controller, choose_micro_batch, measure_memory, picture
+from mc.recipe import choose_micro_batch, measure_memory, new_controller, picture
 from nanochat import flags
 from nanochat.base_samples import sample_base
 from nanochat.checkpoint import CheckpointStore
@@ -27,7 +27,7 @@ from nanochat.loss_eval import evaluate_bpb, validation_batches
 from nanochat.metrics import JsonlSink, MetricsLogger, TerminalSink, WandbSink, peak_memory_mib
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
-from nanochat.report import section
+from nanochat.report import MEMORY, section
 from nanochat.runtime import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
 from nanochat.schedule import HorizonFlags, Plan, ScheduleFlags, plan_run
 from nanochat.token_shards import open_tokens
@@ -73,6 +73,8 @@ class BaseTrain:
             raise ValueError(f"total_batch_size {B} is not a multiple of device_batch_size × max_seq_len ({b} × {T}); change one of them")
         if self.mc:
             RowPlan(self.memory, T)  # refuses what does not fit a row
+            if self.eval_every > 0 and self.memory.mc_eval_tokens < T:
+                raise ValueError(f"mc_eval_tokens is {self.memory.mc_eval_tokens}, which is not one row of max_seq_len {T}; give more")
             return
         if without_effect := flags.to_argv(self.memory):
             raise ValueError(f"{without_effect[0].partition('=')[0]} has no effect without --mc; add --mc or leave it out")
@@ -132,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     say(describe(model, plan))
     objective: Objective = NextTokenObjective(model)
     if recipe.mc:
-        objective = build_controller(model, recipe.memory, T, recipe.trainer.seed, runtime)
+        objective = new_controller(model, recipe.memory, T, recipe.trainer.seed, runtime)
     groups = objective.parameter_groups(recipe.optim, plan)
     optimizer = MuonAdamW(groups, runtime.muon_dtype, compiled=runtime.compile and runtime.device.type == "cuda")
     rows = recipe.trainer.device_batch_size
@@ -276,7 +278,7 @@ def report(recipe: BaseTrain, trainer: Trainer, data: dict[str, Any]) -> None:
     section("data", data)
     compared = {"baseline_metrics_file": str(trainer.run_folder.with_name(recipe.baseline_tag) / "metrics.jsonl")} if recipe.mc else {}
     section(
-        "base_training_mc" if recipe.mc else "base_training",
+        f"base_training{MEMORY * recipe.mc}",
         {
             "model tag": recipe.tag,
             "layers × width": f"{model.config.depth} × {model.config.width}",
