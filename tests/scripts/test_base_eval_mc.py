@@ -35,7 +35,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def report(base: Path) -> dict:
-    return json.loads((base / "report" / "base_evaluation.json").read_text(encoding="utf-8"))["values"]
+    return json.loads((base / "report" / "base_evaluation_mc.json").read_text(encoding="utf-8"))["values"]
 
 
 def test_reports_what_the_memory_is_worth(base: Path, corpus: str, capsys: pytest.CaptureFixture[str]) -> None:
