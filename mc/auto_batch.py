@@ -19,8 +19,9 @@ MEMORY_SHARE = 0.92  # of a GPU's memory that a micro-batch may take: the optimi
 
 def compute_variant_multiplier(plan: RowPlan) -> float:
     """Tokens and entries that the widest step of a run forwards, row and variants, for each token of the row."""
-    widest = plan.compression(plan.width(0.0))
-    return 1 + min(plan.config.mc_num_random_variants, widest.possibilities) * widest.width / plan.length
+    config, widest = plan.config, plan.compression(plan.width(0.0))
+    most = max(config.mc_num_random_variants, 2 if config.lens_loss.mc_lens_loss_weight else 1)  # LensNet learns from pairs
+    return 1 + min(most, widest.possibilities) * widest.width / plan.length
 
 
 def choose_micro_batch_divisor(per_rank_budget: int, desired_multiplier: float, fits: int | None = None) -> tuple[int, int]:

@@ -74,10 +74,11 @@ class Row(NamedTuple):
 class MCController(Objective):
     """The second objective: `model` trained with the gists of `gistnet` and the focus of `focus.lensnet`.
 
-    `seed` is of the layouts; `micro_batches` is how many of them, over all processes, make a step: for the metrics alone.
+    `seed` and `rank` (of the process) are of the layouts; `micro_batches` is how many of them, over all processes, make a step:
+    for the metrics alone.
     """
 
-    def __init__(self, model: GPT, config: MCConfig, seq_len: int, seed: int = 0, micro_batches: int = 1) -> None:
+    def __init__(self, model: GPT, config: MCConfig, seq_len: int, seed: int = 0, micro_batches: int = 1, rank: int = 0) -> None:
         super().__init__()
         self.model, self.config, self.micro_batches = model, config, micro_batches
         self.plan = RowPlan(config, seq_len)
@@ -87,7 +88,7 @@ class MCController(Objective):
         self.focus.lensnet.requires_grad_(config.lens_loss.mc_lens_loss_weight > 0)
         self.reconstruction = Reconstruction(D, geometry) if config.mc_gist_recon_weight else None
         self.positions = Positions(self.plan.shape, config.positional_type, model.config.head_dim, model.dtype)
-        self.sampler = Sampler(self.plan, seed, model.wte.weight.is_cuda)
+        self.sampler = Sampler(self.plan, seed, model.wte.weight.is_cuda, rank)
         self.pace = Pace(config.mc_target_tok_per_sec, config.mc_num_random_variants)
         self.draw = 0  # micro-batches so far
         self.contexts = 0  # Working Contexts of them
@@ -215,8 +216,9 @@ class MCController(Objective):
             coarse = self.variants(torch.ones_like(variants.levels[:1]))
             scores = self.focus.scores(assemble(tree, coarse.index).x, coarse)
         scores = scores.expand(guided, -1, -1).flatten(0, 1) / self.config.lens_loss.mc_lens_temperature
-        generator = torch.Generator().manual_seed(self.sampler.seed * 1_000_003 + self.draw)
-        levels = sample_levels(variants.compression, len(scores), generator, scores, scores.device).view(guided, rows, -1)
+        levels = sample_levels(variants.compression, len(scores), self.sampler.generator(self.draw), scores, scores.device).view(
+            guided, rows, -1
+        )
         return lay_out(self.plan, variants.compression, torch.cat([variants.levels[guided:], levels]))
 
     def _gist_terms(self, loss, tokens, targets, row: Row, tree: RowTree, hidden, entry_targets) -> tuple[Tensor, dict[str, Tensor]]:

@@ -15,15 +15,13 @@ from mc.evaluation import KINDS, choose_levels, evaluate_memory, plain_forward, 
 from nanochat.gpt import GPT
 from nanochat.runtime import Runtime
 
-RANK_SEEDS = 1_000  # between the seeds of two processes' layouts
-
 
 def new_controller(model: GPT, config: MCConfig, seq_len: int, seed: int, runtime: Runtime) -> MCController:
     """`model`, whose weights stay as they are, with a fresh memory on its device.
 
     The memory's weights are the same in all processes, the layouts are each process's own.
     """
-    controller = MCController(model, config, seq_len, seed + RANK_SEEDS * runtime.rank)
+    controller = MCController(model, config, seq_len, seed, rank=runtime.rank)
     # Other numbers than those that the model's weights were drawn from.
     return controller.init_weights(torch.Generator().manual_seed(seed + 1)).to(runtime.device)
 

@@ -53,14 +53,19 @@ class Request(NamedTuple):
     width: int
 
 
-class Sampler:
-    """Random variants, a pure function of seed and request, so that a resumed run sees the same.
+RANK_SEEDS = 1_000  # between the seeds of two processes
 
-    A thread prepares what the caller expects to request next; where that is not what it then requests, the call makes its own.
+
+class Sampler:
+    """Random variants, a pure function of seed, process and request, so that a resumed run sees the same.
+
+    How many there are and how wide is the same in all processes, so that none waits for another; which blocks they compress
+    is each process's own. A thread prepares what the caller expects to request next; where that is not what it then requests,
+    the call makes its own.
     """
 
-    def __init__(self, plan: RowPlan, seed: int, pin: bool) -> None:
-        self.plan, self.seed, self.pin = plan, seed, pin
+    def __init__(self, plan: RowPlan, seed: int, pin: bool, rank: int = 0) -> None:
+        self.plan, self.seed, self.pin, self.rank = plan, seed, pin, rank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="variants")
         self._ahead: tuple[Request, Future[Variants]] | None = None
 
@@ -73,11 +78,14 @@ class Sampler:
 
     def sample(self, request: Request) -> Variants:
         """The variants of `request`, on the CPU."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + request.draw)
-        compression = self.plan.compression(request.width, self._higher(generator))
-        levels = sample_distinct(compression, request.rows, request.per_row, generator)
+        compression = self.plan.compression(request.width, self._higher(_generator(self.seed, request.draw)))
+        levels = sample_distinct(compression, request.rows, request.per_row, self.generator(request.draw))
         variants = lay_out(self.plan, compression, levels)
         return variants.pinned() if self.pin else variants
+
+    def generator(self, draw: int) -> torch.Generator:
+        """The random numbers of this process for a micro-batch."""
+        return _generator(self.seed + RANK_SEEDS * (1 + self.rank), draw)
 
     def _higher(self, generator: torch.Generator) -> tuple[int, ...]:
         """How many nodes of the levels from 2 up there are: each group that could be one is, with the configured probability."""
@@ -88,3 +96,7 @@ class Sampler:
             counts.append(int(chosen.sum()))
             free -= counts[-1] * K ** (level - 1)
         return tuple(reversed(counts))
+
+
+def _generator(seed: int, draw: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1_000_003 + draw)

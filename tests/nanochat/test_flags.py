@@ -133,6 +133,64 @@ def test_to_argv_names_only_what_differs() -> None:
     assert parse(Recipe, to_argv(Recipe(model=ModelFlags(depth=5), mc_enabled=True))) == Recipe(model=ModelFlags(depth=5), mc_enabled=True)
 
 
+# --- presets ---
+
+
+@dataclass
+class Memory:
+    size: int = flag(32, "size", unit="entries")
+    kind: Literal["gist", "mean"] = flag("gist", "kind")
+
+
+@dataclass
+class Preset:
+    """With presets."""
+
+    preset: Literal["full", "fast"] = flag("full", "defaults", presets={"full": {}, "fast": {"size": 8, "kind": "mean", "on": True}})
+    on: bool = flag(False, "whether")
+    memory: Memory = part(Memory)
+
+
+def test_a_preset_gives_defaults_and_flags_override_them_in_any_order() -> None:
+    assert parse(Preset, ["--preset=fast"]) == Preset("fast", True, Memory(8, "mean"))
+    assert parse(Preset, ["--size=32", "--preset=fast", "--on=0"]) == Preset("fast", False, Memory(32, "mean"))
+    assert parse(Preset, ["--preset=full"]) == Preset() == parse(Preset, [])
+    assert parse(Preset, ["--preset=fast", "--preset=full"]) == Preset(), "the last one counts"
+
+
+@given(
+    st.builds(
+        Preset,
+        st.sampled_from(["full", "fast"]),
+        st.booleans(),
+        st.builds(Memory, st.sampled_from([8, 32, 5]), st.sampled_from(["gist", "mean"])),
+    )
+)
+def test_to_argv_is_the_inverse_of_parse_with_presets_too(config: Preset) -> None:
+    assert parse(Preset, to_argv(config)) == config
+
+
+def test_help_shows_what_a_preset_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(Preset, ["--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "(default 32 entries; fast: 8)" in out and "(default gist; fast: mean)" in out and "(default 0; fast: 1)" in out
+
+
+def test_an_unknown_preset_is_one_line_and_one_of_unknown_flags_a_programming_error(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass
+    class Wrong:
+        """Wrong."""
+
+        preset: str = flag("a", "defaults", presets={"a": {"no_such_flag": 1}})
+
+    with pytest.raises(SystemExit):
+        parse(Preset, ["--preset=slow"])
+    assert "--preset" in capsys.readouterr().err
+    with pytest.raises(AssertionError, match="no_such_flag"):
+        parse(Wrong, [])
+
+
 # --- bad input: one line, exit code 2 ---
 
 

@@ -38,3 +38,10 @@ def test_every_parameter_is_optimized_under_its_name_in_the_checkpoint():
 def test_an_objective_has_to_say_what_it_is():
     with pytest.raises(TypeError, match="Objective defines no forward"):
         Objective()(torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64), 0.0)
+
+
+def test_an_objective_may_be_timed_and_need_not():
+    objective = build()
+    with objective.spans("anything"):
+        pass
+    assert objective.figures({"forward": 1.0}, 4) == {} and objective.flops_per_token() == objective.model.flops_per_token()

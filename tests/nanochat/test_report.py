@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from nanochat import markdown
 from nanochat.common import UserError
-from nanochat.figures import curves_png
+from nanochat.figures import curves_png, memory_png, overlay_png, smooth
 from nanochat.metrics import JsonlSink
 from nanochat.report import EXPECTED, generate, main, section
 
@@ -216,6 +216,61 @@ def test_curves_are_drawn_from_what_is_there(tmp_path: Path) -> None:
     (one, height), (two, height_of_two) = size(curves_png(losses, "t")), size(curves_png(both, "t"))
     assert two == 2 * one and height == height_of_two
     assert curves_png([{"step": 1, "train/loss": 1.0}, {"step": 2, "total_tokens": 2, "train/loss": None}], "t") is None
+
+
+def with_memory(base: Path, baseline: Path | None = None) -> list[dict]:
+    """The section of a run with a memory, and its records: 60 steps that differ from the baseline's in two data hashes."""
+    records = []
+    for step in range(1, 61):
+        common = {"step": step, "total_tokens": step * 8192, "train/data_hash": step if step > 2 else 0, "train/lrm": 1.0}
+        records.append(common | {"train/loss": 4.0, "train/loss_lod0": 3 + math.exp(-step / 9), "train/tokens_per_step": 8192})
+        records[-1] |= {"mc/lod_loss/0": 3.0, "mc/lod_loss/1": 3.5, "mc/lod_delta/1": 0.5, "mc/preference_corr_mean": -0.25}
+        if step % 20 == 0:
+            records.append({"step": step, "total_tokens": step * 8192, "val/bpb": 1.5})
+            records.append({"step": step, "total_tokens": step * 8192, "mc/delta_nll@128": 0.0625, "mc/recovery@128": 0.75})
+    path = base / "mc.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    values = {"steps": 60, "metrics_file": str(path)}
+    section("base_training_mc", values | {"baseline_metrics_file": str(baseline or base / "none.jsonl")})
+    section("base_evaluation_mc", {"val_bpb": 1.5})
+    return records
+
+
+def test_a_run_with_a_memory_is_shown_beside_its_baseline(base: Path, tmp_path: Path) -> None:
+    fill(base)
+    plain = base / "metrics.jsonl"
+    records = [{"step": s, "total_tokens": s * 8192, "train/loss": 3.0, "train/data_hash": s, "train/lrm": 1.0} for s in range(1, 61)]
+    plain.write_text("".join(json.dumps(r | ({"val/bpb": 1.25} if r["step"] == 60 else {})) + "\n" for r in records))
+    with_memory(base, plain)
+    assert generate(tmp_path / "report.md") == []
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert text.index("## Base evaluation\n") < text.index("## Base training with a MegaContext\n")
+    assert "| validation bits per byte | 1.25 | 1.5 |" in text and "| same tokens | – | at 58 of 60 steps that both logged |" in text
+    assert "| horizon | delta nll | recovery |" in text and "| 128 | 0.0625 | 0.75 |" in text
+    assert "| level | loss | delta |" in text and "| 1 | 3.5 | 0.5 |" in text and "| preference corr mean | -0.25 |" in text
+    for name in ("base_training", "base_training_mc", "base_training_mc_memory"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") and f"({name}.png)" in text
+    assert "metrics file" not in text
+
+
+def test_a_run_with_a_memory_alone_misses_no_baseline_stage_but_says_that_there_is_none(base: Path, tmp_path: Path) -> None:
+    section("tokenizer_training", {"a": 1})
+    section("tokenizer_evaluation", {"a": 1})
+    with_memory(base)
+    stamp(base, "base_train_mc", 65, "2026-11-20T06:30:00Z")
+    stamp(base, "report_mc", 5, "2026-11-20T06:31:00Z")
+    assert generate(tmp_path / "report.md") == []
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "No baseline to compare with" in text and "missing" not in text.lower() and "report\\_mc" not in text
+    assert "| base\\_train\\_mc | 1m05s |" in text and "| base\\_eval\\_mc |" in text, "with and without a stamp"
+
+
+def test_an_overlay_has_both_runs(base: Path) -> None:
+    records = with_memory(base)
+    baseline = [{"step": 1, "total_tokens": 8192, "train/loss": 3.0}, {"step": 60, "total_tokens": 60 * 8192, "train/loss": 3.001}]
+    assert overlay_png(records, baseline, "t") != overlay_png(records, [], "t")
+    assert memory_png(records, "t") is not None and memory_png(baseline, "t") is None
+    assert smooth([2.0, 4.0]) == pytest.approx([2.0, (0.8 * 0.2 * 2 + 0.2 * 4) / (0.8 * 0.2 + 0.2)])
 
 
 def test_importing_the_report_draws_nothing() -> None:

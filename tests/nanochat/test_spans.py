@@ -68,6 +68,20 @@ def test_an_error_ends_its_spans():
     assert figures["after"] >= 5 and figures["outer"] >= 0  # not charged to a span that is over
 
 
+def test_what_is_ignored_does_not_count():
+    spans = Spans(CPU)
+    with spans("kept"):
+        busy(2)
+    with pytest.raises(ZeroDivisionError), spans.ignored(), spans("other"), spans("kept"):
+        busy(20)
+        _ = 1 / 0
+    figures = spans.collect()
+    assert figures.keys() == {"kept"} and 2 <= figures["kept"] < 20
+    with spans("after"):
+        pass
+    assert spans.collect().keys() == {"after"}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_cuda_the_device_is_timed():
     spans = Spans(torch.device("cuda"))

@@ -200,6 +200,41 @@ def test_metrics_of_the_objective_are_means_over_the_micro_batches(lab: Lab) -> 
     assert record["mc/first_token"] == (rows[0, 0] + rows[4, 0]) / 2
 
 
+class Measured(Scripted):
+    """With spans, figures and metrics of its own; the second micro-batch of a step has nothing to measure `mc/rare` on."""
+
+    def forward(self, tokens: Tensor, targets: Tensor, progress: float) -> StepResult:
+        with self.spans("lens"):
+            time.sleep(0.002)
+        result = super().forward(tokens, targets, progress)
+        first = len(self.losses[round(progress * STEPS)]) % 2
+        rare = {"mc/rare": torch.tensor(3.0 if first else torch.nan), "mc/never": torch.tensor(torch.nan), "mc/count": 2**24 + 1}
+        return StepResult(result.loss, rare | ({"mc/first_alone": 5.0} if first else {}))
+
+    def figures(self, spans_ms: dict[str, float], grad_accum_steps: int) -> dict[str, float]:
+        return {"mc/lens_ms": spans_ms["lens"], "mc/grad_accum_steps": grad_accum_steps}
+
+
+def test_an_objective_opens_spans_and_adds_figures_and_what_was_not_measured_is_left_out(lab: Lab) -> None:
+    def look(should_stop: Callable[[], bool]) -> dict[str, Any]:
+        with trainer.objective.spans("lens"):
+            time.sleep(0.2)
+        return {}
+
+    lab.wrap = Measured
+    trainer = lab.trainer(log_every=2)
+    trainer.events = [Event(trainer.cadence(1), look)]
+    trainer.run()
+    assert len(lab.metrics()) == STEPS / 2
+    for record in lab.metrics():
+        spans = {key: value for key, value in record.items() if key.startswith("train/time/")}
+        assert sum(spans.values()) == pytest.approx(record["train/dt"] * 1e3, rel=0.02)
+        assert 4 <= spans["train/time/lens"] < 100, "two micro-batches, and nothing that is done beside training"
+        assert record["mc/lens_ms"] == spans["train/time/lens"] and record["mc/grad_accum_steps"] == 2
+        assert (record["mc/rare"], record["mc/first_alone"], record["mc/count"]) == (3.0, 5.0, 2**24 + 1)
+        assert "mc/never" not in record
+
+
 @pytest.mark.parametrize("rows", [1, 2, 8])
 def test_the_micro_batch_changes_nothing_that_is_seen(lab: Lab, rows: int) -> None:
     reference = another(lab, "reference")

@@ -1,0 +1,53 @@
+"""What a training script adds for a memory, on a controller of a few thousand parameters."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mc import recipe
+from mc.config import MCConfig
+from mc.recipe import choose_micro_batch, measure_memory, new_controller, picture
+from nanochat.precision import Precision
+from nanochat.runtime import Runtime
+from tests.nanochat.tiny_model import tiny_model
+
+T = 128
+RUNTIME = Runtime(torch.device("cpu"), Precision(torch.float32, "test"), "sdpa", False, 0, 1)
+
+
+def controller(**settings):
+    return new_controller(tiny_model(max_seq_len=T), MCConfig(block_size=8, **settings), T, 1, RUNTIME)
+
+
+def rows(count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = torch.randint(61, (count, T + 1), generator=torch.Generator().manual_seed(0))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def test_the_micro_batch_divides_the_step_and_is_said() -> None:
+    said: list[str] = []
+    memory = controller(mc_num_random_variants=2, mc_tree="disk")
+    assert choose_micro_batch(memory, 8, 24 * T, RUNTIME, said.append) == 3  # 8 rows / (1 + 2 × 0.8), a divisor of 24
+    assert memory.micro_batches == 8
+    assert said[0] == "memory: 8 micro-batches of 3 rows in a step; 3 of 8 without a memory"
+    assert "training rows live in RAM" in said[1]
+    assert choose_micro_batch(controller(mc_auto_batch=False), 8, 24 * T, RUNTIME, said.append) == 8
+
+
+def test_figures_that_are_not_defined_are_left_out_and_a_stop_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = measure_memory(controller(), [rows()], lambda: False)
+    assert figures is not None and "mc/delta_nll@32" in figures and all(math.isfinite(value) for value in figures.values())
+    assert measure_memory(controller(), [rows()], lambda: True) is None
+    monkeypatch.setattr(recipe, "evaluate_memory", lambda *_: {"mc/recovery@32": math.nan, "mc/delta_nll@32": 0.0})
+    assert measure_memory(controller(), [rows()], lambda: False) == {"mc/delta_nll@32": 0.0}
+
+
+def test_a_picture_names_every_way_to_choose() -> None:
+    lines = picture(controller(), [rows()]).splitlines()
+    assert [line.split()[0] for line in lines[-4:]] == ["random", "recency", "lens", "oracle"]
+    assert len({line.split()[-1] for line in lines[-4:]}) == 1, "equally many entries"
+    short = new_controller(tiny_model(max_seq_len=32), MCConfig(block_size=8, mc_train_wc_length=24), 32, 1, RUNTIME)
+    assert "too short" in picture(short, [tuple(part[:, :32] for part in rows())])
