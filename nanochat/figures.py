@@ -87,7 +87,7 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 def panels_png(panels: Sequence[Panel], title: str) -> bytes | None:
-    """The panels in a row, those without a point left out, as the bytes of a PNG; None where none is left."""
+    """The panels two in a row, those without a point left out, as the bytes of a PNG; None where none is left."""
     panels = [panel._replace(curves=[curve for curve in panel.curves if curve.points]) for panel in panels]
     panels = [panel for panel in panels if panel.curves]
     if not panels:
@@ -95,10 +95,12 @@ def panels_png(panels: Sequence[Panel], title: str) -> bytes | None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2 * len(panels), 3.5), dpi=140, layout="constrained")
+    columns, rows = min(2, len(panels)), -(-len(panels) // 2)
+    figure = Figure(figsize=(5.2 * columns, 3.5 * rows), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
     end = max(curve.points[-1][0] for panel in panels for curve in panel.curves)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    for place, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, place)
         _draw(axes, panel)
         axes.set_xlim(0, end)
     figure.suptitle(title, color=_INK, fontsize=11)

@@ -18,7 +18,7 @@ from nanochat.common import UserError, atomic_write, base_dir, ensure_dir, read_
 from nanochat.environment import describe_environment, process_seconds
 from nanochat.flags import flag, parse, run
 from nanochat.metrics import redact_all, show_seconds
-from nanochat.report_run import run_blocks
+from nanochat.report_run import show_run
 
 # Section → stage that writes it. A report without one of these says so, unless there is the one of a run with a memory.
 EXPECTED = {
@@ -173,7 +173,10 @@ def _section_blocks(name: str, record: Mapping[str, Any], folder: Path) -> list[
     after = "" if seconds is None else f", {show_seconds(seconds)} after its process began"
     blocks = [f"## {_title(name)}", f"*Reported {_readable(record['timestamp'])} UTC{after}.*"]
     if metrics_file is not None:
-        blocks += run_blocks(name, _title(name), Path(metrics_file), None if baseline_file is None else Path(baseline_file), folder)
+        baseline = None if baseline_file is None else Path(baseline_file)
+        shown, more = show_run(name, _title(name), Path(metrics_file), baseline, folder)
+        blocks += shown
+        values |= more
     blocks += markdown.values(values)
     if samples:
         blocks += ["### Samples", *(_sample(sample) for sample in samples)]

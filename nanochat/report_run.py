@@ -17,16 +17,17 @@ _AT_HORIZON = re.compile(r"mc/(.+)@(\d+)")
 _AT_LEVEL = re.compile(r"mc/lod_(.+)/(\d+)")
 
 
-def run_blocks(name: str, title: str, metrics_file: Path, baseline_file: Path | None, folder: Path) -> list[str]:
-    """Blocks of Markdown about the run that logged to `metrics_file`; the figures go to `folder`, their names begin with `name`.
+def show_run(name: str, title: str, metrics_file: Path, baseline_file: Path | None, folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """Blocks of Markdown about the run that logged to `metrics_file`, and values for the tables of its section.
 
-    `baseline_file` is for a run with a memory: where the same run without one logs.
+    The figures go to `folder`, their names begin with `name`. `baseline_file` is for a run with a memory: where the same run
+    without one logs.
     """
     if not metrics_file.exists():
-        return [f"No curves: {markdown.escape(str(metrics_file))} is not there any more."]
+        return [f"No curves: {markdown.escape(str(metrics_file))} is not there any more."], {}
     records = read_metrics(metrics_file)
     if baseline_file is None:
-        return [_figure(name, f"{title}: loss and bits per byte against tokens", curves_png(records, title), folder, metrics_file)]
+        return [_figure(name, f"{title}: loss and bits per byte against tokens", curves_png(records, title), folder, metrics_file)], {}
     blocks = []
     if baseline_file.exists():
         baseline = read_metrics(baseline_file)
@@ -38,7 +39,7 @@ def run_blocks(name: str, title: str, metrics_file: Path, baseline_file: Path | 
     memory = memory_png(records, "Memory")
     if memory is not None:
         blocks.append(_figure(f"{name}_memory", "Memory: ΔNLL, recovery, loss by level, preferences", memory, folder, metrics_file))
-    return blocks + markdown.values(_memory_values(records))
+    return blocks, _memory_values(records)
 
 
 def _figure(name: str, caption: str, png: bytes | None, folder: Path, metrics_file: Path) -> str:
