@@ -121,7 +121,7 @@ def measure_memory(bench: Bench, tag: str) -> dict[str, Any] | None:
         return None
     compared = [compare_rows({name: values.cpu() for name, values in conditions.items()}, documents) for conditions in losses]
     horizons = [_at_horizon(probe.horizon, probe.width, figures) for probe, figures in zip(probes, compared, strict=True)]
-    return {"recent": config.recent, "rows": len(rows), "documents": len(documents.unique()), "horizons": horizons}
+    return {"recent": config.recent, "passes": config.passes, "rows": len(rows), "documents": len(documents.unique()), "horizons": horizons}
 
 
 def _figures(name: str, estimate: Estimate) -> dict[str, float | None]:

@@ -166,23 +166,25 @@ def test_attention_mass_is_what_the_layers_pay(pattern: str) -> None:
     torch.testing.assert_close(mass, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_oracle_keeps_the_far_block_that_matters() -> None:
-    """Attention made by hand: every token looks for token 7, of which there is one, far back."""
+def test_the_oracle_keeps_the_far_block_that_the_horizon_looks_for() -> None:
+    """Attention made by hand: tokens from 40 up look for token 7, those below for token 8, and only the horizon's are below."""
     controller = memory(model={"depth": 1, "aspect_ratio": 32})
-    model, probe = controller.model, make_probe(controller, H, 30, RECENT)
-    model.wte.weight[:, 0] = -4.0
-    model.wte.weight[7, 0] = 4.0
+    model, probe = controller.model, make_probe(controller, H, 26, RECENT)
+    model.wte.weight[:, :2] = 0.0
+    model.wte.weight[7, 0], model.wte.weight[8, 0] = 6.0, -6.0
+    model.wte.weight[:40, 1], model.wte.weight[40:, 1] = -6.0, 6.0
     model.smear_lambda.zero_()
     slowest = model.config.head_dim // 2 - 1  # of the rotations: it hardly turns over a row
-    for weight, sign in ((model.blocks[0].attn.c_q.weight, -1.0), (model.blocks[0].attn.c_k.weight, 1.0)):
+    for weight, channel in ((model.blocks[0].attn.c_k.weight, 0), (model.blocks[0].attn.c_q.weight, 1)):
         weight.zero_()
-        weight[slowest :: model.config.head_dim, 0] = sign
-    tokens = torch.randint(8, 61, (5, SEQ_LEN), generator=generator())
-    places = [2, 11, 37, 50, 70]
-    tokens[torch.arange(5), places] = 7
+        weight[slowest :: model.config.head_dim, channel] = 1.0
+    tokens = torch.randint(40, 61, (5, SEQ_LEN), generator=generator())
+    tokens[:, SEQ_LEN - H - 1 : -1] = torch.randint(9, 40, (5, H), generator=generator())
+    others, places = [77, 60, 20, 3, 30], [2, 11, 37, 50, 70]
+    tokens[torch.arange(5), others], tokens[torch.arange(5), places] = 7, 8
     levels = oracle_levels(model, probe, plain_forward(model, tokens))
-    assert [levels[row, place // 8].item() for row, place in enumerate(places)] == [0] * 5
-    assert (levels == 0).sum(1).tolist() == [probe.plan.blocks - probe.compression.nodes[0]] * 5 and probe.compression.nodes[0] > 5
+    assert probe.compression.nodes[0] == probe.plan.blocks - 1
+    assert levels.argmin(1).tolist() == [place // 8 for place in places]
 
 
 def test_rows_without_a_target_are_left_out_and_random_layouts_are_the_seeds() -> None:
