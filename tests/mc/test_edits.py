@@ -113,25 +113,30 @@ def test_no_edit_leaves_the_layout() -> None:
         assert torch.equal(after.lod, layout.lod) and torch.equal(after.start, layout.start)
 
 
-SLOTTED = entries([1, 0, 1, 1, 2, 2, 2, 2, 0, 1], 42, Geometry(4, 2))
+SLOTTED = [1, 0, 1, 1, 2, 2, 2, 2, 0, 1]  # levels of 42 tokens, K = 4, two slots
 
 
 @pytest.mark.parametrize(
-    ("edit", "chosen", "message"),
+    ("edit", "levels", "chosen", "message"),
     [
-        (expand, (0, 4), "entry 2 of row 0 (level 0) is not the first of a gist: nothing to expand"),
-        (expand, (1, 2), "entry 1 of row 0 (level 1) is not the first of a gist: nothing to expand"),
-        (collapse, (0, 5), "entry 3 of row 0 (level 0, token 5) does not begin 4 siblings: nothing to collapse"),
-        (collapse, (1, 0), "entry 0 of row 0 (level 1, token 0) does not begin 4 siblings"),  # its sibling is expanded
-        (collapse, (1, 8), "entry 6 of row 0 (level 1, token 8) does not begin 4 siblings"),  # not the first of them
-        (collapse, (1, 36), "entry 16 of row 0 (level 1, token 36) does not begin"),
-        (collapse, (0, 40), "entry 18 of row 0 (level 0, token 40) does not begin"),  # the block is incomplete
-        (collapse, (2, 16), "entry 10 of row 0 (level 2, token 16) does not begin"),
+        (expand, SLOTTED, (0, 4), "entry 2 of row 0 (level 0) is not the first of a gist: nothing to expand"),
+        (expand, SLOTTED, (1, 2), "entry 1 of row 0 (level 1) is not the first of a gist: nothing to expand"),
+        (collapse, SLOTTED, (0, 5), "entry 3 of row 0 (level 0, token 5) does not begin 4 siblings: nothing to collapse"),
+        (collapse, SLOTTED, (1, 0), "entry 0 of row 0 (level 1, token 0) does not begin 4 siblings"),  # its sibling is expanded
+        (collapse, SLOTTED, (1, 8), "entry 6 of row 0 (level 1, token 8) does not begin"),  # not the first of them
+        (collapse, SLOTTED, (1, 36), "entry 16 of row 0 (level 1, token 36) does not begin"),
+        (collapse, SLOTTED, (0, 40), "entry 18 of row 0 (level 0, token 40) does not begin"),  # the block is incomplete
+        (collapse, SLOTTED, (2, 16), "entry 10 of row 0 (level 2, token 16) does not begin"),
+        (collapse, [1, 1, 1, 0], (1, 0), "entry 0 of row 0 (level 1, token 0) does not begin"),  # the last sibling is expanded
+        (collapse, [0, 1, 1, 1, 1], (1, 4), "entry 4 of row 0 (level 1, token 4) does not begin"),  # of two parents
+        (collapse, [0, 0], (0, 2), "entry 2 of row 0 (level 0, token 2) does not begin"),
     ],
 )
-def test_an_edit_that_cannot_be_is_refused(edit, chosen: Entry, message: str) -> None:
+def test_an_edit_that_cannot_be_is_refused(edit, levels: list[int], chosen: Entry, message: str) -> None:
+    geometry = Geometry(4, 2)
+    row = entries(levels, 4 * len(levels) + 2, geometry)
     with pytest.raises(ValueError) as refused:
-        edit(as_layout([SLOTTED]), marks(SLOTTED, [chosen]), Geometry(4, 2))
+        edit(as_layout([row]), marks(row, [chosen]), geometry)
     assert str(refused.value).startswith(message)
 
 

@@ -143,10 +143,12 @@ def test_a_group_is_chosen_by_its_mean_score() -> None:
     assert levels.tolist() in ([[0, 1, 0, 2, 2, 2, 0]], [[0, 0, 1, 2, 2, 2, 0]])
 
 
-def test_the_odds_follow_the_scores() -> None:
-    """Gumbel noise: of two blocks, one is collapsed with the probability that a softmax of −score gives."""
-    levels = sample_levels(Compression((1,), 2, 0, Geometry(4)), 20_000, generator(3), torch.tensor([[1.0, 0.0]]).expand(20_000, 2))
-    share = levels[:, 0].double().mean().item()
+@pytest.mark.parametrize("kind", [Compression((1,), 2, 0, Geometry(4)), Compression((0, 1), 8, 0, Geometry(4))])
+def test_the_odds_follow_the_mean_scores(kind: Compression) -> None:
+    """Gumbel noise: of two nodes, one is made with the probability that a softmax of −score gives."""
+    scores = torch.arange(kind.blocks) < kind.blocks // 2  # of the first node 1, of the second 0
+    levels = sample_levels(kind, 20_000, generator(3), scores.float().expand(20_000, -1))
+    share = (levels[:, 0] > 0).double().mean().item()
     assert abs(share - 1 / (1 + math.e)) < 4 * math.sqrt(0.2 / 20_000)
 
 
