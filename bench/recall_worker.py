@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 import time
@@ -34,6 +35,7 @@ from nanochat.trainer import Event, Trainer, TrainerFlags
 
 TASKS = {"easy": recall_rows.EASY, "hard": recall_rows.HARD, "focus": recall_rows.FOCUS}
 MEASURED = 512  # fresh rows
+AT_ONCE = 64  # of them
 FRESH, SHOWN = 1, 2  # streams of rows beside that of training, 0: to measure at the end, to look at on the way
 
 
@@ -93,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     runtime = start(RuntimeFlags(device_type="cpu", compile=False))
     task = TASKS[config.task]
-    shape = GPTConfig(depth=3, aspect_ratio=42, head_dim=config.head_dim, max_seq_len=task.length, window_pattern="L", vocab_size=task.vocab_size)
+    size = {"depth": 3, "aspect_ratio": 42, "head_dim": config.head_dim, "max_seq_len": task.length, "vocab_size": task.vocab_size}
+    shape = GPTConfig(**size, window_pattern="L")
     model = GPT(shape, runtime.precision.dtype, runtime.backend).init_weights(torch.Generator().manual_seed(config.seed))
     model.use_kernels(compiled=False, chunked_ce=True)
     controller = RecallController(model, config).init_weights(torch.Generator().manual_seed(config.seed + 1))
@@ -126,16 +129,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         trainer.events = [Event(trainer.cadence(config.show_every), show)] if config.show_every > 0 else []
         trainer.run()
     measured = measure(controller, task, make_rows(task, MEASURED, (config.seed, FRESH)))
-    gist = config.mc.gist
-    setting = {"task": config.task, "gistnet_type": gist.gistnet_type, "gist_slots": gist.gist_slots, "gistnet_pooling": gist.gistnet_pooling}
-    print(json.dumps(setting | {"steps": config.steps, "minutes": (time.perf_counter() - begin) / 60} | measured))
+    setting = {"task": config.task, **dataclasses.asdict(config.mc.gist), "steps": config.steps}
+    print(json.dumps(setting | measured | {"minutes": (time.perf_counter() - begin) / 60}))
     return 0
 
 
 @torch.no_grad()
 def measure(controller: MCController, task: Task, rows: Rows) -> dict[str, float]:
     """Accuracies on `rows` by what the model sees: everything, every far block a gist, and for focus a quarter of them raw."""
-    chunks = [_measure(controller, task, Rows(*(part[i : i + 64] for part in (rows.tokens, rows.asked, rows.where)))) for i in range(0, len(rows.tokens), 64)]
+    parts = (rows.tokens, rows.asked, rows.where)
+    chunks = [_measure(controller, task, Rows(*(part[i : i + AT_ONCE] for part in parts))) for i in range(0, len(rows.tokens), AT_ONCE)]
     return {name: sum(chunk[name] for chunk in chunks) / len(chunks) for name in chunks[0]}
 
 

@@ -11,17 +11,15 @@ import torch
 import torch.distributed as dist
 
 from mc.config import RowPlan
+from mc.controller import MCController
 from nanochat.common import UserError
-from nanochat.objective import Objective
 
 MEMORY_SHARE = 0.92  # of a GPU's memory that a micro-batch may take: the optimizer's update wants some as well
 
 
 def compute_variant_multiplier(plan: RowPlan) -> float:
     """Tokens and entries that the widest step of a run forwards, row and variants, for each token of the row."""
-    config, widest = plan.config, plan.compression(plan.width(0.0))
-    most = max(config.mc_num_random_variants, 2 if config.lens_loss.mc_lens_loss_weight else 1)  # LensNet learns from pairs
-    return 1 + min(most, widest.possibilities) * widest.width / plan.length
+    return plan.multiplier(0.0)
 
 
 def choose_micro_batch_divisor(per_rank_budget: int, desired_multiplier: float, fits: int | None = None) -> tuple[int, int]:
@@ -64,7 +62,7 @@ def largest_that_fits(candidates: Sequence[int], first: int, fits: Callable[[int
     return next((c for c in reversed(candidates[:at]) if fits(c)), None)
 
 
-def probe_micro_batch(objective: Objective, per_rank_budget: int, estimate: int, seq_len: int) -> int:
+def probe_micro_batch(objective: MCController, per_rank_budget: int, estimate: int, seq_len: int) -> int:
     """The largest micro-batch, in rows, whose forward and backward fit into this GPU's memory, over all processes.
 
     It really runs them, at the start of the run where they are widest, and leaves the objective and the random generators
@@ -95,17 +93,21 @@ def probe_micro_batch(objective: Objective, per_rank_budget: int, estimate: int,
     return int(agreed.item())
 
 
-def rehearse(objective: Objective, rows: int, seq_len: int) -> None:
+def rehearse(objective: MCController, rows: int, seq_len: int) -> None:
     """Forward and backward of a micro-batch of random tokens, after which everything is as before."""
     device = next(objective.parameters()).device
     # Not load_state_dict: a copy of the weights would take memory that a step does not.
     buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
     extra = {name: module.get_extra_state() for name, module in objective.named_modules() if _has_extra_state(module)}
+    advantages = objective.focus.advantages
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        # A process that runs out of memory would not come to where the others wait for it.
+        advantages.alone = True
         try:
             tokens = torch.randint(objective.model.config.vocab_size, (rows, seq_len + 1)).to(device)
             objective(tokens[:, :-1], tokens[:, 1:], 0.0).loss.backward()
         finally:
+            advantages.alone = False
             objective.zero_grad(set_to_none=True)
             for name, buffer in objective.named_buffers():
                 buffer.copy_(buffers[name])

@@ -197,6 +197,11 @@ class RowPlan:
         return level
 
     @property
+    def stages(self) -> list[float]:
+        """The progress at which each stage of the annealing begins."""
+        return [stage / LENGTHS for stage in range(LENGTHS)]
+
+    @property
     def shape(self) -> Shape:
         """The tree of a row."""
         return Shape(self.length, self.blocks * self.config.block_size, self.config.geometry, self.max_lod)
@@ -206,6 +211,12 @@ class RowPlan:
         stage = min(int(progress * LENGTHS), LENGTHS - 1)
         begin = max(0.8 * self.length, self.final_width)
         return round(begin + (self.final_width - begin) * stage / (LENGTHS - 1))
+
+    def multiplier(self, progress: float) -> float:
+        """Tokens and entries that are forwarded, row and variants, for each token of the row when `progress` of the run is done."""
+        variant = self.compression(self.width(progress))
+        most = max(self.config.mc_num_random_variants, 2 if self.config.lens_loss.mc_lens_loss_weight else 1)  # LensNet learns from pairs
+        return 1 + min(most, variant.possibilities) * variant.width / self.length
 
     def compression(self, width: int, higher: tuple[int, ...] = ()) -> Compression:
         """The reachable compression whose width is nearest, with `higher` nodes of the levels from 2 up."""

@@ -89,7 +89,7 @@ class MCController(Objective):
         self.reconstruction = Reconstruction(D, geometry) if config.mc_gist_recon_weight else None
         self.positions = Positions(self.plan.shape, config.positional_type, model.config.head_dim, model.dtype)
         self.sampler = Sampler(self.plan, seed, model.wte.weight.is_cuda, rank)
-        self.pace = Pace(config.mc_target_tok_per_sec, config.mc_num_random_variants)
+        self.pace = Pace(config.mc_target_tok_per_sec, config.mc_num_random_variants, model.wte.weight.device)
         self.draw = 0  # micro-batches so far
         self.contexts = 0  # Working Contexts of them
 
@@ -120,6 +120,15 @@ class MCController(Objective):
     def set_extra_state(self, state: Tensor) -> None:
         """Restores it."""
         self.draw, self.contexts, self.pace.variants = state.tolist()
+        self.pace.restart()
+
+    def flops_per_token(self) -> float:
+        """FLOPs of training on one token of a row and on its share of the variants, forward and backward, averaged over the run.
+
+        The memory's own networks are not counted.
+        """
+        mean = sum(self.plan.multiplier(progress) for progress in self.plan.stages) / len(self.plan.stages)
+        return self.model.flops_per_token() * mean
 
     def forward(self, tokens: Tensor, targets: Tensor, progress: float) -> StepResult:
         """See `Objective.forward`."""

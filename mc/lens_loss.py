@@ -87,18 +87,22 @@ def make_pairs(scores: Tensor, levels: Tensor, advantages: Tensor, config: LensL
 
 
 class AdvantageNorm(nn.Module):
-    """Running mean and deviation of advantages over micro-batches and processes: what gaps are measured in."""
+    """Running mean and deviation of advantages over micro-batches and processes: what gaps are measured in.
+
+    While `alone`, other processes are not waited for.
+    """
 
     def __init__(self, beta: float) -> None:
         super().__init__()
-        self.beta = beta
+        self.beta, self.alone = beta, False
         self.register_buffer("moments", torch.zeros(3))  # sums of 1, A and A² under exponential decay
 
     @torch.no_grad()
     def update(self, advantages: Tensor) -> None:
         """Takes in the advantages of a micro-batch, fp32 of any shape."""
+        # The first is the number of processes, which the quotients cancel.
         moments = torch.stack([advantages.new_ones(()), advantages.mean(), advantages.square().mean()])
-        if dist.is_initialized():
+        if dist.is_initialized() and not self.alone:
             dist.all_reduce(moments)
         self.moments.lerp_(moments, 1 - self.beta)
 

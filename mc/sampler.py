@@ -78,7 +78,7 @@ class Sampler:
 
     def sample(self, request: Request) -> Variants:
         """The variants of `request`, on the CPU."""
-        compression = self.plan.compression(request.width, self._higher(_generator(self.seed, request.draw)))
+        compression = self.plan.compression(request.width, self._higher(request.width, _generator(self.seed, request.draw)))
         levels = sample_distinct(compression, request.rows, request.per_row, self.generator(request.draw))
         variants = lay_out(self.plan, compression, levels)
         return variants.pinned() if self.pin else variants
@@ -87,14 +87,18 @@ class Sampler:
         """The random numbers of this process for a micro-batch."""
         return _generator(self.seed + RANK_SEEDS * (1 + self.rank), draw)
 
-    def _higher(self, generator: torch.Generator) -> tuple[int, ...]:
-        """How many nodes of the levels from 2 up there are: each group that could be one is, with the configured probability."""
-        K, free, counts = self.plan.config.block_size, self.plan.blocks, []
+    def _higher(self, width: int, generator: torch.Generator) -> tuple[int, ...]:
+        """How many nodes of the levels from 2 up there are: each group that could be one is, with the configured probability.
+
+        A node fits as long as it leaves a variant at least `width` entries.
+        """
+        geometry, free, spare, counts = self.plan.config.geometry, self.plan.blocks, self.plan.length - width, []
         for level in range(self.plan.max_lod, 1, -1):
-            groups = free // K ** (level - 1)
-            chosen = torch.rand(groups, generator=generator) < self.plan.config.mc_training_lod2_probability
+            group, saved = geometry.span(level - 1), geometry.span(level) - geometry.size(level)
+            fitting = max(0, min(free // group, spare // saved))
+            chosen = torch.rand(fitting, generator=generator) < self.plan.config.mc_training_lod2_probability
             counts.append(int(chosen.sum()))
-            free -= counts[-1] * K ** (level - 1)
+            free, spare = free - counts[-1] * group, spare - counts[-1] * saved
         return tuple(reversed(counts))
 
 

@@ -1,0 +1,98 @@
+"""Does the memory recall? Key–value pairs far back, every far block a gist, or the few raw that LensNet chooses.
+
+    python -m bench.mc_recall              # every setting, two at a time, one thread each
+    python -m bench.mc_recall --only hard  # those of one task
+
+Accuracies are of the values' tokens on fresh rows; each setting is trained from scratch by `bench.recall_worker`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nanochat.common import UserError
+from nanochat.flags import flag, parse, run
+
+COMMON = ("--mc-max-lod=1", "--show-every=100")
+EASY = ("--task=easy", "--block-size=8", "--allocator-recent-tokens=16", "--mc-horizon=16", "--mc-train-wc-length=33")
+HARD = ("--task=hard", "--allocator-recent-tokens=32", "--mc-horizon=32", "--mc-train-wc-length=65")
+ALL_GISTS = ("--mc-lens-loss-weight=0", "--mc-num-random-variants=2", "--anneal=0.15")
+# The longest first: the last to finish should not be one of them.
+SETTINGS: tuple[tuple[str, ...], ...] = (
+    ("--task=focus", "--steps=900", "--batch=16", "--allocator-recent-tokens=32", "--mc-horizon=32", "--mc-train-wc-length=171"),
+    *(
+        (*HARD, *ALL_GISTS, "--steps=900", "--batch=16", f"--gistnet-type={kind}", f"--gist-slots={slots}")
+        for kind, slots in (("transformer", 1), ("context", 1), ("mean", 1), ("transformer", 2), ("transformer", 4), ("context", 4))
+    ),
+    *((*EASY, *ALL_GISTS, "--steps=1000", "--batch=32", f"--gistnet-type={kind}") for kind in ("transformer", "context")),
+)
+COLUMNS = ("task", "gistnet_type", "gist_slots", "full_accuracy", "gist_accuracy", "focus_accuracy", "random_accuracy", "oracle_accuracy",
+           "lens_hit_rate", "steps", "minutes")  # fmt: skip
+
+
+@dataclass
+class MCRecall:
+    """Train and measure the memory on rows that test recall; the last line is JSON."""
+
+    only: Literal["all", "easy", "hard", "focus"] = flag("all", "which task")
+    workers: int = flag(2, "settings that are trained at a time, a thread each", unit="processes")
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; it must be at least 1")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the settings, prints a table and the summary; returns the exit code."""
+    config = parse(MCRecall, argv)
+    begin = time.perf_counter()
+    wanted = [setting for setting in SETTINGS if config.only == "all" or f"--task={config.only}" in setting]
+    with ThreadPoolExecutor(config.workers) as pool:
+        results = list(pool.map(train, wanted))
+    for row in [dict(zip(COLUMNS, COLUMNS, strict=True)), *results]:
+        print("  ".join(f"{_cell(row.get(name)):>16}" for name in COLUMNS))
+    print(json.dumps(summary(results) | {"minutes": round((time.perf_counter() - begin) / 60, 2)}))
+    return 0
+
+
+def train(setting: tuple[str, ...]) -> dict[str, Any]:
+    """Runs a worker to its end, passing on what it prints; returns what it measured."""
+    command = [sys.executable, "-m", "bench.recall_worker", *COMMON, *setting]
+    last, label = "", " ".join(flag.removeprefix("--") for flag in setting if flag.startswith(("--task", "--gist")))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
+        for line in process.stdout:
+            last = line
+            if not line.startswith("{"):
+                print(f"[{label}] {line.rstrip()}", flush=True)
+    if process.returncode:
+        raise UserError(f"{' '.join(command[1:])} ended with {process.returncode}; what it printed is above")
+    return json.loads(last)
+
+
+def summary(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The figures of the last line: the least full accuracy, the best gists of each task, and those of the focus task."""
+    out = {"full_accuracy": min(result["full_accuracy"] for result in results)}
+    for task in ("easy", "hard"):
+        found = [result["gist_accuracy"] for result in results if result["task"] == task]
+        if found:
+            out[f"{task}_gist_accuracy"] = max(found)
+    for result in results:
+        if result["task"] == "focus":
+            out |= {name: result[name] for name in ("focus_accuracy", "random_accuracy", "oracle_accuracy", "lens_hit_rate")}
+    return {name: round(value, 4) for name, value in out.items()}
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    run(main)
