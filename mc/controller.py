@@ -32,15 +32,16 @@ from nanochat.schedule import Plan
 
 ADAM_LR = 0.02  # nominal rate of the memory's vectors and scores
 SMALL = 4  # a matrix with a side of at most this is no matter for Muon
-# Metric → span. Backward passes are all in the span `backward`.
+# Metric → spans of the forward; the passes of the memory's own networks have theirs. Backward passes are all in `backward`.
 SPANS = {
-    "build": "tree_build",
-    "variant": "variant_sampling",
-    "variant_pack": "variant_pack",
-    "positional": "positional",
-    "lens": "lens",
-    "other": "metrics",
+    "build": ("tree_build", "gistnet"),
+    "variant": ("variant_sampling",),
+    "variant_pack": ("variant_pack",),
+    "positional": ("positional",),
+    "lens": ("lens", "lensnet"),
+    "other": ("metrics",),
 }
+NETWORKS = ("gistnet", "lensnet")
 
 
 @dataclass
@@ -102,6 +103,13 @@ class MCController(Objective):
             self.reconstruction.init_weights(generator)
         return self
 
+    def use_kernels(self, compiled: bool) -> MCController:
+        """Chooses how the memory's networks run: compiled or eager. The model has its own. Returns self."""
+        if compiled and self.gistnet.encoder is not None:
+            for block in self.gistnet.encoder.blocks:  # LensNet's shapes change with the width, and it is small
+                block.compile(dynamic=False)
+        return self
+
     def parameter_groups(self, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
         """The model's groups as without a memory, and the memory's own: matrices to Muon, the rest to AdamW."""
         named = [(n, p) for n, p in self.named_parameters() if not n.startswith("model.") and p.requires_grad]
@@ -136,11 +144,13 @@ class MCController(Objective):
         return StepResult(result.loss, result.metrics)
 
     def figures(self, spans_ms: dict[str, float], grad_accum_steps: int) -> dict[str, float]:
-        """Milliseconds a step spent in the controller: all but the passes through the model."""
+        """Milliseconds of a step's forwards by part of the controller; all of them but the networks' passes."""
         figures: dict[str, float] = {"mc/grad_accum_steps": grad_accum_steps}
         if self.config.mc_log_timers:
-            spans = {name: spans_ms.get(span, 0.0) for name, span in SPANS.items()}
-            figures |= {f"mc/{name}_ms": ms for name, ms in spans.items()} | {"mc/time_controller_ms": sum(spans.values())}
+            for name, spans in SPANS.items():
+                figures[f"mc/{name}_ms"] = sum(spans_ms.get(span, 0.0) for span in spans)
+            networks = sum(spans_ms.get(span, 0.0) for span in NETWORKS)
+            figures["mc/time_controller_ms"] = sum(figures[f"mc/{name}_ms"] for name in SPANS) - networks
         return figures
 
     def process_batch(self, tokens: Tensor, targets: Tensor, progress: float) -> MCBatchResult:
@@ -168,7 +178,7 @@ class MCController(Objective):
         if self.config.lens_loss.mc_lens_loss_weight:
             with self.spans("lens"):
                 learns = self._lens_learns(self.draw) and V > 1
-                lens_loss, lens_metrics = self.focus.loss(entries.x, variants, advantages) if learns else self.focus.idle()
+                lens_loss, lens_metrics = self.focus.loss(entries.x, variants, advantages, self.spans) if learns else self.focus.idle()
             metrics |= lens_metrics
             loss = loss + self.config.lens_loss.mc_lens_loss_weight * lens_loss
         self.draw += 1
@@ -190,7 +200,11 @@ class MCController(Objective):
     def tree(self, row: Row) -> RowTree:
         """The trees of rows."""
         contextual = self.config.gist.gistnet_type == "context"
-        return build(row.embedded, self.gistnet, self.plan.shape, row.middle if contextual else None)
+        return build(row.embedded, self._gists, self.plan.shape, row.middle if contextual else None)
+
+    def _gists(self, children: Tensor, hidden: Tensor | None) -> Tensor:
+        with self.spans("gistnet"):
+            return self.gistnet(children, hidden)
 
     def variants(self, levels: Tensor) -> Variants:
         """Layouts from `levels` [V,B,F], with equally many nodes of each level in all."""

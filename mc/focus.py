@@ -18,6 +18,7 @@ from mc.layout import Layout
 from mc.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pairs, policy_divergence
 from mc.lensnet import LensNet, block_scores
 from mc.sampler import Variants
+from nanochat.spans import OpenSpan, untimed
 
 REFERENCE_BETA = 0.99  # decay of the reference policy's weights
 METRICS = (
@@ -42,20 +43,22 @@ class Focus(nn.Module):
         if self.reference is not None:
             self.reference.load_state_dict(self.lensnet.state_dict())
 
-    def scores(self, entries: Tensor, variants: Variants, lensnet: LensNet | None = None) -> Tensor:
+    def scores(self, entries: Tensor, variants: Variants, lensnet: LensNet | None = None, spans: OpenSpan = untimed) -> Tensor:
         """Block scores fp32 [V,B,F] of Working Contexts whose entries [V·B, ≥ W, D] are cut off at the decision point."""
         W = entries.shape[1] - self.plan.horizon
         seen = Layout(*(t[:, :W] for t in variants.layout))
         # Detached: what a gist holds is not LensNet's to decide.
-        scores = (lensnet or self.lensnet)(entries[:, :W].detach(), seen, self.plan.length - self.plan.horizon)
+        with spans("lensnet"):
+            scores = (lensnet or self.lensnet)(entries[:, :W].detach(), seen, self.plan.length - self.plan.horizon)
         return block_scores(scores, seen, variants.levels.flatten(0, 1), self.plan.config.geometry).view(variants.levels.shape)
 
-    def loss(self, entries: Tensor, variants: Variants, advantages: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, entries: Tensor, variants: Variants, advantages: Tensor, spans: OpenSpan = untimed) -> tuple[Tensor, dict[str, Tensor]]:
         """(LensNet's loss, fp32 scalar; detached metrics) for variants of advantages fp32 [V,B]."""
         config = self.config
         self.advantages.update(advantages)
         # Rows first: pairs are within a row.
-        scores, levels, advantages = self.scores(entries, variants).transpose(0, 1), variants.levels.transpose(0, 1), advantages.t()
+        scores = self.scores(entries, variants, spans=spans).transpose(0, 1)
+        levels, advantages = variants.levels.transpose(0, 1), advantages.t()
         pairs = make_pairs(scores, levels, advantages, config)
         terms = lens_losses(pairs, scores, self.advantages.deviation, config)
         loss = terms.preference

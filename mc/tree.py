@@ -6,6 +6,7 @@ by side in one *bank* of `M = T + S·⌊T/K⌋ + S·⌊T/K²⌋ + …` vectors, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mc.gistnet import GistNet
 from mc.layout import Geometry, Layout, tree_levels
 from mc.positional import Kind, entry_rotary
 from nanochat.gpt import Embedded, Rotary
+
+MakeGists = Callable[[Tensor, Tensor | None], Tensor]  # (children [N,C,D], hidden states or None) → gists [N,S,D], as `GistNet` does
 
 
 class RowTree(NamedTuple):
@@ -41,7 +43,7 @@ class Shape:
         return tree_levels(self.length, self.gisted, self.geometry, self.max_lod)
 
 
-def build(embedded: Embedded, gistnet: GistNet, shape: Shape, hidden: Tensor | None = None) -> RowTree:
+def build(embedded: Embedded, gistnet: MakeGists, shape: Shape, hidden: Tensor | None = None) -> RowTree:
     """The tree of `embedded` rows. `hidden` [B,T,D] is what gists of type `context` read."""
     geometry = shape.geometry
     x, values = embedded

@@ -1,0 +1,157 @@
+"""What the memory costs a training step beside the tokens that its variants are.
+
+    python -m bench.mc_overhead            # the CPU demo's shapes, four variants
+
+The vanilla step and the step with a memory run in turn in one process, on the same model. *Predicted* is the vanilla step's
+forward and backward times the tokens and entries forwarded for each token of a row, plus one optimizer step. The *controller* is
+all of a step but the passes of the model and of GistNet and LensNet: its forward by spans, its backward (of gathering the
+entries) by itself. Each figure is of the first, middle and last stage of the annealing; the last line is JSON with the worst.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from mc.auto_batch import estimate_mc_device_batch
+from mc.config import MCConfig
+from mc.controller import NETWORKS, MCController
+from mc.sampler import Request
+from mc.tree import RowTree, assemble
+from nanochat.flags import flag, parse, part, run
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.objective import NextTokenObjective, Objective
+from nanochat.optim import MuonAdamW, OptimFlags
+from nanochat.runtime import Runtime, RuntimeFlags, start
+from nanochat.schedule import Plan
+from nanochat.spans import Spans
+
+STAGES = (0.0, 0.5, 0.999)  # progress of the run
+CONTROLLER = ("tree_build", "variant_sampling", "variant_pack", "positional", "lens", "metrics")  # spans
+
+
+@dataclass
+class MCOverhead:
+    """Measure what the memory costs a training step; the last line is JSON."""
+
+    depth: int = flag(4, "layers", unit="layers")
+    head_dim: int = flag(64, "size of an attention head", unit="channels")
+    max_seq_len: int = flag(512, "tokens of a row", unit="tokens")
+    vocab_size: int = flag(8192, "entries of the vocabulary")
+    device_batch_size: int = flag(8, "rows in a micro-batch without a memory", unit="rows")
+    total_batch_size: int = flag(8192, "tokens of a step", unit="tokens")
+    rounds: int = flag(5, "times each step is measured, in turn", unit="rounds")
+    runtime: RuntimeFlags = part(RuntimeFlags)
+    mc: MCConfig = part(MCConfig)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures and prints; returns the exit code."""
+    config = parse(MCOverhead, argv)
+    runtime = start(config.runtime)
+    print(runtime.describe())
+    T, vocab = config.max_seq_len, config.vocab_size
+    shape = GPTConfig(config.depth, 64, config.head_dim, 0, T, runtime.window_pattern("auto"), vocab)
+    model = GPT(shape, runtime.precision.dtype, runtime.backend).init_weights(torch.Generator().manual_seed(0))
+    model.to(runtime.device).use_kernels(runtime.compile, chunked_ce=True)
+    vanilla = NextTokenObjective(model)
+    memory = MCController(model, config.mc, T).init_weights(torch.Generator().manual_seed(1)).to(runtime.device)
+    memory.use_kernels(runtime.compile)
+    rows = torch.randint(vocab, (config.total_batch_size // T, T + 1), device=runtime.device)
+    micro, _ = estimate_mc_device_batch(config.device_batch_size, len(rows), memory.plan)
+    plan = Plan(config.total_batch_size, 1000, 0.1, 0.1)
+    sides: list[tuple[Objective, int]] = [(vanilla, config.device_batch_size), (memory, micro)]
+    optimizers = [MuonAdamW(o.parameter_groups(OptimFlags(), plan), runtime.muon_dtype) for o, _ in sides]
+    spans = Spans(runtime.device)
+    memory.spans = spans
+    worst: dict[str, float] = {}
+    for progress in STAGES:
+        times: list[list[float]] = [[], []]
+        updates: list[float] = []
+        for round in range(config.rounds + 1):
+            for (objective, size), optimizer, collected in zip(sides, optimizers, times, strict=True):
+                passes = timed(runtime, partial(step, objective, rows, size, progress))
+                update = timed(runtime, partial(update_once, optimizer))
+                if round:  # the first compiles
+                    collected.append(passes + update)
+                    updates += [update] if objective is vanilla else []
+            if not round:
+                spans.collect()
+        by_span = {name: ms / config.rounds for name, ms in spans.collect().items()}
+        step_ms, vanilla_ms, update_ms = (1e3 * statistics.median(t) for t in (times[1], times[0], updates))
+        variant = memory.plan.compression(memory.plan.width(progress))
+        variants = min(config.mc.mc_num_random_variants, variant.possibilities)
+        multiplier = 1 + variants * variant.width / T
+        predicted = (vanilla_ms - update_ms) * multiplier + update_ms
+        backward_ms = 1e3 * len(rows) / micro * gather_backward(runtime, memory, micro, progress, config.rounds)
+        controller_ms = sum(by_span.get(name, 0.0) for name in CONTROLLER) + backward_ms
+        figures = {
+            "controller_share": controller_ms / step_ms,
+            "variant_pack_ms": by_span.get("variant_pack", 0.0),
+            "step_vs_predicted": step_ms / predicted,
+        }
+        print(f"{variants} variants of {variant.width} entries, micro-batches of {micro} rows: vanilla {vanilla_ms:.0f} ms, ", end="")
+        print(
+            f"step {step_ms:.0f} ms, predicted {predicted:.0f} ms; controller {controller_ms:.1f} ms (backward {backward_ms:.1f}), ", end=""
+        )
+        print(", ".join(f"{name} {ms:.1f}" for name, ms in by_span.items() if name in (*CONTROLLER, *NETWORKS)))
+        worst = {name: max(value, worst.get(name, 0.0)) for name, value in figures.items()}
+    print(json.dumps({name: round_to(value) for name, value in worst.items()}))
+    return 0
+
+
+def step(objective: Objective, rows: torch.Tensor, size: int, progress: float) -> None:
+    """Forward and backward of a step's rows."""
+    for micro in rows.split(size):
+        (objective(micro[:, :-1], micro[:, 1:], progress).loss * size / len(rows)).backward()
+
+
+def update_once(optimizer: MuonAdamW) -> None:
+    """One update from the gradients there are."""
+    optimizer.reduce_gradients()
+    optimizer.step()
+
+
+def gather_backward(runtime: Runtime, memory: MCController, rows: int, progress: float, rounds: int) -> float:
+    """Seconds that the gradient of gathering a micro-batch's entries takes."""
+    request = Request(0, memory.config.mc_num_random_variants, rows, memory.plan.width(progress))
+    index = memory.sampler.sample(request).index.to(runtime.device)
+    shape, config = memory.plan.shape, memory.model.config
+    M = sum(nodes * shape.geometry.size(level) for level, nodes in enumerate(shape.levels))
+    bank = torch.randn(rows, M, config.width, device=runtime.device, dtype=memory.model.dtype, requires_grad=True)
+    values = torch.randn(
+        rows, M, len(memory.model.value_layers), config.key_heads, config.head_dim, device=runtime.device, dtype=bank.dtype
+    )
+    values.requires_grad_()
+
+    def once() -> float:
+        entries = assemble(RowTree(bank, values), index)
+        grads = [torch.ones_like(entries.x), torch.ones_like(entries.values)]
+        return timed(runtime, lambda: torch.autograd.grad([entries.x, entries.values], [bank, values], grads))
+
+    return statistics.median([once() for _ in range(rounds + 1)][1:])
+
+
+def timed(runtime: Runtime, what: Callable[[], object]) -> float:
+    """Seconds that `what` takes on the device."""
+    wait = torch.cuda.synchronize if runtime.device.type == "cuda" else lambda: None
+    wait()
+    begin = time.perf_counter()
+    what()
+    wait()
+    return time.perf_counter() - begin
+
+
+def round_to(value: float) -> float:
+    """Four digits are more than a shared machine repeats."""
+    return float(f"{value:.4g}")
+
+
+if __name__ == "__main__":
+    run(main)
