@@ -140,6 +140,12 @@ def test_an_edit_that_cannot_be_is_refused(edit, levels: list[int], chosen: Entr
     assert str(refused.value).startswith(message)
 
 
+def test_tokens_in_the_place_of_the_last_sibling_are_not_it() -> None:
+    row = entries([1, 1, 1, 0], 16, Geometry(4))
+    with pytest.raises(ValueError, match="entry 0 of row 0 .* does not begin 4 siblings"):
+        collapse(as_layout([row]), marks(row, [(1, 0)]), Geometry(4))
+
+
 @pytest.mark.parametrize("edit", [expand, collapse])
 def test_rows_that_would_differ_in_width_are_refused(edit) -> None:
     row = entries([1, 0], 8, Geometry(4))

@@ -94,41 +94,46 @@ class PeekingSampler(Sampler):
     """The mistake: gists are asked for the last token of their span instead of the one after it."""
 
     def sample(self, request: Request) -> Variants:
-        variants = super().sample(request)
-        return variants._replace(predicts=variants.predicts - (variants.layout.lod > 0).long())
+        return asked_for_the_last(super().sample(request))
+
+
+def asked_for_the_last(variants: Variants) -> Variants:
+    return variants._replace(predicts=variants.predicts - (variants.layout.lod > 0).long())
 
 
 def trained(gist: dict, steps: int, peeking: bool = False) -> MCController:
-    """A memory trained on uniformly random tokens."""
-    cheap = {"mc_num_random_variants": 1, "lens_loss": {"mc_lens_loss_weight": 0.0}}
+    """A memory trained on uniformly random tokens, with variants of all widths in turn; the narrow ones have a gist of level 2."""
+    cheap = {"mc_num_random_variants": 1, "mc_training_lod2_probability": 1.0, "lens_loss": {"mc_lens_loss_weight": 0.0}}
     memory = tiny_memory(gist=gist, model={"vocab_size": VOCAB, "depth": 1, "aspect_ratio": 32}, initialised=True, **cheap)
     memory.model.init_weights(torch.Generator().manual_seed(0))
     if peeking:
         memory.sampler = PeekingSampler(memory.plan, 0, pin=False)
     optimizer = MuonAdamW(memory.parameter_groups(OptimFlags(), Plan(SEQ_LEN, steps, 1.0, 1.0)))
     for step in range(steps):
-        memory(*tiny_batch(8, seed=step, vocab=VOCAB), step / steps).loss.backward()
+        memory(*tiny_batch(8, seed=step, vocab=VOCAB), step % 8 / 8).loss.backward()
         optimizer.reduce_gradients()
         optimizer.step(lr=1 - step / steps)
     return memory
 
 
 @torch.no_grad()
-def advantage_over_chance(memory: MCController, rows: int = 200) -> dict[str, float]:
+def advantage_over_chance(memory: MCController, peeking: bool = False, rows: int = 400) -> dict[str, float]:
     """log V less the mean loss, in standard errors, of the predictions made at entries of each level of fresh rows, and in rows as
     they are. Rows are the sample: the slots of a gist predict one token."""
     tokens, targets = tiny_batch(rows, seed=1_000_000, vocab=VOCAB)
     _, row = memory.read_rows(tokens, targets)
     tree = memory.tree(row)
     means: dict[str, list[Tensor]] = {"row": [row.losses.mean(1)]}
-    for draw in range(8):  # with a gist of level 2 and without, and from wide to narrow
-        variants = memory.sampler.sample(Request(10_000 + draw, 1, rows, memory.plan.width(draw / 8)))
+    for nodes in ((5,), (1, 1)):
+        compression = Compression(nodes, memory.plan.blocks, memory.plan.tail, memory.config.geometry)
+        variants = memory.variants(sample_levels(compression, rows, torch.Generator().manual_seed(5))[None])
+        variants = asked_for_the_last(variants) if peeking else variants
         _, hidden, _ = memory.read(tree, variants)
         losses = memory.model.loss(hidden, targets.gather(1, variants.predicts), "none")
         for level in variants.layout.lod.unique().tolist():
             mine = variants.layout.lod == level
             means.setdefault(str(level), []).append((losses * mine).sum(1) / mine.sum(1))
-    samples = {name: torch.cat(each) for name, each in means.items()}
+    samples = {name: torch.stack(each).mean(0) for name, each in means.items()}
     return {name: (math.log(VOCAB) - each.mean().item()) / (each.std() / len(each) ** 0.5).item() for name, each in samples.items()}
 
 
@@ -140,5 +145,5 @@ def test_no_loss_falls_below_the_entropy_of_random_tokens(gist: dict) -> None:
 
 
 def test_and_it_does_where_gists_are_asked_for_what_they_hold() -> None:
-    advantages = advantage_over_chance(trained({"gist_slots": 2}, 80, peeking=True))
+    advantages = advantage_over_chance(trained({"gist_slots": 2}, 80, peeking=True), peeking=True)
     assert advantages["1"] > 10 and max(advantages["row"], advantages["0"]) < 5, advantages
