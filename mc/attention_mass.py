@@ -35,11 +35,11 @@ class EagerAttention:
 
 
 class _CountedAttention(EagerAttention):
-    """The same; adds up how much attention the queries `begin … end−1` pay to each position."""
+    """The same; adds up how much attention the queries `begin … end−1`, of `weights` fp32 [B,Q], pay to each position."""
 
-    def __init__(self, begin: int, end: int) -> None:
+    def __init__(self, begin: int, end: int, weights: Tensor) -> None:
         super().__init__()
-        self.begin, self.end = begin, end
+        self.begin, self.end, self.weights = begin, end, weights
         self.mass: Tensor | None = None  # fp32 [B,T], summed over layers
         self.layers = 0
 
@@ -52,19 +52,22 @@ class _CountedAttention(EagerAttention):
         hidden = key > here
         if window > 0:
             hidden = hidden | (key <= here - window)
-        mass = scores.masked_fill(hidden, -math.inf).softmax(-1).mean((1, 2, 3))
+        mass = scores.masked_fill(hidden, -math.inf).softmax(-1).mean((1, 2))  # (B, Q, T)
+        mass = torch.einsum("bqt,bq->bt", mass, self.weights)
         self.mass = mass if self.mass is None else self.mass + mass
         self.layers += 1
         return super().attend(q, k, v, window, backend)
 
 
 @torch.no_grad()
-def attention_mass(model: GPT, embedded: Embedded, begin: int, end: int) -> Tensor:
-    """The share of their attention that positions `begin … end−1` of plain rows pay to each position, fp32 [B,T].
+def attention_mass(model: GPT, embedded: Embedded, begin: int, end: int, weights: Tensor | None = None) -> Tensor:
+    """How much attention positions `begin … end−1` of plain rows pay to each position, fp32 [B,T], averaged over heads and layers.
 
-    The mean over queries, heads and layers: a row of it sums to 1.
+    Summed over these queries with `weights`, fp32 [B,Q]; by default their mean, and a row of it sums to 1.
     """
-    T = embedded.x.shape[1]
-    counted = _CountedAttention(begin, end)
+    B, T, _ = embedded.x.shape
+    if weights is None:
+        weights = torch.full((B, end - begin), 1 / (end - begin), device=embedded.x.device)
+    counted = _CountedAttention(begin, end, weights)
     model.layers(embedded, model.rotary(0, T), cache=counted)
     return counted.mass / counted.layers

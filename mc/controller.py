@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mc import metrics as measure
+from mc.attention_mass import attention_mass
 from mc.config import MCConfig, RowPlan
 from mc.distillation import distillation_loss
 from mc.focus import Focus
@@ -38,10 +39,10 @@ SPANS = {
     "variant": ("variant_sampling",),
     "variant_pack": ("variant_pack",),
     "positional": ("positional",),
-    "lens": ("lens", "lensnet"),
+    "lens": ("lens", "lensnet", "attention"),
     "other": ("metrics",),
 }
-NETWORKS = ("gistnet", "lensnet")
+NETWORKS = ("gistnet", "lensnet", "attention")
 
 
 @dataclass
@@ -178,7 +179,11 @@ class MCController(Objective):
         if self.config.lens_loss.mc_lens_loss_weight:
             with self.spans("lens"):
                 learns = self._lens_learns(self.draw) and V > 1
-                lens_loss, lens_metrics = self.focus.loss(entries.x, variants, advantages, self.spans) if learns else self.focus.idle()
+                if learns:
+                    attention = self._attention(row, losses)
+                    lens_loss, lens_metrics = self.focus.loss(tree, entries.x, variants, advantages, attention, self.spans)
+                else:
+                    lens_loss, lens_metrics = self.focus.idle()
             metrics |= lens_metrics
             loss = loss + self.config.lens_loss.mc_lens_loss_weight * lens_loss
         self.draw += 1
@@ -236,13 +241,26 @@ class MCController(Objective):
         if not self.config.mc_priority_sampling or not guided:
             return variants
         with torch.no_grad(), self.spans("lens"):
-            coarse = self.variants(torch.ones_like(variants.levels[:1]))
-            scores = self.focus.scores(assemble(tree, coarse.index).x, coarse)
+            scores = self.focus.coarse_scores(tree)
         scores = scores.expand(guided, -1, -1).flatten(0, 1) / self.config.lens_loss.mc_lens_temperature
         levels = sample_levels(variants.compression, len(scores), self.sampler.generator(self.draw), scores, scores.device).view(
             guided, rows, -1
         )
         return lay_out(self.plan, variants.compression, torch.cat([variants.levels[guided:], levels]))
+
+    def _attention(self, row: Row, losses: Tensor) -> Tensor | None:
+        """How much attention the predictions of the horizon paid to each block in the plain rows, fp32 [B,F].
+
+        Each counts by what it lost in the variants, on average: a block matters where its tokens are missed.
+        """
+        if not self.config.lens_loss.mc_lens_attention_weight:
+            return None
+        T, H, F_, K = self.plan.length, self.plan.horizon, self.plan.blocks, self.config.block_size
+        horizon = slice(-H - 1, -1)
+        lost = F.relu(losses.detach()[:, horizon].unflatten(0, (-1, len(row.losses))).mean(0) - row.losses[:, horizon])
+        with self.spans("attention"):
+            mass = attention_mass(self.model, row.embedded, T - H - 1, T - 1, lost)
+        return mass[:, : F_ * K].unflatten(1, (F_, K)).sum(-1)
 
     def _gist_terms(self, loss, tokens, targets, row: Row, tree: RowTree, hidden, entry_targets) -> tuple[Tensor, dict[str, Tensor]]:
         """`loss` with the terms that are on, and what they came to."""

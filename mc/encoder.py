@@ -7,7 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.gpt import MLP, Linear, Rotary, norm, rotate
+from nanochat.gpt import MLP, QK_GAIN, Linear, Rotary, norm, rotate
 
 HEAD_DIM = 32  # of the memory's own networks; their widths are multiples of it
 
@@ -21,11 +21,13 @@ class EncoderBlock(nn.Module):
         self.c_proj = Linear(width, width)
         self.mlp = MLP(width)
 
-    def forward(self, x: Tensor, rotary: Rotary) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary | None) -> Tensor:
         """[N,C,D] → [N,C,D]."""
         N, C, D = x.shape
         q, k, v = self.c_qkv(norm(x)).view(N, C, 3, D // HEAD_DIM, HEAD_DIM).unbind(2)
-        q, k = rotate(norm(q) * 1.2, rotary), rotate(norm(k) * 1.2, rotary)
+        q, k = norm(q) * QK_GAIN, norm(k) * QK_GAIN
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
         y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         x = x + self.c_proj(y.transpose(1, 2).reshape(N, C, D))
         return x + self.mlp(norm(x))
@@ -39,8 +41,8 @@ class Encoder(nn.Module):
         assert width % HEAD_DIM == 0
         self.blocks = nn.ModuleList(EncoderBlock(width) for _ in range(layers))
 
-    def forward(self, x: Tensor, rotary: Rotary) -> Tensor:
-        """[N,C,D] → normalised [N,C,D]; `rotary` has head size `HEAD_DIM`."""
+    def forward(self, x: Tensor, rotary: Rotary | None = None) -> Tensor:
+        """[N,C,D] → normalised [N,C,D]; `rotary`, of head size `HEAD_DIM`, says where items are; without, they are a set."""
         for block in self.blocks:
             x = block(x, rotary)
         return norm(x)

@@ -15,9 +15,11 @@ from torch import Tensor
 from mc import metrics as measure
 from mc.config import RowPlan
 from mc.layout import Layout
-from mc.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pairs, policy_divergence
+from mc.lens_loss import AdvantageNorm, Pairs, attention_loss, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores
 from mc.lensnet import LensNet, block_scores
-from mc.sampler import Variants
+from mc.sampler import Variants, lay_out
+from mc.tree import RowTree, assemble
+from mc.variants import Compression
 from nanochat.spans import OpenSpan, untimed
 
 REFERENCE_BETA = 0.99  # decay of the reference policy's weights
@@ -52,20 +54,40 @@ class Focus(nn.Module):
             scores = (lensnet or self.lensnet)(entries[:, :W].detach(), seen, self.plan.length - self.plan.horizon)
         return block_scores(scores, seen, variants.levels.flatten(0, 1), self.plan.config.geometry).view(variants.levels.shape)
 
-    def loss(self, entries: Tensor, variants: Variants, advantages: Tensor, spans: OpenSpan = untimed) -> tuple[Tensor, dict[str, Tensor]]:
-        """(LensNet's loss, fp32 scalar; detached metrics) for variants of advantages fp32 [V,B]."""
+    def coarse_scores(self, tree: RowTree, spans: OpenSpan = untimed) -> Tensor:
+        """Block scores fp32 [B,F] of the Working Context in which every block is a gist: what a memory starts from."""
+        B, F = tree.x.shape[0], self.plan.blocks
+        levels = torch.ones(1, B, F, dtype=torch.int64, device=tree.x.device)
+        coarse = lay_out(self.plan, Compression((F,), F, self.plan.tail, self.plan.config.geometry), levels)
+        return self.scores(assemble(tree, coarse.index).x, coarse, spans=spans)[0]
+
+    def loss(
+        self, tree: RowTree, entries: Tensor, variants: Variants, advantages: Tensor, attention: Tensor | None, spans: OpenSpan = untimed
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(LensNet's loss, fp32 scalar; detached metrics) for variants of advantages fp32 [V,B].
+
+        `attention` fp32 [B,F] is what the horizon paid to each block where compression hurt it, None where that has no weight.
+        """
         config = self.config
         self.advantages.update(advantages)
         # Rows first: pairs are within a row.
         scores = self.scores(entries, variants, spans=spans).transpose(0, 1)
         levels, advantages = variants.levels.transpose(0, 1), advantages.t()
+        # The same pairs are judged from the variants themselves and from where everything is collapsed.
+        coarse = self.coarse_scores(tree, spans)[:, None].expand_as(scores)
         pairs = make_pairs(scores, levels, advantages, config)
-        terms = lens_losses(pairs, scores, self.advantages.deviation, config)
-        loss = terms.preference
+        own, common = (
+            lens_losses(p, s, self.advantages.deviation, config)
+            for p, s in ((pairs, scores), (pairs._replace(policy=policy_scores(coarse, levels)), coarse))
+        )
+        loss = (own.preference + common.preference) / 2
+        if attention is not None:
+            everywhere = torch.cat([scores, coarse[:, :1]], dim=1)
+            loss = loss + config.mc_lens_attention_weight * attention_loss(everywhere, attention, config.mc_lens_temperature)
         if config.mc_lens_rank_weight:
-            loss = loss + config.mc_lens_rank_weight * terms.rank
+            loss = loss + config.mc_lens_rank_weight * (own.rank + common.rank) / 2
         if config.mc_lens_budget_weight:
-            loss = loss + config.mc_lens_budget_weight * terms.budget
+            loss = loss + config.mc_lens_budget_weight * (own.budget + common.budget) / 2
         if config.mc_lens_budget_smooth_weight:
             now = torch.stack([scores.clamp(min=0).mean(), scores.clamp(max=0).mean()])
             sides = torch.lerp(now, self.sides, config.mc_lens_budget_smooth_beta)

@@ -23,6 +23,7 @@ class LensLossConfig:
 
     mc_lens_loss_weight: float = flag(0.1, "weight of LensNet's loss; 0 = LensNet is not trained")
     mc_lens_temperature: float = flag(0.1, "temperature of the preference loss, in policy scores")
+    mc_lens_attention_weight: float = flag(1.0, "weight of agreeing with the attention that tokens hurt by compression paid to blocks")
     mc_lens_adv_norm_beta: float = flag(0.99, "decay of the running mean and deviation that normalise advantages")
     mc_lens_kl_weight: float = flag(0.0, "weight of the divergence from LensNet with running means of its weights")
     mc_lens_rank_weight: float = flag(0.0, "weight of the margin loss on pairs")
@@ -34,7 +35,7 @@ class LensLossConfig:
     mc_max_lens_pairs: int = flag(16, "pairs of a row at most", unit="pairs")
 
     def __post_init__(self) -> None:
-        for name in ("loss", "kl", "rank", "budget", "budget_smooth"):
+        for name in ("loss", "attention", "kl", "rank", "budget", "budget_smooth"):
             if not 0 <= getattr(self, f"mc_lens_{name}_weight") < float("inf"):
                 raise ValueError(f"mc_lens_{name}_weight is {getattr(self, f'mc_lens_{name}_weight')}; it must be a number from 0")
         for name in ("mc_lens_temperature", "mc_lens_margin"):
@@ -133,9 +134,22 @@ def lens_losses(pairs: Pairs, scores: Tensor, deviation: Tensor, config: LensLos
     """
     weight = torch.where(pairs.kept, torch.tanh(pairs.gap / deviation), 0.0)
     total = weight.sum().clamp(min=1e-6)
-    preference = (weight * F.softplus(-pairs.policy / config.mc_lens_temperature)).sum() / total
-    rank = (weight * F.relu(config.mc_lens_margin - pairs.policy)).sum() / total
+    # Moving to the better layout should score high, and moving back low. Asked for the first alone, LensNet would learn to
+    # want change as such: to expand whatever is a gist and collapse whatever is raw.
+    forth, back = pairs.policy / config.mc_lens_temperature, pairs.policy.transpose(1, 2) / config.mc_lens_temperature
+    preference = (weight * (F.softplus(-forth) + F.softplus(back))).sum() / (2 * total)
+    margin = config.mc_lens_margin
+    rank = (weight * (F.relu(margin - pairs.policy) + F.relu(margin + pairs.policy.transpose(1, 2)))).sum() / (2 * total)
     return LensLosses(preference, rank, imbalance(scores).mean())
+
+
+def attention_loss(scores: Tensor, attention: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of the distribution over blocks that scores [B,V,F] are at `temperature` to `attention` fp32 [B,F].
+
+    Rows count by the attention in them: where compression hurt nobody there is nothing to learn.
+    """
+    predicted = (scores / temperature).log_softmax(-1).mean(1)
+    return -(attention * predicted).sum() / attention.sum().clamp(min=1e-6)
 
 
 def imbalance(scores: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from mc.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
 from mc.layout import Geometry, Layout
 from nanochat.flags import flag
-from nanochat.gpt import MLP, Linear, norm, rotary_at
+from nanochat.gpt import MLP, Linear, norm
 
 FEATURES = 4  # is a gist, level, logarithms of stride and of distance
 
@@ -48,10 +48,17 @@ class LensNet(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> LensNet:
-        """The last layer starts at zero: no preference. Returns self."""
+        """The last layer starts at zero: no preference. Returns self.
+
+        Queries start equal to keys, so that entries attend to what is like them: to find the block that the recent tokens speak
+        of is to match contents, which takes several times as long to learn from unrelated projections.
+        """
         init_linear(self.c_in.weight, generator)
         init_linear(self.c_features.weight, generator)
         init_encoder(self.encoder, generator)
+        for block in self.encoder.blocks:
+            queries, keys, _ = block.c_qkv.weight.chunk(3)
+            keys.copy_(queries)
         if self.head is not None:
             init_linear(self.head.c_fc.weight, generator, 0.4)
             nn.init.zeros_(self.head.c_proj.weight)
@@ -65,7 +72,8 @@ class LensNet(nn.Module):
         distance = (decision - centre).clamp(min=1)
         features = torch.stack([(layout.lod > 0).float(), layout.lod.float(), stride.log2() / 8, distance.log2() / 8], dim=-1)
         x = self.c_in(norm(entries.to(self.dtype))) + self.c_features(features.to(self.dtype))
-        x = self.encoder(x, rotary_at(centre, HEAD_DIM, self.dtype))
+        # Without rotations: what is matched across hundreds of tokens is content, and where it stands is in the features.
+        x = self.encoder(x)
         if self.head is not None:
             x = norm(x + self.head(x))
         logits = self.c_score(x).squeeze(-1).float()

@@ -111,9 +111,10 @@ def test_the_losses_of_pairs_are_their_definition() -> None:
     losses = lens_losses(pairs, scores, torch.tensor(0.7), config)
     preference = rank = total = 0.0
     for row, a, b in pairs.kept.nonzero().tolist():
-        weight, policy = math.tanh(pairs.gap[row, a, b] / 0.7), pairs.policy[row, a, b].item()
-        preference += weight * math.log1p(math.exp(-policy / 0.3))
-        rank += weight * max(0.0, 0.2 - policy)
+        weight = math.tanh(pairs.gap[row, a, b] / 0.7)
+        forth, back = pairs.policy[row, a, b].item(), pairs.policy[row, b, a].item()
+        preference += weight * (math.log1p(math.exp(-forth / 0.3)) + math.log1p(math.exp(back / 0.3))) / 2
+        rank += weight * (max(0.0, 0.2 - forth) + max(0.0, 0.2 + back)) / 2
         total += weight
     assert losses.preference.item() == pytest.approx(preference / total, rel=1e-5)
     assert losses.rank.item() == pytest.approx(rank / total, rel=1e-5)
@@ -125,12 +126,11 @@ def test_the_losses_fall_as_scores_ask_for_what_served_better(term: str) -> None
     scores = torch.zeros(1, 2, 2, requires_grad=True)
     pairs = make_pairs(scores, torch.tensor([[[1, 0], [0, 1]]]), torch.tensor([[0.0, 1.0]]), LensLossConfig())
     getattr(lens_losses(pairs, scores, ONE, LensLossConfig()), term).backward()
-    of_a, of_b = scores.grad[0]
-    assert of_a[0] < 0 < of_a[1] and torch.equal(of_a[0], -of_a[1])
-    assert not of_b.any()  # the policy in the better layout is not in question
+    for block_0, block_1 in scores.grad[0]:  # in a, where that means to expand block 0, and in b, where it means to leave it
+        assert block_0 < 0 < block_1 and torch.equal(block_0, -block_1)
     losses = []
     for step in (-0.2, 0.0, 0.2):
-        better = torch.tensor([[[step, -step], [0.0, 0.0]]])
+        better = torch.tensor([[[step, -step], [step, -step]]])
         moved = Pairs(policy_scores(better, torch.tensor([[[1, 0], [0, 1]]])), pairs.gap, pairs.kept)
         losses.append(getattr(lens_losses(moved, better, ONE, LensLossConfig()), term).item())
     assert losses[0] > losses[1] > losses[2]
