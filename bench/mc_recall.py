@@ -22,17 +22,27 @@ from nanochat.common import UserError
 from nanochat.flags import flag, parse, run
 
 COMMON = ("--mc-max-lod=1", "--show-every=100")
-EASY = ("--task=easy", "--block-size=8", "--allocator-recent-tokens=16", "--mc-horizon=16", "--mc-train-wc-length=33")
-HARD = ("--task=hard", "--allocator-recent-tokens=32", "--mc-horizon=32", "--mc-train-wc-length=65")
-ALL_GISTS = ("--mc-lens-loss-weight=0", "--mc-num-random-variants=2", "--anneal=0.15")
+EASY = (
+    "--task=easy",
+    "--steps=700",
+    "--batch=32",
+    "--block-size=8",
+    "--allocator-recent-tokens=16",
+    "--mc-horizon=16",
+    "--mc-train-wc-length=33",
+)
+HARD = ("--task=hard", "--steps=400", "--batch=16", "--allocator-recent-tokens=32", "--mc-horizon=32", "--mc-train-wc-length=65")
+# Every far block a gist: narrow variants soon, and nothing for LensNet to choose.
+GISTS = ("--mc-lens-loss-weight=0", "--mc-num-random-variants=2", "--anneal=0.15", "--head-dim=16", "--gistnet-pooling=query")
+# Three of the fourteen far blocks raw, and gists that do not hold every binding, so that it matters which.
+FOCUS = ("--task=focus", "--steps=700", "--batch=16", "--allocator-recent-tokens=32", "--mc-horizon=32", "--mc-train-wc-length=171",
+         "--anneal=0.02", "--gistnet-type=mean")  # fmt: skip
 # The longest first: the last to finish should not be one of them.
-SETTINGS: tuple[tuple[str, ...], ...] = (
-    ("--task=focus", "--steps=900", "--batch=16", "--allocator-recent-tokens=32", "--mc-horizon=32", "--mc-train-wc-length=171"),
-    *(
-        (*HARD, *ALL_GISTS, "--steps=900", "--batch=16", f"--gistnet-type={kind}", f"--gist-slots={slots}")
-        for kind, slots in (("transformer", 1), ("context", 1), ("mean", 1), ("transformer", 2), ("transformer", 4), ("context", 4))
-    ),
-    *((*EASY, *ALL_GISTS, "--steps=1000", "--batch=32", f"--gistnet-type={kind}") for kind in ("transformer", "context")),
+SHORT = (("easy", "transformer", 1), ("easy", "context", 1), ("hard", "transformer", 1), ("hard", "transformer", 4), ("hard", "context", 4))
+LONG = (
+    *SHORT,
+    ("easy", "mean", 1),
+    *(("hard", kind, slots) for kind, slots in (("transformer", 2), ("context", 1), ("context", 2), ("mean", 1), ("mean", 2), ("mean", 4))),
 )
 COLUMNS = ("task", "gistnet_type", "gist_slots", "full_accuracy", "gist_accuracy", "focus_accuracy", "random_accuracy", "oracle_accuracy",
            "lens_hit_rate", "steps", "minutes")  # fmt: skip
@@ -43,6 +53,7 @@ class MCRecall:
     """Train and measure the memory on rows that test recall; the last line is JSON."""
 
     only: Literal["all", "easy", "hard", "focus"] = flag("all", "which task")
+    table: Literal["short", "long"] = flag("short", "which types of gists and slots: the main ones, or all")
     workers: int = flag(2, "settings that are trained at a time, a thread each", unit="processes")
 
     def __post_init__(self) -> None:
@@ -54,13 +65,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the settings, prints a table and the summary; returns the exit code."""
     config = parse(MCRecall, argv)
     begin = time.perf_counter()
-    wanted = [setting for setting in SETTINGS if config.only == "all" or f"--task={config.only}" in setting]
+    wanted = [setting for setting in settings(config.table) if config.only == "all" or f"--task={config.only}" in setting]
     with ThreadPoolExecutor(config.workers) as pool:
         results = list(pool.map(train, wanted))
     for row in [dict(zip(COLUMNS, COLUMNS, strict=True)), *results]:
         print("  ".join(f"{_cell(row.get(name)):>16}" for name in COLUMNS))
     print(json.dumps(summary(results) | {"minutes": round((time.perf_counter() - begin) / 60, 2)}))
     return 0
+
+
+def settings(table: str) -> list[tuple[str, ...]]:
+    """The flags of each worker."""
+    tasks = {"easy": EASY, "hard": HARD}
+    kinds = SHORT if table == "short" else LONG
+    return [FOCUS, *((*tasks[task], *GISTS, f"--gistnet-type={kind}", f"--gist-slots={slots}") for task, kind, slots in kinds)]
 
 
 def train(setting: tuple[str, ...]) -> dict[str, Any]:

@@ -46,12 +46,12 @@ class RecallWorker:
     task: Literal["easy", "hard", "focus"] = flag("easy", "which rows")
     steps: int = flag(600, "training steps", unit="steps")
     batch: int = flag(32, "rows in a step", unit="rows")
-    lr: float = flag(1.0, "multiplies the nominal rates", unit="×")
+    lr: float = flag(0.7, "multiplies the nominal rates", unit="×")
+    head_dim: int = flag(32, "size of the model's attention heads", unit="channels")
     seed: int = flag(0, "of weights, rows and layouts")
     learn_recall: float = flag(0.4, "task focus: share of the steps, at the beginning, that train on rows where every key is asked for")
     anneal: float = flag(0.5, "share of the steps after which variants are as narrow as they get", unit="of the run")
     show_every: int = flag(50, "steps between looks at the accuracy; -1 = none", unit="steps")
-    head_dim: int = flag(32, "of the model", unit="channels")
     mc: MCConfig = part(MCConfig)
 
 
@@ -162,7 +162,9 @@ def _measure(controller: MCController, task: Task, rows: Rows) -> dict[str, floa
     found = {"full_accuracy": accuracy(plain.hidden), "gist_accuracy": behind(layouts["collapsed"], coarsest(probe.compression).width)}
     if not task.named:
         return found
-    needed = torch.zeros(len(tokens), task.blocks).scatter_(1, blocks, 1.0)
+    # A pair that stands across two blocks needs both.
+    across = (torch.from_numpy(rows.where) + 1).div(task.block_size, rounding_mode="floor").clamp(max=task.blocks - 1)
+    needed = torch.zeros(len(tokens), task.blocks).scatter_(1, across, 1.0).scatter_(1, blocks, 2.0)
     layouts |= {"focus": choose_levels(controller, probe, plain, tree, "lens", generator), "oracle": by_score(probe.compression, needed)}
     found |= {f"{kind}_accuracy": behind(layouts[kind], probe.compression.width) for kind in ("focus", "random", "oracle")}
     found["lens_hit_rate"] = (layouts["focus"].gather(1, blocks) == 0).float().mean().item()

@@ -26,6 +26,7 @@ from mc.reconstruction import Reconstruction
 from mc.sampler import Request, Sampler, Variants, lay_out
 from mc.tree import Positions, RowTree, assemble, build
 from mc.variants import compression_of, repeated, sample_levels
+from nanochat.cross_entropy import IGNORE
 from nanochat.gpt import GPT, Embedded, Rotary
 from nanochat.objective import Objective, StepResult
 from nanochat.optim import OptimFlags, ParamGroup
@@ -174,7 +175,7 @@ class MCController(Objective):
         with self.spans("metrics"):
             horizon = slice(-self.plan.horizon - 1, -1)
             advantages = (row.losses[:, horizon].mean(1) - losses[:, horizon].mean(1).view(V, B)).detach()
-            metrics = self._metrics(base_loss, token_loss, row, losses, variants, advantages)
+            metrics = self._metrics(base_loss, token_loss, row, losses, entry_targets != IGNORE, variants, advantages)
         lens_loss = base_loss.new_zeros(())
         if self.config.lens_loss.mc_lens_loss_weight:
             with self.spans("lens"):
@@ -284,12 +285,14 @@ class MCController(Objective):
         return loss, metrics
 
     @torch.no_grad()
-    def _metrics(self, base_loss, token_loss, row: Row, losses: Tensor, variants: Variants, advantages: Tensor) -> dict[str, Tensor]:
+    def _metrics(
+        self, base_loss, token_loss, row: Row, losses: Tensor, counts: Tensor, variants: Variants, advantages: Tensor
+    ) -> dict[str, Tensor]:
         V, B = advantages.shape
         W, T, steps = losses.shape[1], self.plan.length, self.micro_batches
         rows = torch.arange(V * B, device=losses.device) % B
         reference = row.losses[rows[:, None], variants.predicts]
-        level_losses, deltas = measure.by_level(losses, reference, variants.layout.lod, self.plan.max_lod)
+        level_losses, deltas = measure.by_level(losses, reference, variants.layout.lod, counts, self.plan.max_lod)
         guided = V // 2 if self.config.mc_priority_sampling else 0
         metrics = {
             "lod_losses": level_losses,

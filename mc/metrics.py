@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 
-def by_level(losses: Tensor, reference: Tensor, lod: Tensor, max_lod: int) -> tuple[Tensor, Tensor]:
+def by_level(losses: Tensor, reference: Tensor, lod: Tensor, counts: Tensor, max_lod: int) -> tuple[Tensor, Tensor]:
     """(mean loss of the predictions made at entries of each level, mean of loss − reference), fp32 [max_lod + 1]; NaN where none.
 
-    `reference` is the plain row's loss of the same target. All [N,W].
+    `reference` is the plain row's loss of the same target; `counts` (bool) says which predictions have one. All [N,W].
     """
-    kind = torch.nn.functional.one_hot(lod, max_lod + 1).to(losses.dtype).flatten(0, 1)  # (N·W, levels)
+    kind = (torch.nn.functional.one_hot(lod, max_lod + 1) * counts[..., None]).to(losses.dtype).flatten(0, 1)  # (N·W, levels)
     count = kind.sum(0)
     return losses.flatten() @ kind / count, (losses - reference).flatten() @ kind / count
 

@@ -82,13 +82,13 @@ def test_a_block_has_the_mean_score_of_the_node_that_covers_it() -> None:
         torch.testing.assert_close(got[block], scores[0, mine].mean())
 
 
-def scored(memory, tokens: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, Layout, int]:
-    """(scores, layout, decision point) of LensNet in a training step."""
+def scored(memory, tokens: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.Tensor, Layout, int]]:
+    """(scores, layout, decision point) of LensNet in a training step: of the variants, and of the collapsed context."""
     seen = []
     memory.focus.lensnet.register_forward_hook(lambda module, inputs, output: seen.append((output.detach(), *inputs[1:])))
     memory.process_batch(tokens, targets, 0.5)
-    assert len(seen) == 1
-    return seen[0]
+    assert len(seen) == 2 and (seen[1][1].lod[:, : memory.plan.blocks] == 1).all()
+    return seen
 
 
 HORIZON = tiny_memory().plan.horizon
@@ -102,11 +102,12 @@ def test_the_horizon_does_not_change_the_scores(kind: str) -> None:
     other, other_targets = tokens.clone(), targets.clone()
     other[:, SEQ_LEN - HORIZON :] = (tokens[:, SEQ_LEN - HORIZON :] + 7) % 61
     other_targets[:, SEQ_LEN - HORIZON - 1 :] = (targets[:, SEQ_LEN - HORIZON - 1 :] + 7) % 61
-    mine, layout, decision = scored(tiny_memory(gist={"gistnet_type": kind}, **MANY), tokens, targets)
-    theirs, other_layout, _ = scored(tiny_memory(gist={"gistnet_type": kind}, **MANY), other, other_targets)
-    assert torch.equal(layout.start, other_layout.start) and torch.equal(layout.lod, other_layout.lod)
-    assert decision == SEQ_LEN - HORIZON and (layout.start[:, -1] == decision - 1).all() and (layout.lod[:, -1] == 0).all()
-    assert torch.equal(mine, theirs) and mine.std() > 0
+    before = scored(tiny_memory(gist={"gistnet_type": kind}, **MANY), tokens, targets)
+    after = scored(tiny_memory(gist={"gistnet_type": kind}, **MANY), other, other_targets)
+    for (mine, layout, decision), (theirs, other_layout, _) in zip(before, after, strict=True):
+        assert torch.equal(layout.start, other_layout.start) and torch.equal(layout.lod, other_layout.lod)
+        assert decision == SEQ_LEN - HORIZON and (layout.start[:, -1] == decision - 1).all() and (layout.lod[:, -1] == 0).all()
+        assert torch.equal(mine, theirs) and mine.std() > 0
 
 
 @pytest.mark.parametrize("kind", ["transformer", "context"])
@@ -114,12 +115,20 @@ def test_the_score_of_an_old_block_changes_with_a_recent_token(kind: str) -> Non
     tokens, targets = tiny_batch()
     other = tokens.clone()
     other[:, SEQ_LEN - HORIZON - 1] = (tokens[:, SEQ_LEN - HORIZON - 1] + 7) % 61  # the last one before the decision point
-    mine, layout, _ = scored(tiny_memory(gist={"gistnet_type": kind}, **MANY), tokens, targets)
-    theirs, _, _ = scored(tiny_memory(gist={"gistnet_type": kind}, **MANY), other, targets)
-    gists = layout.lod > 0
-    change = logits(theirs) - logits(mine)
-    for row in range(len(change)):
-        assert change[row, gists[row]].std() > 1e-4  # beyond what centring moves all by
+    before = scored(tiny_memory(gist={"gistnet_type": kind}, **MANY), tokens, targets)
+    after = scored(tiny_memory(gist={"gistnet_type": kind}, **MANY), other, targets)
+    for (mine, layout, _), (theirs, _, _) in zip(before, after, strict=True):
+        gists = layout.lod > 0
+        change = logits(theirs) - logits(mine)
+        for row in range(len(change)):
+            assert change[row, gists[row]].std() > 1e-4  # beyond what centring moves all by
+
+
+def test_at_the_start_entries_attend_to_what_is_like_them() -> None:
+    net = LensNet(LensConfig(), WIDTH, GEOMETRY).init_weights(torch.Generator().manual_seed(0))
+    for block in net.encoder.blocks:
+        queries, keys, values = block.c_qkv.weight.chunk(3)
+        assert torch.equal(queries, keys) and not torch.equal(keys, values)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -17,9 +17,13 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_losses_by_level() -> None:
     losses, reference = torch.tensor([[1.0, 2, 3], [4, 5, 6]]), torch.tensor([[1.0, 1, 1], [2, 2, 3]])
-    mean, delta = by_level(losses, reference, torch.tensor([[0, 2, 0], [2, 2, 0]]), 3)
+    lod = torch.tensor([[0, 2, 0], [2, 2, 0]])
+    mean, delta = by_level(losses, reference, lod, torch.ones_like(lod, dtype=torch.bool), 3)
     assert mean[[0, 2]].tolist() == pytest.approx([10 / 3, 11 / 3]) and delta[[0, 2]].tolist() == pytest.approx([5 / 3, 2])
     assert mean[[1, 3]].isnan().all() and delta[[1, 3]].isnan().all()
+    counts = torch.tensor([[True, False, True], [True, False, False]])
+    mean, delta = by_level(losses, reference, lod, counts, 3)
+    assert mean[[0, 2]].tolist() == pytest.approx([2, 4]) and delta[[0, 2]].tolist() == pytest.approx([1, 2])
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])

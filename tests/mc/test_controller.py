@@ -1,0 +1,132 @@
+"""The objective with a memory: its loss, its metrics, its state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mc.controller import MCController
+from nanochat.gpt import rotary_at
+from tests.mc.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
+
+
+def test_the_loss_is_the_mean_over_rows_and_variants() -> None:
+    memory = tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0})
+    tokens, targets = tiny_batch(3)
+    result = memory.process_batch(tokens, targets, 0.5)
+    memory.draw = 0
+    _, row = memory.read_rows(tokens, targets)
+    tree = memory.tree(row)
+    variants = memory._sample(tree, 3, 0.5)
+    V = len(variants.levels)
+    _, hidden, _ = memory.read(tree, variants)
+    logits, losses = memory.model.logits(hidden), []
+    for v in range(V):
+        for b in range(3):
+            losses.append(F.cross_entropy(logits[v * 3 + b], targets[b, variants.predicts[v * 3 + b]]))
+    plain = memory.model(tokens, targets)
+    torch.testing.assert_close(result.loss_lod0, plain)
+    torch.testing.assert_close(result.loss, (plain + V * torch.stack(losses).mean()) / (1 + V))
+    torch.testing.assert_close(result.token_loss, result.loss.detach())
+
+
+@pytest.mark.parametrize("term", ["mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight"])
+def test_gist_terms_are_added_and_train_the_gists(term: str) -> None:
+    tokens, targets = tiny_batch(2)
+    plain, with_term = (tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0}, **{term: weight}) for weight in (0.0, 0.5))
+    a, b = plain.process_batch(tokens, targets, 0.5), with_term.process_batch(tokens, targets, 0.5)
+    name = term.removesuffix("_weight").replace("mc_", "mc/")
+    torch.testing.assert_close(b.loss.detach() - a.loss.detach(), 0.5 * b.metrics[name])
+    assert b.metrics[name] > 0 and name not in a.metrics
+    for result in (a, b):
+        result.loss.backward()
+    assert any(not torch.equal(p.grad, q.grad) for p, q in zip(plain.gistnet.parameters(), with_term.gistnet.parameters(), strict=True))
+
+
+def test_a_variant_that_lost_nothing_is_not_punished() -> None:
+    memory = tiny_memory(mc_gist_delta_weight=1.0)
+    tokens, targets = tiny_batch(2)
+    _, row = memory.read_rows(tokens, targets)
+    much = row._replace(losses=torch.full_like(row.losses, 1e3))  # rows that do worse than any variant
+    tree = memory.tree(row)
+    variants = memory._sample(tree, 2, 0.5)
+    _, hidden, _ = memory.read(tree, variants)
+    entry_targets = targets[torch.arange(len(hidden)) % 2][:, : hidden.shape[1]]
+    loss, _ = memory._gist_terms(torch.zeros(()), tokens, targets, much, tree, hidden, entry_targets)
+    assert loss == 0
+
+
+def test_what_a_batch_returns() -> None:
+    memory = tiny_memory(positional_type="gaussian_alibi")
+    tokens, targets = tiny_batch(2)
+    result = memory.process_batch(tokens, targets, 0.9)
+    assert result.cached_embeddings.shape == (2, SEQ_LEN, 32) and not result.cached_embeddings.requires_grad
+    cos, sin, bias = result.positional_caches["rows"]
+    expected = rotary_at(torch.arange(SEQ_LEN), memory.model.config.head_dim, torch.float32)
+    assert torch.equal(cos, expected.cos) and torch.equal(sin, expected.sin) and bias is None
+    cos, _, bias = result.positional_caches["variants"]
+    assert bias.shape == (cos.shape[0], memory.model.config.heads, cos.shape[1], cos.shape[1])
+    assert result.lod_losses.shape == (memory.plan.max_lod + 1,)
+    assert all(not isinstance(value, torch.Tensor) or not value.requires_grad for value in result.metrics.values())
+
+
+def test_counts_of_a_step() -> None:
+    memory = tiny_memory(mc_max_lod=1, mc_priority_sampling=True, mc_num_random_variants=4)
+    memory.micro_batches = 3
+    metrics = memory.process_batch(*tiny_batch(2), 0.3).metrics
+    width = metrics["mc/variant_width"]
+    assert metrics["mc/variants_total"] == 2 * 4 * 3 and metrics["mc/variants_per_sample"] == 4
+    assert (metrics["mc/N_recency"], metrics["mc/N_allocated"], metrics["mc/N_siblings"]) == (6, 12, 12)
+    assert metrics["mc/horizon_tokens"] == 2 * (SEQ_LEN + 4 * width) * 3 and metrics["mc/effective_batch_size"] == 2 * 5 * 3
+    assert memory.contexts == 30
+
+
+def test_priority_sampling_keeps_what_lensnet_scores_high() -> None:
+    memory = tiny_memory(mc_max_lod=1, mc_priority_sampling=True, mc_num_random_variants=4)
+    wanted = torch.zeros(2, memory.plan.blocks)
+    wanted[:, 4] = 1.0
+    memory.focus.coarse_scores = lambda tree: 10 * wanted
+    tokens, targets = tiny_batch(2)
+    _, row = memory.read_rows(tokens, targets)
+    variants = memory._sample(memory.tree(row), 2, 0.9)
+    random, guided = variants.levels[:2], variants.levels[2:]
+    assert (guided[..., 4] == 0).all() and (random[..., 4] == 1).any()
+
+
+def test_lensnet_learns_in_one_micro_batch_of_so_many() -> None:
+    memory = tiny_memory(mc_lens_every=3, mc_num_random_variants=1, mc_max_lod=1)
+    seen = [memory.process_batch(*tiny_batch(2), 0.3).metrics for _ in range(6)]
+    assert [metrics["mc/variants_per_sample"] for metrics in seen] == [2, 1, 1, 2, 1, 1]  # it needs a pair
+    assert [bool(torch.as_tensor(metrics["mc/lens_loss"]).isfinite()) for metrics in seen] == [True, False, False] * 2
+    assert len({tuple(metrics) for metrics in seen}) == 1
+
+
+def test_state_goes_on_where_it_was() -> None:
+    first = tiny_memory()
+    for _ in range(3):
+        first.process_batch(*tiny_batch(2), 0.3)
+    second = tiny_memory(seed=0)
+    second.load_state_dict(first.state_dict())
+    a, b = (memory.process_batch(*tiny_batch(2), 0.3) for memory in (first, second))
+    assert torch.equal(a.loss, b.loss) and first.contexts == second.contexts and first.draw == second.draw == 4
+
+
+def test_flops_count_the_variants() -> None:
+    memory = tiny_memory()
+    ratio = memory.flops_per_token() / memory.model.flops_per_token()
+    mean = sum(memory.plan.multiplier(p) for p in memory.plan.stages) / len(memory.plan.stages)
+    assert ratio == pytest.approx(mean) and 1.5 < ratio < 4
+
+
+def test_an_error_in_the_memory_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("tree", "_sample", "read", "_metrics", "_attention"):
+        memory = tiny_memory()
+
+        def broken(*_args, **_kwargs):
+            raise RuntimeError("broken memory")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MCController, place, broken)
+            with pytest.raises(RuntimeError, match="broken memory"):
+                memory(*tiny_batch(2), 0.5)
