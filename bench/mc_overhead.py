@@ -19,9 +19,9 @@ from functools import partial
 
 import torch
 
-from mc.auto_batch import estimate_mc_device_batch
 from mc.config import MCConfig
 from mc.controller import NETWORKS, MCController
+from mc.recipe import choose_micro_batch
 from mc.sampler import Request
 from mc.tree import RowTree, assemble
 from nanochat.flags import flag, parse, part, run
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     memory = MCController(model, config.mc, T).init_weights(torch.Generator().manual_seed(1)).to(runtime.device)
     memory.use_kernels(runtime.compile)
     rows = torch.randint(vocab, (config.total_batch_size // T, T + 1), device=runtime.device)
-    micro, _ = estimate_mc_device_batch(config.device_batch_size, len(rows), memory.plan)
+    micro = choose_micro_batch(memory, config.device_batch_size, config.total_batch_size, runtime, print)
     plan = Plan(config.total_batch_size, 1000, 0.1, 0.1)
     sides: list[tuple[Objective, int]] = [(vanilla, config.device_batch_size), (memory, micro)]
     optimizers = [MuonAdamW(o.parameter_groups(OptimFlags(), plan), runtime.muon_dtype) for o, _ in sides]

@@ -78,7 +78,7 @@ class MCConfig:
     mc_gist_delta_weight: float = flag(0.0, "weight of what a variant loses against its row")
     mc_gist_kl_weight: float = flag(0.0, "weight of the divergence of a variant's predictions from its row's")
     mc_gist_recon_weight: float = flag(0.0, "weight of telling a block's tokens from its gist")
-    mc_lens_every: int = flag(1, "train LensNet in one of so many micro-batches", unit="micro-batches")
+    mc_lens_every: int = flag(2, "train LensNet in one of so many micro-batches", unit="micro-batches")
     mc_infer_refocus_interval: int = flag(32, "tokens between two refocuses at inference", unit="tokens")
     mc_eval_tokens: int = flag(1 << 20, "validation tokens to measure the memory on, at most eval_tokens", unit="tokens")
     mc_log_timers: bool = flag(True, "log the milliseconds of the memory's parts as mc/…_ms")

@@ -72,6 +72,7 @@ class Row(NamedTuple):
     middle: Tensor  # [B,T,D], after the middle layer
     losses: Tensor  # fp32 [B,T], detached
     rotary: Rotary
+    inputs: list[Tensor]  # [B,T,D] before each layer
 
 
 class MCController(Objective):
@@ -182,7 +183,8 @@ class MCController(Objective):
                 learns = self._lens_learns(self.draw) and V > 1
                 if learns:
                     attention = self._attention(row, losses)
-                    lens_loss, lens_metrics = self.focus.loss(tree, entries.x, variants, advantages, attention, self.spans)
+                    origin = self.draw // self.config.mc_lens_every % V
+                    lens_loss, lens_metrics = self.focus.loss(tree, entries.x, variants, origin, advantages, attention, self.spans)
                 else:
                     lens_loss, lens_metrics = self.focus.idle()
             metrics |= lens_metrics
@@ -198,10 +200,11 @@ class MCController(Objective):
         """(mean loss, all there is) of the plain forward."""
         rotary = self.model.rotary(0, tokens.shape[1])
         embedded = self.model.embed(tokens)
-        x, middle = self.model.layers(embedded, rotary)
+        inputs: list[Tensor] = []
+        x, middle = self.model.layers(embedded, rotary, inputs=inputs)
         hidden = self.model.finish(x, middle)
         loss, losses = self.model.loss(hidden, targets, "both")
-        return loss, Row(embedded, hidden, middle, losses, rotary)
+        return loss, Row(embedded, hidden, middle, losses, rotary, inputs)
 
     def tree(self, row: Row) -> RowTree:
         """The trees of rows."""
@@ -260,7 +263,7 @@ class MCController(Objective):
         horizon = slice(-H - 1, -1)
         lost = F.relu(losses.detach()[:, horizon].unflatten(0, (-1, len(row.losses))).mean(0) - row.losses[:, horizon])
         with self.spans("attention"):
-            mass = attention_mass(self.model, row.embedded, T - H - 1, T - 1, lost)
+            mass = attention_mass(self.model, row.embedded, row.inputs, T - H - 1, T - 1, lost)
         return mass[:, : F_ * K].unflatten(1, (F_, K)).sum(-1)
 
     def _gist_terms(self, loss, tokens, targets, row: Row, tree: RowTree, hidden, entry_targets) -> tuple[Tensor, dict[str, Tensor]]:

@@ -75,6 +75,7 @@ class Plain(NamedTuple):
     embedded: Embedded
     middle: Tensor  # [B,T,D] after the middle layer
     hidden: Tensor  # [B,T,D], what the head reads
+    inputs: list[Tensor]  # [B,T,D] before each layer
 
 
 def make_probe(controller: MCController, horizon: int, width: int, recent: int, length: int | None = None) -> Probe:
@@ -108,8 +109,9 @@ def training_probes(controller: MCController, horizons: Sequence[int] = HORIZONS
 def plain_forward(model: GPT, tokens: Tensor) -> Plain:
     """The rows as they are."""
     embedded = model.embed(tokens)
-    x, middle = model.layers(embedded, model.rotary(0, tokens.shape[1]), cache=EagerAttention())
-    return Plain(embedded, middle, model.finish(x, middle))
+    inputs: list[Tensor] = []
+    x, middle = model.layers(embedded, model.rotary(0, tokens.shape[1]), cache=EagerAttention(), inputs=inputs)
+    return Plain(embedded, middle, model.finish(x, middle), inputs)
 
 
 def window_forward(model: GPT, tokens: Tensor, horizon: int, width: int) -> Tensor:
@@ -174,7 +176,7 @@ def lens_levels(controller: MCController, probe: Probe, tree: RowTree, passes: i
 def oracle_levels(model: GPT, probe: Probe, plain: Plain) -> Tensor:
     """The layout that keeps the blocks which the horizon's predictions attend to most, int64 levels [B,F]."""
     T, F = probe.plan.length, probe.plan.blocks
-    mass = attention_mass(model, plain.embedded, T - probe.horizon - 1, T - 1)
+    mass = attention_mass(model, plain.embedded, plain.inputs, T - probe.horizon - 1, T - 1)
     blocks = mass[:, : F * probe.plan.config.block_size].unflatten(1, (F, -1)).sum(-1)
     return by_score(probe.compression, blocks)
 

@@ -62,32 +62,35 @@ class Focus(nn.Module):
         return self.scores(assemble(tree, coarse.index).x, coarse, spans=spans)[0]
 
     def loss(
-        self, tree: RowTree, entries: Tensor, variants: Variants, advantages: Tensor, attention: Tensor | None, spans: OpenSpan = untimed
+        self,
+        tree: RowTree,
+        entries: Tensor,
+        variants: Variants,
+        origin: int,
+        advantages: Tensor,
+        attention: Tensor | None,
+        spans: OpenSpan = untimed,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(LensNet's loss, fp32 scalar; detached metrics) for variants of advantages fp32 [V,B].
 
-        `attention` fp32 [B,F] is what the horizon paid to each block where compression hurt it, None where that has no weight.
+        Scores are taken in two contexts, in which all pairs of a row's variants are judged: variant number `origin` and the one
+        where everything is collapsed. `attention` fp32 [B,F] is what the horizon paid to each block where compression hurt it,
+        None where that has no weight.
         """
-        config = self.config
+        config, B = self.config, advantages.shape[1]
         self.advantages.update(advantages)
-        # Rows first: pairs are within a row.
-        scores = self.scores(entries, variants, spans=spans).transpose(0, 1)
-        levels, advantages = variants.levels.transpose(0, 1), advantages.t()
-        # The same pairs are judged from the variants themselves and from where everything is collapsed.
-        coarse = self.coarse_scores(tree, spans)[:, None].expand_as(scores)
-        pairs = make_pairs(scores, levels, advantages, config)
-        own, common = (
-            lens_losses(p, s, self.advantages.deviation, config)
-            for p, s in ((pairs, scores), (pairs._replace(policy=policy_scores(coarse, levels)), coarse))
-        )
-        loss = (own.preference + common.preference) / 2
+        mine, mixed = variants.only(origin), entries[origin * B : (origin + 1) * B]
+        scores = torch.cat([self.scores(mixed, mine, spans=spans), self.coarse_scores(tree, spans)[None]])  # (2, B, F)
+        pairs = make_pairs(variants.levels.transpose(0, 1), advantages.t(), config)
+        policy = policy_scores(scores, pairs)  # (2, B, V, V)
+        terms = lens_losses(pairs, policy, scores, self.advantages.deviation, config)
+        loss = terms.preference
         if attention is not None:
-            everywhere = torch.cat([scores, coarse[:, :1]], dim=1)
-            loss = loss + config.mc_lens_attention_weight * attention_loss(everywhere, attention, config.mc_lens_temperature)
+            loss = loss + config.mc_lens_attention_weight * attention_loss(scores, attention, config.mc_lens_temperature)
         if config.mc_lens_rank_weight:
-            loss = loss + config.mc_lens_rank_weight * (own.rank + common.rank) / 2
+            loss = loss + config.mc_lens_rank_weight * terms.rank
         if config.mc_lens_budget_weight:
-            loss = loss + config.mc_lens_budget_weight * (own.budget + common.budget) / 2
+            loss = loss + config.mc_lens_budget_weight * terms.budget
         if config.mc_lens_budget_smooth_weight:
             now = torch.stack([scores.clamp(min=0).mean(), scores.clamp(max=0).mean()])
             sides = torch.lerp(now, self.sides, config.mc_lens_budget_smooth_beta)
@@ -97,19 +100,19 @@ class Focus(nn.Module):
             with torch.no_grad():
                 for old, new in zip(self.reference.parameters(), self.lensnet.parameters(), strict=True):
                     old.lerp_(new, 1 - REFERENCE_BETA)
-                reference = self.scores(entries, variants, self.reference).transpose(0, 1)
-            loss = loss + config.mc_lens_kl_weight * policy_divergence(reference, scores, config.mc_lens_temperature)
+                reference = self.scores(mixed, mine, self.reference)
+            loss = loss + config.mc_lens_kl_weight * policy_divergence(reference, scores[:1], config.mc_lens_temperature)
         with torch.no_grad():
-            metrics = self._metrics(loss, pairs, scores, levels, advantages)
+            metrics = self._metrics(loss, pairs, policy, scores, advantages.t())
         return loss, metrics
 
     def idle(self) -> tuple[Tensor, dict[str, float]]:
         """The same where LensNet has a rest: zero, in which each parameter takes part, as the optimizer wants; NaNs."""
         return sum(0.0 * p.sum() for p in self.lensnet.parameters()), dict.fromkeys(METRICS, math.nan)
 
-    def _metrics(self, loss: Tensor, pairs: Pairs, scores: Tensor, levels: Tensor, advantages: Tensor) -> dict[str, Tensor]:
-        correlations = measure.preference_correlation(pairs.policy, advantages, levels)
-        spans = measure.span_correlation(scores, levels, advantages)
+    def _metrics(self, loss: Tensor, pairs: Pairs, policy: Tensor, scores: Tensor, advantages: Tensor) -> dict[str, Tensor]:
+        correlations = measure.preference_correlation(policy[0], advantages, pairs.levels)
+        spans = measure.span_correlation(scores[0], pairs.levels, advantages)
         spread = scores.std(-1, correction=0).mean()
         kept = pairs.kept.sum() / len(pairs.kept)
         return dict(zip(METRICS, (loss.detach(), kept, scores.abs().mean(), spread, *correlations, spans), strict=True))

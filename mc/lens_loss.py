@@ -1,6 +1,7 @@
 """How LensNet learns: from pairs of layouts of one row, of which one served the tokens to come better.
 
-Shapes: `B` rows, `V` layouts of a row, `F` blocks. Detail of a block is −level.
+Shapes: `B` rows, `V` variants of a row, `O` contexts of a row in which LensNet scored its blocks, `F` blocks. Detail of a block is
+−level.
 """
 
 from __future__ import annotations
@@ -51,27 +52,28 @@ class LensLossConfig:
 
 
 class Pairs(NamedTuple):
-    """Ordered pairs (a, b) of a row's layouts."""
+    """Ordered pairs (a, b) of a row's variants."""
 
-    policy: Tensor  # fp32 [B,V,V], P(a→b), differentiable
+    levels: Tensor  # int64 [B,V,F]
     gap: Tensor  # fp32 [B,V,V], A_b − A_a
     kept: Tensor  # bool [B,V,V]: b is better, and the gap is among the largest
 
 
-def policy_scores(scores: Tensor, levels: Tensor) -> Tensor:
-    """P(a→b) = Σ_blocks s_a·(detail_b − detail_a) / Σ |detail_b − detail_a|, 0 where a and b agree.
+def policy_scores(scores: Tensor, pairs: Pairs) -> Tensor:
+    """P(a→b) = Σ_blocks s·(detail_b − detail_a) / Σ |detail_b − detail_a| of each pair, 0 where a and b agree.
 
-    scores fp32 [B,V,F], levels int64 [B,V,F] → fp32 [B,V,V] with a along dimension 1.
+    Scores fp32 [O,B,F] are of O contexts of each row → fp32 [O,B,V,V], a along dimension 2. As both layouts are judged in the
+    same context, P(b→a) = −P(a→b). Were P(a→b) judged in a alone, LensNet could satisfy every pair without knowing anything:
+    score each gist high and each raw block low, and every move from anywhere to anywhere else is welcome.
     """
-    detail = -levels.float()
-    difference = detail[:, None] - detail[:, :, None]  # (B, a, b, F)
-    total = difference.abs().sum(-1)
-    return (scores[:, :, None] * difference).sum(-1) / total.clamp(min=1)
+    detail = -pairs.levels.float()
+    gain = torch.einsum("obf,bvf->obv", scores, detail)
+    total = (detail[:, None] - detail[:, :, None]).abs().sum(-1)  # (B, V, V)
+    return (gain[:, :, None] - gain[:, :, :, None]) / total.clamp(min=1)
 
 
-def make_pairs(scores: Tensor, levels: Tensor, advantages: Tensor, config: LensLossConfig) -> Pairs:
-    """All pairs of each row; advantages fp32 [B,V]."""
-    policy = policy_scores(scores, levels)
+def make_pairs(levels: Tensor, advantages: Tensor, config: LensLossConfig) -> Pairs:
+    """All pairs of each row's variants: levels int64 [B,V,F], advantages fp32 [B,V]."""
     gap = advantages[:, None] - advantages[:, :, None]
     different = (levels[:, None] != levels[:, :, None]).any(-1)
     better = (gap > 0) & different
@@ -84,7 +86,7 @@ def make_pairs(scores: Tensor, levels: Tensor, advantages: Tensor, config: LensL
     if flat.shape[1] > config.mc_max_lens_pairs:
         rank = flat.argsort(1, descending=True).argsort(1).view_as(gap)
         kept = kept & (rank < config.mc_max_lens_pairs)
-    return Pairs(policy, gap, kept)
+    return Pairs(levels, gap, kept)
 
 
 class AdvantageNorm(nn.Module):
@@ -126,29 +128,25 @@ class LensLosses(NamedTuple):
     budget: Tensor
 
 
-def lens_losses(pairs: Pairs, scores: Tensor, deviation: Tensor, config: LensLossConfig) -> LensLosses:
-    """The terms for kept `pairs` and block scores [B,V,F].
+def lens_losses(pairs: Pairs, policy: Tensor, scores: Tensor, deviation: Tensor, config: LensLossConfig) -> LensLosses:
+    """The terms for the kept pairs, of policy scores [O,B,V,V] and block scores [O,B,F].
 
     The preference loss is Bradley and Terry's, the rank loss asks for a margin; both are means weighted by the gap in running
     deviations. The budget loss asks that what scores expand is as much as what they collapse.
     """
     weight = torch.where(pairs.kept, torch.tanh(pairs.gap / deviation), 0.0)
-    total = weight.sum().clamp(min=1e-6)
-    # Moving to the better layout should score high, and moving back low. Asked for the first alone, LensNet would learn to
-    # want change as such: to expand whatever is a gist and collapse whatever is raw.
-    forth, back = pairs.policy / config.mc_lens_temperature, pairs.policy.transpose(1, 2) / config.mc_lens_temperature
-    preference = (weight * (F.softplus(-forth) + F.softplus(back))).sum() / (2 * total)
-    margin = config.mc_lens_margin
-    rank = (weight * (F.relu(margin - pairs.policy) + F.relu(margin + pairs.policy.transpose(1, 2)))).sum() / (2 * total)
+    weight = weight / (len(policy) * weight.sum().clamp(min=1e-6))
+    preference = (weight * F.softplus(-policy / config.mc_lens_temperature)).sum()
+    rank = (weight * F.relu(config.mc_lens_margin - policy)).sum()
     return LensLosses(preference, rank, imbalance(scores).mean())
 
 
 def attention_loss(scores: Tensor, attention: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of the distribution over blocks that scores [B,V,F] are at `temperature` to `attention` fp32 [B,F].
+    """Cross-entropy of the distribution over blocks that scores [O,B,F] are at `temperature` to `attention` fp32 [B,F].
 
     Rows count by the attention in them: where compression hurt nobody there is nothing to learn.
     """
-    predicted = (scores / temperature).log_softmax(-1).mean(1)
+    predicted = (scores / temperature).log_softmax(-1).mean(0)
     return -(attention * predicted).sum() / attention.sum().clamp(min=1e-6)
 
 
@@ -158,6 +156,6 @@ def imbalance(scores: Tensor) -> Tensor:
 
 
 def policy_divergence(reference: Tensor, scores: Tensor, temperature: float) -> Tensor:
-    """Mean KL(reference ‖ scores) of the distributions over blocks that block scores [B,V,F] are at `temperature`."""
+    """Mean KL(reference ‖ scores) of the distributions over blocks that block scores [O,B,F] are at `temperature`."""
     old = (reference / temperature).log_softmax(-1)
     return (old.exp() * (old - (scores / temperature).log_softmax(-1))).sum(-1).mean()

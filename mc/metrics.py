@@ -51,13 +51,13 @@ def preference_correlation(policy: Tensor, advantages: Tensor, levels: Tensor) -
 
 
 def span_correlation(scores: Tensor, levels: Tensor, advantages: Tensor) -> Tensor:
-    """Over the blocks of a row: correlation of a block's mean score and of what its detail gained, averaged over rows.
+    """Over the blocks of a row: correlation of a block's score and of what its detail gained, averaged over rows.
 
     What a block's detail gained is measured as the covariance over the row's variants of its detail and their advantage.
-    scores [B,V,F], levels [B,V,F], advantages [B,V].
+    scores [B,F], levels [B,V,F], advantages [B,V].
     """
     detail = -levels.float()
     effect = ((detail - detail.mean(1, keepdim=True)) * (advantages - advantages.mean(1, keepdim=True))[..., None]).mean(1)
-    rho = correlation(scores.mean(1), effect)
+    rho = correlation(scores, effect)
     finite = rho.isfinite()
     return torch.where(finite, rho, 0.0).sum() / finite.sum()

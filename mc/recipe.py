@@ -31,12 +31,13 @@ def choose_micro_batch(
 ) -> int:
     """Rows of a micro-batch, where one of the baseline has `baseline_rows`: always a divisor of a step's rows in a process.
 
+    On a CPU they are the baseline's: memory is plenty there, and small micro-batches cost time. Elsewhere what fits decides.
     A step stays `total_batch_size` tokens. Raises `UserError` where a GPU does not hold a single row.
     """
     config, T = controller.config, controller.plan.length
     budget = total_batch_size // (T * runtime.world_size)
     rows = baseline_rows
-    if config.mc_auto_batch:
+    if config.mc_auto_batch and runtime.device.type != "cpu":
         rows, _ = estimate_mc_device_batch(baseline_rows, budget, controller.plan)
         if runtime.device.type == "cuda":
             rows = probe_micro_batch(controller, budget, rows, T)

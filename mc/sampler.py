@@ -32,6 +32,13 @@ class Variants(NamedTuple):
         )
         return Variants(self.compression, levels, Layout(lod, start), index, predicts)
 
+    def only(self, variant: int) -> Variants:
+        """One variant of each row."""
+        B = self.levels.shape[1]
+        rows = slice(variant * B, (variant + 1) * B)
+        layout = Layout(*(t[rows] for t in self.layout))
+        return Variants(self.compression, self.levels[variant : variant + 1], layout, self.index[rows], self.predicts[rows])
+
     def pinned(self) -> Variants:
         """The same in memory that a GPU can copy from while it computes."""
         lod, start, levels, index, predicts = (t.pin_memory() for t in (*self.layout, self.levels, self.index, self.predicts))

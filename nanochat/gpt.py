@@ -126,6 +126,11 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     return torch.cat([a * rotary.cos - b * rotary.sin, b * rotary.cos + a * rotary.sin], dim=-1)
 
 
+def place(x: Tensor, rotary: Rotary) -> Tensor:
+    """Projected queries or keys (B, T, heads, E) as attention compares them: normalised, scaled, rotated."""
+    return rotate(norm(x) * QK_GAIN, rotary)
+
+
 def rotary_at(positions: Tensor, head_dim: int, dtype: torch.dtype) -> Rotary:
     """Ordinary RoPE at `positions` ((T,) or (B,T), any numeric dtype)."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
@@ -162,7 +167,7 @@ class Attention(nn.Module):
         if values is not None:
             gate = 3 * torch.sigmoid(self.value_gate(x[..., :GATE_CHANNELS]))
             v = v + gate.unsqueeze(-1) * values
-        q, k = rotate(norm(q) * QK_GAIN, rotary), rotate(norm(k) * QK_GAIN, rotary)
+        q, k = place(q, rotary), place(k, rotary)
         y = attention(q, k, v, window, backend, mask=bias) if cache is None else cache.attend(q, k, v, window, backend)
         return self.c_proj(y.reshape(B, T, D))
 
@@ -276,13 +281,20 @@ class GPT(nn.Module):
             self._rotary = rotary_at(torch.arange(size, device=device), self.config.head_dim, self.dtype)
         return Rotary(self._rotary.cos[:, start:end], self._rotary.sin[:, start:end])
 
-    def layers(self, embedded: Embedded, rotary: Rotary, cache=None, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The residual stream [B,T,D] after the last layer and after the middle one; see `backbone`."""
+    def layers(
+        self, embedded: Embedded, rotary: Rotary, cache=None, bias: Tensor | None = None, inputs: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream [B,T,D] after the last layer and after the middle one; see `backbone`.
+
+        `inputs`, where given, gets the stream before each layer.
+        """
         x = x0 = middle = embedded.x
         scales = torch.stack([self.resid_lambdas, self.x0_lambdas], dim=1).to(x.dtype)  # (L, 2)
         for i, block in enumerate(self.blocks):
             values = embedded.values[:, :, self.value_layers.index(i)] if i in self.value_layers else None
             layer_cache = None if cache is None else cache.layer(i)
+            if inputs is not None:
+                inputs.append(x)
             # A cache changes shape from token to token, and a compiled layer would compile anew each time.
             run = block if cache is None else block.forward
             x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, layer_cache, bias)
