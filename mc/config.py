@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 # What may change where a run is continued; so may the allocator, which only inference has.
 FREE = {"mc_enabled", "mc_preset", "mc_tree", "mc_auto_batch", "mc_target_tok_per_sec", "mc_infer_refocus_interval"}
-FREE |= {"mc_eval_tokens", "mc_log_timers", "mc_log_lod_ascii"}
+FREE |= {"mc_compile_variants", "mc_eval_tokens", "mc_log_timers", "mc_log_lod_ascii"}
 LENGTHS = 8  # different widths of variants in a run at most: each is compiled
 
 
@@ -83,6 +83,7 @@ class MCConfig:
     mc_eval_tokens: int = flag(1 << 20, "validation tokens to measure the memory on, at most eval_tokens", unit="tokens")
     mc_log_timers: bool = flag(True, "log the milliseconds of the memory's parts as mc/…_ms")
     mc_log_lod_ascii: bool = flag(False, "print a picture of a few layouts with each evaluation")
+    mc_compile_variants: bool = flag(True, "compile the layers anew for each width of the variants; eager saves that in short runs")
     positional_type: Kind = flag("gaussian", "how entries are placed")
     allocator_recent_tokens: int = flag(0, "tokens before the decision point that stay raw; 0 = a sixteenth of the row", unit="tokens")
     allocator: AllocatorConfig = part(AllocatorConfig)

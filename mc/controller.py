@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mc import metrics as measure
-from mc.attention_mass import attention_mass
+from mc.attention_mass import EagerAttention, attention_mass
 from mc.config import MCConfig, RowPlan
 from mc.distillation import distillation_loss
 from mc.focus import Focus
@@ -227,7 +227,8 @@ class MCController(Objective):
             rotary = self.positions(variants.layout, variants.index)
             geometry, heads = self.config.geometry, self.model.config.heads
             bias = alibi_bias(variants.layout, geometry, self.config.positional_type, heads, self.model.dtype)
-        return entries, self.model.backbone(entries, rotary, bias=bias), (*rotary, bias)
+        eager = None if self.config.mc_compile_variants else EagerAttention(bias)
+        return entries, self.model.backbone(entries, rotary, cache=eager, bias=bias), (*rotary, bias)
 
     def _lens_learns(self, draw: int) -> bool:
         return self.config.lens_loss.mc_lens_loss_weight > 0 and draw % self.config.mc_lens_every == 0

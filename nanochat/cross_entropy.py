@@ -55,8 +55,9 @@ class ChunkedCrossEntropy:
 
     def __init__(self, compiled: bool) -> None:
         fuse: Callable = torch.compile if compiled else lambda f, **_: f
-        self._sum_exp = fuse(_sum_exp, dynamic=False)
-        self._sum_and_slope = fuse(_sum_and_slope, dynamic=False)
+        # By default the second size makes the compiler leave the size open: the last chunk has any.
+        self._sum_exp = fuse(_sum_exp)
+        self._sum_and_slope = fuse(_sum_and_slope)
 
     def __call__(self, hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor | tuple[Tensor, Tensor]:
         # fp16 underflows unless the loss scale is in the gradient when the logits' gradient is rounded; in `_Mean` it comes later.

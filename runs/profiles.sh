@@ -14,7 +14,7 @@ use_profile() { # NAME
             TRAIN_FLAGS=(device-type cpu depth 4 head-dim 64 max-seq-len 512
                 device-batch-size 8 total-batch-size 8192 num-iterations 330
                 log-every 10 eval-every 100 eval-tokens 102400 sample-every 165 save-every 100)
-            MC_FLAGS=(mc-preset fast)
+            MC_FLAGS=(mc-preset fast mc-compile-variants 0 mc-eval-tokens 51200)
             ;;
         5090) # 37,760 × 114,688 = 4.33 B tokens
             VOCAB_SIZE=32768 DATASET=climbmix FIRST_SHARDS=8 SHARDS=90

@@ -144,7 +144,9 @@ def test_lens_layouts_keep_what_it_scores_highest_and_do_not_know_the_horizon(ki
 def test_attention_mass_is_what_the_layers_pay(pattern: str) -> None:
     model, T = tiny_model(depth=2, max_seq_len=40, window_pattern=pattern, kv_heads=2), 40
     tokens = torch.randint(61, (2, T), generator=generator())
-    mass = attention_mass(model, model.embed(tokens), 30, 38)
+    inputs: list[torch.Tensor] = []
+    model.layers(model.embed(tokens), model.rotary(0, T), inputs=inputs)
+    mass = attention_mass(model, model.embed(tokens), inputs, 30, 38)
     assert torch.allclose(mass.sum(1), torch.ones(2)) and (mass[:, 38:] == 0).all() and (mass[:, :38] > 0).all()
     expected, (x, values), rotary = torch.zeros(2, T), model.embed(tokens), model.rotary(0, T)
     x0 = x

@@ -34,7 +34,7 @@ def test_every_weighted_term_changes_the_loss_and_reaches_lensnet() -> None:
         if term == "kl":  # a policy that has moved away from the one remembered
             memory.focus.lensnet.c_score.weight.data.mul_(-2)
         advantages = torch.randn(variants.levels.shape[:2], generator=torch.Generator().manual_seed(6))
-        loss, metrics = memory.focus.loss(tree, entries, variants, advantages, attention if term == "attention" else None)
+        loss, metrics = memory.focus.loss(tree, entries, variants, 1, advantages, attention if term == "attention" else None)
         assert tuple(metrics) == METRICS and all(math.isfinite(float(value)) for value in metrics.values())
         loss.backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in memory.focus.lensnet.parameters())
@@ -49,7 +49,7 @@ def test_the_reference_follows_lensnet_slowly() -> None:
     tree, variants, entries = draw(memory)
     before = memory.focus.reference.c_score.weight.clone()
     memory.focus.lensnet.c_score.weight.data.add_(1.0)
-    memory.focus.loss(tree, entries, variants, torch.randn(variants.levels.shape[:2]), None)
+    memory.focus.loss(tree, entries, variants, 0, torch.randn(variants.levels.shape[:2]), None)
     moved = memory.focus.reference.c_score.weight - before
     torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=0, atol=1e-6)
     assert not any(p.requires_grad for p in memory.focus.reference.parameters())
@@ -64,7 +64,7 @@ def test_resting_is_zero_and_touches_each_parameter() -> None:
 
 
 def test_attention_loss_by_hand() -> None:
-    scores = torch.tensor([[[0.5, -0.5]], [[0.9, 0.1]]])
+    scores = torch.tensor([[[0.5, -0.5], [0.9, 0.1]]])  # one context of two rows
     attention = torch.tensor([[0.0, 3.0], [0.0, 0.0]])  # the second row lost nothing
     expected = -math.log(math.exp(-0.5 / 0.2) / (math.exp(0.5 / 0.2) + math.exp(-0.5 / 0.2)))
     assert attention_loss(scores, attention, 0.2).item() == pytest.approx(expected, rel=1e-5)
@@ -73,13 +73,12 @@ def test_attention_loss_by_hand() -> None:
 
 def test_attention_is_weighted_by_query() -> None:
     memory = tiny_memory()
-    tokens, _ = tiny_batch(2)
-    embedded = memory.model.embed(tokens)
-    single = [attention_mass(memory.model, embedded, 80 + i, 81 + i) for i in range(3)]
+    _, row = memory.read_rows(*tiny_batch(2))
+    single = [attention_mass(memory.model, row.embedded, row.inputs, 80 + i, 81 + i) for i in range(3)]
     weights = torch.tensor([[1.0, 0.0, 2.0], [0.5, 3.0, 0.0]])
-    mass = attention_mass(memory.model, embedded, 80, 83, weights)
+    mass = attention_mass(memory.model, row.embedded, row.inputs, 80, 83, weights)
     torch.testing.assert_close(mass, sum(weights[:, i, None] * single[i] for i in range(3)))
-    torch.testing.assert_close(attention_mass(memory.model, embedded, 80, 83), sum(single) / 3)
+    torch.testing.assert_close(attention_mass(memory.model, row.embedded, row.inputs, 80, 83), sum(single) / 3)
 
 
 def test_blocks_count_by_what_their_readers_lost() -> None:
@@ -92,6 +91,6 @@ def test_blocks_count_by_what_their_readers_lost() -> None:
     losses[:, -plan.horizon - 1] += torch.tensor([0.5, 0.1, 1.5, 0.3])  # variants 0 and 1 of rows 0 and 1: means of 1 and 0.2
     losses[:, -plan.horizon] -= 1.0  # a gain is no loss
     blocks = memory._attention(row, losses)
-    first = attention_mass(memory.model, row.embedded, plan.length - plan.horizon - 1, plan.length - plan.horizon)
+    first = attention_mass(memory.model, row.embedded, row.inputs, plan.length - plan.horizon - 1, plan.length - plan.horizon)
     expected = first[:, : plan.blocks * 8].unflatten(1, (plan.blocks, 8)).sum(-1) * torch.tensor([[1.0], [0.2]])
     torch.testing.assert_close(blocks, expected)

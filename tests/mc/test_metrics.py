@@ -75,7 +75,7 @@ def test_span_correlation_of_scores_that_know_what_each_block_is_worth() -> None
     masks = [[b >> i & 1 for i in range(6)] for b in range(64) if b.bit_count() == 3]
     levels = 1 - torch.tensor(masks)[None]
     advantages = (1 - levels[0]).float() @ worth
-    scores = worth.expand(1, len(masks), 6)
+    scores = worth[None]
     assert span_correlation(scores, levels, advantages[None]).item() == pytest.approx(1, abs=1e-5)
     assert span_correlation(-scores, levels, advantages[None]).item() == pytest.approx(-1, abs=1e-5)
     assert span_correlation(torch.zeros_like(scores), levels, advantages[None]).isnan()
