@@ -37,6 +37,7 @@ class Focus(nn.Module):
         self.lensnet, self.plan, self.config = lensnet, plan, plan.config.lens_loss
         self.advantages = AdvantageNorm(self.config.mc_lens_adv_norm_beta)
         self.register_buffer("sides", torch.zeros(2))  # running means of the scores that expand, and that collapse
+        self._newest: dict[str, Tensor | float] = dict.fromkeys(METRICS, math.nan)
         self.reference = copy.deepcopy(lensnet).requires_grad_(False) if self.config.mc_lens_kl_weight else None
 
     @torch.no_grad()
@@ -103,12 +104,13 @@ class Focus(nn.Module):
                 reference = self.scores(mixed, mine, self.reference)
             loss = loss + config.mc_lens_kl_weight * policy_divergence(reference, scores[:1], config.mc_lens_temperature)
         with torch.no_grad():
-            metrics = self._metrics(loss, pairs, policy, scores, advantages.t())
-        return loss, metrics
+            self._newest = self._metrics(loss, pairs, policy, scores, advantages.t())
+        return loss, self._newest
 
-    def idle(self) -> tuple[Tensor, dict[str, float]]:
-        """The same where LensNet has a rest: zero, in which each parameter takes part, as the optimizer wants; NaNs."""
-        return sum(0.0 * p.sum() for p in self.lensnet.parameters()), dict.fromkeys(METRICS, math.nan)
+    def idle(self) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """The same where LensNet has a rest: zero, in which each parameter takes part, as the optimizer wants, and the metrics of
+        the last time it learned: a log that is written in a rest would never have any."""
+        return sum(0.0 * p.sum() for p in self.lensnet.parameters()), self._newest
 
     def _metrics(self, loss: Tensor, pairs: Pairs, policy: Tensor, scores: Tensor, advantages: Tensor) -> dict[str, Tensor]:
         correlations = measure.preference_correlation(policy[0], advantages, pairs.levels)

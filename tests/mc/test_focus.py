@@ -56,11 +56,14 @@ def test_the_reference_follows_lensnet_slowly() -> None:
 
 
 def test_resting_is_zero_and_touches_each_parameter() -> None:
-    memory = tiny_memory()
+    memory = tiny_memory(mc_max_lod=1)
     loss, metrics = memory.focus.idle()
     loss.backward()
     assert loss.item() == 0 and all((p.grad == 0).all() for p in memory.focus.lensnet.parameters())
     assert tuple(metrics) == METRICS and all(math.isnan(value) for value in metrics.values())
+    tree, variants, entries = draw(memory)
+    _, learned = memory.focus.loss(tree, entries, variants, 0, torch.randn(variants.levels.shape[:2]), None)
+    assert memory.focus.idle()[1] is learned
 
 
 def test_attention_loss_by_hand() -> None:

@@ -63,7 +63,7 @@ def tiny_memory(
     **config,
 ) -> MCController:
     """A controller of rows of `SEQ_LEN` tokens in blocks of 8; `initialised`: its networks as at the start of training."""
-    settings = {"block_size": 8, "mc_max_lod": 2, "mc_num_random_variants": 3, "mc_training_lod2_probability": 0.5}
+    settings = {"block_size": 8, "mc_max_lod": 2, "mc_num_random_variants": 3, "mc_training_lod2_probability": 0.5, "mc_lens_every": 1}
     config = MCConfig(
         **(settings | config),
         gist=GistConfig(**(gist or {})),
