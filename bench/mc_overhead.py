@@ -30,7 +30,7 @@ from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.runtime import Runtime, RuntimeFlags, start
 from nanochat.schedule import Plan
-from nanochat.spans import Spans
+from nanochat.spans import Spans, untimed
 
 STAGES = (0.0, 0.5, 0.999)  # progress of the run
 CONTROLLER = ("tree_build", "variant_sampling", "variant_pack", "positional", "lens", "metrics")  # spans
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     spans = Spans(runtime.device)
     memory.spans = spans
     worst: dict[str, float] = {}
+    total = total_predicted = 0.0
     for progress in STAGES:
         times: list[list[float]] = [[], []]
         updates: list[float] = []
@@ -95,13 +96,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             "controller_share": controller_ms / step_ms,
             "variant_pack_ms": by_span.get("variant_pack", 0.0),
             "step_vs_predicted": step_ms / predicted,
+            "timers_share": 1e3 * timers(runtime, memory, rows[:micro], progress) * len(rows) / micro / step_ms,
         }
+        total += step_ms
+        total_predicted += predicted
         print(f"{variants} variants of {variant.width} entries, micro-batches of {micro} rows: vanilla {vanilla_ms:.0f} ms, ", end="")
         print(
             f"step {step_ms:.0f} ms, predicted {predicted:.0f} ms; controller {controller_ms:.1f} ms (backward {backward_ms:.1f}), ", end=""
         )
         print(", ".join(f"{name} {ms:.1f}" for name, ms in by_span.items() if name in (*CONTROLLER, *NETWORKS)))
         worst = {name: max(value, worst.get(name, 0.0)) for name, value in figures.items()}
+    worst["all_stages_vs_predicted"] = total / total_predicted
     print(json.dumps({name: round_to(value) for name, value in worst.items()}))
     return 0
 
@@ -136,6 +141,24 @@ def gather_backward(runtime: Runtime, memory: MCController, rows: int, progress:
         return timed(runtime, lambda: torch.autograd.grad([entries.x, entries.values], [bank, values], grads))
 
     return statistics.median([once() for _ in range(rounds + 1)][1:])
+
+
+def timers(runtime: Runtime, memory: MCController, rows: torch.Tensor, progress: float) -> float:
+    """Seconds that the spans of a micro-batch of `rows` cost: as many as it opens, around nothing."""
+    real, opened = memory.spans, []
+    memory.spans = lambda name: (opened.append(name), untimed(name))[1]
+    memory(rows[:, :-1], rows[:, 1:], progress)
+    memory.spans = real
+    spans, times = Spans(runtime.device), 200
+
+    def once() -> None:
+        for _ in range(times):
+            for name in opened:
+                with spans(name):
+                    pass
+        spans.collect()
+
+    return timed(runtime, once) / times
 
 
 def timed(runtime: Runtime, what: Callable[[], object]) -> float:

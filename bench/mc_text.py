@@ -6,8 +6,9 @@ Three stages, each of which goes on where it stopped; a call stops by itself aft
     python -m bench.mc_text --stage survey --depth 6 …       a model without a memory: what the far context gives
     python -m bench.mc_text --stage memory --depth 6 …       memories of each kind in that setting: what they keep of it
 
-Models are trained by `scripts.base_train`. Everything is measured on rows that lie within one held-out document. Their losses
-are paired, and their standard errors take rows of one document for one drawing.
+Models are trained by `scripts.base_train`, those with a memory from the survey's model on or from scratch
+(`--memory-tokens 0`). Everything is measured on rows that lie within one held-out document. Their losses are paired, and their
+standard errors take rows of one document for one drawing.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Losses = dict[str, Tensor]  # fp32 [N] by condition
 def survey_stage(bench: Bench) -> dict[str, Any]:
     """Trains without a memory and measures what the context before a window gives."""
     config = bench.config
-    if not bench.train(config.tag):
+    if not bench.train(config.tag, config.steps):
         return {"finished": False}
     runtime = start(RuntimeFlags(compile=False))
     model, tokenizer, _ = load_model("base", config.tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
@@ -92,12 +93,16 @@ def survey(
 def memory_stage(bench: Bench) -> dict[str, Any]:
     """Trains a memory of each kind, as far as the time goes, and measures those that are done."""
     config, memories = bench.config, []
+    start_with = f"--init-from={config.tag}"
+    if config.memory_tokens and not bench.train(config.tag, config.steps):
+        return {"finished": False, "memories": []}
     kinds = [(gist, slots) for gist in config.types.split(",") for slots in numbers(config.slots)]
     for gist, slots in kinds:
-        tag = f"{config.tag}-{gist}{slots}"
+        tag = f"{config.tag}-{gist}{slots}" + (f"-from{config.memory_steps}" if config.memory_tokens else "")
         options = {"gistnet-type": gist, "gist-slots": slots, "allocator-recent-tokens": config.recent}
         options["mc-train-wc-length"] = config.budget + config.max_seq_len // 16  # the horizon of training counts too
-        if not bench.train(tag, "--mc", *(f"--{name}={value}" for name, value in options.items())):
+        flags_of_memory = ["--mc", *(f"--{name}={value}" for name, value in options.items()), *[start_with] * bool(config.memory_tokens)]
+        if not bench.train(tag, config.memory_steps, *flags_of_memory):
             break
         result = bench.home / "results" / f"{tag}.H{config.horizons}.N{config.eval_rows}.P{config.passes}.json"
         if not result.exists():

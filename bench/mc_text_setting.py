@@ -46,6 +46,7 @@ class McText:
     head_dim: int = flag(64, "size of an attention head", unit="channels")
     max_seq_len: int = flag(2048, "tokens in a row: T", unit="tokens")
     train_tokens: int = flag(16_000_000, "tokens to train on, rounded to steps", unit="tokens")
+    memory_tokens: int = flag(8_000_000, "memory: tokens to train each on, from the survey's model on; 0 = from scratch, as many as that")
     total_batch_size: int = flag(16384, "tokens per step", unit="tokens")
     device_batch_size: int = flag(4, "rows in a micro-batch, and in a forward when measuring", unit="rows")
     packing: Literal["stream", "bestfit"] = flag(
@@ -65,6 +66,8 @@ class McText:
         for name in ("minutes", "train_tokens", "eval_rows", "total_batch_size", "device_batch_size", "max_seq_len", "passes"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.memory_tokens < 0:
+            raise ValueError(f"memory_tokens is {self.memory_tokens}; it must not be negative")
         for name in ("horizons", "windows", "slots"):
             if not all(text.isdecimal() and int(text) > 0 for text in getattr(self, name).split(",") if name != "windows" or text):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be whole numbers from 1, separated by commas")
@@ -102,6 +105,11 @@ class McText:
         return max(1, round(self.train_tokens / self.total_batch_size))
 
     @property
+    def memory_steps(self) -> int:
+        """Of training with a memory."""
+        return max(1, round(self.memory_tokens / self.total_batch_size)) if self.memory_tokens else self.steps
+
+    @property
     def tag(self) -> str:
         """Name of the checkpoints of this setting without a memory."""
         size = f"d{self.depth}-a{self.aspect_ratio}-t{self.max_seq_len}-{self.steps}x{self.total_batch_size}-{self.packing}"
@@ -134,19 +142,19 @@ class Bench:
         """Whether the time is up."""
         return time.monotonic() > self.deadline
 
-    def train(self, tag: str, *memory: str) -> bool:
+    def train(self, tag: str, steps: int, *memory: str) -> bool:
         """Trains until the run is finished or the time is up; whether it is finished. Raises `UserError` where it failed."""
         config, stored = self.config, f"{tag}-mc" if memory else tag
-        if config.steps in CheckpointStore(base_dir() / "base_checkpoints" / stored).steps():
+        if steps in CheckpointStore(base_dir() / "base_checkpoints" / stored).steps():
             return True
         if self.late():
             return False
         left = self.deadline - time.monotonic()
         options = {
             **{"depth": config.depth, "aspect-ratio": config.aspect_ratio, "head-dim": config.head_dim, "window-pattern": "L"},
-            **{"max-seq-len": config.max_seq_len, "device-batch-size": config.device_batch_size, "num-iterations": config.steps},
+            **{"max-seq-len": config.max_seq_len, "device-batch-size": config.device_batch_size, "num-iterations": steps},
             **{"total-batch-size": config.total_batch_size, "dataset": self.corpus, "packing": config.packing, "model-tag": tag},
-            **{"eval-every": -1, "sample-every": -1, "log-every": max(1, config.steps // 100), "save-every": max(1, config.steps // 20)},
+            **{"eval-every": -1, "sample-every": -1, "log-every": max(1, steps // 100), "save-every": max(1, steps // 20)},
         }
         command = [
             sys.executable,
@@ -156,7 +164,7 @@ class Bench:
             *memory,
             *config.train_flags.split(),
         ]
-        print(f"training {stored}: {config.steps:,} steps, {left / 60:.1f} minutes left of this call", flush=True)
+        print(f"training {stored}: {steps:,} steps, {left / 60:.1f} minutes left of this call", flush=True)
         process = subprocess.Popen(command, cwd=ROOT)
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -167,7 +175,7 @@ class Bench:
                 process.wait(STOP_SECONDS)
         if process.returncode:
             raise UserError(f"base_train of {stored} ended with code {process.returncode}; see above")
-        return config.steps in CheckpointStore(base_dir() / "base_checkpoints" / stored).steps()
+        return steps in CheckpointStore(base_dir() / "base_checkpoints" / stored).steps()
 
     def held_out(self, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
         """(rows int64 [N,T+1], the number of each one's document int64 [N]) of the validation documents."""

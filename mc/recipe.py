@@ -23,7 +23,7 @@ def new_controller(model: GPT, config: MCConfig, seq_len: int, seed: int, runtim
     """
     controller = MCController(model, config, seq_len, seed, rank=runtime.rank)
     # Other numbers than those that the model's weights were drawn from.
-    return controller.init_weights(torch.Generator().manual_seed(seed + 1)).to(runtime.device)
+    return controller.init_weights(torch.Generator().manual_seed(seed + 1)).to(runtime.device).use_kernels(runtime.compile)
 
 
 def choose_micro_batch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,23 @@ def _folder(stage: Stage, tag: str | None) -> Path:
     return max(written, key=written.__getitem__)
 
 
+def start_from(model: GPT, trained: Trained) -> None:
+    """Gives `model`, which is to be trained on, the weights of a checkpoint. Raises `UserError` where its shape is another."""
+    theirs, mine = trained.meta["model_config"], dataclasses.asdict(model.config)
+    for name in mine:
+        # Longer or shorter rows and other windows are a matter of training, not of weights.
+        if name not in ("max_seq_len", "window_pattern") and mine[name] != theirs.get(name):
+            raise UserError(
+                f"{trained.name} has {name} {theirs.get(name)} and this run {mine[name]}; give --{name.replace('_', '-')} as there"
+            )
+    model.load_state_dict(_weights(trained))
+
+
+def _weights(trained: Trained) -> dict[str, torch.Tensor]:
+    """The language model's weights, of all that was trained together."""
+    return {name.removeprefix(PREFIX): tensor for name, tensor in trained.checkpoint.tensors["model"].items() if name.startswith(PREFIX)}
+
+
 def build_model(
     trained: Trained,
     device: torch.device | str = "cpu",
@@ -119,12 +137,7 @@ def build_model(
         config = GPTConfig(**trained.meta["model_config"])
         with torch.device("meta"):  # no memory and no time for weights that are replaced at once
             model = GPT(config, dtype, backend)
-        state = {
-            name.removeprefix(PREFIX): tensor.to(device, dtype)
-            for name, tensor in trained.checkpoint.tensors["model"].items()
-            if name.startswith(PREFIX)
-        }
-        model.load_state_dict(state, assign=True)
+        model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in _weights(trained).items()}, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         what = str(error).splitlines()[0]
         raise UserError(f"{trained.name} does not describe a model of this version ({what}); train it again") from error

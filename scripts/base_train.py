@@ -23,6 +23,7 @@ from nanochat.dataloader import RowLoader
 from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, part
 from nanochat.gpt import GPT, GPTConfig
+from nanochat.loading import open_trained, start_from
 from nanochat.loss_eval import evaluate_bpb, validation_batches
 from nanochat.metrics import JsonlSink, MetricsLogger, TerminalSink, WandbSink, peak_memory_mib
 from nanochat.objective import NextTokenObjective, Objective
@@ -44,6 +45,7 @@ class BaseTrain:
 
     run: str = flag("dummy", "name of the W&B run; dummy = no W&B")
     model_tag: str = flag("", "name of the checkpoint folder; empty = d<depth>")
+    init_from: str = flag("", "name of the folder of a trained base model whose weights training starts from; empty = random ones")
     model: GPTConfig = part(GPTConfig)
     data: DataFlags = part(DataFlags)
     runtime: RuntimeFlags = part(RuntimeFlags)
@@ -71,6 +73,8 @@ class BaseTrain:
             raise ValueError(f"eval_tokens is {self.eval_tokens}, which is not one row of max_seq_len {T}; give more, or --eval-every -1")
         if B > 0 and B % (T * b):
             raise ValueError(f"total_batch_size {B} is not a multiple of device_batch_size × max_seq_len ({b} × {T}); change one of them")
+        if self.init_from and self.init_from == self.tag:
+            raise ValueError(f"init_from is {self.init_from!r}, the folder that this run writes to; give another --model-tag")
         if self.mc:
             RowPlan(self.memory, T)  # refuses what does not fit a row
             if self.eval_every > 0 and self.memory.mc_eval_tokens < T:
@@ -129,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     loader = RowLoader(train, T, recipe.data.packing, recipe.trainer.seed, say=say)
     val_loader = RowLoader(val, T, recipe.data.packing, shuffle=False, say=say)
 
-    model = build_model(recipe, tokenizer, runtime)
+    model = build_model(recipe, tokenizer, runtime, say)
     plan = make_plan(recipe, model, runtime)
     say(describe(model, plan))
     objective: Objective = NextTokenObjective(model)
@@ -171,13 +175,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def build_model(recipe: BaseTrain, tokenizer: Tokenizer, runtime: Runtime) -> GPT:
+def build_model(recipe: BaseTrain, tokenizer: Tokenizer, runtime: Runtime, say: Callable[[str], None] = print) -> GPT:
     """The initialised model on its device, with `auto` resolved."""
     pattern = runtime.window_pattern(recipe.model.window_pattern)
     config = dataclasses.replace(recipe.model, vocab_size=tokenizer.vocab_size, window_pattern=pattern)
     model = GPT(config, runtime.precision.dtype, runtime.backend)
     torch.manual_seed(recipe.trainer.seed + runtime.rank)  # for objectives that draw; the weights and rows have their own
     model.init_weights(torch.Generator().manual_seed(recipe.trainer.seed))
+    if recipe.init_from:
+        start_from(model, open_trained("base", recipe.init_from, say=say))
     return model.to(runtime.device).use_kernels(runtime.compile, recipe.chunked_ce)
 
 
@@ -204,6 +210,7 @@ def identity(recipe: BaseTrain, model: GPT, plan: Plan, tokenizer: Tokenizer, lo
         "total_batch_size": plan.total_batch_size,
         "num_iterations": plan.num_iterations,
         "seed": recipe.trainer.seed,
+        **({"init_from": recipe.init_from} if recipe.init_from else {}),
         "packing": recipe.data.packing,
         "data": loader.fingerprint,  # after what it depends on too: the first difference is the one that is named
         **dataclasses.asdict(recipe.optim),

@@ -33,3 +33,10 @@ def test_train_speed_refuses_what_is_no_checkout(base, tmp_path):
 def test_loader(base):
     figures = last_line(base, "bench.loader")
     assert figures["tokens_per_s"] > 0 and figures["open_s"] > 0
+
+
+def test_mc_overhead(base):
+    shape = ("--depth=2", "--head-dim=16", "--max-seq-len=128", "--vocab-size=300", "--device-batch-size=2", "--total-batch-size=256")
+    figures = last_line(base, "bench.mc_overhead", *shape, "--compile=0", "--rounds=1", "--block-size=8")
+    assert all(figures[key] > 0 for key in ("controller_share", "variant_pack_ms", "step_vs_predicted", "timers_share"))
+    assert figures["all_stages_vs_predicted"] <= figures["step_vs_predicted"]

@@ -39,7 +39,7 @@ def test_all_stages_and_going_on(base: Path, tmp_path: Path, capsys: pytest.Capt
     assert [(gain["horizon"], gain["window"]) for gain in surveyed["gains"]] == [(16, 24), (16, 64), (32, 24), (32, 64)]
     assert len(surveyed["nll_by_position"]) == 16 and all(map(math.isfinite, surveyed["nll_by_position"]))
 
-    memory = ("--stage=memory", "--types=context", "--slots=1", "--recent=32")
+    memory = ("--stage=memory", "--types=context", "--slots=1", "--recent=32", "--memory-tokens=2048")
     first = bench(capsys, *memory, *where)
     assert first["finished"]
     (result,) = first["memories"]

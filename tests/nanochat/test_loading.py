@@ -11,7 +11,7 @@ import torch
 
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError
-from nanochat.loading import load_model
+from nanochat.loading import load_model, open_trained, start_from
 from tests.nanochat.tiny_model import full_logits, save_base, tiny_model, tiny_tokenizer
 
 VOCABULARY = 300
@@ -105,3 +105,21 @@ def test_a_checkpoint_of_another_version_is_one_line(base: Path, change: str) ->
         tensors["model"]["model.lm_head.weight"] = torch.zeros(3, 3)
     store.save(8, tensors, meta)
     refused(base, "does not describe a model of this version")
+
+
+def test_training_starts_from_the_weights_of_a_checkpoint(base: Path) -> None:
+    """Into rows of another length, in fp32 whatever the dtype."""
+    model, tokenizer = tiny_model(1, vocab_size=VOCABULARY), tiny_tokenizer()
+    save_base(base, model, tokenizer)
+    other = tiny_model(2, vocab_size=VOCABULARY, max_seq_len=48, dtype=torch.bfloat16).requires_grad_(True)
+    start_from(other, open_trained(say=lambda _: None))
+    for name, parameter in other.named_parameters():
+        assert torch.equal(parameter, model.state_dict()[name]) and parameter.requires_grad and parameter.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [{"depth": 2}, {"kv_heads": 3}])
+def test_another_shape_is_named(base: Path, shape: dict[str, int]) -> None:
+    save_base(base, tiny_model(vocab_size=VOCABULARY, kv_heads=2), tiny_tokenizer())
+    ((name, value),) = shape.items()
+    with pytest.raises(UserError, match=rf"tiny step 7 has {name} \d+ and this run {value}; give --{name.replace('_', '-')} as there"):
+        start_from(tiny_model(**({"vocab_size": VOCABULARY, "kv_heads": 2} | shape)), open_trained(say=lambda _: None))

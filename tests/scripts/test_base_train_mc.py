@@ -230,6 +230,18 @@ def test_auto_batch_off_keeps_the_micro_batch(home: Home) -> None:
     assert with_memory(home).metrics()[-1]["mc/grad_accum_steps"] == 2
 
 
+def test_a_memory_can_start_from_a_trained_model(home: Home) -> None:
+    assert home.train(*FLAGS).code == 0
+    last = home.metrics()[-1]["train/loss"]
+    short = (*FLAGS, *MEMORY, "--num-iterations=2", "--eval-every=-1")
+    assert home.train(*short, f"--init-from={home.tag}").code == 0
+    first = with_memory(home).metrics()[0]["train/loss_lod0"]
+    assert abs(first - last) < 0.5 < 5.0 - last  # where the model was, and not at the beginning
+    for wrong, said in ((f"--init-from={home.tag}-mc", "the folder that this run writes to"), ("--init-from=nobody", "no model nobody in")):
+        process = home.train(*short, wrong, "--resume=never")
+        assert process.code != 0 and said in process.stderr
+
+
 # --- weights and processes ---
 
 
