@@ -36,7 +36,7 @@ HARD = ("--task=hard", "--steps=400", "--batch=16", "--allocator-recent-tokens=3
 GISTS = ("--mc-lens-loss-weight=0", "--mc-num-random-variants=2", "--anneal=0.15", "--head-dim=16", "--gistnet-pooling=query")
 # Three of the fourteen far blocks raw, and gists that do not hold every binding, so that it matters which.
 FOCUS = ("--task=focus", "--steps=700", "--batch=16", "--allocator-recent-tokens=32", "--mc-horizon=32", "--mc-train-wc-length=171",
-         "--anneal=0.02", "--gistnet-type=mean")  # fmt: skip
+         "--anneal=0.02", "--gistnet-type=mean", "--mc-lens-every=1", "--mc-lens-contexts=4")  # fmt: skip
 # The longest first: the last to finish should not be one of them.
 SHORT = (("easy", "transformer", 1), ("easy", "context", 1), ("hard", "transformer", 1), ("hard", "transformer", 4), ("hard", "context", 4))
 LONG = (

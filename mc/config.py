@@ -83,6 +83,7 @@ class MCConfig:
     mc_eval_tokens: int = flag(1 << 20, "validation tokens to measure the memory on, at most eval_tokens", unit="tokens")
     mc_log_timers: bool = flag(True, "log the milliseconds of the memory's parts as mc/…_ms")
     mc_log_lod_ascii: bool = flag(False, "print a picture of a few layouts with each evaluation")
+    mc_lens_contexts: int = flag(1, "variants of a row in whose contexts LensNet learns, beside the collapsed one", unit="variants")
     mc_compile_variants: bool = flag(True, "compile the layers anew for each width of the variants; eager saves that in short runs")
     positional_type: Kind = flag("gaussian", "how entries are placed")
     allocator_recent_tokens: int = flag(0, "tokens before the decision point that stay raw; 0 = a sixteenth of the row", unit="tokens")
@@ -96,7 +97,14 @@ class MCConfig:
         for name in ("mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight", "mc_target_tok_per_sec"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number from 0")
-        for name in ("mc_num_random_variants", "mc_max_lod", "mc_lens_every", "mc_infer_refocus_interval", "mc_eval_tokens"):
+        for name in (
+            "mc_num_random_variants",
+            "mc_max_lod",
+            "mc_lens_every",
+            "mc_lens_contexts",
+            "mc_infer_refocus_interval",
+            "mc_eval_tokens",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.mc_training_lod2_probability <= 1:

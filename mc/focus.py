@@ -74,16 +74,17 @@ class Focus(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(LensNet's loss, fp32 scalar; detached metrics) for variants of advantages fp32 [V,B].
 
-        Scores are taken in two contexts, in which all pairs of a row's variants are judged: variant number `origin` and the one
-        where everything is collapsed. `attention` fp32 [B,F] is what the horizon paid to each block where compression hurt it,
-        None where that has no weight.
+        Scores are taken in some contexts, in which all pairs of a row's variants are judged: `mc_lens_contexts` of the variants,
+        from number `origin` on, and the one where everything is collapsed. `attention` fp32 [B,F] is what the horizon paid to
+        each block where compression hurt it, None where that has no weight.
         """
-        config, B = self.config, advantages.shape[1]
+        config, V = self.config, len(advantages)
         self.advantages.update(advantages)
-        mine, mixed = variants.only(origin), entries[origin * B : (origin + 1) * B]
-        scores = torch.cat([self.scores(mixed, mine, spans=spans), self.coarse_scores(tree, spans)[None]])  # (2, B, F)
+        mine, rows = variants.some(origin, min(V, self.plan.config.mc_lens_contexts))
+        mixed = entries[rows]
+        scores = torch.cat([self.scores(mixed, mine, spans=spans), self.coarse_scores(tree, spans)[None]])  # (O, B, F)
         pairs = make_pairs(variants.levels.transpose(0, 1), advantages.t(), config)
-        policy = policy_scores(scores, pairs)  # (2, B, V, V)
+        policy = policy_scores(scores, pairs)  # (O, B, V, V)
         terms = lens_losses(pairs, policy, scores, self.advantages.deviation, config)
         loss = terms.preference
         if attention is not None:
@@ -102,7 +103,7 @@ class Focus(nn.Module):
                 for old, new in zip(self.reference.parameters(), self.lensnet.parameters(), strict=True):
                     old.lerp_(new, 1 - REFERENCE_BETA)
                 reference = self.scores(mixed, mine, self.reference)
-            loss = loss + config.mc_lens_kl_weight * policy_divergence(reference, scores[:1], config.mc_lens_temperature)
+            loss = loss + config.mc_lens_kl_weight * policy_divergence(reference, scores[:-1], config.mc_lens_temperature)
         with torch.no_grad():
             self._newest = self._metrics(loss, pairs, policy, scores, advantages.t())
         return loss, self._newest

@@ -32,12 +32,14 @@ class Variants(NamedTuple):
         )
         return Variants(self.compression, levels, Layout(lod, start), index, predicts)
 
-    def only(self, variant: int) -> Variants:
-        """One variant of each row."""
-        B = self.levels.shape[1]
-        rows = slice(variant * B, (variant + 1) * B)
+    def some(self, first: int, count: int) -> tuple[Variants, Tensor]:
+        """`count` variants of each row from number `first` on, in a ring, and where they are stacked: int64 [count·B]."""
+        V, B, _ = self.levels.shape
+        device = self.levels.device
+        chosen = (torch.arange(count, device=device) + first) % V
+        rows = (chosen[:, None] * B + torch.arange(B, device=device)).flatten()
         layout = Layout(*(t[rows] for t in self.layout))
-        return Variants(self.compression, self.levels[variant : variant + 1], layout, self.index[rows], self.predicts[rows])
+        return Variants(self.compression, self.levels[chosen], layout, self.index[rows], self.predicts[rows]), rows
 
     def pinned(self) -> Variants:
         """The same in memory that a GPU can copy from while it computes."""

@@ -60,3 +60,11 @@ def test_targets_lie_behind_the_nodes() -> None:
     levels = torch.tensor([[[1, 0, 1, 0]]])
     variants = lay_out(small, compression_of(levels[0, 0], small.tail, small.config.geometry), levels)
     assert variants.predicts[0].tolist() == [7, *range(8, 16), 23, *range(24, 48)]
+
+
+def test_some_variants_of_each_row() -> None:
+    variants = Sampler(plan(), 0, False).sample(Request(0, 3, 2, 300))
+    some, rows = variants.some(2, 2)  # numbers 2 and 0
+    assert rows.tolist() == [4, 5, 0, 1] and torch.equal(some.levels, variants.levels[[2, 0]])
+    for part, whole in zip((*some.layout, some.index, some.predicts), (*variants.layout, variants.index, variants.predicts), strict=True):
+        assert torch.equal(part, whole[rows])
