@@ -28,9 +28,9 @@ from mc.attention_mass import EagerAttention, attention_mass
 from mc.comparison import Comparison, compare_rows
 from mc.config import RowPlan
 from mc.controller import MCController
-from mc.layout import Layout, from_levels
+from mc.layout import from_levels
 from mc.layout_choice import by_recency, by_score, coarsest, nearest_compression
-from mc.lensnet import block_scores
+from mc.lensnet import score_blocks
 from mc.positional import alibi_bias
 from mc.tree import Positions, RowTree, assemble, bank_index, build
 from mc.variants import Compression, sample_levels
@@ -152,11 +152,9 @@ def lens_scores(controller: MCController, probe: Probe, tree: RowTree, levels: T
 
     `width` counts all entries of these layouts, horizon included.
     """
-    geometry = probe.plan.config.geometry
-    layout = from_levels(levels, probe.plan.length, width, geometry)
-    seen = Layout(*(part[:, : width - probe.horizon] for part in layout))
-    entries = assemble(tree, bank_index(seen, probe.plan.shape))
-    return block_scores(controller.focus.lensnet(entries.x, seen, probe.decision), seen, levels, geometry)
+    layout = from_levels(levels, probe.plan.length, width, probe.plan.config.geometry)
+    entries = assemble(tree, bank_index(layout, probe.plan.shape))
+    return score_blocks(controller.focus.lensnet, entries.x, layout, levels, probe.decision, probe.horizon)
 
 
 def lens_levels(controller: MCController, probe: Probe, tree: RowTree, passes: int = 1) -> Tensor:

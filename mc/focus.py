@@ -14,9 +14,8 @@ from torch import Tensor
 
 from mc import metrics as measure
 from mc.config import RowPlan
-from mc.layout import Layout
 from mc.lens_loss import AdvantageNorm, Pairs, attention_loss, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores
-from mc.lensnet import LensNet, block_scores
+from mc.lensnet import LensNet, score_blocks
 from mc.sampler import Variants, lay_out
 from mc.tree import RowTree, assemble
 from mc.variants import Compression
@@ -48,12 +47,10 @@ class Focus(nn.Module):
 
     def scores(self, entries: Tensor, variants: Variants, lensnet: LensNet | None = None, spans: OpenSpan = untimed) -> Tensor:
         """Block scores fp32 [V,B,F] of Working Contexts whose entries [V·B, ≥ W, D] are cut off at the decision point."""
-        W = entries.shape[1] - self.plan.horizon
-        seen = Layout(*(t[:, :W] for t in variants.layout))
-        # Detached: what a gist holds is not LensNet's to decide.
+        H, levels = self.plan.horizon, variants.levels
         with spans("lensnet"):
-            scores = (lensnet or self.lensnet)(entries[:, :W].detach(), seen, self.plan.length - self.plan.horizon)
-        return block_scores(scores, seen, variants.levels.flatten(0, 1), self.plan.config.geometry).view(variants.levels.shape)
+            scores = score_blocks(lensnet or self.lensnet, entries, variants.layout, levels.flatten(0, 1), self.plan.length - H, H)
+        return scores.view(levels.shape)
 
     def coarse_scores(self, tree: RowTree, spans: OpenSpan = untimed) -> Tensor:
         """Block scores fp32 [B,F] of the Working Context in which every block is a gist: what a memory starts from."""

@@ -6,7 +6,6 @@ Shapes: `N` layouts, `F` blocks that may be compressed. High scores want detail.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from mc.config import RowPlan
 from mc.layout import Geometry
-from mc.variants import Compression, compression
+from mc.variants import Compression, compression, fill_levels
 
 
 def nearest_compression(width: int, plan: RowPlan) -> Compression:
@@ -56,18 +55,11 @@ def by_score(compression: Compression, scores: Tensor) -> Tensor:
 
     The highest level is filled first, with the groups of the lowest mean score; of equals the oldest is collapsed.
     """
-    N, F = scores.shape
-    K = compression.geometry.block_size
-    levels = torch.zeros(N, F, dtype=torch.int64, device=scores.device)
-    for level in range(len(compression.nodes), 0, -1):
-        group = K ** (level - 1)
-        groups = F // group
-        covered = levels[:, : groups * group].unflatten(1, (groups, group))
-        mean = scores[:, : groups * group].unflatten(1, (groups, group)).mean(-1)
-        order = mean.masked_fill(covered.gt(0).any(-1), math.inf).argsort(dim=-1, stable=True)
-        chosen = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, : compression.nodes[level - 1]], True)
-        covered.masked_fill_(chosen[..., None], level)
-    return levels
+
+    def rank(groups: int, group: int) -> Tensor:
+        return scores[:, : groups * group].unflatten(1, (groups, group)).mean(-1)
+
+    return fill_levels(compression, len(scores), rank, scores.device)
 
 
 def by_recency(compression: Compression, rows: int, device: torch.device | str = "cpu") -> Tensor:

@@ -89,3 +89,14 @@ def block_scores(scores: Tensor, layout: Layout, levels: Tensor, geometry: Geome
     count = torch.where(levels > 0, geometry.slots, K)
     sums = torch.cat([torch.zeros_like(scores[:, :1]), scores.cumsum(1)], dim=1)
     return (sums.gather(1, first + count) - sums.gather(1, first)) / count
+
+
+def score_blocks(lensnet: LensNet, entries: Tensor, layout: Layout, levels: Tensor, decision: int, horizon: int) -> Tensor:
+    """LensNet's score of each block, fp32 [N,F], in Working Contexts whose last `horizon` entries come after the decision point.
+
+    These are cut off: LensNet never sees the tokens that its choice is judged on. Entries [N,W,D] are detached: what a gist
+    holds is not LensNet's to decide. `levels` int64 [N,F] is the layout by blocks.
+    """
+    W = entries.shape[1] - horizon
+    seen = Layout(*(part[:, :W] for part in layout))
+    return block_scores(lensnet(entries[:, :W].detach(), seen, decision), seen, levels, lensnet.geometry)

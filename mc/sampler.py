@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -23,14 +24,18 @@ class Variants(NamedTuple):
     index: Tensor  # int64 [V·B, W], where an entry lies in the bank of its row
     predicts: Tensor  # int64 [V·B, W], where an entry's target lies in the targets of its row
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> Variants:
+        """The same with every tensor changed."""
+        levels, lod, start, index, predicts = map(change, (self.levels, *self.layout, self.index, self.predicts))
+        return Variants(self.compression, levels, Layout(lod, start), index, predicts)
+
     def to(self, device: torch.device) -> Variants:
         """The same on `device`."""
-        if self.levels.device == device:
-            return self
-        lod, start, levels, index, predicts = (
-            t.to(device, non_blocking=True) for t in (*self.layout, self.levels, self.index, self.predicts)
-        )
-        return Variants(self.compression, levels, Layout(lod, start), index, predicts)
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Variants:
+        """The same in memory that a GPU can copy from while it computes."""
+        return self.each(Tensor.pin_memory)
 
     def some(self, first: int, count: int) -> tuple[Variants, Tensor]:
         """`count` variants of each row from number `first` on, in a ring, and where they are stacked: int64 [count·B]."""
@@ -40,11 +45,6 @@ class Variants(NamedTuple):
         rows = (chosen[:, None] * B + torch.arange(B, device=device)).flatten()
         layout = Layout(*(t[rows] for t in self.layout))
         return Variants(self.compression, self.levels[chosen], layout, self.index[rows], self.predicts[rows]), rows
-
-    def pinned(self) -> Variants:
-        """The same in memory that a GPU can copy from while it computes."""
-        lod, start, levels, index, predicts = (t.pin_memory() for t in (*self.layout, self.levels, self.index, self.predicts))
-        return Variants(self.compression, levels, Layout(lod, start), index, predicts)
 
 
 def lay_out(plan: RowPlan, compression: Compression, levels: Tensor) -> Variants:

@@ -7,6 +7,7 @@ covers each block (see `layout.from_levels`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -78,24 +79,34 @@ def sample_levels(
     With `scores` (fp32 [n,F], high = wants detail) blocks are chosen by Gumbel noise minus score: a block of a low score
     is collapsed more probably; with scores of infinite spread, surely. `generator` must be on the CPU.
     """
+
+    def rank(groups: int, group: int) -> Tensor:
+        noise = torch.rand(n, groups, generator=generator).to(device, non_blocking=True)
+        if scores is None:
+            return noise
+        gumbel = -torch.log(-torch.log(noise.clamp(min=1e-20)))
+        return scores[:, : groups * group].view(n, groups, group).mean(-1) - gumbel
+
+    return fill_levels(compression, n, rank, device)
+
+
+def fill_levels(compression: Compression, n: int, rank: Callable[[int, int], Tensor], device: torch.device | str) -> Tensor:
+    """`n` layouts of `compression` as levels, int64 [n,F], the highest level filled first.
+
+    `rank(groups, group)` is fp32 [n, groups] for aligned groups of `group` blocks: those of the lowest rank become nodes, of
+    equals the oldest.
+    """
     F, K = compression.blocks, compression.geometry.block_size
     levels = torch.zeros(n, F, dtype=torch.int64, device=device)
     for level in range(len(compression.nodes), 0, -1):
-        count = compression.nodes[level - 1]
+        count, group = compression.nodes[level - 1], K ** (level - 1)
         if not count:
             continue
-        group = K ** (level - 1)
         groups = F // group
-        taken = (levels[:, : groups * group].view(n, groups, group) > 0).any(-1)
-        rank = torch.rand(n, groups, generator=generator)
-        rank = rank.to(device, non_blocking=True)
-        if scores is not None:
-            gumbel = -torch.log(-torch.log(rank.clamp(min=1e-20)))
-            rank = scores[:, : groups * group].view(n, groups, group).mean(-1) - gumbel
-        chosen = rank.masked_fill(taken, math.inf).argsort(-1)[:, :count]
-        mark = torch.zeros(n, groups, dtype=torch.bool, device=device).scatter_(1, chosen, True)
         covered = levels[:, : groups * group].view(n, groups, group)
-        covered.masked_fill_(mark[..., None], level)
+        order = rank(groups, group).masked_fill((covered > 0).any(-1), math.inf).argsort(dim=-1, stable=True)
+        chosen = torch.zeros(n, groups, dtype=torch.bool, device=device).scatter_(1, order[:, :count], True)
+        covered.masked_fill_(chosen[..., None], level)
     return levels
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +31,7 @@ from mc.layout_choice import by_recency, coarsest
 from nanochat.gpt import GPT, norm, rotate
 from tests.mc.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_memory
 from tests.nanochat.tiny_model import tiny_model
+from tests.two_processes import in_two_processes
 
 H, RECENT = 6, 8
 
@@ -250,16 +247,7 @@ print(evaluate_memory(memory(), mine, horizons=(6,))["mc/delta_nll@6"], evaluate
 
 
 def test_two_processes_get_what_one_gets_and_stop_together(root: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(root)
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER], env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    outputs = [worker.communicate(timeout=100)[0].split() for worker in workers]
+    outputs = in_two_processes(root, WORKER)
     assert outputs[0] == outputs[1] and outputs[0][1] == "None"  # only the second process was asked to stop
     alone = evaluate_memory(memory(), [tiny_batch(5)], horizons=(6,))
     assert float(outputs[0][0]) == pytest.approx(alone["mc/delta_nll@6"], abs=1e-7)

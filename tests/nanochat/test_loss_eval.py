@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +13,7 @@ import torch
 from nanochat.common import UserError
 from nanochat.loss_eval import evaluate_bpb, validation_batches
 from tests.nanochat.tiny_model import tiny_model
+from tests.two_processes import in_two_processes
 
 
 class Rows:
@@ -121,16 +118,7 @@ print(repr(evaluate_bpb(tiny_model(), batches(), lengths())), evaluate_bpb(tiny_
 
 
 def test_two_processes_get_what_one_gets_and_stop_together(root: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(root)
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER], env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    outputs = [worker.communicate(timeout=100)[0].split() for worker in workers]
+    outputs = in_two_processes(root, WORKER)
     assert outputs[0] == outputs[1] and outputs[0][1] == "None"
     alone = evaluate_bpb(tiny_model(), validation_batches(Rows(13), 13 * 6, 2, runtime()), lengths())
     assert float(outputs[0][0]) == pytest.approx(alone, rel=1e-6)
