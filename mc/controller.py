@@ -141,9 +141,9 @@ class MCController(Objective):
         mean = sum(self.plan.multiplier(progress) for progress in self.plan.stages) / len(self.plan.stages)
         return self.model.flops_per_token() * mean
 
-    def forward(self, tokens: Tensor, targets: Tensor, progress: float) -> StepResult:
+    def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
         """See `Objective.forward`."""
-        result = self.process_batch(tokens, targets, progress)
+        result = self.process_batch(tokens, targets, progress, weights)
         return StepResult(result.loss, result.metrics)
 
     def figures(self, spans_ms: dict[str, float], grad_accum_steps: int) -> dict[str, float]:
@@ -156,11 +156,11 @@ class MCController(Objective):
             figures["mc/time_controller_ms"] = sum(figures[f"mc/{name}_ms"] for name in SPANS) - networks
         return figures
 
-    def process_batch(self, tokens: Tensor, targets: Tensor, progress: float) -> MCBatchResult:
-        """Losses of rows and variants: tokens and targets int64 [B,T], `progress` of the run 0 … 1."""
+    def process_batch(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> MCBatchResult:
+        """Losses of rows and variants: tokens and targets int64 [B,T], `progress` of the run 0 … 1; see `Objective.forward`."""
         B, T = tokens.shape
         self.pace.saw(B * T)
-        base_loss, row = self.read_rows(tokens, targets)
+        base_loss, row = self.read_rows(tokens, targets, weights)
         with self.spans("tree_build"):
             tree = self.tree(row)
         with self.spans("variant_sampling"):
@@ -170,7 +170,7 @@ class MCController(Objective):
         with self.spans("variant_pack"):
             rows = torch.arange(V * B, device=tokens.device) % B
             entry_targets = targets[rows[:, None], variants.predicts]
-        variant_loss, losses = self.model.loss(hidden, entry_targets, "both")
+        variant_loss, losses = self.model.loss(hidden, entry_targets, "both", None if weights is None else weights[rows])
         token_loss = (base_loss + V * variant_loss) / (1 + V)
         loss, extra = self._gist_terms(token_loss, tokens, targets, row, tree, hidden, entry_targets)
         with self.spans("metrics"):
@@ -196,14 +196,14 @@ class MCController(Objective):
             {"rows": (*row.rotary, None), "variants": caches}, row.embedded.x.detach(), metrics | extra,
         )  # fmt: skip
 
-    def read_rows(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Row]:
+    def read_rows(self, tokens: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Row]:
         """(mean loss, all there is) of the plain forward."""
         rotary = self.model.rotary(0, tokens.shape[1])
         embedded = self.model.embed(tokens)
         inputs: list[Tensor] = []
         x, middle = self.model.layers(embedded, rotary, inputs=inputs)
         hidden = self.model.finish(x, middle)
-        loss, losses = self.model.loss(hidden, targets, "both")
+        loss, losses = self.model.loss(hidden, targets, "both", weights)
         return loss, Row(embedded, hidden, middle, losses, rotary, inputs)
 
     def tree(self, row: Row) -> RowTree:

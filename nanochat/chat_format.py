@@ -13,7 +13,7 @@ came out of it. Text that spells one of these tokens stays text.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from nanochat.tokenizer import Tokenizer
 
@@ -23,6 +23,28 @@ PARTS = {
     "python": ("<|python_start|>", "<|python_end|>", True),
     "python_output": ("<|output_start|>", "<|output_end|>", False),
 }
+
+
+class Rendered(NamedTuple):
+    """A conversation as ids and a mask of what is to be learned, and how many of its last messages were left out."""
+
+    ids: list[int]
+    mask: list[int]
+    messages_cut: int
+
+
+def render_whole_turns(tokenizer: Tokenizer, conversation: Mapping[str, Any], max_tokens: int) -> Rendered:
+    """`render_conversation`, but cut behind the last turn of the assistant that fits whole; without ids where none does."""
+    rendering = _Rendering(tokenizer)
+    rendering.special("<|bos|>", 0)
+    turns, kept, end = _turns(conversation), 0, 0
+    for i, message in enumerate(turns):
+        rendering.turn(message)
+        if len(rendering.ids) > max_tokens:
+            break
+        if message["role"] == "assistant":
+            kept, end = i + 1, len(rendering.ids)
+    return Rendered(rendering.ids[:end], rendering.mask[:end], len(turns) - kept)
 
 
 def render_conversation(tokenizer: Tokenizer, conversation: Mapping[str, Any], max_tokens: int) -> tuple[list[int], list[int]]:

@@ -23,6 +23,7 @@ from filelock import FileLock
 from nanochat.common import UserError, atomic_write, ensure_dir
 from nanochat.packing import VERSION, Plan, plan_bestfit
 from nanochat.permutation import permute
+from nanochat.rows import Loader
 from nanochat.token_shards import TokenShards
 
 Packing = Literal["bestfit", "stream"]
@@ -31,7 +32,7 @@ Item = TypeVar("Item")
 _BLOCK = 4096  # rows whose order is worked out together, for calls that read a few rows each
 
 
-class RowLoader:
+class RowLoader(Loader):
     """All rows of a split, by number.
 
     `bestfit`: every row and every piece in it begins with BOS (`packing.plan_bestfit`); the rows of an epoch come in an order

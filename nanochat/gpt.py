@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.attention import Backend, attention
-from nanochat.cross_entropy import ChunkedCrossEntropy, plain_cross_entropy, softcap
+from nanochat.cross_entropy import IGNORE, ChunkedCrossEntropy, plain_cross_entropy, softcap
 from nanochat.flags import flag
 
 GATE_CHANNELS = 12  # channels of the input that a value-embedding gate reads
@@ -318,9 +318,15 @@ class GPT(nn.Module):
         """Softcapped logits, fp32 [..., V]."""
         return softcap(self.lm_head(hidden))
 
-    def loss(self, hidden: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor | tuple[Tensor, Tensor]:
+    def loss(
+        self, hidden: Tensor, targets: Tensor, reduction: str = "mean", weights: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Cross-entropy in nats, fp32: the mean over targets that are not −1, with `none` each one [B,T] (0 where −1), with
-        `both` the mean and, without a gradient, each one."""
+        `both` the mean and, without a gradient, each one. `weights`, fp32 [B], multiply the losses of the rows in the mean."""
+        if weights is not None:
+            losses = self.loss(hidden, targets, "none")
+            mean = (losses * weights[:, None]).sum() / (targets != IGNORE).sum().clamp(min=1)
+            return (mean, losses.detach()) if reduction == "both" else mean
         weight = self.lm_head.weight.to(hidden.dtype)
         loss = self.cross_entropy(hidden.flatten(0, -2), weight, targets.flatten(), reduction)
         if reduction == "both":

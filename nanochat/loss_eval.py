@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nanochat.common import UserError
 from nanochat.cross_entropy import IGNORE
-from nanochat.dataloader import RowLoader
+from nanochat.rows import Loader, inputs_and_targets
 from nanochat.runtime import Runtime
 
 Losses = Callable[[Tensor, Tensor, str], Tensor]  # (tokens, targets, "none") → nats of each target; what `GPT` is
@@ -57,7 +57,7 @@ def evaluate_bpb(
     return nats / (math.log(2) * length)
 
 
-def validation_batches(loader: RowLoader, tokens: int, device_batch_size: int, runtime: Runtime) -> Iterator[tuple[Tensor, Tensor]]:
+def validation_batches(loader: Loader, tokens: int, device_batch_size: int, runtime: Runtime) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of the first `tokens` tokens of `loader`, or of all it has: tokens and targets int64 [b,T].
 
     Over all processes each row comes once, however many there are. Every batch has `device_batch_size` rows, so that a
@@ -71,5 +71,4 @@ def validation_batches(loader: RowLoader, tokens: int, device_batch_size: int, r
         batch = np.full((device_batch_size, loader.seq_len + 1), IGNORE, np.int64)
         end = min(begin + device_batch_size, rows)
         batch[: end - begin] = loader.rows(begin, end)
-        here = torch.from_numpy(batch)
-        yield here[:, :-1].clamp(min=0), here[:, 1:]
+        yield inputs_and_targets(torch.from_numpy(batch))

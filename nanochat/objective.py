@@ -38,8 +38,8 @@ class Objective(nn.Module):
     model: GPT
     spans: OpenSpan = staticmethod(untimed)
 
-    def forward(self, tokens: Tensor, targets: Tensor, progress: float) -> StepResult:
-        """`progress` is the share of the run that is done, 0 … 1."""
+    def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
+        """`progress` is the share of the run that is done, 0 … 1; `weights`, fp32 [B], multiply the losses of the rows."""
         raise TypeError(f"{type(self).__name__} defines no forward")
 
     def parameter_groups(self, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
@@ -62,6 +62,7 @@ class NextTokenObjective(Objective):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor, targets: Tensor, progress: float) -> StepResult:
+    def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
         """See `Objective.forward`."""
-        return StepResult(self.model(tokens, targets), {})
+        hidden = self.model.backbone(self.model.embed(tokens), self.model.rotary(0, tokens.shape[1]))
+        return StepResult(self.model.loss(hidden, targets, weights=weights), {})

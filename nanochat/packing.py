@@ -27,7 +27,7 @@ def plan_bestfit(offsets: np.ndarray, seq_len: int) -> Plan:
     start, length = _pieces(offsets, seq_len)
     full = np.flatnonzero(length == capacity)
     rest = np.flatnonzero(length < capacity)
-    row, piece, size = _pack(rest, length, capacity)
+    row, piece, size = _pack(rest, length, capacity, crop=True)
     # Rows of one full piece and packed rows, in the order of the first (longest) piece of each.
     first = np.flatnonzero(np.diff(row, prepend=-1))
     rank = np.empty(len(full) + len(first), np.int64)
@@ -49,7 +49,16 @@ def _pieces(offsets: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     return offsets[document] + begin, np.minimum(content[document] - begin, seq_len) + 1
 
 
-def _pack(rest: np.ndarray, length: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pack_whole(length: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """Packs pieces of `length` (int64, 1 … capacity) whole into rows of `capacity`: row number and piece of each, row after row.
+
+    Each row takes the longest piece that fits, again and again, until none does; what is left of it is for padding.
+    """
+    row, piece, _ = _pack(np.arange(len(length)), length, capacity, crop=False)
+    return row, piece
+
+
+def _pack(rest: np.ndarray, length: np.ndarray, capacity: int, crop: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Best fit over the pieces `rest`: row number, piece and used size of each placed piece, row after row.
 
     The choice depends on nothing but how many pieces of each length are left, so it is made for lengths: a row's pattern of
@@ -57,7 +66,7 @@ def _pack(rest: np.ndarray, length: np.ndarray, capacity: int) -> tuple[np.ndarr
     """
     by_length = rest[np.argsort(length[rest], kind="stable")]
     count = np.bincount(length[rest], minlength=capacity + 1)
-    patterns, repeats = _patterns(count.tolist(), capacity)
+    patterns, repeats = _patterns(count.tolist(), capacity, crop)
     entries = np.array([entry for pattern in patterns for entry in pattern], np.int64).reshape(-1, 2)  # (length, used size)
     entry_count = np.array([len(pattern) for pattern in patterns], np.int64)
     pattern_of_row = np.repeat(np.arange(len(patterns)), np.array(repeats, np.int64))
@@ -65,18 +74,21 @@ def _pack(rest: np.ndarray, length: np.ndarray, capacity: int) -> tuple[np.ndarr
     row = np.repeat(np.arange(len(placed)), placed)
     within = np.arange(len(row)) - np.repeat(np.cumsum(placed) - placed, placed)
     chosen = entries[(np.cumsum(entry_count) - entry_count)[pattern_of_row[row]] + within]
-    # The n-th use of a length takes the n-th piece of that length; a lone BOS (length 1) borrows any piece's.
+    # The n-th use of a length takes the n-th piece of that length; where pieces are cropped, a lone BOS (length 1) borrows any one's.
     use = np.argsort(chosen[:, 0], kind="stable")
     uses = np.bincount(chosen[:, 0], minlength=capacity + 1)
     nth = np.arange(len(use)) - np.repeat(np.cumsum(uses) - uses, uses)
     slot = np.repeat(np.cumsum(count) - count, uses) + nth
     piece = np.empty(len(use), np.int64)
-    piece[use] = by_length[np.where(chosen[use, 0] == 1, 0, slot)]
+    piece[use] = by_length[np.where(chosen[use, 0] == 1, 0, slot) if crop else slot]
     return row, piece, chosen[:, 1]
 
 
-def _patterns(count: list[int], capacity: int) -> tuple[list[list[tuple[int, int]]], list[int]]:
-    """Rows as lists of (length, used size), and how often each is repeated, given `count[length]` pieces of each length."""
+def _patterns(count: list[int], capacity: int, crop: bool) -> tuple[list[list[tuple[int, int]]], list[int]]:
+    """Rows as lists of (length, used size), and how often each is repeated, given `count[length]` pieces of each length.
+
+    Without `crop` a row ends where no piece fits into what is free.
+    """
     patterns, repeats = [], []
     left = sum(1 << length for length, n in enumerate(count) if n)  # bit set: lengths that still have pieces
     while left:
@@ -85,6 +97,8 @@ def _patterns(count: list[int], capacity: int) -> tuple[list[list[tuple[int, int
         here, free = left, capacity
         while free > 1 and here:
             fitting = here & ((2 << free) - 1)
+            if not fitting and not crop:
+                break
             longest = fitting.bit_length() - 1
             length = longest if fitting else (here & -here).bit_length() - 1  # the shortest, to be cropped
             used[length] = used.get(length, 0) + 1
@@ -92,9 +106,9 @@ def _patterns(count: list[int], capacity: int) -> tuple[list[list[tuple[int, int
                 here ^= 1 << length
             pattern.append((length, min(length, free)))
             free -= pattern[-1][1]
-        if free > 1:
+        if free > 1 and crop:
             break
-        if free == 1:
+        if free == 1 and crop:
             pattern.append((1, 1))
         # Until a length runs out, each row sees the same lengths and so chooses the same.
         times = min(count[length] // n for length, n in used.items())

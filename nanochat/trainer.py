@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +23,13 @@ from torch import Tensor
 from nanochat.cadence import Cadence, every_steps_to_tokens
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError
-from nanochat.dataloader import Prefetcher, RowLoader
+from nanochat.dataloader import Prefetcher
 from nanochat.flags import flag
 from nanochat.mean_metrics import mean_metrics
 from nanochat.metrics import JsonlSink, MetricsLogger, peak_memory_mib
 from nanochat.objective import Metrics, Objective
 from nanochat.optim import MuonAdamW, check_coverage
+from nanochat.rows import Loader, count_targets, inputs_and_targets
 from nanochat.runtime import Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags, lr_multiplier, muon_momentum, weight_decay_multiplier
 from nanochat.spans import Spans
@@ -72,6 +74,8 @@ class Batch(NamedTuple):
     """A process's rows of one step."""
 
     rows: Tensor  # int64 (rows of a step / processes, T+1)
+    weights: Tensor | None  # fp32 (rows of a step / processes): what multiplies their losses
+    parts: list[float]  # what each micro-batch's mean loss is divided by, so that every target of the step counts alike
     data_hash: int  # CRC-32 of all rows of the step
 
 
@@ -97,7 +101,7 @@ class Trainer:
     schedule: ScheduleFlags
     flags: TrainerFlags
     grad_clip: float
-    loader: RowLoader
+    loader: Loader
     runtime: Runtime
     store: CheckpointStore
     run_folder: Path
@@ -139,19 +143,26 @@ class Trainer:
         with self.open_metrics(self._resumed) as self.metrics:
             if self._resumed is not None:
                 self._boundary()
-            with Prefetcher(self._fetch, self.state.step, self.plan.num_iterations) as batches:
+            with self._batches() as batches:
                 while self.state.step < self.plan.num_iterations and not self._stopping():
                     self._train_step(batches)
                     self._boundary()
             self._save()
         return self.state.step == self.plan.num_iterations
 
-    def _train_step(self, batches: Prefetcher[Batch]) -> None:
+    def _batches(self) -> AbstractContextManager[Iterator[Batch]]:
+        """The batches of the steps to come."""
+        first, last = self.state.step, self.plan.num_iterations
+        if self.loader.ahead:
+            return Prefetcher(self._fetch, first, last, self.loader.ahead)
+        return nullcontext(map(self._fetch, range(first, last)))
+
+    def _train_step(self, batches: Iterator[Batch]) -> None:
         begin = time.perf_counter()
         log_due = self._due(self.log_cadence, self.state.step + 1)
         with self.spans("data"):
             batch = next(batches)
-        loss, metrics = self._forward_backward(batch.rows)
+        loss, metrics = self._forward_backward(batch)
         with self.spans("optimizer"):
             norm = self._optimize(loss)
         self._read_loss()
@@ -163,17 +174,19 @@ class Trainer:
         self.state.seconds += self._interval[-1]
         self.state.record = self._record(batch, norm, metrics) if log_due else None
 
-    def _forward_backward(self, rows: Tensor) -> tuple[Tensor, list[Metrics]]:
+    def _forward_backward(self, batch: Batch) -> tuple[Tensor, list[Metrics]]:
         """Accumulates a step's gradients; returns fp32 [mean loss, processes that want to stop], and each micro-batch's metrics."""
         loss = torch.zeros(2, device=self.runtime.device)
         metrics = []
         progress = self.state.step / self.plan.num_iterations
-        for micro in rows.split(self.flags.device_batch_size):
-            micro = micro.to(self.runtime.device, non_blocking=True)  # (b, T+1)
+        size, device = self.flags.device_batch_size, self.runtime.device
+        weights = [{}] * self.grad_accum_steps if batch.weights is None else [{"weights": w} for w in batch.weights.to(device).split(size)]
+        for micro, weight, parts in zip(batch.rows.split(size), weights, batch.parts, strict=True):
+            tokens, targets = inputs_and_targets(micro.to(device, non_blocking=True))
             with self.spans("forward"):
-                result = self.objective(micro[:, :-1], micro[:, 1:], progress)
+                result = self.objective(tokens, targets, progress, **weight)
             with self.spans("backward"):
-                share = result.loss / self.grad_accum_steps
+                share = result.loss / parts
                 (share if self.scaler is None else self.scaler.scale(share)).backward()
             loss[0] += share.detach()
             metrics.append(result.metrics)
@@ -255,9 +268,19 @@ class Trainer:
         """This process's rows of a step; runs in the loader's thread."""
         first = step * self.rows_per_step
         rows = self.loader.rows(first, first + self.rows_per_step)
-        share = self.rows_per_step // self.runtime.world_size
-        mine = torch.from_numpy(rows[self.runtime.rank * share : (self.runtime.rank + 1) * share].astype(np.int64))
-        return Batch(mine.pin_memory() if self.runtime.device.type == "cuda" else mine, zlib.crc32(rows.tobytes()))
+        weights = self.loader.weights(first, first + self.rows_per_step)
+        share, world = self.rows_per_step // self.runtime.world_size, self.runtime.world_size
+        mine = slice(self.runtime.rank * share, (self.runtime.rank + 1) * share)
+        counts = count_targets(rows)
+        of_micro_batches = counts[mine].reshape(self.grad_accum_steps, -1).sum(1).tolist()
+        parts = [counts.sum().item() / (count * world) if count else math.inf for count in of_micro_batches]
+        tensor = torch.from_numpy(rows[mine].astype(np.int64))
+        return Batch(
+            tensor.pin_memory() if self.runtime.device.type == "cuda" else tensor,
+            None if weights is None else torch.from_numpy(weights[mine]),
+            parts,
+            zlib.crc32(rows.tobytes()),
+        )
 
     def _axes(self) -> dict[str, Any]:
         tokens = self.state.step * self.plan.total_batch_size

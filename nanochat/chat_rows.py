@@ -1,0 +1,160 @@
+"""Rows of whole conversations for fine-tuning: rendered and packed once, kept on disk, addressed by number.
+
+Only what the assistant says is learned (`chat_format`). A conversation that is longer than a row is cut behind its last turn
+of the assistant that fits; one of which none fits, or that has nothing to learn, is left out. Both are counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from nanochat.chat_format import render_whole_turns
+from nanochat.common import UserError, base_dir, ensure_dir, fsync_dir, read_json, write_json
+from nanochat.packing import pack_whole
+from nanochat.permutation import permute
+from nanochat.rows import Loader
+from nanochat.tokenizer import Tokenizer
+
+VERSION = 1  # of the rows; another version is another order of the data
+PROGRESS_SECONDS = 10.0
+_KEPT = ("tokens", "first_token", "first_piece")
+
+
+class Conversations(Sequence[Mapping[str, Any]]):
+    """What is asked of a mixture: conversations by number, and a fingerprint that changes when any of them does."""
+
+    fingerprint: str
+
+
+class ConversationLoader(Loader):
+    """All rows of a mixture, by number; their order is another one in each epoch. See `Loader`.
+
+    `figures` says what became of the conversations. Raises `UserError` where not one of them fits a row.
+    """
+
+    def __init__(
+        self,
+        conversations: Conversations,
+        tokenizer: Tokenizer,
+        seq_len: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        if seq_len < 1:
+            raise ValueError(f"seq_len must be at least 1, not {seq_len}")
+        self.seq_len, self.seed, self.shuffle = seq_len, seed, shuffle
+        self._padding = ~tokenizer.bos_id
+        key = _digest(VERSION, conversations.fingerprint, tokenizer.fingerprint, seq_len)
+        folder = base_dir() / "tokens" / f"chat-{key}"
+        if not (folder / "figures.json").exists():
+            ensure_dir(folder.parent)
+            with FileLock(folder.parent / f".{folder.name}.lock"):
+                if not (folder / "figures.json").exists():
+                    _make(folder, conversations, tokenizer, seq_len, say)
+        self.figures: dict[str, int] = read_json(folder / "figures.json")
+        self._tokens, self._first_token, self._first_piece = (_open(folder / f"{name}.npy") for name in _KEPT)
+        self.rows_per_epoch = len(self._first_piece) - 1
+        self.fingerprint = _digest(key, seed if shuffle else None)
+        self._order = lru_cache(maxsize=2)(self._epoch)
+
+    def epoch_of(self, row: int) -> int:
+        """See `Loader`."""
+        return row // self.rows_per_epoch
+
+    def rows(self, a: int, b: int) -> np.ndarray:
+        """Rows `a … b-1` as int32 [b-a, T+1]; what is not to be learned is a complement (`nanochat.rows`)."""
+        if not 0 <= a <= b:
+            raise ValueError(f"rows {a} … {b} are no range")
+        numbers, width = np.arange(a, b), self.seq_len + 1
+        epochs, places = np.divmod(numbers, self.rows_per_epoch)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            places[here] = self._order(int(epoch))[places[here]]
+        pieces = self._first_piece[places + 1] - self._first_piece[places]
+        piece = np.repeat(self._first_piece[places] - (np.cumsum(pieces) - pieces), pieces) + np.arange(pieces.sum())
+        length = self._first_token[piece + 1] - self._first_token[piece]
+        before = np.cumsum(length) - length  # tokens of these rows before each piece
+        row = np.repeat(np.arange(len(places)), pieces)
+        first = np.searchsorted(row, np.arange(len(places)))
+        target = row * width + before - before[first][row]  # where each piece goes
+        token = np.arange(length.sum())
+        out = np.full((b - a) * width, self._padding, np.int32)
+        out[token + np.repeat(target - before, length)] = self._tokens[token + np.repeat(self._first_token[piece] - before, length)]
+        return out.reshape(b - a, width)
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        rows = np.arange(self.rows_per_epoch)
+        return permute(rows, self.rows_per_epoch, f"{self.seed}:{epoch}") if self.shuffle else rows
+
+
+def _make(folder: Path, conversations: Conversations, tokenizer: Tokenizer, seq_len: int, say: Callable[[str], None]) -> None:
+    """Renders and packs all conversations into `folder`, which is there when it is whole."""
+    begin = last = time.monotonic()
+    pieces: list[np.ndarray] = []
+    figures = dict.fromkeys(("conversations", "cut", "too_long", "nothing_to_learn", "rows", "tokens", "learned_tokens"), 0)
+    for i in range(len(conversations)):
+        try:
+            ids, mask, messages_cut = render_whole_turns(tokenizer, conversations[i], seq_len + 1)
+        except ValueError as error:
+            raise UserError(f"conversation {i} of the mixture: {error}; mend the data or leave it out") from error
+        figures["conversations"] += 1
+        if not ids:
+            figures["too_long"] += 1
+        elif not any(mask):
+            figures["nothing_to_learn"] += 1
+        else:
+            figures["cut"] += messages_cut > 0
+            figures["learned_tokens"] += sum(mask)
+            tokens = np.array(ids, np.int32)
+            pieces.append(np.where(mask, tokens, ~tokens))
+        if time.monotonic() - last > PROGRESS_SECONDS:
+            last = time.monotonic()
+            say(f"rendered {i + 1:,} of {len(conversations):,} conversations")
+    if not pieces:
+        raise UserError(
+            f"none of the {len(conversations):,} conversations has a turn of the assistant that fits a row of {seq_len} tokens; "
+            "use longer rows (a model trained with a larger --max-seq-len) or other data"
+        )
+    length = np.array([len(piece) for piece in pieces])
+    row, piece = pack_whole(length, seq_len + 1)
+    figures |= {"rows": int(row[-1]) + 1, "tokens": int(length.sum())}
+    arrays = {
+        "tokens": np.concatenate([pieces[i] for i in piece.tolist()]),
+        "first_token": np.array([0, *itertools.accumulate(length[piece].tolist())]),
+        "first_piece": np.append(np.flatnonzero(np.diff(row, prepend=-1)), len(row)),
+    }
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    ensure_dir(partial)
+    for name in _KEPT:
+        np.save(partial / f"{name}.npy", arrays[name], allow_pickle=False)
+    write_json(partial / "figures.json", figures)
+    partial.rename(folder)
+    fsync_dir(folder.parent)
+    filled = figures["tokens"] / (figures["rows"] * (seq_len + 1))
+    say(
+        f"conversations: {figures['conversations']:,} in {figures['rows']:,} rows of {seq_len}, {filled:.1%} filled; "
+        f"{figures['cut']:,} cut, {figures['too_long']:,} too long, {figures['nothing_to_learn']:,} with nothing to learn; {time.monotonic() - begin:.1f} s"
+    )
+
+
+def _open(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete its folder and it is made again") from error
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
