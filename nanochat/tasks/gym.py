@@ -1,0 +1,69 @@
+"""Procedural tasks of the library reasoning-gym (github.com/open-thought/reasoning-gym), by their names there."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.common import UserError
+from nanochat.tasks.procedural import Drawn, Procedural
+from nanochat.tasks.task import Conversation, dialogue
+
+POOL = 1 << 20  # examples of a data set of the library that are drawn from
+SMALL_POOL = {"acre": 2_000, "word_ladder": 2_000}  # these make all their examples, or a table of them, at once
+
+
+@dataclass
+class Gym(Procedural):
+    """The data set `dataset` with `options` of its configuration; graded by its own scorer, which may give part of 1."""
+
+    dataset: str = ""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    label = "gym"
+    reply_tokens = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._data = _open(self.dataset, self.options)
+        if not isinstance(self._data[0]["answer"], str):
+            raise UserError(f"gym:{self.dataset} states no answer to learn from; take another data set of reasoning-gym")
+
+    def draw(self, rng: random.Random) -> Drawn:
+        """See `Procedural`. The key is the question."""
+        entry = self._data[rng.randrange(self._data.size)]
+        return Drawn(entry["question"], dialogue(entry["question"], entry["answer"], entry=entry))
+
+    def grade(self, conversation: Conversation, reply: str) -> float:
+        """What the library's scorer says; a reply that it cannot read is worth nothing."""
+        try:
+            return min(max(float(self._data.score_answer(reply.strip(), conversation["entry"])), 0.0), 1.0)
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError):
+            return 0.0  # scorers that parse a reply differ in what they raise where it is malformed
+
+
+def gym_options(dataset: str) -> dict[str, Any]:
+    """The options of a data set with their types. Raises `UserError` for an unknown name."""
+    _, config = _known(dataset)
+    return {name: kind for name, kind in typing.get_type_hints(config).items() if name not in ("seed", "size")}
+
+
+def _known(dataset: str) -> tuple[Any, Any]:
+    from reasoning_gym.factory import DATASETS  # here, because it takes a second
+
+    if dataset not in DATASETS or dataset == "composite":
+        raise UserError(f"reasoning-gym has no data set {dataset!r}; there are {', '.join(sorted(set(DATASETS) - {'composite'}))}")
+    return DATASETS[dataset]
+
+
+def _open(dataset: str, options: dict[str, Any]) -> Any:
+    _known(dataset)
+    import reasoning_gym
+
+    try:
+        return reasoning_gym.create_dataset(dataset, seed=0, size=SMALL_POOL.get(dataset, POOL), **options)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"gym:{dataset} does not take {options}: {' '.join(str(error).split()) or 'out of range'}") from error
