@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nanochat.cross_entropy import softcap
+from nanochat.decoding import Decoder, Row, tool_state
 from nanochat.gpt import GPT
 from nanochat.kv_cache import Context, KVCache
-from nanochat.sampling import Sampling, Uniforms, choose
+from nanochat.sampling import Sampling
+from nanochat.tools import Tools
 
 PREFILL_TOKENS = 8192  # of all rows together, in one forward: bounds the memory that a long prompt takes
 
@@ -30,10 +33,13 @@ class Completion:
 
 
 class Engine:
-    """Continues prompts with `model`. `open_context` makes the context to read from, by default a `KVCache`."""
+    """Continues prompts with `model`. `open_context` makes the context to read from, by default a `KVCache`.
 
-    def __init__(self, model: GPT, open_context: OpenContext | None = None) -> None:
-        self.model = model
+    With `tools` the model's tool calls are answered inside its reply.
+    """
+
+    def __init__(self, model: GPT, open_context: OpenContext | None = None, tools: Tools | None = None) -> None:
+        self.model, self._tools = model, tools
         self._open_context = open_context or (lambda rows, tokens: KVCache(model, rows, tokens))
 
     def generate(
@@ -104,27 +110,25 @@ class Engine:
         the last token but one, until half of its rows have ended; the others go on in a copy.
         """
         rows = context.rows
-        uniforms = Uniforms(sampling.seed, range(rows) if streams is None else streams, hidden.device)
+        decoder = Decoder(self.model.lm_head, softcap, hidden.device)
+        for stream in range(rows) if streams is None else streams:
+            decoder.add(Row(sampling, stop, stream, tool_state(self._tools)))
         active = list(range(rows))  # the row that each row of the context yields to
         running = set(active)
-        for step in range(1, sampling.max_tokens + 1):
-            tokens = self._choose(hidden, uniforms, sampling)
+        while True:
+            with torch.no_grad():
+                choices, tokens = decoder.step(hidden)
             new: list[int | None] = [None] * rows
-            for row, token in zip(active, tokens.tolist(), strict=True):
+            for row, choice in zip(active, choices, strict=True):
                 if row in running:
-                    new[row] = token
-                    if token in stop:
+                    new[row] = choice.token
+                    if choice.finish is not None:
                         running.remove(row)
             yield new
-            if not running or step == sampling.max_tokens:
+            if not running:
                 return
             if 2 * len(running) <= len(active):
                 kept = [i for i, row in enumerate(active) if row in running]
                 context, tokens, active = context.select(kept), tokens[kept], [active[i] for i in kept]
-                uniforms.select(kept)
+                decoder.keep(kept)
             hidden = context.append(tokens[:, None])
-
-    @torch.no_grad()
-    def _choose(self, hidden: Tensor, uniforms: Uniforms, sampling: Sampling) -> Tensor:
-        """The next token of each row, int64 [B]."""
-        return choose(self.model.logits(hidden), uniforms.next(), sampling)

@@ -44,25 +44,28 @@ class KVCache:
     """Every token's keys and values, at the model's full context: see `Context`.
 
     It starts empty and doubles its capacity when full. Nothing limits its length, but a model is only trained up to
-    `max_seq_len` positions and gets worse beyond.
+    `max_seq_len` positions and gets worse beyond. Rows can be admitted and removed one by one, up to `max_rows`.
     """
 
-    def __init__(self, model: GPT, rows: int, capacity: int = FIRST_CAPACITY) -> None:
-        if rows < 1 or capacity < 1:
-            raise ValueError(f"a cache of {rows} rows and {capacity} slots cannot be; both must be at least 1")
+    def __init__(self, model: GPT, rows: int, capacity: int = FIRST_CAPACITY, max_rows: int = 0) -> None:
+        """`capacity` is how many slots each row has for now; `max_rows` (default: `rows`) for how many rows there is room."""
+        max_rows = max_rows or rows
+        if rows < 0 or max_rows < max(1, rows) or capacity < 1:
+            raise ValueError(f"a cache of {rows} rows, {max_rows} at most, and {capacity} slots cannot be; there must be at least 1")
         config, device = model.config, model.wte.weight.device
         self._model, self._device = model, device
         # A CPU multiplies bf16 matrices fast, but the one query of a decoding step is many times faster in fp32.
         self._dtype = torch.float32 if device.type == "cpu" else model.dtype
         self._capacity = _aligned(capacity)
-        shape = (rows, config.key_heads, self._capacity, config.head_dim)
+        shape = (max_rows, config.key_heads, self._capacity, config.head_dim)
         # Zeros: padding is multiplied by zero, and what memory happens to hold may be NaN.
-        self.keys = [torch.zeros(shape, dtype=self._dtype, device=device) for _ in range(config.depth)]  # L × (B, G, S, E)
+        self.keys = [torch.zeros(shape, dtype=self._dtype, device=device) for _ in range(config.depth)]  # L × (max_rows, G, S, E)
         self.values = [torch.zeros_like(keys) for keys in self.keys]
         self.lengths = [0] * rows
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # the same for the device
-        self._rows = torch.arange(rows, device=device)[:, None]  # (B, 1)
-        self._previous = torch.zeros(rows, config.width, dtype=model.dtype, device=device)  # normalised embedding of the newest token
+        self._row_numbers = torch.arange(max_rows, device=device)[:, None]
+        # Normalised embedding of each row's newest token; its hidden state.
+        self._previous = torch.zeros(rows, config.width, dtype=model.dtype, device=device)
         self._hidden = torch.zeros_like(self._previous)
         self._slots: slice | Tensor = slice(0)  # where the tokens being appended go
         self._shortest = self._end = 0  # least length before these tokens, greatest after them
@@ -74,6 +77,11 @@ class KVCache:
         """See `Context`."""
         return len(self.lengths)
 
+    @property
+    def hidden(self) -> Tensor:
+        """The hidden state [B,D] of each row's newest token."""
+        return self._hidden
+
     def layer(self, index: int) -> _Layer:
         """What `Attention` of that layer is given."""
         return self._layers[index]
@@ -82,7 +90,7 @@ class KVCache:
     def append(self, tokens: Tensor, counts: Sequence[int] | None = None) -> Tensor:
         """See `Context`."""
         B, T = tokens.shape
-        if self.rows != B or (counts is not None and (len(counts) != B or min(counts) < 0 or max(counts) > T)):
+        if B == 0 or self.rows != B or (counts is not None and (len(counts) != B or min(counts) < 0 or max(counts) > T)):
             raise ValueError(f"{self.rows} rows cannot be appended tokens of shape {(B, T)} with counts {counts}")
         tokens = tokens.to(self._device)
         self._reserve(max(self.lengths) + T)
@@ -90,13 +98,13 @@ class KVCache:
         hidden = self._model.backbone(self._model.embed(tokens, self._previous), rotary, self)
         if counts is None or min(counts) == T:
             self.lengths = [length + T for length in self.lengths]
-            self._lengths += T
+            self._lengths = self._lengths + T
             self._previous, self._hidden = self._before_smear(tokens[:, -1]), hidden[:, -1]
         else:
             added = torch.tensor(counts, device=self._device)
             self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
-            self._lengths += added
-            last = (self._rows[:, 0], (added - 1).clamp(min=0))
+            self._lengths = self._lengths + added
+            last = (self._rows, (added - 1).clamp(min=0))
             self._previous = torch.where(added[:, None] > 0, self._before_smear(tokens[last]), self._previous)
             self._hidden = torch.where(added[:, None] > 0, hidden[last], self._hidden)
         return self._hidden
@@ -108,10 +116,49 @@ class KVCache:
         used = max(self.lengths[row] for row in rows)
         other = KVCache(self._model, len(rows), self._capacity)
         for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
-            theirs[:, :, :used] = mine[index, :, :used]
+            theirs[:, :, :used] = mine[:, :, :used][index]
         other.lengths = [self.lengths[row] for row in rows]
         other._lengths, other._previous, other._hidden = (t[index] for t in (self._lengths, self._previous, self._hidden))
         return other
+
+    @torch.no_grad()
+    def admit(self, other: KVCache, row: int = 0) -> None:
+        """Adds a copy of a row of `other`, a cache of the same model, as the last one. Only that row is copied."""
+        B, used = self.rows, other.lengths[row]
+        if self.keys[0].shape[0] == B:
+            raise ValueError(f"the cache has room for {B} rows, and they are taken")
+        self._reserve(used)
+        for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
+            mine[B, :, :used] = theirs[row, :, :used]
+        self.lengths.append(used)
+        self._lengths, self._previous, self._hidden = (
+            torch.cat([mine, theirs[row : row + 1]])
+            for mine, theirs in (
+                (self._lengths, other._lengths),
+                (self._previous, other._previous),
+                (self._hidden, other._hidden),
+            )
+        )
+        self._masks = {}
+
+    @torch.no_grad()
+    def remove(self, row: int) -> None:
+        """Ends `row`. The last row takes its place; only that one is copied."""
+        last = self.rows - 1
+        used = self.lengths[last]
+        if row != last:
+            for buffer in self.keys + self.values:
+                buffer[row, :, :used] = buffer[last, :, :used]
+        kept = [*range(row), last, *range(row + 1, last)] if row != last else list(range(last))
+        index = torch.tensor(kept, dtype=torch.int64, device=self._device)
+        self.lengths = [self.lengths[i] for i in kept]
+        self._lengths, self._previous, self._hidden = (t[index] for t in (self._lengths, self._previous, self._hidden))
+        self._masks = {}
+
+    @property
+    def _rows(self) -> Tensor:
+        """0 … B−1."""
+        return self._row_numbers[: self.rows, 0]
 
     def _before_smear(self, tokens: Tensor) -> Tensor:
         """What the token after each of `tokens` [B] has mixed into it: [B,D]."""
@@ -147,15 +194,15 @@ class KVCache:
         """Turns the masks [B,1,1,S] of the last token into those of the one after it."""
         newest = self._slots[:, 0]
         for window, mask in self._masks.items():
-            mask[self._rows[:, 0], 0, 0, newest] = 0
+            mask[self._rows, 0, 0, newest] = 0
             if window > 0:
                 left = newest - window  # the slot that falls out of the window, if it is that long already
                 hidden = torch.where(left >= 0, float("-inf"), 0.0).to(mask.dtype)
-                mask[self._rows[:, 0], 0, 0, left.clamp(min=0)] = hidden
+                mask[self._rows, 0, 0, left.clamp(min=0)] = hidden
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend) -> Tensor:
         """Stores k and v [B,T,G,E] of the tokens being appended and lets q [B,T,H,E] see all it may."""
-        keys, values = self.keys[layer].transpose(1, 2), self.values[layer].transpose(1, 2)  # (B, S, G, E)
+        keys, values = (buffers[layer][: self.rows].transpose(1, 2) for buffers in (self.keys, self.values))  # (B, S, G, E)
         first = max(0, self._shortest - window + 1) if window > 0 else 0  # nothing before it is in anyone's window
         dtype, mask = self._compute_dtype(q.shape[1]), None
         if backend == "flex":
@@ -164,7 +211,8 @@ class KVCache:
             keys[:, self._slots], values[:, self._slots] = k, v
             seen = slice(first, self._end)
         else:
-            keys[self._rows, self._slots], values[self._rows, self._slots] = k.to(self._dtype), v.to(self._dtype)
+            rows = self._rows[:, None]
+            keys[rows, self._slots], values[rows, self._slots] = k.to(self._dtype), v.to(self._dtype)
             seen = slice(first // ALIGNMENT * ALIGNMENT, _aligned(self._end))
             mask = self._masks[window][..., seen]
         y = attention(q.to(dtype), keys[:, seen].to(dtype), values[:, seen].to(dtype), window, backend, mask=mask)

@@ -1,12 +1,12 @@
 """From logits to tokens: temperature, top-k, top-p, and random numbers that do not depend on who shares the batch.
 
-Shapes: `B` rows, `V` vocabulary. A row draws one uniform number per token from a generator of its own, so that the same
-seed gives the same text whatever else is generated beside it, on any device.
+Shapes: `B` rows, `V` vocabulary, `K` candidates. Each row has settings of its own and draws one uniform number per token
+from a generator of its own, so that the same seed gives the same text whatever else is generated beside it, on any device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 from nanochat.flags import flag
 
 BLOCK = 64  # random numbers drawn per row at a time
+TIE_STEP = 2.0**-40  # what a place in the vocabulary counts against a logit: below what fp32 tells apart, near its range
+FOLDS = 16  # the vocabulary lies in so many lines below each other when its greatest are looked for
 
 
 @dataclass
@@ -40,53 +42,105 @@ class Sampling:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to 2^63 − 1")
 
 
-def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
-    """A token int64 [B] for each row of `logits`, fp32 [B,V], by the random number in `uniforms`, fp32 [B] in [0, 1).
+class Settings:
+    """The `samplings` of B rows as tensors on `device`, for `choose`."""
 
-    Top-p counts the probabilities that temperature and top-k leave. The choice is the inverse of the cumulative
-    distribution at the random number: equal inputs, equal tokens.
+    def __init__(self, samplings: Sequence[Sampling], device: torch.device) -> None:
+        self.greedy = all(s.temperature == 0 for s in samplings)
+        # A temperature of 0 is a choice among one.
+        limits = [(1, 1.0, 1.0) if s.temperature == 0 else (s.top_k, s.temperature, s.top_p) for s in samplings]
+        ranked = [i for i, (k, _, p) in enumerate(limits) if k > 0 or p < 1]
+        whole = [i for i in range(len(limits)) if i not in set(ranked)]
+        # Rows that choose among all tokens need no order among them: None for none of the rows, a slice for all of them.
+        self.ranked, self.whole = (_rows(rows, len(limits), device) for rows in (ranked, whole))
+        self.temperature = torch.tensor([[t] for _, t, _ in limits], dtype=torch.float32, device=device)  # (B, 1)
+        self.candidates = max((limits[i][0] or 2**62 for i in ranked), default=0)  # K, before the size of the vocabulary bounds it
+        self.top_k = torch.tensor([[k or 2**62] for k, _, _ in limits], device=device)  # (B, 1)
+        cuts = any(limits[i][2] < 1 for i in ranked)
+        self.top_p = torch.tensor([[p] for _, _, p in limits], dtype=torch.float32, device=device) if cuts else None  # (B, 1)
+
+
+def _rows(rows: list[int], count: int, device: torch.device) -> Tensor | slice | None:
+    if len(rows) == count:
+        return slice(None)
+    return torch.tensor(rows, device=device) if rows else None
+
+
+def choose(logits: Tensor, uniforms: Tensor, settings: Settings, cap: Callable[[Tensor], Tensor] = Tensor.float) -> Tensor:
+    """A token int64 [B] for each row of `logits` [B,V], by the random number in `uniforms`, fp32 [B] in [0, 1).
+
+    `cap` is an increasing function that makes the logits, in fp32, out of what is given as such: it need not be applied to
+    tokens that are out of the question. Top-p counts the probabilities that temperature and top-k leave. The choice is the
+    inverse of the cumulative distribution at the random number; equal logits are in the order of their ids. So a row's token
+    depends on its own logits, number and settings alone.
     """
-    if sampling.temperature == 0:
+    if settings.greedy:
         return logits.argmax(-1)
-    V = logits.shape[-1]
-    ids = None
-    if 0 < sampling.top_k < V:
-        logits, ids = logits.topk(sampling.top_k, dim=-1)  # sorted, the greatest first
-    elif sampling.top_p < 1:
-        logits, ids = logits.sort(dim=-1, descending=True)
+    if settings.whole is None:
+        return _among_likeliest(logits, uniforms, settings, slice(None), cap)
+    if settings.ranked is None:
+        return _among_all(logits, uniforms, settings, slice(None), cap)
+    tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    tokens[settings.whole] = _among_all(logits, uniforms, settings, settings.whole, cap)
+    tokens[settings.ranked] = _among_likeliest(logits, uniforms, settings, settings.ranked, cap)
+    return tokens
+
+
+def _among_all(logits: Tensor, uniforms: Tensor, settings: Settings, rows: Tensor | slice, cap: Callable[[Tensor], Tensor]) -> Tensor:
+    logits = cap(logits[rows])
     # The greatest is subtracted first: a tiny temperature must not overflow.
-    p = ((logits - logits.amax(-1, keepdim=True)) / sampling.temperature).softmax(-1)
-    if sampling.top_p < 1:
-        before = p.cumsum(-1) - p
-        p = p.masked_fill(before >= sampling.top_p, 0.0)
+    p = ((logits - logits.amax(-1, keepdim=True)) / settings.temperature[rows]).softmax(-1)
+    return _draw(p.cumsum(-1), uniforms[rows])[:, 0]
+
+
+def _among_likeliest(logits: Tensor, uniforms: Tensor, settings: Settings, rows: Tensor | slice, cap: Callable[[Tensor], Tensor]) -> Tensor:
+    V = logits.shape[-1]
+    K = min(settings.candidates, V)
+    greatest, ids = _greatest(logits[rows], K)  # (b, K)
+    greatest = cap(greatest)
+    # No softmax: its sum, and so a row's choice at the margin, would depend on how many candidates its neighbours have.
+    p = ((greatest - greatest[:, :1]) / settings.temperature[rows]).exp()
+    p = p.masked_fill(torch.arange(K, device=p.device) >= settings.top_k[rows], 0.0)
     cumulative = p.cumsum(-1)
-    # uniforms < 1, so the target is below the total, and the first entry above it has a probability above zero.
-    target = uniforms[:, None] * cumulative[:, -1:]
-    place = torch.searchsorted(cumulative, target, right=True)  # (B, 1)
-    return (place if ids is None else ids.gather(-1, place))[:, 0]
+    if settings.top_p is not None:
+        before = cumulative - p
+        p = p.masked_fill(before >= settings.top_p[rows] * cumulative[:, -1:], 0.0)
+        cumulative = p.cumsum(-1)
+    return ids.gather(-1, _draw(cumulative, uniforms[rows]))[:, 0]
+
+
+def _draw(cumulative: Tensor, uniforms: Tensor) -> Tensor:
+    """The entry [b,1] that each row's number falls on. Numbers are < 1, so the target is below the total, and the first entry
+    above it has a probability above zero."""
+    return torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
+
+
+def _greatest(logits: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    """The K greatest of each row, fp32 or fp64, in order, and their places. Of equal ones the first in the vocabulary is greater."""
+    V = logits.shape[-1]
+    if logits.device.type != "mps":  # which has no fp64: ties are then in any order
+        logits = logits - torch.arange(V, device=logits.device, dtype=torch.float64) * TIE_STEP
+    if V % FOLDS or 4 * K > V // FOLDS:
+        return logits.topk(K, dim=-1)
+    # The K greatest are in the K columns with the greatest maxima. That leaves few to be sorted.
+    columns = V // FOLDS
+    folded = logits.view(-1, FOLDS, columns)
+    chosen = folded.amax(1).topk(K, dim=-1, sorted=False).indices  # (b, K)
+    few = folded.gather(2, chosen[:, None].expand(-1, FOLDS, -1)).flatten(1)  # (b, FOLDS · K)
+    greatest, place = few.topk(K, dim=-1)
+    return greatest, chosen.gather(1, place % K) + place // K * columns
 
 
 class Uniforms:
-    """Random numbers for `rows`, each from its own stream of `seed`; `streams[b]` numbers the stream of row b."""
+    """The random numbers of one row: those of stream number `stream` of `seed`, a block at a time."""
 
-    def __init__(self, seed: int, streams: Sequence[int], device: torch.device) -> None:
+    def __init__(self, seed: int, stream: int = 0) -> None:
+        if stream < 0:
+            raise ValueError(f"stream is {stream}; it must be 0 or more")
         # The generator keeps only 32 bits of what it is seeded with, so streams take seeds from it instead of counting up.
         seeder = torch.Generator().manual_seed(seed ^ (seed >> 32))
-        seeds = torch.randint(2**32, (max(streams) + 1,), generator=seeder).tolist()
-        self._generators = {stream: torch.Generator().manual_seed(seeds[stream]) for stream in set(streams)}
-        self._streams, self._device = list(streams), device
-        self._block, self._used = torch.empty(len(streams), 0), 0
+        self._generator = torch.Generator().manual_seed(int(torch.randint(2**32, (stream + 1,), generator=seeder)[-1]))
 
-    def next(self) -> Tensor:
-        """The next number of each row, fp32 [B] in [0, 1)."""
-        if self._used == self._block.shape[1]:
-            drawn = {stream: torch.rand(BLOCK, generator=generator) for stream, generator in self._generators.items()}
-            self._block, self._used = torch.stack([drawn[s] for s in self._streams]).to(self._device), 0
-        self._used += 1
-        return self._block[:, self._used - 1]
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Goes on with `rows` only."""
-        self._streams = [self._streams[row] for row in rows]
-        self._generators = {stream: self._generators[stream] for stream in set(self._streams)}
-        self._block = self._block[list(rows)]
+    def block(self) -> Tensor:
+        """The next `BLOCK` numbers, fp32 in [0, 1)."""
+        return torch.rand(BLOCK, generator=self._generator)

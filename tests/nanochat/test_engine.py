@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nanochat.engine import Completion, Engine
 from nanochat.gpt import GPT
 from nanochat.kv_cache import ALIGNMENT, KVCache
-from nanochat.sampling import Sampling, Uniforms, choose
+from nanochat.sampling import BLOCK, Sampling, Settings, Uniforms, choose
 from tests.nanochat.tiny_model import full_logits, tiny_model, tiny_tokenizer
 
 GREEDY = Sampling(temperature=0, max_tokens=40)
@@ -264,10 +264,14 @@ def test_sampling_refuses_what_cannot_be(wrong: dict) -> None:
         Sampling(**wrong)
 
 
+def alike(rows: int, **settings) -> Settings:
+    return Settings([Sampling(**settings)] * rows, torch.device("cpu"))
+
+
 def kept(logits: torch.Tensor, **settings) -> torch.Tensor:
     """The distribution that is sampled from, found by going through the random numbers evenly."""
     n = 20_000
-    tokens = choose(logits.expand(n, -1), (torch.arange(n) + 0.5) / n, Sampling(**settings))
+    tokens = choose(logits.expand(n, -1), (torch.arange(n) + 0.5) / n, alike(n, **settings))
     return torch.bincount(tokens, minlength=logits.shape[0]) / n
 
 
@@ -301,28 +305,27 @@ def test_choices_follow_the_truncated_softmax(settings: dict, temperature: float
 )
 def test_a_choice_is_always_a_token_that_can_be(logits: list[float], u: float, temperature: float, top_k: int, top_p: float) -> None:
     row = torch.tensor([logits])
-    (token,) = choose(row, torch.tensor([u]), Sampling(temperature=temperature, top_k=top_k, top_p=top_p)).tolist()
+    (token,) = choose(row, torch.tensor([u]), alike(1, temperature=temperature, top_k=top_k, top_p=top_p)).tolist()
     assert 0 <= token < len(logits)
     assert ((row[0, token] - row.max()) / temperature).exp() > 0
 
 
 def test_choices_at_the_edges() -> None:
     zero, below_one = torch.zeros(1), torch.full((1,), 1 - 2**-24)
-    plain = Sampling(temperature=1, top_k=0)
+    plain = alike(1, temperature=1, top_k=0)
     assert choose(torch.tensor([[-1e30, 0.0, -1e30]]), zero, plain).item() == 1  # not a token of probability zero
     assert choose(torch.tensor([[-1e30, 0.0, -1e30]]), below_one, plain).item() == 1
-    half = Sampling(temperature=1, top_k=0, top_p=0.5)
+    half = alike(1, temperature=1, top_k=0, top_p=0.5)
     assert choose(torch.tensor([[0.0, 0.0]]), below_one, half).item() == choose(torch.tensor([[0.0, 0.0]]), zero, half).item()
 
 
 def test_uniforms_are_uniform_and_differ_between_streams() -> None:
-    uniforms = Uniforms(1, range(8), torch.device("cpu"))
-    drawn = torch.stack([uniforms.next() for _ in range(1000)])
+    streams = [Uniforms(1, stream) for stream in range(8)]
+    drawn = torch.stack([torch.cat([stream.block() for _ in range(1000 // BLOCK + 1)]) for stream in streams], dim=1)[:1000]
     assert drawn.min() >= 0 and drawn.max() < 1
     assert (drawn.mean(0) - 0.5).abs().max() < 0.05
     assert len(Counter(drawn.flatten().tolist())) > 7990
-    high = Uniforms(1 + (1 << 40), range(8), torch.device("cpu"))
-    assert not torch.equal(high.next(), drawn[0])  # all bits of the seed count
+    assert not torch.equal(Uniforms(1 + (1 << 40)).block(), drawn[:BLOCK, 0])  # all bits of the seed count
 
 
 def test_text_stream_shows_whole_characters_only() -> None:

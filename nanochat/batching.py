@@ -1,0 +1,172 @@
+"""Continuous batching: requests of any length and any settings share the decoding steps, and come and go between them.
+
+The rows are slots of one cache. A row that ends gives its slot to the last one,
+so that what is decoded always lies together, and no other row is copied.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from nanochat.cross_entropy import softcap
+from nanochat.decoding import Decoder, Finish, Row, tool_state
+from nanochat.gpt import GPT
+from nanochat.kv_cache import KVCache
+from nanochat.sampling import Sampling
+from nanochat.tools import Tools
+
+PREFILL_CHUNK = 512  # tokens of prompts read between two steps: bounds how long rows wait for a newcomer
+
+
+class Event(NamedTuple):
+    """A new token of request `id`, whether a tool forced it, and why it is the last one, where it is.
+
+    With the finish `stop` the token is the stop token.
+    """
+
+    id: int
+    token: int | None
+    forced: bool
+    finish: Finish | None
+
+
+@dataclass(eq=False)
+class _Request:
+    id: int
+    prompt: tuple[int, ...]
+    row: Row
+
+
+class _Prefill:
+    """A prompt being read, for the first of the waiting requests and all behind it that have the same."""
+
+    def __init__(self, model: GPT, prompt: tuple[int, ...]) -> None:
+        self.prompt = prompt
+        self._cache = KVCache(model, 1, len(prompt))
+        self._tokens = torch.tensor([prompt])
+
+    @property
+    def left(self) -> int:
+        """How many tokens are still to be read."""
+        return len(self.prompt) - self._cache.lengths[0]
+
+    def read(self, tokens: int) -> None:
+        """Reads so many more."""
+        begin = self._cache.lengths[0]
+        self._cache.append(self._tokens[:, begin : begin + tokens])
+
+    @property
+    def cache(self) -> KVCache:
+        """The context that holds the prompt."""
+        return self._cache
+
+
+class Batcher:
+    """Decodes up to `max_rows` requests together. Not thread-safe: one thread owns it.
+
+    A request's tokens depend on its prompt, sampling and stream alone, whatever shares the batch (but where two tokens are as
+    good as equally likely, on how the hardware rounds).
+    """
+
+    def __init__(self, model: GPT, max_rows: int, tools: Tools | None = None, prefill_chunk: int = PREFILL_CHUNK) -> None:
+        if max_rows < 1 or prefill_chunk < 1:
+            raise ValueError(f"max_rows is {max_rows} and prefill_chunk {prefill_chunk}; both must be at least 1")
+        self.max_rows, self._model, self._tools, self._prefill_chunk = max_rows, model, tools, prefill_chunk
+        self._cache = KVCache(model, 0, max_rows=max_rows)
+        self._decoder = Decoder(model.lm_head, softcap, model.wte.weight.device)
+        self._waiting: deque[_Request] = deque()
+        self._active: list[_Request] = []  # in the order of the cache's rows
+        self._prefill: _Prefill | None = None
+        self._next_id = 0
+        self._tokens = torch.empty(0, dtype=torch.int64)  # the newest of each row, not yet in the cache
+
+    @property
+    def active(self) -> int:
+        """How many requests are being decoded."""
+        return len(self._active)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests are not yet being decoded."""
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._active and not self._waiting
+
+    def add(self, prompt: Sequence[int], sampling: Sampling, stop: Collection[int] = (), stream: int = 0) -> int:
+        """Takes a request; returns its id. The same prompt given several times in a row is read once.
+
+        `stream` tells samples of one prompt and seed apart. Raises `ValueError` for a prompt that is empty or has a token that
+        is none.
+        """
+        prompt = tuple(prompt)
+        vocabulary = self._model.config.vocab_size
+        if not prompt:
+            raise ValueError("the prompt is empty; it must have at least one token")
+        if min(prompt) < 0 or max(prompt) >= vocabulary:
+            wrong = min(prompt) if min(prompt) < 0 else max(prompt)
+            raise ValueError(f"token {wrong} is not in the vocabulary of {vocabulary}")
+        request = _Request(self._next_id, prompt, Row(sampling, stop, stream, tool_state(self._tools)))
+        self._next_id += 1
+        self._waiting.append(request)
+        return request.id
+
+    def cancel(self, id: int) -> None:
+        """Ends a request without another event; its row is free at once. One that has ended, or never was, is none's loss."""
+        for i, request in enumerate(self._active):
+            if request.id == id:
+                return self._remove([i])
+        self._waiting = deque(request for request in self._waiting if request.id != id)
+
+    @torch.no_grad()
+    def step(self) -> list[Event]:
+        """One new token for each active row; before, reads on in a waiting prompt and admits those that are read."""
+        if self._active:
+            self._cache.append(self._tokens[:, None])
+        self._admit()
+        if not self._active:
+            return []
+        choices, self._tokens = self._decoder.step(self._cache.hidden)
+        events = [Event(request.id, *choice) for request, choice in zip(self._active, choices, strict=True)]
+        self._remove([i for i, choice in enumerate(choices) if choice.finish is not None])
+        return events
+
+    def _admit(self) -> None:
+        """Reads at most `prefill_chunk` tokens of prompts, and admits requests whose prompts are read while there is room."""
+        left = self._prefill_chunk
+        while self._waiting and self.active < self.max_rows:
+            request = self._waiting[0]
+            if self._prefill is None or self._prefill.prompt != request.prompt:
+                self._prefill = _Prefill(self._model, request.prompt)
+            if self._prefill.left > 0:
+                if left == 0:
+                    return
+                chunk = min(left, self._prefill.left)
+                self._prefill.read(chunk)
+                left -= chunk
+            if self._prefill.left == 0:
+                self._cache.admit(self._prefill.cache)
+                self._decoder.add(request.row)
+                self._active.append(self._waiting.popleft())
+        if not self._waiting:
+            self._prefill = None  # nothing waits that could have the same prompt
+
+    def _remove(self, ended: list[int]) -> None:
+        """Ends these rows. The last ones take their places."""
+        if not ended:
+            return
+        kept = list(range(len(self._active)))
+        for i in sorted(ended, reverse=True):
+            self._cache.remove(i)
+            kept[i] = kept[-1]
+            kept.pop()
+        self._active = [self._active[i] for i in kept]
+        self._decoder.keep(kept)
+        self._tokens = self._tokens[kept]
