@@ -79,12 +79,14 @@ class MCController(Objective):
     """The second objective: `model` trained with the gists of `gistnet` and the focus of `focus.lensnet`.
 
     `seed` and `rank` (of the process) are of the layouts; `micro_batches` is how many of them, over all processes, make a step:
-    for the metrics alone.
+    for the metrics alone. `annealed` is for training on: variants are as narrow as at the end of training from the start.
     """
 
-    def __init__(self, model: GPT, config: MCConfig, seq_len: int, seed: int = 0, micro_batches: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self, model: GPT, config: MCConfig, seq_len: int, seed: int = 0, micro_batches: int = 1, rank: int = 0, annealed: bool = False
+    ) -> None:
         super().__init__()
-        self.model, self.config, self.micro_batches = model, config, micro_batches
+        self.model, self.config, self.micro_batches, self.annealed = model, config, micro_batches, annealed
         self.plan = RowPlan(config, seq_len)
         D, aux, geometry = model.config.width, config.aux_dtype(model.dtype), config.geometry
         self.gistnet = GistNet(config.gist, D, aux)
@@ -138,8 +140,8 @@ class MCController(Objective):
 
         The memory's own networks are not counted.
         """
-        mean = sum(self.plan.multiplier(progress) for progress in self.plan.stages) / len(self.plan.stages)
-        return self.model.flops_per_token() * mean
+        stages = [1.0] if self.annealed else self.plan.stages
+        return self.model.flops_per_token() * sum(map(self.plan.multiplier, stages)) / len(stages)
 
     def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
         """See `Objective.forward`."""
@@ -159,6 +161,7 @@ class MCController(Objective):
     def process_batch(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> MCBatchResult:
         """Losses of rows and variants: tokens and targets int64 [B,T], `progress` of the run 0 … 1; see `Objective.forward`."""
         B, T = tokens.shape
+        progress = 1.0 if self.annealed else progress
         self.pace.saw(B * T)
         base_loss, row = self.read_rows(tokens, targets, weights)
         with self.spans("tree_build"):

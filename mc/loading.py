@@ -14,7 +14,7 @@ from mc.controller import MCController
 from nanochat.attention import Backend
 from nanochat.common import UserError
 from nanochat.gpt import GPT
-from nanochat.loading import PREFIX, Stage, Trained, build_model, open_trained, say_to_stderr
+from nanochat.loading import PREFIX, TRAINED_BY, Stage, Trained, build_model, open_trained, say_to_stderr
 from nanochat.tokenizer import Tokenizer
 
 Config = TypeVar("Config")
@@ -44,7 +44,7 @@ def load_controller(
     """
     trained = open_trained(stage, tag, step, say)
     if not has_memory(trained.meta):
-        raise UserError(f"{trained.name} was trained without a memory; train one with python -m scripts.{stage}_train --mc")
+        raise UserError(f"{trained.name} was trained without a memory; train one with python -m scripts.{TRAINED_BY[stage]} --mc")
     return LoadedController(build_controller(trained, build_model(trained, device, dtype, backend)), trained.tokenizer, trained.meta)
 
 
@@ -54,10 +54,18 @@ def has_memory(meta: Mapping[str, Any]) -> bool:
 
 
 def build_controller(trained: Trained, model: GPT) -> MCController:
-    """The memory of a checkpoint around `model`, which came out of it; its networks keep fp32 weights, as in training."""
+    """The memory of a checkpoint around `model`, which came out of it, for inference; its networks keep fp32 weights."""
+    return restore_controller(trained, model).requires_grad_(False).eval()
+
+
+def restore_controller(trained: Trained, model: GPT, **options: Any) -> MCController:
+    """The memory of a checkpoint around `model`, to be trained on; `options` are further arguments of `MCController`.
+
+    Raises `UserError` where the checkpoint does not describe a memory of this version.
+    """
     try:
         config = from_dict(MCConfig, trained.meta[META])
-        controller = MCController(model, config, model.config.max_seq_len)
+        controller = MCController(model, config, model.config.max_seq_len, **options)
         state = {name: tensor for name, tensor in trained.checkpoint.tensors["model"].items() if not name.startswith(PREFIX)}
         keys = controller.load_state_dict(state, strict=False)
         missing = [name for name in keys.missing_keys if not name.startswith(PREFIX)]
@@ -66,7 +74,7 @@ def build_controller(trained: Trained, model: GPT) -> MCController:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         what = " ".join(str(error).split())
         raise UserError(f"{trained.name} does not describe a memory of this version ({what}); train it again") from error
-    return controller.to(model.wte.weight.device).requires_grad_(False).eval()
+    return controller.to(model.wte.weight.device)
 
 
 def from_dict(config_class: type[Config], values: Mapping[str, Any]) -> Config:

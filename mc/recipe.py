@@ -15,6 +15,13 @@ from mc.evaluation import KINDS, choose_levels, evaluate_memory, plain_forward, 
 from nanochat.gpt import GPT
 from nanochat.runtime import Runtime
 
+MC_SUFFIX = "-mc"  # of the folders of a run with a memory, which a run without one never touches
+
+
+def wandb_name(run: str, memory: bool) -> str | None:
+    """Name of the W&B run that `--run` asks for; None where it asks for none."""
+    return None if run == "dummy" else run + MC_SUFFIX * (memory and not run.endswith(MC_SUFFIX))
+
 
 def new_controller(model: GPT, config: MCConfig, seq_len: int, seed: int, runtime: Runtime) -> MCController:
     """`model`, whose weights stay as they are, with a fresh memory on its device.

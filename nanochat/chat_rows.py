@@ -145,7 +145,8 @@ def _make(folder: Path, conversations: Conversations, tokenizer: Tokenizer, seq_
     filled = figures["tokens"] / (figures["rows"] * (seq_len + 1))
     say(
         f"conversations: {figures['conversations']:,} in {figures['rows']:,} rows of {seq_len}, {filled:.1%} filled; "
-        f"{figures['cut']:,} cut, {figures['too_long']:,} too long, {figures['nothing_to_learn']:,} with nothing to learn; {time.monotonic() - begin:.1f} s"
+        f"{figures['cut']:,} cut, {figures['too_long']:,} too long, {figures['nothing_to_learn']:,} with nothing to learn; "
+        f"{time.monotonic() - begin:.1f} s"
     )
 
 

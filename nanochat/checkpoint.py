@@ -13,6 +13,7 @@ removes older checkpoints. Whatever kills the process, a reader finds the old st
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -40,11 +41,15 @@ Tensors = Mapping[str, Mapping[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `CheckpointStore.load` returns: CPU tensors by group and name, and the JSON saved beside them."""
+    """What `CheckpointStore.load` returns: CPU tensors by group and name, and the JSON saved beside them.
+
+    `digest` is 16 hex digits of the tensors that were read: equal for equal ones.
+    """
 
     step: int
     tensors: dict[str, dict[str, torch.Tensor]]
     meta: dict[str, Any]
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,7 @@ class CheckpointStore:
         path = self._path(step)
         tensors: dict[str, dict[str, torch.Tensor]] = {}
         meta: dict[str, Any] = {}
+        digest = hashlib.sha256()
         try:
             for file, expected in _files(path, step).items():
                 match = _TENSOR_FILE.fullmatch(file)
@@ -170,11 +176,12 @@ class CheckpointStore:
                 data = read_file(path / file, expected)
                 if match:
                     tensors.setdefault(match[1], {}).update(safetensors.torch.load(data))
+                    digest.update(expected["sha256"].encode())
                 elif file == META:
                     meta = json.loads(data)
         except InvalidError as why:
             raise UserError(f"{path} is not a valid checkpoint: {why}; delete it or resume from another step") from why
-        return Checkpoint(step, tensors, meta)
+        return Checkpoint(step, tensors, meta, digest.hexdigest()[:16])
 
     def discard_after(self, step: int) -> list[int]:
         """Removes the checkpoints later than `step` and returns their steps.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,8 @@ from nanochat.gpt import GPT, GPTConfig
 from nanochat.tokenizer import Tokenizer, load_tokenizer
 
 Stage = Literal["base", "mid", "sft", "rl"]
+STAGES: tuple[Stage, ...] = ("rl", "sft", "mid", "base")  # the latest first
+TRAINED_BY = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
 PREFIX = "model."  # of the language model's parameters in the state of the objective that was trained
 
 
@@ -78,7 +81,7 @@ def open_trained(
     if step is None:
         step = store.newest_valid(say)
     if step is None:
-        raise UserError(f"{folder} has no valid checkpoint; train the model with python -m scripts.{stage}_train")
+        raise UserError(f"{folder} has no valid checkpoint; train the model with python -m scripts.{TRAINED_BY[stage]}")
     trained = Trained(store.load(step, groups=("model",)), folder, load_tokenizer())
     trained_with, fingerprint = trained.meta.get("tokenizer"), trained.tokenizer.fingerprint
     if trained_with != fingerprint:
@@ -90,10 +93,26 @@ def open_trained(
     return trained
 
 
+def latest_stage(tag: str | None = None, stages: Sequence[Stage] = STAGES, ending: str = "") -> Stage:
+    """The first of `stages` with a checkpoint of the model `tag`, by default of any whose name ends so; where none has, the last."""
+    for stage in stages:
+        if any((base_dir() / f"{stage}_checkpoints").glob(f"{glob.escape(tag) if tag else '*' + ending}/step_*")):
+            return stage
+    return stages[-1]
+
+
+def newest_tag(stage: Stage, ending: str = "") -> str | None:
+    """The folder of `stage` that was written to last, of those whose names end so; None where there is none."""
+    written: dict[str, int] = {}
+    for step in (base_dir() / f"{stage}_checkpoints").glob(f"*{ending}/step_*"):
+        written[step.parent.name] = max(written.get(step.parent.name, 0), step.stat().st_mtime_ns)
+    return max(written, key=written.__getitem__) if written else None
+
+
 def _folder(stage: Stage, tag: str | None) -> Path:
     """The checkpoints of `tag`; without one, the folder that was written to last."""
     root = base_dir() / f"{stage}_checkpoints"
-    how = f"train one with python -m scripts.{stage}_train"
+    how = f"train one with python -m scripts.{TRAINED_BY[stage]}"
     if tag is not None:
         if Path(tag).name != tag:
             raise UserError(f"{tag!r} is no model tag; a tag is the name of a folder in {root}")
@@ -101,10 +120,10 @@ def _folder(stage: Stage, tag: str | None) -> Path:
             have = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) if root.is_dir() else ""
             raise UserError(f"no model {tag} in {root} (there: {have or 'none'}); give another --model-tag or {how}")
         return root / tag
-    written = {path: max(step.stat().st_mtime_ns for step in path.glob("step_*")) for path in root.glob("*") if any(path.glob("step_*"))}
-    if not written:
+    newest = newest_tag(stage)
+    if newest is None:
         raise UserError(f"no model in {root}; {how}")
-    return max(written, key=written.__getitem__)
+    return root / newest
 
 
 def start_from(model: GPT, trained: Trained) -> None:

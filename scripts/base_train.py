@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mc.config import MCConfig, RowPlan
-from mc.recipe import choose_micro_batch, measure_memory, new_controller, picture
+from mc.recipe import MC_SUFFIX, choose_micro_batch, measure_memory, new_controller, picture, wandb_name
 from nanochat import flags
 from nanochat.base_samples import sample_base
 from nanochat.checkpoint import CheckpointStore
@@ -25,7 +24,7 @@ from nanochat.flags import flag, part
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.loading import open_trained, start_from
 from nanochat.loss_eval import evaluate_bpb, validation_batches
-from nanochat.metrics import JsonlSink, MetricsLogger, TerminalSink, WandbSink, peak_memory_mib
+from nanochat.metrics import open_metrics, peak_memory_mib
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.report import MEMORY, section
@@ -36,7 +35,6 @@ from nanochat.tokenizer import Tokenizer, load_tokenizer
 from nanochat.trainer import Event, Trainer, TrainerFlags
 
 REFERENCE_DEPTH = 12  # the nominal rates were tuned at this depth
-MC_SUFFIX = "-mc"  # of the folders of a run with a memory, which a run without one never touches
 
 
 @dataclass
@@ -101,9 +99,9 @@ class BaseTrain:
         return self.baseline_tag + MC_SUFFIX * self.mc
 
     @property
-    def wandb_name(self) -> str:
-        """Name of the W&B run."""
-        return self.run + MC_SUFFIX * (self.mc and not self.run.endswith(MC_SUFFIX))
+    def wandb_name(self) -> str | None:
+        """Name of the W&B run; None where there is to be none."""
+        return wandb_name(self.run, self.mc)
 
     def record(self) -> dict[str, Any]:
         """The recipe as JSON, for readers of the run; a run without a memory has nothing to say about one."""
@@ -162,7 +160,9 @@ def main(argv: list[str] | None = None) -> int:
             "recipe": recipe.record(),
             **({"mc_config": dataclasses.asdict(recipe.memory)} if recipe.mc else {}),
         },
-        open_metrics=lambda resumed: open_metrics(recipe, plan, run_folder, resumed, runtime.rank),
+        open_metrics=lambda resumed: open_metrics(
+            recipe.wandb_name, recipe.record(), plan.num_iterations, run_folder, resumed, runtime.rank
+        ),
         stop=stop,
     )
     trainer.events = events(recipe, trainer, model, tokenizer, val_loader, runtime)
@@ -217,17 +217,6 @@ def identity(recipe: BaseTrain, model: GPT, plan: Plan, tokenizer: Tokenizer, lo
         **dataclasses.asdict(recipe.schedule),
         **(recipe.memory.identity() if recipe.mc else {}),
     }
-
-
-def open_metrics(recipe: BaseTrain, plan: Plan, folder: Path, resumed: int | None, rank: int) -> MetricsLogger:
-    """The sinks of the first process; the others are silent. A resumed run writes the records of its boundary again."""
-    if rank > 0:
-        return MetricsLogger([])
-    kept = None if resumed is None else resumed - 1
-    sinks = [JsonlSink(folder / "metrics.jsonl", kept), TerminalSink(plan.num_iterations)]
-    if recipe.run != "dummy":
-        sinks.append(WandbSink(recipe.wandb_name, recipe.record(), folder, resume_step=kept))
-    return MetricsLogger(sinks)
 
 
 def events(recipe: BaseTrain, trainer: Trainer, model: GPT, tokenizer: Tokenizer, val: RowLoader, runtime: Runtime) -> list[Event]:

@@ -28,7 +28,7 @@ def save_memory(base: Path, controller: MCController, step: int = 7, **meta) -> 
     """Saves `controller` as base_train --mc does; the tokenizer too."""
     folder = save_base(base, controller.model, tiny_tokenizer(), tag="tiny-mc", step=step)
     store = CheckpointStore(folder.parent)
-    _, tensors, old = dataclasses.astuple(store.load(step))
+    _, tensors, old, _ = dataclasses.astuple(store.load(step))
     store.save(step, {**tensors, "model": controller.state_dict()}, {**old, "mc_config": dataclasses.asdict(controller.config), **meta})
     return store
 
@@ -85,7 +85,7 @@ def test_a_model_without_a_memory_is_one_line(base: Path) -> None:
 )
 def test_a_checkpoint_of_another_version_is_one_line(base: Path, change: str, named: str) -> None:
     store = save_memory(base, memory(gist={"gistnet_pooling": "query"}))
-    _, tensors, meta = dataclasses.astuple(store.load(7))
+    _, tensors, meta, _ = dataclasses.astuple(store.load(7))
     config, state = meta["mc_config"], tensors["model"]
     if change == "unknown knob":
         config["gist"]["experts"] = 8

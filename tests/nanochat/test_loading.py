@@ -90,7 +90,7 @@ def test_another_tokenizer_is_refused(base: Path) -> None:
 def test_a_checkpoint_of_another_version_is_one_line(base: Path, change: str) -> None:
     save_base(base, tiny_model(vocab_size=VOCABULARY), tiny_tokenizer())
     store = CheckpointStore(base / "base_checkpoints" / "tiny")
-    _, tensors, meta = dataclasses.astuple(store.load(7))
+    _, tensors, meta, _ = dataclasses.astuple(store.load(7))
     if change == "unknown key":
         meta["model_config"]["experts"] = 8
     elif change == "missing key":
