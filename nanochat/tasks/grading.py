@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+from nanochat.tokenizer import Tokenizer
+
+_NUMBER = re.compile(r"(?P<sign>[-+]?)\$?(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?)")
+
+
+def reply_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+    """What a reply says: its text without its tool calls and their outputs. A call that does not end takes all that follows."""
+    special = tokenizer.special_tokens
+    ends = {special["<|python_start|>"]: special["<|python_end|>"], special["<|output_start|>"]: special["<|output_end|>"]}
+    said: list[int] = []
+    until: int | None = None
+    for token in tokens:
+        if until is not None:
+            until = None if token == until else until
+        elif token in ends:
+            until = ends[token]
+        else:
+            said.append(token)
+    return tokenizer.decode(said)
 
 
 def same_text(reply: str, answer: str) -> bool:
@@ -20,12 +39,12 @@ def same_number(reply: str, answer: str) -> bool:
 
 
 def as_number(text: str) -> Fraction | None:
-    """The exact value where `text` is one decimal number, with or without commas between thousands, a `$` before and a full
-    stop after it; None for anything else."""
-    text = _plain(text)
-    sign = text[:1] if text[:1] in "+-" else ""
-    text = sign + text.removeprefix(sign).removeprefix("$") if sign else text.removeprefix("$")
-    return Fraction(text.replace(",", "")) if _NUMBER.fullmatch(text) else None
+    """The exact value where `text` is one decimal number and nothing else; None for any other text.
+
+    There may be commas between thousands, a `$` before and a full stop after it.
+    """
+    match = _NUMBER.fullmatch(_plain(text))
+    return Fraction((match["sign"] + match["digits"]).replace(",", "")) if match else None
 
 
 def _plain(text: str) -> str:

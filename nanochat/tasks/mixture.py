@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class Mixture:
             raise ValueError("a mixture must have at least one conversation")
         self.parts, self.seed, self.left_out = tuple(parts), seed, dict(left_out or {})
         self._ends = np.cumsum([len(part) for part in parts])  # of the parts' numbers, laid one after the other
+        self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def __len__(self) -> int:
         """Conversations in a pass."""
@@ -66,9 +68,12 @@ class Mixture:
     def locate(self, i: int) -> tuple[int, int]:
         """Which part conversation `i` is of, and its number among all that this part gives."""
         epoch, place = divmod(i, len(self))
-        number = int(permute(np.array([place]), len(self), f"mixture {self.seed} {epoch}")[0])
+        number = int(self._order(epoch)[place])
         part = int(np.searchsorted(self._ends, number, side="right"))
         return part, epoch * len(self.parts[part]) + number - int(self._ends[part] - len(self.parts[part]))
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        return permute(np.arange(len(self)), len(self), f"mixture {self.seed} {epoch}")
 
     @property
     def fingerprint(self) -> str:

@@ -13,17 +13,24 @@ from typing import Any
 
 from nanochat.common import UserError
 from nanochat.tasks.arithmetic import Arithmetic, Compare
+from nanochat.tasks.customjson import CustomJson
+from nanochat.tasks.gsm8k import Gsm8k
 from nanochat.tasks.gym import Gym, gym_options
+from nanochat.tasks.humaneval import HumanEval
 from nanochat.tasks.identity import Identity
 from nanochat.tasks.lists import Lists
+from nanochat.tasks.multiple_choice import ArcChallenge, ArcEasy, Mmlu
 from nanochat.tasks.procedural import Procedural
 from nanochat.tasks.recall import Recall
+from nanochat.tasks.smoltalk import SmolTalk
 from nanochat.tasks.spelling import Spelling, SpellingBee
 from nanochat.tasks.task import SPLITS, Split, Task
 
 PROCEDURAL: dict[str, type[Procedural]] = {
     kind.label: kind for kind in (Identity, Spelling, SpellingBee, Arithmetic, Compare, Lists, Recall)
 }
+HUB = {kind.label: kind for kind in (SmolTalk, Mmlu, ArcEasy, ArcChallenge, Gsm8k)}
+STORED = HUB | {kind.label: kind for kind in (HumanEval, CustomJson)}  # what is read from somewhere: `open(spec, path, split, offline)`
 _CONVERT: dict[type, Callable[[str], Any]] = {str: str, int: int, float: float}
 
 
@@ -40,9 +47,11 @@ def open_task(spec: str, split: Split, seed: int = 0, offline: bool = False) -> 
         return _build(spec, PROCEDURAL[name], _options(spec, options, _fields(PROCEDURAL[name])), split, seed)
     if name == Gym.label:
         return _gym(spec, argument, split, seed)
-    names = sorted({*PROCEDURAL, Gym.label})
+    if name in STORED:
+        return STORED[name].open(spec, argument, split, offline)
+    names = sorted({*PROCEDURAL, *STORED, Gym.label})
     close = difflib.get_close_matches(name, names, n=1)
-    raise UserError(f"there is no task {name!r}; {f'did you mean {close[0]}?' if close else f'there are {chr(44).join(names)}'}")
+    raise UserError(f"there is no task {name!r}; {f'did you mean {close[0]}?' if close else 'there are ' + ', '.join(names)}")
 
 
 def _gym(spec: str, argument: str, split: Split, seed: int) -> Gym:

