@@ -1,0 +1,368 @@
+"""Runs Python that a model wrote, shut in: `run_python` is the whole interface.
+
+The code gets a fresh interpreter in namespaces of its own (`isolation`), with a supervisor over it (`execution_child`), a filter
+on system calls (`syscall_filter`), limits, no network, no environment and an empty working directory that vanishes with it.
+What is guaranteed, and what is not: obsidian/Sandbox.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import marshal
+import math
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import IO, Any, Literal
+
+from nanochat import execution_child
+from nanochat.common import UserError
+from nanochat.isolation import TOOL_PATH, Backend, find_backends, interpreter, visible_files
+from nanochat.syscall_filter import filter_program
+
+Outcome = Literal["ok", "error", "timeout", "memory", "killed", "output_limit"]
+
+MIB = 1 << 20
+START_SECONDS = 60.0  # a machine under load takes its time to start an interpreter
+END_SECONDS = 10.0
+MIN_MEMORY_MIB = 64  # below it Python itself does not start
+_PIECE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one run may use. Raises `ValueError` for a value that makes no run possible."""
+
+    seconds: float = 5.0
+    """Wall clock from the start of the code, the start of the sandbox left out."""
+    memory_mib: int = 256
+    """Address space of each process, and memory of all of them together."""
+    output_bytes: int = 16384
+    """Of standard output, and as many of standard error; the run ends when there is more."""
+    processes: int = 16
+    """Processes and threads at a time."""
+    disk_mib: int = 32
+    """Size of the working directory, of /dev/shm and of a single file; gone after the run."""
+    open_files: int = 128
+    """Descriptors of a process."""
+
+    def __post_init__(self) -> None:
+        if not (self.seconds > 0 and math.isfinite(self.seconds)):
+            raise ValueError(f"seconds must be positive and finite, not {self.seconds}")
+        if self.memory_mib < MIN_MEMORY_MIB:
+            raise ValueError(f"memory_mib must be at least {MIN_MEMORY_MIB}, not {self.memory_mib}")
+        for name, least in (("output_bytes", 1), ("processes", 1), ("disk_mib", 1), ("open_files", 16)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What became of a run.
+
+    `outcome` is "ok" where the code ran to its last line and the interpreter left with exit code 0; "error" after an exception or
+    any earlier exit, `sys.exit(0)` and `os._exit(0)` among them; "timeout", "memory" and "output_limit" after a limit; "killed"
+    after a signal. `exit_code` is the interpreter's, negative for a signal, None where the run was cut short from outside.
+    `seconds` is the wall clock of the code. What was printed until the end is in `stdout` and `stderr` in every case.
+    """
+
+    outcome: Outcome
+    stdout: str
+    stderr: str
+    exit_code: int | None
+    seconds: float
+
+
+def isolation() -> str:
+    """The isolation that runs use here: "bubblewrap" or "unshare". The first call tries it out, in about 0.1 s.
+
+    Raises `UserError` where neither works.
+    """
+    return _backend().name
+
+
+def run_python(code: str, limits: Limits = Limits(), stdin: str = "", unsafe: bool = False) -> Execution:  # noqa: B008 (frozen)
+    """Runs `code` as a program and waits for its end; no process of it is left then. May be called from many threads at once.
+
+    With `unsafe` the code runs as an ordinary process of this user, with limits but without isolation, and a warning is printed.
+    Raises `UserError` where isolation is not available and `unsafe` is False.
+    """
+    if unsafe:
+        _warn_of_unsafe_runs()
+        return run_with(None, code, limits, stdin)
+    return run_with(_backend(), code, limits, stdin)
+
+
+def run_with(backend: Backend | None, code: str, limits: Limits, stdin: str = "") -> Execution:
+    """`run_python` with the isolation of `backend`; None is no isolation. Raises `UserError` where the sandbox does not start."""
+    with contextlib.ExitStack() as resources:
+        started = _start(backend, code, limits, resources)
+        return _follow(started, limits, stdin.encode("utf-8", "surrogateescape"))
+
+
+def _backend() -> Backend:
+    candidates = find_backends()
+    problems = []
+    for candidate in candidates:
+        try:
+            _try_out(candidate)
+            return candidate
+        except UserError as error:
+            problems.append(f"{candidate.name}: {error}")
+    if not candidates:
+        problems.append("neither bwrap nor unshare is on the PATH")
+    raise UserError(
+        f"code cannot be run in isolation here ({'; '.join(problems)}); install bubblewrap, or pass --unsafe-exec to run it without"
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _try_out(backend: Backend) -> None:
+    """Raises `UserError` where `backend` does not work. Remembers only that it does."""
+    execution = run_with(backend, "print('in')", Limits(seconds=START_SECONDS))
+    if (execution.outcome, execution.stdout) != ("ok", "in\n"):
+        raise UserError(f"a trial run ended with {execution.outcome}: {execution.stderr.strip()[-200:]}")
+
+
+@functools.lru_cache(maxsize=1)
+def _warn_of_unsafe_runs() -> None:
+    print("warning: --unsafe-exec: code written by the model runs without isolation, with your files and your network", file=sys.stderr)
+
+
+@functools.lru_cache(maxsize=1)
+def _child_source() -> str:
+    return inspect.getsource(execution_child)
+
+
+@dataclass
+class _Started:
+    """A run under way: the command's process and our ends of its control socket and pipes."""
+
+    process: subprocess.Popen
+    control: socket.socket
+    stdin: IO[bytes]
+    isolated: bool
+
+
+def _start(backend: Backend | None, code: str, limits: Limits, resources: contextlib.ExitStack) -> _Started:
+    """Starts the sandbox and hands it its job; returns when the code begins. `resources` ends it, however things go."""
+    control, theirs = socket.socketpair()
+    resources.enter_context(control)
+    control.settimeout(START_SECONDS)
+    stdin_read, stdin_write = os.pipe()
+    stdin = resources.enter_context(os.fdopen(stdin_write, "wb", buffering=0))
+    python = [interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", _child_source(), str(stdin_read)]
+    mounts = visible_files(limits.disk_mib * MIB) if backend else []
+    try:
+        process = subprocess.Popen(
+            backend.command(mounts, python) if backend else python,
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=(stdin_read,),
+            env={"PATH": TOOL_PATH} if backend else {},
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise UserError(f"cannot start {error.filename}: {error.strerror}") from error
+    finally:
+        theirs.close()
+        os.close(stdin_read)
+    started = _Started(process, control, stdin, backend is not None)
+    resources.callback(_end, started)
+    try:
+        if backend is not None and backend.maps_users:
+            _expect(control, b"mapped?")
+            backend.write_user_map(process.pid)
+            control.sendall(b"\n")
+        job = marshal.dumps(_job(backend, code, limits, mounts))
+        control.sendall(len(job).to_bytes(8, "little") + job)
+        _expect(control, b"started")
+    except (OSError, _NotStarted) as error:
+        control.close()
+        raise UserError(f"the sandbox does not start ({_first_line(process) or error})") from error
+    return started
+
+
+class _NotStarted(Exception):
+    """The other end of the control socket said something else than it should."""
+
+
+def _expect(control: socket.socket, line: bytes) -> None:
+    """Reads one line and raises `_NotStarted` where it is another than `line`."""
+    said = b""
+    while not said.endswith(b"\n"):
+        piece = control.recv(1)
+        if not piece:
+            raise _NotStarted(said.decode(errors="replace").strip() or "it ended at once")
+        said += piece
+    if said.rstrip() != line:
+        raise _NotStarted(said.decode(errors="replace").strip())
+
+
+def _first_line(process: subprocess.Popen) -> str:
+    """The first line of what a command that ended wrote to its standard error."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_SECONDS)
+    if process.poll() is None:
+        process.kill()
+    lines = process.stderr.read(4096).decode(errors="replace").strip().splitlines()
+    return lines[0] if lines else ""
+
+
+def _job(backend: Backend | None, code: str, limits: Limits, mounts: list[tuple]) -> dict[str, Any]:
+    """What the supervisor has to know, in types that marshal carries."""
+    memory, file_size = limits.memory_mib * MIB, limits.disk_mib * MIB
+    cpu = math.ceil(limits.seconds) + 1  # the wall clock is the limit; this ends what only burns, should the host be stopped
+    rlimits = {
+        "RLIMIT_AS": (memory, memory + execution_child.RESERVE_BYTES),
+        "RLIMIT_CPU": (cpu, cpu + 1),
+        "RLIMIT_FSIZE": (file_size, file_size),
+        "RLIMIT_NOFILE": (limits.open_files, limits.open_files),
+        "RLIMIT_CORE": (0, 0),
+    }
+    if backend is not None:
+        # Counted per user and namespace. As the user of the supervisor, the runner shares its count with it.
+        processes = limits.processes + (backend.runner_uid is None)
+        rlimits["RLIMIT_NPROC"] = (processes, processes)
+    return {
+        "code": code.encode("utf-8", "surrogatepass"),
+        "isolated": backend is not None,
+        "mounts": mounts if backend is not None and backend.name == "unshare" else None,
+        "runner_uid": backend.runner_uid if backend is not None else None,
+        "filter": filter_program() if backend is not None else b"",
+        "memory_bytes": memory,
+        "rlimits": rlimits,
+    }
+
+
+@dataclass
+class _Output:
+    """The first `limit` bytes of a stream."""
+
+    stream: IO[bytes]
+    limit: int
+    data: bytearray = field(default_factory=bytearray)
+
+    def read(self) -> bool:
+        """Takes what is there. False where there is nothing: at the end of the stream, or for now."""
+        piece = self.stream.read(_PIECE_BYTES)
+        if not piece:
+            return False
+        self.data += piece[: self.limit + 1 - len(self.data)]
+        return True
+
+    @property
+    def is_over(self) -> bool:
+        return len(self.data) > self.limit
+
+    def text(self) -> str:
+        return self.data[: self.limit].decode("utf-8", "replace")
+
+
+def _follow(started: _Started, limits: Limits, stdin: bytes) -> Execution:
+    """Feeds and drains the run until it ends or a limit is reached."""
+    begin = time.monotonic()
+    outputs = [_Output(stream, limits.output_bytes) for stream in (started.process.stdout, started.process.stderr)]
+    verdict, rest = b"", memoryview(stdin)
+    cut: Outcome | None = None
+    for pipe in (started.stdin, *(output.stream for output in outputs)):
+        os.set_blocking(pipe.fileno(), False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(started.control, selectors.EVENT_READ)
+        selector.register(started.stdin, selectors.EVENT_WRITE)
+        for output in outputs:
+            selector.register(output.stream, selectors.EVENT_READ, output)
+        while cut is None and not verdict:
+            left = begin + limits.seconds - time.monotonic()
+            if left <= 0:
+                cut = "timeout"
+            for key, _ in selector.select(max(left, 0.0)):
+                if key.fileobj is started.control:
+                    verdict = _receive(started.control)
+                elif key.fileobj is started.stdin:
+                    rest = _feed(started.stdin, rest)
+                    if not rest:
+                        selector.unregister(started.stdin)
+                        started.stdin.close()
+                elif not key.data.read():
+                    selector.unregister(key.fileobj)
+                elif key.data.is_over:
+                    cut = "output_limit"
+    seconds = time.monotonic() - begin
+    _stop(started)
+    for output in outputs:
+        while output.read() and not output.is_over:
+            pass
+    if verdict and any(output.is_over for output in outputs):
+        cut = "output_limit"
+    outcome, exit_code = (cut, None) if cut is not None and not verdict.startswith(b"memory") else _judge(verdict)
+    stdout, stderr = (output.text() for output in outputs)
+    if outcome == "error" and exit_code == 0:
+        stderr += "the program left before its last line (exit code 0)\n"
+    return Execution(outcome, stdout, stderr, exit_code, seconds)
+
+
+def _receive(control: socket.socket) -> bytes:
+    """The supervisor's verdict; what it says where it is gone without one is "lost"."""
+    try:
+        return control.recv(100) or b"lost"
+    except ConnectionResetError:
+        return b"lost"
+
+
+def _feed(pipe: IO[bytes], rest: memoryview) -> memoryview:
+    """Writes what the pipe takes; nothing is left to write where nobody reads any more."""
+    try:
+        return rest[pipe.write(rest[:_PIECE_BYTES]) or 0 :]
+    except BrokenPipeError:
+        return rest[:0]
+
+
+def _judge(verdict: bytes) -> tuple[Outcome, int | None]:
+    """Outcome and exit code from the supervisor's "exit CODE whole|cut" or "memory"."""
+    words = verdict.split()
+    if words[0] == b"memory":
+        return "memory", None
+    if words[0] != b"exit":
+        return "killed", None
+    exit_code = int(words[1])
+    if exit_code == -signal.SIGXCPU:
+        return "timeout", None
+    if exit_code < 0:
+        return "killed", exit_code
+    return ("ok" if exit_code == 0 and words[2] == b"whole" else "error"), exit_code
+
+
+def _stop(started: _Started) -> None:
+    """Ends the run. When this returns, no process of an isolated run exists.
+
+    Closing the socket makes process 1 of the sandbox exit; the kernel then kills all others before the command that waits for
+    process 1 hears of it.
+    """
+    started.control.close()
+    if started.process.returncode is not None:
+        return
+    if not started.isolated:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.process.pid, signal.SIGKILL)
+    try:
+        started.process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        started.process.kill()
+        started.process.wait()
+
+
+def _end(started: _Started) -> None:
+    _stop(started)
+    for pipe in (started.stdin, started.process.stdout, started.process.stderr):
+        pipe.close()
