@@ -27,6 +27,19 @@ def test_the_loss_is_the_mean_over_the_targets():
     assert torch.equal(objective(tokens, targets, progress=0.0).loss, result.loss)
 
 
+def test_weights_multiply_the_losses_of_rows():
+    objective = build()
+    with torch.no_grad():
+        objective.model.lm_head.weight.normal_(generator=torch.Generator().manual_seed(1))
+    rows = torch.randint(31, (3, 13), generator=torch.Generator().manual_seed(2))
+    tokens, targets, weights = rows[:, :-1], rows[:, 1:].clone(), torch.tensor([2.0, -1.0, 0.0])
+    targets[0, 5:] = -1
+    each = objective.model(tokens, targets, "none")
+    result = objective(tokens, targets, 0.5, weights)
+    torch.testing.assert_close(result.loss, (each * weights[:, None]).sum() / (targets != -1).sum())
+    torch.testing.assert_close(objective(tokens, targets, 0.5, torch.ones(3)).loss, objective(tokens, targets, 0.5).loss)
+
+
 def test_every_parameter_is_optimized_under_its_name_in_the_checkpoint():
     objective = build()
     groups = objective.parameter_groups(OptimFlags(), Plan(512, 10, 1.0, 1.0))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from nanochat.metrics import JsonlSink, MetricsLogger, read_metrics
 from nanochat.objective import NextTokenObjective, Objective, StepResult
 from nanochat.optim import MuonAdamW, OptimFlags, ParamGroup
 from nanochat.precision import DTYPES, Precision
+from nanochat.rows import Loader, inputs_and_targets
 from nanochat.runtime import Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags
 from nanochat.token_shards import open_tokens
@@ -63,9 +65,9 @@ class Scripted(NextTokenObjective):
         self.at = at
         self.losses: dict[int, list[float]] = {}  # of the micro-batches, by step
 
-    def forward(self, tokens: Tensor, targets: Tensor, progress: float) -> StepResult:
+    def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
         step = round(progress * STEPS)
-        loss = self.at(step, super().forward(tokens, targets, progress).loss)
+        loss = self.at(step, super().forward(tokens, targets, progress, weights).loss)
         self.losses.setdefault(step, []).append(loss.item())
         return StepResult(loss, {"mc/first_token": tokens[0, 0].float()})
 
@@ -75,7 +77,7 @@ class Lab:
     """Makes trainers of one run; each works in `folder` as a process of its own would."""
 
     folder: Path
-    loader: RowLoader
+    loader: Loader
     stop: StopSignals
     wrap: Callable[[GPT], Objective] = Scripted
     dtype: str = "fp32"
@@ -203,7 +205,7 @@ def test_metrics_of_the_objective_are_means_over_the_micro_batches(lab: Lab) -> 
 class Measured(Scripted):
     """With spans, figures and metrics of its own; the second micro-batch of a step has nothing to measure `mc/rare` on."""
 
-    def forward(self, tokens: Tensor, targets: Tensor, progress: float) -> StepResult:
+    def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
         with self.spans("lens"):
             time.sleep(0.002)
         result = super().forward(tokens, targets, progress)
@@ -246,6 +248,56 @@ def test_the_micro_batch_changes_nothing_that_is_seen(lab: Lab, rows: int) -> No
         assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
         assert mine["train/grad_norm"] == pytest.approx(theirs["train/grad_norm"], rel=1e-3)
         assert mine["train/grad_accum_steps"] == 8 // rows
+
+
+class Masked(Loader):
+    """The rows of another loader, of which the later in a step have fewer tokens to learn, and the last of all but one none."""
+
+    def __init__(self, loader: Loader, weighted: bool) -> None:
+        self.loader, self.weighted, self.seq_len, self.fingerprint = loader, weighted, loader.seq_len, "masked"
+        self.ahead = 0 if weighted else 2
+
+    def rows(self, a: int, b: int) -> np.ndarray:
+        rows = self.loader.rows(a, b)
+        keep = np.arange(rows.shape[1]) < 32 - 6 * (np.arange(a, b) % 8)[:, None]
+        return np.where(keep, rows, ~rows)
+
+    def weights(self, a: int, b: int) -> np.ndarray | None:
+        return np.linspace(-1, 2, b - a, dtype=np.float32) if self.weighted else None
+
+    def epoch_of(self, row: int) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_every_target_of_a_step_counts_alike_whatever_the_micro_batches(lab: Lab, weighted: bool) -> None:
+    lab.loader, figures = Masked(lab.loader, weighted), []
+    for rows in (8, 2, 1):
+        here = another(lab, f"rows{rows}")
+        trainer = here.trainer(rows)
+        trainer.run()
+        figures.append([(record["train/loss"], record["train/grad_norm"]) for record in here.metrics()])
+    for those in figures[1:]:
+        assert np.array(those) == pytest.approx(np.array(figures[0]), rel=1e-3)
+    model = lab.trainer().objective.model
+    tokens, targets = inputs_and_targets(torch.from_numpy(lab.loader.rows(0, 8).astype(np.int64)))
+    losses = model(tokens, targets, "none").detach()
+    weights = torch.from_numpy(lab.loader.weights(0, 8)) if weighted else torch.ones(8)
+    expected = (losses * weights[:, None]).sum() / (targets >= 0).sum()
+    assert figures[0][0][0] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_rows_that_depend_on_the_weights_are_asked_for_at_their_turn(lab: Lab) -> None:
+    class Live(Masked):
+        def rows(self, a: int, b: int) -> np.ndarray:
+            asked.append((a // 8, trainer.state.step))
+            return super().rows(a, b)
+
+    asked: list[tuple[int, int]] = []
+    lab.loader = Live(lab.loader, weighted=True)
+    trainer = lab.trainer()
+    trainer.run()
+    assert asked == [(step, step) for step in range(STEPS)]
 
 
 def test_the_data_hash_is_that_of_the_rows(lab: Lab) -> None:
