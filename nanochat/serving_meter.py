@@ -1,0 +1,85 @@
+"""What a server has done and does: figures that several threads change."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+RATE_SECONDS = 10.0  # what tokens per second are counted over
+
+
+class Busy(Exception):
+    """The queue is full. `retry_after_seconds` is when it may be worth to try again."""
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__(f"all places are taken; try again in {retry_after_seconds} s")
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass
+class Counts:
+    """Figures since the start, and those of now. Rows are replies: a request for n choices has n."""
+
+    active: int = 0  # rows that are decoded
+    queued: int = 0  # rows that wait
+    requests: int = 0
+    finished: int = 0  # rows
+    cancelled: int = 0  # rows
+    refused: int = 0  # requests
+    prompt_tokens: int = 0
+    tokens: int = 0
+    tokens_per_second: float = 0.0  # over the last 10 s
+
+
+class Meter:
+    """Counts, and keeps the number of rows within `max_rows` that are decoded and `max_queue` that wait."""
+
+    def __init__(self, max_rows: int, max_queue: int) -> None:
+        self._max_rows, self._max_queue = max_rows, max_queue
+        self._lock = threading.Lock()
+        self._counts = Counts()
+        self._rows = 0  # taken and not ended
+        self._row_seconds = 1.0  # how long a row takes about
+        self._recent: deque[tuple[float, int]] = deque()  # time, tokens
+
+    def take(self, rows: int, prompt_tokens: int) -> None:
+        """A request for `rows` replies. Raises `Busy` where there is no place for them."""
+        with self._lock:
+            if self._rows + rows > self._max_rows + self._max_queue:
+                self._counts.refused += 1
+                turns = max(0, self._rows - self._max_rows) // self._max_rows + 1
+                raise Busy(max(1, math.ceil(turns * self._row_seconds)))
+            self._rows += rows
+            self._counts.requests += 1
+            self._counts.prompt_tokens += prompt_tokens
+
+    def end(self, seconds: float, cancelled: bool) -> None:
+        """A row that ends `seconds` after it was taken."""
+        with self._lock:
+            self._rows -= 1
+            if cancelled:
+                self._counts.cancelled += 1
+            else:
+                self._counts.finished += 1
+            self._row_seconds += 0.1 * (seconds - self._row_seconds)
+
+    def decoded(self, tokens: int) -> None:
+        """So many tokens have just been decoded."""
+        now = time.monotonic()
+        with self._lock:
+            self._counts.tokens += tokens
+            self._recent.append((now, tokens))
+            while self._recent[0][0] < now - RATE_SECONDS:
+                self._recent.popleft()
+
+    def counts(self) -> Counts:
+        """The figures of now."""
+        now = time.monotonic()
+        with self._lock:
+            active = min(self._rows, self._max_rows)
+            recent = sum(tokens for when, tokens in self._recent if when >= now - RATE_SECONDS)
+            return dataclasses.replace(self._counts, active=active, queued=self._rows - active, tokens_per_second=recent / RATE_SECONDS)

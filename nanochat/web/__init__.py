@@ -1,0 +1,1 @@
+"""The chat server: an API in the form of OpenAI's, and a page."""

@@ -1,0 +1,259 @@
+"""The chat server's routes. Prompts and replies are never logged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from nanochat.chat_format import render_prompt
+from nanochat.sampling import Sampling
+from nanochat.serving import Backend
+from nanochat.tokenizer import Tokenizer
+from nanochat.web.completions import DONE, Completion, event
+from nanochat.web.errors import ApiError, json_response
+from nanochat.web.generation import FinishReason, Generation
+from nanochat.web.guard import Guard
+from nanochat.web.limits import WebLimits
+from nanochat.web.reply import Piece
+from nanochat.web.schema import ChatRequest, parse_request, to_conversation, to_sampling
+
+PAGE = Path(__file__).parent / "page"
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+BODY_SECONDS = 30.0  # a client that takes longer to send a request is not waited for
+READ_SECONDS = 60.0  # after the last token, for a client to read what it was sent
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class ChatServer:
+    """What the routes answer from.
+
+    `context_tokens` is what conversation and reply may have together; `token` None is for a server that only this machine
+    reaches.
+    """
+
+    backend: Backend
+    tokenizer: Tokenizer
+    model_name: str
+    context_tokens: int
+    defaults: Sampling = field(default_factory=Sampling)
+    limits: WebLimits = field(default_factory=WebLimits)
+    token: str | None = None
+    started: float = field(default_factory=time.time)
+
+    def begin(self, request: ChatRequest) -> Generation:
+        """Starts to write the replies that `request` asks for. Raises `ApiError` where it cannot be done."""
+        sampling = to_sampling(request, self.defaults)
+        prompt = render_prompt(self.tokenizer, to_conversation(request.messages))
+        room = self.context_tokens - len(prompt)
+        if room < 1:
+            raise ApiError(
+                400,
+                f"the conversation has {len(prompt)} tokens; this model takes {self.context_tokens} together with its reply",
+                "messages",
+                "context_length_exceeded",
+            )
+        sampling = dataclasses.replace(sampling, max_tokens=min(sampling.max_tokens, room))
+        return Generation(self.backend, self.tokenizer, prompt, sampling, request.n or 1, request.stops)
+
+
+def create_app(server: ChatServer) -> FastAPI:
+    """The ASGI application; `server.backend` is closed with it."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(server.backend.close)
+
+    # No generated documentation: its pages load scripts from elsewhere.
+    app = FastAPI(title="MegaContext", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_middleware(Guard, token=server.token)
+    _add_errors(app)
+    _add_page(app)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        body = await _read_body(request, server.limits.max_body_bytes)
+        asked = parse_request(body, server.limits, (server.model_name,))
+        generation = server.begin(asked)
+        completion = Completion(server.model_name)
+        if asked.stream:
+            return await _stream(request, asked, generation, completion, server.limits.max_seconds)
+        return await _answer(request, asked, generation, completion)
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        return json_response({"object": "list", "data": [_model(server)]})
+
+    @app.get("/v1/models/{name}")
+    async def model(name: str) -> Response:
+        if name != server.model_name:
+            raise ApiError(404, "this model does not exist; /v1/models lists those that do", "model", "model_not_found")
+        return json_response(_model(server))
+
+    @app.get("/health")
+    async def health() -> Response:
+        alive = server.backend.alive
+        return json_response({"status": "ok" if alive else "stopped"}, 200 if alive else 503)
+
+    @app.get("/stats")
+    async def stats() -> Response:
+        figures = {name: round(value, 2) for name, value in vars(server.backend.counts()).items()}
+        return json_response({"model": server.model_name, "uptime_seconds": round(time.time() - server.started, 1), **figures})
+
+    return app
+
+
+def _model(server: ChatServer) -> dict[str, Any]:
+    return {
+        "id": server.model_name,
+        "object": "model",
+        "created": int(server.started),
+        "owned_by": "megacontext",
+        "context_tokens": server.context_tokens,
+        "max_reply_tokens": min(server.limits.max_reply_tokens, server.context_tokens),
+        "defaults": {name: getattr(server.defaults, name) for name in ("temperature", "top_k", "top_p", "max_tokens")},
+    }
+
+
+async def _read_body(request: Request, most: int) -> bytes:
+    """The body of a request. Raises `ApiError` where it is not JSON, too large, or too slow in coming."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "the body must be JSON, with the header Content-Type: application/json")
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise ApiError(413, f"the body is larger than {most} bytes")
+                parts.append(part)
+    except TimeoutError:
+        raise ApiError(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
+    except ClientDisconnect:
+        raise ApiError(400, "the connection was closed within the request") from None
+    return b"".join(parts)
+
+
+async def _answer(request: Request, asked: ChatRequest, generation: Generation, completion: Completion) -> Response:
+    """The replies, when all are complete."""
+    pieces: list[list[Piece]] = [[] for _ in range(asked.n or 1)]
+    finishes: list[FinishReason] = ["stop"] * len(pieces)
+
+    async def collect() -> None:
+        async for batch in generation.news():
+            for news in batch:
+                pieces[news.index] += news.pieces
+                finishes[news.index] = news.finish or "stop"
+
+    try:
+        await _unless_gone(request, collect())
+    finally:
+        generation.close()
+    return json_response(completion.whole(pieces, finishes, generation.usage))
+
+
+async def _stream(request: Request, asked: ChatRequest, generation: Generation, completion: Completion, max_seconds: float) -> EventStream:
+    """The replies as they come. What goes wrong before the first token is still an answer with a status of its own."""
+    usage_follows = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+    batches = generation.news()
+
+    async def events() -> AsyncIterator[bytes]:
+        batch = first
+        try:
+            yield b"".join(completion.opening(index, usage_follows) for index in range(asked.n or 1))
+            while batch is not None:
+                if text := b"".join(completion.events(news, usage_follows) for news in batch):
+                    yield text
+                batch = await anext(batches, None)
+        except ApiError as error:
+            yield event(error.body())
+            return
+        if usage_follows:
+            yield completion.usage(generation.usage)
+        yield DONE
+
+    try:
+        first = await _unless_gone(request, anext(batches))
+    except BaseException:
+        generation.close()
+        raise
+    return EventStream(events(), generation, max_seconds + READ_SECONDS)
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events. A client that goes away, or does not read, ends the generation."""
+
+    def __init__(self, events: AsyncIterator[bytes], generation: Generation, seconds: float) -> None:
+        super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no"}, media_type="text/event-stream")
+        self._generation, self._seconds = generation, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the events; see ASGI."""
+        try:
+            with contextlib.suppress(TimeoutError):  # it does not read: the server closes the connection
+                async with asyncio.timeout(self._seconds):
+                    await super().__call__(scope, receive, send)
+        finally:
+            self._generation.close()
+
+
+async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of `work`, which is given up when the client goes away."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ApiError(400, "the connection was closed before the reply")
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def _add_page(app: FastAPI) -> None:
+    for path in sorted(PAGE.iterdir()):
+        content, media_type = path.read_bytes(), MEDIA_TYPES[path.suffix]
+
+        async def file(content: bytes = content, media_type: str = media_type) -> Response:
+            return Response(content, headers={"cache-control": "no-cache"}, media_type=media_type)
+
+        app.get("/" if path.name == "index.html" else f"/page/{path.name}", include_in_schema=False)(file)
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def api_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return error.response()
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message = {404: "there is nothing at this path", 405: "this path does not know this method"}.get(error.status_code, error.detail)
+        return ApiError(error.status_code, message, headers=dict(error.headers or {})).response()
+
+    async def failure(request: Request, error: Exception) -> Response:
+        return ApiError(500, "the server has failed; its log says how").response()
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(Exception, failure)

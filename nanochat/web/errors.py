@@ -1,0 +1,47 @@
+"""Errors as clients of OpenAI's API expect them: one JSON object, short whatever the request was."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.responses import Response
+
+MESSAGE_CHARACTERS = 400
+PARAM_CHARACTERS = 100
+# Status → what OpenAI's clients tell errors apart by.
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """A request that is refused. `param` is what of the request is wrong, `code` a name for the reason."""
+
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers or {}
+
+    def body(self) -> dict[str, Any]:
+        """The JSON object; at most 4 KB as bytes."""
+        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        error = {
+            "message": _cut(self.message, MESSAGE_CHARACTERS),
+            "type": kind,
+            "param": None if self.param is None else _cut(self.param, PARAM_CHARACTERS),
+            "code": self.code,
+        }
+        return {"error": error}
+
+    def response(self) -> Response:
+        """The answer to the request."""
+        return json_response(self.body(), self.status, self.headers)
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """`value` as JSON."""
+    return Response(json.dumps(value, allow_nan=False), status, headers, media_type="application/json")
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"

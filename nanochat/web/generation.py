@@ -1,0 +1,111 @@
+"""One request's replies as they come: from the thread that decodes into asyncio, from tokens to pieces of text."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nanochat.sampling import Sampling
+from nanochat.serving import Backend, Stopped, Update
+from nanochat.serving_meter import Busy
+from nanochat.tokenizer import Tokenizer
+from nanochat.web.errors import ApiError
+from nanochat.web.reply import STOP_TOKENS, Piece, Reply
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass
+class Usage:
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """As OpenAI's API says it."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
+
+@dataclass(frozen=True)
+class News:
+    """What came of reply `index`: pieces of it, and at its end why it ended."""
+
+    index: int
+    pieces: list[Piece] = field(default_factory=list)
+    finish: FinishReason | None = None
+
+
+class Generation:
+    """`choices` replies to `prompt`. Whatever happens, `close` must be called: it frees the places of what still runs.
+
+    Raises `ApiError` where the server has no place for it.
+    """
+
+    def __init__(
+        self, backend: Backend, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling, choices: int, stops: Sequence[str]
+    ) -> None:
+        self._backend = backend
+        self._stop_ids = {tokenizer.special_tokens[name] for name in STOP_TOKENS}
+        self._replies = {row: Reply(tokenizer, stops) for row in range(choices)}
+        self._updates: asyncio.Queue[list[Update]] = asyncio.Queue()
+        self.usage = Usage(len(prompt))
+        loop = asyncio.get_running_loop()
+
+        def deliver(updates: list[Update]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the program is ending, nobody reads any more
+                loop.call_soon_threadsafe(self._updates.put_nowait, updates)
+
+        try:
+            self._ticket = backend.submit(prompt, sampling, self._stop_ids, choices, deliver)
+        except Busy as busy:
+            raise _too_busy(busy.retry_after_seconds) from None
+        except Stopped:
+            raise ApiError(503, "the model has stopped; the server must be started again", code="model_stopped") from None
+
+    async def news(self) -> AsyncIterator[list[News]]:
+        """What is new, until all replies are at their end. Raises `ApiError` where time ran out before the first token."""
+        while self._replies:
+            updates = await self._updates.get()
+            while not self._updates.empty():  # a slow reader gets more at a time
+                updates = updates + self._updates.get_nowait()
+            yield [news for update in updates if update.row in self._replies if (news := self._read(update)) is not None]
+
+    def close(self) -> None:
+        """Ends what still runs."""
+        if self._replies:
+            self._backend.cancel(self._ticket)
+            self._replies = {}
+
+    def _read(self, update: Update) -> News | None:
+        reply, pieces = self._replies[update.row], []
+        if update.finish == "error":
+            raise ApiError(503, "the model could not go on", code="model_stopped")
+        if update.finish == "time" and self.usage.completion_tokens == 0:
+            raise _too_busy(1)
+        ended = update.token in self._stop_ids
+        if update.token is not None and not ended:
+            self.usage.completion_tokens += 1
+            pieces = reply.feed(update.token)
+        if reply.stopped:
+            if update.finish is None:
+                self._backend.cancel(self._ticket, update.row)
+            del self._replies[update.row]
+            return News(update.row, pieces, "stop")
+        if update.finish is None:
+            return News(update.row, pieces) if pieces else None
+        del self._replies[update.row]
+        pieces = pieces + reply.close()
+        return News(update.row, pieces, "stop" if update.finish == "stop" or reply.stopped else "length")
+
+
+def _too_busy(seconds: int) -> ApiError:
+    message = f"the server is busy; try again in {seconds} s"
+    return ApiError(429, message, code="server_busy", headers={"retry-after": str(seconds)})

@@ -1,0 +1,221 @@
+"""What may be asked of `/v1/chat/completions`: OpenAI's request, as far as these models can follow it.
+
+Beyond OpenAI's: `top_k`, and an assistant's content may be the parts of `nanochat.chat_format` (text, python,
+python_output), as the server gives them out.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator, model_validator
+
+from nanochat.sampling import Sampling
+from nanochat.web.errors import ApiError
+from nanochat.web.limits import WebLimits
+
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 256
+MAX_PARTS = 1024
+GREEDY_TEMPERATURE = 1e-5  # at and below it the likeliest token is all that is left, and fp32 cannot divide by much less
+
+# What changes nothing about a reply here: for the provider's own accounts, caches and tiers.
+WITHOUT_EFFECT = {
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "parallel_tool_calls", "reasoning_effort", "verbosity",
+}  # fmt: skip
+# What would change a reply and cannot be done, with the values that ask for nothing.
+ONLY: dict[str, Sequence[Any]] = {
+    "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},), "logprobs": (False,), "top_logprobs": (0,),
+    "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (), "prediction": (), "web_search_options": (),
+}  # fmt: skip
+
+
+class _Strict(BaseModel):
+    # Strict: a number in quotes is no number. Errors never repeat what was sent.
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class Part(_Strict):
+    """A part of a message. Users and systems write text only."""
+
+    type: Literal["text", "python", "python_output"]
+    text: str
+
+
+class Message(_Strict):
+    """One turn. What a client adds to it, as the name of the author, is ignored; tool calls of its own cannot be."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str | list[Part], Field(union_mode="left_to_right")]
+    tool_calls: list[Any] | None = Field(default=None, max_length=0)
+    function_call: None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _content_is_text(cls, value: Any) -> Any:
+        if not isinstance(value, str | list):
+            raise ValueError("must be a string or a list of parts")
+        if isinstance(value, list) and not 1 <= len(value) <= MAX_PARTS:
+            raise ValueError(f"must have from 1 to {MAX_PARTS} parts")
+        return value
+
+    @model_validator(mode="after")
+    def _only_assistants_run_code(self) -> Message:
+        if self.role != "assistant" and not isinstance(self.content, str) and any(part.type != "text" for part in self.content):
+            raise ValueError(f"a {self.role} message can have parts of type text only")
+        return self
+
+    @property
+    def text(self) -> str:
+        """All of it as one string."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+    @property
+    def parts(self) -> list[dict[str, str]]:
+        """All of it as parts."""
+        return [{"type": "text", "text": self.content}] if isinstance(self.content, str) else [part.model_dump() for part in self.content]
+
+
+class StreamOptions(_Strict):
+    """How a stream is sent."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # none is ever sent
+
+
+class ChatRequest(_Strict):
+    """The body of a request. None is the same as left out."""
+
+    model_config = ConfigDict(extra="allow")
+
+    messages: Annotated[list[Message], FailFast()]
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(default=None, ge=1)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: Annotated[str | list[str], Field(union_mode="left_to_right")] | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, le=1_000_000)
+
+    @field_validator("stop", mode="after")
+    @classmethod
+    def _stop_is_short(cls, value: str | list[str] | None) -> list[str]:
+        stops = [value] if isinstance(value, str) else value or []
+        if len(stops) > MAX_STOPS or any(not 1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in stops):
+            raise ValueError(f"must be at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters")
+        return stops
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings."""
+        return list(self.stop or [])
+
+
+def parse_request(body: bytes, limits: WebLimits, models: Sequence[str]) -> ChatRequest:
+    """The request in `body`. Raises `ApiError`, with a status from 400 to 499, for everything that is not one."""
+    try:
+        request = ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise _api_error(error) from None
+    for name, value in (request.model_extra or {}).items():
+        if name in WITHOUT_EFFECT or value is None:
+            continue
+        if name not in ONLY:
+            raise ApiError(400, f"{_quoted(name)} is not known here", name, "unknown_parameter")
+        if not any(type(value) in (type(allowed), float) and value == allowed for allowed in ONLY[name]):
+            raise ApiError(400, f"this server cannot do {name}; leave it out", name, "unsupported_parameter")
+    if not request.messages:
+        raise ApiError(400, "messages must not be empty", "messages", "empty_array")
+    if request.model is not None and request.model not in models:
+        raise ApiError(
+            404, f"the model {_quoted(request.model)} does not exist; /v1/models lists those that do", "model", "model_not_found"
+        )
+    if request.stream_options is not None and not request.stream:
+        raise ApiError(400, "stream_options is only for stream: true", "stream_options")
+    if request.max_tokens is not None and request.max_completion_tokens is not None:
+        raise ApiError(400, "give max_tokens or max_completion_tokens, not both", "max_tokens")
+    _check("n", request.n, limits.max_choices)
+    _check("max_tokens", request.max_tokens, limits.max_reply_tokens)
+    _check("max_completion_tokens", request.max_completion_tokens, limits.max_reply_tokens)
+    _check("messages", len(request.messages), limits.max_messages)
+    characters = sum(len(message.text) for message in request.messages)
+    if characters > limits.max_characters:
+        raise ApiError(
+            400, f"the messages have {characters} characters; {limits.max_characters} are allowed", "messages", "string_too_long"
+        )
+    return request
+
+
+def to_conversation(messages: Sequence[Message]) -> dict[str, Any]:
+    """The conversation that `nanochat.chat_format` renders; messages of one author in a row are one.
+
+    Raises `ApiError` where the order is one that the format cannot say.
+    """
+    merged: list[tuple[str, list[dict[str, str]]]] = []
+    for i, message in enumerate(messages):
+        role = "system" if message.role == "developer" else message.role
+        if merged and merged[-1][0] == role:
+            merged[-1][1].extend([{"type": "text", "text": "\n\n"}, *message.parts])
+        elif role == "system" and merged:
+            raise ApiError(400, "a system message must come before all others", f"messages.{i}.role")
+        else:
+            merged.append((role, message.parts))
+    roles = [role for role, _ in merged if role != "system"]
+    if not roles or roles[-1] != "user":
+        raise ApiError(400, "the last message must be the user's: it is what the reply is to", "messages")
+    if roles[0] != "user":
+        raise ApiError(400, "the first message after the system's must be the user's", "messages")
+    return {"messages": [{"role": role, "content": _content(role, parts)} for role, parts in merged]}
+
+
+def to_sampling(request: ChatRequest, defaults: Sampling) -> Sampling:
+    """How the reply is sampled: as the request says, else by `defaults`. Without a seed, one that nobody knows before."""
+    temperature = defaults.temperature if request.temperature is None else request.temperature
+    top_p = defaults.top_p if request.top_p is None else request.top_p
+    if temperature <= GREEDY_TEMPERATURE or top_p == 0:
+        temperature, top_p = 0.0, 1.0
+    asked = request.max_tokens or request.max_completion_tokens
+    return Sampling(
+        temperature=temperature,
+        top_k=defaults.top_k if request.top_k is None else request.top_k,
+        top_p=top_p,
+        max_tokens=asked or defaults.max_tokens,
+        seed=secrets.randbits(63) if request.seed is None else request.seed % 2**63,
+    )
+
+
+def _content(role: str, parts: list[dict[str, str]]) -> str | list[dict[str, str]]:
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    assert role == "assistant"
+    return parts
+
+
+def _check(name: str, value: int | None, most: int) -> None:
+    if value is not None and value > most:
+        raise ApiError(400, f"{name}: {value if value < 10**9 else 'this'} is more than the {most} allowed", name, "limit_exceeded")
+
+
+def _api_error(error: ValidationError) -> ApiError:
+    """The first thing that is wrong, in one line."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    # Of `str | list` both are tried, the string first; its error says nothing where a list was meant.
+    first = errors[1] if errors[0]["loc"][-1:] == ("str",) and len(errors) > 1 else errors[0]
+    names = [str(part) for part in first["loc"] if part != "str" and not str(part).startswith("list[")]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is not JSON ({message.removeprefix('Invalid JSON: ')})", None, "invalid_json")
+    param = ".".join(names) or None
+    return ApiError(400, f"{param}: {message}" if param else message, param, first["type"])
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= 60 else name[:59] + "…")

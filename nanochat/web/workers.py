@@ -1,0 +1,230 @@
+"""Several processes with a model each, one per GPU, behind one server: a request goes to the one with the least to do.
+
+Front and worker speak JSON, a line per message, over a socket of their own. A worker ends when the front does. One that
+dies takes its requests along and no others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NoReturn
+
+from nanochat.common import UserError
+from nanochat.sampling import Sampling
+from nanochat.serving import Deliver, Serving, Stopped, Ticket, Update
+from nanochat.serving_meter import Counts, Meter
+
+END_SECONDS = 10.0  # how long a worker may take to end before it is killed
+
+# In the worker: makes what serves the model there, and says what the front has to know about it.
+Build = Callable[[int, Callable[[], None]], tuple[Serving, dict[str, Any]]]
+
+
+class Workers:
+    """The front's side of `count` workers. See `Backend`.
+
+    `build(index, failed)` is called in each worker, after which it serves. `description` is what it said there. Must be
+    made before this process has threads or a CUDA context, since it forks. Raises `UserError` where a worker cannot start.
+    """
+
+    def __init__(self, count: int, build: Build, max_rows: int, max_queue: int, failed: Callable[[], None] = lambda: None) -> None:
+        self._meter = Meter(count * max_rows, max_queue)
+        self._failed = failed
+        self._lock = threading.Lock()  # of tickets and loads
+        self._tickets: dict[int, tuple[Ticket, _Link]] = {}
+        self._numbers: dict[Ticket, int] = {}
+        self._next = 0
+        self._closing = False
+        self._links: list[_Link] = []
+        for index in range(count):
+            self._links.append(_Link(index, build, self._links))
+        try:
+            self.description = [link.wait() for link in self._links][0]
+        except UserError:
+            self.close()
+            raise
+        for link in self._links:
+            threading.Thread(target=self._listen, args=(link,), name=f"worker {link.index}", daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        """See `Backend`."""
+        return any(link.alive for link in self._links)
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling, stop: Collection[int], rows: int, deliver: Deliver) -> Ticket:
+        """See `Backend`."""
+        ticket = Ticket(prompt, sampling, stop, deliver, set(range(rows)))
+        with self._lock:
+            link = min((link for link in self._links if link.alive), key=lambda link: link.rows, default=None)
+            if link is None:
+                raise Stopped
+            self._meter.take(rows, len(prompt))
+            number, self._next = self._next, self._next + 1
+            self._tickets[number], self._numbers[ticket] = (ticket, link), number
+            link.rows += rows
+        request = {"prompt": list(prompt), "sampling": dataclasses.asdict(sampling), "stop": sorted(stop), "rows": rows}
+        link.send({"add": number, **request})
+        return ticket
+
+    def cancel(self, ticket: Ticket, row: int | None = None) -> None:
+        """See `Backend`."""
+        with self._lock:
+            number = self._numbers.get(ticket)
+            if number is None:
+                return
+            link = self._tickets[number][1]
+            for each in sorted(ticket.unfinished if row is None else ticket.unfinished & {row}):
+                self._end(ticket, each, cancelled=True)
+        link.send({"cancel": number, "row": row})
+
+    def counts(self) -> Counts:
+        """See `Backend`."""
+        return self._meter.counts()
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._closing = True
+        for link in self._links:
+            link.hang_up()
+        for link in self._links:
+            link.reap()
+
+    def _listen(self, link: _Link) -> None:
+        """Passes on what a worker says, until it says nothing any more."""
+        for message in link.messages():
+            with self._lock:
+                ticket, _ = self._tickets.get(message["of"], (None, link))
+                updates = [Update(*update) for update in message["updates"]]
+                updates = [update for update in updates if ticket is not None and update.row in ticket.unfinished]
+                for update in updates:
+                    if update.finish is not None:
+                        self._end(ticket, update.row)
+            self._meter.decoded(sum(update.token is not None for update in updates))
+            if updates:
+                ticket.deliver(updates)
+        with self._lock:
+            link.alive = False
+            lost = [ticket for ticket, its_link in self._tickets.values() if its_link is link]
+            updates_of = {ticket: [Update(row, None, finish="error") for row in sorted(ticket.unfinished)] for ticket in lost}
+            for ticket, updates in updates_of.items():
+                for update in updates:
+                    self._end(ticket, update.row)
+        for ticket, updates in updates_of.items():
+            ticket.deliver(updates)
+        if not self._closing:
+            left = sum(other.alive for other in self._links)
+            print(f"worker {link.index} has ended; {left} of {len(self._links)} go on", file=sys.stderr, flush=True)
+            if not left:
+                self._failed()
+
+    def _end(self, ticket: Ticket, row: int, cancelled: bool = False) -> None:
+        number = self._numbers[ticket]
+        ticket.unfinished.remove(row)
+        self._tickets[number][1].rows -= 1
+        self._meter.end(time.monotonic() - ticket.began, cancelled)
+        if not ticket.unfinished:
+            del self._numbers[ticket], self._tickets[number]
+
+
+class _Link:
+    """A worker, and the socket to it."""
+
+    def __init__(self, index: int, build: Build, others: Sequence[_Link]) -> None:
+        self.index, self.rows, self.alive = index, 0, True
+        self._socket, theirs = socket.socketpair()
+        self._sending = threading.Lock()
+        self.pid = os.fork()
+        if self.pid == 0:
+            for link in (*others, self):  # else they would not see the front's end of it close
+                link._socket.close()
+            _work(index, theirs, build)
+        theirs.close()
+        self._lines = self._socket.makefile("r", encoding="ascii")
+
+    def wait(self) -> dict[str, Any]:
+        """What the worker says when it is ready. Raises `UserError` where it says why it is not."""
+        said = json.loads(self._lines.readline() or '{"error": "a worker has ended before it was ready"}')
+        if "error" in said:
+            raise UserError(f"worker {self.index}: {said['error']}")
+        return said
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Sends `message`; nothing happens where the worker has ended, which its listener finds out."""
+        with self._sending:
+            try:
+                self._socket.sendall(json.dumps(message).encode() + b"\n")
+            except OSError:
+                self.alive = False
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What the worker says, message by message."""
+        try:
+            for line in self._lines:
+                if line.endswith("\n"):  # the last one may be cut off
+                    yield json.loads(line)
+        except OSError:
+            return
+
+    def hang_up(self) -> None:
+        """Tells the worker to end."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it has ended already
+
+    def reap(self) -> None:
+        """Waits for its end."""
+        deadline = time.monotonic() + END_SECONDS
+        while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+            time.sleep(0.02)
+        self._lines.close()
+        self._socket.close()
+
+
+def _work(index: int, link: socket.socket, build: Build) -> NoReturn:
+    """A worker's whole life."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front says when it is time to end
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sending = threading.Lock()
+
+    def send(message: dict[str, Any]) -> None:
+        with sending:
+            try:
+                link.sendall(json.dumps(message).encode() + b"\n")
+            except OSError:
+                os._exit(0)  # the front has ended
+
+    try:
+        serving, description = build(index, lambda: link.shutdown(socket.SHUT_RD))
+    except UserError as error:
+        send({"error": str(error)})
+        os._exit(1)
+    send(description)
+    tickets: dict[int, Ticket] = {}
+    for line in link.makefile("r", encoding="ascii"):
+        message = json.loads(line)
+        if "cancel" in message:
+            if message["cancel"] in tickets:
+                serving.cancel(tickets[message["cancel"]], message["row"])
+        else:
+            number = message["add"]
+
+            def deliver(updates: list[Update], number: int = number) -> None:
+                send({"of": number, "updates": [list(update) for update in updates]})
+
+            sampling = Sampling(**message["sampling"])
+            tickets[number] = serving.submit(message["prompt"], sampling, message["stop"], message["rows"], deliver)
+            for ended in [key for key, ticket in tickets.items() if not ticket.unfinished and key != number]:
+                del tickets[ended]
+    serving.close()
+    os._exit(0)  # taking the model down piece by piece would last

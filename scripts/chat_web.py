@@ -1,0 +1,212 @@
+"""Serves a trained model: a chat page for people, and an API in the form of OpenAI's for programs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import uvicorn
+
+from nanochat.batching import Batcher
+from nanochat.common import UserError
+from nanochat.flags import flag, parse, part, run
+from nanochat.loading import Stage, latest_stage, load_model
+from nanochat.runtime import RuntimeFlags, start
+from nanochat.sampling import Sampling
+from nanochat.serving import Backend, Serving
+from nanochat.tokenizer import load_tokenizer
+from nanochat.tools import Tools
+from nanochat.web.app import ChatServer, create_app
+from nanochat.web.guard import is_loopback
+from nanochat.web.limits import WebLimits
+from nanochat.web.workers import Workers
+
+TOKEN_VARIABLE = "MC_CHAT_TOKEN"
+TOKEN_CHARACTERS = 8  # at least
+GRACE_SECONDS = 10  # for replies that are being written when the server is told to stop
+HEADER_BYTES = 16384
+KEEP_ALIVE_SECONDS = 10
+
+
+@dataclass
+class ChatWeb:
+    """Serve a trained model on the web: a page to chat on, and an API in the form of OpenAI's."""
+
+    source: Stage | None = flag(None, "which training stage's model; none = the latest there is", alias=("-i",))
+    model_tag: str | None = flag(None, "name of the checkpoint folder; none = the model written last", alias=("-g",))
+    step: int | None = flag(None, "step of the checkpoint; none = the newest", alias=("-s",))
+    host: str = flag("127.0.0.1", "address to listen on; one that other machines reach needs a token")
+    port: int = flag(8000, "port to listen on; 0 = a free one")
+    token: str | None = flag(None, f"what clients must present; better in {TOKEN_VARIABLE} or a file, a command line can be seen by others")
+    token_file: str | None = flag(None, "file that holds the token")
+    workers: int = flag(1, "processes with a model each, process k on GPU k")
+    tools: Literal["none", "calculator", "python"] = flag("calculator", "what the model may use; python runs in the sandbox")
+    temperature: float = flag(Sampling.temperature, "of requests that give none", alias=("-t",))
+    top_k: int = flag(Sampling.top_k, "of requests that give none; 0 = all", unit="tokens", alias=("-k",))
+    top_p: float = flag(Sampling.top_p, "of requests that give none; 1 = all")
+    max_tokens: int = flag(Sampling.max_tokens, "length of a reply where the request gives none", unit="tokens")
+    limits: WebLimits = part(WebLimits)
+    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best this machine has")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port is {self.port}; it must be from 0 to 65535")
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; it must be at least 1")
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("give token or token_file, not both")
+        if self.max_tokens > self.limits.max_reply_tokens:
+            raise ValueError(f"max_tokens is {self.max_tokens}, more than max_reply_tokens, {self.limits.max_reply_tokens}")
+        self.sampling  # noqa: B018 (refuses wrong ones)
+        RuntimeFlags(device_type=self.device_type)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How a reply is sampled where the request does not say."""
+        return Sampling(self.temperature, self.top_k, self.top_p, self.max_tokens)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until it is told to stop by SIGINT or SIGTERM; returns the exit code."""
+    config = parse(ChatWeb, argv)
+    token = read_token(config)
+    if token is None and not is_loopback(config.host):
+        raise UserError(f"listening on {config.host} lets other machines in: put a token in {TOKEN_VARIABLE} or give --token-file")
+    with bind(config.host, config.port) as listening:
+        failures: list[str] = []
+
+        def failed() -> None:
+            failures.append("the model has stopped; what is printed above says why")
+            web.should_exit = True
+
+        backend, description = open_backend(config, failed)
+        server = ChatServer(
+            backend,
+            load_tokenizer(),
+            description["name"],
+            config.limits.context_tokens or description["context_tokens"],
+            config.sampling,
+            config.limits,
+            token,
+        )
+        web = _Server(
+            uvicorn.Config(
+                create_app(server),
+                # The implementations that are always there: what a server does must not depend on what else is installed.
+                loop="asyncio",
+                http="h11",
+                ws="none",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                h11_max_incomplete_event_size=HEADER_BYTES,
+            ),
+            f"{description['name']} on {address(listening)}",
+        )
+        try:
+            # uvicorn stops in good order at these signals, and then raises them again: that is not how this program ends.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: None)
+            web.run(sockets=[listening])
+        finally:
+            backend.close()
+    if failures:
+        raise UserError(failures[0])
+    return 0
+
+
+def read_token(config: ChatWeb) -> str | None:
+    """The token that clients must present, or None. Raises `UserError` where it cannot be read or is none."""
+    token, source = os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
+    if config.token_file is not None:
+        source = config.token_file
+        try:
+            token = Path(config.token_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the token in {config.token_file}: {error}") from error
+    elif config.token is not None:
+        token, source = config.token, "--token"
+        print(f"warning: a token on the command line can be seen by all users of this machine; use {TOKEN_VARIABLE}", file=sys.stderr)
+    if token is not None and not (len(token) >= TOKEN_CHARACTERS and token.isascii() and token.isprintable() and " " not in token):
+        raise UserError(f"the token in {source} must be {TOKEN_CHARACTERS} or more ASCII characters without spaces")
+    return token
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, not yet listening. Raises `UserError` where it cannot be had."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(where)
+    except OSError as error:
+        raise UserError(f"cannot listen on {host} port {port}: {error.strerror}; give another --host or --port") from error
+    return bound
+
+
+def address(bound: socket.socket) -> str:
+    """The URL of what listens on a socket."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+def open_backend(config: ChatWeb, failed: Callable[[], None]) -> tuple[Backend, dict[str, Any]]:
+    """What serves the model, in this process or in several, and what there is to know about it: name and context_tokens."""
+    limits = config.limits
+    if config.workers == 1:
+        return build(config, 0, limits.max_queue, failed)
+    places = config.workers * limits.max_rows + limits.max_queue  # the front alone refuses requests
+    workers = Workers(config.workers, lambda index, ended: build(config, index, places, ended), limits.max_rows, limits.max_queue, failed)
+    return workers, workers.description
+
+
+def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None]) -> tuple[Serving, dict[str, Any]]:
+    """Loads the model in this process, the one of this index, and serves it; see `open_backend`."""
+    os.environ["LOCAL_RANK"] = str(index)
+    runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))
+    stage = config.source or latest_stage(config.model_tag)
+    model, tokenizer, meta = load_model(stage, config.model_tag, config.step, runtime.device, runtime.precision.dtype)
+    batcher = Batcher(model, config.limits.max_rows, make_tools(config.tools, tokenizer))
+    serving = Serving(batcher, config.limits.max_rows, max_queue, config.limits.max_seconds, failed)
+    return serving, {"name": f"{stage}-{meta['tag']}", "context_tokens": model.config.max_seq_len}
+
+
+def make_tools(wanted: str, tokenizer: Any) -> Tools | None:
+    """The tools called `wanted`. Raises `UserError` where Python is wanted and cannot be isolated here."""
+    if wanted == "none":
+        return None
+    if wanted == "calculator":
+        return Tools(tokenizer)
+    from nanochat.execution import isolation, run_python
+
+    isolation()
+
+    def output(code: str) -> str:
+        return run_python(code).stdout.strip()
+
+    return Tools(tokenizer, output)
+
+
+class _Server(uvicorn.Server):
+    """Says that it is ready."""
+
+    def __init__(self, config: uvicorn.Config, what: str) -> None:
+        super().__init__(config)
+        self._what = what
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(f"serving {self._what} (Ctrl-C stops it)", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)
