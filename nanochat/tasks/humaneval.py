@@ -51,6 +51,13 @@ class HumanEval(Task):
         answer = f"```python\n{problem['prompt']}{problem['canonical_solution']}```"
         return dialogue(f"{ASK}```python\n{problem['prompt']}```", answer, problem=problem)
 
+    def check_grading(self) -> None:
+        """See `Task`: programs need isolation, or leave to run without it."""
+        from nanochat.execution import isolation
+
+        if not self.unsafe:
+            isolation()
+
     def grade(self, conversation: Conversation, reply: str) -> float:
         """1 where the tests of the problem pass. Raises `UserError` where there is no isolation and `unsafe` is not set."""
         from nanochat.execution import Limits, run_python

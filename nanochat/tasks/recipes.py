@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from nanochat.common import UserError
 from nanochat.tasks.mixture import Mixture, Part
-from nanochat.tasks.registry import HUB, open_task
+from nanochat.tasks.registry import HUB, STORED, open_task
 from nanochat.tasks.task import SPLITS, Conversation, Task
 
 HELD_OUT = 20  # one conversation in so many of a part is what is held out of it at most
@@ -159,3 +159,29 @@ def _parts(ingredient: Ingredient, seed: int, offline: bool) -> tuple[Part, Part
     wanted = max(LEAST_HELD_OUT, len(part) // HELD_OUT)
     count = wanted if test.endless else min(wanted, len(test))
     return part, Part(test, count=count) if count else None
+
+
+def evaluation_tasks(
+    name: str, seed: int, say: Callable[[str], None] = print, check: Callable[[Task], None] = Task.check_grading, offline: bool = False
+) -> tuple[list[Task], dict[str, str]]:
+    """The test splits of a list in `EVALUATIONS`, or of specs separated by commas, and why others are left out.
+
+    Out of a list, a task is left out whose data cannot be had or whose replies cannot be graded here (`check` raises
+    `UserError`). Raises `UserError` for one of these that was asked for by its spec, and for one with nothing to grade.
+    """
+    tasks: list[Task] = []
+    left_out: dict[str, str] = {}
+    for spec in EVALUATIONS.get(name) or [ingredient.spec for ingredient in parse(name)]:
+        try:
+            task = open_task(spec, "test", seed, offline)
+            check(task)
+        except UserError as error:
+            if name not in EVALUATIONS or spec not in STORED:
+                raise
+            left_out[spec] = str(error)
+            say(f"{spec} is left out: {error}")
+            continue
+        if task.kind == "chat":
+            raise UserError(f"{spec} has nothing to grade a reply by; evaluate another task")
+        tasks.append(task)
+    return tasks, left_out

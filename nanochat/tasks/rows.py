@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import urllib.error
 import urllib.request
@@ -189,16 +190,28 @@ def open_rows(name: str, source: Source, split: Split, path: str, offline: bool)
         raise UserError(f"{name} has no {split} split; it has {' and '.join(source.splits)}")
     if path:
         return local_rows(Path(path).expanduser(), (source.splits[split], split))
-    import datasets  # here, because it takes two seconds
-
     reachable = not offline and hub_answers()
+    why = "offline was asked for" if offline else "the hub does not answer"
+    what = f"connect to the network once, or give files of the data set: {name}:PATH"
+    missing = f"{name} ({source.repository}) is not on this machine and cannot be downloaded"
+    if not reachable and not _was_downloaded(source.repository):
+        raise UserError(f"{missing} ({why}); {what}")
+    import datasets  # here, because it takes seconds
+
     try:
         with _quiet(datasets), _offline(datasets, not reachable):
             return HubRows(source, datasets.load_dataset(source.repository, source.config, split=source.splits[split]))
     except (OSError, ValueError, RuntimeError) as error:
-        why = " ".join(str(error).split()) if reachable else "offline was asked for" if offline else "the hub does not answer"
-        what = f"connect to the network once, or give files of the data set: {name}:PATH"
-        raise UserError(f"{name} ({source.repository}) is not on this machine and cannot be downloaded ({why}); {what}") from error
+        raise UserError(f"{missing} ({' '.join(str(error).split()) if reachable else why}); {what}") from error
+
+
+def _was_downloaded(repository: str) -> bool:
+    """Whether something of a data set is in one of the caches."""
+    from huggingface_hub import constants
+
+    made = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")).expanduser()
+    downloaded = Path(constants.HF_HUB_CACHE, f"datasets--{repository.replace('/', '--')}")
+    return downloaded.exists() or (made / repository.replace("/", "___")).exists()
 
 
 @cache

@@ -59,6 +59,9 @@ class Task:
         """What guessing is worth: 1 / (number of letters), or 0 for free text."""
         return 1 / len(conversation["letters"]) if self.kind == "categorical" else 0.0
 
+    def check_grading(self) -> None:
+        """Raises `UserError` where this machine cannot grade replies."""
+
     @property
     def fingerprint(self) -> str:
         """16 hex digits of the name, the length and examples spread over the task."""

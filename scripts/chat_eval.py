@@ -1,0 +1,107 @@
+"""Evaluates a chat model: accuracy by task, ChatCORE, and what its memory is worth where it has one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mc.evaluation import HORIZONS, evaluate_memory
+from mc.loading import build_controller, has_memory
+from nanochat import markdown
+from nanochat.chat_eval import ChatEvalFlags, chat_core, evaluate_tasks
+from nanochat.common import UserError
+from nanochat.dataloader import RowLoader
+from nanochat.dataset import open_source
+from nanochat.flags import flag, parse, part, run
+from nanochat.gpt import GPT
+from nanochat.loading import Stage, Trained, build_model, latest_stage, open_trained
+from nanochat.loss_eval import validation_batches
+from nanochat.report import MEMORY, section
+from nanochat.runtime import Runtime, RuntimeFlags, start
+from nanochat.tasks.humaneval import HumanEval
+from nanochat.tasks.recipes import evaluation_tasks
+from nanochat.tasks.task import Task
+from nanochat.token_shards import open_tokens
+
+STAGES: tuple[Stage, ...] = ("rl", "sft", "mid")  # the latest first
+
+
+@dataclass
+class ChatEval:
+    """Evaluate a chat model on tasks, by letters and by replies."""
+
+    source: Literal["auto", "mid", "sft", "rl"] = flag("auto", "which training stage's model; auto = the latest there is", alias=("-i",))
+    model_tag: str | None = flag(None, "name of the checkpoint folder; None = the model written last", alias=("-g",))
+    step: int | None = flag(None, "step of the checkpoint; None = the newest", alias=("-s",))
+    tasks: str = flag("auto", "auto | demo | tasks, separated by commas; auto = by what the model was trained on", alias=("-a",))
+    unsafe_exec: bool = flag(False, "run the programs of humaneval without isolation")
+    memory: bool = flag(True, "measure ΔNLL@H too, where the model has a memory")
+    questions: ChatEvalFlags = part(ChatEvalFlags)
+    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best this machine has")
+
+    def __post_init__(self) -> None:
+        RuntimeFlags(device_type=self.device_type)  # refuses a wrong one
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluates, prints and reports; returns the exit code."""
+    config = parse(ChatEval, argv)
+    runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))  # compiling takes longer than it saves here
+    say: Callable[[str], None] = print if runtime.rank == 0 else lambda _: None
+    say(runtime.describe())
+    stage = latest_stage(config.model_tag, STAGES) if config.source == "auto" else config.source
+    trained = open_trained(stage, config.model_tag, config.step, say)
+    tasks, left_out = open_tasks(config, stage, trained, say)
+    model = build_model(trained, runtime.device, runtime.precision.dtype, runtime.backend)
+    model.use_kernels(compiled=False, chunked_ce=True)
+    memory = has_memory(trained.meta)
+    figures = memory_figures(trained, model, runtime, say) if memory and config.memory else {}
+    results = evaluate_tasks(model, trained.tokenizer, tasks, config.questions, say)
+    rows, core = [result.row() for result in results], chat_core(results)
+    say(markdown.table([markdown.label(name) for name in rows[0]], [list(row.values()) for row in rows], right=range(2, len(rows[0]))))
+    say(f"ChatCORE: {core:.4f}")
+    if runtime.rank == 0:
+        values: dict[str, Any] = {"model": f"{trained.folder.name}, {stage} step {trained.checkpoint.step}", "ChatCORE": core}
+        samples = [{**result.sample, "text": result.sample["text"] or "(nothing)"} for result in results]
+        nests = {"tasks": rows, "memory": figures, "left_out": left_out}
+        section(f"chat_evaluation{MEMORY * memory}", values | {k: v for k, v in nests.items() if v} | {"samples": samples})
+        print(json.dumps({"model": values["model"], "chat_core": core, "tasks": {row.pop("task"): row for row in rows}, **figures}))
+    runtime.close()
+    return 0
+
+
+def open_tasks(config: ChatEval, stage: Stage, trained: Trained, say: Callable[[str], None]) -> tuple[list[Task], dict[str, str]]:
+    """The tasks to ask, and why the others of a list are left out. Raises `UserError` for one that was asked for by its name."""
+    recipe = trained.meta.get("fine_tuning", {}).get(stage, {})
+    named = config.tasks != "auto"
+
+    def check(task: Task) -> None:
+        if isinstance(task, HumanEval):
+            task.unsafe = config.unsafe_exec
+        task.check_grading()
+
+    name = config.tasks if named or recipe.get("mixture") != "demo" else "demo"
+    return evaluation_tasks(name, config.questions.seed, say, check)
+
+
+def memory_figures(trained: Trained, model: GPT, runtime: Runtime, say: Callable[[str], None]) -> dict[str, float]:
+    """ΔNLL@H and recovery@H on the validation rows of base training, at the budget of the end of training."""
+    recipe = trained.meta.get("recipe")
+    if recipe is None:
+        raise UserError(f"{trained.name} does not say how its base model was trained; give --memory 0, or train it again")
+    shards = open_tokens(open_source(recipe["data"]["dataset"]), trained.tokenizer, "val", say=say)
+    controller = build_controller(trained, model)
+    loader = RowLoader(shards, controller.plan.length, recipe["data"]["packing"], recipe["trainer"]["seed"], False, say)
+    batches = validation_batches(loader, recipe["eval_tokens"], recipe["trainer"]["device_batch_size"], runtime)
+    figures = evaluate_memory(controller, batches) or {}
+    for horizon in HORIZONS:
+        if f"mc/delta_nll@{horizon}" in figures:
+            of = {name: figures[f"mc/delta_nll{suffix}@{horizon}"] for name, suffix in (("lens", ""), ("window", "_window"))}
+            say(f"memory: ΔNLL@{horizon} {of['lens']:.4f} nats, {of['window']:.4f} with the last tokens alone")
+    return figures
+
+
+if __name__ == "__main__":
+    run(main)
