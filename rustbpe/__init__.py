@@ -5,6 +5,7 @@ Texts travel as `Documents`: one UTF-8 buffer with offsets, which is how Arrow k
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,10 @@ try:
     from rustbpe._native import ffi, lib
 except ModuleNotFoundError as error:
     raise ImportError("the Rust part of megacontext is not built; run `pip install -e .` in the checkout") from error
+
+# One reference too many, so that the interpreter never unloads the library: on its way out it may do so before it frees the
+# objects whose destructors are in there.
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(lib))
 
 __all__ = ["Documents", "Trainer", "Vocabulary", "ffi", "lib", "split"]
 

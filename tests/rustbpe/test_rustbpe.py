@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 import time
 
@@ -142,3 +144,9 @@ def test_a_number_of_threads_that_is_none_is_refused(vocabulary: rustbpe.Vocabul
         rustbpe.Trainer(threads)
     with pytest.raises(ValueError, match="threads"):
         vocabulary.encode_documents(documents("a"), np.uint16, threads=threads)
+
+
+def test_a_vocabulary_may_outlive_everything_else() -> None:
+    """One that the interpreter frees last, as those in a cycle, ends the process no other way."""
+    code = "import gc, sys, rustbpe; gc.disable(); sys.kept = kept = [rustbpe.Vocabulary([bytes([b]) for b in range(256)])]; kept += [kept]"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
