@@ -148,5 +148,12 @@ def test_a_number_of_threads_that_is_none_is_refused(vocabulary: rustbpe.Vocabul
 
 def test_a_vocabulary_may_outlive_everything_else() -> None:
     """One that the interpreter frees last, as those in a cycle, ends the process no other way."""
-    code = "import gc, sys, rustbpe; gc.disable(); sys.kept = kept = [rustbpe.Vocabulary([bytes([b]) for b in range(256)])]; kept += [kept]"
+    code = """
+import gc, sys
+from nanochat.tokenizer import Tokenizer
+class Cycle: pass
+gc.disable()
+cycle = Cycle()
+cycle.itself, cycle.tokenizer, sys.kept = cycle, Tokenizer([]), cycle
+"""
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
