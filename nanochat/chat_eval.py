@@ -110,7 +110,8 @@ def wilson(share: float, count: int) -> Interval:
         raise ValueError("there is no share of nothing")
     centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     spread = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return Interval(max(0.0, centre - spread), min(1.0, centre + spread))
+    # At the ends the bound is the share itself, but for rounding.
+    return Interval(centre - spread if share > 0 else 0.0, centre + spread if share < 1 else 1.0)
 
 
 def chat_core(results: Sequence[TaskResult]) -> float:
