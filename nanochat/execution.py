@@ -231,8 +231,7 @@ def _job(backend: Backend | None, code: str, limits: Limits, mounts: list[tuple]
         "RLIMIT_CORE": (0, 0),
     }
     if backend is not None:
-        # Counted per user and namespace. As the user of the supervisor, the runner shares its count with it.
-        processes = limits.processes + (backend.runner_uid is None)
+        processes = limits.processes + backend.processes_beside_runner
         rlimits["RLIMIT_NPROC"] = (processes, processes)
     return {
         "code": code.encode("utf-8", "surrogatepass"),

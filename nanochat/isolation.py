@@ -47,6 +47,14 @@ class Backend:
         return RUNNER_UID if self.as_root else None
 
     @property
+    def processes_beside_runner(self) -> int:
+        """How many processes the kernel counts with the runner's: those of the same user in the same user namespace.
+
+        They are the supervisor and, of `unshare`, the one that waits for it.
+        """
+        return 0 if self.as_root else 2 if self.name == "unshare" else 1
+
+    @property
     def maps_users(self) -> bool:
         """Whether `write_user_map` is to be called between the start of the command and its job."""
         return self.as_root or self.name == "unshare"

@@ -1,0 +1,432 @@
+"""The sandbox, with real processes: what hostile code cannot do, what each run is reported as, that nothing stays behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nanochat.common import UserError
+from nanochat.execution import Execution, Limits, isolation, run_python, run_with
+from nanochat.isolation import Backend, find_backends
+from tests.nanochat.fake_passes import FAKES
+from tests.nanochat.hostile import SNIPPETS, Snippet
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "c4nary-" + os.urandom(8).hex()
+ALL = [*SNIPPETS, *FAKES]
+# A second backend has its own mounts and its own process 1; the rest of its walls are the same.
+NAMES_AGAIN = set(
+    """tcp to loopback; abstract unix socket; other interfaces; read a file of the host; write a file of the host; passwords;
+    the host through /proc/1; the checkout; the artefacts; the home folder; write to the system; write to the root folder;
+    write to the library; climb out; make the system writable; devices; a full disk; full shared memory;
+    an empty folder of its own; the environment; environment of the parent; memory of the parent; kill the parent; stop the parent;
+    few processes to see; enter other namespaces; new namespaces; kernel settings; become root; daemon; fork bomb;
+    memory of many children; os._exit; search of frames and objects; the own memory; the honest end""".replace("\n    ", " ").split("; ")
+)
+AGAIN = [snippet for snippet in ALL if snippet.name in NAMES_AGAIN]
+FIRST_MARK = 300  # a number of open files that only one run has: by it, its processes are found in the host's /proc
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
+
+
+class Host:
+    """What an escape would touch: files, a variable, servers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "canary").write_text(SECRET)
+        self.connections: list[str] = []
+        self.abstract = f"nanochat-{os.getpid()}"
+        self.servers = [
+            self._serve(socket.AF_INET, ("0.0.0.0", 0)),
+            self._serve(socket.AF_UNIX, str(folder / "socket")),
+            self._serve(socket.AF_UNIX, "\0" + self.abstract),
+        ]
+        self.files = sorted(folder.iterdir())
+        self.address = next((a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)), "127.0.0.1")
+
+    def _serve(self, family: int, address: tuple[str, int] | str) -> socket.socket:
+        server = socket.socket(family)
+        server.bind(address)
+        server.listen(64)
+        threading.Thread(target=self._accept, args=(server,), daemon=True).start()
+        return server
+
+    def _accept(self, server: socket.socket) -> None:
+        while True:
+            try:
+                connection, address = server.accept()
+            except OSError:
+                return
+            self.connections.append(repr(address))
+            connection.close()
+
+    def fill_in(self, code: str) -> str:
+        words = {
+            "FOLDER": str(self.folder),
+            "PORT": str(self.servers[0].getsockname()[1]),
+            "ADDRESS": self.address,
+            "ABSTRACT": self.abstract,
+            "CHECKOUT": str(ROOT),
+            "BASE": os.environ["NANOCHAT_BASE_DIR"],
+            "HOME": str(Path.home()),
+            "PID": str(os.getpid()),
+            "CANARY": SECRET,
+        }
+        for word, value in words.items():
+            code = code.replace(f"@{word}@", value)
+        return code
+
+    def check(self) -> None:
+        assert (self.folder / "canary").read_text() == SECRET
+        assert sorted(self.folder.iterdir()) == self.files
+        assert self.connections == []
+
+
+@dataclasses.dataclass
+class Run:
+    execution: Execution
+    survivors: list[str]
+
+
+def processes_with_mark(mark: int) -> list[str]:
+    """Command lines of processes that may have `mark` open files, zombies left out."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = next(line for line in (folder / "limits").read_text().splitlines() if line.startswith("Max open files"))
+            if line.split()[4] == str(mark) and ") Z " not in (folder / "stat").read_text():
+                found.append(f"{folder.name} {(folder / 'cmdline').read_bytes()[:60]!r}")
+        except (FileNotFoundError, ProcessLookupError, StopIteration):
+            continue
+    return found
+
+
+def run_all(host: Host, backend: Backend, snippets: list[Snippet], first_mark: int) -> dict[str, Run]:
+    """Each snippet in a sandbox of its own, several at a time."""
+
+    def one(numbered: tuple[int, Snippet]) -> Run:
+        number, snippet = numbered
+        limits = Limits(seconds=snippet.seconds, open_files=first_mark + number)
+        result = run_with(backend, host.fill_in(snippet.code), limits)
+        return Run(result, processes_with_mark(limits.open_files))
+
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip((s.name for s in snippets), pool.map(one, enumerate(snippets)), strict=True))
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SANDBOX_CANARY", SECRET)
+    with tempfile.TemporaryDirectory() as folder:
+        host = Host(Path(folder))
+        yield host
+        host.check()
+        for server in host.servers:
+            server.close()
+    patch.undo()
+
+
+def backend_named(name: str) -> Backend:
+    found = {backend.name: backend for backend in find_backends()}
+    if name not in found:
+        pytest.skip(f"no {name} here")
+    return found[name]
+
+
+@pytest.fixture(scope="module")
+def with_bubblewrap(host: Host) -> dict[str, Run]:
+    return run_all(host, backend_named("bubblewrap"), ALL, FIRST_MARK)
+
+
+@pytest.fixture(scope="module")
+def with_unshare(host: Host) -> dict[str, Run]:
+    return run_all(host, backend_named("unshare"), AGAIN, FIRST_MARK + len(ALL))
+
+
+def check(snippet: Snippet, run: Run, host: Host) -> None:
+    result = run.execution
+    shown = result.stdout + result.stderr
+    assert result.outcome in snippet.outcome.split("|"), (result.outcome, result.exit_code, shown[-600:])
+    assert "ESCAPED" not in shown
+    assert SECRET not in shown
+    assert snippet.shown in shown, shown[-600:]
+    if snippet.exit_code is not None:
+        assert result.exit_code == snippet.exit_code
+    assert run.survivors == []
+    host.check()
+
+
+@pytest.mark.parametrize("snippet", ALL, ids=lambda s: s.name)
+def test_hostile_code_in_bubblewrap(snippet: Snippet, with_bubblewrap: dict[str, Run], host: Host) -> None:
+    check(snippet, with_bubblewrap[snippet.name], host)
+
+
+@pytest.mark.parametrize("snippet", AGAIN, ids=lambda s: s.name)
+def test_hostile_code_in_unshare(snippet: Snippet, with_unshare: dict[str, Run], host: Host) -> None:
+    check(snippet, with_unshare[snippet.name], host)
+
+
+def test_the_walls_hold_without_the_filter(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine whose system calls have other numbers there is none."""
+    monkeypatch.setattr("nanochat.execution.filter_program", lambda: b"")
+    names = {
+        "take a descriptor of the parent", "trace the parent", "read the parent's memory by call", "enter other namespaces", "mount",
+        "make the system writable", "unmount", "chroot", "open by handle", "raw socket", "kernel memory", "memory of the parent",
+    }  # fmt: skip
+    snippets = [snippet for snippet in ALL if snippet.name in names]
+    assert len(snippets) == len(names)
+    for backend in find_backends():
+        runs = run_all(host, backend, snippets, FIRST_MARK)
+        for snippet in snippets:
+            check(snippet, runs[snippet.name], host)
+
+
+def test_there_are_enough_snippets() -> None:
+    assert len(ALL) >= 60 and len({snippet.name for snippet in ALL}) == len(ALL)
+    assert {snippet.name for snippet in AGAIN} == NAMES_AGAIN
+
+
+def test_the_attempts_work_where_nothing_hinders_them(host: Host) -> None:
+    """The snippets would tell: without isolation the harmless ones among them do succeed."""
+    for name in ("tcp to loopback", "read a file of the host", "passwords", "the checkout", "abstract unix socket"):
+        snippet = next(s for s in ALL if s.name == name)
+        before = len(host.connections)
+        assert "ESCAPED" in run_with(None, host.fill_in(snippet.code), Limits()).stdout, name
+        deadline = time.monotonic() + 5
+        while name.startswith(("tcp", "abstract")) and len(host.connections) == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert len(host.connections) == 2
+    host.connections.clear()
+
+
+def run_script(text: str, prefix: tuple[str, ...] = (), python: str = sys.executable, **environment: str) -> subprocess.Popen:
+    """A program of the host that uses the sandbox, in a process of its own."""
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom nanochat.execution import *\nfrom nanochat.execution import run_with\n"
+    return subprocess.Popen(
+        [*prefix, python, "-c", start + text],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", env={"PATH": os.environ["PATH"], **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["bubblewrap", "unshare", "unsafe"])
+def backend(request: pytest.FixtureRequest) -> Backend | None:
+    return None if request.param == "unsafe" else backend_named(request.param)
+
+
+def test_a_program_gets_its_input_and_its_output_comes_back(backend: Backend | None) -> None:
+    code = "import sys\nfor line in sys.stdin: print(line.strip()[::-1])\nprint('é', __name__, sys.argv, file=sys.stderr)"
+    result = run_with(backend, code, Limits(seconds=20), "abc\nüx\n")
+    assert (result.outcome, result.stdout, result.exit_code) == ("ok", "cba\nxü\n", 0)
+    assert result.stderr == "é __main__ ['main.py']\n"
+    assert 0 < result.seconds < 20
+
+
+def test_more_input_than_a_pipe_holds(backend: Backend | None) -> None:
+    text = "x" * 3_000_000
+    assert run_with(backend, "import sys; print(len(sys.stdin.read()))", Limits(seconds=20), text).stdout == "3000000\n"
+    assert run_with(backend, "print('not read')", Limits(seconds=20), text).outcome == "ok"
+
+
+def test_an_exception_is_shown_with_its_line(backend: Backend | None) -> None:
+    result = run_with(backend, "def half(x):\n    return x / 0\n\nhalf(3)\n", Limits(seconds=20))
+    assert (result.outcome, result.exit_code) == ("error", 1)
+    lines = result.stderr.splitlines()
+    assert lines[0] == "Traceback (most recent call last):" and lines[-1] == "ZeroDivisionError: division by zero"
+    assert '  File "main.py", line 4, in <module>' in lines and "    return x / 0" in lines
+    assert "execution_child" not in result.stderr and "<string>" not in result.stderr
+
+
+@pytest.mark.parametrize("code, shown", [("def f(:", "SyntaxError"), ("x = 1\0", "null bytes"), ("'\ud800'", "surrogates"), ("", "")])
+def test_text_that_is_no_program(code: str, shown: str) -> None:
+    result = run_python(code, Limits(seconds=20))
+    assert result.outcome == ("error" if shown else "ok")
+    assert shown in result.stderr
+
+
+def test_leaving_early_is_no_pass(backend: Backend | None) -> None:
+    for code in ("import sys; sys.exit(0)", "import os; os._exit(0)", "exit = 1; raise SystemExit"):
+        result = run_with(backend, code, Limits(seconds=20))
+        assert (result.outcome, result.exit_code) == ("error", 0)
+        assert "left before its last line" in result.stderr
+    assert run_with(backend, "import sys; sys.exit('why')", Limits(seconds=20)).stderr == "why\n"
+
+
+def test_the_output_cap_is_per_stream_and_exact(backend: Backend | None) -> None:
+    limits = Limits(seconds=20, output_bytes=1000)
+    full = run_with(backend, "import sys; sys.stdout.write('a' * 1000); sys.stderr.write('b' * 1000)", limits)
+    assert (full.outcome, full.stdout, full.stderr) == ("ok", "a" * 1000, "b" * 1000)
+    over = run_with(backend, "import sys; sys.stdout.write('a' * 1001)", limits)
+    assert (over.outcome, over.stdout, over.exit_code) == ("output_limit", "a" * 1000, None)
+
+
+def test_a_flood_does_not_fill_the_host(backend: Backend | None) -> None:
+    text = "import resource\n" + (
+        "b = run_with(B, 'while True: print(\"x\" * 100000)', Limits(seconds=20))\n".replace("B", repr(backend))
+        + "print(b.outcome, len(b.stdout), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    out, error = run_script("from nanochat.isolation import Backend\n" + text).communicate(timeout=60)
+    assert error == ""
+    outcome, length, peak_kib = out.split()
+    assert (outcome, length) == ("output_limit", "16384")
+    assert int(peak_kib) < 60_000
+
+
+def test_many_threads_at_once() -> None:
+    with ThreadPoolExecutor(12) as pool:
+        results = list(pool.map(lambda i: run_python(f"print({i} ** 2)", Limits(seconds=30)), range(24)))
+    assert [result.stdout for result in results] == [f"{i * i}\n" for i in range(24)]
+
+
+def test_nothing_is_left_open() -> None:
+    run_python("pass", Limits(seconds=20))
+    before = sorted(os.listdir("/proc/self/fd")), threading.active_count()
+    for code in ("pass", "1/0", "import time; time.sleep(9)"):
+        run_python(code, Limits(seconds=0.3), stdin="x" * 100_000)
+    assert (sorted(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+def test_a_host_that_is_killed_leaves_no_process(backend: Backend | None) -> None:
+    """Without isolation a process that leaves its group stays, so there it does not."""
+    mark = FIRST_MARK - 1
+    code = f"import os, time\nif os.fork() == 0:\n    {'os.setsid()' if backend else 'pass'}\n    os.fork()\ntime.sleep(1000)"
+    text = f"from nanochat.isolation import Backend\nrun_with({backend!r}, {code!r}, Limits(seconds=500, open_files={mark}))"
+    host = run_script(text)
+    deadline = time.monotonic() + 30
+    while len(processes_with_mark(mark)) < 3:
+        assert time.monotonic() < deadline and host.poll() is None, host.stderr.read()
+        time.sleep(0.02)
+    host.kill()
+    host.communicate()
+    deadline = time.monotonic() + 10
+    while processes_with_mark(mark) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    left = processes_with_mark(mark)
+    for line in left:
+        os.kill(int(line.split()[0]), signal.SIGKILL)
+    assert left == []
+
+
+def test_an_interrupted_run_leaves_no_process() -> None:
+    mark = FIRST_MARK - 2
+    text = (
+        f"import os, signal, threading\nthreading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        f"try: run_python('import time; time.sleep(1000)', Limits(seconds=500, open_files={mark}))\n"
+        "except KeyboardInterrupt: print('interrupted')"
+    )
+    out, error = run_script(text).communicate(timeout=60)
+    assert (out, error) == ("interrupted\n", "")
+    assert processes_with_mark(mark) == []
+
+
+def test_unsafe_runs_are_announced_once() -> None:
+    text = "for _ in range(2): print(run_python('print(1)', Limits(seconds=20), unsafe=True).stdout)"
+    out, error = run_script(text).communicate(timeout=60)
+    assert out.split() == ["1", "1"]
+    assert len(error.splitlines()) == 1 and error.startswith("warning: --unsafe-exec")
+
+
+def test_without_isolation_nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for run in (isolation, lambda: run_python(f"open({str(tmp_path / 'ran')!r}, 'w')")):
+        with pytest.raises(
+            UserError, match="neither bwrap nor unshare is on the PATH.*install bubblewrap, or pass --unsafe-exec"
+        ) as caught:
+            run()
+        assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    assert run_python("print(1)", Limits(seconds=20), unsafe=True).outcome == "ok"
+
+
+def test_tools_that_do_not_work_are_no_isolation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("bwrap", "unshare"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'No permissions to create a new namespace' >&2; echo more >&2; exit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="bubblewrap: .*No permissions to create.*; unshare: .*No permissions") as caught:
+        run_python("print(1)")
+    assert "\n" not in str(caught.value)
+
+
+def test_unshare_where_there_is_no_bubblewrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unshare = backend_named("unshare").tools[0]
+    (tmp_path / "unshare").symlink_to(unshare)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert isolation() == "unshare"
+    assert run_python("print(1)", Limits(seconds=20)).stdout == "1\n"
+
+
+UNPRIVILEGED = """
+import os
+from nanochat.isolation import find_backends
+code = '''
+import os, resource
+print(os.getuid() != 0 or open('/proc/self/status').read().count('CapEff:\\\\t0000000000000000'), sorted(os.listdir('/')))
+n = 0
+try:
+    while os.fork(): n += 1
+    os.read(os.pipe()[0], 1)
+except OSError: print(n, 'forks')
+try: open('/proc/1/mem')
+except OSError: print('closed')
+try: open('/etc/passwd')
+except OSError: print('gone')
+os._exit(0)
+'''
+for backend in find_backends():
+    run = run_with(backend, code, Limits(seconds=30))
+    print(backend.name, backend.as_root, run.outcome, run.exit_code, repr(run.stdout + run.stderr))
+    for code_and_outcome in (('print(1)', 'ok'), ('1/0', 'error'), ('bytearray(10**10)', 'memory'), ('while 1: print(1)', 'output_limit')):
+        run = run_with(backend, code_and_outcome[0], Limits(seconds=30))
+        assert run.outcome == code_and_outcome[1], run
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user; the other tests ran unprivileged already")
+def test_as_an_ordinary_user() -> None:
+    python = "/usr/bin/python3"
+    if not Path(python).exists() or subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]).returncode:
+        pytest.skip("no interpreter that other users may start")
+    process = run_script(UNPRIVILEGED, ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"), python, HOME="/nonexistent")
+    out, error = process.communicate(timeout=100)
+    assert error == "" and process.returncode == 0
+    lines = out.splitlines()
+    assert [line.split()[:4] for line in lines] == [[name, "False", "error", "0"] for name in ("bubblewrap", "unshare")]
+    for line in lines:
+        for shown in ("'tmp', 'usr'", "15 forks", "closed", "gone"):
+            assert shown in line
+
+
+@pytest.mark.parametrize(
+    "knob, value",
+    [("seconds", 0.0), ("seconds", float("nan")), ("seconds", float("inf")), ("memory_mib", 8), ("output_bytes", 0), ("processes", 0),
+     ("disk_mib", 0), ("open_files", 3)],
+)  # fmt: skip
+def test_limits_that_allow_no_run_are_refused(knob: str, value: float) -> None:
+    with pytest.raises(ValueError, match=knob):
+        Limits(**{knob: value})
+
+
+@pytest.mark.slow
+def test_a_thousand_runs_leave_nothing() -> None:
+    before = len(os.listdir("/proc/self/fd")), len(os.listdir("/tmp"))
+    codes = ["print(1)", "1/0", "import os; os._exit(0)", "import os\nwhile True: os.fork()", "while True: print('x' * 9999)"]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda i: run_python(codes[i % len(codes)], Limits(seconds=60, open_files=250)), range(1000)))
+    assert [r.outcome for r in results[:5]] == ["ok", "error", "error", "error", "output_limit"]
+    assert all(results[i].outcome == results[i % 5].outcome for i in range(1000))
+    assert processes_with_mark(250) == []
+    assert (len(os.listdir("/proc/self/fd")), len(os.listdir("/tmp"))) == before
