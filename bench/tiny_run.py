@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +38,34 @@ class Home:
     corpus: Path
     warm: WarmStart
     tag: str = TAG  # of the run that is looked at
+    stage: str = "base"
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return self.base / "base_checkpoints" / self.tag
+        return self.base / f"{self.stage}_checkpoints" / self.tag
 
     @property
     def metrics_file(self) -> Path:
         """Where the run logs."""
-        return self.base / "base_runs" / self.tag / "metrics.jsonl"
+        return self.base / f"{self.stage}_runs" / self.tag / "metrics.jsonl"
 
     def start(self, *flags: str, environment: dict[str, str] | None = None, file_size_limit: int | None = None) -> Process:
         """Starts `base_train` with the tiny settings; `flags` override them."""
         argv = [*SHAPE, *QUIET, f"--dataset={self.corpus}", *flags]
         surroundings = {"NANOCHAT_BASE_DIR": str(self.base), "NANOCHAT_DTYPE": "fp32", **(environment or {})}
         return self.warm.start("scripts.base_train", argv, surroundings, file_size_limit)
+
+    def run(self, module: str, *flags: str, environment: dict[str, str] | None = None) -> Process:
+        """Another script on what is there, to its end."""
+        process = self.begin(module, *flags, environment=environment)
+        process.wait()
+        return process
+
+    def begin(self, module: str, *flags: str, environment: dict[str, str] | None = None) -> Process:
+        """Starts another script."""
+        surroundings = {"NANOCHAT_BASE_DIR": str(self.base), "NANOCHAT_DTYPE": "fp32", **(environment or {})}
+        return self.warm.start(module, list(flags), surroundings, None)
 
     def train(self, *flags: str, environment: dict[str, str] | None = None, file_size_limit: int | None = None) -> Process:
         """The same, to its end."""
@@ -90,13 +102,14 @@ class Home:
 
     def contents(self) -> dict[str, bytes]:
         """Every file of the run, to see that nothing was changed."""
-        files = [path for root in ("base_checkpoints", "base_runs") for path in (self.base / root).rglob("*") if path.is_file()]
+        roots = [*self.base.glob("*_checkpoints"), *self.base.glob("*_runs")]
+        files = [path for root in roots for path in root.rglob("*") if path.is_file()]
         return {str(path.relative_to(self.base)): path.read_bytes() for path in files}
 
     def copy(self, base: Path) -> Home:
         """The same state in another folder."""
         shutil.copytree(self.base, base, dirs_exist_ok=True)
-        return Home(base, self.corpus, self.warm, self.tag)
+        return replace(self, base=base)
 
 
 def make_corpus(folder: Path) -> Path:

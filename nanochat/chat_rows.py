@@ -1,6 +1,7 @@
 """Rows of whole conversations for fine-tuning: rendered and packed once, kept on disk, addressed by number.
 
-Only what the assistant says is learned (`chat_format`). A conversation that is longer than a row is cut behind its last turn
+Only what the assistant says is learned (`chat_format`). Padding comes first, so that a row ends with a reply: what a memory is
+judged on is the end of its rows. A conversation that is longer than a row is cut behind its last turn
 of the assistant that fits; one of which none fits, or that has nothing to learn, is left out. Both are counted.
 """
 
@@ -86,8 +87,9 @@ class ConversationLoader(Loader):
         length = self._first_token[piece + 1] - self._first_token[piece]
         before = np.cumsum(length) - length  # tokens of these rows before each piece
         row = np.repeat(np.arange(len(places)), pieces)
-        first = np.searchsorted(row, np.arange(len(places)))
-        target = row * width + before - before[first][row]  # where each piece goes
+        begin = np.searchsorted(row, np.arange(len(places) + 1))
+        ends = np.append(before, length.sum())[begin[1:]]  # of the rows, in tokens
+        target = row * width + width + before - ends[row]  # where each piece goes
         token = np.arange(length.sum())
         out = np.full((b - a) * width, self._padding, np.int32)
         out[token + np.repeat(target - before, length)] = self._tokens[token + np.repeat(self._first_token[piece] - before, length)]

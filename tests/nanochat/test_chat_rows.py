@@ -54,12 +54,13 @@ def test_only_what_the_assistant_says_is_learned(tokenizer: Tokenizer) -> None:
     (row,) = loader.rows(0, 1)
     assert learned(tokenizer, row) == "I count: <|python_start|>1+1<|python_end|><|assistant_end|>bye<|assistant_end|>"
     whole = tokenizer.decode(np.where(row < 0, ~row, row))
-    assert whole.startswith("<|bos|><|user_start|>how much?<|user_end|><|assistant_start|>I count: ")
+    assert whole.replace("<|bos|>", "").startswith("<|user_start|>how much?<|user_end|><|assistant_start|>I count: ")
+    assert whole.endswith("bye<|assistant_end|>"), "padding comes first"
     assert "<|output_start|>2<|output_end|>" in whole
     tokens, targets = inputs_and_targets(torch.from_numpy(row[None].astype(np.int64)))
     assert tokens.min() >= 0 and (targets >= IGNORE).all()
     assert int((targets != IGNORE).sum()) == count_targets(row[None])[0] == loader.figures["learned_tokens"]
-    at = torch.nonzero(targets[0] != IGNORE)[:, 0]
+    at = torch.nonzero(targets[0] != IGNORE)[:-1, 0]
     assert (targets[0, at] == tokens[0, at + 1]).all(), "a target is the token that comes next"
 
 

@@ -1,0 +1,194 @@
+"""Rows for policy gradients: replies that the model being trained gives now, weighted by how much better than their siblings.
+
+Step `s` asks prompts `[s·P, (s+1)·P)` of the conversations, `S` replies to each. A reply's advantage is its reward less the mean
+of its group's (the baseline of RLOO and GRPO, arXiv 2402.14740 and 2402.03300), by default not divided by their deviation
+(Dr. GRPO, arXiv 2503.20783). Each is drawn from the weights of this very step, so there is no ratio to an older policy to clip.
+What tools said is read and not learned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from nanochat.batching import Batcher
+from nanochat.chat_format import render_prompt
+from nanochat.flags import flag
+from nanochat.gpt import GPT
+from nanochat.permutation import permute
+from nanochat.reply import stop_tokens
+from nanochat.rows import Loader
+from nanochat.runtime import Runtime
+from nanochat.sampling import Sampling
+from nanochat.tasks.grading import reply_text
+from nanochat.tasks.task import Task
+from nanochat.tokenizer import Tokenizer
+from nanochat.tools import Tools
+
+
+@dataclass
+class RolloutFlags:
+    """What is asked in a step, and how replies are drawn and weighed."""
+
+    prompts_per_step: int = flag(16, "prompts of a step, over all processes: P", unit="prompts")
+    samples: int = flag(16, "replies to each prompt: S", unit="replies")
+    temperature: float = flag(1.0, "of the replies; other than 1, they are drawn from another policy than the one that learns")
+    max_tokens: int = flag(256, "length of a reply at most", unit="tokens")
+    decode_rows: int = flag(64, "replies that are drawn at the same time in a process", unit="replies")
+    advantage: Literal["mean", "std"] = flag("mean", "reward less the group's mean (mean), and divided by its deviation (std)")
+
+    def __post_init__(self) -> None:
+        for name in ("prompts_per_step", "max_tokens", "decode_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.samples < 2:
+            raise ValueError(f"samples is {self.samples}; a reply is compared with its siblings, so give at least 2")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+
+
+class Reply(NamedTuple):
+    """A reply's tokens, whether each was forced on the model by a tool, and whether it came to an end."""
+
+    tokens: list[int]
+    forced: list[bool]
+    ended: bool
+
+
+class _Step(NamedTuple):
+    number: int
+    rows: np.ndarray  # int32 [P·S, T+1]
+    rewards: np.ndarray  # fp32 [P, S]
+
+
+class Rollouts(Loader):
+    """The rows of each step: prompts and replies of `model` as it is when they are asked for. See `Loader`.
+
+    A reply that does not fit the row is cut there. `figures` are means over the steps since they were last asked for.
+    """
+
+    ahead = 0
+
+    def __init__(
+        self, model: GPT, tokenizer: Tokenizer, task: Task, flags: RolloutFlags, seq_len: int, seed: int, runtime: Runtime, tools: Tools
+    ) -> None:
+        self._model, self._tokenizer, self._task, self._flags = model, tokenizer, task, flags
+        self._tools, self._runtime, self._seed = tools, runtime, seed
+        self.seq_len = seq_len
+        self.rows_per_epoch = len(task) * flags.samples
+        self.fingerprint = task.fingerprint
+        self._made: _Step | None = None
+        self._figures: list[dict[str, float]] = []
+        self._stop = stop_tokens(tokenizer)
+
+    @property
+    def rows_per_step(self) -> int:
+        """P · S."""
+        return self._flags.prompts_per_step * self._flags.samples
+
+    def epoch_of(self, row: int) -> int:
+        """See `Loader`."""
+        return row // self.rows_per_epoch
+
+    def rows(self, a: int, b: int) -> np.ndarray:
+        """See `Loader`; these are those of one step."""
+        step, rest = divmod(a, self.rows_per_step)
+        if rest or b != a + self.rows_per_step:
+            raise ValueError(f"rows {a} … {b} are not those of one step of {self.rows_per_step}")
+        if self._made is None or self._made.number != step:
+            self._made = self._make(step)
+        return self._made.rows
+
+    def weights(self, a: int, b: int) -> np.ndarray:
+        """The advantages of the replies: see `Loader`."""
+        self.rows(a, b)
+        return advantages(self._made.rewards, self._flags.advantage).reshape(-1)
+
+    def figures(self) -> dict[str, float]:
+        """Of the steps since the last call: mean reward, share of groups whose rewards differ, length of replies, share that ended."""
+        steps, self._figures = self._figures, []
+        return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]} if steps else {}
+
+    def _make(self, step: int) -> _Step:
+        P, S, world = self._flags.prompts_per_step, self._flags.samples, self._runtime.world_size
+        mine = slice(self._runtime.rank * P // world, (self._runtime.rank + 1) * P // world)
+        conversations = [self._task[i] for i in self._examples(step * P, P)[mine].tolist()]
+        prompts = [render_prompt(self._tokenizer, conversation) for conversation in conversations]
+        replies = self._reply(prompts, _seed(self._seed, step), mine.start * S)
+        rewards = np.array(self._grade(conversations, replies), np.float32).reshape(-1, S)
+        width = self.seq_len + 1
+        rows = np.full((len(replies), width), ~self._tokenizer.bos_id, np.int32)
+        for row, (reply, i) in zip(rows, ((reply, i // S) for i, reply in enumerate(replies)), strict=True):
+            coded = [~t for t in prompts[i]] + [~t if forced else t for t, forced in zip(reply.tokens, reply.forced, strict=True)]
+            row[: min(width, len(coded))] = coded[:width]
+        rows, rewards = self._from_all(rows), self._from_all(rewards)
+        lengths = (rows >= 0).sum(1)
+        self._figures.append(
+            {
+                "rl/reward": float(rewards.mean()),
+                "rl/groups_that_differ": float((rewards.std(1) > 0).mean()),
+                "rl/reply_tokens": float(lengths.mean()),
+                "rl/ended": sum(reply.ended for reply in replies) / len(replies),
+            }
+        )
+        return _Step(step, rows, rewards)
+
+    def _examples(self, first: int, count: int) -> np.ndarray:
+        """The numbers of the examples asked in places `first … first + count - 1`, int64: each epoch in another order."""
+        epochs, places = np.divmod(np.arange(first, first + count), len(self._task))
+        return np.concatenate([permute(places[epochs == e], len(self._task), f"rl:{self._seed}:{e}") for e in np.unique(epochs)])
+
+    def _reply(self, prompts: Sequence[Sequence[int]], seed: int, first_stream: int) -> list[Reply]:
+        """S replies to each prompt, those of a prompt after each other."""
+        room = self.seq_len + 1 - max(map(len, prompts))
+        flags = self._flags
+        sampling = Sampling(temperature=flags.temperature, top_k=0, max_tokens=max(1, min(flags.max_tokens, room)), seed=seed)
+        batcher = Batcher(self._model, flags.decode_rows, self._tools)
+        replies: dict[int, Reply] = {}
+        for i in range(len(prompts) * flags.samples):
+            number = batcher.add(prompts[i // flags.samples], sampling, self._stop, stream=first_stream + i)
+            replies[number] = Reply([], [], False)
+        while not batcher.idle:
+            for event in batcher.step():
+                reply = replies[event.id]
+                reply.tokens.append(event.token)
+                reply.forced.append(event.forced)
+                if event.finish == "stop":
+                    replies[event.id] = reply._replace(ended=True)
+        return list(replies.values())
+
+    def _grade(self, conversations: Sequence[dict[str, Any]], replies: Sequence[Reply]) -> list[float]:
+        texts = [reply_text(self._tokenizer, reply.tokens[:-1] if reply.ended else reply.tokens) for reply in replies]
+        asked = [conversations[i // self._flags.samples] for i in range(len(replies))]
+        graded = self._task.grade_all(asked, texts)
+        # A reply that ran out of room has not answered, whatever it has said so far.
+        return [reward if reply.ended else 0.0 for reward, reply in zip(graded, replies, strict=True)]
+
+    def _from_all(self, mine: np.ndarray) -> np.ndarray:
+        """The arrays of all processes after each other."""
+        if self._runtime.world_size == 1:
+            return mine
+        here = torch.from_numpy(mine).to(self._runtime.device)
+        parts = [torch.empty_like(here) for _ in range(self._runtime.world_size)]
+        dist.all_gather(parts, here)
+        return torch.cat(parts).cpu().numpy()
+
+
+def advantages(rewards: np.ndarray, kind: Literal["mean", "std"]) -> np.ndarray:
+    """fp32 [P,S] of rewards [P,S]; 0 in a group whose rewards are all the same."""
+    centred = rewards - rewards.mean(1, keepdims=True)
+    if kind == "mean":
+        return centred.astype(np.float32)
+    deviation = rewards.std(1, keepdims=True)
+    return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0).astype(np.float32)
+
+
+def _seed(seed: int, step: int) -> int:
+    """The seed of a step's replies."""
+    return int.from_bytes(hashlib.blake2b(f"rl:{seed}:{step}".encode(), digest_size=8).digest(), "little") >> 1

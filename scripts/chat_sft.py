@@ -1,0 +1,24 @@
+"""Supervised fine-tuning: a midtrained model learns to answer as it is asked to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nanochat.tasks.recipes import sft_mixtures
+
+from nanochat import flags
+from scripts.fine_tune import FineTune, fine_tune
+
+
+@dataclass
+class ChatSft(FineTune):
+    """Fine-tune a midtrained (or base) model on the replies it shall give."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains, or goes on training, and returns the exit code."""
+    return fine_tune(flags.parse(ChatSft, argv), "sft", sft_mixtures)
+
+
+if __name__ == "__main__":
+    flags.run(main)

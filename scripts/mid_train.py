@@ -1,0 +1,24 @@
+"""Midtraining: a base model learns the form of conversations, tools, and multiple choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nanochat.tasks.recipes import mid_mixtures
+
+from nanochat import flags
+from scripts.fine_tune import FineTune, fine_tune
+
+
+@dataclass
+class MidTrain(FineTune):
+    """Train a base model on conversations, so that it knows turns, tools and multiple choice."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains, or goes on training, and returns the exit code."""
+    return fine_tune(flags.parse(MidTrain, argv), "mid", mid_mixtures)
+
+
+if __name__ == "__main__":
+    flags.run(main)
