@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import marshal
 import math
 import os
@@ -20,9 +19,9 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Literal
 
-from nanochat import execution_child
 from nanochat.common import UserError
 from nanochat.isolation import TOOL_PATH, Backend, find_backends, interpreter, visible_files
 from nanochat.syscall_filter import filter_program
@@ -32,6 +31,7 @@ Outcome = Literal["ok", "error", "timeout", "memory", "killed", "output_limit"]
 MIB = 1 << 20
 START_SECONDS = 60.0  # a machine under load takes its time to start an interpreter
 END_SECONDS = 10.0
+RESERVE_BYTES = 16 * MIB  # what the address space may grow by after a MemoryError, to report it
 MIN_MEMORY_MIB = 64  # below it Python itself does not start
 _PIECE_BYTES = 1 << 16
 
@@ -102,6 +102,8 @@ def run_python(code: str, limits: Limits = Limits(), stdin: str = "", unsafe: bo
 
 def run_with(backend: Backend | None, code: str, limits: Limits, stdin: str = "") -> Execution:
     """`run_python` with the isolation of `backend`; None is no isolation. Raises `UserError` where the sandbox does not start."""
+    if sys.platform != "linux":
+        raise UserError(f"code that a model wrote can be run on Linux only, not on {sys.platform}")
     with contextlib.ExitStack() as resources:
         started = _start(backend, code, limits, resources)
         return _follow(started, limits, stdin.encode("utf-8", "surrogateescape"))
@@ -117,7 +119,7 @@ def _backend() -> Backend:
         except UserError as error:
             problems.append(f"{candidate.name}: {error}")
     if not candidates:
-        problems.append("neither bwrap nor unshare is on the PATH")
+        problems.append("neither bwrap nor unshare is on the PATH" if sys.platform == "linux" else "it needs Linux")
     raise UserError(
         f"code cannot be run in isolation here ({'; '.join(problems)}); install bubblewrap, or pass --unsafe-exec to run it without"
     )
@@ -138,7 +140,7 @@ def _warn_of_unsafe_runs() -> None:
 
 @functools.lru_cache(maxsize=1)
 def _child_source() -> str:
-    return inspect.getsource(execution_child)
+    return Path(__file__).with_name("execution_child.py").read_text(encoding="utf-8")
 
 
 @dataclass
@@ -224,7 +226,7 @@ def _job(backend: Backend | None, code: str, limits: Limits, mounts: list[tuple]
     memory, file_size = limits.memory_mib * MIB, limits.disk_mib * MIB
     cpu = math.ceil(limits.seconds) + 1  # the wall clock is the limit; this ends what only burns, should the host be stopped
     rlimits = {
-        "RLIMIT_AS": (memory, memory + execution_child.RESERVE_BYTES),
+        "RLIMIT_AS": (memory, memory + RESERVE_BYTES),
         "RLIMIT_CPU": (cpu, cpu + 1),
         "RLIMIT_FSIZE": (file_size, file_size),
         "RLIMIT_NOFILE": (limits.open_files, limits.open_files),

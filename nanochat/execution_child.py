@@ -19,7 +19,6 @@ import sys
 TOKEN_BYTES = 32
 OUT_OF_MEMORY = b"memory"
 POLL_MS = 50
-RESERVE_BYTES = 16 << 20  # what the address space may grow by after a MemoryError, to report it
 TRACEBACK_ENTRIES = 16
 TRACEBACK_CHARS = 4000
 CODE_NAME = "main.py"

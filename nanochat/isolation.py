@@ -24,7 +24,7 @@ WORK_DIR = "/tmp"  # inside the sandbox
 RUNNER_UID = 65534  # inside the sandbox
 # On the host, where it is root: a range that systemd documents as unused by anything (UIDS-GIDS.md).
 HOST_RUNNER_UID = 1_879_048_192
-TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # for `sh` and `setpriv` between us and the sandbox
+TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # for the `sh` between us and the sandbox
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _NAMESPACES = ("pid", "net", "ipc", "uts")
 # Waits, in its new user namespace, until the host has written the user map; the program then starts with what that map grants.

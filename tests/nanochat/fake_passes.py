@@ -16,17 +16,16 @@ def shout(data):
         except OSError:
             pass
 """
-# Every piece of 32 bytes that introspection finds, with everything that holds things.
+# The most random piece of 32 bytes that introspection finds, in all that holds things.
 SEARCH = (
     SHOUT
     + """
-import gc, sys, types
-def tokens():
-    seen, queue = set(), list(gc.get_objects())
+import gc, sys
+def token():
+    seen, best, queue = set(), b'', list(gc.get_objects())
     frame = sys._getframe()
     while frame is not None:
         queue += [frame, frame.f_locals, frame.f_globals, frame.f_builtins, frame.f_code.co_consts]
-        queue += gc.get_referents(frame)
         frame = frame.f_back
     queue += list(sys._current_frames().values())
     while queue and len(seen) < 300_000:
@@ -35,10 +34,9 @@ def tokens():
             continue
         seen.add(id(item))
         if isinstance(item, (bytes, bytearray)) and len(item) == 32:
-            yield bytes(item)
+            best = max(best, bytes(item), key=lambda b: len(set(b)))
         queue += gc.get_referents(item)
-for token in set(tokens()):
-    shout(token)
+    return best
 """
 )
 
@@ -75,11 +73,11 @@ FAKES = [
     left("guessed tokens", SHOUT + "shout(bytes(32))\nshout(b'ok')\nos._exit(0)"),
     left("silence", "import os\nos.closerange(3, 99)\nos._exit(0)"),
     left("silence before a check", "import os\nos.closerange(0, 99)", None),
-    left("search of frames and objects", SEARCH + "os._exit(0)"),
-    left("search in a traceback", SEARCH + "try: 1 / 0\nexcept Exception as e: t = e.__traceback__\n"
-            "shout(str(t.tb_frame.f_back.f_locals).encode())\nos._exit(0)"),
-    left("search by a trace function", SEARCH + "def f(frame, event, arg):\n    for t in set(tokens()): shout(t)\nsys.setprofile(f)\n"
-            "len('')\nsys.setprofile(None)\nos._exit(0)"),
+    left("search of frames and objects", SEARCH + "shout(token())\nos._exit(0)"),
+    left("search in a traceback", SEARCH + "try: 1 / 0\nexcept Exception as e: frame = e.__traceback__.tb_frame.f_back\n"
+            "shout(max([v for v in frame.f_locals.values() if isinstance(v, bytes)], key=len, default=b''))\nos._exit(0)"),
+    left("search by a profile function", SEARCH + "found = []\nsys.setprofile(lambda frame, event, arg: found.append((event, arg)))\n"
+            "len('')\nsys.setprofile(None)\nshout(token())\nos._exit(0)"),
     left("the token's pipe once more", SHOUT + "for fd in range(3, 99):\n    try:\n"
             "        os.set_blocking(fd, False); shout(os.read(fd, 32))\n    except OSError: pass\nos._exit(0)"),
     left("the own memory", SHOUT + "open('/proc/self/mem', 'rb').read(1)", 1),

@@ -82,6 +82,8 @@ FILES = [
     tries("climb out", "attempt(read, '../' * 40 + '@FOLDER@/canary')\nattempt(read, '/proc/self/root/..@FOLDER@/canary')"),
     tries("link to the host", "os.symlink('@FOLDER@', 'link')\nattempt(read, 'link/canary')"),
     tries("chroot", "attempt(lambda: os.chroot('/tmp') or 1)"),
+    Snippet("read-only mounts", "ok", "mounts = [line.split() for line in open('/proc/self/mountinfo')]\n"
+            "print([m[4] for m in mounts if m[5].split(',')[0] == 'rw' and m[4] != '/tmp' and not m[4].startswith('/dev/')])", "[]"),
     tries("mount", "attempt(call, 'mount', b'none', b'/tmp', b'tmpfs', 0, None)\nattempt(call, 'mount', b'/', b'/tmp', None, 4096, None)"),
     tries("make the system writable", "attempt(call, 'mount', b'none', b'/usr', None, 32 | 4096, None)"),
     tries("unmount", "attempt(call, 'umount2', b'/tmp', 2)\nattempt(call, 'umount2', b'/proc', 2)"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import os
 import signal
 import socket
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from nanochat import execution_child
 from nanochat.common import UserError
 from nanochat.execution import Execution, Limits, isolation, run_python, run_with
 from nanochat.isolation import Backend, find_backends
@@ -30,7 +33,7 @@ ALL = [*SNIPPETS, *FAKES]
 NAMES_AGAIN = set(
     """tcp to loopback; abstract unix socket; other interfaces; read a file of the host; write a file of the host; passwords;
     the host through /proc/1; the checkout; the artefacts; the home folder; write to the system; write to the root folder;
-    write to the library; climb out; make the system writable; devices; a full disk; full shared memory;
+    write to the library; climb out; read-only mounts; make the system writable; devices; a full disk; full shared memory;
     an empty folder of its own; the environment; environment of the parent; memory of the parent; kill the parent; stop the parent;
     few processes to see; enter other namespaces; new namespaces; kernel settings; become root; daemon; fork bomb;
     memory of many children; os._exit; search of frames and objects; the own memory; the honest end""".replace("\n    ", " ").split("; ")
@@ -193,6 +196,13 @@ def test_the_walls_hold_without_the_filter(host: Host, monkeypatch: pytest.Monke
         runs = run_all(host, backend, snippets, FIRST_MARK)
         for snippet in snippets:
             check(snippet, runs[snippet.name], host)
+
+
+def test_what_runs_inside_needs_the_standard_library_alone() -> None:
+    tree = ast.parse(inspect.getsource(execution_child))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert names <= sys.stdlib_module_names
+    assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree))
 
 
 def test_there_are_enough_snippets() -> None:
