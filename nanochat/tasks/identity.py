@@ -28,7 +28,7 @@ TOPICS: dict[str, Topic] = {
             "Introduce yourself.", "What should I call you?", "Who is this?", "Do you have a name?", "May I ask who you are?",
         ),
         "I am MegaContext, a small language model with a long memory.",
-        ("MegaContext", "language model"),
+        ("I am MegaContext", "language model"),
     ),
     "what": Topic(
         (
