@@ -42,7 +42,7 @@ class Workers:
         self._tickets: dict[int, tuple[Ticket, _Link]] = {}
         self._numbers: dict[Ticket, int] = {}
         self._next = 0
-        self._closing = False
+        self._closing, self._closed = False, 0
         self._links: list[_Link] = []
         for index in range(count):
             self._links.append(_Link(index, build, self._links))
@@ -92,9 +92,10 @@ class Workers:
     def close(self) -> None:
         """See `Backend`."""
         self._closing = True
-        for link in self._links:
+        links, self._closed = self._links[self._closed :], len(self._links)
+        for link in links:
             link.hang_up()
-        for link in self._links:
+        for link in links:
             link.reap()
 
     def _listen(self, link: _Link) -> None:

@@ -1,0 +1,225 @@
+"""What a chat server makes of bad requests and lost connections: `python -m bench.web_fuzz --requests 10000 --disconnects 1000`.
+
+A real server, started here, gets malformed requests (bytes that are no HTTP, no JSON, no request, or nearly one) and is left in
+the middle of streams. All of it goes to 127.0.0.1. The last line is JSON; the exit code is 1 where the server gave a 5xx, an
+answer of more than 4 KB, none at all, kept a row, or grew.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.tiny_chat import Server, running, save_chat_model
+from bench.warm_start import WarmStart
+from nanochat.flags import flag, parse, run
+
+MAX_ANSWER_BYTES = 4096
+SOCKET_SECONDS = 20.0
+HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+VALUES: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 2, 10**9, -(2**63), 2**63, 10**40, 0.5, -0.0, 1e308, 1e-300, float("nan"), float("inf")),
+    *("", "a", "0", "user", "assistant", "system", "tool", "\0", "\ud800", "é" * 3000, "<|bos|>", "🦊", "x" * 5000),
+    *([], [[]], {}, {"type": "text"}, {"type": "text", "text": 1}, {"role": "user"}, {"role": "user", "content": "a"}, [1, "a", None]),
+)
+NAMES = (
+    *("messages", "model", "stream", "stream_options", "n", "seed", "stop", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
+    *("top_k", "tools", "logprobs", "response_format", "user", "logit_bias", "functions", "modalities", "unknown", "__class__", ""),
+)
+
+
+@dataclass
+class WebFuzz:
+    """Send malformed requests to a chat server, and leave it in the middle of streams."""
+
+    requests: int = flag(10_000, "malformed requests")
+    disconnects: int = flag(1_000, "streams that are left")
+    seed: int = flag(0, "seed of what is sent")
+    max_growth_mib: float = flag(24.0, "memory the server may have taken more at the end than after the first tenth", unit="MiB")
+
+    def __post_init__(self) -> None:
+        for name in ("requests", "disconnects"):
+            if getattr(self, name) < 10:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 10")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 1 where the server did what it must not."""
+    config = parse(WebFuzz, argv)
+    with tempfile.TemporaryDirectory() as base, WarmStart() as warm:
+        save_chat_model(Path(base))
+        with running(warm, Path(base), "--max-rows=8", "-t=0") as server:
+            warmup = fuzz(server, config.requests // 10, config.seed + 1)
+            disconnect(server, config.disconnects // 10, config.seed + 1)
+            before = server.memory_mib()
+            began = time.monotonic()
+            found = fuzz(server, config.requests, config.seed)
+            left = disconnect(server, config.disconnects, config.seed)
+            seconds = time.monotonic() - began
+            growth = server.memory_mib() - before
+            still = exchange(server.port, request({"messages": [{"role": "user", "content": "go"}], "max_tokens": 3}))
+            alive = server.process.poll() is None
+    result = {
+        **found,
+        **left,
+        "growth_mib": round(growth, 1),
+        "still_answers": still.startswith(b"HTTP/1.1 200") and b'"abc"' in still,
+        "seconds": round(seconds, 1),
+    }
+    good = (
+        alive
+        and result["still_answers"]
+        and found["answered"] == found["requests"]
+        and found["answered_5xx"] + warmup["answered_5xx"] == 0
+        and found["longest_answer_bytes"] <= MAX_ANSWER_BYTES
+        and left["rows_left"] == 0
+        and growth <= config.max_growth_mib
+    )
+    print(json.dumps({"good": good, **result}))
+    return 0 if good else 1
+
+
+def fuzz(server: Server, requests: int, seed: int) -> dict[str, Any]:
+    """Sends malformed requests, one after the other, and counts what came back.
+
+    `answered` counts requests that got an answer, or that were none at all and had the connection closed.
+    """
+    rng = random.Random(seed)
+    statuses: Counter[str] = Counter()
+    longest = 0
+    for _ in range(requests):
+        answer = exchange(server.port, malformed(rng))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        status = head[9:12].decode("ascii", "replace") if head.startswith(b"HTTP/1.1 ") else "closed"
+        statuses[status] += 1
+        if status != "200":  # a mutation may have left a request that can be answered
+            longest = max(longest, len(body))
+    return {
+        "requests": requests,
+        "answered": sum(count for status, count in statuses.items() if status != "closed"),
+        "answered_5xx": sum(count for status, count in statuses.items() if status.startswith("5")),
+        "statuses": dict(sorted(statuses.items())),
+        "longest_answer_bytes": longest,
+    }
+
+
+def disconnect(server: Server, disconnects: int, seed: int) -> dict[str, Any]:
+    """Opens streams of thousands of tokens and leaves each after some of it. `rows_left` is what the server still decodes then."""
+    rng = random.Random(seed)
+    left = 0
+    while left < disconnects:
+        together = [open_stream(server.port) for _ in range(min(4, disconnects - left))]
+        for connection in together:
+            for _ in range(rng.randrange(3)):
+                connection.recv(rng.choice((1, 100, 5000)))
+            if rng.random() < 0.5:  # a reset instead of a goodbye
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            connection.close()
+        left += len(together)
+    deadline = time.monotonic() + 5.0
+    while (rows := rows_held(server)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return {"disconnects": left, "rows_left": rows}
+
+
+def rows_held(server: Server) -> int:
+    """Replies that the server writes or has in its queue."""
+    stats = server.stats()
+    return stats["active"] + stats["queued"]
+
+
+def open_stream(port: int) -> socket.socket:
+    """A connection on which a long stream has been asked for."""
+    connection = socket.create_connection(("127.0.0.1", port), SOCKET_SECONDS)
+    connection.sendall(request({"messages": [{"role": "user", "content": "go"}], "stream": True, "max_tokens": 4096}))
+    return connection
+
+
+def exchange(port: int, data: bytes) -> bytes:
+    """Sends `data`, and reads what comes until the server closes the connection."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", port), SOCKET_SECONDS) as connection:
+        try:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR) if not data.startswith(b"POST /v1") else None
+            while more := connection.recv(65536):
+                answer += more
+        except ConnectionError:
+            pass  # it may close while we are still sending
+    return answer
+
+
+def request(body: Any) -> bytes:
+    """A well-formed HTTP request with `body`, bytes or what JSON can say."""
+    # ensure_ascii: half a surrogate can be written that way only.
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return f"{HEAD}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+def malformed(rng: random.Random) -> bytes:
+    """Something that is not quite a request."""
+    kind = rng.randrange(6)
+    if kind == 0:
+        return request(rng.randbytes(rng.randrange(300)))
+    if kind == 1:
+        return request(_deep(rng))
+    if kind == 2:
+        return _bad_http(rng)
+    good = {"messages": [{"role": "user", "content": "go"}], "max_tokens": 2}
+    if kind == 3:
+        text = bytearray(json.dumps(good).encode())
+        for _ in range(rng.randrange(1, 4)):
+            text[rng.randrange(len(text))] = rng.randrange(256)
+        return request(bytes(text[: rng.randrange(len(text) + 1)] if rng.random() < 0.3 else text))
+    if kind == 4:
+        message = {"role": rng.choice(VALUES), "content": rng.choice(VALUES), rng.choice(NAMES): rng.choice(VALUES)}
+        count = rng.choice((1, 1, 2, 300))
+        return request({**good, "messages": [rng.choice([message, rng.choice(VALUES)]) for _ in range(count)]})
+    for _ in range(rng.randrange(1, 4)):
+        good[rng.choice(NAMES)] = rng.choice(VALUES)
+    return request(good)
+
+
+def _deep(rng: random.Random) -> bytes:
+    opening = rng.choice((b"[", b'{"messages":', b'{"a":[', b'[{"role":'))
+    depth = rng.choice((10, 200, 5000))
+    closed = b"" if rng.random() < 0.5 else b"]" * depth
+    return rng.choice((b"", b'{"messages":', b'{"messages":[{"role":"user","content":')) + opening * depth + closed
+
+
+def _bad_http(rng: random.Random) -> bytes:
+    """Requests that are wrong before their body."""
+    return rng.choice(
+        (
+            b"\0" * rng.randrange(1, 50) + b"\r\n\r\n",
+            rng.randbytes(rng.randrange(1, 200)) + b"\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"GET /" + b"a" * 30_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+            b"GET /v1/models/%00%ff%2e%2e HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: \xff\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            b"DELETE /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+            b"OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+            HEAD.replace("application/json", "multipart/form-data").encode() + b"Content-Length: 2\r\n\r\n{}",
+            HEAD.encode() + b"Authorization: Bearer \xff\xfe\r\nContent-Length: 2\r\n\r\n{}",
+            HEAD.encode() + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
+            HEAD.encode() + f"Content-Length: {rng.randrange(2**21, 2**40)}\r\n\r\n".encode() + b"x" * (1 << 20) + b"x",
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)
+    run(main)
