@@ -9,6 +9,7 @@ That the code ran to its end is proven by a token. It is drawn by the supervisor
 runner inherits, and reaches the runner through a pipe, for one read, into a place that Python code cannot see (`execute`).
 """
 
+import builtins
 import ctypes
 import marshal
 import os
@@ -162,6 +163,7 @@ def execute(code: str, token_pipe: int, done_pipe: int) -> None:
     """Runs `code` as `__main__`, then hands the token back. Exits with 1 after an exception, as the interpreter does."""
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
+    builtins.exit = builtins.quit = sys.exit  # programs expect what `site`, which is not loaded here, would add
     sys.argv[:] = [CODE_NAME]
     os.environ.clear()
     sys.stdout.reconfigure(line_buffering=True)  # what was printed before a kill is not lost
@@ -286,7 +288,7 @@ def bind(path: str, read_only: bool = True) -> None:
 def tmpfs(path: str, size: int, mode: int) -> None:
     """An empty folder of `size` bytes; read-only where the size is 0."""
     os.makedirs(path, exist_ok=True)
-    mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, f"mode={mode:o},size={size or 4096}")
+    mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, f"mode={mode:o},size={size or 4096},nr_inodes=16384")
     if size == 0:
         set_read_only(path)
 

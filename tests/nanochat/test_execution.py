@@ -420,6 +420,50 @@ def test_as_an_ordinary_user() -> None:
             assert shown in line
 
 
+FORKS = "import os\nn = 0\ntry:\n    while os.fork(): n += 1\n    os.read(os.pipe()[0], 1)\nexcept OSError: print(n + 1)\nos._exit(0)"
+FILES = "import os\nn = 0\ntry:\n    while True: n += os.write(os.open('f', 0o2101), bytes(2**16))\nexcept OSError: print(n)"
+OPEN = "import os\nn = 0\ntry:\n    while True: n = os.dup(0)\nexcept OSError: print(n + 1)"
+
+
+@pytest.mark.parametrize(
+    "limits, code, shown",
+    [
+        (Limits(seconds=30, processes=5), FORKS, "5"),
+        (Limits(seconds=30, processes=9), FORKS, "9"),
+        (Limits(seconds=30, disk_mib=2), FILES.replace("'f'", "f'f{n}'"), str(2 << 20)),
+        (Limits(seconds=30, disk_mib=3), FILES, str(3 << 20)),
+        (Limits(seconds=30, open_files=40), OPEN, "40"),
+        (Limits(seconds=30, memory_mib=128), "try: bytearray(120 << 20)\nexcept MemoryError: print('no')", "no"),
+        (Limits(seconds=30, memory_mib=300), "print(len(bytearray(200 << 20)))", str(200 << 20)),
+        (Limits(seconds=30, memory_mib=64), "print('starts')", "starts"),
+    ],
+)
+def test_each_limit_is_the_one_that_was_given(limits: Limits, code: str, shown: str) -> None:
+    for backend in find_backends():
+        result = run_with(backend, code, limits)
+        assert result.stdout.split() == [shown], result
+
+
+def test_programs_of_the_standard_library_work(backend: Backend | None) -> None:
+    code = """
+import asyncio, multiprocessing, pickle, sqlite3, subprocess, tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+@dataclass
+class Point:
+    x: int
+def square(x): return x * x
+async def later(): return await asyncio.sleep(0.01, 7)
+with multiprocessing.Pool(2) as pool: print(pool.map(square, range(4)))
+with ThreadPoolExecutor(4) as pool: print(list(pool.map(square, range(4))))
+print(asyncio.run(later()), sqlite3.connect(":memory:").execute("select 1 + 1").fetchone())
+with tempfile.TemporaryFile() as f: print(f.write(b"abc"))
+print(subprocess.check_output(["echo", "hi"], text=True).strip(), pickle.loads(pickle.dumps(Point(3))), __name__)
+"""
+    result = run_with(backend, code, Limits(seconds=60))
+    assert result.stdout == "[0, 1, 4, 9]\n[0, 1, 4, 9]\n7 (2,)\n3\nhi Point(x=3) __main__\n", result
+
+
 @pytest.mark.parametrize(
     "knob, value",
     [("seconds", 0.0), ("seconds", float("nan")), ("seconds", float("inf")), ("memory_mib", 8), ("output_bytes", 0), ("processes", 0),
