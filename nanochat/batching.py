@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 
-from nanochat.cross_entropy import softcap
 from nanochat.decoding import Decoder, Finish, Row, tool_state
 from nanochat.gpt import GPT
 from nanochat.kv_cache import KVCache
@@ -78,7 +77,7 @@ class Batcher:
             raise ValueError(f"max_rows is {max_rows} and prefill_chunk {prefill_chunk}; both must be at least 1")
         self.max_rows, self._model, self._tools, self._prefill_chunk = max_rows, model, tools, prefill_chunk
         self._cache = KVCache(model, 0, max_rows=max_rows)
-        self._decoder = Decoder(model.lm_head, softcap, model.wte.weight.device)
+        self._decoder = Decoder(model)
         self._waiting: deque[_Request] = deque()
         self._active: list[_Request] = []  # in the order of the cache's rows
         self._prefill: _Prefill | None = None

@@ -5,13 +5,16 @@ Shapes: `B` rows, `D` width, `V` vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from nanochat.cross_entropy import softcap
+from nanochat.gpt import GPT
 from nanochat.sampling import BLOCK, Sampling, Settings, Uniforms, choose
 from nanochat.tools import Tools, ToolState
 
@@ -57,14 +60,16 @@ class Row:
 
 
 class Decoder:
-    """The rows of a context, in its order: from their hidden states to their next tokens. `rows` is not to be changed directly."""
+    """The rows of a context of `model`, in its order: from their hidden states to their next tokens.
 
-    def __init__(self, head: Callable[[Tensor], Tensor], cap: Callable[[Tensor], Tensor], device: torch.device) -> None:
-        """`head` makes scores [B,V] of hidden states [B,D], `cap` logits of scores, see `choose`."""
+    `rows` is not to be changed directly. The model's head is taken as it is at the first step.
+    """
+
+    def __init__(self, model: GPT) -> None:
         self.rows: list[Row] = []
-        self._head, self._cap, self._device = head, cap, device
+        self._device, self._head = model.lm_head.weight.device, model.lm_head.weight.detach()
         self._settings: Settings | None = None  # None: the rows are others than at the last step
-        self._uniforms = torch.empty(0, BLOCK, device=device)
+        self._uniforms = torch.empty(0, BLOCK, device=self._device)
 
     def add(self, row: Row) -> None:
         """A new last row."""
@@ -78,6 +83,7 @@ class Decoder:
         self._uniforms = self._uniforms[list(rows)]
         self._settings = None
 
+    @torch.no_grad()
     def step(self, hidden: Tensor) -> tuple[list[Choice], Tensor]:
         """The next token of each row, behind the hidden state [B,D] of its newest: what it is, and the tokens int64 [B]."""
         if self._settings is None:
@@ -85,7 +91,8 @@ class Decoder:
             self._used = torch.tensor([[row.count % BLOCK] for row in self.rows], device=self._device)
         uniforms = self._uniforms.gather(1, self._used)[:, 0]
         self._used += 1
-        tokens = choose(self._head(hidden), uniforms, self._settings, self._cap)
+        self._head = self._head.to(hidden.dtype)
+        tokens = choose(F.linear(hidden, self._head), uniforms, self._settings, softcap)
         choices = [row.take(token) for row, token in zip(self.rows, tokens.tolist(), strict=True)]
         if any(choice.forced for choice in choices):
             tokens = torch.tensor([choice.token for choice in choices], device=self._device)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nanochat.cross_entropy import softcap
 from nanochat.decoding import Decoder, Row, tool_state
 from nanochat.gpt import GPT
 from nanochat.kv_cache import Context, KVCache
@@ -110,14 +109,13 @@ class Engine:
         the last token but one, until half of its rows have ended; the others go on in a copy.
         """
         rows = context.rows
-        decoder = Decoder(self.model.lm_head, softcap, hidden.device)
+        decoder = Decoder(self.model)
         for stream in range(rows) if streams is None else streams:
             decoder.add(Row(sampling, stop, stream, tool_state(self._tools)))
         active = list(range(rows))  # the row that each row of the context yields to
         running = set(active)
         while True:
-            with torch.no_grad():
-                choices, tokens = decoder.step(hidden)
+            choices, tokens = decoder.step(hidden)
             new: list[int | None] = [None] * rows
             for row, choice in zip(active, choices, strict=True):
                 if row in running:

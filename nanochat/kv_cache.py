@@ -12,12 +12,17 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from nanochat.attention import Backend, attention, cache_mask
+from nanochat.attention import Backend, attention, cache_mask, one_query
+from nanochat.decode_step import DecodeStep
 from nanochat.gpt import GPT, Rotary, norm, rotary_at
 
 FIRST_CAPACITY = 256  # slots
 # Slots come in multiples of this, so that a mask's rows are aligned as CUDA's kernels want them.
 ALIGNMENT = 64
+# On a CPU few rows are decoded in fp32 whatever the model's dtype: a matrix in bf16 is multiplied faster only from some rows on,
+# or where it is too large for the caches, from which on only its bytes count.
+WIDE_ROWS = 2
+WIDE_BYTES = 64 << 20  # of all matrices in fp32
 
 
 class Context(Protocol):
@@ -44,18 +49,23 @@ class KVCache:
     """Every token's keys and values, at the model's full context: see `Context`.
 
     It starts empty and doubles its capacity when full. Nothing limits its length, but a model is only trained up to
-    `max_seq_len` positions and gets worse beyond. Rows can be admitted and removed one by one, up to `max_rows`.
+    `max_seq_len` positions and gets worse beyond. Rows can be admitted and removed one by one, up to `max_rows`. One new token
+    in each row is read with the weights that the model has the first time.
     """
 
-    def __init__(self, model: GPT, rows: int, capacity: int = FIRST_CAPACITY, max_rows: int = 0) -> None:
-        """`capacity` is how many slots each row has for now; `max_rows` (default: `rows`) for how many rows there is room."""
+    def __init__(self, model: GPT, rows: int, capacity: int = FIRST_CAPACITY, max_rows: int = 0, dtype: torch.dtype | None = None) -> None:
+        """`capacity` is how many slots each row has for now; `max_rows` (default: `rows`) for how many rows there is room.
+
+        `dtype` is that of keys, values and decoding (default: what is fast for so many rows).
+        """
         max_rows = max_rows or rows
         if rows < 0 or max_rows < max(1, rows) or capacity < 1:
             raise ValueError(f"a cache of {rows} rows, {max_rows} at most, and {capacity} slots cannot be; there must be at least 1")
         config, device = model.config, model.wte.weight.device
         self._model, self._device = model, device
-        # A CPU multiplies bf16 matrices fast, but the one query of a decoding step is many times faster in fp32.
-        self._dtype = torch.float32 if device.type == "cpu" else model.dtype
+        wide = device.type == "cpu" and max_rows <= WIDE_ROWS and 4 * model.matmul_parameters() <= WIDE_BYTES
+        self._dtype = dtype or (torch.float32 if wide else model.dtype)
+        self._step: DecodeStep | None = None
         self._capacity = _aligned(capacity)
         shape = (max_rows, config.key_heads, self._capacity, config.head_dim)
         # Zeros: padding is multiplied by zero, and what memory happens to hold may be NaN.
@@ -65,12 +75,13 @@ class KVCache:
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # the same for the device
         self._row_numbers = torch.arange(max_rows, device=device)[:, None]
         # Normalised embedding of each row's newest token; its hidden state.
-        self._previous = torch.zeros(rows, config.width, dtype=model.dtype, device=device)
+        self._previous = torch.zeros(rows, config.width, dtype=self._dtype, device=device)
         self._hidden = torch.zeros_like(self._previous)
         self._slots: slice | Tensor = slice(0)  # where the tokens being appended go
         self._shortest = self._end = 0  # least length before these tokens, greatest after them
         self._masks: dict[int, Tensor] = {}  # by window, for rows of different lengths: what each query sees
         self._layers = [_Layer(self, i) for i in range(config.depth)]
+        self._used: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer without the rows that there is only room for
 
     @property
     def rows(self) -> int:
@@ -94,8 +105,11 @@ class KVCache:
             raise ValueError(f"{self.rows} rows cannot be appended tokens of shape {(B, T)} with counts {counts}")
         tokens = tokens.to(self._device)
         self._reserve(max(self.lengths) + T)
+        if T == 1 and (counts is None or min(counts) == 1) and self._device.type != "mps":  # where complex numbers lack operations
+            return self._append_one(tokens[:, 0])
         rotary = self._place(T)
-        hidden = self._model.backbone(self._model.embed(tokens, self._previous), rotary, self)
+        hidden = self._model.backbone(self._model.embed(tokens, self._previous.to(self._model.dtype)), rotary, self)
+        hidden = hidden.to(self._dtype)
         if counts is None or min(counts) == T:
             self.lengths = [length + T for length in self.lengths]
             self._lengths = self._lengths + T
@@ -109,12 +123,42 @@ class KVCache:
             self._hidden = torch.where(added[:, None] > 0, hidden[last], self._hidden)
         return self._hidden
 
+    def _append_one(self, tokens: Tensor) -> Tensor:
+        """Adds one token, int64 [B], to each row."""
+        if self._step is None:
+            self._step = DecodeStep(self._model, self._dtype)
+        self._place_slots(1)
+        hidden, self._previous = self._step(tokens, self._previous, self._lengths, self._attend_one)
+        self._hidden = hidden.to(self._dtype)
+        self.lengths = [length + 1 for length in self.lengths]
+        self._lengths = self._lengths + 1
+        return self._hidden
+
+    def _attend_one(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`attend` for one token of each row: q [B,H,E], k and v [B,G,E] → [B,G,H/G,E]."""
+        if not self._used:
+            self._used = [(k[: self.rows], v[: self.rows]) for k, v in zip(self.keys, self.values, strict=True)]
+        (keys, values), window = self._used[layer], self._model.windows[layer]  # (B, G, S, E)
+        B, G, _, E = keys.shape
+        first, mask = self._first_seen(window), None
+        if isinstance(self._slots, slice):
+            end = self._end
+            keys[:, :, end - 1], values[:, :, end - 1] = k, v
+        else:
+            end = _aligned(self._end)
+            keys.transpose(1, 2)[self._rows, self._slots[:, 0]] = k.to(self._dtype)
+            values.transpose(1, 2)[self._rows, self._slots[:, 0]] = v.to(self._dtype)
+            first = first // ALIGNMENT * ALIGNMENT
+            mask = self._masks[window][..., first:end]
+        return one_query(q.view(B, G, -1, E).to(self._dtype), keys[:, :, first:end], values[:, :, first:end], mask)
+
     @torch.no_grad()
     def select(self, rows: Sequence[int]) -> KVCache:
         """See `Context`."""
         index = torch.tensor(rows, device=self._device)
         used = max(self.lengths[row] for row in rows)
-        other = KVCache(self._model, len(rows), self._capacity)
+        other = KVCache(self._model, len(rows), self._capacity, dtype=self._dtype)
+        other._step = self._step
         for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
             theirs[:, :, :used] = mine[:, :, :used][index]
         other.lengths = [self.lengths[row] for row in rows]
@@ -130,6 +174,7 @@ class KVCache:
         self._reserve(used)
         for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
             mine[B, :, :used] = theirs[row, :, :used]
+        self._used = []
         self.lengths.append(used)
         self._lengths, self._previous, self._hidden = (
             torch.cat([mine, theirs[row : row + 1]])
@@ -144,6 +189,7 @@ class KVCache:
     @torch.no_grad()
     def remove(self, row: int) -> None:
         """Ends `row`. The last row takes its place; only that one is copied."""
+        self._used = []
         last = self.rows - 1
         used = self.lengths[last]
         if row != last:
@@ -173,22 +219,27 @@ class KVCache:
                 B, G, _, E = buffer.shape
                 buffers[i] = buffer.new_zeros(B, G, self._capacity, E)
                 buffers[i][:, :, :old] = buffer
-        self._masks = {}
+        self._masks, self._used = {}, []
 
     def _place(self, T: int) -> Rotary:
         """Decides where the next T tokens of each row go and what they see; returns their positions."""
+        self._place_slots(T)
+        if isinstance(self._slots, slice):
+            return self._model.rotary(self._slots.start, self._slots.stop)
+        return rotary_at(self._slots, self._model.config.head_dim, self._model.dtype)
+
+    def _place_slots(self, T: int) -> None:
         start = self._shortest = min(self.lengths)
         self._end = max(self.lengths) + T
         if self._end == start + T:
             self._slots, self._masks = slice(start, self._end), {}
-            return self._model.rotary(start, self._end)
+            return
         self._slots = self._lengths[:, None] + torch.arange(T, device=self._device)  # (B, T)
         if T == 1 and self._masks and next(iter(self._masks.values())).shape[2] == 1:
             self._move_masks()
         else:
             length, dtype = self._lengths + T, self._compute_dtype(T)
             self._masks = {w: cache_mask(T, self._capacity, w, length, dtype) for w in set(self._model.windows)}
-        return rotary_at(self._slots, self._model.config.head_dim, self._model.dtype)
 
     def _move_masks(self) -> None:
         """Turns the masks [B,1,1,S] of the last token into those of the one after it."""
@@ -203,7 +254,7 @@ class KVCache:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend) -> Tensor:
         """Stores k and v [B,T,G,E] of the tokens being appended and lets q [B,T,H,E] see all it may."""
         keys, values = (buffers[layer][: self.rows].transpose(1, 2) for buffers in (self.keys, self.values))  # (B, S, G, E)
-        first = max(0, self._shortest - window + 1) if window > 0 else 0  # nothing before it is in anyone's window
+        first = self._first_seen(window)
         dtype, mask = self._compute_dtype(q.shape[1]), None
         if backend == "flex":
             backend = "sdpa"  # FlexAttention would be compiled anew for every length of prompt
@@ -217,6 +268,10 @@ class KVCache:
             mask = self._masks[window][..., seen]
         y = attention(q.to(dtype), keys[:, seen].to(dtype), values[:, seen].to(dtype), window, backend, mask=mask)
         return y.to(q.dtype)
+
+    def _first_seen(self, window: int) -> int:
+        """Nothing before this slot is in anyone's window."""
+        return max(0, self._shortest - window + 1) if window > 0 else 0
 
     def _compute_dtype(self, T: int) -> torch.dtype:
         return self._dtype if T == 1 else self._model.dtype

@@ -50,7 +50,7 @@ class Settings:
         # A temperature of 0 is a choice among one.
         limits = [(1, 1.0, 1.0) if s.temperature == 0 else (s.top_k, s.temperature, s.top_p) for s in samplings]
         ranked = [i for i, (k, _, p) in enumerate(limits) if k > 0 or p < 1]
-        whole = [i for i in range(len(limits)) if i not in set(ranked)]
+        whole = sorted(set(range(len(limits))) - set(ranked))
         # Rows that choose among all tokens need no order among them: None for none of the rows, a slice for all of them.
         self.ranked, self.whole = (_rows(rows, len(limits), device) for rows in (ranked, whole))
         self.temperature = torch.tensor([[t] for _, t, _ in limits], dtype=torch.float32, device=device)  # (B, 1)
