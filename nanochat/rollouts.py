@@ -111,7 +111,7 @@ class Rollouts(Loader):
         return advantages(self._made.rewards, self._flags.advantage).reshape(-1)
 
     def figures(self) -> dict[str, float]:
-        """Of the steps since the last call: mean reward, share of groups whose rewards differ, length of replies, share that ended."""
+        """See `Loader`: mean reward, share of groups whose rewards differ, length of replies, share that ended."""
         steps, self._figures = self._figures, []
         return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]} if steps else {}
 

@@ -30,6 +30,10 @@ class Loader(Protocol):
         """What multiplies the losses of rows `a … b-1`, fp32 [b-a]; None where all count alike."""
         return None
 
+    def figures(self) -> dict[str, float]:
+        """Metrics of the rows that were handed out since the last call."""
+        return {}
+
     def epoch_of(self, row: int) -> int:
         """The epoch that row number `row` belongs to, from 0."""
         ...

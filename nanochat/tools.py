@@ -7,8 +7,11 @@ its reply in place of what it would have said, and it goes on from there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 from nanochat.calculator import calculate
+from nanochat.flags import flag
 from nanochat.tokenizer import Tokenizer
 
 MAX_CODE_TOKENS = 2048  # a longer block of code is not run
@@ -82,3 +85,34 @@ class ToolState:
             self._code = None
         elif self._code is not None and len(self._code) <= MAX_CODE_TOKENS:
             self._code.append(token)
+
+
+@dataclass
+class ToolFlags:
+    """What a model may use while it replies."""
+
+    tools: Literal["none", "calculator", "python"] = flag("calculator", "what the model may use; python runs in the sandbox")
+    unsafe_exec: bool = flag(False, "where there is no sandbox, run the model's Python all the same, with the rights of this process")
+
+    def __post_init__(self) -> None:
+        if self.unsafe_exec and self.tools != "python":
+            raise ValueError("unsafe_exec has no effect without --tools python; add it or leave this out")
+
+    def open(self, tokenizer: Tokenizer) -> Tools | None:
+        """The tools. Raises `UserError` where Python is wanted and cannot be isolated here."""
+        if self.tools == "none":
+            return None
+        if self.tools == "calculator":
+            return Tools(tokenizer)
+        from nanochat.execution import isolation, run_python
+
+        if not self.unsafe_exec:
+            isolation()
+
+        def run(code: str) -> str:
+            done = run_python(code, unsafe=self.unsafe_exec)
+            # What went wrong is the last line of a traceback.
+            failed = done.stderr.strip().rpartition("\n")[2] or done.outcome
+            return done.stdout.strip() if done.outcome == "ok" else f"{done.stdout}{failed}".strip()
+
+        return Tools(tokenizer, run)

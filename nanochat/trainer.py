@@ -313,7 +313,8 @@ class Trainer:
             achieved = self.flops_per_token * self.plan.total_batch_size / dt
             record["train/mfu"] = achieved / (self.runtime.peak_flops * self.runtime.world_size)
         record |= {f"train/time/{name}": ms for name, ms in spans.items()}
-        return record | mean_metrics(metrics, self.runtime.device) | self.objective.figures(spans, self.grad_accum_steps)
+        figures = self.loader.figures() | self.objective.figures(spans, self.grad_accum_steps)
+        return record | mean_metrics(metrics, self.runtime.device) | figures
 
     def _save(self) -> None:
         """Saves the run at this boundary, once."""

@@ -81,9 +81,8 @@ def main(argv: list[str] | None = None) -> int:
         asked = evaluate_task(begun.model, tokenizer, held_out, ChatEvalFlags(max_problems=recipe.eval_prompts))
         return {"rl/accuracy": asked.accuracy}
 
-    trainer.events = [Event(trainer.log_cadence, lambda _: rollouts.figures())]
     if recipe.eval_every > 0:
-        trainer.events.append(Event(trainer.cadence(recipe.eval_every), evaluate))
+        trainer.events = [Event(trainer.cadence(recipe.eval_every), evaluate)]
     return begun.finish(trainer, {"task": recipe.task, "prompts per step": P, "replies per prompt": S, "epochs": steps * P / len(train)})
 
 

@@ -33,7 +33,7 @@ SECTIONS: dict[Stage, str] = {"mid": "mid_training", "sft": "chat_sft", "rl": "c
 
 @dataclass
 class TuningOptim(OptimFlags):
-    lr_mult: float = flag(0.3, "multiplies all rates", unit="×")
+    lr_mult: float = flag(0.5, "multiplies all rates", unit="×")
     # The law for it goes by the tokens of a whole pretraining; for a run of few tokens it would be huge.
     weight_decay: float = flag(0.0, "weight decay of the matrices")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,8 @@ from nanochat.common import UserError
 from nanochat.engine import Engine
 from nanochat.loading import load_model
 from nanochat.sampling import Sampling
-from scripts.chat_cli import complete, main
+from nanochat.tokenizer import Tokenizer
+from scripts.chat_cli import Chat, main
 from tests.nanochat.tiny_model import save_base, tiny_model, tiny_tokenizer
 
 CTRL_C = "\x03"
@@ -51,7 +54,7 @@ def test_pieces_are_whole_characters_and_join_to_the_text(trained: Path) -> None
     model, tokenizer, _ = load_model(say=lambda _: None)
     sampling = Sampling(temperature=0, max_tokens=50)
     (completion,) = Engine(model).generate([tokenizer.encode("a", bos=True)], sampling, (tokenizer.bos_id,))
-    assert "".join(complete(Engine(model), tokenizer, "a", sampling)) == tokenizer.decode(completion.tokens)
+    assert "".join(Chat(Engine(model), tokenizer, sampling, base=True).say("a")) == "a" + tokenizer.decode(completion.tokens)
 
 
 class Terminal:
@@ -99,7 +102,7 @@ def test_a_conversation_on_a_terminal(trained: Path, root: Path, monkeypatch: py
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     terminal = Terminal([sys.executable, "-m", "scripts.chat_cli", "--max-tokens", "100000", "-t", "0"], root)
     try:
-        terminal.wait_for("/quit or Ctrl-D ends the program.")
+        terminal.wait_for("Ctrl-D or /quit ends the program.")
         terminal.wait_for("> ")
         terminal.type("def f(x):\\\n")
         terminal.wait_for("... ")
@@ -110,7 +113,7 @@ def test_a_conversation_on_a_terminal(trained: Path, root: Path, monkeypatch: py
         terminal.wait_for("[stopped]")
         terminal.wait_for("> ")
         terminal.type("/what\n")
-        terminal.wait_for("/what is no command; there are /help and /quit")
+        terminal.wait_for("/what is no command here; /help lists them")
         terminal.type("/help\n")
         terminal.wait_for("Ctrl-C stops the reply")
         terminal.wait_for("> ")
@@ -125,17 +128,62 @@ def test_a_conversation_on_a_terminal(trained: Path, root: Path, monkeypatch: py
         terminal.close()
 
 
+class Parrot:
+    """Stands for a model that says what it was told to: an engine whose tokens are a script."""
+
+    def __init__(self, tokenizer: Tokenizer, *replies: str) -> None:
+        self.model, self.prompts = tiny_model(vocab_size=tokenizer.vocab_size), []
+        self.tokenizer, self.replies = tokenizer, list(replies)
+
+    def stream(self, prompts: list[list[int]], sampling: Sampling, stop: tuple[int, ...]) -> Iterator[tuple[int]]:
+        self.prompts.append(self.tokenizer.decode(prompts[0]))
+        pieces = re.split(r"(<\|\w+\|>)", self.replies.pop(0))
+        for piece in pieces:
+            yield from (
+                (token,) for token in ([self.tokenizer.special_tokens[piece]] if piece[:2] == "<|" else self.tokenizer.encode(piece))
+            )
+        yield (stop[0],)
+
+
+def test_a_chat_remembers_its_turns_with_their_tool_calls() -> None:
+    tokenizer = tiny_tokenizer()
+    called = "I count: <|python_start|>2*3<|python_end|><|output_start|>6<|output_end|>six"
+    engine = Parrot(tokenizer, called, "Bye.", "See you.")
+    chat = Chat(engine, tokenizer, Sampling(), base=False)
+    assert "".join(chat.say("How much?")) == "I count: [2*3 → 6] six"
+    assert "".join(chat.say("Thanks")).endswith("Bye.")
+    turns = "<|bos|><|user_start|>{}<|user_end|><|assistant_start|>"
+    assert engine.prompts[0] == turns.format("How much?")
+    assert engine.prompts[1] == engine.prompts[0] + called + "<|assistant_end|>" + turns.format("Thanks").removeprefix("<|bos|>")
+    assert "".join(chat.again()).endswith("See you.") and engine.prompts[2] == engine.prompts[1]
+    assert [message["role"] for message in chat.messages] == ["user", "assistant", "user", "assistant"]
+    assert chat.messages[-1]["content"] == [{"type": "text", "text": "See you."}]
+
+
+def test_a_reply_that_is_stopped_stays_in_the_conversation() -> None:
+    tokenizer = tiny_tokenizer()
+    chat = Chat(Parrot(tokenizer, "one two three", "four"), tokenizer, Sampling(), base=False)
+    reply = chat.say("count")
+    for _ in range(9):
+        next(reply)
+    reply.close()
+    assert chat.messages[-1]["role"] == "assistant" and chat.messages[-1]["content"][0]["text"].startswith("one")
+    list(chat.say("go on"))
+
+
 def test_what_cannot_be_done_is_one_line(trained: Path, base: Path) -> None:
     with pytest.raises(UserError, match="not UTF-8"):
         main(["-p", "a\udcff"])
     with pytest.raises(UserError, match="no model d99"):
         main(["-p", "a", "-g", "d99"])
+    with pytest.raises(UserError, match="no model in .*sft_checkpoints; train one with python -m scripts.chat_sft"):
+        main(["-p", "a", "-i", "sft"])
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (["-i", "sft"], "there is no sft stage in this version; use base"),
+        (["--unsafe-exec"], "unsafe_exec has no effect without --tools python"),
         (["-i", "x"], "invalid choice"),
         (["-t", "-1"], "temperature is -1.0"),
         (["--top-p", "2"], "top_p is 2.0"),
