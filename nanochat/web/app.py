@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nanochat.chat_format import render_prompt
 from nanochat.sampling import Sampling
@@ -70,7 +70,7 @@ class ChatServer:
         return Generation(self.backend, self.tokenizer, prompt, sampling, request.n or 1, request.stops)
 
 
-def create_app(server: ChatServer) -> FastAPI:
+def create_app(server: ChatServer) -> ASGIApp:
     """The ASGI application; `server.backend` is closed with it."""
 
     @contextlib.asynccontextmanager
@@ -80,7 +80,6 @@ def create_app(server: ChatServer) -> FastAPI:
 
     # No generated documentation: its pages load scripts from elsewhere.
     app = FastAPI(title="MegaContext", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.add_middleware(Guard, token=server.token)
     _add_errors(app)
     _add_page(app)
 
@@ -114,7 +113,7 @@ def create_app(server: ChatServer) -> FastAPI:
         figures = {name: round(value, 2) for name, value in vars(server.backend.counts()).items()}
         return json_response({"model": server.model_name, "uptime_seconds": round(time.time() - server.started, 1), **figures})
 
-    return app
+    return Guard(app, server.token)  # around all of it: what FastAPI says by itself has the same headers
 
 
 def _model(server: ChatServer) -> dict[str, Any]:

@@ -1,0 +1,152 @@
+"""The routes without a process around them: what happens where the model, the client or the server itself fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bench.tiny_chat import ALPHABET, alphabet, reciting_model, tiny_tokenizer
+from nanochat.batching import Batcher
+from nanochat.gpt import GPT
+from nanochat.sampling import Sampling
+from nanochat.serving import Serving
+from nanochat.tokenizer import Tokenizer
+from nanochat.web import app as app_module
+from nanochat.web.app import ChatServer, create_app
+
+ASK = {"messages": [{"role": "user", "content": "go"}]}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def model(tokenizer: Tokenizer) -> GPT:
+    return reciting_model(tokenizer, alphabet(tokenizer), 9.0, 100_000)
+
+
+@pytest.fixture
+def server(model: GPT, tokenizer: Tokenizer) -> Iterator[ChatServer]:
+    with Serving(Batcher(model, 2), 2, 2, 60.0) as serving:
+        yield ChatServer(serving, tokenizer, "sft-alphabet", 100_000, Sampling(temperature=0, max_tokens=10))
+
+
+class Client:
+    """Speaks ASGI with an application: `chunks` is a request's body, what it sends comes back."""
+
+    def __init__(self, server: ChatServer) -> None:
+        self.app = create_app(server)
+        self.status, self.body = 0, b""
+        self.headers: dict[str, str] = {}
+
+    async def ask(self, path: str, chunks: list[bytes], seconds_between: float = 0.0) -> None:
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        scope = {
+            **{"type": "http", "method": "POST" if chunks else "GET", "path": path, "raw_path": path.encode(), "query_string": b""},
+            **{"headers": headers, "http_version": "1.1", "scheme": "http", "root_path": "", "asgi": {"version": "3.0"}},
+        }
+        left = list(chunks)
+
+        async def receive() -> dict[str, Any]:
+            if not left:
+                await asyncio.sleep(60)
+            await asyncio.sleep(seconds_between)
+            return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                self.status = message["status"]
+                self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            else:
+                self.body += message["body"]
+                await self.sent()
+
+        await self.app(scope, receive, send)
+
+    async def sent(self) -> None:
+        """Called after each piece of an answer."""
+
+
+def ask(server: ChatServer, body: dict[str, Any] | None, path: str = "/v1/chat/completions", **settings: float) -> tuple[int, Any]:
+    client = Client(server)
+    asyncio.run(client.ask(path, [] if body is None else [json.dumps(body).encode()], **settings))
+    return client.status, json.loads(client.body)
+
+
+def test_a_reply_has_the_room_that_the_conversation_leaves(server: ChatServer) -> None:
+    """Six tokens of conversation: <|bos|> <|user_start|> g o <|user_end|> <|assistant_start|>."""
+    server.context_tokens = 9
+    status, reply = ask(server, {**ASK, "max_tokens": 100})
+    assert status == 200 and reply["choices"][0]["message"]["content"] == "abc" and reply["choices"][0]["finish_reason"] == "length"
+    server.context_tokens = 6
+    status, reply = ask(server, ASK)
+    assert status == 400 and reply["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_model_that_has_stopped_is_said_so(server: ChatServer) -> None:
+    assert ask(server, None, "/health") == (200, {"status": "ok"})
+    server.backend.close()
+    assert ask(server, None, "/health") == (503, {"status": "stopped"})
+    status, body = ask(server, ASK)
+    assert status == 503 and body["error"]["type"] == "server_error" and "started again" in body["error"]["message"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_model_that_fails_in_the_middle_ends_the_stream_with_an_error(server: ChatServer, model: GPT) -> None:
+    class Breaking(Client):
+        async def sent(self) -> None:
+            if ALPHABET[:5] in "".join(json.loads(line[6:])["choices"][0]["delta"].get("content", "") for line in self.events()):
+                model._modules.pop("wte", None)
+
+        def events(self) -> list[str]:
+            return [line for line in self.body.decode().split("\n\n") if line.startswith('data: {"id')]
+
+    client = Breaking(server)
+    asyncio.run(client.ask("/v1/chat/completions", [json.dumps({**ASK, "stream": True, "max_tokens": 4000}).encode()]))
+    last = client.body.decode().strip().split("\n\n")[-1]
+    assert client.status == 200 and json.loads(last.removeprefix("data: "))["error"]["code"] == "model_stopped"
+    assert server.backend.counts().active == 0
+
+
+def test_a_client_that_does_not_read_is_given_up(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sleeping(Client):
+        async def sent(self) -> None:
+            await asyncio.sleep(60)
+
+    monkeypatch.setattr(app_module, "READ_SECONDS", 0.2)
+    server.limits.max_seconds = 0.2
+    client = Sleeping(server)
+    asyncio.run(client.ask("/v1/chat/completions", [json.dumps({**ASK, "stream": True, "max_tokens": 4000}).encode()]))
+    assert client.body and b"[DONE]" not in client.body
+    end = time.monotonic() + 10
+    while server.backend.counts().active:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "BODY_SECONDS", 0.1)
+    client = Client(server)
+    asyncio.run(client.ask("/v1/chat/completions", [b"{", b"}"], seconds_between=5))
+    assert client.status == 408 and json.loads(client.body)["error"]["type"] == "invalid_request_error"
+
+
+def test_what_nobody_thought_of_is_an_error_in_the_same_form(server: ChatServer) -> None:
+    server.tokenizer = None
+    client = Client(server)
+    with pytest.raises(AttributeError):  # raised again for the server's log
+        asyncio.run(client.ask("/v1/chat/completions", [json.dumps(ASK).encode()]))
+    assert client.status == 500 and json.loads(client.body)["error"] == {
+        "message": "the server has failed; its log says how",
+        "type": "server_error",
+        "param": None,
+        "code": None,
+    }
+    assert client.headers["x-content-type-options"] == "nosniff"
