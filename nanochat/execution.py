@@ -9,28 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import marshal
 import math
 import os
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any, Literal
 
 from nanochat.common import UserError
-from nanochat.isolation import TOOL_PATH, Backend, find_backends, interpreter, visible_files
+from nanochat.isolation import Backend, Mount, find_backends, visible_files
+from nanochat.sandbox_process import START_SECONDS, Started, start, stop
 from nanochat.syscall_filter import filter_program
 
 Outcome = Literal["ok", "error", "timeout", "memory", "killed", "output_limit"]
 
 MIB = 1 << 20
-START_SECONDS = 60.0  # a machine under load takes its time to start an interpreter
-END_SECONDS = 10.0
 RESERVE_BYTES = 16 * MIB  # what the address space may grow by after a MemoryError, to report it
 MIN_MEMORY_MIB = 64  # below it Python itself does not start
 _PIECE_BYTES = 1 << 16
@@ -105,7 +101,8 @@ def run_with(backend: Backend | None, code: str, limits: Limits, stdin: str = ""
     if sys.platform != "linux":
         raise UserError(f"code that a model wrote can be run on Linux only, not on {sys.platform}")
     with contextlib.ExitStack() as resources:
-        started = _start(backend, code, limits, resources)
+        mounts = visible_files(limits.disk_mib * MIB) if backend else []
+        started = start(backend, mounts, _job(backend, code, limits, mounts), resources)
         return _follow(started, limits, stdin.encode("utf-8", "surrogateescape"))
 
 
@@ -138,90 +135,7 @@ def _warn_of_unsafe_runs() -> None:
     print("warning: --unsafe-exec: code written by the model runs without isolation, with your files and your network", file=sys.stderr)
 
 
-@functools.lru_cache(maxsize=1)
-def _child_source() -> str:
-    return Path(__file__).with_name("execution_child.py").read_text(encoding="utf-8")
-
-
-@dataclass
-class _Started:
-    """A run under way: the command's process and our ends of its control socket and pipes."""
-
-    process: subprocess.Popen
-    control: socket.socket
-    stdin: IO[bytes]
-    isolated: bool
-
-
-def _start(backend: Backend | None, code: str, limits: Limits, resources: contextlib.ExitStack) -> _Started:
-    """Starts the sandbox and hands it its job; returns when the code begins. `resources` ends it, however things go."""
-    control, theirs = socket.socketpair()
-    resources.enter_context(control)
-    control.settimeout(START_SECONDS)
-    stdin_read, stdin_write = os.pipe()
-    stdin = resources.enter_context(os.fdopen(stdin_write, "wb", buffering=0))
-    python = [interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", _child_source(), str(stdin_read)]
-    mounts = visible_files(limits.disk_mib * MIB) if backend else []
-    try:
-        process = subprocess.Popen(
-            backend.command(mounts, python) if backend else python,
-            stdin=theirs,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            pass_fds=(stdin_read,),
-            env={"PATH": TOOL_PATH} if backend else {},
-            cwd="/",
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise UserError(f"cannot start {error.filename}: {error.strerror}") from error
-    finally:
-        theirs.close()
-        os.close(stdin_read)
-    started = _Started(process, control, stdin, backend is not None)
-    resources.callback(_end, started)
-    try:
-        if backend is not None and backend.maps_users:
-            _expect(control, b"mapped?")
-            backend.write_user_map(process.pid)
-            control.sendall(b"\n")
-        job = marshal.dumps(_job(backend, code, limits, mounts))
-        control.sendall(len(job).to_bytes(8, "little") + job)
-        _expect(control, b"started")
-    except (OSError, _NotStarted) as error:
-        control.close()
-        raise UserError(f"the sandbox does not start ({_first_line(process) or error})") from error
-    return started
-
-
-class _NotStarted(Exception):
-    """The other end of the control socket said something else than it should."""
-
-
-def _expect(control: socket.socket, line: bytes) -> None:
-    """Reads one line and raises `_NotStarted` where it is another than `line`."""
-    said = b""
-    while not said.endswith(b"\n"):
-        piece = control.recv(1)
-        if not piece:
-            raise _NotStarted(said.decode(errors="replace").strip() or "it ended at once")
-        said += piece
-    if said.rstrip() != line:
-        raise _NotStarted(said.decode(errors="replace").strip())
-
-
-def _first_line(process: subprocess.Popen) -> str:
-    """The first line of what a command that ended wrote to its standard error."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(END_SECONDS)
-    if process.poll() is None:
-        process.kill()
-    lines = process.stderr.read(4096).decode(errors="replace").strip().splitlines()
-    return lines[0] if lines else ""
-
-
-def _job(backend: Backend | None, code: str, limits: Limits, mounts: list[tuple]) -> dict[str, Any]:
+def _job(backend: Backend | None, code: str, limits: Limits, mounts: list[Mount]) -> dict[str, Any]:
     """What the supervisor has to know, in types that marshal carries."""
     memory, file_size = limits.memory_mib * MIB, limits.disk_mib * MIB
     cpu = math.ceil(limits.seconds) + 1  # the wall clock is the limit; this ends what only burns, should the host be stopped
@@ -270,7 +184,7 @@ class _Output:
         return self.data[: self.limit].decode("utf-8", "replace")
 
 
-def _follow(started: _Started, limits: Limits, stdin: bytes) -> Execution:
+def _follow(started: Started, limits: Limits, stdin: bytes) -> Execution:
     """Feeds and drains the run until it ends or a limit is reached."""
     begin = time.monotonic()
     outputs = [_Output(stream, limits.output_bytes) for stream in (started.process.stdout, started.process.stderr)]
@@ -300,7 +214,7 @@ def _follow(started: _Started, limits: Limits, stdin: bytes) -> Execution:
                 elif key.data.is_over:
                     cut = "output_limit"
     seconds = time.monotonic() - begin
-    _stop(started)
+    stop(started)
     for output in outputs:
         while output.read() and not output.is_over:
             pass
@@ -342,28 +256,3 @@ def _judge(verdict: bytes) -> tuple[Outcome, int | None]:
     if exit_code < 0:
         return "killed", exit_code
     return ("ok" if exit_code == 0 and words[2] == b"whole" else "error"), exit_code
-
-
-def _stop(started: _Started) -> None:
-    """Ends the run. When this returns, no process of an isolated run exists.
-
-    Closing the socket makes process 1 of the sandbox exit; the kernel then kills all others before the command that waits for
-    process 1 hears of it.
-    """
-    started.control.close()
-    if started.process.returncode is not None:
-        return
-    if not started.isolated:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(started.process.pid, signal.SIGKILL)
-    try:
-        started.process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
-        started.process.kill()
-        started.process.wait()
-
-
-def _end(started: _Started) -> None:
-    _stop(started)
-    for pipe in (started.stdin, started.process.stdout, started.process.stderr):
-        pipe.close()
