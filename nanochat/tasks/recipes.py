@@ -57,7 +57,7 @@ RECIPES: dict[str, tuple[Ingredient, ...]] = {
         Ingredient("arithmetic:digits=2", count=8_000),
         Ingredient("spellingbee:how=tool:words=simple", count=8_000),
         Ingredient("spelling:words=simple", count=8_000),
-        Ingredient("lists:do=copy:items=5", count=4_000),
+        Ingredient("lists:do=copy:items=5", count=6_000),
         Ingredient("lists:do=reverse:items=4", count=8_000),
     ),
 }
