@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import uvicorn
 
@@ -21,10 +21,11 @@ from nanochat.runtime import RuntimeFlags, start
 from nanochat.sampling import Sampling
 from nanochat.serving import Backend, Serving
 from nanochat.tokenizer import load_tokenizer
-from nanochat.tools import Tools
+from nanochat.tools import ToolFlags
 from nanochat.web.app import ChatServer, create_app
 from nanochat.web.guard import is_loopback
 from nanochat.web.limits import WebLimits
+from nanochat.web.protocol import impatient
 from nanochat.web.workers import Workers
 
 TOKEN_VARIABLE = "MC_CHAT_TOKEN"
@@ -46,7 +47,7 @@ class ChatWeb:
     token: str | None = flag(None, f"what clients must present; better in {TOKEN_VARIABLE} or a file, a command line can be seen by others")
     token_file: str | None = flag(None, "file that holds the token")
     workers: int = flag(1, "processes with a model each, process k on GPU k")
-    tools: Literal["none", "calculator", "python"] = flag("calculator", "what the model may use; python runs in the sandbox")
+    tools: ToolFlags = part(ToolFlags)
     temperature: float = flag(Sampling.temperature, "of requests that give none", alias=("-t",))
     top_k: int = flag(Sampling.top_k, "of requests that give none; 0 = all", unit="tokens", alias=("-k",))
     top_p: float = flag(Sampling.top_p, "of requests that give none; 1 = all")
@@ -98,14 +99,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         web = _Server(
             uvicorn.Config(
                 create_app(server),
-                # The implementations that are always there: what a server does must not depend on what else is installed.
+                # The parts of uvicorn that are always there: what a server does must not depend on what else is installed.
                 loop="asyncio",
-                http="h11",
+                http=impatient(config.limits.max_send_seconds),
                 ws="none",
                 log_level="warning",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                limit_concurrency=config.limits.max_connections,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
                 h11_max_incomplete_event_size=HEADER_BYTES,
@@ -175,25 +177,9 @@ def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None
     runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))
     stage = config.source or latest_stage(config.model_tag)
     model, tokenizer, meta = load_model(stage, config.model_tag, config.step, runtime.device, runtime.precision.dtype)
-    batcher = Batcher(model, config.limits.max_rows, make_tools(config.tools, tokenizer))
+    batcher = Batcher(model, config.limits.max_rows, config.tools.open(tokenizer))
     serving = Serving(batcher, config.limits.max_rows, max_queue, config.limits.max_seconds, failed)
     return serving, {"name": f"{stage}-{meta['tag']}", "context_tokens": model.config.max_seq_len}
-
-
-def make_tools(wanted: str, tokenizer: Any) -> Tools | None:
-    """The tools called `wanted`. Raises `UserError` where Python is wanted and cannot be isolated here."""
-    if wanted == "none":
-        return None
-    if wanted == "calculator":
-        return Tools(tokenizer)
-    from nanochat.execution import isolation, run_python
-
-    isolation()
-
-    def output(code: str) -> str:
-        return run_python(code).stdout.strip()
-
-    return Tools(tokenizer, output)
 
 
 class _Server(uvicorn.Server):

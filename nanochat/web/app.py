@@ -31,7 +31,6 @@ from nanochat.web.schema import ChatRequest, parse_request, to_conversation, to_
 
 PAGE = Path(__file__).parent / "page"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-BODY_SECONDS = 30.0  # a client that takes longer to send a request is not waited for
 READ_SECONDS = 60.0  # after the last token, for a client to read what it was sent
 
 Result = TypeVar("Result")
@@ -85,7 +84,7 @@ def create_app(server: ChatServer) -> ASGIApp:
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        body = await _read_body(request, server.limits.max_body_bytes)
+        body = await _read_body(request, server.limits)
         asked = parse_request(body, server.limits, (server.model_name,))
         generation = server.begin(asked)
         completion = Completion(server.model_name)
@@ -128,21 +127,21 @@ def _model(server: ChatServer) -> dict[str, Any]:
     }
 
 
-async def _read_body(request: Request, most: int) -> bytes:
+async def _read_body(request: Request, limits: WebLimits) -> bytes:
     """The body of a request. Raises `ApiError` where it is not JSON, too large, or too slow in coming."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "the body must be JSON, with the header Content-Type: application/json")
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(limits.max_send_seconds):
             async for part in request.stream():
                 size += len(part)
-                if size > most:
-                    raise ApiError(413, f"the body is larger than {most} bytes")
+                if size > limits.max_body_bytes:
+                    raise ApiError(413, f"the body is larger than {limits.max_body_bytes} bytes")
                 parts.append(part)
     except TimeoutError:
-        raise ApiError(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
+        raise ApiError(408, f"the body did not come within {limits.max_send_seconds:g} s") from None
     except ClientDisconnect:
         raise ApiError(400, "the connection was closed within the request") from None
     return b"".join(parts)

@@ -15,6 +15,8 @@ class WebLimits:
     max_rows: int = flag(8, "replies that each worker writes at the same time", unit="replies")
     max_queue: int = flag(64, "replies that may wait for a place; more are refused with status 429", unit="replies")
     max_seconds: float = flag(300.0, "a request is ended after this time, waiting included", unit="s")
+    max_send_seconds: float = flag(20.0, "a client must have sent a request's head within this time, and its body", unit="s")
+    max_connections: int = flag(512, "connections at the same time; more are refused with status 503", unit="connections")
     max_body_bytes: int = flag(1 << 20, "size of a request's body", unit="bytes")
     max_messages: int = flag(256, "messages of a conversation", unit="messages")
     max_characters: int = flag(200_000, "characters of a conversation", unit="characters")

@@ -367,6 +367,36 @@ def test_a_request_ends_when_its_time_is_up(models: Path, warm: WarmStart) -> No
         assert server.process.stderr.splitlines()[-1] == "model: sft alphabet, step 7"
 
 
+def test_who_does_not_finish_to_ask_is_not_waited_for(models: Path, warm: WarmStart) -> None:
+    """Nothing at all, a head byte by byte, the same after an answer, a body that does not come; more connections than allowed."""
+    ask_health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    half_a_body = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    with running(warm, models, "-g=alphabet", "--max-send-seconds=1", "--max-connections=4") as server:
+        for begin, dribble, status in ((b"", b"", b""), (b"GET", b" ", b""), (ask_health, b"GET", b"200"), (half_a_body, b" ", b"408")):
+            with socket.create_connection(("127.0.0.1", server.port), 10) as raw:
+                raw.sendall(begin)
+                began, answer = time.monotonic(), b""
+                raw.settimeout(0.2)
+                while time.monotonic() < began + 8:
+                    try:
+                        more = raw.recv(4096)
+                    except TimeoutError:
+                        raw.sendall(dribble[:1])
+                        continue
+                    except ConnectionError:
+                        break
+                    if not more:
+                        break
+                    answer += more
+                assert 0.8 < time.monotonic() - began < 6 and answer[9:12] == status
+        idle = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(6)]
+        idle[-1].sendall(ask_health)
+        assert idle[-1].recv(100).startswith(b"HTTP/1.1 503")
+        for raw in idle:
+            raw.close()
+        until(lambda: server.get("/health") == {"status": "ok"})
+
+
 def test_a_token_is_asked_of_everyone(models: Path, warm: WarmStart) -> None:
     with running(warm, models, "--host=0.0.0.0", "-g=alphabet", environment={"MC_CHAT_TOKEN": TOKEN}) as server:
         for wrong in ({}, {"Authorization": "Bearer wrong-token"}, {"Authorization": TOKEN}, {"Authorization": "Bearer é"}):

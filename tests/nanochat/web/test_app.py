@@ -131,8 +131,8 @@ def test_a_client_that_does_not_read_is_given_up(server: ChatServer, monkeypatch
         time.sleep(0.01)
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "BODY_SECONDS", 0.1)
+def test_a_body_that_does_not_come_is_not_waited_for(server: ChatServer) -> None:
+    server.limits.max_send_seconds = 0.1
     client = Client(server)
     asyncio.run(client.ask("/v1/chat/completions", [b"{", b"}"], seconds_between=5))
     assert client.status == 408 and json.loads(client.body)["error"]["type"] == "invalid_request_error"

@@ -1,0 +1,37 @@
+"""HTTP as uvicorn speaks it, but for clients that never finish to ask."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+def impatient(seconds: float) -> type[H11Protocol]:
+    """A protocol that closes a connection where no head of a request has come within `seconds`, at first or after an answer.
+
+    uvicorn waits for ever for a client that sends nothing, or a byte now and then.
+    """
+
+    class ImpatientProtocol(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._expect_request()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._expect_request()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._patience.cancel()
+            super().connection_lost(exc)
+
+        def _expect_request(self) -> None:
+            self._patience = self.loop.call_later(seconds, self._give_up)
+
+        def _give_up(self) -> None:
+            # Otherwise a request is being answered, and the end of that sets the clock anew.
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.close()
+
+    return ImpatientProtocol
