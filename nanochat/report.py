@@ -20,7 +20,8 @@ from nanochat.flags import flag, parse, run
 from nanochat.metrics import redact_all, show_seconds
 from nanochat.report_run import show_run
 
-# Section → stage that writes it. A report without one of these says so, unless there is the one of a run with a memory.
+# Section → stage that writes it. A report without one of these says so, unless there is the one of a run with a memory; not
+# every model is made to chat.
 EXPECTED = {
     "tokenizer_training": "tok_train",
     "tokenizer_evaluation": "tok_eval",
@@ -28,19 +29,8 @@ EXPECTED = {
     "base_evaluation": "base_eval",
 }
 MEMORY = "_mc"  # at the end of the names of the sections and stages of a run with a memory
-_ORDER = (
-    "tokenizer_training",
-    "tokenizer_evaluation",
-    "data",
-    "base_training",
-    "base_evaluation",
-    f"base_training{MEMORY}",
-    f"base_evaluation{MEMORY}",
-    "mid_training",
-    "chat_sft",
-    "chat_rl",
-    "chat_evaluation",
-)
+_OF_MODEL = ("base_training", "base_evaluation", "mid_training", "chat_sft", "chat_rl", "chat_evaluation")
+_ORDER = ("tokenizer_training", "tokenizer_evaluation", "data", *_OF_MODEL, *(f"{name}{MEMORY}" for name in _OF_MODEL))
 
 
 @dataclass

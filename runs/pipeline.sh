@@ -168,7 +168,10 @@ choose_flags() {
         0*-mc) die 2 "the model tag is '$TAG', but names in -mc are for runs with --mc; choose another or add --mc" ;;
         1*) TAG=${TAG%-mc}-mc ;;
     esac
-    extra run || FLAGS=(--run "${WANDB_RUN:-dummy}" "${FLAGS[@]}")
+    local run=${WANDB_RUN:-dummy}
+    if extra run; then run=$EXTRA_VALUE; else FLAGS=(--run "$run" "${FLAGS[@]}"); fi
+    CHAT=(--run "$run" --model-tag "$TAG" --device-type "$DEVICE_TYPE")
+    if extra compile; then CHAT+=(--compile "$EXTRA_VALUE"); fi
     FLAGS=(--model-tag "$TAG" "${FLAGS[@]}" ${EXTRA[@]+"${EXTRA[@]}"})
     case $iterations in
         "" | *[!0-9]*) TRAINED=$BASE/report/base_training$MEMORY.json ;;
@@ -208,6 +211,13 @@ run_stages() {
         "${LAUNCH[@]}" -m scripts.base_train ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} "${FLAGS[@]}"
     stage "base_eval$MEMORY" "$BASE/report/base_evaluation$MEMORY.json" "base_train$MEMORY" -- \
         "${LAUNCH[@]}" -m scripts.base_eval ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} --model-tag "$TAG" --dataset "$DATASET" --device-type "$DEVICE_TYPE"
-    stage "report$MEMORY" report/report.md set_up tok_train tok_eval "base_train$MEMORY" "base_eval$MEMORY" -- \
+    stage "mid_train$MEMORY" "$BASE/report/mid_training$MEMORY.json" "base_train$MEMORY" -- \
+        "${LAUNCH[@]}" -m scripts.mid_train ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} "${CHAT[@]}" ${MID_FLAGS[@]+"${MID_FLAGS[@]}"}
+    stage "chat_sft$MEMORY" "$BASE/report/chat_sft$MEMORY.json" "mid_train$MEMORY" -- \
+        "${LAUNCH[@]}" -m scripts.chat_sft ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} "${CHAT[@]}" ${SFT_FLAGS[@]+"${SFT_FLAGS[@]}"}
+    stage "chat_eval$MEMORY" "$BASE/report/chat_evaluation$MEMORY.json" "chat_sft$MEMORY" -- \
+        "${LAUNCH[@]}" -m scripts.chat_eval ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} --source sft --model-tag "$TAG" --device-type "$DEVICE_TYPE" \
+        ${CHAT_EVAL_FLAGS[@]+"${CHAT_EVAL_FLAGS[@]}"}
+    stage "report$MEMORY" report/report.md set_up tok_train tok_eval "base_train$MEMORY" "base_eval$MEMORY" "chat_eval$MEMORY" -- \
         "$VENV_PYTHON" -m nanochat.report generate --out report/report.md
 }

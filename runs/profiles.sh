@@ -5,9 +5,10 @@
 #   SHARDS            shards of the whole run: 250 M characters or ≈ 53 M tokens each, and a tenth to spare
 #   TRAIN_FLAGS       base_train's flags, as name value pairs; the same flag on the command line replaces one
 #   MC_FLAGS          more of them, with --mc
+#   MID_FLAGS, SFT_FLAGS, CHAT_EVAL_FLAGS  flags of mid_train, chat_sft and chat_eval, as they are given
 
 use_profile() { # NAME
-    MC_FLAGS=()
+    MC_FLAGS=() MID_FLAGS=(--log-every 20) SFT_FLAGS=(--log-every 20) CHAT_EVAL_FLAGS=()
     case $1 in
         cpu) # ≈ 2.7 M tokens: minutes on two cores
             VOCAB_SIZE=8192 DATASET=local FIRST_SHARDS=1 SHARDS=1
@@ -15,6 +16,10 @@ use_profile() { # NAME
                 device-batch-size 8 total-batch-size 8192 num-iterations 330
                 log-every 10 eval-every 100 eval-tokens 102400 sample-every 165 save-every 100)
             MC_FLAGS=(mc-preset fast mc-compile-variants 0 mc-eval-tokens 51200)
+            # The same conversations twice, gently at first: 0.3 M and 1 M tokens.
+            MID_FLAGS=(--mixture demo --num-iterations 30 --lr-mult 0.5 --log-every 10 --eval-every -1)
+            SFT_FLAGS=(--mixture demo --num-iterations 110 --lr-mult 1.0 --log-every 10 --eval-every 55 --eval-tokens 51200)
+            CHAT_EVAL_FLAGS=(--tasks demo --max-problems 200)
             ;;
         5090) # 37,760 × 114,688 = 4.33 B tokens
             VOCAB_SIZE=32768 DATASET=climbmix FIRST_SHARDS=8 SHARDS=90

@@ -49,6 +49,11 @@ def test_dry_run_of_the_cpu_demo(root: Path) -> None:
         " --max-seq-len 512 --device-batch-size 8 --total-batch-size 8192 --num-iterations 330"
         " --log-every 10 --eval-every 100 --eval-tokens 102400 --sample-every 165 --save-every 100",
         f"{PYTHON} -m scripts.base_eval --model-tag d4 --dataset local --device-type cpu",
+        f"{PYTHON} -m scripts.mid_train --run dummy --model-tag d4 --device-type cpu"
+        " --mixture demo --num-iterations 30 --lr-mult 0.5 --log-every 10 --eval-every -1",
+        f"{PYTHON} -m scripts.chat_sft --run dummy --model-tag d4 --device-type cpu"
+        " --mixture demo --num-iterations 110 --lr-mult 1.0 --log-every 10 --eval-every 55 --eval-tokens 51200",
+        f"{PYTHON} -m scripts.chat_eval --source sft --model-tag d4 --device-type cpu --tasks demo --max-problems 200",
         f"{PYTHON} -m nanochat.report generate --out report/report.md",
     ]
 
@@ -65,6 +70,9 @@ def test_dry_run_of_the_gpu_profiles(root: Path, base: Path) -> None:
         f"{PYTHON} -m scripts.base_train --model-tag d12 --run dummy --dataset climbmix --device-type cuda --depth 12 --max-seq-len 2048"
         " --device-batch-size 14 --total-batch-size 114688 --num-iterations 37760 --save-every 1000",
         f"{PYTHON} -m scripts.base_eval --model-tag d12 --dataset climbmix --device-type cuda",
+        f"{PYTHON} -m scripts.mid_train --run dummy --model-tag d12 --device-type cuda --log-every 20",
+        f"{PYTHON} -m scripts.chat_sft --run dummy --model-tag d12 --device-type cuda --log-every 20",
+        f"{PYTHON} -m scripts.chat_eval --source sft --model-tag d12 --device-type cuda",
         f"{PYTHON} -m nanochat.report generate --out report/report.md",
     ]
     h100 = dry_run(root, "run10.sh", "--gpu", "h100")
@@ -129,16 +137,17 @@ def test_flags_of_the_user_replace_those_of_the_profile(root: Path, tmp_path: Pa
     assert train[-6:] == ["--depth=6", "--device-batch-size", "4", "--run=my_run", "--matrix-lr=0.01", "--compile", "0"][-6:]
     assert "--depth" not in train and train.count("--device-batch-size") == 1 and "--run" not in train
     horizon = dry_run(root, "run10.sh", "--gpu", "cpu", "--target-param-data-ratio", "8")
-    assert not any("num-iterations" in line for line in horizon)
+    assert not any("num-iterations" in line for line in horizon if "base_train" in line)
+    assert all(line.endswith("--compile 0") or "--compile 0 " in line for line in lines if "mid_train" in line or "chat_sft" in line)
 
 
 @pytest.mark.parametrize("how", [["--mc"], ["--profile=mc"], ["--mc_enabled", "1"], ["--mc=1"], ["--mc", "0", "--profile", "mc"]])
 def test_a_run_with_a_memory_differs_from_its_baseline_in_the_memory_alone(root: Path, how: list[str]) -> None:
     plain, memory = dry_run(root, "run10.sh", "--gpu", "cpu"), dry_run(root, "run10.sh", "--gpu", "cpu", *how)
-    assert memory[:3] == plain[:3] and memory[5] == plain[5]
+    assert memory[:3] == plain[:3] and memory[-1] == plain[-1]
     train = plain[3].replace("--model-tag d4 ", "--model-tag d4-mc ").replace("--dataset local ", "--dataset local --mc ")
     assert memory[3] == f"{train} --mc-preset fast --mc-compile-variants 0 --mc-eval-tokens 51200"
-    assert memory[4] == plain[4].replace("d4", "d4-mc")
+    assert memory[4:-1] == [line.replace("d4", "d4-mc") for line in plain[4:-1]]
 
 
 def test_the_flags_of_a_memory_are_replaced_and_its_tag_ends_once(root: Path) -> None:
@@ -154,9 +163,15 @@ def test_dataset_and_tag_reach_every_stage(root: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     lines = dry_run(root, "run10.sh", "--gpu", "h100", "--dataset", "texts", cwd=tmp_path, MODEL_TAG="mine", WANDB_RUN="curve")
     stages = [line for line in lines if "scripts." in line]
-    assert len(stages) == 4 and all(f"--dataset {tmp_path}/texts" in line for line in stages)
+    assert len(stages) == 7 and all(f"--dataset {tmp_path}/texts" in line for line in stages[:4])
     assert not any("nanochat.dataset" in line for line in lines), "own texts need no download"
-    assert "--model-tag mine --run curve" in stages[2] and "--model-tag mine" in stages[3]
+    assert all("--model-tag mine" in line for line in stages[2:]) and ["--run curve" in line for line in stages[2:]] == [
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
     assert "--model-tag other" in dry_run(root, "run10.sh", "--gpu", "cpu", "--model_tag=other", MODEL_TAG="mine")[3]
 
 
