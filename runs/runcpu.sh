@@ -22,5 +22,11 @@ tag=runcpu
 .venv/bin/python -m scripts.base_eval --model-tag "$tag" --dataset local
 .venv/bin/python -m scripts.chat_cli --model-tag "$tag" -p "def fibonacci(n):"
 
+# Conversations: first the form, then the replies that are wanted, then what it has learned.
+.venv/bin/python -m scripts.mid_train --model-tag "$tag" --run "${WANDB_RUN:-dummy}" --device-type cpu --mixture demo --num-iterations 50
+.venv/bin/python -m scripts.chat_sft --model-tag "$tag" --run "${WANDB_RUN:-dummy}" --device-type cpu --mixture demo --lr-mult 1.0
+.venv/bin/python -m scripts.chat_eval --source sft --model-tag "$tag" --device-type cpu --tasks demo
+.venv/bin/python -m scripts.chat_cli --model-tag "$tag" -p "Who are you?"
+
 # Everything in one page.
 .venv/bin/python -m nanochat.report generate --out report/report.md
