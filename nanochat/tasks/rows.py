@@ -197,11 +197,12 @@ def open_rows(name: str, source: Source, split: Split, path: str, offline: bool)
     if not reachable and not _was_downloaded(source.repository):
         raise UserError(f"{missing} ({why}); {what}")
     import datasets  # here, because it takes seconds
+    import httpx  # what `datasets` asks the hub with
 
     try:
         with _quiet(datasets), _offline(datasets, not reachable):
             return HubRows(source, datasets.load_dataset(source.repository, source.config, split=source.splits[split]))
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{missing} ({' '.join(str(error).split()) if reachable else why}); {what}") from error
 
 

@@ -111,7 +111,7 @@ for name in ("gsm8k", "smoltalk", "mmlu", "arc-easy"):
 print(time.monotonic() - begin)
 print("datasets" in sys.modules)
 """
-    environment = os.environ | {"HF_ENDPOINT": "http://192.0.2.1:9", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
+    environment = os.environ | {"HF_ENDPOINT": "http://192.0.2.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True, check=True)
     *errors, seconds, imported = done.stdout.splitlines()
     assert len(errors) == 4 and all("the hub does not answer" in e and e.endswith("PATH") for e in errors), done.stdout
