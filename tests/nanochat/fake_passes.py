@@ -84,9 +84,9 @@ FAKES = [
     left("the own descriptors", "import os\nprint(os.listdir('/proc/self/fd'))", 1),
     left("other locals for the caller", "import ctypes, sys\nf = sys._getframe(1)\nf.f_locals.update(run=int, program='0')\n"
             "f.f_globals['report'] = lambda *a: None\nctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(f), 0)"),
-    left("a caller that jumps", "import sys\ndef tracer(frame, event, arg):\n    try: frame.f_lineno = frame.f_lineno - 1\n"
-            "    except ValueError: pass\n    return tracer\nsys._getframe(1).f_trace = tracer\n"
-            "sys.settrace(tracer)", None, "error|timeout"),
+    left("a caller that jumps", "import sys\njumps = []\ndef tracer(frame, event, arg):\n    if len(jumps) < 50:\n"
+            "        jumps.append(event)\n        try: frame.f_lineno -= 1\n        except ValueError: pass\n    return tracer\n"
+            "sys._getframe(1).f_trace = tracer\nsys.settrace(tracer)", None),
     left("no main module", "import sys\nsys.modules['__main__'] = None\nsys.exit(0)"),
     left("exit in the middle of a check", "class Liar:\n    def __eq__(self, other): import os; os._exit(0)\nassert Liar() == 1"),
     Snippet("exit code 3 after the end", "error", "import atexit, os\natexit.register(os._exit, 3)", exit_code=3),

@@ -1,19 +1,17 @@
-"""The sandbox, with real processes: what hostile code cannot do, what each run is reported as, that nothing stays behind."""
+"""The sandbox, with real processes: input, output, limits, errors, threads, killed hosts, other users."""
 
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,181 +19,11 @@ import pytest
 
 from nanochat import execution_child
 from nanochat.common import UserError
-from nanochat.execution import Execution, Limits, isolation, run_python, run_with
+from nanochat.execution import Limits, isolation, run_python, run_with
 from nanochat.isolation import Backend, find_backends
-from tests.nanochat.fake_passes import FAKES
-from tests.nanochat.hostile import SNIPPETS, Snippet
-
-ROOT = Path(__file__).resolve().parents[2]
-SECRET = "c4nary-" + os.urandom(8).hex()
-ALL = [*SNIPPETS, *FAKES]
-# A second backend has its own mounts and its own process 1; the rest of its walls are the same.
-NAMES_AGAIN = set(
-    """tcp to loopback; abstract unix socket; other interfaces; read a file of the host; write a file of the host; passwords;
-    the host through /proc/1; the checkout; the artefacts; the home folder; write to the system; write to the root folder;
-    write to the library; climb out; read-only mounts; make the system writable; devices; a full disk; full shared memory;
-    an empty folder of its own; the environment; environment of the parent; memory of the parent; kill the parent; stop the parent;
-    few processes to see; enter other namespaces; new namespaces; kernel settings; become root; daemon; fork bomb;
-    memory of many children; os._exit; search of frames and objects; the own memory; the honest end""".replace("\n    ", " ").split("; ")
-)
-AGAIN = [snippet for snippet in ALL if snippet.name in NAMES_AGAIN]
-FIRST_MARK = 300  # a number of open files that only one run has: by it, its processes are found in the host's /proc
+from tests.nanochat.sandbox_host import FIRST_MARK, ROOT, backend_named, processes_with_mark
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
-
-
-class Host:
-    """What an escape would touch: files, a variable, servers."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "canary").write_text(SECRET)
-        self.connections: list[str] = []
-        self.abstract = f"nanochat-{os.getpid()}"
-        self.servers = [
-            self._serve(socket.AF_INET, ("0.0.0.0", 0)),
-            self._serve(socket.AF_UNIX, str(folder / "socket")),
-            self._serve(socket.AF_UNIX, "\0" + self.abstract),
-        ]
-        self.files = sorted(folder.iterdir())
-        self.address = next((a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)), "127.0.0.1")
-
-    def _serve(self, family: int, address: tuple[str, int] | str) -> socket.socket:
-        server = socket.socket(family)
-        server.bind(address)
-        server.listen(64)
-        threading.Thread(target=self._accept, args=(server,), daemon=True).start()
-        return server
-
-    def _accept(self, server: socket.socket) -> None:
-        while True:
-            try:
-                connection, address = server.accept()
-            except OSError:
-                return
-            self.connections.append(repr(address))
-            connection.close()
-
-    def fill_in(self, code: str) -> str:
-        words = {
-            "FOLDER": str(self.folder),
-            "PORT": str(self.servers[0].getsockname()[1]),
-            "ADDRESS": self.address,
-            "ABSTRACT": self.abstract,
-            "CHECKOUT": str(ROOT),
-            "BASE": os.environ["NANOCHAT_BASE_DIR"],
-            "HOME": str(Path.home()),
-            "PID": str(os.getpid()),
-            "CANARY": SECRET,
-        }
-        for word, value in words.items():
-            code = code.replace(f"@{word}@", value)
-        return code
-
-    def check(self) -> None:
-        assert (self.folder / "canary").read_text() == SECRET
-        assert sorted(self.folder.iterdir()) == self.files
-        assert self.connections == []
-
-
-@dataclasses.dataclass
-class Run:
-    execution: Execution
-    survivors: list[str]
-
-
-def processes_with_mark(mark: int) -> list[str]:
-    """Command lines of processes that may have `mark` open files, zombies left out."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            line = next(line for line in (folder / "limits").read_text().splitlines() if line.startswith("Max open files"))
-            if line.split()[4] == str(mark) and ") Z " not in (folder / "stat").read_text():
-                found.append(f"{folder.name} {(folder / 'cmdline').read_bytes()[:60]!r}")
-        except (FileNotFoundError, ProcessLookupError, StopIteration):
-            continue
-    return found
-
-
-def run_all(host: Host, backend: Backend, snippets: list[Snippet], first_mark: int) -> dict[str, Run]:
-    """Each snippet in a sandbox of its own, several at a time."""
-
-    def one(numbered: tuple[int, Snippet]) -> Run:
-        number, snippet = numbered
-        limits = Limits(seconds=snippet.seconds, open_files=first_mark + number)
-        result = run_with(backend, host.fill_in(snippet.code), limits)
-        return Run(result, processes_with_mark(limits.open_files))
-
-    with ThreadPoolExecutor(8) as pool:
-        return dict(zip((s.name for s in snippets), pool.map(one, enumerate(snippets)), strict=True))
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SANDBOX_CANARY", SECRET)
-    with tempfile.TemporaryDirectory() as folder:
-        host = Host(Path(folder))
-        yield host
-        host.check()
-        for server in host.servers:
-            server.close()
-    patch.undo()
-
-
-def backend_named(name: str) -> Backend:
-    found = {backend.name: backend for backend in find_backends()}
-    if name not in found:
-        pytest.skip(f"no {name} here")
-    return found[name]
-
-
-@pytest.fixture(scope="module")
-def with_bubblewrap(host: Host) -> dict[str, Run]:
-    return run_all(host, backend_named("bubblewrap"), ALL, FIRST_MARK)
-
-
-@pytest.fixture(scope="module")
-def with_unshare(host: Host) -> dict[str, Run]:
-    return run_all(host, backend_named("unshare"), AGAIN, FIRST_MARK + len(ALL))
-
-
-def check(snippet: Snippet, run: Run, host: Host) -> None:
-    result = run.execution
-    shown = result.stdout + result.stderr
-    assert result.outcome in snippet.outcome.split("|"), (result.outcome, result.exit_code, shown[-600:])
-    assert "ESCAPED" not in shown
-    assert SECRET not in shown
-    assert snippet.shown in shown, shown[-600:]
-    if snippet.exit_code is not None:
-        assert result.exit_code == snippet.exit_code
-    assert run.survivors == []
-    host.check()
-
-
-@pytest.mark.parametrize("snippet", ALL, ids=lambda s: s.name)
-def test_hostile_code_in_bubblewrap(snippet: Snippet, with_bubblewrap: dict[str, Run], host: Host) -> None:
-    check(snippet, with_bubblewrap[snippet.name], host)
-
-
-@pytest.mark.parametrize("snippet", AGAIN, ids=lambda s: s.name)
-def test_hostile_code_in_unshare(snippet: Snippet, with_unshare: dict[str, Run], host: Host) -> None:
-    check(snippet, with_unshare[snippet.name], host)
-
-
-def test_the_walls_hold_without_the_filter(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine whose system calls have other numbers there is none."""
-    monkeypatch.setattr("nanochat.execution.filter_program", lambda: b"")
-    names = {
-        "take a descriptor of the parent", "trace the parent", "read the parent's memory by call", "enter other namespaces", "mount",
-        "make the system writable", "unmount", "chroot", "open by handle", "raw socket", "kernel memory", "memory of the parent",
-    }  # fmt: skip
-    snippets = [snippet for snippet in ALL if snippet.name in names]
-    assert len(snippets) == len(names)
-    for backend in find_backends():
-        runs = run_all(host, backend, snippets, FIRST_MARK)
-        for snippet in snippets:
-            check(snippet, runs[snippet.name], host)
 
 
 def test_what_runs_inside_needs_the_standard_library_alone() -> None:
@@ -205,27 +33,11 @@ def test_what_runs_inside_needs_the_standard_library_alone() -> None:
     assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree))
 
 
-def test_there_are_enough_snippets() -> None:
-    assert len(ALL) >= 60 and len({snippet.name for snippet in ALL}) == len(ALL)
-    assert {snippet.name for snippet in AGAIN} == NAMES_AGAIN
-
-
-def test_the_attempts_work_where_nothing_hinders_them(host: Host) -> None:
-    """The snippets would tell: without isolation the harmless ones among them do succeed."""
-    for name in ("tcp to loopback", "read a file of the host", "passwords", "the checkout", "abstract unix socket"):
-        snippet = next(s for s in ALL if s.name == name)
-        before = len(host.connections)
-        assert "ESCAPED" in run_with(None, host.fill_in(snippet.code), Limits()).stdout, name
-        deadline = time.monotonic() + 5
-        while name.startswith(("tcp", "abstract")) and len(host.connections) == before and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert len(host.connections) == 2
-    host.connections.clear()
-
-
-def run_script(text: str, prefix: tuple[str, ...] = (), python: str = sys.executable, **environment: str) -> subprocess.Popen:
+def run_script(
+    text: str, prefix: tuple[str, ...] = (), python: str = sys.executable, root: Path = ROOT, **environment: str
+) -> subprocess.Popen:
     """A program of the host that uses the sandbox, in a process of its own."""
-    start = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom nanochat.execution import *\nfrom nanochat.execution import run_with\n"
+    start = f"import sys; sys.path.insert(0, {str(root)!r})\nfrom nanochat.execution import *\nfrom nanochat.execution import run_with\n"
     return subprocess.Popen(
         [*prefix, python, "-c", start + text],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", env={"PATH": os.environ["PATH"], **environment},
@@ -410,9 +222,12 @@ def test_as_an_ordinary_user() -> None:
     python = "/usr/bin/python3"
     if not Path(python).exists() or subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]).returncode:
         pytest.skip("no interpreter that other users may start")
-    process = run_script(UNPRIVILEGED, ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"), python, HOME="/nonexistent")
-    out, error = process.communicate(timeout=100)
-    assert error == "" and process.returncode == 0
+    become = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "nanochat", Path(folder) / "nanochat", ignore=lambda _, names: [n for n in names if not n.endswith(".py")])
+        os.chmod(folder, 0o755)  # the checkout may lie where others cannot look
+        out, error = run_script(UNPRIVILEGED, become, python, Path(folder), HOME="/nonexistent").communicate(timeout=100)
+    assert error == ""
     lines = out.splitlines()
     assert [line.split()[:4] for line in lines] == [[name, "False", "error", "0"] for name in ("bubblewrap", "unshare")]
     for line in lines:
