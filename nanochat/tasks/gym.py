@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import random
+import re
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from nanochat.common import UserError
+from nanochat.tasks.harmless import harmless_formula, harmless_to_eval
 from nanochat.tasks.procedural import Drawn, Procedural
 from nanochat.tasks.task import Conversation, dialogue
 
 POOL = 1 << 20  # examples of a data set of the library that are drawn from
 SMALL_POOL = {"acre": 2_000, "word_ladder": 2_000}  # these make all their examples, or a table of them, at once
+EVALUATES = re.compile(r"(?<![\w.])(?:eval|exec|compile)\(")  # in the source of a scorer
+EVALUATES_FORMULAS = re.compile(r"\b(?:parse_expr|sympify|simplify|Poly|S)\(")  # sympy's, which evaluate text
 
 
 @dataclass
@@ -29,6 +35,7 @@ class Gym(Procedural):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._data = _open(self.dataset, self.options)
+        self._is_harmless = reply_check(type(self._data))
         if not isinstance(self._data[0]["answer"], str):
             raise UserError(f"gym:{self.dataset} states no answer to learn from; take another data set of reasoning-gym")
 
@@ -38,11 +45,22 @@ class Gym(Procedural):
         return Drawn(entry["question"], dialogue(entry["question"], entry["answer"], entry=entry))
 
     def grade(self, conversation: Conversation, reply: str) -> float:
-        """What the library's scorer says; a reply that it cannot read is worth nothing."""
+        """What the library's scorer says; a reply that it cannot read, or would have to run as code, is worth nothing."""
+        reply = reply.strip()
+        if self._is_harmless is not None and not self._is_harmless(reply):
+            return 0.0
         try:
-            return min(max(float(self._data.score_answer(reply.strip(), conversation["entry"])), 0.0), 1.0)
+            return min(max(float(self._data.score_answer(reply, conversation["entry"])), 0.0), 1.0)
         except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError):
             return 0.0  # scorers that parse a reply differ in what they raise where it is malformed
+
+
+def reply_check(data_class: type) -> Callable[[str], bool] | None:
+    """What a reply must pass before the scorer of a data set may see it; None where the scorer evaluates nothing."""
+    source = inspect.getsource(data_class.score_answer)
+    if EVALUATES_FORMULAS.search(source):
+        return harmless_formula
+    return harmless_to_eval if EVALUATES.search(source) else None
 
 
 def gym_options(dataset: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -60,15 +61,19 @@ class HumanEval(Task):
 
     def grade(self, conversation: Conversation, reply: str) -> float:
         """1 where the tests of the problem pass. Raises `UserError` where there is no isolation and `unsafe` is not set."""
-        from nanochat.execution import Limits, run_python
-
-        code = program(conversation["problem"], reply)
-        return float(code is not None and run_python(code, Limits(seconds=SECONDS), unsafe=self.unsafe).outcome == "ok")
+        return self.grade_all([conversation], [reply])[0]
 
     def grade_all(self, conversations: Sequence[Conversation], replies: Sequence[str]) -> list[float]:
         """`grade` of each pair, several programs at a time."""
+        from nanochat.execution import Limits, run_python
+
+        def passes(code: str | None) -> float:
+            return float(code is not None and run_python(code, Limits(seconds=SECONDS), unsafe=self.unsafe).outcome == "ok")
+
+        pairs = zip(conversations, replies, strict=True)
+        programs = [program(conversation["problem"], reply) for conversation, reply in pairs]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(self.grade, conversations, replies))
+            return list(pool.map(passes, programs))
 
 
 def program(problem: dict[str, Any], reply: str) -> str | None:
@@ -87,7 +92,9 @@ def extract_code(reply: str, name: str) -> str | None:
 
 def _defines(code: str, name: str) -> bool:
     try:
-        return any(isinstance(node, ast.FunctionDef) and node.name == name for node in ast.parse(code).body)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the model's odd escapes and literals
+            return any(isinstance(node, ast.FunctionDef) and node.name == name for node in ast.parse(code).body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False  # what Python's parser raises for text that is no program, or one nested too deep
 

@@ -171,7 +171,7 @@ def evaluation_tasks(
     """
     tasks: list[Task] = []
     left_out: dict[str, str] = {}
-    for spec in EVALUATIONS.get(name) or [ingredient.spec for ingredient in parse(name)]:
+    for spec in EVALUATIONS.get(name) or _specs(name):
         try:
             task = open_task(spec, "test", seed, offline)
             check(task)
@@ -185,3 +185,11 @@ def evaluation_tasks(
             raise UserError(f"{spec} has nothing to grade a reply by; evaluate another task")
         tasks.append(task)
     return tasks, left_out
+
+
+def _specs(text: str) -> list[str]:
+    ingredients = parse(text)
+    for ingredient in ingredients:
+        if ingredient != Ingredient(ingredient.spec):
+            raise UserError(f"{text}: how many problems are asked is --max-problems; leave * and @ out of the tasks to evaluate")
+    return [ingredient.spec for ingredient in ingredients]

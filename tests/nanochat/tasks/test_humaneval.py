@@ -41,6 +41,14 @@ def test_right_solutions_pass_and_no_solution_does_not(task) -> None:
     assert task.grade_all([task[i] for i in numbers * 2], right + wrong) == [1, 1, 1, 0, 0, 0]
 
 
+def test_what_the_problem_gives_is_there_without_being_repeated(task) -> None:
+    """The import of problem 0, the helper of problem 38."""
+    for i in (0, 38):
+        whole = reference(task[i])
+        alone = block(whole[whole.index(f"def {task[i]['problem']['entry_point']}(") :].removesuffix("```"))
+        assert len(alone) < len(whole) and task.grade(task[i], alone) == 1
+
+
 @pytest.mark.slow
 def test_every_solution_passes(task) -> None:
     conversations = list(task)

@@ -109,6 +109,12 @@ def test_what_cannot_be_graded_here_is_left_out_of_a_list_and_refused_by_name() 
         evaluation_tasks("humaneval,lists", 0, pytest.fail, check)
 
 
+def test_how_many_are_asked_is_no_part_of_a_task_to_evaluate() -> None:
+    for text in ("lists@5", "lists,compare*2"):
+        with pytest.raises(UserError, match="--max-problems; leave . and @ out"):
+            evaluation_tasks(text, 0, pytest.fail)
+
+
 def test_what_has_no_grade_is_not_evaluated(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "x.jsonl", [[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]])
     with pytest.raises(UserError, match="has nothing to grade a reply by"):
