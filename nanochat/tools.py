@@ -92,7 +92,7 @@ class ToolFlags:
     """What a model may use while it replies."""
 
     tools: Literal["none", "calculator", "python"] = flag("calculator", "what the model may use; python runs in the sandbox")
-    unsafe_exec: bool = flag(False, "where there is no sandbox, run the model's Python all the same, with the rights of this process")
+    unsafe_exec: bool = flag(False, "run the model's Python without the sandbox, with your files and your network")
 
     def __post_init__(self) -> None:
         if self.unsafe_exec and self.tools != "python":

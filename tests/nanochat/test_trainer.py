@@ -7,132 +7,25 @@ import os
 import signal
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.tiny_run import CLOCK, write_corpus
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError
-from nanochat.dataloader import RowLoader
-from nanochat.dataset import open_source
-from nanochat.gpt import GPT, GPTConfig
-from nanochat.metrics import JsonlSink, MetricsLogger, read_metrics
-from nanochat.objective import NextTokenObjective, Objective, StepResult
-from nanochat.optim import MuonAdamW, OptimFlags, ParamGroup
-from nanochat.precision import DTYPES, Precision
-from nanochat.rows import Loader, inputs_and_targets
-from nanochat.runtime import Runtime, StopSignals
-from nanochat.schedule import Plan, ScheduleFlags
-from nanochat.token_shards import open_tokens
-from nanochat.trainer import Event, Trainer, TrainerFlags
-from tests.nanochat.byte_tokenizer import ByteTokenizer
+from nanochat.gpt import GPT
+from nanochat.objective import Objective, StepResult
+from nanochat.optim import OptimFlags, ParamGroup
+from nanochat.precision import Precision
+from nanochat.runtime import Runtime
+from nanochat.schedule import Plan
+from nanochat.trainer import Event, TrainerFlags
+from tests.nanochat.trainer_lab import STEPS, B, Lab, Scripted, another, lab, loader, stop
 
-T, B, STEPS = 32, 256, 8  # tokens of a row, tokens of a step, steps of a run
-CONFIG = GPTConfig(depth=2, aspect_ratio=16, head_dim=16, max_seq_len=T, window_pattern="L", vocab_size=257)
-SCHEDULE = ScheduleFlags(warmup_steps=2, warmdown_ratio=0.5, final_lr_frac=0.1)
-
-
-@pytest.fixture(scope="module")
-def loader(tmp_path_factory: pytest.TempPathFactory) -> RowLoader:
-    """Rows of a small corpus."""
-    write_corpus(tmp_path_factory.mktemp("source") / "corpus", train=40, val=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NANOCHAT_BASE_DIR", str(tmp_path_factory.mktemp("base")))
-        source = open_source(str(tmp_path_factory.getbasetemp() / "source0" / "corpus"))
-        return RowLoader(open_tokens(source, ByteTokenizer(), "train"), T, seed=1)
-
-
-@pytest.fixture
-def stop() -> Iterator[StopSignals]:
-    """Handlers of SIGTERM and SIGINT for the test."""
-    signals = StopSignals()
-    yield signals
-    signals.close()
-
-
-class Scripted(NextTokenObjective):
-    """Next-token prediction in which `at` may do something at a step: it gets the step and the loss, and returns the loss."""
-
-    def __init__(self, model: GPT, at: Callable[[int, Tensor], Tensor] = lambda step, loss: loss) -> None:
-        super().__init__(model)
-        self.at = at
-        self.losses: dict[int, list[float]] = {}  # of the micro-batches, by step
-
-    def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
-        step = round(progress * STEPS)
-        loss = self.at(step, super().forward(tokens, targets, progress, weights).loss)
-        self.losses.setdefault(step, []).append(loss.item())
-        return StepResult(loss, {"mc/first_token": tokens[0, 0].float()})
-
-
-@dataclass
-class Lab:
-    """Makes trainers of one run; each works in `folder` as a process of its own would."""
-
-    folder: Path
-    loader: Loader
-    stop: StopSignals
-    wrap: Callable[[GPT], Objective] = Scripted
-    dtype: str = "fp32"
-
-    def trainer(self, rows: int = 4, events: list[Event] | None = None, **flags: Any) -> Trainer:
-        """A trainer with micro-batches of `rows`; `flags` are the trainer's."""
-        torch.manual_seed(0)
-        model = GPT(CONFIG, DTYPES[self.dtype]).init_weights(torch.Generator().manual_seed(0))
-        objective = self.wrap(model)
-        plan = Plan(total_batch_size=B, num_iterations=STEPS, lr_scale=0.1, weight_decay_scale=0.1)
-        return Trainer(
-            objective=objective,
-            optimizer=MuonAdamW(objective.parameter_groups(OptimFlags(), plan)),
-            plan=plan,
-            schedule=SCHEDULE,
-            flags=TrainerFlags(**{"device_batch_size": rows, "log_every": 1, "keep_checkpoints": -1} | flags),
-            grad_clip=0.0,
-            loader=self.loader,
-            runtime=Runtime(torch.device("cpu"), Precision(DTYPES[self.dtype], "test"), "sdpa", False, 0, 1),
-            store=CheckpointStore(self.folder / "checkpoints", keep=-1),
-            run_folder=self.folder,
-            identity={"run": 1},
-            meta={},
-            open_metrics=self.open_metrics,
-            stop=self.stop,
-            events=events or [],
-        )
-
-    def open_metrics(self, resumed: int | None) -> MetricsLogger:
-        """The metrics file, as base_train opens it."""
-        return MetricsLogger([JsonlSink(self.folder / "metrics.jsonl", None if resumed is None else resumed - 1)])
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The records."""
-        return read_metrics(self.folder / "metrics.jsonl")
-
-    def figures(self) -> list[dict[str, Any]]:
-        """The records without what depends on the clock."""
-        return [{key: value for key, value in record.items() if not key.startswith(CLOCK)} for record in self.metrics()]
-
-    def saved(self, step: int) -> dict[str, bytes]:
-        """The bytes of a checkpoint's tensors."""
-        return {path.name: path.read_bytes() for path in (self.folder / "checkpoints" / f"step_{step:07d}").glob("*.safetensors")}
-
-
-@pytest.fixture
-def lab(tmp_path: Path, loader: RowLoader, stop: StopSignals) -> Lab:
-    """An empty folder to train in."""
-    return Lab(tmp_path, loader, stop)
-
-
-def another(lab: Lab, name: str) -> Lab:
-    """The same run in another folder."""
-    (lab.folder / name).mkdir()
-    return Lab(lab.folder / name, lab.loader, lab.stop, lab.wrap, lab.dtype)
+__all__ = ["lab", "loader", "stop"]
 
 
 def request_stop(lab: Lab, number: int) -> None:
@@ -248,56 +141,6 @@ def test_the_micro_batch_changes_nothing_that_is_seen(lab: Lab, rows: int) -> No
         assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
         assert mine["train/grad_norm"] == pytest.approx(theirs["train/grad_norm"], rel=1e-3)
         assert mine["train/grad_accum_steps"] == 8 // rows
-
-
-class Masked(Loader):
-    """The rows of another loader, of which the later in a step have fewer tokens to learn, and the last of all but one none."""
-
-    def __init__(self, loader: Loader, weighted: bool) -> None:
-        self.loader, self.weighted, self.seq_len, self.fingerprint = loader, weighted, loader.seq_len, "masked"
-        self.ahead = 0 if weighted else 2
-
-    def rows(self, a: int, b: int) -> np.ndarray:
-        rows = self.loader.rows(a, b)
-        keep = np.arange(rows.shape[1]) < 32 - 6 * (np.arange(a, b) % 8)[:, None]
-        return np.where(keep, rows, ~rows)
-
-    def weights(self, a: int, b: int) -> np.ndarray | None:
-        return np.linspace(-1, 2, b - a, dtype=np.float32) if self.weighted else None
-
-    def epoch_of(self, row: int) -> int:
-        return 0
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_every_target_of_a_step_counts_alike_whatever_the_micro_batches(lab: Lab, weighted: bool) -> None:
-    lab.loader, figures = Masked(lab.loader, weighted), []
-    for rows in (8, 2, 1):
-        here = another(lab, f"rows{rows}")
-        trainer = here.trainer(rows)
-        trainer.run()
-        figures.append([(record["train/loss"], record["train/grad_norm"]) for record in here.metrics()])
-    for those in figures[1:]:
-        assert np.array(those) == pytest.approx(np.array(figures[0]), rel=1e-3)
-    model = lab.trainer().objective.model
-    tokens, targets = inputs_and_targets(torch.from_numpy(lab.loader.rows(0, 8).astype(np.int64)))
-    losses = model(tokens, targets, "none").detach()
-    weights = torch.from_numpy(lab.loader.weights(0, 8)) if weighted else torch.ones(8)
-    expected = (losses * weights[:, None]).sum() / (targets >= 0).sum()
-    assert figures[0][0][0] == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_rows_that_depend_on_the_weights_are_asked_for_at_their_turn(lab: Lab) -> None:
-    class Live(Masked):
-        def rows(self, a: int, b: int) -> np.ndarray:
-            asked.append((a // 8, trainer.state.step))
-            return super().rows(a, b)
-
-    asked: list[tuple[int, int]] = []
-    lab.loader = Live(lab.loader, weighted=True)
-    trainer = lab.trainer()
-    trainer.run()
-    assert asked == [(step, step) for step in range(STEPS)]
 
 
 def test_the_data_hash_is_that_of_the_rows(lab: Lab) -> None:
