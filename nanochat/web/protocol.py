@@ -14,6 +14,8 @@ def impatient(seconds: float) -> type[H11Protocol]:
     """
 
     class ImpatientProtocol(H11Protocol):
+        _patience: asyncio.TimerHandle | None = None
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._expect_request()
@@ -23,11 +25,18 @@ def impatient(seconds: float) -> type[H11Protocol]:
             self._expect_request()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._patience.cancel()
             super().connection_lost(exc)
+            self._end_patience()
 
         def _expect_request(self) -> None:
-            self._patience = self.loop.call_later(seconds, self._give_up)
+            self._end_patience()
+            if not self.transport.is_closing():
+                self._patience = self.loop.call_later(seconds, self._give_up)
+
+        def _end_patience(self) -> None:
+            """A timer that is not cancelled keeps a connection that is gone in memory until its time has come."""
+            if self._patience is not None:
+                self._patience.cancel()
 
         def _give_up(self) -> None:
             # Otherwise a request is being answered, and the end of that sets the clock anew.
