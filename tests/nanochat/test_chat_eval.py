@@ -53,6 +53,16 @@ def test_letters_are_chosen_as_one_by_one(model, batch_size: int) -> None:
     assert len({r.text for r in replies}) > 1 and all(r.ended for r in replies)
 
 
+@pytest.mark.parametrize("factor", [3, -3])
+def test_no_other_token_is_chosen_however_likely(factor: int) -> None:
+    """Token 0 is likelier than the letter A, or than all that A is likelier than."""
+    model = tiny_model(vocab_size=300, max_seq_len=64)
+    model.lm_head.weight[0] = factor * model.lm_head.weight[TOKENIZER.encode("A")[0]]
+    task = Told(["A"] * len(LETTERS), LETTERS)
+    replies = choose_letters(model, TOKENIZER, task, list(task), ChatEvalFlags())
+    assert [r.text for r in replies] == [likeliest(model, c) for c in task]
+
+
 def test_a_prompt_that_is_too_long_loses_its_beginning(model) -> None:
     task = Told(["A"], ["ABCD"])
     long = task[0]
