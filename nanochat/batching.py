@@ -44,9 +44,9 @@ class _Request:
 class _Prefill:
     """A prompt being read, for the first of the waiting requests and all behind it that have the same."""
 
-    def __init__(self, model: GPT, prompt: tuple[int, ...]) -> None:
+    def __init__(self, model: GPT, prompt: tuple[int, ...], dtype: torch.dtype) -> None:
         self.prompt = prompt
-        self._cache = KVCache(model, 1, len(prompt))
+        self._cache = KVCache(model, 1, len(prompt), dtype=dtype)
         self._tokens = torch.tensor([prompt])
 
     @property
@@ -143,7 +143,7 @@ class Batcher:
         while self._waiting and self.active < self.max_rows:
             request = self._waiting[0]
             if self._prefill is None or self._prefill.prompt != request.prompt:
-                self._prefill = _Prefill(self._model, request.prompt)
+                self._prefill = _Prefill(self._model, request.prompt, self._cache.dtype)
             if self._prefill.left > 0:
                 if left == 0:
                     return

@@ -19,10 +19,7 @@ from nanochat.gpt import GPT, Rotary, norm, rotary_at
 FIRST_CAPACITY = 256  # slots
 # Slots come in multiples of this, so that a mask's rows are aligned as CUDA's kernels want them.
 ALIGNMENT = 64
-# On a CPU few rows are decoded in fp32 whatever the model's dtype: a matrix in bf16 is multiplied faster only from some rows on,
-# or where it is too large for the caches, from which on only its bytes count.
-WIDE_ROWS = 2
-WIDE_BYTES = 64 << 20  # of all matrices in fp32
+GROWTH = 64  # slots that a cache on a CPU, which reads all it has, grows by
 
 
 class Context(Protocol):
@@ -56,26 +53,28 @@ class KVCache:
     def __init__(self, model: GPT, rows: int, capacity: int = FIRST_CAPACITY, max_rows: int = 0, dtype: torch.dtype | None = None) -> None:
         """`capacity` is how many slots each row has for now; `max_rows` (default: `rows`) for how many rows there is room.
 
-        `dtype` is that of keys, values and decoding (default: what is fast for so many rows).
+        `dtype` is that of keys, values and decoding (default: the model's).
         """
         max_rows = max_rows or rows
         if rows < 0 or max_rows < max(1, rows) or capacity < 1:
             raise ValueError(f"a cache of {rows} rows, {max_rows} at most, and {capacity} slots cannot be; there must be at least 1")
         config, device = model.config, model.wte.weight.device
         self._model, self._device = model, device
-        wide = device.type == "cpu" and max_rows <= WIDE_ROWS and 4 * model.matmul_parameters() <= WIDE_BYTES
-        self._dtype = dtype or (torch.float32 if wide else model.dtype)
+        self.dtype = dtype or model.dtype
+        # In bf16 a CPU multiplies many small matrices without copying them first only where they lie one behind the other: keys of
+        # all slots, used or not. So there are few unused ones.
+        self._reads_all = device.type == "cpu" and self.dtype != torch.float32
         self._step: DecodeStep | None = None
-        self._capacity = _aligned(capacity)
+        self._capacity = _aligned(min(capacity, GROWTH) if self._reads_all else capacity)
         shape = (max_rows, config.key_heads, self._capacity, config.head_dim)
         # Zeros: padding is multiplied by zero, and what memory happens to hold may be NaN.
-        self.keys = [torch.zeros(shape, dtype=self._dtype, device=device) for _ in range(config.depth)]  # L × (max_rows, G, S, E)
+        self.keys = [torch.zeros(shape, dtype=self.dtype, device=device) for _ in range(config.depth)]  # L × (max_rows, G, S, E)
         self.values = [torch.zeros_like(keys) for keys in self.keys]
         self.lengths = [0] * rows
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # the same for the device
         self._row_numbers = torch.arange(max_rows, device=device)[:, None]
         # Normalised embedding of each row's newest token; its hidden state.
-        self._previous = torch.zeros(rows, config.width, dtype=self._dtype, device=device)
+        self._previous = torch.zeros(rows, config.width, dtype=self.dtype, device=device)
         self._hidden = torch.zeros_like(self._previous)
         self._slots: slice | Tensor = slice(0)  # where the tokens being appended go
         self._shortest = self._end = 0  # least length before these tokens, greatest after them
@@ -109,7 +108,7 @@ class KVCache:
             return self._append_one(tokens[:, 0])
         rotary = self._place(T)
         hidden = self._model.backbone(self._model.embed(tokens, self._previous.to(self._model.dtype)), rotary, self)
-        hidden = hidden.to(self._dtype)
+        hidden = hidden.to(self.dtype)
         if counts is None or min(counts) == T:
             self.lengths = [length + T for length in self.lengths]
             self._lengths = self._lengths + T
@@ -126,10 +125,10 @@ class KVCache:
     def _append_one(self, tokens: Tensor) -> Tensor:
         """Adds one token, int64 [B], to each row."""
         if self._step is None:
-            self._step = DecodeStep(self._model, self._dtype)
+            self._step = DecodeStep(self._model, self.dtype)
         self._place_slots(1)
         hidden, self._previous = self._step(tokens, self._previous, self._lengths, self._attend_one)
-        self._hidden = hidden.to(self._dtype)
+        self._hidden = hidden.to(self.dtype)
         self.lengths = [length + 1 for length in self.lengths]
         self._lengths = self._lengths + 1
         return self._hidden
@@ -140,25 +139,26 @@ class KVCache:
             self._used = [(k[: self.rows], v[: self.rows]) for k, v in zip(self.keys, self.values, strict=True)]
         (keys, values), window = self._used[layer], self._model.windows[layer]  # (B, G, S, E)
         B, G, _, E = keys.shape
-        first, mask = self._first_seen(window), None
+        q = q.view(B, G, -1, E).to(self.dtype)
         if isinstance(self._slots, slice):
-            end = self._end
-            keys[:, :, end - 1], values[:, :, end - 1] = k, v
-        else:
-            end = _aligned(self._end)
-            keys.transpose(1, 2)[self._rows, self._slots[:, 0]] = k.to(self._dtype)
-            values.transpose(1, 2)[self._rows, self._slots[:, 0]] = v.to(self._dtype)
-            first = first // ALIGNMENT * ALIGNMENT
-            mask = self._masks[window][..., first:end]
-        return one_query(q.view(B, G, -1, E).to(self._dtype), keys[:, :, first:end], values[:, :, first:end], mask)
+            seen = slice(self._first_seen(window), self._end)
+            keys[:, :, self._end - 1], values[:, :, self._end - 1] = k, v
+            return one_query(q, keys[:, :, seen], values[:, :, seen], None)
+        at = self._rows, self._slots[:, 0]
+        keys.transpose(1, 2)[at], values.transpose(1, 2)[at] = k.to(self.dtype), v.to(self.dtype)
+        if self._reads_all:
+            return one_query(q, keys, values, self._masks[window])
+        seen = slice(self._first_seen(window) // ALIGNMENT * ALIGNMENT, _aligned(self._end))
+        return one_query(q, keys[:, :, seen], values[:, :, seen], self._masks[window][..., seen])
 
     @torch.no_grad()
     def select(self, rows: Sequence[int]) -> KVCache:
         """See `Context`."""
         index = torch.tensor(rows, device=self._device)
         used = max(self.lengths[row] for row in rows)
-        other = KVCache(self._model, len(rows), self._capacity, dtype=self._dtype)
+        other = KVCache(self._model, len(rows), self._capacity, dtype=self.dtype)
         other._step = self._step
+        other._reserve(used)
         for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
             theirs[:, :, :used] = mine[:, :, :used][index]
         other.lengths = [self.lengths[row] for row in rows]
@@ -176,14 +176,9 @@ class KVCache:
             mine[B, :, :used] = theirs[row, :, :used]
         self._used = []
         self.lengths.append(used)
-        self._lengths, self._previous, self._hidden = (
-            torch.cat([mine, theirs[row : row + 1]])
-            for mine, theirs in (
-                (self._lengths, other._lengths),
-                (self._previous, other._previous),
-                (self._hidden, other._hidden),
-            )
-        )
+        self._lengths = torch.cat([self._lengths, other._lengths[row : row + 1]])
+        self._previous = torch.cat([self._previous, other._previous[row : row + 1].to(self.dtype)])
+        self._hidden = torch.cat([self._hidden, other._hidden[row : row + 1].to(self.dtype)])
         self._masks = {}
 
     @torch.no_grad()
@@ -213,7 +208,8 @@ class KVCache:
     def _reserve(self, slots: int) -> None:
         if slots <= self._capacity:
             return
-        old, self._capacity = self._capacity, _aligned(max(slots, 2 * self._capacity))
+        more = self._capacity + GROWTH if self._reads_all else 2 * self._capacity
+        old, self._capacity = self._capacity, _aligned(max(slots, more))
         for buffers in (self.keys, self.values):  # one layer at a time: at no moment are all there twice
             for i, buffer in enumerate(buffers):
                 B, G, _, E = buffer.shape
@@ -231,7 +227,7 @@ class KVCache:
     def _place_slots(self, T: int) -> None:
         start = self._shortest = min(self.lengths)
         self._end = max(self.lengths) + T
-        if self._end == start + T:
+        if self._end == start + T and not (T == 1 and self._reads_all):
             self._slots, self._masks = slice(start, self._end), {}
             return
         self._slots = self._lengths[:, None] + torch.arange(T, device=self._device)  # (B, T)
@@ -263,7 +259,7 @@ class KVCache:
             seen = slice(first, self._end)
         else:
             rows = self._rows[:, None]
-            keys[rows, self._slots], values[rows, self._slots] = k.to(self._dtype), v.to(self._dtype)
+            keys[rows, self._slots], values[rows, self._slots] = k.to(self.dtype), v.to(self.dtype)
             seen = slice(first // ALIGNMENT * ALIGNMENT, _aligned(self._end))
             mask = self._masks[window][..., seen]
         y = attention(q.to(dtype), keys[:, seen].to(dtype), values[:, seen].to(dtype), window, backend, mask=mask)
@@ -274,7 +270,7 @@ class KVCache:
         return max(0, self._shortest - window + 1) if window > 0 else 0
 
     def _compute_dtype(self, T: int) -> torch.dtype:
-        return self._dtype if T == 1 else self._model.dtype
+        return self.dtype if T == 1 else self._model.dtype
 
 
 class _Layer:

@@ -6,6 +6,7 @@ from a generator of its own, so that the same seed gives the same text whatever 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ from torch import Tensor
 from nanochat.flags import flag
 
 BLOCK = 64  # random numbers drawn per row at a time
-TIE_STEP = 2.0**-40  # what a place in the vocabulary counts against a logit: below what fp32 tells apart, near its range
+TIE_STEP = 2.0**-40  # what a place in the order of equals counts against a logit: less than what fp32 tells apart
 FOLDS = 16  # the vocabulary lies in so many lines below each other when its greatest are looked for
+SMALL = 16384  # logits that are sorted as they are: faster than dealing with lines
 
 
 @dataclass
@@ -71,11 +73,11 @@ def choose(logits: Tensor, uniforms: Tensor, settings: Settings, cap: Callable[[
 
     `cap` is an increasing function that makes the logits, in fp32, out of what is given as such: it need not be applied to
     tokens that are out of the question. Top-p counts the probabilities that temperature and top-k leave. The choice is the
-    inverse of the cumulative distribution at the random number; equal logits are in the order of their ids. So a row's token
+    inverse of the cumulative distribution at the random number, with equal logits in an order that is always the same. So a row's token
     depends on its own logits, number and settings alone.
     """
     if settings.greedy:
-        return logits.argmax(-1)
+        return _greatest(logits, 1)[1][:, 0]
     if settings.whole is None:
         return _among_likeliest(logits, uniforms, settings, slice(None), cap)
     if settings.ranked is None:
@@ -116,19 +118,29 @@ def _draw(cumulative: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _greatest(logits: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    """The K greatest of each row, fp32 or fp64, in order, and their places. Of equal ones the first in the vocabulary is greater."""
-    V = logits.shape[-1]
-    if logits.device.type != "mps":  # which has no fp64: ties are then in any order
-        logits = logits - torch.arange(V, device=logits.device, dtype=torch.float64) * TIE_STEP
-    if V % FOLDS or 4 * K > V // FOLDS:
-        return logits.topk(K, dim=-1)
+    """The K greatest of each row, from the greatest down, and their places.
+
+    Of equal ones it is always the same that is greater, however many are asked for: in bf16 many are equal. The vocabulary lies
+    in lines below each other, and the first column is greater than the second, in a column the first line.
+    """
+    B, V = logits.shape
+    F = FOLDS if V % FOLDS == 0 else 1
+    columns = V // F
+    folded, ties = logits.view(B, F, columns), _ties(F, columns, logits.device)
+    if V * B <= SMALL or columns < 4 * K:
+        return (folded - ties).flatten(1).topk(K, dim=-1)
     # The K greatest are in the K columns with the greatest maxima. That leaves few to be sorted.
-    columns = V // FOLDS
-    folded = logits.view(-1, FOLDS, columns)
-    chosen = folded.amax(1).topk(K, dim=-1, sorted=False).indices  # (b, K)
-    few = folded.gather(2, chosen[:, None].expand(-1, FOLDS, -1)).flatten(1)  # (b, FOLDS · K)
-    greatest, place = few.topk(K, dim=-1)
+    chosen = (folded.amax(1) - ties[0]).topk(K, dim=-1, sorted=False).indices  # (B, K)
+    few = folded.gather(2, chosen[:, None].expand(-1, F, -1)) - (ties[0][chosen][:, None] + ties[:, :1])  # (B, F, K)
+    greatest, place = few.flatten(1).topk(K, dim=-1)
     return greatest, chosen.gather(1, place % K) + place // K * columns
+
+
+@functools.lru_cache(maxsize=8)
+def _ties(lines: int, columns: int, device: torch.device) -> Tensor:
+    """What is subtracted from logits [lines, columns] so that none are equal."""
+    order = torch.arange(columns * lines, device=device).view(columns, lines).t()
+    return order.contiguous().to(torch.float32 if device.type == "mps" else torch.float64) * TIE_STEP  # mps has no fp64
 
 
 class Uniforms:
