@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,52 +78,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves until it is told to stop by SIGINT or SIGTERM; returns the exit code."""
     config = parse(ChatWeb, argv)
     token = read_token(config)
-    if token is None and not is_loopback(config.host):
-        raise UserError(f"listening on {config.host} lets other machines in: put a token in {TOKEN_VARIABLE} or give --token-file")
     with bind(config.host, config.port) as listening:
-        failures: list[str] = []
-
-        def failed() -> None:
-            failures.append("the model has stopped; what is printed above says why")
-            web.should_exit = True
-
-        backend, description = open_backend(config, failed)
-        server = ChatServer(
-            backend,
-            load_tokenizer(),
-            description["name"],
-            config.limits.context_tokens or description["context_tokens"],
-            config.sampling,
-            config.limits,
-            token,
-        )
-        web = _Server(
-            uvicorn.Config(
-                create_app(server),
-                # The parts of uvicorn that are always there: what a server does must not depend on what else is installed.
-                loop="asyncio",
-                http=impatient(config.limits.max_send_seconds),
-                ws="none",
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=config.limits.max_connections,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=GRACE_SECONDS,
-                h11_max_incomplete_event_size=HEADER_BYTES,
-            ),
-            f"{description['name']} on {address(listening)}",
-        )
+        if token is None and not is_loopback(listening.getsockname()[0]):
+            raise UserError(f"listening on {config.host} lets other machines in: put a token in {TOKEN_VARIABLE} or give --token-file")
+        failed = threading.Event()
+        backend, description = open_backend(config, failed.set)
         try:
+            context_tokens = config.limits.context_tokens or description["context_tokens"]
+            server = ChatServer(backend, load_tokenizer(), description["name"], context_tokens, config.sampling, config.limits, token)
+            web = _Server(_uvicorn_config(server), f"{description['name']} on {address(listening)}", failed)
             # uvicorn stops in good order at these signals, and then raises them again: that is not how this program ends.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)
             web.run(sockets=[listening])
         finally:
             backend.close()
-    if failures:
-        raise UserError(failures[0])
+    if failed.is_set():
+        raise UserError("the model has stopped; what is printed above says why")
     return 0
 
 
@@ -182,16 +154,37 @@ def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None
     return serving, {"name": f"{stage}-{meta['tag']}", "context_tokens": model.config.max_seq_len}
 
 
-class _Server(uvicorn.Server):
-    """Says that it is ready."""
+def _uvicorn_config(server: ChatServer) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(server),
+        # The parts of uvicorn that are always there: what a server does must not depend on what else is installed.
+        loop="asyncio",
+        http=impatient(server.limits.max_send_seconds),
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=server.limits.max_connections,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+    )
 
-    def __init__(self, config: uvicorn.Config, what: str) -> None:
+
+class _Server(uvicorn.Server):
+    """Says that it is ready, and ends when the model has failed."""
+
+    def __init__(self, config: uvicorn.Config, what: str, failed: threading.Event) -> None:
         super().__init__(config)
-        self._what = what
+        self._what, self._model_failed = what, failed
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         print(f"serving {self._what} (Ctrl-C stops it)", flush=True)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._model_failed.is_set()
 
 
 if __name__ == "__main__":
