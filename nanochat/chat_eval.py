@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from nanochat.batching import Batcher
 from nanochat.chat_format import render_prompt
@@ -104,6 +105,14 @@ class TaskResult:
         return row | ({} if self.pass_at_k is None else {"pass_at_k": self.pass_at_k})
 
 
+class Reply(NamedTuple):
+    """What a reply says, whether it came to an end, and all of it as it is shown, tool calls included."""
+
+    text: str
+    ended: bool
+    shown: str
+
+
 def wilson(share: float, count: int) -> Interval:
     """The 95 % interval of a share of `count` trials (Wilson, J. Am. Stat. Assoc. 22, 1927). Raises `ValueError` for no trial."""
     if count < 1:
@@ -128,23 +137,29 @@ def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, flags: ChatEvalF
     chosen = choose_problems(task, flags.max_problems)
     mine = [task[int(i)] for i in chosen[rank::world_size]]
     ask = choose_letters if task.kind == "categorical" else reply
-    replies = ask(model, tokenizer, task, mine, flags)  # S for each problem
-    samples = len(replies) // max(1, len(mine))
-    texts = [text if ended else None for text, ended, _ in replies]
-    asked = [mine[i // samples] for i in range(len(replies))]
-    grades = torch.zeros(len(mine), max(1, samples))
-    answered = [i for i, text in enumerate(texts) if text is not None]  # a reply that ran out of room has not answered
-    graded = task.grade_all([asked[i] for i in answered], [texts[i] for i in answered])
-    grades.view(-1)[answered] = (torch.tensor(graded, dtype=torch.float64) == 1).float()
-    sums = torch.tensor(
-        [grades.mean(1).sum(), grades.amax(1).sum(), sum(map(task.chance, mine))], dtype=torch.float64, device=model.wte.weight.device
-    )
+    replies = ask(model, tokenizer, task, mine, flags)
+    right = solved(task, mine, replies).double()
+    sums = torch.stack([right.mean(1).sum(), right.amax(1).sum(), torch.tensor(sum(map(task.chance, mine)), dtype=torch.float64)])
     if world_size > 1:
+        sums = sums.to(model.wte.weight.device)
         dist.all_reduce(sums)
     accuracy, any_right, chance = (sums / len(chosen)).tolist()
     shown = {"prompt": mine[0]["messages"][-2]["content"], "text": replies[0].shown} if mine else {"prompt": "", "text": ""}
-    pass_at_k = any_right if samples > 1 else None
+    pass_at_k = any_right if right.shape[1] > 1 else None
     return TaskResult(task.name, task.kind, len(chosen), accuracy, chance, pass_at_k, time.monotonic() - begin, shown)
+
+
+def solved(task: Task, conversations: Sequence[Conversation], replies: Sequence[Reply]) -> Tensor:
+    """Which of the S replies to each of n problems, those of a problem one after the other, are right: bool [n,S].
+
+    A reply that did not come to an end has not answered, and a grade below 1 is not right.
+    """
+    S = max(1, len(replies) // max(1, len(conversations)))
+    right = torch.zeros(len(replies), dtype=torch.bool)
+    ended = [i for i, reply in enumerate(replies) if reply.ended]
+    graded = task.grade_all([conversations[i // S] for i in ended], [replies[i].text for i in ended])
+    right[ended] = torch.tensor([grade == 1 for grade in graded], dtype=torch.bool)
+    return right.view(len(conversations), S)
 
 
 def choose_problems(task: Task, most: int) -> np.ndarray:
@@ -153,14 +168,6 @@ def choose_problems(task: Task, most: int) -> np.ndarray:
     if most == -1 or most >= len(task):
         return numbers
     return numbers[:most] if task.endless else np.sort(permute(numbers[:most], len(task), f"chat_eval {task.name}"))
-
-
-class Reply(NamedTuple):
-    """What a reply says, whether it came to an end, and all of it as it is shown, tool calls included."""
-
-    text: str
-    ended: bool
-    shown: str
 
 
 @torch.no_grad()

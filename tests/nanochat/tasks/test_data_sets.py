@@ -11,6 +11,7 @@ import pytest
 
 from nanochat.common import UserError
 from nanochat.tasks.registry import HUB, open_task
+from nanochat.tasks.table import TableTask
 from nanochat.tasks.task import dialogue, reference, with_tool
 from tests.nanochat.tasks.hub_files import ARC, GSM8K, MMLU, SMOLTALK, write_lines, write_parquet
 
@@ -141,4 +142,5 @@ def test_unknown_tasks_and_splits(tmp_path: Path) -> None:
         open_task("xyzzy", "train", 0)
     with pytest.raises(ValueError, match="split is 'val'"):
         open_task("lists", "val", 0)
+    assert all(issubclass(kind, TableTask) and kind.label == name for name, kind in HUB.items())
     assert set(HUB) == {"smoltalk", "mmlu", "arc-easy", "arc-challenge", "gsm8k"}
