@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from nanochat.tasks.grading import as_number
-from nanochat.tasks.rows import Source
+from nanochat.tasks.hub import Source
 from nanochat.tasks.table import TableTask
 from nanochat.tasks.task import Conversation, dialogue, reference
 

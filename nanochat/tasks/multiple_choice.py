@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nanochat.tasks.rows import Source
+from nanochat.tasks.hub import Source
 from nanochat.tasks.table import TableTask
 from nanochat.tasks.task import Conversation, dialogue
 

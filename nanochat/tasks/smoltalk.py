@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanochat.tasks.rows import Source
+from nanochat.tasks.hub import Source
 from nanochat.tasks.table import TableTask
 from nanochat.tasks.task import Conversation
 

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from nanochat.common import UserError
+from nanochat.tasks.registry import open_task
 from tests.nanochat.tasks.hub_files import ARC, GSM8K, MMLU, SMOLTALK, write_parquet
 from tests.nanochat.tasks.hub_server import card, hub
 
@@ -91,3 +94,34 @@ def test_a_hub_that_has_it_not_or_broken_is_one_line(root: Path, tmp_path: Path,
         found = ask(root, endpoint, tmp_path / "home", "gsm8k", "mmlu", "smoltalk")
     for (name, _), (why, _) in found.items():
         assert why.startswith(f"{name} (") and "cannot be downloaded (" in why and why.endswith(f"{name}:PATH") and "\n" not in why
+
+
+def test_a_hub_that_does_not_answer_costs_seconds_and_says_what_to_do(root: Path, tmp_path: Path) -> None:
+    """An address that swallows what is sent to it (TEST-NET-1, RFC 5737)."""
+    code = """
+import sys, time
+from nanochat.common import UserError
+from nanochat.tasks.registry import open_task
+begin = time.monotonic()
+for name in ("gsm8k", "smoltalk", "mmlu", "arc-easy"):
+    try:
+        open_task(name, "train", 0)
+    except UserError as error:
+        print(error)
+print(time.monotonic() - begin)
+print("datasets" in sys.modules)
+"""
+    environment = os.environ | {"HF_ENDPOINT": "http://192.0.2.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True, check=True)
+    *errors, seconds, imported = done.stdout.splitlines()
+    assert len(errors) == 4 and all("the hub does not answer" in e and e.endswith("PATH") for e in errors), done.stdout
+    assert errors[0].startswith("gsm8k (openai/gsm8k) is not on this machine") and errors[0].endswith("gsm8k:PATH")
+    assert float(seconds) < 20 and imported == "False" and done.stderr == ""
+
+
+def test_offline_asks_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("something was asked"))
+    begin = time.monotonic()
+    with pytest.raises(UserError, match="offline was asked for"):
+        open_task("arc-easy", "test", 0, offline=True)
+    assert time.monotonic() - begin < 20
