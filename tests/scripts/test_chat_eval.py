@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,18 @@ def test_several_samples_and_no_isolation(chat: Path, capsys: pytest.CaptureFixt
     assert main(["--tasks=humaneval", "--max-problems=2", "--num-samples=3", "-t", "1", "--unsafe-exec"]) == 0
     (row,) = report(chat)["tasks"]
     assert (row["task"], row["problems"], row["pass_at_k"]) == ("humaneval", 2, 0.0) and "pass@3 0.0000" in capsys.readouterr().out
+
+
+def test_where_nothing_isolates_programs_they_are_run_on_demand_only(chat: Path, root: Path) -> None:
+    environment = os.environ | {"PATH": "/nonexistent"}
+    command = [sys.executable, "-m", "scripts.chat_eval", "--tasks=humaneval", "--max-problems=1", "--max-new-tokens=30"]
+    refused = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
+    errors = refused.stderr.splitlines()
+    assert refused.returncode == 1 and len(errors) == 1 and errors[0].startswith("error: "), refused.stderr
+    assert not (chat / "report").exists()
+    done = subprocess.run([*command, "--unsafe-exec"], env=environment, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["tasks"]["humaneval"]["problems"] == 1
 
 
 def test_the_latest_stage_is_evaluated(chat: Path) -> None:
