@@ -44,9 +44,9 @@ class _Request:
 class _Prefill:
     """A prompt being read, for the first of the waiting requests and all behind it that have the same."""
 
-    def __init__(self, model: GPT, prompt: tuple[int, ...], dtype: torch.dtype) -> None:
+    def __init__(self, model: GPT, prompt: tuple[int, ...], like: KVCache) -> None:
         self.prompt = prompt
-        self._cache = KVCache(model, 1, len(prompt), dtype=dtype)
+        self._cache = KVCache(model, 1, len(prompt), dtype=like.dtype, step=like.step)
         self._tokens = torch.tensor([prompt])
 
     @property
@@ -77,7 +77,7 @@ class Batcher:
             raise ValueError(f"max_rows is {max_rows} and prefill_chunk {prefill_chunk}; both must be at least 1")
         self.max_rows, self._model, self._tools, self._prefill_chunk = max_rows, model, tools, prefill_chunk
         self._cache = KVCache(model, 0, max_rows=max_rows)
-        self._decoder = Decoder(model)
+        self._decoder = Decoder(self._cache.step.head, model.wte.weight.device)
         self._waiting: deque[_Request] = deque()
         self._active: list[_Request] = []  # in the order of the cache's rows
         self._prefill: _Prefill | None = None
@@ -143,7 +143,7 @@ class Batcher:
         while self._waiting and self.active < self.max_rows:
             request = self._waiting[0]
             if self._prefill is None or self._prefill.prompt != request.prompt:
-                self._prefill = _Prefill(self._model, request.prompt, self._cache.dtype)
+                self._prefill = _Prefill(self._model, request.prompt, self._cache)
             if self._prefill.left > 0:
                 if left == 0:
                     return

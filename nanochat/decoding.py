@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.cross_entropy import softcap
-from nanochat.gpt import GPT
+from nanochat.matrix import Matrix
 from nanochat.sampling import BLOCK, Sampling, Settings, Uniforms, choose
 from nanochat.tools import Tools, ToolState
 
@@ -60,14 +59,14 @@ class Row:
 
 
 class Decoder:
-    """The rows of a context of `model`, in its order: from their hidden states to their next tokens.
+    """The rows of a context, in its order: from their hidden states to their next tokens, through a model's `head`.
 
-    `rows` is not to be changed directly. The model's head is taken as it is at the first step.
+    `rows` is not to be changed directly.
     """
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, head: Matrix, device: torch.device) -> None:
         self.rows: list[Row] = []
-        self._device, self._head = model.lm_head.weight.device, model.lm_head.weight.detach()
+        self._head, self._device = head, device
         self._settings: Settings | None = None  # None: the rows are others than at the last step
         self._uniforms = torch.empty(0, BLOCK, device=self._device)
 
@@ -91,8 +90,7 @@ class Decoder:
             self._used = torch.tensor([[row.count % BLOCK] for row in self.rows], device=self._device)
         uniforms = self._uniforms.gather(1, self._used)[:, 0]
         self._used += 1
-        self._head = self._head.to(hidden.dtype)
-        tokens = choose(F.linear(hidden, self._head), uniforms, self._settings, softcap)
+        tokens = choose(self._head(hidden), uniforms, self._settings, softcap)
         choices = [row.take(token) for row, token in zip(self.rows, tokens.tolist(), strict=True)]
         if any(choice.forced for choice in choices):
             tokens = torch.tensor([choice.token for choice in choices], device=self._device)

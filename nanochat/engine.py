@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nanochat.decode_step import DecodeStep
 from nanochat.decoding import Decoder, Row, tool_state
 from nanochat.gpt import GPT
 from nanochat.kv_cache import Context, KVCache
@@ -38,8 +39,8 @@ class Engine:
     """
 
     def __init__(self, model: GPT, open_context: OpenContext | None = None, tools: Tools | None = None) -> None:
-        self.model, self._tools = model, tools
-        self._open_context = open_context or (lambda rows, tokens: KVCache(model, rows, tokens))
+        self.model, self._tools, self._step = model, tools, DecodeStep(model)
+        self._open_context = open_context or (lambda rows, tokens: KVCache(model, rows, tokens, step=self._decode_step()))
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Collection[int] = (), samples: int = 1
@@ -109,7 +110,7 @@ class Engine:
         the last token but one, until half of its rows have ended; the others go on in a copy.
         """
         rows = context.rows
-        decoder = Decoder(self.model)
+        decoder = Decoder(self._decode_step().head, hidden.device)
         for stream in range(rows) if streams is None else streams:
             decoder.add(Row(sampling, stop, stream, tool_state(self._tools)))
         active = list(range(rows))  # the row that each row of the context yields to
@@ -130,3 +131,9 @@ class Engine:
                 context, tokens, active = context.select(kept), tokens[kept], [active[i] for i in kept]
                 decoder.keep(kept)
             hidden = context.append(tokens[:, None])
+
+    def _decode_step(self) -> DecodeStep:
+        """Of the weights as they are now."""
+        if not self._step.up_to_date:
+            self._step = DecodeStep(self.model)
+        return self._step

@@ -19,6 +19,7 @@ from nanochat.gpt import GPT, Rotary, norm, rotary_at
 FIRST_CAPACITY = 256  # slots
 # Slots come in multiples of this, so that a mask's rows are aligned as CUDA's kernels want them.
 ALIGNMENT = 64
+FEW_ROWS = 2  # for which a CPU is faster with keys in fp32, whatever the model's dtype
 GROWTH = 64  # slots that a cache on a CPU, which reads all it has, grows by
 
 
@@ -46,25 +47,35 @@ class KVCache:
     """Every token's keys and values, at the model's full context: see `Context`.
 
     It starts empty and doubles its capacity when full. Nothing limits its length, but a model is only trained up to
-    `max_seq_len` positions and gets worse beyond. Rows can be admitted and removed one by one, up to `max_rows`. One new token
-    in each row is read with the weights that the model has the first time.
+    `max_seq_len` positions and gets worse beyond. Rows can be admitted and removed one by one, up to `max_rows`. Single tokens
+    are read with the weights that the model has when the first one comes.
     """
 
-    def __init__(self, model: GPT, rows: int, capacity: int = FIRST_CAPACITY, max_rows: int = 0, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        rows: int,
+        capacity: int = FIRST_CAPACITY,
+        max_rows: int = 0,
+        dtype: torch.dtype | None = None,
+        step: DecodeStep | None = None,
+    ) -> None:
         """`capacity` is how many slots each row has for now; `max_rows` (default: `rows`) for how many rows there is room.
 
-        `dtype` is that of keys, values and decoding (default: the model's).
+        `dtype` is that of keys and values (default: the model's, or what is faster for so many rows). `step` is what reads single
+        tokens, for several caches to share.
         """
         max_rows = max_rows or rows
         if rows < 0 or max_rows < max(1, rows) or capacity < 1:
             raise ValueError(f"a cache of {rows} rows, {max_rows} at most, and {capacity} slots cannot be; there must be at least 1")
         config, device = model.config, model.wte.weight.device
         self._model, self._device = model, device
-        self.dtype = dtype or model.dtype
+        few = device.type == "cpu" and max_rows <= FEW_ROWS
+        self.dtype = dtype or (torch.float32 if few else model.dtype)
         # In bf16 a CPU multiplies many small matrices without copying them first only where they lie one behind the other: keys of
         # all slots, used or not. So there are few unused ones.
         self._reads_all = device.type == "cpu" and self.dtype != torch.float32
-        self._step: DecodeStep | None = None
+        self.step = step or DecodeStep(model)
         self._capacity = _aligned(min(capacity, GROWTH) if self._reads_all else capacity)
         shape = (max_rows, config.key_heads, self._capacity, config.head_dim)
         # Zeros: padding is multiplied by zero, and what memory happens to hold may be NaN.
@@ -74,7 +85,7 @@ class KVCache:
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # the same for the device
         self._row_numbers = torch.arange(max_rows, device=device)[:, None]
         # Normalised embedding of each row's newest token; its hidden state.
-        self._previous = torch.zeros(rows, config.width, dtype=self.dtype, device=device)
+        self._previous = torch.zeros(rows, config.width, dtype=model.dtype, device=device)
         self._hidden = torch.zeros_like(self._previous)
         self._slots: slice | Tensor = slice(0)  # where the tokens being appended go
         self._shortest = self._end = 0  # least length before these tokens, greatest after them
@@ -107,8 +118,7 @@ class KVCache:
         if T == 1 and (counts is None or min(counts) == 1) and self._device.type != "mps":  # where complex numbers lack operations
             return self._append_one(tokens[:, 0])
         rotary = self._place(T)
-        hidden = self._model.backbone(self._model.embed(tokens, self._previous.to(self._model.dtype)), rotary, self)
-        hidden = hidden.to(self.dtype)
+        hidden = self._model.backbone(self._model.embed(tokens, self._previous), rotary, self)
         if counts is None or min(counts) == T:
             self.lengths = [length + T for length in self.lengths]
             self._lengths = self._lengths + T
@@ -124,11 +134,8 @@ class KVCache:
 
     def _append_one(self, tokens: Tensor) -> Tensor:
         """Adds one token, int64 [B], to each row."""
-        if self._step is None:
-            self._step = DecodeStep(self._model, self.dtype)
         self._place_slots(1)
-        hidden, self._previous = self._step(tokens, self._previous, self._lengths, self._attend_one)
-        self._hidden = hidden.to(self.dtype)
+        self._hidden, self._previous = self.step(tokens, self._previous, self._lengths, self._attend_one)
         self.lengths = [length + 1 for length in self.lengths]
         self._lengths = self._lengths + 1
         return self._hidden
@@ -156,8 +163,9 @@ class KVCache:
         """See `Context`."""
         index = torch.tensor(rows, device=self._device)
         used = max(self.lengths[row] for row in rows)
-        other = KVCache(self._model, len(rows), self._capacity, dtype=self.dtype)
-        other._step = self._step
+        # Many rows out of few may be faster in another dtype; few out of many go on as they were.
+        dtype = self.dtype if len(rows) <= len(self._row_numbers) else None
+        other = KVCache(self._model, len(rows), self._capacity, dtype=dtype, step=self.step)
         other._reserve(used)
         for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
             theirs[:, :, :used] = mine[:, :, :used][index]
@@ -177,8 +185,8 @@ class KVCache:
         self._used = []
         self.lengths.append(used)
         self._lengths = torch.cat([self._lengths, other._lengths[row : row + 1]])
-        self._previous = torch.cat([self._previous, other._previous[row : row + 1].to(self.dtype)])
-        self._hidden = torch.cat([self._hidden, other._hidden[row : row + 1].to(self.dtype)])
+        self._previous = torch.cat([self._previous, other._previous[row : row + 1]])
+        self._hidden = torch.cat([self._hidden, other._hidden[row : row + 1]])
         self._masks = {}
 
     @torch.no_grad()
