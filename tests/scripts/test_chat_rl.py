@@ -13,6 +13,7 @@ import pytest
 
 from bench.tiny_run import TAG, Home, new_home
 from bench.warm_start import WarmStart
+from nanochat.checkpoint import CheckpointStore
 
 BASE = ("--max-seq-len=128", "--total-batch-size=512", "--num-iterations=12", "--warmup-steps=1", "--lr-mult=3")
 SFT = ("--device-type=cpu", "--compile=0", "--log-every=-1", "--eval-every=-1", "--mixture=lists:do=first:items=3@400", "--epochs=1")
@@ -49,6 +50,18 @@ def test_a_killed_run_goes_on_to_the_same_weights(trained: Home, tmp_path: Path)
     again = broken.run("scripts.chat_rl", *flags)
     assert again.code == 0, again.stderr
     broken.assert_same_training(whole, 6)
+
+
+def test_a_model_with_a_memory_learns_too(trained: Home, tmp_path: Path) -> None:
+    home = trained.copy(tmp_path / "base")
+    memory = ("--mc", "--block-size=8", "--mc-num-random-variants=1", "--mc-train-wc-length=60")
+    assert home.train(*BASE, *memory, "--num-iterations=2").code == 0
+    done = home.run("scripts.chat_rl", *RL, "--mc", "--num-iterations=2", "--eval-every=-1")
+    assert done.code == 0 and f"rl: {TAG}-mc, from base step 2" in done.stdout, done.stderr
+    state = CheckpointStore(home.base / "rl_checkpoints" / f"{TAG}-mc").load(2, ("model",)).tensors["model"]
+    assert any(name.startswith("gistnet.") for name in state) and (home.base / "report" / "chat_rl_mc.json").exists()
+    refused = home.run("scripts.chat_rl", *RL, "--mc", "--row-tokens=64")
+    assert refused.code == 1 and "are exactly 128, because it has a memory" in refused.stderr
 
 
 @pytest.mark.parametrize(
