@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bench.tiny_chat import save_chat_model
+from bench.warm_start import WarmStart
 from mc.evaluation import evaluate_memory
 from mc.loading import load_controller
 from nanochat.checkpoint import CheckpointStore
@@ -90,15 +88,16 @@ def test_several_samples_and_no_isolation(chat: Path, capsys: pytest.CaptureFixt
     assert (row["task"], row["problems"], row["pass_at_k"]) == ("humaneval", 2, 0.0) and "pass@3 0.0000" in capsys.readouterr().out
 
 
-def test_where_nothing_isolates_programs_they_are_run_on_demand_only(chat: Path, root: Path) -> None:
-    environment = os.environ | {"PATH": "/nonexistent"}
-    command = [sys.executable, "-m", "scripts.chat_eval", "--tasks=humaneval", "--max-problems=1", "--max-new-tokens=30"]
-    refused = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
+def test_where_nothing_isolates_programs_they_are_run_on_demand_only(chat: Path, warm: WarmStart) -> None:
+    surroundings = {"PATH": "/nonexistent", "NANOCHAT_BASE_DIR": str(chat), "NANOCHAT_DTYPE": "fp32"}
+    argv = ["--tasks=humaneval", "--max-problems=1", "--max-new-tokens=30"]
+    refused = warm.start("scripts.chat_eval", argv, surroundings)
+    assert refused.wait() == 1
     errors = refused.stderr.splitlines()
-    assert refused.returncode == 1 and len(errors) == 1 and errors[0].startswith("error: "), refused.stderr
+    assert len(errors) == 1 and errors[0].startswith("error: "), refused.stderr
     assert not (chat / "report").exists()
-    done = subprocess.run([*command, "--unsafe-exec"], env=environment, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = warm.start("scripts.chat_eval", [*argv, "--unsafe-exec"], surroundings)
+    assert done.wait() == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["tasks"]["humaneval"]["problems"] == 1
 
 
