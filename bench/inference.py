@@ -40,7 +40,6 @@ class InferenceSpeed:
     batches: str = flag("1,8,32", "numbers of rows to measure")
     top_k: int = flag(50, "choose among so many; 1 = the likeliest", unit="tokens")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = flag("auto", "compute dtype of our side")
-    compile: bool = flag(False, "compile our decoding step")
     threads: int = flag(0, "threads of each side; 0 = as PyTorch chooses")
     rounds: int = flag(5, "times that every side takes its turn")
     rival: str = flag("", "checkout or git directory of karpathy/nanochat to run beside ours: as it comes, and with bf16 forced")
@@ -75,7 +74,7 @@ class Side:
         if dtype != "auto":
             environment["NANOCHAT_DTYPE"] = dtype if side == "ours" else KARPATHY_DTYPE[dtype]
         command = [sys.executable, str(ROOT / "bench" / "inference_worker.py"), f"--side={side}", f"--path={path}", f"--model={model}"]
-        command += [f"--compile={int(config.compile)}", f"--threads={config.threads}"]
+        command.append(f"--threads={config.threads}")
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, rows: int, prompt: list[int], config: InferenceSpeed, top_k: int, seed: int) -> dict[str, Any]:

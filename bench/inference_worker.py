@@ -19,7 +19,7 @@ from pathlib import Path
 Generate = Callable[[dict], Iterator[list]]  # a request → the new token of each row, step by step
 
 
-def ours(folder: Path, compiled: bool) -> tuple[Generate, str]:
+def ours(folder: Path) -> tuple[Generate, str]:
     """This project's engine on the model in `folder`."""
     import torch
 
@@ -43,7 +43,7 @@ def ours(folder: Path, compiled: bool) -> tuple[Generate, str]:
     return generate, runtime.describe()
 
 
-def karpathy(folder: Path, compiled: bool) -> tuple[Generate, str]:
+def karpathy(folder: Path) -> tuple[Generate, str]:
     """karpathy/nanochat's engine, with its own model and the same weights."""
     import torch
 
@@ -118,7 +118,6 @@ def main() -> None:
     parser.add_argument("--side", choices=("ours", "karpathy"), required=True)
     parser.add_argument("--path", required=True)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--compile", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
     sys.path.insert(0, arguments.path)
@@ -128,7 +127,7 @@ def main() -> None:
 
         if arguments.threads:
             torch.set_num_threads(arguments.threads)
-        generate, description = {"ours": ours, "karpathy": karpathy}[arguments.side](arguments.model, bool(arguments.compile))
+        generate, description = {"ours": ours, "karpathy": karpathy}[arguments.side](arguments.model)
         print(description, file=sys.stderr)
         for line in sys.stdin:
             result = answer(generate, json.loads(line))

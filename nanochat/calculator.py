@@ -58,7 +58,8 @@ def calculate(expression: str) -> str | None:
     by zero, what passes the bounds and what is not a finite number is None too.
     """
     expression = expression.strip()
-    if not expression or len(expression) > MAX_CHARS:
+    # A backslash in a string could spell what is no text, half of a surrogate pair.
+    if not expression or len(expression) > MAX_CHARS or "\\" in expression:
         return None
     if not re.search("['\"]", expression):
         # A comma between three digits groups them, but only outside of calls, where it separates arguments.

@@ -203,6 +203,7 @@ class KVCache:
         self.lengths = [self.lengths[i] for i in kept]
         self._lengths, self._previous, self._hidden = (t[index] for t in (self._lengths, self._previous, self._hidden))
         self._masks = {}
+        self._shrink()
 
     @property
     def _rows(self) -> Tensor:
@@ -214,15 +215,24 @@ class KVCache:
         return norm(self._model.wte(tokens).to(self._model.dtype))
 
     def _reserve(self, slots: int) -> None:
-        if slots <= self._capacity:
-            return
-        more = self._capacity + GROWTH if self._reads_all else 2 * self._capacity
-        old, self._capacity = self._capacity, _aligned(max(slots, more))
+        """Makes room for so many slots in each row."""
+        if slots > self._capacity:
+            more = self._capacity + GROWTH if self._reads_all else 2 * self._capacity
+            self._resize(_aligned(max(slots, more)))
+
+    def _shrink(self) -> None:
+        """Gives back what a long row needed that has ended."""
+        needed = _aligned(max([FIRST_CAPACITY, *self.lengths]))
+        if self._capacity >= 2 * needed + GROWTH:
+            self._resize(needed)
+
+    def _resize(self, capacity: int) -> None:
+        used, self._capacity = max(self.lengths, default=0), capacity
         for buffers in (self.keys, self.values):  # one layer at a time: at no moment are all there twice
             for i, buffer in enumerate(buffers):
                 B, G, _, E = buffer.shape
-                buffers[i] = buffer.new_zeros(B, G, self._capacity, E)
-                buffers[i][:, :, :old] = buffer
+                buffers[i] = buffer.new_zeros(B, G, capacity, E)
+                buffers[i][: self.rows, :, :used] = buffer[: self.rows, :, :used]
         self._masks, self._used = {}, []
 
     def _place(self, T: int) -> Rotary:

@@ -44,7 +44,8 @@ class Tools:
             output = self._run(code)
         if output is None:
             return []
-        return [self._output_start, *self._cut(self._tokenizer.encode(output)), self._output_end]
+        text = output.encode("utf-8", errors="replace").decode("utf-8")  # what code prints need not be text
+        return [self._output_start, *self._cut(self._tokenizer.encode(text)), self._output_end]
 
     def _cut(self, tokens: list[int]) -> list[int]:
         if len(tokens) <= self._max_output_tokens:

@@ -1,0 +1,222 @@
+"""Continuous batching: whatever shares the batch, comes, goes or is cancelled, each request gets what it gets alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.batching import Batcher, Event
+from nanochat.engine import Engine
+from nanochat.gpt import GPT
+from nanochat.kv_cache import FIRST_CAPACITY
+from nanochat.sampling import Sampling
+from nanochat.tools import Tools
+from tests.nanochat.tiny_model import full_logits, tiny_model, tiny_tokenizer
+
+STOP = (5, 9, 17)
+SAMPLINGS = [
+    {"temperature": 0},
+    {"top_k": 5},
+    {"top_k": 0},
+    {"top_k": 0, "top_p": 0.8, "temperature": 1.3},
+    {"top_k": 12, "top_p": 0.6},
+    {"top_k": 99, "temperature": 2.0},
+]
+
+
+def alone(model: GPT, prompt: Sequence[int], sampling: Sampling, stop: Sequence[int], stream: int) -> list[int]:
+    """The tokens of a request that has a context of its own."""
+    engine = Engine(model)
+    context, hidden = engine.read([prompt])
+    return [token for (token,) in engine.resume(context, hidden, sampling, stop, [stream])]
+
+
+def drain(batcher: Batcher, events: list[Event] | None = None) -> dict[int, list[Event]]:
+    """Steps until nothing is left; the events of each request."""
+    events = events if events is not None else []
+    while not batcher.idle:
+        events += batcher.step()
+    by_id: dict[int, list[Event]] = {}
+    for event in events:
+        by_id.setdefault(event.id, []).append(event)
+    return by_id
+
+
+def a_request(random_: random.Random) -> tuple[list[int], Sampling, int]:
+    prompt = [random_.randrange(61) for _ in range(random_.randint(1, 40))]
+    sampling = Sampling(**random_.choice(SAMPLINGS), max_tokens=random_.randint(1, 80), seed=random_.randrange(9))
+    return prompt, sampling, random_.randrange(3)
+
+
+def test_greedy_rows_of_any_length_are_the_argmax_of_the_full_forward() -> None:
+    model = tiny_model(window_pattern="SSL")
+    batcher, random_, events = Batcher(model, 4, prefill_chunk=16), random.Random(1), []
+    prompts = {}
+    for length in (1, 30, 12, 50, 3, 21, 70):  # one joins every few steps, so that all are of different lengths
+        prompt = [random_.randrange(61) for _ in range(length)]
+        prompts[batcher.add(prompt, Sampling(temperature=0, max_tokens=30 + length % 7))] = prompt
+        for _ in range(5):
+            events += batcher.step()
+    for id, row in drain(batcher, events).items():
+        tokens = [event.token for event in row]
+        likeliest = full_logits(model, prompts[id] + tokens)[len(prompts[id]) - 1 : -1].argmax(-1)
+        assert tokens == likeliest.tolist()
+        assert [event.finish for event in row] == [None] * (len(row) - 1) + ["length"]
+        assert len(row) == 30 + len(prompts[id]) % 7
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    max_rows=st.integers(1, 5),
+    chunk=st.sampled_from([1, 7, 64]),
+    actions=st.lists(st.sampled_from(["add", "add", "again", "cancel", "step", "step", "step", "steps"]), max_size=40),
+    pattern=st.sampled_from(["L", "SL"]),
+)
+def test_any_schedule_gives_each_request_what_it_gets_alone(seed: int, max_rows: int, chunk: int, actions: list[str], pattern: str) -> None:
+    model, random_ = tiny_model(window_pattern=pattern, depth=2), random.Random(seed)
+    batcher = Batcher(model, max_rows, prefill_chunk=chunk)
+    requests, cancelled, events = {}, {}, []
+    for action in actions:
+        if action == "add" or (action == "again" and not requests):
+            request = a_request(random_)
+            requests[batcher.add(request[0], request[1], STOP, request[2])] = request
+        elif action == "again":  # the same prompt once more, as samples of a prompt are
+            prompt, sampling, stream = list(requests.values())[-1]
+            requests[batcher.add(prompt, sampling, STOP, stream + 1)] = (prompt, sampling, stream + 1)
+        elif action == "cancel" and requests:
+            id = random_.choice(list(requests))
+            finished = any(event.id == id and event.finish for event in events)
+            batcher.cancel(id)
+            if not finished:
+                cancelled.setdefault(id, sum(event.id == id for event in events))
+        else:
+            for _ in range(20 if action == "steps" else 1):
+                events += batcher.step()
+        assert batcher.active <= max_rows
+    got = drain(batcher, events)
+    for id, (prompt, sampling, stream) in requests.items():
+        tokens, expected = [event.token for event in got.get(id, [])], alone(model, prompt, sampling, STOP, stream)
+        if id in cancelled:
+            assert tokens == expected[: cancelled[id]]  # and none after it
+        else:
+            assert tokens == expected
+            assert got[id][-1].finish == ("stop" if tokens[-1] in STOP else "length")
+            assert all(event.finish is None for event in got[id][:-1])
+
+
+def test_a_cancelled_row_is_free_for_the_next_step() -> None:
+    batcher = Batcher(tiny_model(), 2)
+    ids = [batcher.add([1, 2, 3], Sampling(max_tokens=50), stream=i) for i in range(3)]
+    assert {event.id for event in batcher.step()} == set(ids[:2])
+    assert (batcher.active, batcher.waiting) == (2, 1)
+    batcher.cancel(ids[0])
+    assert (batcher.active, batcher.waiting) == (1, 1)
+    assert {event.id for event in batcher.step()} == set(ids[1:])
+    batcher.cancel(ids[0])  # once more, and one that never was
+    batcher.cancel(99)
+    batcher.cancel(ids[1])
+    batcher.cancel(ids[2])
+    assert batcher.idle and batcher.step() == []
+
+
+def test_a_waiting_request_can_be_cancelled() -> None:
+    batcher = Batcher(tiny_model(), 1, prefill_chunk=4)
+    first, second = batcher.add([1] * 20, Sampling(max_tokens=3)), batcher.add([2] * 20, Sampling(max_tokens=3))
+    batcher.step()  # the first is being read
+    batcher.cancel(first)
+    got = drain(batcher)
+    assert list(got) == [second] and len(got[second]) == 3
+
+
+def test_samples_of_a_prompt_read_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    read: list[int] = []
+    backbone = model.backbone
+    monkeypatch.setattr(model, "backbone", lambda embedded, *rest: read.append(embedded.x.shape[1]) or backbone(embedded, *rest))
+    batcher = Batcher(model, 2)
+    for stream in range(5):  # more than there are rows
+        batcher.add(list(range(30)), Sampling(max_tokens=4, seed=1), stream=stream)
+    got = drain(batcher)
+    assert read == [30]
+    samples = Engine(model).generate([list(range(30))], Sampling(max_tokens=4, seed=1), samples=5)
+    assert [[event.token for event in got[id]] for id in range(5)] == [sample.tokens for sample in samples]
+
+
+def test_a_long_prompt_does_not_stall_the_others() -> None:
+    batcher = Batcher(tiny_model(max_seq_len=256), 2, prefill_chunk=16)
+    first = batcher.add([1, 2, 3], Sampling(max_tokens=40))
+    batcher.step()
+    second = batcher.add(list(range(60)) * 3, Sampling(max_tokens=2))
+    steps = [{event.id for event in batcher.step()} for _ in range(12)]
+    assert all(first in ids for ids in steps)
+    assert [second in ids for ids in steps] == [False] * 11 + [True]  # 180 tokens are 12 chunks of 16
+
+
+def test_memory_of_a_long_row_is_given_back() -> None:
+    batcher = Batcher(tiny_model(), 2)
+    batcher.add([1] * 4 * FIRST_CAPACITY, Sampling(max_tokens=2))
+    batcher.add([2] * 3, Sampling(temperature=0, max_tokens=20))
+    rows = drain(batcher)
+    assert batcher._cache.keys[0].shape[2] == FIRST_CAPACITY
+    assert [event.token for event in rows[1]] == alone(tiny_model(), [2] * 3, Sampling(temperature=0, max_tokens=20), (), 0)
+
+
+def test_tools_force_their_output_in_one_row_only() -> None:
+    """Two rows: the model is made to say a call in the one, and goes on by itself in the other."""
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(vocab_size=300)
+    special = tokenizer.special_tokens
+    code = [special["<|python_start|>"], *tokenizer.encode("6*7"), special["<|python_end|>"]]
+    said = [special["<|output_start|>"], *tokenizer.encode("42"), special["<|output_end|>"]]
+    tools = Tools(tokenizer)
+    batcher = Batcher(model, 2, tools)
+    sampling = Sampling(temperature=0, max_tokens=12)
+    called, plain = batcher.add([1, 2, 3], sampling), batcher.add([4, 5], sampling)
+    row = next(request.row for request in batcher._waiting if request.id == called)
+    for token in code:  # as if the reply had begun so
+        row.tool.feed(token)
+    got = drain(batcher)
+    events = got[called]
+    assert [event.token for event in events[: len(said)]] == said
+    assert [event.forced for event in events] == [True] * len(said) + [False] * (12 - len(said))
+    # What follows is what the model says behind the forced tokens, which it has read.
+    after = alone(model, [1, 2, 3, *said], Sampling(temperature=0, max_tokens=12 - len(said)), (), 0)
+    assert [event.token for event in events[len(said) :]] == after
+    assert [event.token for event in got[plain]] == alone(model, [4, 5], sampling, (), 0)
+    assert not any(event.forced for event in got[plain])
+
+
+@pytest.mark.parametrize("prompt", [[], [61], [-1, 3]])
+def test_prompts_that_are_none_are_refused(prompt: list[int]) -> None:
+    batcher = Batcher(tiny_model(), 2)
+    with pytest.raises(ValueError, match="prompt|vocabulary"):
+        batcher.add(prompt, Sampling())
+    assert batcher.idle
+
+
+@pytest.mark.parametrize(("max_rows", "chunk"), [(0, 1), (1, 0)])
+def test_settings_that_cannot_be_are_refused(max_rows: int, chunk: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Batcher(tiny_model(), max_rows, prefill_chunk=chunk)
+
+
+def test_bf16_rows_come_and_go_too() -> None:
+    """The cache of a CPU is laid out otherwise in bf16: all slots are read, and it grows step by step."""
+    model = tiny_model(dtype=torch.bfloat16, max_seq_len=256).bfloat16()
+    batcher, events = Batcher(model, 4), []
+    lengths = (3, 60, 130, 200, 9, 64)
+    for length in lengths:
+        batcher.add([length % 61] * length, Sampling(temperature=0, max_tokens=70))
+        events += batcher.step()
+    for id, row in drain(batcher, events).items():
+        tokens = [event.token for event in row]
+        prompt = [lengths[id] % 61] * lengths[id]
+        logits = full_logits(model, prompt + tokens)[len(prompt) - 1 : -1]
+        chosen = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+        assert len(tokens) == 70 and (logits.amax(-1) - chosen).max() < 0.3  # as likely as the likeliest, but for rounding
