@@ -71,7 +71,8 @@ def karpathy(folder: Path) -> tuple[Generate, str]:
         theirs[name] = tensor
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(theirs.pop(name))
+            tensor = theirs.pop(name)
+            parameter[: len(tensor)].copy_(tensor)  # it pads the vocabulary, and says none of the padding
     assert not theirs, sorted(theirs)
     model.eval()
 
