@@ -24,7 +24,11 @@ from bench.warm_start import WarmStart
 from nanochat.flags import flag, parse, run
 
 MAX_ANSWER_BYTES = 4096
-SOCKET_SECONDS = 20.0
+SOCKET_SECONDS = 60.0
+MAX_BODY_BYTES = 1 << 20  # the server's own limit
+STREAM_TOKENS = 1024  # of the streams that are left
+CONTEXT_TOKENS = 1100  # a larger prompt would be answered, and the cache of keys and values grow for it
+ROWS = 8
 HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2, 10**9, -(2**63), 2**63, 10**40, 0.5, -0.0, 1e308, 1e-300, float("nan"), float("inf")),
@@ -57,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(WebFuzz, argv)
     with tempfile.TemporaryDirectory() as base, WarmStart() as warm:
         save_chat_model(Path(base))
-        with running(warm, Path(base), "--max-rows=8", "-t=0") as server:
+        with running(warm, Path(base), f"--max-rows={ROWS}", f"--context-tokens={CONTEXT_TOKENS}", "-t=0") as server:
+            fill(server)
             warmup = fuzz(server, config.requests // 10, config.seed + 1)
             disconnect(server, config.disconnects // 10, config.seed + 1)
             before = server.memory_mib()
@@ -88,18 +93,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if good else 1
 
 
+def fill(server: Server) -> None:
+    """Lets as many replies be written as there is room for, each as long as a stream can get: the cache has its full size then."""
+    streams = [open_stream(server.port) for _ in range(ROWS)]
+    for connection in streams:
+        while connection.recv(65536):
+            pass
+        connection.close()
+
+
 def fuzz(server: Server, requests: int, seed: int) -> dict[str, Any]:
     """Sends malformed requests, one after the other, and counts what came back.
 
-    `answered` counts requests that got an answer, or that were none at all and had the connection closed.
+    `answered` does not count those whose connection was closed without a word. Where a request is too large, the refusal may be
+    lost with what was still being sent: these are `cut_off`.
     """
     rng = random.Random(seed)
     statuses: Counter[str] = Counter()
     longest = 0
     for _ in range(requests):
-        answer = exchange(server.port, malformed(rng))
+        sent = malformed(rng)
+        answer = exchange(server.port, sent)
         head, _, body = answer.partition(b"\r\n\r\n")
         status = head[9:12].decode("ascii", "replace") if head.startswith(b"HTTP/1.1 ") else "closed"
+        if status == "closed" and len(sent) > MAX_BODY_BYTES:
+            status = "cut_off"
         statuses[status] += 1
         if status != "200":  # a mutation may have left a request that can be answered
             longest = max(longest, len(body))
@@ -113,7 +131,7 @@ def fuzz(server: Server, requests: int, seed: int) -> dict[str, Any]:
 
 
 def disconnect(server: Server, disconnects: int, seed: int) -> dict[str, Any]:
-    """Opens streams of thousands of tokens and leaves each after some of it. `rows_left` is what the server still decodes then."""
+    """Opens long streams and leaves each after some of it. `rows_left` is what the server still decodes then."""
     rng = random.Random(seed)
     left = 0
     while left < disconnects:
@@ -140,7 +158,7 @@ def rows_held(server: Server) -> int:
 def open_stream(port: int) -> socket.socket:
     """A connection on which a long stream has been asked for."""
     connection = socket.create_connection(("127.0.0.1", port), SOCKET_SECONDS)
-    connection.sendall(request({"messages": [{"role": "user", "content": "go"}], "stream": True, "max_tokens": 4096}))
+    connection.sendall(request({"messages": [{"role": "user", "content": "go"}], "stream": True, "max_tokens": STREAM_TOKENS}))
     return connection
 
 
@@ -215,7 +233,7 @@ def _bad_http(rng: random.Random) -> bytes:
             HEAD.replace("application/json", "multipart/form-data").encode() + b"Content-Length: 2\r\n\r\n{}",
             HEAD.encode() + b"Authorization: Bearer \xff\xfe\r\nContent-Length: 2\r\n\r\n{}",
             HEAD.encode() + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
-            HEAD.encode() + f"Content-Length: {rng.randrange(2**21, 2**40)}\r\n\r\n".encode() + b"x" * (1 << 20) + b"x",
+            HEAD.encode() + f"Content-Length: {rng.randrange(2**21, 2**40)}\r\n\r\n".encode() + b"x" * (MAX_BODY_BYTES + 1),
         )
     )
 
