@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from nanochat.kv_cache import KVCache
 from nanochat.sampling import Sampling
 from nanochat.tools import Tools
 
+TOOL_POLL_SECONDS = 0.05  # how long a step waits where there is nothing but running code
 PREFILL_CHUNK = 512  # tokens of prompts read between two steps: bounds how long rows wait for a newcomer
 
 
@@ -65,8 +67,20 @@ class _Prefill:
         return self._cache
 
 
+@dataclass(eq=False)
+class _Parked:
+    """A request whose code is being run: its row is out of the batch meanwhile."""
+
+    request: _Request
+    cache: KVCache
+    token: int  # its newest, not yet in the cache
+    output: Future[str]
+
+
 class Batcher:
     """Decodes up to `max_rows` requests together. Not thread-safe: one thread owns it.
+
+    Code that a model has written is run in other threads; the other rows go on meanwhile.
 
     A request's tokens depend on its prompt, sampling and stream alone, whatever shares the batch (but where two tokens are as
     good as equally likely, on how the hardware rounds).
@@ -80,14 +94,16 @@ class Batcher:
         self._decoder = Decoder(self._cache.step.head, model.wte.weight.device)
         self._waiting: deque[_Request] = deque()
         self._active: list[_Request] = []  # in the order of the cache's rows
+        self._parked: list[_Parked] = []
+        self._runners = ThreadPoolExecutor(max_rows, "tool") if tools is not None and tools.run is not None else None
         self._prefill: _Prefill | None = None
         self._next_id = 0
-        self._tokens = torch.empty(0, dtype=torch.int64)  # the newest of each row, not yet in the cache
+        self._tokens = torch.empty(0, dtype=torch.int64, device=model.wte.weight.device)  # the newest of each row, not yet in the cache
 
     @property
     def active(self) -> int:
-        """How many requests are being decoded."""
-        return len(self._active)
+        """How many requests are being decoded, or wait for code of theirs."""
+        return len(self._active) + len(self._parked)
 
     @property
     def waiting(self) -> int:
@@ -97,7 +113,7 @@ class Batcher:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._active and not self._waiting
+        return not self.active and not self._waiting
 
     def add(self, prompt: Sequence[int], sampling: Sampling, stop: Collection[int] = (), stream: int = 0) -> int:
         """Takes a request; returns its id. The same prompt given several times in a row is read once.
@@ -122,11 +138,19 @@ class Batcher:
         for i, request in enumerate(self._active):
             if request.id == id:
                 return self._remove([i])
+        for parked in self._parked:
+            if parked.request.id == id:
+                parked.output.cancel()
+        self._parked = [parked for parked in self._parked if parked.request.id != id]
         self._waiting = deque(request for request in self._waiting if request.id != id)
 
     @torch.no_grad()
     def step(self) -> list[Event]:
-        """One new token for each active row; before, reads on in a waiting prompt and admits those that are read."""
+        """One new token for each active row; before, reads on in a waiting prompt and admits those that are read.
+
+        Where all there is to do is to wait for code that runs, it waits for a moment and returns no events.
+        """
+        self._resume()
         if self._active:
             self._cache.append(self._tokens[:, None])
         self._admit()
@@ -134,8 +158,35 @@ class Batcher:
             return []
         choices, self._tokens = self._decoder.step(self._cache.hidden)
         events = [Event(request.id, *choice) for request, choice in zip(self._active, choices, strict=True)]
-        self._remove([i for i, choice in enumerate(choices) if choice.finish is not None])
+        ended = {i for i, choice in enumerate(choices) if choice.finish is not None}
+        for i, request in enumerate(self._active):
+            if i not in ended and request.row.tool is not None and request.row.tool.pending is not None:
+                output = self._runners.submit(self._tools.run, request.row.tool.pending)
+                self._parked.append(_Parked(request, self._cache.select([i]), choices[i].token, output))
+                ended.add(i)
+        self._remove(sorted(ended))
         return events
+
+    def close(self) -> None:
+        """Ends the threads that run code, as soon as they are through with it."""
+        if self._runners is not None:
+            self._runners.shutdown(wait=False, cancel_futures=True)
+
+    def _resume(self) -> None:
+        """Rows whose code has run come back."""
+        full = self.active == self.max_rows
+        if self._parked and not self._active and (full or not self._waiting):
+            wait([parked.output for parked in self._parked], TOOL_POLL_SECONDS, FIRST_COMPLETED)
+        for parked in [parked for parked in self._parked if parked.output.done()]:
+            self._parked.remove(parked)
+            parked.request.row.tool.answer(parked.output.result())
+            self._tokens = torch.cat([self._tokens, self._tokens.new_tensor([parked.token])])
+            self._enter(parked.request, parked.cache)
+
+    def _enter(self, request: _Request, cache: KVCache) -> None:
+        self._cache.admit(cache)
+        self._decoder.add(request.row)
+        self._active.append(request)
 
     def _admit(self) -> None:
         """Reads at most `prefill_chunk` tokens of prompts, and admits requests whose prompts are read while there is room."""
@@ -151,9 +202,7 @@ class Batcher:
                 self._prefill.read(chunk)
                 left -= chunk
             if self._prefill.left == 0:
-                self._cache.admit(self._prefill.cache)
-                self._decoder.add(request.row)
-                self._active.append(self._waiting.popleft())
+                self._enter(self._waiting.popleft(), self._prefill.cache)
         if not self._waiting:
             self._prefill = None  # nothing waits that could have the same prompt
 

@@ -40,20 +40,27 @@ class Row:
     stream: int = 0
     tool: ToolState | None = None
     uniforms: Uniforms = field(init=False)
+    block: Tensor = field(init=False)  # of random numbers, the current one
     count: int = field(default=0, init=False)  # tokens so far
 
     def __post_init__(self) -> None:
         self.stop = frozenset(self.stop)
         self.uniforms = Uniforms(self.sampling.seed, self.stream)
+        self.block = self.uniforms.block()
 
     def take(self, token: int) -> Choice:
-        """Takes note of its next token, chosen by the model, or replaces it by the one that its tool forces."""
+        """Takes note of its next token, chosen by the model, or replaces it by the one that its tool forces.
+
+        Code of the tool that is then pending has to be run before the next token.
+        """
         forced = self.tool is not None and self.tool.forced is not None
         if forced:
             token = self.tool.forced
         if self.tool is not None:
             self.tool.feed(token)
         self.count += 1
+        if self.count % BLOCK == 0:
+            self.block = self.uniforms.block()
         finish: Finish | None = "stop" if token in self.stop else "length" if self.count >= self.sampling.max_tokens else None
         return Choice(token, forced, finish)
 
@@ -73,7 +80,7 @@ class Decoder:
     def add(self, row: Row) -> None:
         """A new last row."""
         self.rows.append(row)
-        self._uniforms = torch.cat([self._uniforms, row.uniforms.block().to(self._device)[None]])
+        self._uniforms = torch.cat([self._uniforms, row.block.to(self._device)[None]])
         self._settings = None
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -96,7 +103,7 @@ class Decoder:
             tokens = torch.tensor([choice.token for choice in choices], device=self._device)
         for i, row in enumerate(self.rows):
             if row.count % BLOCK == 0:
-                self._uniforms[i] = row.uniforms.block().to(self._device)
+                self._uniforms[i] = row.block.to(self._device)
                 self._used[i] = 0
         return choices, tokens
 

@@ -126,6 +126,9 @@ class Engine:
             yield new
             if not running:
                 return
+            for row in decoder.rows:
+                if row.tool is not None:
+                    row.tool.run()
             if 2 * len(running) <= len(active):
                 kept = [i for i, row in enumerate(active) if row in running]
                 context, tokens, active = context.select(kept), tokens[kept], [active[i] for i in kept]

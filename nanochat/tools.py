@@ -22,28 +22,27 @@ ELLIPSIS = "…"
 class Tools:
     """The calculator and, where `run` is given, what executes Python: code in, output out.
 
-    What the calculator does not know is handed to `run`; without one the model gets no output and goes on by itself.
+    What the calculator does not know is handed to `run`; without one the model gets no output and goes on by itself. `run` must
+    return something for any code; what it raises ends the generation of all rows. It may be called in other threads.
     """
 
     def __init__(self, tokenizer: Tokenizer, run: Callable[[str], str] | None = None, max_output_tokens: int = MAX_OUTPUT_TOKENS) -> None:
         if max_output_tokens < 1:
             raise ValueError(f"max_output_tokens is {max_output_tokens}; it must be at least 1")
-        self._tokenizer, self._run, self._max_output_tokens = tokenizer, run, max_output_tokens
+        self._tokenizer, self.run, self._max_output_tokens = tokenizer, run, max_output_tokens
         special = tokenizer.special_tokens
         self.python_start, self.python_end = special["<|python_start|>"], special["<|python_end|>"]
         self._output_start, self._output_end = special["<|output_start|>"], special["<|output_end|>"]
         self._special = frozenset(special.values())
 
-    def result(self, code_tokens: list[int]) -> list[int]:
-        """The tokens that follow a block of code: its output between `<|output_start|>` and `<|output_end|>`, or none."""
-        if not code_tokens or len(code_tokens) > MAX_CODE_TOKENS or self._special.intersection(code_tokens):
-            return []
-        code = self._tokenizer.decode(code_tokens)
-        output = calculate(code)
-        if output is None and self._run is not None:
-            output = self._run(code)
-        if output is None:
-            return []
+    def code(self, tokens: list[int]) -> str | None:
+        """The text of a block of code, or None where it is none that could be run."""
+        if not tokens or len(tokens) > MAX_CODE_TOKENS or self._special.intersection(tokens):
+            return None
+        return self._tokenizer.decode(tokens)
+
+    def tokens(self, output: str) -> list[int]:
+        """`output` between `<|output_start|>` and `<|output_end|>`."""
         text = output.encode("utf-8", errors="replace").decode("utf-8")  # what code prints need not be text
         return [self._output_start, *self._cut(self._tokenizer.encode(text)), self._output_end]
 
@@ -57,12 +56,16 @@ class Tools:
 
 
 class ToolState:
-    """Where in a reply one row is: outside of code, inside, or with output still to come."""
+    """Where in a reply one row is: outside of code, inside, behind code that is to be run, or with output still to come.
+
+    `pending` is code that must be run before the row goes on: its output is to be given to `answer`.
+    """
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._code: list[int] | None = None  # tokens since <|python_start|>
         self._forced: list[int] = []  # tokens to come, the next one last
+        self.pending: str | None = None
 
     @property
     def forced(self) -> int | None:
@@ -70,7 +73,7 @@ class ToolState:
         return self._forced[-1] if self._forced else None
 
     def feed(self, token: int) -> None:
-        """Takes note of the row's new token; at the end of a block of code the tool runs, here and now.
+        """Takes note of the row's new token. At the end of a block of code the calculator answers, or the code is `pending`.
 
         A start inside a block begins the block anew, an end outside of one means nothing, and a block that never ends is
         never run.
@@ -82,10 +85,28 @@ class ToolState:
             self._code = []
         elif token == self._tools.python_end:
             if self._code is not None:
-                self._forced = self._tools.result(self._code)[::-1]
+                self._end(self._tools.code(self._code))
             self._code = None
         elif self._code is not None and len(self._code) <= MAX_CODE_TOKENS:
             self._code.append(token)
+
+    def _end(self, code: str | None) -> None:
+        if code is None:
+            return
+        result = calculate(code)
+        if result is not None:
+            self.answer(result)
+        elif self._tools.run is not None:
+            self.pending = code
+
+    def answer(self, output: str) -> None:
+        """Has `output` said next."""
+        self._forced, self.pending = self._tools.tokens(output)[::-1], None
+
+    def run(self) -> None:
+        """Runs what is pending, if anything, here and now."""
+        if self.pending is not None:
+            self.answer(self._tools.run(self.pending))
 
 
 @dataclass

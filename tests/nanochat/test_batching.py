@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -220,3 +222,66 @@ def test_bf16_rows_come_and_go_too() -> None:
         logits = full_logits(model, prompt + tokens)[len(prompt) - 1 : -1]
         chosen = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
         assert len(tokens) == 70 and (logits.amax(-1) - chosen).max() < 0.3  # as likely as the likeliest, but for rounding
+
+
+def scripted(script: list[int]) -> GPT:
+    """A model that says each token of `script` behind the one before it, whatever came earlier; its tokens must differ."""
+    model = tiny_model(vocab_size=300)
+    for block in model.blocks:
+        block.attn.c_proj.weight.zero_()
+        block.mlp.c_proj.weight.zero_()
+    model.smear_lambda.zero_()
+    model.lm_head.weight.zero_()
+    embedded = model.wte.weight / model.wte.weight.norm(dim=1, keepdim=True)
+    for token, following in itertools.pairwise(script):
+        model.lm_head.weight[following] += 9 * embedded[token]
+    return model
+
+
+def test_rows_go_on_while_the_code_of_another_runs() -> None:
+    tokenizer = tiny_tokenizer()
+    special, released = tokenizer.special_tokens, threading.Event()
+    call = [special["<|python_start|>"], *tokenizer.encode("print(7)"), special["<|python_end|>"]]
+    model = scripted([1, *call])
+    model.lm_head.weight[3] += 9 * model.wte.weight[special["<|output_end|>"]]
+
+    def run(code: str) -> str:
+        assert code == "print(7)"
+        released.wait(20)
+        return "7!"
+
+    batcher = Batcher(model, 2, Tools(tokenizer, run))
+    caller = batcher.add([1], Sampling(temperature=0, max_tokens=len(call) + 8))
+    for _ in call:
+        assert [event.id for event in batcher.step()] == [caller]
+    assert batcher.step() == [] and batcher.active == 1 and not batcher.idle
+    others = [batcher.add([9, 4], Sampling(top_k=0, max_tokens=70, seed=seed)) for seed in range(2)]  # more than a block of numbers
+    events = [event for _ in range(75) for event in batcher.step()]
+    assert {event.id for event in events} == set(others)  # both, one after the other or together
+    released.set()
+    got = drain(batcher, events)
+    said = [special["<|output_start|>"], *tokenizer.encode("7!"), special["<|output_end|>"]]
+    assert [event.token for event in got[caller]][: len(said)] == said
+    assert [event.forced for event in got[caller]][: len(said) + 1] == [True] * len(said) + [False]
+    assert [event.token for event in got[caller]][len(said)] == 3 and len(got[caller]) == 8
+    for seed, id in enumerate(others):
+        sampling = Sampling(top_k=0, max_tokens=70, seed=seed)
+        assert [event.token for event in got[id]] == alone(model, [9, 4], sampling, (), 0)
+    batcher.close()
+
+
+def test_a_row_whose_code_runs_can_be_cancelled() -> None:
+    tokenizer, released = tiny_tokenizer(), threading.Event()
+    special = tokenizer.special_tokens
+    model = scripted([1, special["<|python_start|>"], *tokenizer.encode("x"), special["<|python_end|>"]])
+    batcher = Batcher(model, 1, Tools(tokenizer, lambda code: str(released.wait(20))))
+    first = batcher.add([1], Sampling(temperature=0, max_tokens=20))
+    second = batcher.add([2], Sampling(temperature=0, max_tokens=3))
+    for _ in range(3):
+        batcher.step()
+    assert batcher.step() == [] and (batcher.active, batcher.waiting) == (1, 1)  # its place is kept
+    batcher.cancel(first)
+    assert [event.id for event in batcher.step()] == [second]
+    released.set()
+    assert {id for id, _ in drain(batcher).items()} == {second}
+    batcher.close()

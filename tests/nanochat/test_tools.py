@@ -21,6 +21,7 @@ def forced_after(tools: Tools, tokens: list[int]) -> list[int]:
     for token in tokens:
         assert state.forced is None
         state.feed(token)
+    state.run()
     forced = []
     while (token := state.forced) is not None:
         forced.append(token)
@@ -117,6 +118,7 @@ def test_any_tokens_are_survived_and_every_output_ends(said: list[int]) -> None:
             state.feed(state.forced)
         assert state.forced is None
         state.feed(token)
+        state.run()
 
 
 def test_a_limit_of_nothing_is_refused() -> None:
