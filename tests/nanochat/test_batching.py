@@ -16,7 +16,7 @@ from nanochat.batching import Batcher, Event
 from nanochat.engine import Engine
 from nanochat.gpt import GPT
 from nanochat.kv_cache import FIRST_CAPACITY
-from nanochat.sampling import Sampling
+from nanochat.sampling import BLOCK, Sampling, Uniforms
 from nanochat.tools import Tools
 from tests.nanochat.tiny_model import full_logits, tiny_model, tiny_tokenizer
 
@@ -110,6 +110,22 @@ def test_any_schedule_gives_each_request_what_it_gets_alone(seed: int, max_rows:
             assert tokens == expected
             assert got[id][-1].finish == ("stop" if tokens[-1] in STOP else "length")
             assert all(event.finish is None for event in got[id][:-1])
+
+
+def test_a_row_goes_through_its_random_numbers_one_by_one() -> None:
+    """All tokens are equally likely, so that each says which number it was chosen by."""
+    model = tiny_model()
+    model.lm_head.weight.zero_()
+    batcher, sampling = Batcher(model, 2), Sampling(top_k=0, temperature=1.0, max_tokens=3 * BLOCK, seed=4)
+    batcher.add([1, 2], sampling, stream=1)
+    batcher.step()
+    batcher.add([3], sampling)
+    for id, row in drain(batcher, []).items():
+        stream = Uniforms(4, 1 - id)
+        numbers = torch.cat([stream.block() for _ in range(3)])[1 - id :]
+        expected = (numbers * 61).long()
+        assert (torch.tensor([event.token for event in row]) - expected).abs().max() <= 1  # a number may be at an edge
+        assert len(set(expected.tolist())) > 40
 
 
 def test_a_cancelled_row_is_free_for_the_next_step() -> None:

@@ -57,6 +57,21 @@ def test_the_greatest_are_found_whatever_their_places(vocabulary: int) -> None:
         assert set(tokens.tolist()) == set(places)
 
 
+@pytest.mark.parametrize("k", [1, 3, 20])
+def test_equal_logits_are_in_one_order_however_many_are_sorted(k: int) -> None:
+    """With four different logits in all, alone, in the company of rows like it, and beside one that sorts many more."""
+    generator = torch.Generator().manual_seed(k)
+    logits = torch.randint(4, (8, FOLDS * 512), generator=generator).float()
+    uniforms = torch.rand(8, generator=generator)
+    few = Sampling(temperature=1.0, top_k=k)
+    alike = choose(logits, uniforms, Settings([few] * 8, CPU)).tolist()
+    for many in (50, 500):
+        mixed = choose(logits, uniforms, Settings([few] * 7 + [Sampling(top_k=many)], CPU)).tolist()
+        assert mixed[:7] == alike[:7]
+    apart = [choose(logits[i : i + 1], uniforms[i : i + 1], Settings([few], CPU)).item() for i in range(8)]
+    assert apart == alike
+
+
 def test_the_likeliest_is_one_of_the_greatest() -> None:
     logits = torch.randn(9, 8192, generator=torch.Generator().manual_seed(0))
     tokens = choose(logits, torch.zeros(9), Settings([Sampling(temperature=0)] * 9, CPU))
