@@ -25,7 +25,7 @@ from nanochat.permutation import permute
 from nanochat.reply import stop_tokens
 from nanochat.rows import Loader
 from nanochat.runtime import Runtime
-from nanochat.sampling import Sampling
+from nanochat.sampling import LEAST_TEMPERATURE, Sampling
 from nanochat.tasks.grading import reply_text
 from nanochat.tasks.task import Task
 from nanochat.tokenizer import Tokenizer
@@ -49,8 +49,8 @@ class RolloutFlags:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.samples < 2:
             raise ValueError(f"samples is {self.samples}; a reply is compared with its siblings, so give at least 2")
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+        if not LEAST_TEMPERATURE <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; it must be at least {LEAST_TEMPERATURE}")
 
 
 class Reply(NamedTuple):

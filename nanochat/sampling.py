@@ -18,6 +18,7 @@ from nanochat.flags import flag
 BLOCK = 64  # random numbers drawn per row at a time
 TIE_STEP = 2.0**-40  # what a place in the order of equals counts against a logit: less than what fp32 tells apart
 FOLDS = 16  # the vocabulary lies in so many lines below each other when its greatest are looked for
+LEAST_TEMPERATURE = 1e-4  # below it fp32 no longer tells the likeliest tokens apart, so 0 says the same
 SMALL = 16384  # logits that are sorted as they are: faster than dealing with lines
 
 
@@ -32,8 +33,8 @@ class Sampling:
     seed: int = flag(42, "seed of the choices")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; it must be 0 or more")
+        if not (self.temperature == 0 or LEAST_TEMPERATURE <= self.temperature < float("inf")):
+            raise ValueError(f"temperature is {self.temperature}; it must be 0, or at least {LEAST_TEMPERATURE}")
         if self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}; it must be at least 1, or 0 for all tokens")
         if not 0 < self.top_p <= 1:

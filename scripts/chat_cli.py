@@ -13,12 +13,11 @@ from nanochat.common import UserError
 from nanochat.engine import Engine
 from nanochat.flags import flag, parse, part, run
 from nanochat.loading import Stage, latest_stage, load_model
-from nanochat.reply import stop_tokens
+from nanochat.reply import Piece, Reply, joined, stop_tokens
 from nanochat.runtime import RuntimeFlags, start
 from nanochat.sampling import Sampling
 from nanochat.tokenizer import Tokenizer
 from nanochat.tools import ToolFlags
-from nanochat.web.reply import Piece, Reply
 
 KEYS = "Enter sends a line; a line that ends in \\ goes on in the next. Ctrl-C stops the reply, Ctrl-D or /quit ends the program."
 HELP = {
@@ -97,17 +96,6 @@ class Chat:
             if token not in stop:
                 yield from reply.feed(token)
         yield from reply.close()
-
-
-def joined(pieces: Sequence[Piece]) -> list[Piece]:
-    """Neighbours of one kind made one."""
-    out: list[Piece] = []
-    for piece in pieces:
-        if out and out[-1].kind == piece.kind:
-            out[-1] = Piece(piece.kind, out[-1].text + piece.text)
-        else:
-            out.append(piece)
-    return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nanochat.chat_format import render_prompt
+from nanochat.reply import Piece
 from nanochat.sampling import Sampling
 from nanochat.serving import Backend
 from nanochat.tokenizer import Tokenizer
@@ -26,7 +27,6 @@ from nanochat.web.errors import ApiError, json_response
 from nanochat.web.generation import FinishReason, Generation
 from nanochat.web.guard import Guard
 from nanochat.web.limits import WebLimits
-from nanochat.web.reply import Piece
 from nanochat.web.schema import ChatRequest, parse_request, to_conversation, to_sampling
 
 PAGE = Path(__file__).parent / "page"

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from nanochat.reply import Piece, joined
 from nanochat.web.generation import FinishReason, News, Usage
-from nanochat.web.reply import Piece, joined
 
 
 class Completion:

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from nanochat.reply import Piece, Reply, stop_tokens
 from nanochat.sampling import Sampling
 from nanochat.serving import Backend, Stopped, Update
 from nanochat.serving_meter import Busy
 from nanochat.tokenizer import Tokenizer
 from nanochat.web.errors import ApiError
-from nanochat.web.reply import STOP_TOKENS, Piece, Reply
 
 FinishReason = Literal["stop", "length"]
 
@@ -53,7 +53,7 @@ class Generation:
         self, backend: Backend, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling, choices: int, stops: Sequence[str]
     ) -> None:
         self._backend = backend
-        self._stop_ids = {tokenizer.special_tokens[name] for name in STOP_TOKENS}
+        self._stop_ids = frozenset(stop_tokens(tokenizer))
         self._replies = {row: Reply(tokenizer, stops) for row in range(choices)}
         self._updates: asyncio.Queue[list[Update]] = asyncio.Queue()
         self.usage = Usage(len(prompt))

@@ -12,14 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator, model_validator
 
-from nanochat.sampling import Sampling
+from nanochat.sampling import LEAST_TEMPERATURE, Sampling
 from nanochat.web.errors import ApiError
 from nanochat.web.limits import WebLimits
 
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 MAX_PARTS = 1024
-GREEDY_TEMPERATURE = 1e-5  # at and below it the likeliest token is all that is left, and fp32 cannot divide by much less
 
 # What changes nothing about a reply here: for the provider's own accounts, caches and tiers.
 WITHOUT_EFFECT = {
@@ -180,7 +179,7 @@ def to_sampling(request: ChatRequest, defaults: Sampling) -> Sampling:
     """How the reply is sampled: as the request says, else by `defaults`. Without a seed, one that nobody knows before."""
     temperature = defaults.temperature if request.temperature is None else request.temperature
     top_p = defaults.top_p if request.top_p is None else request.top_p
-    if temperature <= GREEDY_TEMPERATURE or top_p == 0:
+    if temperature < LEAST_TEMPERATURE or top_p == 0:
         temperature, top_p = 0.0, 1.0
     asked = request.max_tokens or request.max_completion_tokens
     return Sampling(

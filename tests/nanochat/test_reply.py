@@ -1,49 +1,81 @@
-"""The assistant's next turn as text, on a real tokenizer and a tiny model."""
+"""From tokens to pieces of text: characters, tools, stop strings."""
 
 from __future__ import annotations
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nanochat.chat_format import render_prompt
-from nanochat.engine import Engine
-from nanochat.reply import reply_stream, stop_tokens
-from nanochat.sampling import Sampling
-from nanochat.tools import Tools
-from tests.nanochat.tiny_model import tiny_model, tiny_tokenizer
+from nanochat.reply import Piece, Reply, joined
+from tests.nanochat.tiny_model import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
-ASKED = {"messages": [{"role": "user", "content": "What is 6*7?"}]}
 
 
-def test_pieces_join_to_the_reply_up_to_its_end() -> None:
-    model = tiny_model(vocab_size=300)
-    for seed in range(5):
-        sampling = Sampling(temperature=1.5, top_k=0, seed=seed, max_tokens=400)
-        (completion,) = Engine(model).generate([render_prompt(TOKENIZER, ASKED)], sampling, stop_tokens(TOKENIZER))
-        text = "".join(reply_stream(Engine(model), TOKENIZER, ASKED, sampling))
-        assert text == TOKENIZER.decode(completion.tokens)
-        assert "<|assistant_end|>" not in text and "<|bos|>" not in text
+def read(tokens: list[int], stops: list[str]) -> tuple[list[list[Piece]], Reply]:
+    reply = Reply(TOKENIZER, stops)
+    out = [reply.feed(token) for token in tokens]
+    return [*out, reply.close()], reply
 
 
-def test_a_call_and_its_output_are_text() -> None:
-    """A model that, after the question, says a call with certainty: its head is made to."""
-    model, special = tiny_model(vocab_size=300), TOKENIZER.special_tokens
-    script = [special["<|python_start|>"], *TOKENIZER.encode("6*7"), special["<|python_end|>"]]
-    end = [special["<|output_end|>"], special["<|assistant_end|>"]]
-    # Each token of the script, by its own embedding alone, makes the next one the likeliest.
-    before = [special["<|assistant_start|>"], *script[:-1], end[0]]
-    for block in model.blocks:
-        block.attn.c_proj.weight.zero_()
-        block.mlp.c_proj.weight.zero_()
-    model.smear_lambda.zero_()
-    model.lm_head.weight.zero_()
-    embedded = model.wte.weight / model.wte.weight.norm(dim=1, keepdim=True)
-    for token, following in zip(before, [*script, end[1]], strict=True):
-        model.lm_head.weight[following] += 9 * embedded[token]
-    text = "".join(reply_stream(Engine(model, tools=Tools(TOKENIZER)), TOKENIZER, ASKED, Sampling(temperature=0, max_tokens=40)))
-    assert text == "<|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>"
+def said(pieces: list[list[Piece]], kind: str = "text") -> str:
+    return "".join(piece.text for step in pieces for piece in step if piece.kind == kind)
 
 
-def test_a_malformed_conversation_is_refused() -> None:
-    with pytest.raises(ValueError, match="messages"):
-        next(reply_stream(Engine(tiny_model(vocab_size=300)), TOKENIZER, {"messages": []}, Sampling()))
+def first_complete(text: str, stops: list[str]) -> str:
+    """What is left of `text` when it is read letter by letter until it ends with a stop string: the plain way to say it."""
+    for end in range(len(text) + 1):
+        ending = [stop for stop in stops if text[:end].endswith(stop)]
+        if ending:
+            return text[: end - max(map(len, ending))]
+    return text
+
+
+@given(st.text("abé", max_size=30), st.lists(st.text("abé", min_size=1, max_size=5), max_size=4), st.booleans())
+def test_text_ends_before_the_first_stop_string(text: str, stops: list[str], in_bytes: bool) -> None:
+    """However the text is cut into tokens, also within a character."""
+    tokens = list(text.encode()) if in_bytes else TOKENIZER.encode(text)
+    pieces, reply = read(tokens, stops)
+    assert said(pieces) == first_complete(text, stops)
+    assert reply.stopped == (first_complete(text, stops) != text)
+    assert said(read(tokens, [])[0]) == text
+
+
+@given(st.text("ab", max_size=30), st.text("ab", min_size=1, max_size=5))
+def test_nothing_is_held_back_without_need(text: str, stop: str) -> None:
+    """After every token all is out but what may be the beginning of the stop string."""
+    reply, out = Reply(TOKENIZER, [stop]), ""
+    for end, token in enumerate(text.encode(), 1):
+        out += "".join(piece.text for piece in reply.feed(token))
+        if reply.stopped:
+            return
+        held = text[len(out) : end]
+        assert text[:end] == out + held and stop.startswith(held) and len(held) < len(stop)
+
+
+def test_code_and_its_output_are_told_apart() -> None:
+    special = TOKENIZER.special_tokens
+    tokens = [
+        *b"12",
+        special["<|python_start|>"],
+        *b"3*4 12",
+        special["<|python_end|>"],
+        special["<|output_start|>"],
+        *b"12",
+        special["<|output_end|>"],
+        *b"3!",
+    ]
+    whole = [Piece("text", "12"), Piece("python", "3*4 12"), Piece("python_output", "12"), Piece("text", "3!")]
+    pieces, reply = read(tokens, [])
+    assert joined([piece for step in pieces for piece in step]) == whole
+    # Stop strings are searched in the text alone, across what is between; until it is known, nothing overtakes it.
+    pieces, reply = read(tokens, ["24"])
+    assert joined([piece for step in pieces for piece in step]) == whole and not reply.stopped
+    pieces, reply = read(tokens, ["23"])
+    assert joined([piece for step in pieces for piece in step]) == [Piece("text", "1")] and reply.stopped
+    assert said(read(tokens, ["12"])[0]) == ""
+
+
+def test_half_a_character_at_the_end_of_a_part_is_shown_as_such() -> None:
+    tokens = [0xC3, TOKENIZER.special_tokens["<|python_start|>"], 0xC3]
+    pieces, _ = read(tokens, [])
+    assert joined([piece for step in pieces for piece in step]) == [Piece("text", "\ufffd"), Piece("python", "\ufffd")]

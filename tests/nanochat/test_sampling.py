@@ -88,3 +88,9 @@ def test_streams_go_on_where_they_were() -> None:
 def test_a_stream_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="stream"):
         Uniforms(1, -1)
+
+
+@pytest.mark.parametrize("temperature", [-1.0, 1e-300, 9e-5, float("inf"), float("nan")])
+def test_a_temperature_is_zero_or_tells_tokens_apart(temperature: float) -> None:
+    with pytest.raises(ValueError, match="it must be 0, or at least 0.0001"):
+        Sampling(temperature=temperature)
