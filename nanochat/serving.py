@@ -154,6 +154,7 @@ class Serving:
                 self._refuse(ticket)
             while not self._commands.empty():
                 self._commands.get()()
+            self._batcher.close()
             if not self._closing:
                 self._failed()
 
