@@ -40,7 +40,7 @@ class Conversations(Sequence[Mapping[str, Any]]):
 class ConversationLoader(Loader):
     """All rows of a mixture, by number; their order is another one in each epoch. See `Loader`.
 
-    `figures` says what became of the conversations. Raises `UserError` where not one of them fits a row.
+    `counts` says what became of the conversations. Raises `UserError` where not one of them fits a row.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class ConversationLoader(Loader):
         self._padding = ~tokenizer.bos_id
         key = _digest(VERSION, conversations.fingerprint, tokenizer.fingerprint, seq_len)
         folder = base_dir() / "tokens" / f"chat-{key}"
-        if not (folder / "figures.json").exists():
+        if not (folder / "counts.json").exists():
             ensure_dir(folder.parent)
             with FileLock(folder.parent / f".{folder.name}.lock"):
-                if not (folder / "figures.json").exists():
+                if not (folder / "counts.json").exists():
                     _make(folder, conversations, tokenizer, seq_len, say)
-        self.figures: dict[str, int] = read_json(folder / "figures.json")
+        self.counts: dict[str, int] = read_json(folder / "counts.json")
         self._tokens, self._first_token, self._first_piece = (_open(folder / f"{name}.npy") for name in _KEPT)
         self.rows_per_epoch = len(self._first_piece) - 1
         self.fingerprint = _digest(key, seed if shuffle else None)
@@ -104,20 +104,20 @@ def _make(folder: Path, conversations: Conversations, tokenizer: Tokenizer, seq_
     """Renders and packs all conversations into `folder`, which is there when it is whole."""
     begin = last = time.monotonic()
     pieces: list[np.ndarray] = []
-    figures = dict.fromkeys(("conversations", "cut", "too_long", "nothing_to_learn", "rows", "tokens", "learned_tokens"), 0)
+    counts = dict.fromkeys(("conversations", "cut", "too_long", "nothing_to_learn", "rows", "tokens", "learned_tokens"), 0)
     for i in range(len(conversations)):
         try:
             ids, mask, messages_cut = render_whole_turns(tokenizer, conversations[i], seq_len + 1)
         except ValueError as error:
             raise UserError(f"conversation {i} of the mixture: {error}; mend the data or leave it out") from error
-        figures["conversations"] += 1
+        counts["conversations"] += 1
         if not ids:
-            figures["too_long"] += 1
+            counts["too_long"] += 1
         elif not any(mask):
-            figures["nothing_to_learn"] += 1
+            counts["nothing_to_learn"] += 1
         else:
-            figures["cut"] += messages_cut > 0
-            figures["learned_tokens"] += sum(mask)
+            counts["cut"] += messages_cut > 0
+            counts["learned_tokens"] += sum(mask)
             tokens = np.array(ids, np.int32)
             pieces.append(np.where(mask, tokens, ~tokens))
         if time.monotonic() - last > PROGRESS_SECONDS:
@@ -130,7 +130,7 @@ def _make(folder: Path, conversations: Conversations, tokenizer: Tokenizer, seq_
         )
     length = np.array([len(piece) for piece in pieces])
     row, piece = pack_whole(length, seq_len + 1)
-    figures |= {"rows": int(row[-1]) + 1, "tokens": int(length.sum())}
+    counts |= {"rows": int(row[-1]) + 1, "tokens": int(length.sum())}
     arrays = {
         "tokens": np.concatenate([pieces[i] for i in piece.tolist()]),
         "first_token": np.array([0, *itertools.accumulate(length[piece].tolist())]),
@@ -141,13 +141,13 @@ def _make(folder: Path, conversations: Conversations, tokenizer: Tokenizer, seq_
     ensure_dir(partial)
     for name in _KEPT:
         np.save(partial / f"{name}.npy", arrays[name], allow_pickle=False)
-    write_json(partial / "figures.json", figures)
+    write_json(partial / "counts.json", counts)
     partial.rename(folder)
     fsync_dir(folder.parent)
-    filled = figures["tokens"] / (figures["rows"] * (seq_len + 1))
+    filled = counts["tokens"] / (counts["rows"] * (seq_len + 1))
     say(
-        f"conversations: {figures['conversations']:,} in {figures['rows']:,} rows of {seq_len}, {filled:.1%} filled; "
-        f"{figures['cut']:,} cut, {figures['too_long']:,} too long, {figures['nothing_to_learn']:,} with nothing to learn; "
+        f"conversations: {counts['conversations']:,} in {counts['rows']:,} rows of {seq_len}, {filled:.1%} filled; "
+        f"{counts['cut']:,} cut, {counts['too_long']:,} too long, {counts['nothing_to_learn']:,} with nothing to learn; "
         f"{time.monotonic() - begin:.1f} s"
     )
 

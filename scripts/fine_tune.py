@@ -56,7 +56,7 @@ def fine_tune(recipe: FineTune, stage: Stage, mixtures: Callable[..., tuple[Mixt
     if recipe.eval_every > 0:
         held_out_loader = ConversationLoader(held_out, tokenizer, T, shuffle=False, say=begun.say)
         trainer.events = [Event(trainer.cadence(recipe.eval_every), evaluation(recipe, begun, trainer, held_out_loader))]
-    figures = {name.replace("_", " "): figure for name, figure in loader.figures.items()}
+    figures = {name.replace("_", " "): figure for name, figure in loader.counts.items()}
     epochs = plan.total_tokens / (T * loader.rows_per_epoch)
     return begun.finish(trainer, {"epochs": epochs, **figures, "mixture": mixture.describe()})
 

@@ -59,7 +59,7 @@ def test_only_what_the_assistant_says_is_learned(tokenizer: Tokenizer) -> None:
     assert "<|output_start|>2<|output_end|>" in whole
     tokens, targets = inputs_and_targets(torch.from_numpy(row[None].astype(np.int64)))
     assert tokens.min() >= 0 and (targets >= IGNORE).all()
-    assert int((targets != IGNORE).sum()) == count_targets(row[None])[0] == loader.figures["learned_tokens"]
+    assert int((targets != IGNORE).sum()) == count_targets(row[None])[0] == loader.counts["learned_tokens"]
     at = torch.nonzero(targets[0] != IGNORE)[:-1, 0]
     assert (targets[0, at] == tokens[0, at + 1]).all(), "a target is the token that comes next"
 
@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_cut_at_a_turn_or_left_out_and_counted(tokenizer: T
         ["hello<|assistant_end|>fine<|assistant_end|>"],
         ["fine<|assistant_end|>", "hello<|assistant_end|>"],
     )
-    figures = loader.figures
+    figures = loader.counts
     assert (figures["conversations"], figures["cut"], figures["too_long"], figures["nothing_to_learn"]) == (4, 2, 2, 0)
     assert "2 cut, 2 too long" in said[-1]
     assert render_whole_turns(tokenizer, talks[1], 64).ids == []
