@@ -58,7 +58,9 @@ def fine_tune(recipe: FineTune, stage: Stage, mixtures: Callable[..., tuple[Mixt
         trainer.events = [Event(trainer.cadence(recipe.eval_every), evaluation(recipe, begun, trainer, held_out_loader))]
     figures = {name.replace("_", " "): figure for name, figure in loader.counts.items()}
     epochs = plan.total_tokens / (T * loader.rows_per_epoch)
-    return begun.finish(trainer, {"epochs": epochs, **figures, "mixture": mixture.describe()})
+    described = mixture.describe()
+    kept = {name.replace("_", " "): described[name] for name in ("mixture", "left_out") if name in described}
+    return begun.finish(trainer, {"epochs": epochs, **figures, **kept})
 
 
 def plan_epochs(recipe: FineTune, begun: Begun, loader: ConversationLoader) -> Plan:
