@@ -75,6 +75,7 @@ class MCConfig:
     mc_target_tok_per_sec: float = flag(0.0, "train fewer variants where training is slower; 0 = all", unit="tokens of rows per second")
     mc_priority_sampling: bool = flag(False, "choose half of the variants by LensNet's scores")
     mc_aux_dtype: Literal["auto", "fp32", "bf16"] = flag("auto", "dtype of GistNet and LensNet; auto = the model's")
+    mc_gist_targets: bool = flag(True, "a gist, too, learns to predict the token after its span")
     mc_gist_delta_weight: float = flag(0.0, "weight of what a variant loses against its row")
     mc_gist_kl_weight: float = flag(0.0, "weight of the divergence of a variant's predictions from its row's")
     mc_gist_recon_weight: float = flag(0.0, "weight of telling a block's tokens from its gist")

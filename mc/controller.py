@@ -173,6 +173,8 @@ class MCController(Objective):
         with self.spans("variant_pack"):
             rows = torch.arange(V * B, device=tokens.device) % B
             entry_targets = targets[rows[:, None], variants.predicts]
+            if not self.config.mc_gist_targets:
+                entry_targets = entry_targets.masked_fill(variants.layout.lod > 0, IGNORE)
         variant_loss, losses = self.model.loss(hidden, entry_targets, "both", None if weights is None else weights[rows])
         token_loss = (base_loss + V * variant_loss) / (1 + V)
         loss, extra = self._gist_terms(token_loss, tokens, targets, row, tree, hidden, entry_targets)

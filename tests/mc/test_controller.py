@@ -11,8 +11,9 @@ from nanochat.gpt import rotary_at
 from tests.mc.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
 
 
-def test_the_loss_is_the_mean_over_rows_and_variants() -> None:
-    memory = tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0})
+@pytest.mark.parametrize("at_gists", [True, False])
+def test_the_loss_is_the_mean_over_rows_and_variants(at_gists: bool) -> None:
+    memory = tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0}, mc_gist_targets=at_gists)
     tokens, targets = tiny_batch(3)
     result = memory.process_batch(tokens, targets, 0.5)
     memory.draw = 0
@@ -24,11 +25,13 @@ def test_the_loss_is_the_mean_over_rows_and_variants() -> None:
     logits, losses = memory.model.logits(hidden), []
     for v in range(V):
         for b in range(3):
-            losses.append(F.cross_entropy(logits[v * 3 + b], targets[b, variants.predicts[v * 3 + b]]))
+            each = F.cross_entropy(logits[v * 3 + b], targets[b, variants.predicts[v * 3 + b]], reduction="none")
+            losses.append(each if at_gists else each[variants.layout.lod[v * 3 + b] == 0])
     plain = memory.model(tokens, targets)
     torch.testing.assert_close(result.loss_lod0, plain)
-    torch.testing.assert_close(result.loss, (plain + V * torch.stack(losses).mean()) / (1 + V))
+    torch.testing.assert_close(result.loss, (plain + V * torch.cat(losses).mean()) / (1 + V))
     torch.testing.assert_close(result.token_loss, result.loss.detach())
+    assert result.metrics["mc/lod_loss/1"].isnan() == (not at_gists)
 
 
 @pytest.mark.parametrize("term", ["mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight"])
@@ -42,6 +45,19 @@ def test_gist_terms_are_added_and_train_the_gists(term: str) -> None:
     for result in (a, b):
         result.loss.backward()
     assert any(not torch.equal(p.grad, q.grad) for p, q in zip(plain.gistnet.parameters(), with_term.gistnet.parameters(), strict=True))
+
+
+def test_rows_are_weighed_with_their_variants_and_what_is_not_to_be_learned_takes_no_part() -> None:
+    memory = tiny_memory()
+    tokens, targets = (part.clone() for part in tiny_batch(3))
+    targets[:, : SEQ_LEN // 2], targets[1] = -1, -1
+    result = memory(tokens, targets, 0.5)
+    result.loss.backward()
+    assert result.loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in memory.parameters())
+    alone, weighed = tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0}), tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0})
+    torch.testing.assert_close(alone(tokens, targets, 0.5, torch.ones(3)).loss, weighed(tokens, targets, 0.5).loss)
+    doubled = tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0})(tokens, targets, 0.5, torch.tensor([2.0, 5.0, 2.0])).loss
+    torch.testing.assert_close(doubled, 2 * tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0})(tokens, targets, 0.5).loss)
 
 
 def test_a_variant_that_lost_nothing_is_not_punished() -> None:
