@@ -29,6 +29,7 @@ from nanochat.gpt import GPT, GPTConfig
 from nanochat.metrics import JsonlSink, MetricsLogger
 from nanochat.objective import StepResult
 from nanochat.optim import MuonAdamW, OptimFlags
+from nanochat.rows import Loader
 from nanochat.runtime import RuntimeFlags, StopSignals, start
 from nanochat.schedule import Plan, ScheduleFlags
 from nanochat.trainer import Event, Trainer, TrainerFlags
@@ -55,7 +56,7 @@ class RecallWorker:
     mc: MCConfig = part(MCConfig)
 
 
-class RecallRows:
+class RecallRows(Loader):
     """What the trainer reads rows from; rows with another aim come first where the task is focus."""
 
     def __init__(self, config: RecallWorker) -> None:
@@ -79,7 +80,7 @@ class RecallController(MCController):
         super().__init__(model, config.mc, task.length, config.seed)
         self.task, self.anneal = task, config.anneal
 
-    def forward(self, tokens: Tensor, targets: Tensor, progress: float) -> StepResult:
+    def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
         """See `Objective.forward`."""
         task = self.task
         place = torch.arange(task.length, device=tokens.device)
