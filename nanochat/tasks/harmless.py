@@ -56,7 +56,7 @@ def _bits(node: ast.expr) -> float:
         if isinstance(node.value, float):
             return 64.0 if math.isfinite(node.value) else math.inf
         return float(node.value.bit_length())
-    if isinstance(node, ast.Name) and len(node.id) == 1 and node.id.isascii():
+    if _is_letter(node):
         return 1.0
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, _SIGNS):
         return _bits(node.operand)
@@ -81,6 +81,10 @@ def _exponent(node: ast.expr) -> float:
         return float(node.value)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         return max(_exponent(node.left), _exponent(node.right))
-    if isinstance(node, ast.Name) and len(node.id) == 1:
+    if _is_letter(node):
         return 1.0
     raise ValueError("an exponent that may be large")
+
+
+def _is_letter(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and len(node.id) == 1 and node.id.isascii() and node.id.isalpha()

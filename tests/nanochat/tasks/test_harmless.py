@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nanochat.tasks.gym import Gym, reply_check
@@ -118,6 +118,8 @@ def test_code_does_not(text: str) -> None:
     assert not harmless_to_eval(text)
 
 
+@example("_")
+@example("2**_")
 @given(st.text(max_size=60) | st.text("x123+-*/()[]'\"!.,f lambda:", max_size=40))
 def test_no_text_makes_the_checks_fail(text: str) -> None:
     assert harmless_formula(text) in (True, False) and harmless_to_eval(text) in (True, False)
