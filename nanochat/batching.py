@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -34,6 +34,20 @@ class Event(NamedTuple):
     token: int | None
     forced: bool
     finish: Finish | None
+
+
+@dataclass
+class Continuation:
+    """What a request was continued with: all tokens, which of them a tool forced, and whether a stop token, the last one, ended it."""
+
+    tokens: list[int] = field(default_factory=list)
+    forced: list[bool] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def said(self) -> list[int]:
+        """The tokens without the stop token."""
+        return self.tokens[:-1] if self.ended else self.tokens
 
 
 @dataclass(eq=False)
@@ -166,6 +180,18 @@ class Batcher:
                 ended.add(i)
         self._remove(sorted(ended))
         return events
+
+    def drain(self) -> dict[int, Continuation]:
+        """Decodes until there is nothing to do: what became of each request that was not yet at its end, by id."""
+        continuations: dict[int, Continuation] = {}
+        while not self.idle:
+            for event in self.step():
+                continuation = continuations.setdefault(event.id, Continuation())
+                if event.token is not None:
+                    continuation.tokens.append(event.token)
+                    continuation.forced.append(event.forced)
+                continuation.ended |= event.finish == "stop"
+        return continuations
 
     def close(self) -> None:
         """Ends the threads that run code, as soon as they are through with it."""

@@ -199,21 +199,13 @@ def reply(model: GPT, tokenizer: Tokenizer, task: Task, conversations: Sequence[
     """`num_samples` replies to each problem, those of a problem one after the other, many drawn at a time, with the calculator."""
     prompts = [render_prompt(tokenizer, conversation) for conversation in conversations]
     batcher, sampling, stop = Batcher(model, flags.batch_size, Tools(tokenizer)), flags.sampling(task.reply_tokens), stop_tokens(tokenizer)
-    tokens: dict[int, list[int]] = {}
     place: dict[int, int] = {}
     for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):  # what takes most memory comes first
         for stream in range(flags.num_samples):
-            number = batcher.add(prompts[i], sampling, stop, stream)
-            place[number], tokens[number] = i * flags.num_samples + stream, []
-    ended: set[int] = set()
-    while not batcher.idle:
-        for event in batcher.step():
-            if event.finish == "stop":
-                ended.add(event.id)
-            elif event.token is not None:
-                tokens[event.id].append(event.token)
-    order = sorted(place, key=place.__getitem__)
-    return [Reply(reply_text(tokenizer, tokens[n]), n in ended, tokenizer.decode(tokens[n])) for n in order]
+            place[batcher.add(prompts[i], sampling, stop, stream)] = i * flags.num_samples + stream
+    replies = batcher.drain()
+    ordered = [replies[number] for number in sorted(place, key=place.__getitem__)]
+    return [Reply(reply_text(tokenizer, each.said), each.ended, tokenizer.decode(each.said)) for each in ordered]
 
 
 def _by_length(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from nanochat.batching import Batcher
+from nanochat.batching import Batcher, Continuation
 from nanochat.chat_format import render_prompt
 from nanochat.flags import flag
 from nanochat.gpt import GPT
@@ -51,14 +51,6 @@ class RolloutFlags:
             raise ValueError(f"samples is {self.samples}; a reply is compared with its siblings, so give at least 2")
         if not LEAST_TEMPERATURE <= self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}; it must be at least {LEAST_TEMPERATURE}")
-
-
-class Reply(NamedTuple):
-    """A reply's tokens, whether each was forced on the model by a tool, and whether it came to an end."""
-
-    tokens: list[int]
-    forced: list[bool]
-    ended: bool
 
 
 class _Step(NamedTuple):
@@ -144,27 +136,21 @@ class Rollouts(Loader):
         epochs, places = np.divmod(np.arange(first, first + count), len(self._task))
         return np.concatenate([permute(places[epochs == e], len(self._task), f"rl:{self._seed}:{e}") for e in np.unique(epochs)])
 
-    def _reply(self, prompts: Sequence[Sequence[int]], seed: int, first_stream: int) -> list[Reply]:
+    def _reply(self, prompts: Sequence[Sequence[int]], seed: int, first_stream: int) -> list[Continuation]:
         """S replies to each prompt, those of a prompt after each other."""
         room = self.seq_len + 1 - max(map(len, prompts))
         flags = self._flags
         sampling = Sampling(temperature=flags.temperature, top_k=0, max_tokens=max(1, min(flags.max_tokens, room)), seed=seed)
         batcher = Batcher(self._model, flags.decode_rows, self._tools)
-        replies: dict[int, Reply] = {}
-        for i in range(len(prompts) * flags.samples):
-            number = batcher.add(prompts[i // flags.samples], sampling, self._stop, stream=first_stream + i)
-            replies[number] = Reply([], [], False)
-        while not batcher.idle:
-            for event in batcher.step():
-                reply = replies[event.id]
-                reply.tokens.append(event.token)
-                reply.forced.append(event.forced)
-                if event.finish == "stop":
-                    replies[event.id] = reply._replace(ended=True)
-        return list(replies.values())
+        numbers = [
+            batcher.add(prompts[i // flags.samples], sampling, self._stop, stream=first_stream + i)
+            for i in range(len(prompts) * flags.samples)
+        ]
+        replies = batcher.drain()
+        return [replies[number] for number in numbers]
 
-    def _grade(self, conversations: Sequence[dict[str, Any]], replies: Sequence[Reply]) -> list[float]:
-        texts = [reply_text(self._tokenizer, reply.tokens[:-1] if reply.ended else reply.tokens) for reply in replies]
+    def _grade(self, conversations: Sequence[dict[str, Any]], replies: Sequence[Continuation]) -> list[float]:
+        texts = [reply_text(self._tokenizer, reply.said) for reply in replies]
         asked = [conversations[i // self._flags.samples] for i in range(len(replies))]
         graded = self._task.grade_all(asked, texts)
         # A reply that ran out of room has not answered, whatever it has said so far.
