@@ -23,6 +23,19 @@ def never() -> bool:
     return False
 
 
+def losses_in_training(model: Losses) -> Losses:
+    """The losses of a model that is being trained, without their graph.
+
+    They are computed as in training: a compiled layer would be compiled again for a forward without gradients.
+    """
+
+    @torch.enable_grad()
+    def losses(tokens: Tensor, targets: Tensor, reduction: str) -> Tensor:
+        return model(tokens, targets, reduction).detach()
+
+    return losses
+
+
 @torch.no_grad()
 def evaluate_bpb(
     model: Losses,

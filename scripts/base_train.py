@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mc.config import MCConfig, RowPlan
 from mc.recipe import MC_SUFFIX, choose_micro_batch, measure_memory, new_controller, picture, wandb_name
@@ -23,7 +22,7 @@ from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, part
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.loading import open_trained, start_from
-from nanochat.loss_eval import evaluate_bpb, validation_batches
+from nanochat.loss_eval import evaluate_bpb, losses_in_training, validation_batches
 from nanochat.metrics import open_metrics, peak_memory_mib
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
@@ -223,13 +222,9 @@ def events(recipe: BaseTrain, trainer: Trainer, model: GPT, tokenizer: Tokenizer
     """What happens beside training: validation, samples, CORE, each where it is asked for."""
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(runtime.device)
 
-    @torch.enable_grad()  # the layers that were compiled for training serve here too; without it they would be compiled again
-    def losses(tokens: Tensor, targets: Tensor, reduction: str) -> Tensor:
-        return model(tokens, targets, reduction).detach()
-
     def evaluate(should_stop: Callable[[], bool]) -> dict[str, Any] | None:
         batches = validation_batches(val, recipe.eval_tokens, recipe.trainer.device_batch_size, runtime)
-        bpb = evaluate_bpb(losses, batches, token_bytes, should_stop)
+        bpb = evaluate_bpb(losses_in_training(model), batches, token_bytes, should_stop)
         return None if bpb is None else {"val/bpb": bpb}
 
     def evaluate_mc(should_stop: Callable[[], bool]) -> dict[str, Any] | None:

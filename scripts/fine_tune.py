@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nanochat.chat_rows import ConversationLoader
 from nanochat.common import UserError
 from nanochat.flags import flag
 from nanochat.loading import Stage
-from nanochat.loss_eval import evaluate_bpb, validation_batches
+from nanochat.loss_eval import evaluate_bpb, losses_in_training, validation_batches
 from nanochat.schedule import Plan
 from nanochat.tasks.mixture import Mixture
 from nanochat.trainer import Event, Trainer
@@ -79,14 +78,10 @@ def evaluation(
     """Bits per byte of what the assistant says in held-out conversations."""
     model, token_bytes = begun.model, torch.from_numpy(begun.trained.tokenizer.token_bytes()).to(begun.runtime.device)
 
-    @torch.enable_grad()  # the layers that were compiled for training serve here too
-    def losses(tokens: Tensor, targets: Tensor, reduction: str) -> Tensor:
-        return model(tokens, targets, reduction).detach()
-
     def evaluate(should_stop: Callable[[], bool]) -> dict[str, Any] | None:
         tokens = max(recipe.eval_tokens, held_out.seq_len)
         batches = validation_batches(held_out, tokens, trainer.flags.device_batch_size, begun.runtime)
-        bpb = evaluate_bpb(losses, batches, token_bytes, should_stop)
+        bpb = evaluate_bpb(losses_in_training(model), batches, token_bytes, should_stop)
         return None if bpb is None else {"val/bpb": bpb}
 
     return evaluate
