@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from nanochat.batching import Batcher, Continuation
 from nanochat.chat_format import render_prompt
+from nanochat.common import UserError
 from nanochat.flags import flag
 from nanochat.gpt import GPT
 from nanochat.permutation import permute
@@ -139,8 +140,12 @@ class Rollouts(Loader):
     def _reply(self, prompts: Sequence[Sequence[int]], seed: int, first_stream: int) -> list[Continuation]:
         """S replies to each prompt, those of a prompt after each other."""
         room = self.seq_len + 1 - max(map(len, prompts))
+        if room < 1:
+            raise UserError(
+                f"a prompt of {max(map(len, prompts))} tokens leaves no room for a reply in rows of {self.seq_len}; use longer ones"
+            )
         flags = self._flags
-        sampling = Sampling(temperature=flags.temperature, top_k=0, max_tokens=max(1, min(flags.max_tokens, room)), seed=seed)
+        sampling = Sampling(temperature=flags.temperature, top_k=0, max_tokens=min(flags.max_tokens, room), seed=seed)
         batcher = Batcher(self._model, flags.decode_rows, self._tools)
         numbers = [
             batcher.add(prompts[i // flags.samples], sampling, self._stop, stream=first_stream + i)
