@@ -139,11 +139,10 @@ class Rollouts(Loader):
 
     def _reply(self, prompts: Sequence[Sequence[int]], seed: int, first_stream: int) -> list[Continuation]:
         """S replies to each prompt, those of a prompt after each other."""
-        room = self.seq_len + 1 - max(map(len, prompts))
+        longest = max(map(len, prompts))
+        room = self.seq_len + 1 - longest
         if room < 1:
-            raise UserError(
-                f"a prompt of {max(map(len, prompts))} tokens leaves no room for a reply in rows of {self.seq_len}; use longer ones"
-            )
+            raise UserError(f"a prompt of {longest} tokens leaves no room for a reply in rows of {self.seq_len}; use longer rows")
         flags = self._flags
         sampling = Sampling(temperature=flags.temperature, top_k=0, max_tokens=min(flags.max_tokens, room), seed=seed)
         batcher = Batcher(self._model, flags.decode_rows, self._tools)

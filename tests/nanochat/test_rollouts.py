@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from nanochat.common import UserError
 from nanochat.gpt import GPT
 from nanochat.precision import Precision
 from nanochat.rollouts import RolloutFlags, Rollouts, advantages
@@ -111,6 +112,13 @@ def test_what_a_tool_said_is_not_learned(model: GPT, tokenizer: Tokenizer) -> No
         assert learned == "<|python_start|>6*7<|python_end|><|assistant_end|>"
         assert "<|output_start|>42<|output_end|>" in tokenizer.decode(np.where(row < 0, ~row, row))
     assert loader.figures()["rl/ended"] == 1.0 and loader.figures() == {}
+
+
+def test_a_prompt_as_long_as_a_row_is_refused(model: GPT, tokenizer: Tokenizer) -> None:
+    loader = rollouts(model, tokenizer)
+    loader.seq_len = 8
+    with pytest.raises(UserError, match=r"a prompt of \d+ tokens leaves no room for a reply in rows of 8; use longer rows"):
+        loader.rows(0, 12)
 
 
 def test_advantages_compare_within_a_group() -> None:
