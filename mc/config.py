@@ -69,6 +69,7 @@ class MCConfig:
     mc_max_lod: int = flag(2, "highest level of gists", unit="levels")
     mc_num_random_variants: int = flag(4, "compressions of a row that are trained beside the row itself", unit="variants")
     mc_train_wc_length: int = flag(0, "entries of a variant at the end of training; 0 = a fifth of the row", unit="entries")
+    mc_anneal: bool = flag(True, "begin with wide variants and narrow them; 0 = as narrow as at the end of training from the start")
     mc_training_lod2_probability: float = flag(0.25, "probability that a group of blocks that can be one gist of level 2 is")
     mc_horizon: int = flag(0, "tokens after the decision point that a variant is judged on; 0 = a sixteenth of the row", unit="tokens")
     mc_auto_batch: bool = flag(True, "choose the micro-batch so that variants fit where the baseline's rows did; 0 = --device-batch-size")

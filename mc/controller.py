@@ -79,14 +79,15 @@ class MCController(Objective):
     """The second objective: `model` trained with the gists of `gistnet` and the focus of `focus.lensnet`.
 
     `seed` and `rank` (of the process) are of the layouts; `micro_batches` is how many of them, over all processes, make a step:
-    for the metrics alone. `annealed` is for training on: variants are as narrow as at the end of training from the start.
+    for the metrics alone. `annealed` is for training on: variants are narrow from the start, as with `mc_anneal` off.
     """
 
     def __init__(
         self, model: GPT, config: MCConfig, seq_len: int, seed: int = 0, micro_batches: int = 1, rank: int = 0, annealed: bool = False
     ) -> None:
         super().__init__()
-        self.model, self.config, self.micro_batches, self.annealed = model, config, micro_batches, annealed
+        self.model, self.config, self.micro_batches = model, config, micro_batches
+        self.annealed = annealed or not config.mc_anneal
         self.plan = RowPlan(config, seq_len)
         D, aux, geometry = model.config.width, config.aux_dtype(model.dtype), config.geometry
         self.gistnet = GistNet(config.gist, D, aux)
