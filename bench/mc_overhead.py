@@ -23,7 +23,7 @@ from mc.config import MCConfig
 from mc.controller import NETWORKS, MCController
 from mc.recipe import choose_micro_batch
 from mc.sampler import Request
-from mc.tree import RowTree, assemble
+from mc.row_tree import RowTree, assemble
 from nanochat.flags import flag, parse, part, run
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective, Objective

@@ -13,7 +13,7 @@ from mc.layout import Geometry
 from mc.lens_loss import LensLossConfig
 from mc.lensnet import LensConfig
 from mc.positional import Kind
-from mc.tree import Shape
+from mc.row_tree import Shape
 from mc.variants import Compression, compression
 from nanochat.flags import flag, flat_values, part
 from nanochat.precision import DTYPES

@@ -32,7 +32,7 @@ from mc.layout import from_levels
 from mc.layout_choice import by_recency, by_score, coarsest, nearest_compression
 from mc.lensnet import score_blocks
 from mc.positional import alibi_bias
-from mc.tree import Positions, RowTree, assemble, bank_index, build
+from mc.row_tree import Positions, RowTree, assemble, bank_index, build
 from mc.variants import Compression, sample_levels
 from nanochat.cross_entropy import IGNORE, ChunkedCrossEntropy
 from nanochat.gpt import GPT, Embedded

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mc.config import RowPlan
 from mc.layout import Layout, entry_ends, from_levels
-from mc.tree import bank_index
+from mc.row_tree import bank_index
 from mc.variants import Compression, sample_distinct
 
 
