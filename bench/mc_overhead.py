@@ -22,8 +22,8 @@ import torch
 from mc.config import MCConfig
 from mc.controller import NETWORKS, MCController
 from mc.recipe import choose_micro_batch
-from mc.sampler import Request
 from mc.row_tree import RowTree, assemble
+from mc.sampler import Request
 from nanochat.flags import flag, parse, part, run
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective, Objective

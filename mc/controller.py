@@ -23,8 +23,8 @@ from mc.lensnet import LensNet
 from mc.pace import Pace
 from mc.positional import alibi_bias
 from mc.reconstruction import Reconstruction
-from mc.sampler import Request, Sampler, Variants, lay_out
 from mc.row_tree import Positions, RowTree, assemble, build
+from mc.sampler import Request, Sampler, Variants, lay_out
 from mc.variants import compression_of, repeated, sample_levels
 from nanochat.cross_entropy import IGNORE
 from nanochat.gpt import GPT, Embedded, Rotary

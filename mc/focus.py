@@ -16,8 +16,8 @@ from mc import metrics as measure
 from mc.config import RowPlan
 from mc.lens_loss import AdvantageNorm, Pairs, attention_loss, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores
 from mc.lensnet import LensNet, score_blocks
-from mc.sampler import Variants, lay_out
 from mc.row_tree import RowTree, assemble
+from mc.sampler import Variants, lay_out
 from mc.variants import Compression
 from nanochat.spans import OpenSpan, untimed
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from mc.controller import MCController
 from mc.layout import Geometry, entry_ends, from_levels
 from mc.positional import KINDS
-from mc.sampler import Request, Sampler, Variants
 from mc.row_tree import Shape
+from mc.sampler import Request, Sampler, Variants
 from mc.variants import Compression, sample_levels
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.schedule import Plan
