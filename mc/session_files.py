@@ -1,0 +1,250 @@
+"""The files of a session on disk: what is in them, how they are checked, and who has them open.
+
+A session is a folder:
+
+    manifest.json    format, `manifest` (of the caller: model, tokenizer, …), `spec` (`TreeSpec.describe`), CRC-32 of these
+    tokens.bin       uint16, or uint32 where the vocabulary needs it, [K] for each complete block
+    lod<l>.bin       [S,D] of the spec's dtype for each node of level l = 1 … max_lod
+    values<l>.bin    [S,V] for each node of the levels whose value embeddings are stored
+    blocks.bin       uint32 for each complete block: its checksum
+    tail.bin         the incomplete block as of the last save: uint64 blocks before it, uint32 CRC-32, its tokens
+    lock             locked while a process has the session open, with that process's id
+
+Numbers are little-endian. A block's checksum is the CRC-32 of all that its completion adds: its tokens, its gist, and the
+gists and values of the higher nodes that end with it, in the order of `columns`. It begins with the checksum of the block
+before it, the first one with that of the manifest, so a block only fits where it was written. A checksum is written after
+what it covers: the size of blocks.bin says how many blocks there are, and what the other files hold beyond is of a process
+that was killed. The tail's begins with the checksum of the block before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mc.tree import TreeSpec
+from nanochat.common import UserError, atomic_write
+from nanochat.manifest import canonical
+
+FORMAT = "megacontext-session-1"
+MANIFEST, BLOCKS, TAIL, LOCK = "manifest.json", "blocks.bin", "tail.bin", "lock"
+CHECKSUM = np.dtype("<u4")
+VERIFIED_AT_ONCE = 1 << 24  # bytes
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+_TAIL_HEAD = struct.Struct("<Q")
+_TAIL_CHECK = struct.Struct("<I")
+
+Manifest = Mapping[str, str | int | float | bool | None]
+
+
+def valid_name(name: str) -> str:
+    """`name` where it may be that of a session, and so of a folder. Raises `ValueError` where it may not."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a session: 1 to 64 letters, digits, '-', '_' and '.', the first one no '.'")
+    return name
+
+
+class Header(NamedTuple):
+    """What manifest.json says; `seed` is where the checksums begin."""
+
+    manifest: dict[str, Any]
+    spec: TreeSpec
+    seed: int
+
+
+def make_header(manifest: Manifest, spec: TreeSpec) -> Header:
+    """The header of a new session. Raises `ValueError` where `manifest` is not a flat dict of plain values."""
+    if not all(value is None or isinstance(value, str | int | float) for value in manifest.values()):
+        raise ValueError("manifest holds more than text, numbers, True, False and None")
+    content = _content(manifest, spec.describe())
+    if json.loads(content)["manifest"] != dict(manifest):
+        raise ValueError("manifest does not survive being written as JSON: its keys must be text, its numbers finite")
+    return Header(dict(manifest), spec, zlib.crc32(content))
+
+
+def write_header(folder: Path, header: Header) -> None:
+    """Writes manifest.json, which makes a session of the folder."""
+    described = {"format": FORMAT, "manifest": header.manifest, "spec": header.spec.describe(), "crc32": header.seed}
+    atomic_write(folder / MANIFEST, canonical(described))
+
+
+def read_header(folder: Path) -> Header:
+    """What manifest.json says. Raises `UserError` where it is missing, damaged or of another version."""
+    restore = "put back a copy of that file, or delete the session"
+    try:
+        data = (folder / MANIFEST).read_bytes()
+        described = json.loads(data)
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is no session: it has no {MANIFEST}; give another name") from error
+    except OSError as error:
+        raise UserError(f"cannot read {folder / MANIFEST}: {error.strerror}; make it readable") from error
+    except ValueError as error:
+        raise UserError(f"session {folder.name} is damaged: {MANIFEST} is not JSON; {restore}") from error
+    if isinstance(described, dict) and described.get("format", FORMAT) != FORMAT:
+        wrong = f"is of format {described['format']!r} and this version reads {FORMAT!r}"
+        raise UserError(f"session {folder.name} {wrong}; open it with the version that made it")
+    try:
+        seed = zlib.crc32(_content(described["manifest"], described["spec"]))
+        if described["crc32"] != seed or data != canonical(described):
+            raise ValueError("changed")
+        return Header(described["manifest"], TreeSpec.from_description(described["spec"]), seed)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"session {folder.name} is damaged: {MANIFEST} is not what was written; {restore}") from error
+
+
+def _content(manifest: Mapping[str, Any], spec: Mapping[str, Any]) -> bytes:
+    return canonical({"format": FORMAT, "manifest": dict(manifest), "spec": dict(spec)})
+
+
+def check_same(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Raises `UserError` naming the first key in which session `name` and what it is to be opened with differ."""
+    for key in [*mine, *theirs]:
+        if key not in theirs or key not in mine or theirs[key] != mine[key]:
+            had, have = (repr(values[key]) if key in values else "none" for values in (theirs, mine))
+            raise UserError(f"session {name} was made with {key} {had}, not {have}; open it with that {key} or start another session")
+
+
+class Column(NamedTuple):
+    """A file that grows with the blocks: `size` bytes with every `every`-th of them."""
+
+    name: str
+    every: int
+    size: int
+
+
+def token_dtype(spec: TreeSpec) -> np.dtype:
+    """Of tokens.bin."""
+    return np.dtype("<u2" if spec.vocab_size <= 1 << 16 else "<u4")
+
+
+def columns(spec: TreeSpec) -> list[Column]:
+    """tokens.bin, lod1.bin …, values<l>.bin …: in the order of the arguments of `MegaContextTree.append`."""
+    K, number = spec.geometry.block_size, spec.dtype.itemsize * spec.geometry.slots
+    tokens = Column("tokens.bin", 1, K * token_dtype(spec).itemsize)
+    gists = [Column(f"lod{level}.bin", K ** (level - 1), spec.width * number) for level in range(1, spec.max_lod + 1)]
+    values = [Column(f"values{level}.bin", K ** (level - 1), spec.value_width * number) for level in spec.value_levels]
+    return [tokens, *gists, *values]
+
+
+def checksums(shape: Sequence[Column], data: Sequence[memoryview], first: int, count: int, before: int) -> np.ndarray:
+    """The checksums of the blocks `first … first+count−1`, uint32 [count]; `before` is that of the block before them.
+
+    `data` holds of each column the bytes that these blocks add.
+    """
+    crc32 = zlib.crc32
+    each = [(view, column.size) for column, view in zip(shape, data, strict=True) if column.every == 1]
+    rarely = [(view, column.size, column.every) for column, view in zip(shape, data, strict=True) if column.every > 1 and len(view)]
+    step = min((every for _, _, every in rarely), default=0)
+    out = []
+    for block in range(count):
+        for view, size in each:
+            before = crc32(view[block * size : (block + 1) * size], before)
+        done = first + block + 1
+        if step and done % step == 0:
+            for view, size, every in rarely:
+                if done % every == 0:
+                    at = (done // every - 1 - first // every) * size
+                    before = crc32(view[at : at + size], before)
+        out.append(before)
+    return np.array(out, CHECKSUM)
+
+
+def verify(shape: Sequence[Column], files: Mapping[str, int], stored: np.ndarray, seed: int) -> int:
+    """How many of the blocks whose checksums are `stored` are as they were written, up to the first that is not.
+
+    `files` are open for reading, by name, and long enough. Reads them in pieces, so that memory stays small.
+    """
+    step = max(1, int(VERIFIED_AT_ONCE / sum(column.size / column.every for column in shape)))
+    for first in range(0, len(stored), step):
+        expected = stored[first : first + step]
+        ranges = [(first // c.every, (first + len(expected)) // c.every) for c in shape]
+        data = [memoryview(read_at(files[c.name], a * c.size, (b - a) * c.size)) for c, (a, b) in zip(shape, ranges, strict=True)]
+        wrong = checksums(shape, data, first, len(expected), int(stored[first - 1]) if first else seed) != expected
+        if wrong.any():
+            return first + int(wrong.argmax())
+    return len(stored)
+
+
+def read_at(file: int, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset` on. Raises `OSError`, also where the file ends before."""
+    parts = []
+    while size:
+        parts.append(os.pread(file, min(size, 1 << 30), offset))
+        if not parts[-1]:
+            raise OSError(0, "the file became shorter while it was read")
+        offset, size = offset + len(parts[-1]), size - len(parts[-1])
+    return b"".join(parts)
+
+
+def write_at(file: int, data: memoryview, offset: int) -> None:
+    """Writes all of `data` at `offset`. Raises `OSError`, after which a part of it may be there."""
+    while len(data):
+        written = os.pwrite(file, data[: 1 << 30], offset)
+        data, offset = data[written:], offset + written
+
+
+class Tail(NamedTuple):
+    """The incomplete block: how many complete ones are before it, and its tokens."""
+
+    blocks: int
+    tokens: np.ndarray
+
+
+def write_tail(folder: Path, spec: TreeSpec, tail: Tail, before: int) -> None:
+    """Replaces tail.bin in one step; `before` is the checksum of the block before it."""
+    head, tokens = _TAIL_HEAD.pack(tail.blocks), tail.tokens.astype(token_dtype(spec)).tobytes()
+    atomic_write(folder / TAIL, head + _TAIL_CHECK.pack(zlib.crc32(head + tokens, before)) + tokens)
+
+
+def read_tail(folder: Path, spec: TreeSpec, stored: np.ndarray, seed: int) -> Tail | str:
+    """What tail.bin holds, or what is wrong with it. `stored` and `seed` are as in `verify`."""
+    path, begin = folder / TAIL, _TAIL_HEAD.size + _TAIL_CHECK.size
+    if not path.exists():
+        return f"{TAIL} is missing"
+    data = path.read_bytes()
+    if len(data) < begin:
+        return f"{TAIL} is cut short"
+    (blocks,), (check,) = _TAIL_HEAD.unpack_from(data), _TAIL_CHECK.unpack_from(data, _TAIL_HEAD.size)
+    if blocks > len(stored):
+        return f"{TAIL} follows {blocks:,} blocks and {BLOCKS} has {len(stored):,}"
+    if check != zlib.crc32(data[: _TAIL_HEAD.size] + data[begin:], int(stored[blocks - 1]) if blocks else seed):
+        return f"{TAIL} is not what was written"
+    return Tail(blocks, np.frombuffer(data, token_dtype(spec), offset=begin).astype(np.int64))
+
+
+def lock(folder: Path) -> int:
+    """Locks the session in `folder` for this process and returns the open file; closing it unlocks.
+
+    Raises `UserError` where the session is open already, or nothing can be written there.
+    """
+    try:
+        import fcntl
+    except ImportError as error:
+        raise UserError("sessions on disk need POSIX file locks, which this system lacks; use --mc-tree ram") from error
+    try:
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"cannot write to session {folder.name} in {folder.parent}: {error.strerror}; make it writable") from error
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(file, 20, 0).decode("ascii", "replace").strip()
+            who = "already open in this process" if owner == str(os.getpid()) else f"in use by another process (pid {owner or 'unknown'})"
+            raise UserError(f"session {folder.name} is {who}; close it there first") from error
+        except OSError as error:
+            raise UserError(f"cannot lock session {folder.name} in {folder.parent}: {error.strerror}; use a local disk") from error
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            os.pwrite(file, f"{os.getpid():<19}\n".encode(), 0)
+        stack.pop_all()
+    return file
