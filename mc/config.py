@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"mc_num_random_variants": 1, "gistnet_type": "context", "mc_lens_every": 4},
 }
 # What may change where a run is continued; so may the allocator, which only inference has.
-FREE = {"mc_enabled", "mc_preset", "mc_tree", "mc_auto_batch", "mc_target_tok_per_sec", "mc_infer_refocus_interval"}
+FREE = {"mc_enabled", "mc_preset", "mc_tree", "mc_session_lod", "mc_auto_batch", "mc_target_tok_per_sec", "mc_infer_refocus_interval"}
 FREE |= {"mc_compile_variants", "mc_eval_tokens", "mc_log_timers", "mc_log_lod_ascii"}
 LENGTHS = 8  # different widths of variants in a run at most: each is compiled
 
@@ -36,7 +36,11 @@ class AllocatorConfig:
     allocator_type: Literal["greedy", "stochastic_greedy"] = flag(
         "greedy", "take the best edits, or draw among the best", alias=("allocator",)
     )
-    allocator_soft_max_length: int = flag(0, "entries of a Working Context at inference; 0 = as at the end of training", unit="entries")
+    allocator_soft_max_length: int = flag(
+        0,
+        "entries of a Working Context at inference; 0 = as in training, and at least what a long history takes",
+        unit="entries",
+    )
     allocator_expand_threshold: float = flag(0.1, "an entry is expanded where its score is above this")
     allocator_collapse_threshold: float = flag(0.1, "siblings are collapsed where their score is below minus this")
     allocator_max_replacements: int = flag(4, "edits of an iteration at most", unit="edits")
@@ -59,13 +63,28 @@ class AllocatorConfig:
 
 
 @dataclass
+class SessionConfig:
+    """The memory at inference: one history, and what of it the model reads."""
+
+    mc_tree: Literal["ram", "disk"] = flag("ram", "where a session's tree lies; that of a training row is in RAM")
+    mc_session_lod: int = flag(4, "highest level of gists in a session, which may be longer than any row of training", unit="levels")
+    mc_infer_refocus_interval: int = flag(32, "tokens between two refocuses at inference", unit="tokens")
+    allocator: AllocatorConfig = part(AllocatorConfig)
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "mc_tree")
+        for name in ("mc_session_lod", "mc_infer_refocus_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass
 class MCConfig:
     """The memory in training. A size of 0 goes by the length of the row."""
 
     mc_enabled: bool = flag(False, "train with a MegaContext", alias=("mc",))
     mc_preset: Literal["full", "fast"] = flag("full", "defaults of the other flags: everything, or what is cheap", presets=PRESETS)
     block_size: Literal[8, 32, 128] = flag(32, "children of a node", unit="tokens")
-    mc_tree: Literal["ram", "disk"] = flag("ram", "where a session's tree lies; that of a training row is in RAM")
     mc_max_lod: int = flag(2, "highest level of gists", unit="levels")
     mc_num_random_variants: int = flag(4, "compressions of a row that are trained beside the row itself", unit="variants")
     mc_train_wc_length: int = flag(0, "entries of a variant at the end of training; 0 = a fifth of the row", unit="entries")
@@ -81,7 +100,6 @@ class MCConfig:
     mc_gist_kl_weight: float = flag(0.0, "weight of the divergence of a variant's predictions from its row's")
     mc_gist_recon_weight: float = flag(0.0, "weight of telling a block's tokens from its gist")
     mc_lens_every: int = flag(2, "train LensNet in one of so many micro-batches", unit="micro-batches")
-    mc_infer_refocus_interval: int = flag(32, "tokens between two refocuses at inference", unit="tokens")
     mc_eval_tokens: int = flag(1 << 20, "validation tokens to measure the memory on, at most eval_tokens", unit="tokens")
     mc_log_timers: bool = flag(True, "log the milliseconds of the memory's parts as mc/…_ms")
     mc_log_lod_ascii: bool = flag(False, "print a picture of a few layouts with each evaluation")
@@ -89,13 +107,13 @@ class MCConfig:
     mc_compile_variants: bool = flag(True, "compile the layers anew for each width of the variants; eager saves that in short runs")
     positional_type: Kind = flag("gaussian", "how entries are placed")
     allocator_recent_tokens: int = flag(0, "tokens before the decision point that stay raw; 0 = a sixteenth of the row", unit="tokens")
-    allocator: AllocatorConfig = part(AllocatorConfig)
+    session: SessionConfig = part(SessionConfig)
     gist: GistConfig = part(GistConfig)
     lens: LensConfig = part(LensConfig)
     lens_loss: LensLossConfig = part(LensLossConfig)
 
     def __post_init__(self) -> None:
-        _check_choices(self, "mc_preset", "mc_tree", "mc_aux_dtype", "positional_type")
+        _check_choices(self, "mc_preset", "mc_aux_dtype", "positional_type")
         for name in ("mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight", "mc_target_tok_per_sec"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number from 0")
@@ -104,7 +122,6 @@ class MCConfig:
             "mc_max_lod",
             "mc_lens_every",
             "mc_lens_contexts",
-            "mc_infer_refocus_interval",
             "mc_eval_tokens",
         ):
             if getattr(self, name) < 1:
@@ -167,9 +184,9 @@ class RowPlan:
                 f"mc_train_wc_length {self.final_width} is not more than the {self.tail} tokens that stay raw "
                 f"(allocator_recent_tokens {self.recent} and mc_horizon {self.horizon}); give more, or fewer raw tokens"
             )
-        if 0 < self.config.allocator.allocator_soft_max_length <= self.recent:
+        if 0 < self.config.session.allocator.allocator_soft_max_length <= self.recent:
             raise ValueError(
-                f"allocator_soft_max_length is {self.config.allocator.allocator_soft_max_length}; "
+                f"allocator_soft_max_length is {self.config.session.allocator.allocator_soft_max_length}; "
                 f"it must be more than the {self.recent} tokens that allocator_recent_tokens keeps raw"
             )
 

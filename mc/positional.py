@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mc.layout import Geometry, Layout
-from nanochat.gpt import ROTARY_BASE, Rotary, rotary_at
+from nanochat.gpt import Rotary, rotary_angles, rotary_at, rotary_frequencies
 
 Kind = Literal["gaussian", "simple", "gaussian_lod2d", "gaussian_alibi", "gaussian_lod2d_alibi", "local"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -33,10 +33,8 @@ def entry_rotary(layout: Layout, geometry: Geometry, kind: Kind, head_dim: int, 
     if kind == "local":
         return rotary_at(torch.arange(start.shape[1], device=start.device), head_dim, dtype)
     stride = geometry.strides(lod).double()
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=start.device) / head_dim
-    frequency = ROTARY_BASE**-exponents  # (E/2,)
-    centre = (start + (stride - 1) / 2).float()  # halves are exact in fp32 up to 2^23 tokens
-    angles = centre[..., None] * frequency
+    frequency = rotary_frequencies(head_dim, start.device)  # (E/2,)
+    angles = rotary_angles(start + (stride - 1) / 2, frequency)
     if "lod2d" in kind:
         slow = torch.arange(head_dim // 2, device=start.device) >= head_dim // 2 - head_dim // 2 // LOD_SHARE
         angles = angles + slow * (lod[..., None] * LOD_ANGLE)

@@ -51,7 +51,7 @@ def choose_micro_batch(
     assert budget * runtime.world_size * T == total_batch_size and budget % rows == 0, "tokens per step are not the baseline's"
     controller.micro_batches = budget // rows * runtime.world_size
     say(f"memory: {budget // rows} micro-batches of {rows} rows in a step; {budget // baseline_rows} of {baseline_rows} without a memory")
-    if config.mc_tree == "disk":
+    if config.session.mc_tree == "disk":
         say("memory: training rows live in RAM whatever --mc-tree says; disk is for sessions")
     return rows
 

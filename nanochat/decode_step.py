@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.gpt import GATE_CHANNELS, GPT, QK_GAIN, ROTARY_BASE, SMEAR_CHANNELS, Block
+from nanochat.gpt import GATE_CHANNELS, GPT, QK_GAIN, SMEAR_CHANNELS, Block, rotary_angles, rotary_frequencies
 from nanochat.matrix import Matrix
 
 EPSILON = torch.finfo(torch.float32).eps  # what `F.rms_norm` adds to the mean square
@@ -38,7 +38,7 @@ class DecodeStep:
         self._residual, self._x0 = model.resid_lambdas.tolist(), model.x0_lambdas.tolist()
         self._smear, self._backout = model.smear_lambda.item(), model.backout_lambda.item()
         self._smear_gate = model.smear_gate.weight.float()
-        self._frequencies = ROTARY_BASE ** -(torch.arange(0, config.head_dim, 2, device=device).float() / config.head_dim)
+        self._frequencies = rotary_frequencies(config.head_dim, device)
         self._gain = torch.tensor(QK_GAIN * config.head_dim**0.5, device=device)
         self._floors = {size: torch.tensor((size * EPSILON) ** 0.5, device=device) for size in (config.width, config.head_dim)}
 
@@ -58,23 +58,24 @@ class DecodeStep:
         return [_Layer(block, self.dtype, self._head_dim) for block in self._model.blocks]
 
     @torch.no_grad()
-    def __call__(self, tokens: Tensor, previous: Tensor, positions: Tensor, attend: Attend) -> tuple[Tensor, Tensor]:
-        """Hidden states [B,D] of `tokens` int64 [B] at `positions` [B], and their normalised embeddings [B,D], in the model's dtype.
+    def __call__(self, tokens: Tensor, previous: Tensor, positions: Tensor, attend: Attend) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states [B,D] of `tokens` int64 [B] at `positions` [B], and their normalised embeddings [B,D], in the model's dtype;
+        and the stream [B,D] after the middle layer, fp32, which is not to be changed.
 
         `previous` [B,D] are the normalised embeddings of the tokens before.
         """
-        hidden, embedded = self._run(tokens, previous, positions, attend)
+        hidden, embedded, middle = self._run(tokens, previous, positions, attend)
         # Copies, made outside of inference mode: whoever gets them may do with them as with any tensor.
-        return hidden.to(self.dtype, copy=True), embedded.to(self.dtype, copy=True)
+        return hidden.to(self.dtype, copy=True), embedded.to(self.dtype, copy=True), middle
 
     @torch.inference_mode()
-    def _run(self, tokens: Tensor, previous: Tensor, positions: Tensor, attend: Attend) -> tuple[Tensor, Tensor]:
+    def _run(self, tokens: Tensor, previous: Tensor, positions: Tensor, attend: Attend) -> tuple[Tensor, Tensor, Tensor]:
         model, B, E = self._model, len(tokens), self._head_dim
         embedded = self._norm(model.wte(tokens).float())
         gate = F.linear(embedded[:, :SMEAR_CHANNELS], self._smear_gate).sigmoid_()
         x = x0 = middle = torch.addcmul(embedded, gate, previous.float(), value=self._smear)
         values = iter(model.value_embeds(tokens).float().view(B, -1, self._key_heads, E).unbind(1))  # U × (B, G, E)
-        rotation = torch.polar(self._gain, positions.float()[:, None, None] * self._frequencies)  # (B, 1, E/2)
+        rotation = torch.polar(self._gain, rotary_angles(positions[:, None], self._frequencies))  # (B, 1, E/2)
         for i, layer in enumerate(self._layers):
             x = torch.add(x * self._residual[i], x0, alpha=self._x0[i])
             projected = layer.projections(self._norm(x)).float()
@@ -88,7 +89,7 @@ class DecodeStep:
             x = layer.mlp_out.add_to(x, layer.mlp_in(self._norm(x)).relu_().square_())
             if i == len(self._layers) // 2:
                 middle = x
-        return self._norm(torch.sub(x, middle, alpha=self._backout)), embedded
+        return self._norm(torch.sub(x, middle, alpha=self._backout)), embedded, middle
 
     def _norm(self, x: Tensor) -> Tensor:
         """`gpt.norm` in fewer operations."""

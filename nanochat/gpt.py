@@ -11,6 +11,7 @@ middle layer subtracted before the head), sliding windows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -131,11 +132,21 @@ def place(x: Tensor, rotary: Rotary) -> Tensor:
     return rotate(norm(x) * QK_GAIN, rotary)
 
 
+def rotary_frequencies(head_dim: int, device: torch.device | str) -> Tensor:
+    """Radians by which each pair of channels turns from one position to the next, fp32 [E/2]."""
+    return ROTARY_BASE ** -(torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
+
+
+def rotary_angles(positions: Tensor, frequencies: Tensor) -> Tensor:
+    """Angles [..., E/2] at `positions` [...], within a turn: in fp32 a product of millions would not be known to a radian."""
+    wide = torch.float32 if positions.device.type == "mps" else torch.float64  # which has no fp64
+    return (positions.to(wide).unsqueeze(-1) * frequencies).remainder(2 * math.pi).float()
+
+
 def rotary_at(positions: Tensor, head_dim: int, dtype: torch.dtype) -> Rotary:
     """Ordinary RoPE at `positions` ((T,) or (B,T), any numeric dtype)."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
-    angles = positions.float().unsqueeze(-1) * ROTARY_BASE**-exponents
-    angles = angles.view(-1, positions.shape[-1], 1, head_dim // 2)  # (B or 1, T, 1, E/2)
+    angles = rotary_angles(positions, rotary_frequencies(head_dim, positions.device))
+    angles = (angles if angles.ndim == 3 else angles[None]).unsqueeze(2)  # (B or 1, T, 1, E/2)
     return Rotary(angles.cos().to(dtype), angles.sin().to(dtype))
 
 

@@ -87,6 +87,7 @@ class KVCache:
         # Normalised embedding of each row's newest token; its hidden state.
         self._previous = torch.zeros(rows, config.width, dtype=model.dtype, device=device)
         self._hidden = torch.zeros_like(self._previous)
+        self._middle = self._hidden  # where single tokens are read: after the middle layer, fp32
         self._slots: slice | Tensor = slice(0)  # where the tokens being appended go
         self._shortest = self._end = 0  # least length before these tokens, greatest after them
         self._masks: dict[int, Tensor] = {}  # by window, for rows of different lengths: what each query sees
@@ -135,7 +136,7 @@ class KVCache:
     def _append_one(self, tokens: Tensor) -> Tensor:
         """Adds one token, int64 [B], to each row."""
         self._place_slots(1)
-        self._hidden, self._previous = self.step(tokens, self._previous, self._lengths, self._attend_one)
+        self._hidden, self._previous, self._middle = self.step(tokens, self._previous, self._positions, self._attend_one)
         self.lengths = [length + 1 for length in self.lengths]
         self._lengths = self._lengths + 1
         return self._hidden
@@ -159,19 +160,23 @@ class KVCache:
         return one_query(q, keys[:, :, seen], values[:, :, seen], self._masks[window][..., seen])
 
     @torch.no_grad()
-    def select(self, rows: Sequence[int]) -> KVCache:
+    def select(self, rows: Sequence[int]) -> Self:
         """See `Context`."""
         index = torch.tensor(rows, device=self._device)
         used = max(self.lengths[row] for row in rows)
         # Many rows out of few may be faster in another dtype; few out of many go on as they were.
         dtype = self.dtype if len(rows) <= len(self._row_numbers) else None
-        other = KVCache(self._model, len(rows), self._capacity, dtype=dtype, step=self.step)
+        other = self._like(len(rows), dtype)
         other._reserve(used)
         for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
             theirs[:, :, :used] = mine[:, :, :used][index]
         other.lengths = [self.lengths[row] for row in rows]
         other._lengths, other._previous, other._hidden = (t[index] for t in (self._lengths, self._previous, self._hidden))
         return other
+
+    def _like(self, rows: int, dtype: torch.dtype | None) -> Self:
+        """Another cache of the same model, empty but for that many rows."""
+        return type(self)(self._model, rows, self._capacity, dtype=dtype, step=self.step)
 
     @torch.no_grad()
     def admit(self, other: KVCache, row: int = 0) -> None:
@@ -204,6 +209,11 @@ class KVCache:
         self._lengths, self._previous, self._hidden = (t[index] for t in (self._lengths, self._previous, self._hidden))
         self._masks = {}
         self._shrink()
+
+    @property
+    def _positions(self) -> Tensor:
+        """Position of the next token of each row, int64 [B]."""
+        return self._lengths
 
     @property
     def _rows(self) -> Tensor:

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from mc.config import FREE, LENGTHS, PRESETS, AllocatorConfig, MCConfig, RowPlan
+from mc.config import FREE, LENGTHS, PRESETS, AllocatorConfig, MCConfig, RowPlan, SessionConfig
 from nanochat.flags import flat_values, parse, to_argv
 from scripts.base_train import BaseTrain
 
@@ -25,7 +25,7 @@ def test_the_flags_of_the_contract_are_there() -> None:
         positional_type mc_infer_refocus_interval mc_log_timers mc_log_lod_ascii mc_enabled"""
     assert set(contract.split()) <= flat_values(MCConfig()).keys()
     assert parse(MCConfig, ["--mc", "--allocator=stochastic_greedy"]) == MCConfig(
-        mc_enabled=True, allocator=AllocatorConfig("stochastic_greedy")
+        mc_enabled=True, session=SessionConfig(allocator=AllocatorConfig("stochastic_greedy"))
     )
 
 
@@ -50,7 +50,6 @@ REFUSED = {
     "mc_num_random_variants": 0,
     "mc_max_lod": 0,
     "mc_lens_every": 0,
-    "mc_infer_refocus_interval": 0,
     "mc_eval_tokens": 0,
     "mc_training_lod2_probability": 1.5,
     "mc_train_wc_length": -1,
@@ -59,7 +58,6 @@ REFUSED = {
     "mc_gist_recon_weight": float("inf"),
     "mc_target_tok_per_sec": -1.0,
     "allocator_recent_tokens": 33,
-    "mc_tree": "tape",
     "mc_aux_dtype": "fp8",
     "positional_type": "cubic",
 }
@@ -69,6 +67,15 @@ REFUSED = {
 def test_a_bad_value_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} is {REFUSED[name]!r}"):
         MCConfig(**{name: REFUSED[name]})
+
+
+SESSION = {"mc_infer_refocus_interval": 0, "mc_session_lod": 0, "mc_tree": "tape"}
+
+
+@pytest.mark.parametrize("name", SESSION)
+def test_a_bad_value_for_sessions_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is {SESSION[name]!r}"):
+        SessionConfig(**{name: SESSION[name]})
 
 
 ALLOCATOR = {
@@ -96,7 +103,7 @@ def test_a_bad_value_of_the_allocator_is_refused_by_name(name: str) -> None:
         ({"mc_train_wc_length": 64}, "mc_train_wc_length 64 is not more than the 64"),
         ({"allocator_recent_tokens": 480}, "allocator_recent_tokens 480 and mc_horizon 32 leave no block of block_size 32"),
         ({"block_size": 128, "mc_horizon": 300}, "mc_horizon 300"),
-        ({"allocator": AllocatorConfig(allocator_soft_max_length=32)}, "allocator_soft_max_length is 32"),
+        ({"session": SessionConfig(allocator=AllocatorConfig(allocator_soft_max_length=32))}, "allocator_soft_max_length is 32"),
     ],
 )
 def test_what_does_not_fit_a_row_is_refused(settings: dict, name: str) -> None:
@@ -114,8 +121,8 @@ def test_widths_fall_from_four_fifths_of_a_row_to_the_wanted_one_in_few_steps() 
 def test_the_identity_holds_what_training_goes_by() -> None:
     config = MCConfig(mc_enabled=True)
     now = config.identity()
-    assert now == dataclasses.replace(config, mc_log_timers=False, mc_tree="disk", mc_preset="fast").identity()
-    assert now == dataclasses.replace(config, allocator=AllocatorConfig(allocator_iterations=3)).identity()
+    assert now == dataclasses.replace(config, mc_log_timers=False, mc_preset="fast").identity()
+    assert now == dataclasses.replace(config, session=SessionConfig("disk", allocator=AllocatorConfig(allocator_iterations=3))).identity()
     for changed in (
         {"block_size": 8},
         {"allocator_recent_tokens": 64},

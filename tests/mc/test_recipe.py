@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mc import recipe
-from mc.config import MCConfig
+from mc.config import MCConfig, SessionConfig
 from mc.recipe import choose_micro_batch, measure_memory, new_controller, picture
 from nanochat.precision import Precision
 from nanochat.runtime import Runtime
@@ -30,7 +30,7 @@ def rows(count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_micro_batch_divides_the_step_and_is_said() -> None:
     said: list[str] = []
-    memory = controller(mc_num_random_variants=2, mc_tree="disk")
+    memory = controller(mc_num_random_variants=2, session=SessionConfig(mc_tree="disk"))
     elsewhere = dataclasses.replace(RUNTIME, device=torch.device("mps"))
     assert choose_micro_batch(memory, 8, 24 * T, elsewhere, said.append) == 3  # 8 rows / (1 + 2 × 0.8), a divisor of 24
     assert memory.micro_batches == 8

@@ -1,0 +1,88 @@
+"""How a session's tree grows: the gists of the blocks that new tokens complete, each made once and all of a level together.
+
+Shapes: `n` new tokens, `N` nodes, `K` block size, `S` slots, `D` width, `U`, `G`, `E` value embeddings as in `nanochat.gpt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mc.gistnet import GistNet
+from mc.tree import MegaContextTree
+from nanochat.gpt import GPT, Embedded, norm
+
+PIECE = 1 << 15  # tokens that are embedded at once: bounds the memory that a long document takes
+
+
+def grow(tree: MegaContextTree, model: GPT, gistnet: GistNet, tokens: Tensor, states: Tensor | None = None) -> None:
+    """Adds `tokens`, int64 [n], and the gists and stored values of all nodes that they complete.
+
+    `states` [·,D], for gists of type `context`, are the hidden states at the tokens of the blocks that are completed, from the
+    first token of the incomplete block on.
+    """
+    spec, device = tree.spec, model.wte.weight.device
+    K, S = spec.geometry.block_size, spec.geometry.slots
+    begin = tree.length // K * K  # of the incomplete block
+    new = (tree.length + len(tokens)) // K - tree.length // K
+    gists: list[Tensor] = []
+    if new:
+        whole = torch.cat([tree.tokens(begin, tree.length), tokens.cpu()])[: new * K]
+        x = embed(model, tree, begin, whole).x  # (new · K, D)
+        hidden = None if states is None else states[: new * K].to(device).view(new, K, -1)
+        gists.append(gistnet(x.view(new, K, -1), hidden).to(spec.dtype))
+    else:
+        gists.append(torch.zeros(0, S, spec.width, dtype=spec.dtype, device=device))
+    for level in range(2, spec.max_lod + 1):
+        below, nodes = level - 1, tree.nodes(level)
+        had = tree.nodes(below)
+        upto = (had + len(gists[-1])) // K
+        children = gists[-1][:0]
+        if upto > nodes:
+            first = torch.arange(nodes * K, had)
+            children = torch.cat([tree.gists(below, first).to(device), gists[-1]])[: (upto - nodes) * K]
+        blocks = children.reshape(upto - nodes, K * S, spec.width).to(model.dtype)
+        gists.append(gistnet(blocks).to(spec.dtype) if upto > nodes else children.view(0, S, spec.width))
+    tree.append(tokens.cpu(), gists, _stored_values(tree, model, tokens.cpu()))
+
+
+def embed(model: GPT, tree: MegaContextTree, begin: int, tokens: Tensor) -> Embedded:
+    """The embeddings x [n,D] and values [n,U,G,E] of `tokens`, int64 [n], which stand in the history from `begin` on."""
+    device = model.wte.weight.device
+    previous = None
+    if begin:
+        previous = norm(model.wte(tree.tokens(begin - 1, begin).to(device)).to(model.dtype))
+    embedded = model.embed(tokens.to(device)[None], previous)
+    return Embedded(embedded.x[0], embedded.values[0])
+
+
+def value_means(model: GPT, tokens: Tensor, slots: int) -> Tensor:
+    """Mean value embeddings of nodes that stand for `tokens`, int64 [N, span], for each slot: [N,S,U·G·E]."""
+    device, means = model.wte.weight.device, []
+    for part in tokens.split(max(1, PIECE // tokens.shape[1])):
+        values = model.value_embeds(part.to(device)).to(model.dtype)  # (N, span, U·G·E)
+        means.append(values.unflatten(1, (slots, -1)).mean(2))
+    return torch.cat(means)
+
+
+def _stored_values(tree: MegaContextTree, model: GPT, tokens: Tensor) -> Sequence[Tensor]:
+    """What `tree.append` is given beside the gists: the means of the nodes above those that they are cheaply recomputed for."""
+    spec, length = tree.spec, tree.length + len(tokens)
+    stored: list[Tensor] = []
+    for level in range(spec.stored_values_from, spec.max_lod + 1):
+        span, nodes = spec.geometry.span(level), tree.nodes(level)
+        new = length // span - nodes
+        if not new:
+            stored.append(torch.zeros(0, spec.geometry.slots, spec.value_width, dtype=spec.dtype))
+        elif level == spec.stored_values_from:
+            begin = nodes * span
+            whole = torch.cat([tree.tokens(begin, tree.length), tokens])[: new * span]
+            stored.append(value_means(model, whole.view(new, span), spec.geometry.slots).to(spec.dtype))
+        else:
+            K, S = spec.geometry.block_size, spec.geometry.slots
+            below = tree.values(level - 1, torch.arange(nodes * K, tree.nodes(level - 1))).to(stored[-1].device)
+            children = torch.cat([below, stored[-1]])[: new * K]
+            stored.append(children.reshape(new, S, K, -1).mean(2))
+    return stored

@@ -1,0 +1,306 @@
+"""A session: one history of any length, of which the model reads a Working Context of bounded size.
+
+`append` adds tokens to the tree, each complete block getting its gist once; `refocus` lets LensNet and the Focus Allocator
+choose what stands in detail; `read` gives the entries. What a token costs depends on the budget, never on the history.
+A session is also what a row of `nanochat.memory_cache.MemoryCache` has behind it. Shapes: `n` tokens, `W` entries, `D` width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mc.allocator import FocusAllocator, count_blocks, swap_rate
+from mc.attention_mass import EagerAttention
+from mc.config import SessionConfig
+from mc.controller import MCController
+from mc.edits import Tiling, extended, raw
+from mc.growth import PIECE, embed, grow
+from mc.layout import Geometry, Layout, check
+from mc.tree import MegaContextTree, TreeSpec
+from mc.working_context import WorkingContext
+from nanochat.common import UserError
+from nanochat.gpt import Embedded, Rotary
+
+STATES_PIECE = 4  # Working Contexts of tokens that are read at once for their hidden states
+
+
+@dataclass
+class FocusFigures:
+    """Of the last refocus: the share of the Working Context's blocks that it edited, and the share of the budget in use."""
+
+    swap_rate: float = 0.0
+    residency: float = 0.0
+    refocuses: int = 0
+    edits: int = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Entries of a session's Working Context: `most` at any time, `target` behind a refocus, `recent` tokens of them raw at least."""
+
+    most: int
+    interval: int
+    recent: int
+
+    @property
+    def target(self) -> int:
+        """What a refocus leaves room for: the tokens up to the next one come on top."""
+        return self.most - self.interval
+
+
+def session_spec(controller: MCController, config: SessionConfig) -> TreeSpec:
+    """What the tree of a session with this memory holds."""
+    model = controller.model.config
+    values = len(controller.model.value_layers) * model.key_heads * model.head_dim
+    geometry = controller.config.geometry
+    return TreeSpec(model.width, geometry, config.mc_session_lod, controller.model.dtype, values, model.vocab_size)
+
+
+def session_budget(controller: MCController, config: SessionConfig) -> Budget:
+    """The budget that `config` asks for. Raises `ValueError` where it is too small for a history to be long."""
+    plan, geometry, interval = controller.plan, controller.config.geometry, config.mc_infer_refocus_interval
+    least = least_entries(geometry, config.mc_session_lod, plan.recent) + interval
+    most = config.allocator.allocator_soft_max_length
+    if 0 < most < least:
+        raise ValueError(
+            f"allocator_soft_max_length is {most}; {config.mc_session_lod} levels (mc_session_lod) of block_size {geometry.block_size} "
+            f"behind {plan.recent} recent tokens, refocused every {interval} (mc_infer_refocus_interval), take up to {least} entries"
+        )
+    return Budget(most or max(plan.final_width, least + 2 * geometry.block_size), interval, plan.recent)
+
+
+def least_entries(geometry: Geometry, levels: int, recent: int) -> int:
+    """What a history of up to K^(levels+1) tokens takes at most, at its coarsest."""
+    K = geometry.block_size
+    return recent + K - 1 + geometry.slots * ((levels - 1) * (K - 1) + K)
+
+
+class MCSession:
+    """The history in `tree` and its Working Context, read by the model of `controller`. Not thread-safe.
+
+    What the tree holds already is laid out at once, the most recent in most detail. `layout` restores an earlier one.
+    Raises `ValueError` where `config` does not fit the memory, `UserError` where it was trained with positions that need a
+    bias, which a cache does not keep.
+    """
+
+    def __init__(
+        self, controller: MCController, tree: MegaContextTree, config: SessionConfig, seed: int = 0, layout: dict[str, Any] | None = None
+    ) -> None:
+        kind = controller.config.positional_type
+        if kind.endswith("alibi"):
+            raise UserError(f"positional_type {kind} works in training only: a session keeps no biases; train with gaussian")
+        if tree.spec != session_spec(controller, config):
+            raise ValueError(f"the tree holds {tree.spec}, and this memory makes {session_spec(controller, config)}")
+        self.controller, self.tree, self.config = controller, tree, config
+        self.budget = session_budget(controller, config)
+        self.allocator = FocusAllocator(config.allocator, tree.spec.geometry, tree.spec.max_lod, self.budget.recent, seed)
+        self.context = WorkingContext(controller.model, tree, kind)
+        self.figures = FocusFigures()
+        self._local = kind == "local"
+        self._contextual = controller.config.gist.gistnet_type == "context"
+        self._noted: list[Tensor] = []  # tokens that the model has read since, int64 [1] each
+        self._noted_states: list[Tensor] = []  # [1,D] each
+        D = controller.model.config.width
+        self._states = torch.zeros(0, D, dtype=controller.model.dtype, device=self.context.x.device)  # of the incomplete block's tokens
+        self._since = 0  # tokens since the last refocus
+        if layout is None or not self._restore(layout):
+            self._cover(tree.length)
+        if self._contextual:
+            self._recall_states()
+
+    @property
+    def length(self) -> int:
+        """Tokens of the history."""
+        return self.tree.length + len(self._noted)
+
+    @torch.no_grad()
+    def append(self, tokens: Tensor) -> None:
+        """Adds tokens, int64 [n], that no cache has read. Raises `ValueError` where one is none; nothing is added then."""
+        self._append(tokens)
+        if self._since >= self.budget.interval or len(self.context) > self.budget.target:
+            self.refocus()
+
+    @torch.no_grad()
+    def refocus(self, iterations: int | None = None) -> int:
+        """Lets the focus move. Returns the first entry that is another than before.
+
+        `iterations` of scoring and editing are by default those of the configuration.
+        """
+        first = self._flush()
+        geometry, edited, blocks = self.tree.spec.geometry, [], count_blocks(self.context.tiling, self.tree.spec.geometry)
+        for _ in range(iterations or self.config.allocator.allocator_iterations):
+            scores = self.scores()
+            tiling, source = self.allocator.fit(self.context.tiling, self.tree.length, self.budget.target, scores)
+            kept = np.where(source < 0, np.float32(0), scores[source])  # nothing is known yet of what has just become a gist
+            edits = self.allocator.plan(tiling, self.tree.length, self.budget.target, kept)
+            tiling, again = self.allocator.apply(tiling, edits)
+            first = min(first, self.context.change(tiling, _composed(source, again)))
+            edited += edits
+            if not edits:
+                break
+        self.allocator.refocused()
+        self._since = 0
+        self.figures = FocusFigures(
+            swap_rate(edited, blocks, geometry),
+            len(self.context) / self.budget.most,
+            self.figures.refocuses + 1,
+            self.figures.edits + len(edited),
+        )
+        return first
+
+    def scores(self) -> np.ndarray:
+        """LensNet's score of each entry, fp32 [W]."""
+        if not len(self.context):
+            return np.zeros(0, dtype=np.float32)
+        lensnet = self.controller.focus.lensnet
+        return lensnet(self.context.x[None], self.context.layout, self.tree.length)[0].cpu().numpy()
+
+    def read(self) -> tuple[Layout, Embedded, Rotary]:
+        """The Working Context, as batches of one row: its layout, entries and rotations."""
+        self._flush()
+        return self.context.layout, *self.context.entries(0)
+
+    def state(self) -> dict[str, Any]:
+        """What a session that is opened again goes on from beside its tree, as plain values."""
+        self._flush()
+        tiling = self.context.tiling
+        return {"lod": tiling.lod.tolist(), "start": tiling.start.tolist(), "since": self._since, "allocator": self.allocator.state()}
+
+    def save(self) -> None:
+        """Makes durable what was appended, where the tree has a place for it."""
+        self._flush()
+        self.tree.save()
+
+    def close(self) -> None:
+        """Saves, and lets go of the tree."""
+        self._flush()
+        self.tree.close()
+
+    # What a cache asks of the history behind a row: see `nanochat.memory_cache.RowMemory`.
+
+    @property
+    def position(self) -> int:
+        """See `RowMemory`."""
+        return len(self.context) + len(self._noted) if self._local else self.length
+
+    @property
+    def newest(self) -> int:
+        """See `RowMemory`."""
+        return int(self._noted[-1]) if self._noted else int(self.tree.tokens(self.tree.length - 1, self.tree.length))
+
+    @torch.no_grad()
+    def extend(self, tokens: Tensor) -> int:
+        """See `RowMemory`. What is asked for may lie under gists of any level: the focus gets as many looks as it takes to get there."""
+        first = self._append(tokens)
+        levels = int(self.context.tiling.lod.max(initial=0))
+        return min(first, self.refocus(max(self.config.allocator.allocator_iterations, levels)))
+
+    @torch.no_grad()
+    def note(self, token: Tensor, middle: Tensor) -> int | None:
+        """See `RowMemory`."""
+        self._noted.append(token)
+        if self._contextual:
+            self._noted_states.append(middle.to(self._states.dtype, copy=True))
+        self._since += 1
+        return self.refocus() if self._since >= self.budget.interval else None
+
+    def entries(self, begin: int) -> tuple[Embedded, Rotary]:
+        """See `RowMemory`."""
+        return self.context.entries(begin)
+
+    def _append(self, tokens: Tensor) -> int:
+        """Adds tokens and returns the first entry that changed."""
+        tokens = tokens.to("cpu", torch.int64)
+        vocabulary = self.tree.spec.vocab_size
+        if tokens.ndim != 1 or (len(tokens) and not (int(tokens.min()) >= 0 and int(tokens.max()) < vocabulary)):
+            raise ValueError(f"tokens must be int64 [n] from 0 to {vocabulary - 1}")
+        first = self._flush()
+        for piece in tokens.split(STATES_PIECE * self.budget.most if self._contextual else PIECE):
+            first = min(first, self._take(piece, self._read_states(piece) if self._contextual else None))
+        self._since += len(tokens)
+        return first
+
+    def _flush(self) -> int:
+        """Takes the tokens that were noted into tree and layout. Returns the first entry that changed: none of the earlier ones."""
+        if not self._noted:
+            return len(self.context)
+        tokens, self._noted = torch.cat(self._noted).cpu(), []
+        states = torch.cat(self._noted_states) if self._contextual else None
+        self._noted_states = []
+        return self._take(tokens, states)
+
+    def _take(self, tokens: Tensor, states: Tensor | None) -> int:
+        """Adds tokens [n], with their states [n,D] for gists that are made of them, to tree and layout."""
+        if states is not None:
+            states = torch.cat([self._states, states])
+            behind = (self.tree.length + len(tokens)) % self.tree.spec.geometry.block_size
+            self._states = states[len(states) - behind :]
+        grow(self.tree, self.controller.model, self.controller.gistnet, tokens, states)
+        return self._cover(self.tree.length)
+
+    def _cover(self, end: int) -> int:
+        """Lays out what the tree holds up to `end` behind what is laid out: raw, and where that is too much, the oldest as gists."""
+        tiling = self.context.tiling
+        source = np.arange(len(tiling.lod))
+        covered = int(self._covered(tiling))
+        while covered < end:
+            upto = min(covered + PIECE, end)
+            tiling = extended(tiling, covered, upto)
+            source = np.append(source, np.full(upto - covered, -1))
+            if len(tiling.lod) > self.budget.most:
+                tiling, again = self.allocator.fit(tiling, upto, self.budget.target)
+                source = _composed(source, again)
+            covered = upto
+        return self.context.change(tiling, source)
+
+    def _covered(self, tiling: Tiling) -> int:
+        """Tokens that a layout stands for."""
+        if not len(tiling.lod):
+            return 0
+        return int(tiling.start[-1]) + self.tree.spec.geometry.stride(int(tiling.lod[-1]))
+
+    def _restore(self, layout: dict[str, Any]) -> bool:
+        """Goes on from the layout of a `state`; whether it fits the tree."""
+        geometry = self.tree.spec.geometry
+        tiling = Tiling(np.array(layout["lod"], dtype=np.int64), np.array(layout["start"], dtype=np.int64))
+        end = self._covered(tiling)
+        if end > self.tree.length or len(tiling.lod) > self.budget.most:
+            return False
+        try:
+            rows = Layout(*(torch.from_numpy(part)[None] for part in tiling))
+            check(rows, geometry, end=end, max_entries=self.budget.most, recent=self.budget.recent, max_lod=self.tree.spec.max_lod)
+        except ValueError:
+            return False
+        self.allocator.load_state(layout["allocator"])
+        self._since = layout["since"]
+        self.context.change(tiling, np.full(len(tiling.lod), -1))
+        self._cover(self.tree.length)
+        return True
+
+    def _read_states(self, tokens: Tensor) -> Tensor:
+        """The model's states after the middle layer at `tokens` [n], behind the Working Context: [n,D]."""
+        model, W = self.controller.model, len(self.context)
+        known, rotary = self.context.entries(0)
+        new = embed(model, self.tree, self.tree.length, tokens)
+        there = self.context.rotary(raw(self.tree.length, self.tree.length + len(tokens)), W)
+        entries = Embedded(torch.cat([known.x, new.x[None]], dim=1), torch.cat([known.values, new.values[None]], dim=1))
+        both = Rotary(*(torch.cat(parts, dim=1) for parts in zip(rotary, there, strict=True)))
+        return model.layers(entries, both, cache=EagerAttention())[1][0, W:]
+
+    @torch.no_grad()
+    def _recall_states(self) -> None:
+        """The states of the incomplete block's tokens, which no file keeps."""
+        behind = self.tree.length % self.tree.spec.geometry.block_size
+        if behind:
+            model, (entries, rotary) = self.controller.model, self.context.entries(0)
+            self._states = model.layers(entries, rotary, cache=EagerAttention())[1][0, -behind:]
+
+
+def _composed(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Where the entries of a layout were before two changes, of which the second came from where `first` says."""
+    return np.where(second < 0, -1, first[second])
