@@ -6,14 +6,10 @@ import random
 from dataclasses import dataclass
 
 from nanochat.tasks.grading import same_text
+from nanochat.tasks.haystacks import sentence
 from nanochat.tasks.procedural import Drawn, Procedural, at_least
 from nanochat.tasks.task import Conversation, dialogue, reference
 from nanochat.tasks.words import simple
-
-WHO = "The old sailor|A young painter|My neighbour|The quiet farmer|A tall student|The baker|Our teacher|The captain".split("|")
-DID = "walked along|looked at|sat beside|talked about|drew|remembered|waited near|sang about".split("|")
-WHAT = "the river|the empty market|a wooden bridge|the harbour|the old castle|a narrow street|the garden|the railway station".split("|")
-WHEN = "in the morning|before lunch|after the rain|on a cold evening|at midnight|during the summer|every week|for an hour".split("|")
 
 MAX_FACTS = 10_000  # of some 340,000 names that can be drawn
 
@@ -47,14 +43,10 @@ class Recall(Procedural):
             names[simple(rng, 3)] = str(rng.randrange(10**self.digits)).zfill(self.digits)
         name, code = rng.choice(list(names.items()))
         facts = " ".join(f"The code of {name} is {code}." for name, code in names.items())
-        filler = " ".join(_sentence(rng) for _ in range(self.filler))
+        filler = " ".join(sentence(rng) for _ in range(self.filler))
         question = f"Remember these codes. {facts} {filler} What is the code of {name}?".replace("  ", " ")
         return Drawn(f"{name} {code}", dialogue(question, code))
 
     def grade(self, conversation: Conversation, reply: str) -> float:
         """1 for the code, digit by digit, and nothing else."""
         return float(same_text(reply, reference(conversation)))
-
-
-def _sentence(rng: random.Random) -> str:
-    return f"{rng.choice(WHO)} {rng.choice(DID)} {rng.choice(WHAT)} {rng.choice(WHEN)}."

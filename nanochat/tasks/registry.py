@@ -20,15 +20,22 @@ from nanochat.tasks.humaneval import HumanEval
 from nanochat.tasks.identity import Identity
 from nanochat.tasks.lists import Lists
 from nanochat.tasks.multiple_choice import ArcChallenge, ArcEasy, Mmlu
+from nanochat.tasks.needles import Niah, NiahMultikey, Passkey
 from nanochat.tasks.procedural import Procedural
 from nanochat.tasks.recall import Recall
 from nanochat.tasks.smoltalk import SmolTalk
 from nanochat.tasks.spelling import Spelling, SpellingBee
 from nanochat.tasks.task import SPLITS, Split, Task
+from nanochat.tasks.variables import Variables
+from nanochat.tasks.word_counts import CommonWords, FrequentWords
 
 PROCEDURAL: dict[str, type[Procedural]] = {
-    kind.label: kind for kind in (Identity, Spelling, SpellingBee, Arithmetic, Compare, Lists, Recall)
-}
+    kind.label: kind
+    for kind in (
+        Identity, Spelling, SpellingBee, Arithmetic, Compare, Lists, Recall,
+        Passkey, Niah, NiahMultikey, Variables, CommonWords, FrequentWords,
+    )
+}  # fmt: skip
 HUB = {kind.label: kind for kind in (SmolTalk, Mmlu, ArcEasy, ArcChallenge, Gsm8k)}
 STORED = HUB | {kind.label: kind for kind in (HumanEval, CustomJson)}  # what is read from somewhere: `open(spec, path, split, offline)`
 _CONVERT: dict[type, Callable[[str], Any]] = {str: str, int: int, float: float}
