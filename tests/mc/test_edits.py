@@ -4,152 +4,188 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mc.edits import collapse, expand
-from mc.layout import Geometry, Layout, check, raw
-from tests.mc.tiny_memory import as_layout, entries, random_levels
-
-Entry = tuple[int, int]  # (level, start)
-
-
-def node(level: int, start: int, geometry: Geometry) -> list[Entry]:
-    """The entries of a node."""
-    return [(level, start + slot * geometry.stride(level)) for slot in range(geometry.size(level))]
+from mc.edits import Edit, Editor, Tiling, extended, raw
+from mc.layout import Geometry, Layout, check
+from tests.mc.tiny_memory import entries, random_levels
+from tests.mc.tiny_tilings import as_tiling, children, families, gists, histories, node, random_tiling, replaced, rows
 
 
-def children(level: int, start: int, geometry: Geometry) -> list[Entry]:
-    """The entries of a node's children."""
-    return [e for i in range(geometry.block_size) for e in node(level - 1, start + i * geometry.span(level - 1), geometry)]
-
-
-def replaced(row: list[Entry], old: list[Entry], new: list[Entry]) -> list[Entry]:
-    """`row` with the entries `old`, which are side by side in it, replaced by `new`."""
-    first = row.index(old[0])
-    assert row[first : first + len(old)] == old
-    return row[:first] + new + row[first + len(old) :]
-
-
-def gists(row: list[Entry], geometry: Geometry) -> list[Entry]:
-    """The nodes above tokens, by their first entry."""
-    return [(level, start) for level, start in row if level and start % geometry.span(level) == 0]
-
-
-def siblings(row: list[Entry], geometry: Geometry, max_lod: int) -> list[Entry]:
-    """The first entries of whole families."""
-    there = set(row)
-    firsts = [(level, start) for level, start in row if level < max_lod and start % geometry.span(level + 1) == 0]
-    return [e for e in firsts if there.issuperset(children(e[0] + 1, e[1], geometry))]
-
-
-def marks(row: list[Entry], chosen: list[Entry]) -> torch.Tensor:
-    return torch.tensor([[e in chosen for e in row]])
-
-
-@st.composite
-def starts(draw: st.DrawFn) -> tuple[Geometry, int, int, list[int], random.Random]:
-    block_size = draw(st.sampled_from([2, 3, 4, 8, 32]))
-    geometry = Geometry(block_size, draw(st.sampled_from([s for s in (1, 2, 4) if block_size % s == 0 and s < block_size])))
-    max_lod = draw(st.integers(1, 3 if block_size <= 4 else 2))
-    blocks = draw(st.integers(1, 2 * block_size ** (max_lod - 1) + 3))
-    rng = random.Random(draw(st.integers(0, 2**32)))
-    length = blocks * block_size + draw(st.integers(0, block_size + 2))
-    return geometry, length, max_lod, random_levels(rng, blocks, block_size, max_lod), rng
+def assert_source(before: Tiling, after: Tiling, source: np.ndarray) -> None:
+    """Every entry that is in both is said to be, and no other."""
+    old = {entry: place for place, entry in enumerate(rows(before))}
+    assert source.tolist() == [old.get(entry, -1) for entry in rows(after)]
 
 
 @settings(max_examples=150, deadline=None)
-@given(starts())
-def test_any_sequence_of_edits_is_what_it_means_and_legal(start) -> None:
-    geometry, length, max_lod, levels, rng = start
-    row = entries(levels, length, geometry)
-    layout = as_layout([row])
-    for _ in range(8):
-        collapsing = rng.random() < 0.5
-        nodes = siblings(row, geometry, max_lod) if collapsing else gists(row, geometry)
-        if not nodes:
-            continue
-        chosen = rng.sample(nodes, rng.randint(1, min(3, len(nodes))))
-        layout = (collapse if collapsing else expand)(layout, marks(row, chosen), geometry)
-        for level, begin in chosen:
-            family, parent = (children(level + 1, begin, geometry), node(level + 1, begin, geometry)) if collapsing else (
-                children(level, begin, geometry), node(level, begin, geometry)
-            )  # fmt: skip
-            row = replaced(row, family, parent) if collapsing else replaced(row, parent, family)
-        assert torch.equal(torch.stack(layout, -1)[0], torch.tensor(row))
-        check(layout, geometry, end=length, recent=length % geometry.block_size, max_lod=max_lod)
+@given(histories())
+def test_any_sequence_of_edits_is_what_it_means_and_legal(history) -> None:
+    geometry, length, max_lod, recent, rng = history
+    editor = Editor(geometry, max_lod)
+    tiling = random_tiling(rng, geometry, length, max_lod, recent)
+    row, limit = rows(tiling), max(0, length - recent) // geometry.block_size * geometry.block_size
+    for _ in range(6):
+        nodes = [Edit(True, *n) for n in gists(row, geometry)]
+        nodes += [Edit(False, *n) for n in families(row, geometry, max_lod, limit) if n not in [(e.level - 1, e.start) for e in nodes]]
+        apart: list[Edit] = []
+        for edit in rng.sample(nodes, min(5, len(nodes))):
+            end = edit.start + geometry.span(edit.level)
+            if len(row) < 3000 and all(end <= e.start or e.start + geometry.span(e.level) <= edit.start for e in apart):
+                apart.append(edit)
+        after, source = editor.apply(tiling, apart)
+        for edit in apart:
+            parent, family = node(edit.level, edit.start, geometry), children(edit.level, edit.start, geometry)
+            row = replaced(row, parent, family) if edit.expand else replaced(row, family, parent)
+        assert rows(after) == row
+        assert_source(tiling, after, source)
+        editor.check(after, length, recent)
+        check(Layout(*(torch.from_numpy(part)[None] for part in after)), geometry, end=length, recent=recent, max_lod=max_lod)
+        tiling = after
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories())
+def test_nodes_and_families_are_those_of_the_definition(history) -> None:
+    geometry, length, max_lod, recent, rng = history
+    editor, tiling = Editor(geometry, max_lod), random_tiling(rng, geometry, length, max_lod, recent)
+    row = rows(tiling)
+    assert [row[i] for i in editor.nodes(tiling)] == gists(row, geometry)
+    for limit in (length, max(0, length - recent), length // 2):
+        found = [(level + 1, start) for level, start in (row[i] for i in editor.families(tiling, limit))]
+        assert found == families(row, geometry, max_lod, limit)
 
 
 @settings(max_examples=60, deadline=None)
-@given(starts())
-def test_expanding_and_collapsing_again_is_the_identity(start) -> None:
-    geometry, length, max_lod, levels, rng = start
-    row = entries(levels, length, geometry)
-    nodes = gists(row, geometry)
-    if not nodes:
-        return
-    chosen = rng.sample(nodes, rng.randint(1, len(nodes)))
-    expanded = expand(as_layout([row]), marks(row, chosen), geometry)
-    firsts = [(level - 1, begin) for level, begin in chosen]
-    again = collapse(expanded, marks([tuple(e) for e in torch.stack(expanded, -1)[0].tolist()], firsts), geometry)
-    assert torch.equal(torch.stack(again, -1)[0], torch.tensor(row))
+@given(histories())
+def test_expanding_and_collapsing_again_is_the_identity(history) -> None:
+    geometry, length, max_lod, recent, rng = history
+    editor, tiling = Editor(geometry, max_lod), random_tiling(rng, geometry, length, max_lod, recent)
+    nodes = gists(rows(tiling), geometry)
+    chosen = rng.sample(nodes, min(5, len(nodes)))
+    expanded, _ = editor.apply(tiling, [Edit(True, *n) for n in chosen])
+    again, _ = editor.apply(expanded, [Edit(False, *n) for n in chosen])
+    assert rows(again) == rows(tiling)
 
 
-def test_rows_are_edited_each_on_its_own() -> None:
-    geometry = Geometry(4, 2)
-    rows = [entries(levels, 17, geometry) for levels in ([1, 0, 0, 1], [0, 1, 1, 0])]
-    expanded = expand(as_layout(rows), torch.cat([marks(rows[0], [(1, 12)]), marks(rows[1], [(1, 4)])]), geometry)
-    assert torch.equal(torch.stack(expanded, -1), torch.tensor([entries(levels, 17, geometry) for levels in ([1, 0, 0, 0], [0, 0, 1, 0])]))
-    collapsed = collapse(as_layout(rows), torch.cat([marks(rows[0], [(0, 8)]), marks(rows[1], [(0, 0)])]), geometry)
-    assert torch.equal(torch.stack(collapsed, -1), torch.tensor([entries(levels, 17, geometry) for levels in ([1, 0, 1, 1], [1, 1, 1, 0])]))
+@settings(max_examples=300, deadline=None)
+@given(histories(), st.integers(0, 3))
+def test_the_quick_check_agrees_with_that_of_layouts(history, damages: int) -> None:
+    geometry, length, max_lod, recent, rng = history
+    tiling = random_tiling(rng, geometry, length, max_lod, recent)
+    row = rows(tiling)
+    for _ in range(damages if row else 0):
+        place, kind = rng.randrange(len(row)), rng.randrange(4)
+        level, start = row[place]
+        if kind == 0:
+            row[place] = (max(-1, level + rng.choice([-1, 1])), start)
+        elif kind == 1:
+            row[place] = (level, start + rng.choice([-1, 1, geometry.stride(max(level, 0))]))
+        elif kind == 2 and len(row) > 1:
+            del row[place]
+        else:
+            row.insert(place, row[place])
+    recent += rng.choice([0, 0, geometry.block_size])
+    tiling = as_tiling(row)
+    try:
+        check(Layout(*(torch.from_numpy(part)[None] for part in tiling)), geometry, end=length, recent=recent, max_lod=max_lod)
+    except ValueError as error:
+        with pytest.raises(ValueError) as refused:
+            Editor(geometry, max_lod).check(tiling, length, recent)
+        assert str(refused.value) == str(error)
+    else:
+        Editor(geometry, max_lod).check(tiling, length, recent)
 
 
-def test_no_edit_leaves_the_layout() -> None:
-    layout = raw(2, 9)
-    for edit in (expand, collapse):
-        after = edit(layout, torch.zeros(2, 9, dtype=torch.bool), Geometry(4))
-        assert torch.equal(after.lod, layout.lod) and torch.equal(after.start, layout.start)
+def test_a_node_of_which_slots_are_missing_is_refused() -> None:
+    # Half of one node and half of another: as many entries as one node has.
+    row = [(1, 0), (0, 2), (0, 3), (0, 4), (0, 5), (1, 6), (0, 8)]
+    with pytest.raises(ValueError, match="alignment: entry 0 of row 0 .* a slot is missing"):
+        Editor(Geometry(4, 2), 1).check(as_tiling(row), 9, 0)
+
+
+def test_no_edit_leaves_the_tiling() -> None:
+    tiling, source = Editor(Geometry(4), 2).apply(raw(0, 9), [])
+    assert rows(tiling) == [(0, token) for token in range(9)] and source.tolist() == list(range(9))
+
+
+def test_tokens_are_added_raw() -> None:
+    assert rows(extended(as_tiling([(1, 0), (0, 4)]), 5, 7)) == [(1, 0), (0, 4), (0, 5), (0, 6)]
+    assert rows(extended(raw(0, 0), 0, 2)) == [(0, 0), (0, 1)]
 
 
 SLOTTED = [1, 0, 1, 1, 2, 2, 2, 2, 0, 1]  # levels of 42 tokens, K = 4, two slots
 
 
 @pytest.mark.parametrize(
-    ("edit", "levels", "chosen", "message"),
+    ("levels", "edits", "wrong"),
     [
-        (expand, SLOTTED, (0, 4), "entry 2 of row 0 (level 0) is not the first of a gist: nothing to expand"),
-        (expand, SLOTTED, (1, 2), "entry 1 of row 0 (level 1) is not the first of a gist: nothing to expand"),
-        (collapse, SLOTTED, (0, 5), "entry 3 of row 0 (level 0, token 5) does not begin 4 siblings: nothing to collapse"),
-        (collapse, SLOTTED, (1, 0), "entry 0 of row 0 (level 1, token 0) does not begin 4 siblings"),  # its sibling is expanded
-        (collapse, SLOTTED, (1, 8), "entry 6 of row 0 (level 1, token 8) does not begin"),  # not the first of them
-        (collapse, SLOTTED, (1, 36), "entry 16 of row 0 (level 1, token 36) does not begin"),
-        (collapse, SLOTTED, (0, 40), "entry 18 of row 0 (level 0, token 40) does not begin"),  # the block is incomplete
-        (collapse, SLOTTED, (2, 16), "entry 10 of row 0 (level 2, token 16) does not begin"),
-        (collapse, [1, 1, 1, 0], (1, 0), "entry 0 of row 0 (level 1, token 0) does not begin"),  # the last sibling is expanded
-        (collapse, [0, 1, 1, 1, 1], (1, 4), "entry 4 of row 0 (level 1, token 4) does not begin"),  # of two parents
-        (collapse, [0, 0], (0, 2), "entry 2 of row 0 (level 0, token 2) does not begin"),
+        (SLOTTED, [Edit(True, 1, 4)], 0),  # it is expanded already
+        (SLOTTED, [Edit(True, 1, 2)], 0),  # a slot, no node
+        (SLOTTED, [Edit(True, 1, 16)], 0),  # of another level
+        (SLOTTED, [Edit(True, 1, 44)], 0),  # beyond the end
+        (SLOTTED, [Edit(False, 1, 5)], 0),  # not aligned
+        (SLOTTED, [Edit(False, 2, 0)], 0),  # a child is expanded itself
+        (SLOTTED, [Edit(False, 2, 8)], 0),  # of two parents
+        (SLOTTED, [Edit(False, 2, 36)], 0),  # siblings are missing
+        (SLOTTED, [Edit(False, 1, 40)], 0),  # the block is incomplete
+        (SLOTTED, [Edit(False, 1, 0)], 0),  # it is collapsed already
+        (SLOTTED, [Edit(False, 1, 4), Edit(True, 1, 4)], 1),
+        (SLOTTED, [Edit(True, 1, 0), Edit(True, 1, 0)], 1),  # twice
+        ([1, 1, 1, 1], [Edit(True, 1, 4), Edit(False, 2, 0)], 0),  # a child of what is made
+        ([1, 1, 1, 0], [Edit(False, 2, 0)], 0),  # tokens in the place of the last sibling
+        ([0, 0], [Edit(False, 1, 2)], 0),
+        ([], [Edit(True, 1, 0)], 0),
     ],
 )
-def test_an_edit_that_cannot_be_is_refused(edit, levels: list[int], chosen: Entry, message: str) -> None:
+def test_an_edit_that_cannot_be_is_refused(levels: list[int], edits: list[Edit], wrong: int) -> None:
     geometry = Geometry(4, 2)
-    row = entries(levels, 4 * len(levels) + 2, geometry)
+    tiling = as_tiling(entries(levels, 4 * len(levels) + 2, geometry))
+    before = rows(tiling)
     with pytest.raises(ValueError) as refused:
-        edit(as_layout([row]), marks(row, [chosen]), geometry)
-    assert str(refused.value).startswith(message)
+        Editor(geometry, 3).apply(tiling, edits)
+    assert str(refused.value).startswith(f"{edits[wrong]} cannot be") and "is not there, or another edit takes it" in str(refused.value)
+    assert rows(tiling) == before
 
 
-def test_tokens_in_the_place_of_the_last_sibling_are_not_it() -> None:
-    row = entries([1, 1, 1, 0], 16, Geometry(4))
-    with pytest.raises(ValueError, match="entry 0 of row 0 .* does not begin 4 siblings"):
-        collapse(as_layout([row]), marks(row, [(1, 0)]), Geometry(4))
+@pytest.mark.parametrize("level", [-1, 0, 3])
+def test_an_edit_of_a_level_there_is_not_is_refused(level: int) -> None:
+    with pytest.raises(ValueError, match=rf"level={level}, start=0\) is of no level from 1 to 2"):
+        Editor(Geometry(4), 2).apply(raw(0, 16), [Edit(False, level, 0)])
 
 
-@pytest.mark.parametrize("edit", [expand, collapse])
-def test_rows_that_would_differ_in_width_are_refused(edit) -> None:
-    row = entries([1, 0], 8, Geometry(4))
-    layout = Layout(*(t.repeat(2, 1) for t in as_layout([row])))
-    chosen = torch.cat([marks(row, [(1, 0)] if edit is expand else [(0, 4)]), marks(row, [])])
-    with pytest.raises(ValueError, match=r"different widths: \[\d+, \d+\]"):
-        edit(layout, chosen, Geometry(4))
+@pytest.mark.parametrize(
+    ("tiling", "message"),
+    [
+        (Tiling(np.zeros(3, np.int64), np.arange(4)), r"lod \(3,\) int64 and start \(4,\) int64 are no pair"),
+        (Tiling(np.zeros(4, np.int32), np.arange(4)), r"lod \(4,\) int32"),
+        (Tiling(np.zeros((1, 4), np.int64), np.arange(4)[None]), r"lod \(1, 4\) int64"),
+        (raw(0, 3), "contiguity: row 0 ends at token 3, not at 4"),
+        (raw(0, 0), "contiguity: no entry covers the tokens 0 … 3"),
+        (Tiling(np.array([2]), np.array([0])), "existence: entry 0 of row 0 .* is above the tree's level 1"),
+        (Tiling(np.array([1]), np.array([0])), "recency: entry 0 of row 0 .* is a gist of the last 2 tokens"),
+    ],
+)
+def test_an_illegal_tiling_is_refused(tiling: Tiling, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Editor(Geometry(4), 1).check(tiling, 4, 2)
+
+
+def test_levels_that_no_history_reaches_change_nothing() -> None:
+    geometry = Geometry(32)
+    levels = random_levels(random.Random(1), 70, 32, 2)
+    tiling = as_tiling(entries(levels, 70 * 32 + 5, geometry))
+    low, high = Editor(geometry, 4), Editor(geometry, 60)
+    high.check(tiling, 70 * 32 + 5, 0)
+    assert low.families(tiling, 2240).tolist() == high.families(tiling, 2240).tolist()
+    with pytest.raises(ValueError, match="mc_max_lod is 0; it must be at least 1"):
+        Editor(geometry, 0)
+
+
+def test_edited_tilings_are_int64_as_layouts_are() -> None:
+    tiling, source = Editor(Geometry(4, 2), 1).apply(raw(0, 9), [Edit(False, 1, 4)])
+    assert tiling.lod.dtype == tiling.start.dtype == source.dtype == np.int64

@@ -1,0 +1,268 @@
+"""The Focus Allocator: from LensNet's scores to the edits of a Working Context, within a budget of entries.
+
+A *replacement* is the expansion of a gist node and the collapses of families (see `mc.edits`) that pay for it. What must be
+collapsed as the history grows is no replacement: that is `fit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mc.config import AllocatorConfig
+from mc.edits import BEYOND, Edit, Editor, Tiling
+from mc.layout import Geometry
+
+COOLDOWN = 2  # refocuses after that of an edit in which it may not be undone
+
+
+class _Choices(NamedTuple):
+    """What a plan can choose from: gist nodes to expand, best first, and families to collapse, worst first; arrays of one length each.
+
+    `entry` is the first entry; `size` the entries that the edit adds or frees; `family` that of `families` which holds the node, or −1.
+    """
+
+    entry: np.ndarray
+    score: np.ndarray
+    size: np.ndarray
+    family: np.ndarray
+    families: np.ndarray
+    family_score: np.ndarray
+    family_size: np.ndarray
+
+
+class FocusAllocator:
+    """Plans the edits of a Working Context whose last `recent` tokens stay raw, and remembers them for a while.
+
+    Raises `ValueError` where a tiling, scores or an edit are not legal; what it returns always is.
+    """
+
+    def __init__(self, config: AllocatorConfig, geometry: Geometry, max_lod: int, recent: int, seed: int = 0) -> None:
+        if recent < 0:
+            raise ValueError(f"allocator_recent_tokens is {recent}; it must not be negative")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; it must not be negative")
+        self.config, self.geometry, self.max_lod, self.recent, self.seed = config, geometry, max_lod, recent, seed
+        self.editor = Editor(geometry, max_lod)
+        # Scores are fp32: one that equals its threshold must not be above it by rounding.
+        self._expand_above = float(np.float32(config.allocator_expand_threshold))
+        self._collapse_below = -float(np.float32(config.allocator_collapse_threshold))
+        self._refocuses = 0
+        self._plans = 0
+        self._edited = np.zeros((0, 3), dtype=np.int64)  # (level, start, refocus) of each node that was edited of late
+
+    def fit(self, tiling: Tiling, length: int, budget: int, scores: np.ndarray | None = None) -> tuple[Tiling, np.ndarray]:
+        """The tiling of at most `budget` entries that must replace `tiling` of `length` tokens, and where its entries were, as `apply`.
+
+        Families of the lowest level are collapsed first, of them those with the lowest mean of `scores` (fp32 [W]), of equals and
+        without scores the oldest; what was expanded of late only where nothing else is left. Nothing of it is remembered: a
+        node that had to go may come back at once. Raises `ValueError` where no legal tiling is so narrow.
+        """
+        self._check(tiling, length, scores)
+        least = coarsest_width(length, self.geometry, self.max_lod, self.recent)
+        if budget < least:
+            raise ValueError(
+                f"a Working Context of {budget} entries (allocator_soft_max_length) cannot hold {length} tokens: "
+                f"mc_max_lod {self.max_lod} and allocator_recent_tokens {self.recent} leave at least {least} entries"
+            )
+        scores = None if scores is None else scores.astype(np.float64)
+        source = np.arange(len(tiling.lod))
+        for spare_recent_edits in (True, False):
+            for level in range(self.editor.top):
+                over = len(tiling.lod) - budget
+                if over <= 0:
+                    return tiling, source
+                first = self.editor.families(tiling, self._limit(length))
+                first = first[tiling.lod[first] == level]
+                if spare_recent_edits:
+                    first = first[~self._cooling(tiling)[1][first]]
+                count = -(-over // int(self.editor.saving[level + 1]))
+                means = None if scores is None else _means(scores, first, self.editor.family[tiling.lod[first]])
+                chosen = np.arange(len(first))[:count] if means is None else np.sort(means.argsort(kind="stable")[:count])
+                tiling, step = self.editor.collapsed(tiling, first[chosen])
+                if scores is not None:
+                    scores = scores[step]
+                    scores[step < 0] = means[chosen].repeat(self.geometry.slots)
+                source = np.where(step < 0, -1, source[step])
+        assert len(tiling.lod) <= budget  # all that may be collapsed has been
+        return tiling, source
+
+    def plan(self, tiling: Tiling, length: int, budget: int, scores: np.ndarray) -> list[Edit]:
+        """The edits of one iteration, for `scores` fp32 [W] of `tiling` of `length` tokens; collapses before the expansion they pay for.
+
+        The nodes that score highest above the threshold are expanded, each paid from free room and then by the families of the
+        lowest mean score; what cannot be paid is left. Then free room goes to the best nodes that fit, whatever their score. Of
+        equals the newest is expanded and the oldest collapsed. What was edited within the cooldown is not undone.
+        """
+        self._check(tiling, length, scores)
+        room = budget - len(tiling.lod)
+        if room < 0:
+            raise ValueError(f"budget: {len(tiling.lod)} entries are over the {budget} allowed; they must be made to fit before a plan")
+        choices = self._choices(tiling, length, scores.astype(np.float64))
+        self._plans += 1
+        random = np.random.default_rng((self.seed, self._plans)) if self.config.allocator_type == "stochastic_greedy" else None
+        need, free = choices.size, np.ones(len(choices.size), dtype=bool)
+        gain = np.append(choices.family_size, 0)  # the last one is that of no family, −1
+        edits, replacements = [], 0
+        for wanted, on_credit in ((choices.score > self._expand_above, True), (True, False)):
+            while replacements < self.config.allocator_max_replacements:
+                payable = room + (gain.sum() - gain[choices.family] if on_credit else 0)
+                node = self._draw(np.flatnonzero(free & wanted & (need <= payable)), choices.score, random)
+                if node is None:
+                    break
+                replacements += 1
+                free[node] = False
+                gain[choices.family[node]] = 0
+                room -= int(need[node])
+                while room < 0:
+                    family = self._draw(np.flatnonzero(gain), -choices.family_score, random)
+                    assert family is not None
+                    room += int(gain[family])
+                    gain[family] = 0
+                    free &= choices.family != family
+                    edits.append(_edit(False, tiling, choices.families[family]))
+                edits.append(_edit(True, tiling, choices.entry[node]))
+        return edits
+
+    def apply(self, tiling: Tiling, edits: Sequence[Edit]) -> tuple[Tiling, np.ndarray]:
+        """The tiling after `edits`, and for each of its entries the same entry's index in `tiling`, −1 where it is new.
+
+        The edits are remembered as of this refocus. Raises `ValueError` where one of them cannot be; nothing is done then.
+        """
+        after = self.editor.apply(tiling, edits)
+        now = np.array([(edit.level, edit.start, self._refocuses) for edit in edits], dtype=np.int64).reshape(-1, 3)
+        self._edited = np.concatenate([self._edited, now])
+        return after
+
+    def refocused(self) -> None:
+        """Ends a refocus: fit, and then plan and apply as often as `allocator_iterations` says."""
+        self._refocuses += 1
+        self._edited = self._edited[self._edited[:, 2] >= self._refocuses - COOLDOWN]
+
+    def state(self) -> dict[str, Any]:
+        """What a saved session keeps of it, fit for JSON: with the same configuration and seed, plans go on as if never stopped."""
+        return {"refocuses": self._refocuses, "plans": self._plans, "edited": self._edited.tolist()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on from `state()`. Raises `ValueError` where it is none; nothing is changed then."""
+        if not isinstance(state, dict) or state.keys() != {"refocuses", "plans", "edited"}:
+            raise ValueError("the allocator's state must hold refocuses, plans and edited")
+        refocuses, plans, edited = state["refocuses"], state["plans"], state["edited"]
+        if not (_count(refocuses) and _count(plans) and isinstance(edited, list)):
+            raise ValueError("the allocator's state must hold the counts refocuses and plans, and edited, a list")
+        for row in edited:
+            if not (isinstance(row, list) and len(row) == 3 and all(map(_count, row)) and row[0] >= 1 and row[2] <= refocuses):
+                raise ValueError(f"the allocator's state names no edit: {row} is not [level, start, refocus]")
+        self._refocuses, self._plans = refocuses, plans
+        self._edited = np.array(edited, dtype=np.int64).reshape(-1, 3)
+
+    def _limit(self, length: int) -> int:
+        """The token before which entries may be gists."""
+        return raw_from(length, self.geometry, self.recent)
+
+    def _check(self, tiling: Tiling, length: int, scores: np.ndarray | None) -> None:
+        self.editor.check(tiling, length, self.recent)
+        if scores is None:
+            return
+        if scores.shape != tiling.lod.shape or scores.dtype != np.float32:
+            raise ValueError(f"scores {scores.shape} {scores.dtype} are not float32 [{len(tiling.lod)}], one for each entry")
+        if not np.isfinite(scores).all():
+            entry = int(np.flatnonzero(~np.isfinite(scores))[0])
+            raise ValueError(f"the score of entry {entry} is {scores[entry]}")
+
+    def _cooling(self, tiling: Tiling) -> tuple[np.ndarray, np.ndarray]:
+        """bool [W] each: the entry begins a node, or a family, whose expansion or collapse would undo an edit of late."""
+        lod, start = tiling
+        nodes, families = np.zeros((2, len(lod)), dtype=bool)
+        if len(self._edited) and len(lod):
+            level, begin = self._edited[:, 0], self._edited[:, 1]
+            entry = np.minimum(start.searchsorted(begin), len(lod) - 1)
+            there = start[entry] == begin
+            nodes[entry[there & (lod[entry] == level)]] = True
+            families[entry[there & (lod[entry] == level - 1)]] = True
+        return nodes, families
+
+    def _choices(self, tiling: Tiling, length: int, scores: np.ndarray) -> _Choices:
+        editor, (lod, start) = self.editor, tiling
+        nodes, families = editor.nodes(tiling), editor.families(tiling, self._limit(length))
+        cooling_nodes, cooling_families = self._cooling(tiling)
+        nodes, families = nodes[~cooling_nodes[nodes]], families[~cooling_families[families]]
+        node_score = _means(scores, nodes, np.full_like(nodes, self.geometry.slots))
+        family_score = _means(scores, families, editor.family[lod[families]])
+        best = node_score.argsort(kind="stable")[::-1]
+        worst = np.flatnonzero(family_score < self._collapse_below)
+        worst = worst[family_score[worst].argsort(kind="stable")]
+        nodes, families = nodes[best], families[worst]
+        rank = np.full(len(lod), -1)
+        rank[families] = np.arange(len(families))
+        up = editor.up[lod[nodes]]
+        parent = start.searchsorted(start[nodes] // up * up)  # the entry with which the node's parent begins
+        return _Choices(
+            entry=nodes,
+            score=node_score[best],
+            size=editor.saving[lod[nodes]],
+            family=np.where(lod[parent] == lod[nodes], rank[parent], -1),
+            families=families,
+            family_score=family_score[worst],
+            family_size=editor.saving[lod[families] + 1],
+        )
+
+    def _draw(self, ranked: np.ndarray, scores: np.ndarray, random: np.random.Generator | None) -> int | None:
+        """One of the choices `ranked`, best first: the first, or with `random` one of the first few by softmax of their scores."""
+        if not len(ranked):
+            return None
+        if random is None:
+            return int(ranked[0])
+        ranked = ranked[: self.config.allocator_sample_top_k]
+        above = scores[ranked] - scores[ranked[0]]  # at most 0
+        with np.errstate(over="ignore"):  # −inf has the probability 0
+            weights = np.exp(above / self.config.allocator_sample_temperature)
+        return int(ranked[weights.cumsum().searchsorted(random.random() * weights.sum(), side="right")])
+
+
+def raw_from(length: int, geometry: Geometry, recent: int) -> int:
+    """The token from which on a history of `length` tokens is raw: the last `recent` ones, and what is no whole block."""
+    K = geometry.block_size
+    return max(0, length - recent) // K * K
+
+
+def coarsest_width(length: int, geometry: Geometry, max_lod: int, recent: int) -> int:
+    """Entries of the narrowest legal tiling of `length` tokens, the last `recent` raw, with gists up to level `max_lod`."""
+    gisted = raw_from(length, geometry, recent)
+    width, left = length - gisted, gisted
+    for level in range(max_lod, 0, -1):
+        nodes, left = divmod(left, geometry.span(level))
+        width += nodes * geometry.slots
+    return width
+
+
+def count_blocks(tiling: Tiling, geometry: Geometry) -> int:
+    """Blocks of a Working Context: its gist nodes, and the blocks of tokens that are raw, the incomplete one too."""
+    lod, start = tiling
+    gists = np.count_nonzero(lod) // geometry.slots
+    return gists + int(np.count_nonzero((lod == 0) & (start % geometry.block_size == 0)))
+
+
+def swap_rate(edits: Sequence[Edit], blocks_before: int, geometry: Geometry) -> float:
+    """Blocks that a refocus edited by those that there were (`count_blocks`): a family of gists is K of them, all else is one."""
+    edited = sum(geometry.block_size if edit.level > 1 and not edit.expand else 1 for edit in edits)
+    return edited / blocks_before if edited else 0.0
+
+
+def _means(scores: np.ndarray, first: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """The mean of the `entries` scores from each entry `first` on, in order and apart."""
+    if not len(first):
+        return np.zeros(0)
+    bounds = np.stack([first, first + entries], axis=1).ravel()
+    return np.add.reduceat(np.append(scores, 0.0), bounds)[::2] / entries
+
+
+def _edit(expand: bool, tiling: Tiling, entry: np.ndarray) -> Edit:
+    """The edit of the node, or of the family, that begins with `entry`."""
+    return Edit(expand, int(tiling.lod[entry]) + (not expand), int(tiling.start[entry]))
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < BEYOND

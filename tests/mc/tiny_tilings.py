@@ -1,0 +1,81 @@
+"""Tilings drawn without our editor, and what nodes and families are, entry by entry from the definition."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from hypothesis import strategies as st
+
+from mc.edits import Tiling
+from mc.layout import Geometry
+
+Entry = tuple[int, int]  # (level, start)
+
+
+def rows(tiling: Tiling) -> list[Entry]:
+    """(level, start) of each entry."""
+    return list(zip(tiling.lod.tolist(), tiling.start.tolist(), strict=True))
+
+
+def as_tiling(row: list[Entry]) -> Tiling:
+    """The tiling of these entries."""
+    return Tiling(*np.array(row, dtype=np.int64).reshape(-1, 2).T.copy())
+
+
+def node(level: int, start: int, geometry: Geometry) -> list[Entry]:
+    """The entries of a node."""
+    return [(level, start + slot * geometry.stride(level)) for slot in range(geometry.size(level))]
+
+
+def children(level: int, start: int, geometry: Geometry) -> list[Entry]:
+    """The entries of a node's children."""
+    return [e for i in range(geometry.block_size) for e in node(level - 1, start + i * geometry.span(level - 1), geometry)]
+
+
+def replaced(row: list[Entry], old: list[Entry], new: list[Entry]) -> list[Entry]:
+    """`row` with the entries `old`, which are side by side in it, replaced by `new`."""
+    first = row.index(old[0])
+    assert row[first : first + len(old)] == old
+    return row[:first] + new + row[first + len(old) :]
+
+
+def gists(row: list[Entry], geometry: Geometry) -> list[Entry]:
+    """The nodes above tokens."""
+    return [(level, start) for level, start in row if level and start % geometry.span(level) == 0]
+
+
+def families(row: list[Entry], geometry: Geometry, max_lod: int, limit: int) -> list[Entry]:
+    """The parents, up to `max_lod` and ending at `limit` or before, of which all children are there."""
+    there = set(row)
+    parents = [(level + 1, start) for level, start in row if level < max_lod and start % geometry.span(level + 1) == 0]
+    fitting = [(level, start) for level, start in parents if start + geometry.span(level) <= limit]
+    return [parent for parent in fitting if there.issuperset(children(*parent, geometry))]
+
+
+def random_tiling(rng: random.Random, geometry: Geometry, length: int, max_lod: int, recent: int) -> Tiling:
+    """The coarsest tiling with some of its nodes expanded, and some of what comes of it."""
+    row, begin = [], 0
+    limit = max(0, length - recent) // geometry.block_size * geometry.block_size
+    while begin < limit:
+        level = max(n for n in range(1, max_lod + 1) if begin % geometry.span(n) == 0 and begin + geometry.span(n) <= limit)
+        row += node(level, begin, geometry)
+        begin += geometry.span(level)
+    row += [(0, token) for token in range(limit, length)]
+    for _ in range(rng.randint(0, 12)):
+        nodes = gists(row, geometry)
+        if nodes:
+            chosen = rng.choice(nodes)
+            row = replaced(row, node(*chosen, geometry), children(*chosen, geometry))
+    return as_tiling(row)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[Geometry, int, int, int, random.Random]:
+    """(geometry, tokens, highest level, recent tokens, randomness): a few of the highest nodes and a ragged end."""
+    block_size = draw(st.sampled_from([2, 3, 4, 6, 8, 16, 32]))
+    geometry = Geometry(block_size, draw(st.sampled_from([s for s in (1, 2, 4) if block_size % s == 0 and s < block_size])))
+    max_lod = draw(st.integers(1, 4))
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    length = rng.randint(0, 3 * geometry.span(rng.randint(1, max_lod)) + 2 * block_size)
+    return geometry, length, max_lod, block_size * draw(st.integers(0, 2)), rng
