@@ -118,7 +118,7 @@ def memory_stage(bench: Bench) -> dict[str, Any]:
 def measure_memory(bench: Bench, tag: str) -> dict[str, Any] | None:
     """ΔNLL and recovery of each layout at each horizon; None where the time was up before."""
     config, runtime = bench.config, start(RuntimeFlags(compile=False))
-    controller, tokenizer, _ = load_controller("base", tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
+    controller, tokenizer, *_ = load_controller("base", tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
     rows, documents = bench.held_out(tokenizer)
     probes = [make_probe(controller, horizon, config.budget, config.recent) for horizon in numbers(config.horizons)]
     losses = measure(controller, bench.batches(rows), probes, KINDS, bench.late, passes=config.passes)

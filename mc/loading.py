@@ -22,11 +22,15 @@ META = "mc_config"  # key of the memory's configuration in a checkpoint's meta
 
 
 class LoadedController(NamedTuple):
-    """A memory and its model in evaluation mode, the tokenizer, and the checkpoint's meta with `tag` and `step` added."""
+    """A memory and its model in evaluation mode, the tokenizer, and the checkpoint's meta with `tag` and `step` added.
+
+    `identity` says whose sessions it can read: those made with these weights and this tokenizer.
+    """
 
     controller: MCController
     tokenizer: Tokenizer
     meta: dict[str, Any]
+    identity: dict[str, str]
 
 
 def load_controller(
@@ -45,7 +49,11 @@ def load_controller(
     trained = open_trained(stage, tag, step, say)
     if not has_memory(trained.meta):
         raise UserError(f"{trained.name} was trained without a memory; train one with python -m scripts.{TRAINED_BY[stage]} --mc")
-    return LoadedController(build_controller(trained, build_model(trained, device, dtype, backend)), trained.tokenizer, trained.meta)
+    name = f"{stage} {trained.folder.name}, step {trained.checkpoint.step}"
+    identity = {"model": name, "weights": trained.checkpoint.digest, "tokenizer": trained.tokenizer.fingerprint}
+    return LoadedController(
+        build_controller(trained, build_model(trained, device, dtype, backend)), trained.tokenizer, trained.meta, identity
+    )
 
 
 def has_memory(meta: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ A session is also what a row of `nanochat.memory_cache.MemoryCache` has behind i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from mc.growth import PIECE, embed, grow
 from mc.layout import Geometry, Layout, check
 from mc.tree import MegaContextTree, TreeSpec
 from mc.working_context import WorkingContext
-from nanochat.common import UserError
+from nanochat.common import UserError, read_json, write_json
 from nanochat.gpt import Embedded, Rotary
 
 STATES_PIECE = 4  # Working Contexts of tokens that are read at once for their hidden states
@@ -83,20 +84,20 @@ def least_entries(geometry: Geometry, levels: int, recent: int) -> int:
 class MCSession:
     """The history in `tree` and its Working Context, read by the model of `controller`. Not thread-safe.
 
-    What the tree holds already is laid out at once, the most recent in most detail. `layout` restores an earlier one.
+    What the tree holds already is laid out at once: as `save` has left it in `file`, or with the most recent in most detail.
     Raises `ValueError` where `config` does not fit the memory, `UserError` where it was trained with positions that need a
     bias, which a cache does not keep.
     """
 
     def __init__(
-        self, controller: MCController, tree: MegaContextTree, config: SessionConfig, seed: int = 0, layout: dict[str, Any] | None = None
+        self, controller: MCController, tree: MegaContextTree, config: SessionConfig, seed: int = 0, file: Path | None = None
     ) -> None:
         kind = controller.config.positional_type
         if kind.endswith("alibi"):
             raise UserError(f"positional_type {kind} works in training only: a session keeps no biases; train with gaussian")
         if tree.spec != session_spec(controller, config):
             raise ValueError(f"the tree holds {tree.spec}, and this memory makes {session_spec(controller, config)}")
-        self.controller, self.tree, self.config = controller, tree, config
+        self.controller, self.tree, self.config, self.file = controller, tree, config, file
         self.budget = session_budget(controller, config)
         self.allocator = FocusAllocator(config.allocator, tree.spec.geometry, tree.spec.max_lod, self.budget.recent, seed)
         self.context = WorkingContext(controller.model, tree, kind)
@@ -108,7 +109,7 @@ class MCSession:
         D = controller.model.config.width
         self._states = torch.zeros(0, D, dtype=controller.model.dtype, device=self.context.x.device)  # of the incomplete block's tokens
         self._since = 0  # tokens since the last refocus
-        if layout is None or not self._restore(layout):
+        if file is None or not file.exists() or not self._restore(read_json(file)):
             self._cover(tree.length)
         if self._contextual:
             self._recall_states()
@@ -165,20 +166,17 @@ class MCSession:
         self._flush()
         return self.context.layout, *self.context.entries(0)
 
-    def state(self) -> dict[str, Any]:
-        """What a session that is opened again goes on from beside its tree, as plain values."""
-        self._flush()
-        tiling = self.context.tiling
-        return {"lod": tiling.lod.tolist(), "start": tiling.start.tolist(), "since": self._since, "allocator": self.allocator.state()}
-
     def save(self) -> None:
-        """Makes durable what was appended, where the tree has a place for it."""
+        """Makes durable what was appended, and where the focus is, where there is a place for it."""
         self._flush()
         self.tree.save()
+        if self.file is not None:
+            tiling, state = self.context.tiling, {"since": self._since, "allocator": self.allocator.state()}
+            write_json(self.file, {"lod": tiling.lod.tolist(), "start": tiling.start.tolist(), **state})
 
     def close(self) -> None:
         """Saves, and lets go of the tree."""
-        self._flush()
+        self.save()
         self.tree.close()
 
     # What a cache asks of the history behind a row: see `nanochat.memory_cache.RowMemory`.
@@ -264,20 +262,19 @@ class MCSession:
             return 0
         return int(tiling.start[-1]) + self.tree.spec.geometry.stride(int(tiling.lod[-1]))
 
-    def _restore(self, layout: dict[str, Any]) -> bool:
-        """Goes on from the layout of a `state`; whether it fits the tree."""
-        geometry = self.tree.spec.geometry
-        tiling = Tiling(np.array(layout["lod"], dtype=np.int64), np.array(layout["start"], dtype=np.int64))
-        end = self._covered(tiling)
-        if end > self.tree.length or len(tiling.lod) > self.budget.most:
-            return False
+    def _restore(self, state: Any) -> bool:
+        """Goes on from what `save` has left; whether it is that, and fits the tree."""
         try:
+            tiling = Tiling(np.array(state["lod"], dtype=np.int64), np.array(state["start"], dtype=np.int64))
             rows = Layout(*(torch.from_numpy(part)[None] for part in tiling))
-            check(rows, geometry, end=end, max_entries=self.budget.most, recent=self.budget.recent, max_lod=self.tree.spec.max_lod)
-        except ValueError:
+            end, spec = self._covered(tiling), self.tree.spec
+            if not (end <= self.tree.length and 0 <= state["since"] <= end):
+                return False
+            check(rows, spec.geometry, end=end, max_entries=self.budget.most, recent=min(self.budget.recent, end), max_lod=spec.max_lod)
+            self.allocator.load_state(state["allocator"])
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError):
             return False
-        self.allocator.load_state(layout["allocator"])
-        self._since = layout["since"]
+        self._since = state["since"]
         self.context.change(tiling, np.full(len(tiling.lod), -1))
         self._cover(self.tree.length)
         return True

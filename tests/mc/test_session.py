@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from mc.layout import check
 from mc.row_tree import Shape, build
 from mc.session import MCSession, least_entries, session_budget, session_spec
 from mc.tree import RamTree
-from nanochat.common import UserError
+from nanochat.common import UserError, read_json, write_json
 from nanochat.engine import Engine
 from nanochat.kv_cache import KVCache
 from nanochat.memory_cache import MemoryCache
@@ -194,11 +195,12 @@ def test_every_working_context_is_legal(pieces: list[int], interval: int, kind: 
 
 # Hidden states of an incomplete block are not kept: they are made anew, behind the Working Context of then.
 @pytest.mark.parametrize(("gist", "length"), [({}, 333), ({"gistnet_type": "context"}, 336)])
-def test_a_session_goes_on_from_its_state(gist: dict, length: int) -> None:
-    controller = memory(gist=gist)
-    first = session(controller, EAGER)
+def test_a_session_goes_on_where_it_was_saved(gist: dict, length: int, tmp_path: Path) -> None:
+    controller, file = memory(gist=gist), tmp_path / "focus.json"
+    first = session(controller, EAGER, file=file)
     first.append(random_tokens(length))
-    second = MCSession(controller, first.tree.copy(), EAGER, layout=first.state())
+    first.save()
+    second = MCSession(controller, first.tree.copy(), EAGER, file=file)
     for s in (first, second):
         s.append(random_tokens(211, 1))
     for one, other in zip(first.read(), second.read(), strict=True):
@@ -206,20 +208,23 @@ def test_a_session_goes_on_from_its_state(gist: dict, length: int) -> None:
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-def test_a_history_that_is_there_is_laid_out_whatever_the_layout_was() -> None:
-    controller = memory()
-    first = session(controller, EAGER)
+def test_a_history_is_laid_out_whatever_the_saved_focus_is(tmp_path: Path) -> None:
+    controller, file = memory(), tmp_path / "focus.json"
+    first = session(controller, EAGER, file=file)
     first.append(random_tokens(333))
-    state = first.state()
+    first.save()
+    state = read_json(file)
     first.append(random_tokens(100, 1))
-    behind = MCSession(controller, first.tree.copy(), EAGER, layout=state)  # the layout of a moment before
-    assert behind.length == 433
-    assert_legal(behind)
-    wrong = {**state, "start": [0, *state["start"][:-1]]}
-    for layout in (None, wrong, {**state, "lod": [2] * 500, "start": list(range(500))}):
-        other = MCSession(controller, first.tree.copy(), EAGER, layout=layout)
+    shifted = {**state, "start": [0, *state["start"][:-1]]}
+    too_wide = {**state, "lod": [0] * 500, "start": list(range(500))}
+    for wrong in (state, shifted, too_wide, {}, [], {**state, "since": "x"}, {**state, "allocator": {}}, {**state, "lod": [[1]]}):
+        write_json(file, wrong)
+        other = MCSession(controller, first.tree.copy(), EAGER, file=file)
         assert other.length == 433
         assert_legal(other)
+    file.write_text("{")
+    with pytest.raises(UserError, match=r"focus.json is not readable JSON .*delete it"):
+        MCSession(controller, first.tree.copy(), EAGER, file=file)
 
 
 def test_long_histories_cost_no_more_entries() -> None:

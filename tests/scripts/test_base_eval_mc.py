@@ -45,7 +45,7 @@ def test_reports_what_the_memory_is_worth(base: Path, corpus: str, capsys: pytes
     values, out = report(base), capsys.readouterr().out
     assert values["model"] == "tiny-mc, step 7" and math.isfinite(values["val_bpb"]) and "samples" in values
     assert [(row["horizon"], row["layout"]) for row in values["memory"]] == [(32, name) for name in ("window", "random", "lens")]
-    controller, tokenizer, _ = load_controller(say=lambda _: None)
+    controller, tokenizer, *_ = load_controller(say=lambda _: None)
     (probe,) = training_probes(controller, (32, 128, 512))
     shards = open_tokens(open_source(corpus), tokenizer, "val", say=lambda _: None)
     loader = RowLoader(shards, 96, "bestfit", shuffle=False, say=lambda _: None)

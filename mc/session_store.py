@@ -1,0 +1,108 @@
+"""The sessions of one model by their names: in files under `sessions/`, or in this process alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mc.config import SessionConfig
+from mc.controller import MCController
+from mc.disk_tree import DiskTree
+from mc.session import MCSession, session_spec
+from mc.session_files import MANIFEST, valid_name
+from mc.session_list import SessionInfo, delete_session, list_sessions
+from mc.tree import MegaContextTree, RamTree
+from nanochat.common import UserError, base_dir
+
+FOCUS = "focus.json"  # in a session's folder: its Working Context's layout
+
+
+class SessionStore:
+    """Opens sessions that `controller` reads, as `config` says. `identity` is of its weights and tokenizer: see `LoadedController`.
+
+    A session is open once at a time, in one process. `root` is by default `sessions` in the base folder.
+    """
+
+    def __init__(self, controller: MCController, identity: Mapping[str, str], config: SessionConfig, root: Path | None = None) -> None:
+        self.controller, self.identity, self.config = controller, identity, config
+        self.root = root or base_dir() / "sessions"
+        self.spec = session_spec(controller, config)
+        self._open: dict[str, MCSession] = {}
+        self._kept: dict[str, RamTree] = {}  # of sessions in this process, closed ones too
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether sessions outlive the process."""
+        return self.config.mc_tree == "disk"
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a session of that name. Raises `ValueError` where it can be none's."""
+        folder = self.root / valid_name(name)
+        return (folder / MANIFEST).exists() if self.on_disk else name in self._kept
+
+    def open(self, name: str, repair: bool = False) -> MCSession:
+        """The session `name`, a new one where there is none.
+
+        Raises `ValueError` where it is no name, and `UserError` where the session is open, is another model's, or is damaged;
+        with `repair` a damaged one is cut at its last good block.
+        """
+        if valid_name(name) in self._open:
+            raise UserError(f"session {name} is in use; close it there first, or fork it")
+        tree: MegaContextTree
+        if self.on_disk:
+            folder, there = self.root / name, self.exists(name)
+            tree = DiskTree.open(folder, self.identity, repair, self.spec) if there else DiskTree.create(folder, self.identity, self.spec)
+        else:
+            tree = self._kept.setdefault(name, RamTree(self.spec, self.controller.model.wte.weight.device))
+        return self._started(name, tree)
+
+    def fork(self, name: str, new_name: str) -> MCSession:
+        """A session `new_name` with all that the open session `name` holds; each goes on by itself.
+
+        Raises `ValueError` where it is no name or `name` is not open, `UserError` where `new_name` is taken.
+        """
+        if name not in self._open:
+            raise ValueError(f"session {name} is not open")
+        if self.exists(new_name) or new_name in self._open:
+            raise UserError(f"there is a session {new_name} already; give another name")
+        session = self._open[name]
+        session.save()
+        if isinstance(session.tree, DiskTree):
+            tree: MegaContextTree = session.tree.fork(self.root / new_name)
+        else:
+            assert isinstance(session.tree, RamTree)
+            tree = self._kept[new_name] = session.tree.copy()
+        return self._started(new_name, tree)
+
+    def close(self, name: str) -> None:
+        """Saves and closes the open session `name`; one in this process can be opened again as long as the process lives."""
+        self._open.pop(name).close()
+
+    def close_all(self) -> None:
+        """Closes every session."""
+        for name in list(self._open):
+            self.close(name)
+
+    def delete(self, name: str) -> None:
+        """Deletes a session that is not open. Raises `UserError` where it is, or there is none."""
+        if valid_name(name) in self._open:
+            raise UserError(f"session {name} is in use; close it there first")
+        if self.on_disk:
+            delete_session(self.root, name)
+        elif self._kept.pop(name, None) is None:
+            raise UserError(f"no session {name}; nothing was deleted")
+
+    def list(self) -> list[SessionInfo]:
+        """What there is, the one written last first; of sessions in this process size and time are unknown: 0."""
+        if self.on_disk:
+            return list_sessions(self.root)
+        return [SessionInfo(name, tree.length, 0, 0.0, dict(self.identity)) for name, tree in self._kept.items()]
+
+    def _started(self, name: str, tree: MegaContextTree) -> MCSession:
+        try:
+            session = MCSession(self.controller, tree, self.config, file=self.root / name / FOCUS if self.on_disk else None)
+        except BaseException:
+            tree.close()  # lets go of the lock
+            raise
+        self._open[name] = session
+        return session
