@@ -73,8 +73,7 @@ def make_header(manifest: Manifest, spec: TreeSpec) -> Header:
 
 def write_header(folder: Path, header: Header) -> None:
     """Writes manifest.json, which makes a session of the folder."""
-    described = {"format": FORMAT, "manifest": header.manifest, "spec": header.spec.describe(), "crc32": header.seed}
-    atomic_write(folder / MANIFEST, canonical(described))
+    atomic_write(folder / MANIFEST, _written(header))
 
 
 def read_header(folder: Path) -> Header:
@@ -90,15 +89,21 @@ def read_header(folder: Path) -> Header:
     except ValueError as error:
         raise UserError(f"session {folder.name} is damaged: {MANIFEST} is not JSON; {restore}") from error
     if isinstance(described, dict) and described.get("format", FORMAT) != FORMAT:
-        wrong = f"is of format {described['format']!r} and this version reads {FORMAT!r}"
-        raise UserError(f"session {folder.name} {wrong}; open it with the version that made it")
+        wrong = f"says format {described['format']!r} and this version reads {FORMAT!r}"
+        raise UserError(f"{MANIFEST} of session {folder.name} {wrong}; open it with the version that made it")
     try:
         seed = zlib.crc32(_content(described["manifest"], described["spec"]))
-        if described["crc32"] != seed or data != canonical(described):
+        header = Header(described["manifest"], TreeSpec.from_description(described["spec"]), seed)
+        if data != _written(header):
             raise ValueError("changed")
-        return Header(described["manifest"], TreeSpec.from_description(described["spec"]), seed)
+        return header
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"session {folder.name} is damaged: {MANIFEST} is not what was written; {restore}") from error
+
+
+def _written(header: Header) -> bytes:
+    """All of manifest.json: a file of other bytes is not what was written, even where JSON reads the same from it."""
+    return canonical({"format": FORMAT, "manifest": header.manifest, "spec": header.spec.describe(), "crc32": header.seed})
 
 
 def _content(manifest: Mapping[str, Any], spec: Mapping[str, Any]) -> bytes:

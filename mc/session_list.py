@@ -54,10 +54,14 @@ def delete_session(root: Path, name: str) -> None:
     folder = root / valid_name(name)
     if not (folder / MANIFEST).exists():
         raise UserError(f"no session {name} in {root}; nothing was deleted")
+    if folder.is_symlink():
+        raise UserError(f"session {name} in {root} is a link; delete the link by hand")
     file = lock(folder)
     try:
-        (folder / MANIFEST).unlink()  # first: without it there is no session
-        shutil.rmtree(folder)
+        gone = root / f".{name}.deleted"  # in one step: half a session would be neither one nor a free name
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+        shutil.rmtree(gone)
     except OSError as error:
         raise UserError(f"cannot delete session {name} in {root}: {error.strerror}; delete the folder by hand") from error
     finally:
