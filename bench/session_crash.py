@@ -1,0 +1,177 @@
+"""How a session stands up to kills in the midst of reading, decoding and refocusing: `python -m bench.session_crash`.
+
+A process goes on with a session on disk, prompts and single tokens through a cache, and is killed at random moments. Each time the
+session is opened again it must be legal, hold every block that was committed, and hold the gists that its tokens have. The last line
+is JSON; `ok` and the exit code say whether all held. `bench.session_files` does the same to the files alone, and damages them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import signal
+import struct
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.checkpoint_crash import in_child
+from mc.config import AllocatorConfig, MCConfig, SessionConfig
+from mc.controller import MCController
+from mc.layout import check
+from mc.row_tree import Shape, build
+from mc.session import MCSession
+from mc.session_store import SessionStore
+from nanochat.flags import flag, parse, run
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.memory_cache import MemoryCache
+
+IDENTITY = {"model": "bench", "weights": "0", "tokenizer": "0"}
+SHAPE = GPTConfig(depth=2, aspect_ratio=32, head_dim=32, max_seq_len=512, vocab_size=300, window_pattern="L")
+MEMORY = MCConfig(block_size=8, allocator_recent_tokens=8, mc_horizon=8)
+FOCUS = AllocatorConfig(allocator_expand_threshold=0.0, allocator_collapse_threshold=0.0)
+SESSION = SessionConfig("disk", mc_session_lod=3, mc_infer_refocus_interval=8, allocator=FOCUS)
+LONGEST = 20_000  # tokens, after which another session is begun
+_REPORT = struct.Struct("<qq")  # number of the session, its tokens in the tree
+
+
+@dataclass
+class SessionCrash:
+    """Kill a process that reads and writes with a session; no committed block may be lost, no layout illegal."""
+
+    kills: int = flag(200, "random kills", unit="processes")
+    seed: int = flag(0, "seed of the random choices")
+
+    def __post_init__(self) -> None:
+        if self.kills < 1:
+            raise ValueError(f"kills is {self.kills}; it must be at least 1")
+
+
+def make_store(root: Path) -> SessionStore:
+    """Sessions of a small memory whose every network has random weights."""
+    model = GPT(SHAPE).init_weights(torch.Generator().manual_seed(0))
+    controller = MCController(model, MEMORY, SHAPE.max_seq_len).init_weights(torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for net in (controller.gistnet, controller.focus.lensnet):
+            for parameter in net.parameters():
+                parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+    return SessionStore(controller.requires_grad_(False).eval(), IDENTITY, SESSION, root)
+
+
+def history() -> Tensor:
+    """What every session holds the beginning of."""
+    return torch.randint(SHAPE.vocab_size, (LONGEST + 1000,), generator=torch.Generator().manual_seed(3))
+
+
+def go_on(store: SessionStore, tokens: Tensor, seed: int) -> Callable[[int], None]:
+    """What the process that is killed does."""
+
+    def body(pipe: int) -> None:
+        rng = random.Random(seed)
+        number = max([0, *(int(info.name) for info in store.list())])
+        session = store.open(str(number))
+        cache = MemoryCache(store.controller.model, [session])
+        while True:
+            os.write(pipe, _REPORT.pack(number, session.tree.length))
+            if session.length > LONGEST:
+                store.close(str(number))
+                number += 1
+                session = store.open(str(number))
+                cache = MemoryCache(store.controller.model, [session])
+            at, chance = session.length, rng.random()
+            if chance < 0.1:
+                session.save()
+            elif chance < 0.3:
+                cache.append(tokens[None, at : at + rng.randrange(1, 700)])
+            else:
+                cache.append(tokens[None, at : at + 1])
+
+    return body
+
+
+def after_kill(store: SessionStore, tokens: Tensor, reports: dict[int, int]) -> dict[str, int]:
+    """Opens all sessions and compares them with the `reports`; the newest one is left to go on with."""
+    infos = sorted(store.list(), key=lambda info: int(info.name))
+    found = {
+        "sessions": len(infos),
+        "lost": sum(not store.exists(str(number)) for number in reports),
+        "illegal": 0,
+        "wrong": 0,
+        "refocuses": 0,
+    }
+    for info in infos:
+        session = store.open(info.name)
+        block = session.tree.spec.geometry.block_size
+        found["lost"] += session.tree.length // block < reports.get(int(info.name), 0) // block
+        found["wrong"] += not _holds(session, tokens)
+        session.refocus()
+        found["refocuses"] += session.figures.refocuses
+        try:
+            spec, budget = session.tree.spec, session.budget
+            recent = min(budget.recent, session.length)
+            check(session.context.layout, spec.geometry, end=session.length, max_entries=budget.most, recent=recent, max_lod=spec.max_lod)
+        except ValueError:
+            found["illegal"] += 1
+        store.close(info.name)
+    for info in infos[:-1]:
+        store.delete(info.name)
+    return found
+
+
+@torch.no_grad()
+def _holds(session: MCSession, tokens: Tensor) -> bool:
+    """Whether its tokens are the beginning of `tokens`, and its gists those that these tokens have."""
+    tree, controller = session.tree, session.controller
+    length, geometry = tree.length, tree.spec.geometry
+    if not torch.equal(tree.tokens(0, length), tokens[:length]):
+        return False
+    row = build(controller.model.embed(tokens[None, :length]), controller.gistnet, Shape(length, length, geometry, tree.spec.max_lod))
+    begin = length
+    for level in range(1, tree.spec.max_lod + 1):
+        nodes = tree.nodes(level)
+        expected = row.x[0, begin : begin + nodes * geometry.slots].view(nodes, geometry.slots, SHAPE.width)
+        if nodes and not torch.allclose(tree.gists(level, torch.arange(nodes)), expected, rtol=0, atol=1e-4):
+            return False
+        begin += nodes * geometry.slots
+    return True
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Kills, opens, compares; returns the exit code."""
+    config = parse(SessionCrash, argv)
+    torch.set_num_threads(1)
+    rng, tokens = random.Random(config.seed), history()
+    totals = {"kills": config.kills, "sessions": 0, "lost": 0, "illegal": 0, "wrong": 0, "refocuses": 0}
+    longest = 0
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder))
+        for _ in range(config.kills):
+            pid, reader = in_child(go_on(store, tokens, rng.randrange(1 << 30)))
+            fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 1 << 20)  # nobody reads before the kill
+            with os.fdopen(reader, "rb", buffering=0) as pipe:
+                data = pipe.read(_REPORT.size)  # its session is open
+                time.sleep(rng.uniform(0.0, 0.3))
+                os.kill(pid, signal.SIGKILL)
+                if os.waitpid(pid, 0)[1] != signal.SIGKILL:
+                    raise RuntimeError("the writer ended before it was killed")
+                data += pipe.readall()
+            reports = dict(_REPORT.iter_unpack(data[: len(data) // _REPORT.size * _REPORT.size]))
+            longest = max(longest, *reports.values(), 0)
+            for name, value in after_kill(store, tokens, reports).items():
+                totals[name] += value
+    result: dict[str, int | bool] = {**totals, "longest": longest}
+    result["ok"] = longest > 0 and not (result["lost"] or result["illegal"] or result["wrong"])
+    print(json.dumps(result))
+    return 0 if result["ok"] else 1
+
+
+if __name__ == "__main__":
+    run(main)
