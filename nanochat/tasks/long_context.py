@@ -135,7 +135,7 @@ DEFINITIONS: dict[str, Definition] = {
         Variables, 30, string_match_all, {"shots": 1}, {"shots": 0, "hops": 2, "letters": 2, "digits": 4}, 16, _shot_of_500_tokens
     ),
     "common_words_extraction": Definition(
-        CommonWords, 120, string_match_all, {"shots": 1}, {"shots": 0, "common": 3, "repeats": 4, "words": "nouns"}, 24, _common_words
+        CommonWords, 120, string_match_all, {"shots": 1}, {"shots": 0, "common": 3, "repeats": 4, "words": "nouns"}, 32, _common_words
     ),
     "freq_words_extraction": Definition(
         FrequentWords, FREQUENT_REPLY, string_match_all, {}, {"vocabulary": 10, "letters": 2}, 16, _coded_words
@@ -147,25 +147,24 @@ SUITES = tuple(DEFINITIONS)
 class Suite:
     """Prompts of one definition for one tokenizer, whose `encode` gives the tokens of a text.
 
+    `reply_tokens` is how many tokens a reply may take, which the prompt leaves free; by default what the definition allows.
     `options` are fields of the task, as in `digits=3`. Raises `UserError` for a name that is none and `ValueError` naming an
     option that is wrong.
     """
 
-    def __init__(self, name: str, encode: Encode, easy: bool = False, **options: Any) -> None:
+    def __init__(self, name: str, encode: Encode, easy: bool = False, reply_tokens: int | None = None, **options: Any) -> None:
         if name not in DEFINITIONS:
             close = difflib.get_close_matches(name, SUITES, n=1)
             raise UserError(f"there is no suite {name!r}; {f'did you mean {close[0]}?' if close else 'there are ' + ', '.join(SUITES)}")
         self.name, self.easy, self._encode, self._options = name, easy, encode, options
         self._definition = DEFINITIONS[name]
+        allowed = self._definition.easy_reply_tokens if easy else self._definition.reply_tokens
+        self.reply_tokens = allowed if reply_tokens is None else reply_tokens
+        at_least("reply_tokens", self.reply_tokens, 1)
         known = [f.name for f in dataclasses.fields(self._definition.task) if not f.kw_only and f.name != "filler"]
         for option in options:
             if option not in known:
                 raise ValueError(f"{option} is no option of {name}; it has {', '.join(known)}")
-
-    @property
-    def reply_tokens(self) -> int:
-        """The tokens that a reply may take, which the prompt leaves free."""
-        return self._definition.easy_reply_tokens if self.easy else self._definition.reply_tokens
 
     @property
     def placed(self) -> bool:
@@ -177,6 +176,7 @@ class Suite:
 
         A prompt and `reply_tokens` are together at most `length` tokens, and less by a thousandth or by one unit of filler.
         Tokens that a chat puts around a prompt are not counted. `depth`, 0 … 1, is where the fact is; by default it is drawn.
+        Examples that differ in depth alone ask the same, in the same filler.
         Raises `ValueError` naming what is out of range: a length that is too short, a depth where there is not one fact.
         """
         at_least("count", count, 1)
