@@ -95,7 +95,12 @@ def test_what_was_half_written_is_cut(session: Path, stale: bool) -> None:
         with open(session / name, "ab") as file:
             file.write(b"\1" * (3 if name == "blocks.bin" else 9 + number))
     (session / ".tail.bin.77.1.tmp").write_bytes(b"half")
-    assert reopened(session, 228 if stale else LENGTH) == 3 + 9 + 10 + 11 + 12
+    before = (session / "tail.bin").read_bytes()
+    tree = DiskTree.open(session, MANIFEST)
+    assert tree.cut == 3 + 9 + 10 + 11 + 12
+    assert ((session / "tail.bin").read_bytes() != before) == stale  # from here on it tells a truncated blocks.bin from a kill
+    tree.close()
+    assert reopened(session, 228 if stale else LENGTH) == 0
     assert len(contents(session)) == 7
 
 
