@@ -84,16 +84,15 @@ class Editor:
             return False
         stride = self.stride[lod]
         ends = start + stride
-        if start[0] != 0 or ends[-1] != length or (ends[:-1] != start[1:]).any() or (start % stride).any():
+        if start[0] != 0 or ends[-1] != length or (ends[:-1] != start[1:]).any():
             return False
         first = self.nodes(tiling)
         if np.count_nonzero(lod) != len(first) * self.geometry.slots:
             return False
-        if not len(first):
-            return True
+        # S entries that begin with a node's and end with it are its slots: no others add up to its span.
         last = np.minimum(first + self.geometry.slots, len(lod)) - 1
         end = start[first] + self.span[lod[first]]
-        return bool((lod[last] == lod[first]).all() and (ends[last] == end).all() and end[-1] <= length - recent)
+        return bool((ends[last] == end).all()) and (not len(end) or end[-1] <= length - recent)
 
     def nodes(self, tiling: Tiling) -> np.ndarray:
         """The first entry of each gist node, in order."""
@@ -156,8 +155,6 @@ class Editor:
         here = np.minimum(last, len(lod) - 1)  # so that what begins too late can be looked at
         old = level - 1 + expand
         possible = (last < len(lod)) & (lod[here] == old) & (start[here] + self.stride[old] == end) & (begin % self.span[level] == 0)
-        first_here = np.minimum(first, len(lod) - 1)
-        possible &= (start[first_here] == begin) & (lod[first_here] == old)
         possible[1:] &= begin[1:] >= end[:-1]
         if not possible.all():
             wrong = int(np.flatnonzero(~possible)[0])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mc.edits import Edit, Editor, Tiling, extended, raw
 from mc.layout import Geometry, Layout, check
 from tests.mc.tiny_memory import entries, random_levels
-from tests.mc.tiny_tilings import as_tiling, children, families, gists, histories, node, random_tiling, replaced, rows
+from tests.mc.tiny_tilings import Entry, as_tiling, children, families, gists, histories, node, random_tiling, replaced, rows
 
 
 def assert_source(before: Tiling, after: Tiling, source: np.ndarray) -> None:
@@ -101,10 +101,17 @@ def test_the_quick_check_agrees_with_that_of_layouts(history, damages: int) -> N
         Editor(geometry, max_lod).check(tiling, length, recent)
 
 
-def test_a_node_of_which_slots_are_missing_is_refused() -> None:
-    # Half of one node and half of another: as many entries as one node has.
-    row = [(1, 0), (0, 2), (0, 3), (0, 4), (0, 5), (1, 6), (0, 8)]
-    with pytest.raises(ValueError, match="alignment: entry 0 of row 0 .* a slot is missing"):
+@pytest.mark.parametrize(
+    "row",
+    [
+        [(1, 0), (0, 2), (0, 3), (0, 4), (0, 5), (1, 6), (0, 8)],  # half of one node and half of another: as many as one has
+        [(0, 0), (0, 1), (1, 2), (0, 4), (0, 5), (0, 6), (0, 7), (0, 8)],  # no node begins
+        [(1, 0), (1, 2), (0, 4), (0, 5), (0, 6), (1, 7)],  # at no multiple of its stride
+        [(1, 0), (0, 2), (0, 3), (1, 4), (1, 6), (0, 8)],
+    ],
+)
+def test_a_node_of_which_slots_are_missing_is_refused(row: list[Entry]) -> None:
+    with pytest.raises(ValueError, match=r"alignment: entry \d+ of row 0"):
         Editor(Geometry(4, 2), 1).check(as_tiling(row), 9, 0)
 
 

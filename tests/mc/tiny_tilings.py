@@ -62,20 +62,21 @@ def random_tiling(rng: random.Random, geometry: Geometry, length: int, max_lod: 
         row += node(level, begin, geometry)
         begin += geometry.span(level)
     row += [(0, token) for token in range(limit, length)]
-    for _ in range(rng.randint(0, 12)):
+    for _ in range(rng.randint(0, 4)):
         nodes = gists(row, geometry)
-        if nodes:
-            chosen = rng.choice(nodes)
-            row = replaced(row, node(*chosen, geometry), children(*chosen, geometry))
+        for chosen in rng.sample(nodes, rng.randint(0, (len(nodes) + 1) // 2)):
+            if len(row) < 8 * geometry.block_size + 40:
+                row = replaced(row, node(*chosen, geometry), children(*chosen, geometry))
     return as_tiling(row)
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[Geometry, int, int, int, random.Random]:
-    """(geometry, tokens, highest level, recent tokens, randomness): a few of the highest nodes and a ragged end."""
+    """(geometry, tokens, highest level, recent tokens, randomness): up to sixteen nodes of some level, and a ragged end."""
     block_size = draw(st.sampled_from([2, 3, 4, 6, 8, 16, 32]))
     geometry = Geometry(block_size, draw(st.sampled_from([s for s in (1, 2, 4) if block_size % s == 0 and s < block_size])))
     max_lod = draw(st.integers(1, 4))
     rng = random.Random(draw(st.integers(0, 2**32)))
-    length = rng.randint(0, 3 * geometry.span(rng.randint(1, max_lod)) + 2 * block_size)
+    highest = geometry.span(rng.randint(1, max_lod))
+    length = rng.randint(0, 16 * highest) + rng.randint(0, 2 * block_size)
     return geometry, length, max_lod, block_size * draw(st.integers(0, 2)), rng
