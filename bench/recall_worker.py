@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bench import recall_rows
 from bench.recall_rows import Rows, Task, make_rows
+from bench.recall_training import RecallController, RecallRows, new_model, train
 from mc.config import MCConfig
 from mc.controller import MCController
 from mc.evaluation import Probe, choose_levels, make_probe, plain_forward, read_layouts, row_tree
 from mc.layout_choice import by_score, coarsest
-from nanochat.checkpoint import CheckpointStore
-from nanochat.cross_entropy import IGNORE
 from nanochat.flags import flag, parse, part, run
-from nanochat.gpt import GPT, GPTConfig
-from nanochat.metrics import JsonlSink, MetricsLogger
-from nanochat.objective import StepResult
-from nanochat.optim import MuonAdamW, OptimFlags
-from nanochat.rows import Loader
-from nanochat.runtime import RuntimeFlags, StopSignals, start
-from nanochat.schedule import Plan, ScheduleFlags
-from nanochat.trainer import Event, Trainer, TrainerFlags
+from nanochat.runtime import RuntimeFlags, start
+from nanochat.trainer import Trainer
 
 TASKS = {"easy": recall_rows.EASY, "hard": recall_rows.HARD, "focus": recall_rows.FOCUS}
 MEASURED = 512  # fresh rows
@@ -56,39 +46,6 @@ class RecallWorker:
     mc: MCConfig = part(MCConfig)
 
 
-class RecallRows(Loader):
-    """What the trainer reads rows from; rows with another aim come first where the task is focus."""
-
-    def __init__(self, config: RecallWorker) -> None:
-        self.config, self.task, self.seq_len = config, TASKS[config.task], TASKS[config.task].length
-
-    def rows(self, a: int, b: int) -> np.ndarray:
-        """int32 [b-a, T+1], a function of a and b."""
-        early = self.task.named and a < self.config.learn_recall * self.config.steps * self.config.batch
-        return make_rows(recall_rows.HARD if early else self.task, b - a, (self.config.seed, 0, a)).tokens.astype(np.int32)
-
-    def epoch_of(self, row: int) -> int:
-        """No row comes twice."""
-        return 0
-
-
-class RecallController(MCController):
-    """Asks for the values of the keys in the tail and for nothing else."""
-
-    def __init__(self, model: GPT, config: RecallWorker) -> None:
-        task = TASKS[config.task]
-        super().__init__(model, config.mc, task.length, config.seed)
-        self.task, self.anneal = task, config.anneal
-
-    def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
-        """See `Objective.forward`."""
-        task = self.task
-        place = torch.arange(task.length, device=tokens.device)
-        value = (targets >= task.keys) & (targets < task.keys + task.values)
-        asked = (tokens < task.keys) & value & (place >= task.length - task.tail)
-        return super().forward(tokens, targets.where(asked, IGNORE), min(1.0, progress / self.anneal))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains and measures; returns the exit code."""
     config = parse(RecallWorker, argv)
@@ -96,39 +53,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     runtime = start(RuntimeFlags(device_type="cpu", compile=False))
     task = TASKS[config.task]
-    size = {"depth": 3, "aspect_ratio": 42, "head_dim": config.head_dim, "max_seq_len": task.length, "vocab_size": task.vocab_size}
-    shape = GPTConfig(**size, window_pattern="L")
-    model = GPT(shape, runtime.precision.dtype, runtime.backend).init_weights(torch.Generator().manual_seed(config.seed))
-    model.use_kernels(compiled=False, chunked_ce=True)
-    controller = RecallController(model, config).init_weights(torch.Generator().manual_seed(config.seed + 1))
-    plan = Plan(config.batch * task.length, config.steps, config.lr, 0.0)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            objective=controller,
-            optimizer=MuonAdamW(controller.parameter_groups(OptimFlags(), plan), runtime.muon_dtype),
-            plan=plan,
-            schedule=ScheduleFlags(),
-            flags=TrainerFlags(device_batch_size=config.batch, log_every=50, resume="never"),
-            grad_clip=0.0,
-            loader=RecallRows(config),
-            runtime=runtime,
-            store=CheckpointStore(Path(folder) / "checkpoints"),
-            run_folder=Path(folder),
-            identity={},
-            meta={},
-            open_metrics=lambda _: MetricsLogger([JsonlSink(Path(folder) / "metrics.jsonl")]),
-            stop=StopSignals(),
-        )
+    model = new_model(task, config.head_dim, config.seed, runtime)
+    controller = RecallController(model, config.mc, task, config.seed, config.anneal).init_weights(
+        torch.Generator().manual_seed(config.seed + 1)
+    )
+    # Rows with another aim come first where the task is focus.
+    early = int(config.learn_recall * config.steps * config.batch) if task.named else 0
+    loader = RecallRows(task, config.seed, recall_rows.HARD, early)
 
-        def show(_) -> dict:
-            measured = measure(controller, task, make_rows(task, 64, (config.seed, SHOWN)))
-            minutes = (time.perf_counter() - begin) / 60
-            figures = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
-            print(f"step {trainer.state.step}, {minutes:.1f} min, loss {trainer.state.loss.value:.3f}: {figures}", flush=True)
-            return {}
+    def show(trainer: Trainer) -> None:
+        measured = measure(controller, task, make_rows(task, 64, (config.seed, SHOWN)))
+        minutes = (time.perf_counter() - begin) / 60
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
+        print(f"step {trainer.state.step}, {minutes:.1f} min, loss {trainer.state.loss.value:.3f}: {figures}", flush=True)
 
-        trainer.events = [Event(trainer.cadence(config.show_every), show)] if config.show_every > 0 else []
-        trainer.run()
+    train(controller, loader, config.steps, config.batch, config.lr, runtime, show, config.show_every)
     measured = measure(controller, task, make_rows(task, MEASURED, (config.seed, FRESH)))
     setting = {"task": config.task, **dataclasses.asdict(config.mc.gist), "steps": config.steps}
     print(json.dumps(setting | measured | {"minutes": (time.perf_counter() - begin) / 60}))

@@ -42,7 +42,7 @@ class AllocatorConfig:
         unit="entries",
     )
     allocator_expand_threshold: float = flag(0.1, "an entry is expanded where its score is above this")
-    allocator_collapse_threshold: float = flag(0.1, "siblings are collapsed where their score is below minus this")
+    allocator_collapse_threshold: float = flag(0.0, "siblings may pay for an expansion where their score is below minus this")
     allocator_max_replacements: int = flag(4, "edits of an iteration at most", unit="edits")
     allocator_iterations: int = flag(1, "iterations of a refocus", unit="iterations")
     allocator_sample_top_k: int = flag(4, "stochastic_greedy draws among so many of the best edits", unit="edits")

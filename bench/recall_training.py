@@ -1,0 +1,123 @@
+"""Training on rows that test recall: what the recall benches share.
+
+Shapes: `B` rows, `T` tokens.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.recall_rows import Task, make_rows
+from mc.config import MCConfig
+from mc.controller import MCController
+from nanochat.checkpoint import CheckpointStore
+from nanochat.cross_entropy import IGNORE
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.metrics import JsonlSink, MetricsLogger
+from nanochat.objective import StepResult
+from nanochat.optim import MuonAdamW, OptimFlags
+from nanochat.rows import Loader
+from nanochat.runtime import Runtime, StopSignals
+from nanochat.schedule import Plan, ScheduleFlags
+from nanochat.trainer import Event, Trainer, TrainerFlags
+
+DEPTH, WIDTH_PER_LAYER = 3, 42  # layers, rounded up to 128 channels
+
+
+@dataclass(frozen=True)
+class RecallRows(Loader):
+    """What the trainer reads rows of `task` from, the first `early_rows` of them those of `early`."""
+
+    task: Task
+    seed: int
+    early: Task | None = None
+    early_rows: int = 0
+
+    @property
+    def seq_len(self) -> int:
+        """T."""
+        return self.task.length
+
+    def rows(self, a: int, b: int) -> np.ndarray:
+        """int32 [b-a, T+1], a function of a and b."""
+        task = self.early if self.early is not None and a < self.early_rows else self.task
+        return make_rows(task, b - a, (self.seed, 0, a)).tokens.astype(np.int32)
+
+    def epoch_of(self, row: int) -> int:
+        """No row comes twice."""
+        return 0
+
+
+class RecallController(MCController):
+    """Asks for the values of the keys in the tail and for nothing else. Variants are at their narrowest after `anneal` of the run."""
+
+    def __init__(self, model: GPT, config: MCConfig, task: Task, seed: int, anneal: float) -> None:
+        super().__init__(model, config, task.length, seed)
+        self.task, self.anneal = task, anneal
+
+    def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
+        """See `Objective.forward`."""
+        task = self.task
+        place = torch.arange(task.length, device=tokens.device)
+        value = (targets >= task.keys) & (targets < task.keys + task.values)
+        asked = (tokens < task.keys) & value & (place >= task.length - task.tail)
+        return super().forward(tokens, targets.where(asked, IGNORE), min(1.0, progress / self.anneal))
+
+
+def new_model(task: Task, head_dim: int, seed: int, runtime: Runtime) -> GPT:
+    """A model of 3 layers and 128 channels for rows of `task`."""
+    size = {
+        "depth": DEPTH,
+        "aspect_ratio": WIDTH_PER_LAYER,
+        "head_dim": head_dim,
+        "max_seq_len": task.length,
+        "vocab_size": task.vocab_size,
+    }
+    shape = GPTConfig(**size, window_pattern="L")
+    model = GPT(shape, runtime.precision.dtype, runtime.backend).init_weights(torch.Generator().manual_seed(seed))
+    return model.use_kernels(compiled=False, chunked_ce=True)
+
+
+def train(
+    controller: RecallController,
+    loader: RecallRows,
+    steps: int,
+    batch: int,
+    lr: float,
+    runtime: Runtime,
+    show: Callable[[Trainer], None],
+    show_every: int,
+) -> None:
+    """Trains for `steps` of `batch` rows at `lr` times the nominal rates, calling `show` every so many steps (−1: never)."""
+    plan = Plan(batch * loader.seq_len, steps, lr, 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            objective=controller,
+            optimizer=MuonAdamW(controller.parameter_groups(OptimFlags(), plan), runtime.muon_dtype),
+            plan=plan,
+            schedule=ScheduleFlags(),
+            flags=TrainerFlags(device_batch_size=batch, log_every=50, resume="never"),
+            grad_clip=0.0,
+            loader=loader,
+            runtime=runtime,
+            store=CheckpointStore(Path(folder) / "checkpoints"),
+            run_folder=Path(folder),
+            identity={},
+            meta={},
+            open_metrics=lambda _: MetricsLogger([JsonlSink(Path(folder) / "metrics.jsonl")]),
+            stop=StopSignals(),
+        )
+
+        def event(_) -> dict:
+            show(trainer)
+            return {}
+
+        trainer.events = [Event(trainer.cadence(show_every), event)] if show_every > 0 else []
+        trainer.run()
