@@ -17,6 +17,7 @@ import torch
 from nanochat.decoding import Decoder, Finish, Row, tool_state
 from nanochat.gpt import GPT
 from nanochat.kv_cache import KVCache
+from nanochat.memory_cache import MemoryCache, RowMemory
 from nanochat.sampling import Sampling
 from nanochat.tools import Tools
 
@@ -55,25 +56,30 @@ class _Request:
     id: int
     prompt: tuple[int, ...]
     row: Row
+    memory: RowMemory | None
 
 
 class _Prefill:
-    """A prompt being read, for the first of the waiting requests and all behind it that have the same."""
+    """A prompt being read, for the first of the waiting requests and all behind it that have the same and no memory."""
 
-    def __init__(self, model: GPT, prompt: tuple[int, ...], like: KVCache) -> None:
-        self.prompt = prompt
-        self._cache = KVCache(model, 1, len(prompt), dtype=like.dtype, step=like.step)
-        self._tokens = torch.tensor([prompt])
+    def __init__(self, model: GPT, request: _Request, like: KVCache) -> None:
+        self._request = request
+        self._cache = MemoryCache(model, [request.memory], len(request.prompt), dtype=like.dtype, step=like.step)
+        self._tokens = torch.tensor([request.prompt])
+        self.left = len(request.prompt)  # tokens that are still to be read
 
-    @property
-    def left(self) -> int:
-        """How many tokens are still to be read."""
-        return len(self.prompt) - self._cache.lengths[0]
+    def serves(self, request: _Request) -> bool:
+        """Whether what is read here is what `request` goes on from."""
+        shared = request.memory is None and self._request.memory is None and request.prompt == self._request.prompt
+        return request is self._request or shared
 
-    def read(self, tokens: int) -> None:
-        """Reads so many more."""
-        begin = self._cache.lengths[0]
+    def read(self, tokens: int) -> int:
+        """Reads so many more; returns how many it were. With a memory all: where the focus goes must not depend on the others."""
+        tokens = min(tokens, self.left) if self._request.memory is None else self.left
+        begin = len(self._request.prompt) - self.left
         self._cache.append(self._tokens[:, begin : begin + tokens])
+        self.left -= tokens
+        return tokens
 
     @property
     def cache(self) -> KVCache:
@@ -104,7 +110,7 @@ class Batcher:
         if max_rows < 1 or prefill_chunk < 1:
             raise ValueError(f"max_rows is {max_rows} and prefill_chunk {prefill_chunk}; both must be at least 1")
         self.max_rows, self._model, self._tools, self._prefill_chunk = max_rows, model, tools, prefill_chunk
-        self._cache = KVCache(model, 0, max_rows=max_rows)
+        self._cache = MemoryCache(model, max_rows=max_rows)
         self._decoder = Decoder(self._cache.step.head, model.wte.weight.device)
         self._waiting: deque[_Request] = deque()
         self._active: list[_Request] = []  # in the order of the cache's rows
@@ -129,11 +135,15 @@ class Batcher:
         """Whether there is nothing to do."""
         return not self.active and not self._waiting
 
-    def add(self, prompt: Sequence[int], sampling: Sampling, stop: Collection[int] = (), stream: int = 0) -> int:
+    def add(
+        self, prompt: Sequence[int], sampling: Sampling, stop: Collection[int] = (), stream: int = 0, memory: RowMemory | None = None
+    ) -> int:
         """Takes a request; returns its id. The same prompt given several times in a row is read once.
 
-        `stream` tells samples of one prompt and seed apart. Raises `ValueError` for a prompt that is empty or has a token that
-        is none.
+        `stream` tells samples of one prompt and seed apart. With a `memory` the prompt goes on with what that holds. From when
+        it is read, `memory` has all of the prompt and what is decoded but for the last token; it is the caller's again after the
+        last event, or `cancel`. Raises `ValueError` for a prompt that is empty or has a token that is none, and for a memory that
+        another request goes on with.
         """
         prompt = tuple(prompt)
         vocabulary = self._model.config.vocab_size
@@ -142,7 +152,10 @@ class Batcher:
         if min(prompt) < 0 or max(prompt) >= vocabulary:
             wrong = min(prompt) if min(prompt) < 0 else max(prompt)
             raise ValueError(f"token {wrong} is not in the vocabulary of {vocabulary}")
-        request = _Request(self._next_id, prompt, Row(sampling, stop, stream, tool_state(self._tools)))
+        others = [*self._waiting, *self._active, *(parked.request for parked in self._parked)]
+        if memory is not None and any(other.memory is memory for other in others):
+            raise ValueError("another request goes on with this memory; wait for its end, or give a fork")
+        request = _Request(self._next_id, prompt, Row(sampling, stop, stream, tool_state(self._tools)), memory)
         self._next_id += 1
         self._waiting.append(request)
         return request.id
@@ -215,18 +228,16 @@ class Batcher:
         self._active.append(request)
 
     def _admit(self) -> None:
-        """Reads at most `prefill_chunk` tokens of prompts, and admits requests whose prompts are read while there is room."""
+        """Reads about `prefill_chunk` tokens of prompts, and admits requests whose prompts are read while there is room."""
         left = self._prefill_chunk
         while self._waiting and self.active < self.max_rows:
             request = self._waiting[0]
-            if self._prefill is None or self._prefill.prompt != request.prompt:
-                self._prefill = _Prefill(self._model, request.prompt, self._cache)
+            if self._prefill is None or not self._prefill.serves(request):
+                self._prefill = _Prefill(self._model, request, self._cache)
             if self._prefill.left > 0:
-                if left == 0:
+                if left <= 0:
                     return
-                chunk = min(left, self._prefill.left)
-                self._prefill.read(chunk)
-                left -= chunk
+                left -= self._prefill.read(left)
             if self._prefill.left == 0:
                 self._enter(self._waiting.popleft(), self._prefill.cache)
         if not self._waiting:

@@ -18,6 +18,7 @@ from nanochat.gpt import GPT
 from nanochat.kv_cache import FIRST_CAPACITY
 from nanochat.sampling import BLOCK, Sampling, Uniforms
 from nanochat.tools import Tools
+from tests.nanochat.test_memory_cache import Keeper
 from tests.nanochat.tiny_model import full_logits, tiny_model, tiny_tokenizer
 
 STOP = (5, 9, 17)
@@ -110,6 +111,63 @@ def test_any_schedule_gives_each_request_what_it_gets_alone(seed: int, max_rows:
             assert tokens == expected
             assert got[id][-1].finish == ("stop" if tokens[-1] in STOP else "length")
             assert all(event.finish is None for event in got[id][:-1])
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    max_rows=st.integers(1, 4),
+    chunk=st.sampled_from([1, 7, 64]),
+    actions=st.lists(st.sampled_from(["plain", "memory", "memory", "go on", "cancel", "step", "step", "steps"]), max_size=30),
+)
+def test_rows_with_a_memory_go_on_with_it_beside_others(seed: int, max_rows: int, chunk: int, actions: list[str]) -> None:
+    """Each memory has the prompt and what was said but for the last token when its request ends, also by being cancelled."""
+    model, random_ = tiny_model(depth=2), random.Random(seed)
+    batcher = Batcher(model, max_rows, prefill_chunk=chunk)
+    requests: dict[int, tuple[list[int], list[int], Sampling, int, Keeper | None]] = {}
+    events: list[Event] = []
+    ended: set[int] = set()
+
+    def check(id: int, cancelled: bool = False) -> None:
+        before, prompt, sampling, stream, keeper = requests[id]
+        tokens = [event.token for event in events if event.id == id]
+        expected = alone(model, [*before, *prompt], sampling, STOP, stream)
+        assert tokens == (expected[: len(tokens)] if cancelled else expected)
+        if keeper is not None:
+            read = bool(tokens) or not cancelled
+            assert keeper.tokens.tolist() == [*before, *(prompt if read else []), *tokens[:-1]]
+        ended.add(id)
+
+    def step() -> None:
+        new = batcher.step()
+        events.extend(new)
+        for event in new:
+            if event.finish is not None:
+                check(event.id)
+
+    for action in actions:
+        if action in ("plain", "memory", "go on"):
+            prompt, sampling, stream = a_request(random_)
+            free = [requests[id][4] for id in ended if requests[id][4] is not None]
+            kept = torch.randint(61, (random_.randrange(30),), generator=torch.Generator().manual_seed(seed))
+            keeper = None if action == "plain" else free[-1] if action == "go on" and free else Keeper(model, tokens=kept)
+            before = [] if keeper is None else keeper.tokens.tolist()
+            busy = any(request[4] is keeper for id, request in requests.items() if id not in ended) and keeper is not None
+            if busy:
+                with pytest.raises(ValueError, match="another request goes on with this memory"):
+                    batcher.add(prompt, sampling, STOP, stream, keeper)
+            else:
+                requests[batcher.add(prompt, sampling, STOP, stream, keeper)] = (before, prompt, sampling, stream, keeper)
+        elif action == "cancel" and requests.keys() - ended:
+            id = random_.choice(sorted(requests.keys() - ended))
+            batcher.cancel(id)
+            check(id, cancelled=True)
+        else:
+            for _ in range(20 if action == "steps" else 1):
+                step()
+    while not batcher.idle:
+        step()
+    assert ended == requests.keys() and batcher._cache.memories == []
 
 
 def test_a_row_goes_through_its_random_numbers_one_by_one() -> None:
@@ -254,7 +312,8 @@ def scripted(script: list[int]) -> GPT:
     return model
 
 
-def test_rows_go_on_while_the_code_of_another_runs() -> None:
+@pytest.mark.parametrize("with_memory", [False, True])
+def test_rows_go_on_while_the_code_of_another_runs(with_memory: bool) -> None:
     tokenizer = tiny_tokenizer()
     special, released = tokenizer.special_tokens, threading.Event()
     call = [special["<|python_start|>"], *tokenizer.encode("print(7)"), special["<|python_end|>"]]
@@ -267,7 +326,8 @@ def test_rows_go_on_while_the_code_of_another_runs() -> None:
         return "7!"
 
     batcher = Batcher(model, 2, Tools(tokenizer, run))
-    caller = batcher.add([1], Sampling(temperature=0, max_tokens=len(call) + 8))
+    keeper = Keeper(model) if with_memory else None
+    caller = batcher.add([1], Sampling(temperature=0, max_tokens=len(call) + 8), memory=keeper)
     for _ in call:
         assert [event.id for event in batcher.step()] == [caller]
     assert batcher.step() == [] and batcher.active == 1 and not batcher.idle
@@ -280,6 +340,8 @@ def test_rows_go_on_while_the_code_of_another_runs() -> None:
     assert [event.token for event in got[caller]][: len(said)] == said
     assert [event.forced for event in got[caller]][: len(said) + 1] == [True] * len(said) + [False]
     assert [event.token for event in got[caller]][len(said)] == 3 and len(got[caller]) == 8
+    if keeper is not None:
+        assert keeper.tokens.tolist() == [1, *call, *(event.token for event in got[caller][:-1])]
     for seed, id in enumerate(others):
         sampling = Sampling(top_k=0, max_tokens=70, seed=seed)
         assert [event.token for event in got[id]] == alone(model, [9, 4], sampling, (), 0)
