@@ -23,6 +23,16 @@ PARTS = {
     "python": ("<|python_start|>", "<|python_end|>", True),
     "python_output": ("<|output_start|>", "<|output_end|>", False),
 }
+# What must come behind a special token for turns to be whole, where nothing else does.
+_FOLLOWING = {
+    "<|user_start|>": "<|user_end|>",
+    "<|user_end|>": "<|assistant_start|>",
+    "<|assistant_start|>": "<|assistant_end|>",
+    "<|python_start|>": "<|python_end|>",
+    "<|python_end|>": "<|assistant_end|>",
+    "<|output_start|>": "<|output_end|>",
+    "<|output_end|>": "<|assistant_end|>",
+}
 
 
 class Rendered(NamedTuple):
@@ -62,21 +72,47 @@ def render_conversation(tokenizer: Tokenizer, conversation: Mapping[str, Any], m
     return rendering.ids[:max_tokens], rendering.mask[:max_tokens]
 
 
-def render_prompt(tokenizer: Tokenizer, conversation: Mapping[str, Any]) -> list[int]:
+def render_prompt(tokenizer: Tokenizer, conversation: Mapping[str, Any], first: bool = True) -> list[int]:
     """Ids that ask for the assistant's next turn: they end with `<|assistant_start|>`.
 
-    Where the last message is the assistant's, it is the answer asked for and left out. Raises `ValueError` for a
-    malformed conversation.
+    Where the last message is the assistant's, it is the answer asked for and left out. Where `first` is not set, these turns
+    follow others, and have no `<|bos|>`. Raises `ValueError` for a malformed conversation.
     """
     turns = _turns(conversation)
     if turns[-1]["role"] == "assistant":
         turns.pop()
     rendering = _Rendering(tokenizer)
-    rendering.special("<|bos|>", 0)
+    if first:
+        rendering.special("<|bos|>", 0)
     for message in turns:
         rendering.turn(message)
     rendering.special("<|assistant_start|>", 0)
     return rendering.ids
+
+
+def render_around(tokenizer: Tokenizer, heading: str, answer: str, first: bool = True) -> tuple[list[int], list[int]]:
+    """Ids before and behind a text that is a turn of the user's below `heading`, and that the assistant answers with `answer`.
+
+    For a text too long to be a message. `first` is as for `render_prompt`.
+    """
+    before, behind = _Rendering(tokenizer), _Rendering(tokenizer)
+    if first:
+        before.special("<|bos|>", 0)
+    before.special("<|user_start|>", 0)
+    before.text(heading, 0)
+    behind.special("<|user_end|>", 0)
+    behind.turn({"role": "assistant", "content": answer})
+    return before.ids, behind.ids
+
+
+def closing(tokenizer: Tokenizer, newest: int | None) -> list[int]:
+    """Ids that end the turns which a conversation leaves open whose last special token is `newest` (None: it has none)."""
+    names = {tokenizer.special_tokens[name]: following for name, following in _FOLLOWING.items()}
+    ids: list[int] = []
+    while newest in names:
+        newest = tokenizer.special_tokens[names[newest]]
+        ids.append(newest)
+    return ids
 
 
 class _Rendering:

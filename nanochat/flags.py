@@ -21,12 +21,14 @@ Recipe = TypeVar("Recipe")
 
 
 Presets = Mapping[str, Mapping[str, Any]]  # value of a flag → the defaults it gives other flags
+GIVEN = "…"  # stands for any value but None
 
 
 def flag(default: Any, help: str, *, unit: str = "", alias: Sequence[str] = (), presets: Presets | None = None) -> Any:
     """A dataclass field that is also a flag. `help` is one sentence, `unit` what the number counts.
 
-    `presets` is for a flag whose value changes the defaults of others on the command line: {value: {field: default}}.
+    `presets` is for a flag whose value changes the defaults of others on the command line: {value: {field: default}}; the value
+    `GIVEN` stands for any.
     """
     metadata = {"help": help, "unit": unit, "alias": tuple(alias), "presets": presets or {}}
     return dataclasses.field(default=default, metadata=metadata)
@@ -46,14 +48,14 @@ def parse(recipe: type[Recipe], argv: Sequence[str] | None = None) -> Recipe:
     parser = _Parser(prog=_program_name(recipe), description=(recipe.__doc__ or "").strip().splitlines()[0], allow_abbrev=False)
     owners: dict[str, type] = {}
     choosing = {field.name: field.metadata["presets"] for field in _flag_fields(recipe) if field.metadata["presets"]}
-    _add_flags(parser, recipe, owners, list(choosing.values()))
+    _add_flags(parser, recipe, owners, choosing)
     strangers = {name for presets in choosing.values() for preset in presets.values() for name in preset} - owners.keys()
     assert not strangers, f"presets of {recipe} name what is no flag: {sorted(strangers)}"
     arguments = _normalised(sys.argv[1:] if argv is None else argv)
     known, unknown = parser.parse_known_args(arguments)
     if choosing:
         for name, presets in choosing.items():
-            parser.set_defaults(**presets.get(getattr(known, name), {}))
+            parser.set_defaults(**_preset(presets, getattr(known, name)))
         known, unknown = parser.parse_known_args(arguments)
     if unknown:
         name = unknown[0].split("=")[0]
@@ -70,7 +72,7 @@ def to_argv(value: Any) -> list[str]:
     """The flags that differ from their defaults in `value`, as arguments: `parse(type(value), to_argv(value)) == value`."""
     chosen: dict[str, Any] = {}
     for field, current in _flag_values(value):
-        chosen |= field.metadata["presets"].get(current, {})
+        chosen |= _preset(field.metadata["presets"], current)
     out: list[str] = []
     for field, current in _flag_values(value):
         if current != chosen.get(field.name, field.default):
@@ -136,6 +138,11 @@ def _one_line(message: str) -> str:
     return message.replace("\n", "\\n")
 
 
+def _preset(presets: Presets, value: Any) -> Mapping[str, Any]:
+    """The defaults that a flag of this value gives others."""
+    return presets.get(value, {} if value is None else presets.get(GIVEN, {}))
+
+
 def _flag_fields(config_class: type) -> Iterator[dataclasses.Field]:
     """The fields that are flags, those of parts included."""
     hints = typing.get_type_hints(config_class)
@@ -156,7 +163,7 @@ def _flag_values(value: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
             yield field, current
 
 
-def _add_flags(parser: argparse.ArgumentParser, config_class: type, owners: dict[str, type], choosing: Sequence[Presets]) -> None:
+def _add_flags(parser: argparse.ArgumentParser, config_class: type, owners: dict[str, type], choosing: Mapping[str, Presets]) -> None:
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         kind, optional = _without_none(hints[field.name])
@@ -171,7 +178,10 @@ def _add_flags(parser: argparse.ArgumentParser, config_class: type, owners: dict
         names = [n if n.startswith("-") else f"--{n.replace('_', '-')}" for n in (*field.metadata["alias"], field.name)]
         options: dict[str, Any] = {"dest": field.name, "default": field.default}
         changed = [
-            f"; {name}: {_show(preset[field.name])}" for presets in choosing for name, preset in presets.items() if field.name in preset
+            f"; {f'with --{chooser}' if name == GIVEN else name}: {_show(preset[field.name])}"
+            for chooser, presets in choosing.items()
+            for name, preset in presets.items()
+            if field.name in preset
         ]
         options["help"] = f"{field.metadata['help']} (default {_show(field.default)}{unit}{''.join(changed)})".replace("%", "%%")
         if typing.get_origin(kind) is Literal:

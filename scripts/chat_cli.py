@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from nanochat.chat_format import render_prompt
+from mc.ingest import check_file
+from mc.loading import load_controller
 from nanochat.common import UserError
+from nanochat.conversation import Conversation, Talker
 from nanochat.engine import Engine
 from nanochat.flags import flag, parse, part, run
-from nanochat.loading import Stage, latest_stage, load_model
-from nanochat.reply import Piece, Reply, joined, stop_tokens
-from nanochat.runtime import RuntimeFlags, start
+from nanochat.loading import Stage, latest_stage, load_model, newest_tag, say_to_stderr
+from nanochat.reply import Piece
+from nanochat.runtime import Runtime, RuntimeFlags, start
 from nanochat.sampling import Sampling
-from nanochat.tokenizer import Tokenizer
 from nanochat.tools import ToolFlags
+from scripts.chat_memory import Command, MemoryChat, MemoryFlags, to_path
 
 KEYS = "Enter sends a line; a line that ends in \\ goes on in the next. Ctrl-C stops the reply, Ctrl-D or /quit ends the program."
-HELP = {
-    "base": f"A base model continues what you type. {KEYS}\n/help shows this.",
-    "chat": f"{KEYS}\n/clear forgets the conversation, /again asks for another reply, /help shows this.",
-}
+BASE = "A base model continues what you type. "
 # What stands before a piece of another kind than the last: tool calls read `[2*3 → 6]`.
 BEFORE = {("text", "python"): "[", ("python", "python_output"): " → ", ("python_output", "text"): "] ", ("python", "text"): "] "}
 BEFORE |= {("python_output", "python"): "] [", ("text", "python_output"): "[→ "}
@@ -37,65 +36,16 @@ class ChatCli:
     source: Stage | None = flag(None, "which training stage's model; None = the latest there is", alias=("-i",))
     model_tag: str | None = flag(None, "name of the checkpoint folder; None = the model written last", alias=("-g",))
     step: int | None = flag(None, "step of the checkpoint; None = the newest", alias=("-s",))
+    mc_enabled: bool = flag(False, "talk in a session that remembers everything; the model must have a memory", alias=("mc",))
+    memory: MemoryFlags = part(MemoryFlags)
     sampling: Sampling = part(Sampling)
     tools: ToolFlags = part(ToolFlags)
     device_type: str = flag("auto", "cuda, cpu or mps; auto = the best this machine has")
 
     def __post_init__(self) -> None:
         RuntimeFlags(device_type=self.device_type)  # refuses a wrong one
-
-
-@dataclass
-class Chat:
-    """A conversation with a model; a base model has none and continues each text on its own."""
-
-    engine: Engine
-    tokenizer: Tokenizer
-    sampling: Sampling
-    base: bool
-    messages: list[dict[str, Any]] = field(default_factory=list)
-
-    def say(self, text: str) -> Iterator[str]:
-        """What the model makes of `text`, in pieces. Raises `UserError` where the text is not UTF-8."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UserError(f"the prompt is not UTF-8 (character {error.start + 1}); type or pass it in UTF-8") from error
-        if self.base:
-            yield text
-            yield from (piece.text for piece in self._pieces(self.tokenizer.encode(text, bos=True)))
-        else:
-            self.messages.append({"role": "user", "content": text})
-            yield from self._reply()
-
-    def again(self) -> Iterator[str]:
-        """Another reply to what was said last."""
-        if self.messages[-1]["role"] == "assistant":
-            self.messages.pop()
-        self.sampling.seed += 1
-        yield from self._reply()
-
-    def _reply(self) -> Iterator[str]:
-        prompt = render_prompt(self.tokenizer, {"messages": self.messages})
-        longest, kind = self.engine.model.config.max_seq_len, "text"
-        if len(prompt) >= longest:
-            yield f"[the conversation is longer than the {longest} tokens that the model was trained on; /clear starts anew]\n"
-        content: list[Piece] = []
-        try:
-            for piece in self._pieces(prompt):
-                yield BEFORE.get((kind, piece.kind), "") + piece.text
-                kind = piece.kind
-                content.append(piece)
-        finally:  # a reply that was stopped is what was said, too
-            self.messages.append({"role": "assistant", "content": [{"type": piece.kind, "text": piece.text} for piece in joined(content)]})
-        yield BEFORE.get((kind, "text"), "").rstrip()
-
-    def _pieces(self, prompt: list[int]) -> Iterator[Piece]:
-        stop, reply = (self.tokenizer.bos_id,) if self.base else stop_tokens(self.tokenizer), Reply(self.tokenizer)
-        for (token,) in self.engine.stream([prompt], self.sampling, stop):
-            if token not in stop:
-                yield from reply.feed(token)
-        yield from reply.close()
+        if not self.mc_enabled:
+            self.memory.check_unused()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,47 +53,105 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(ChatCli, argv)
     sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: the model writes any character
     runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))
+    if config.mc_enabled:
+        chat_with_memory(config, runtime)
+        return 0
     stage = config.source or latest_stage(config.model_tag)
     model, tokenizer, _ = load_model(stage, config.model_tag, config.step, runtime.device, runtime.precision.dtype)
     base = stage == "base"
     tools = None if base else config.tools.open(tokenizer)
-    chat = Chat(Engine(model, tools=tools), tokenizer, config.sampling, base)
+    chat = Conversation(Engine(model, tools=tools), tokenizer, config.sampling, base, warn=lambda text: print(f"[{text}]"))
     if config.prompt is not None:
         show(chat.say(config.prompt))
+    elif base:
+        talk(chat, {}, f"{BASE}{KEYS}\n/help shows this.")
     else:
-        talk(chat)
+        commands = {"clear": Command("", lambda _: chat.messages.clear()), "again": Command("", lambda _: again(chat))}
+        talk(chat, commands, f"{KEYS}\n/clear forgets the conversation, /again asks for another reply, /help shows this.")
     return 0
 
 
-def show(pieces: Iterator[str]) -> None:
+def chat_with_memory(config: ChatCli, runtime: Runtime) -> None:
+    """The same in a session. Beside a single reply nothing else goes to stdout."""
+    if config.memory.ingest is not None:
+        check_file(to_path(config.memory.ingest))
+    stage = config.source or latest_stage(config.model_tag, ending="-mc")
+    tag = config.model_tag or newest_tag(stage, "-mc")
+    loaded = load_controller(stage, tag, config.step, runtime.device, runtime.precision.dtype)
+    base = stage == "base"
+    tools = None if base else config.tools.open(loaded.tokenizer)
+    say = print if config.prompt is None else say_to_stderr
+    with MemoryChat(loaded, config.memory, config.sampling, base, tools, say) as chat:
+        whole = config.memory.ingest is None or chat.ingest(config.memory.ingest)
+        if config.prompt is None:
+            lines = [f"/{name} {command.argument}".rstrip() + f" {command.does}" for name, command in chat.commands.items()]
+            talk(chat.conversation, chat.commands, "\n".join([f"{BASE if base else ''}{KEYS}", *lines, "/help shows this."]))
+        elif whole:
+            show(chat.conversation.say(config.prompt))
+        else:
+            raise KeyboardInterrupt
+
+
+def show(pieces: Iterator[Piece]) -> None:
     """Prints a reply as it comes."""
-    for piece in pieces:
-        print(piece, end="", flush=True)
+    with contextlib.closing(pieces):
+        for text in shown(pieces):
+            print(text, end="", flush=True)
     print(flush=True)
 
 
-def talk(chat: Chat) -> None:
+def shown(pieces: Iterator[Piece]) -> Iterator[str]:
+    """The text of a reply, with its tool calls in brackets."""
+    kind = "text"
+    for piece in pieces:
+        yield BEFORE.get((kind, piece.kind), "") + piece.text
+        kind = piece.kind
+    yield BEFORE.get((kind, "text"), "").rstrip()
+
+
+def again(chat: Conversation) -> None:
+    """Shows another reply to what was said last."""
+    if chat.messages:
+        show(chat.again())
+    else:
+        print("nothing was said yet")
+
+
+def talk(chat: Talker, commands: Mapping[str, Command], help_text: str) -> None:
     """Reads what the user says until there is no more."""
     if sys.stdin.isatty():
         import readline  # noqa: F401  (arrow keys edit a line and find earlier ones)
-    help_text = HELP["base" if chat.base else "chat"]
     print(help_text)
     while (line := ask()) is not None:
         try:
             if line == "/help":
                 print(help_text)
-            elif line == "/clear" and not chat.base:
-                chat.messages.clear()
-            elif line == "/again" and chat.messages:
-                show(chat.again())
-            elif re.fullmatch(r"/[a-z]+", line):
-                print(f"{line} is no command here; /help lists them")
+            elif is_command(line, commands):
+                obey(line, commands)
             elif line:
                 show(chat.say(line))
         except KeyboardInterrupt:
             print("\n[stopped]")
         except UserError as error:
             print(f"error: {error}")
+
+
+def is_command(line: str, commands: Mapping[str, Command]) -> bool:
+    """Whether a line is not something to say: one word behind a slash, and no more than a command takes."""
+    name, _, argument = line.removeprefix("/").partition(" ")
+    takes = name in commands and commands[name].argument
+    return line.startswith("/") and re.fullmatch("[a-z]+", name) is not None and (not argument.strip() or bool(takes))
+
+
+def obey(line: str, commands: Mapping[str, Command]) -> None:
+    """Does what a command asks for."""
+    name, _, argument = line.removeprefix("/").partition(" ")
+    if name not in commands:
+        print(f"/{name} is no command here; /help lists them")
+    elif commands[name].argument and not argument.strip():
+        print(f"/{name} needs more: /{name} {commands[name].argument}")
+    else:
+        commands[name].run(argument.strip())
 
 
 def ask() -> str | None:

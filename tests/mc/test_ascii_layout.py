@@ -20,10 +20,10 @@ def test_a_character_for_each_block() -> None:
     plan = plan_of(128)  # 13 blocks that may be compressed, 8 raw tokens, and the horizon of 16
     levels = torch.tensor([[1, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0], [2] * 8 + [1, 0, 1, 0, 1], [0] * 13])
     assert draw_layouts(levels, plan, ["one", "other", "raw"]).split("\n") == [
-        "█ raw  ▒ LOD1, 8 tokens  ░ LOD2, 64 tokens  │ decision point",
+        "█ raw  ▓ LOD1, 8 tokens  ▒ LOD2, 64 tokens  │ decision point",
         "1 character = 8 tokens; at the end the entries for 128 tokens",
-        "one   ▒█▒▒████▒▒▒▒██│██  79",
-        "other ░░░░░░░░▒█▒█▒█│██  44",
+        "one   ▓█▓▓████▓▓▓▓██│██  79",
+        "other ▒▒▒▒▒▒▒▒▓█▓█▓█│██  44",
         "raw   ██████████████│██ 128",
     ]
 
@@ -37,7 +37,7 @@ def test_every_line_fits_and_says_how_wide_the_layout_is(length: int, slots: int
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= columns
     for v, (line, width) in enumerate(zip(lines, widths(levels, length, plan.config.geometry).tolist(), strict=True)):
         assert line.startswith(f"layout {v} ") and line.rstrip().endswith(f" {width:,}")
-        assert set(line.removeprefix(f"layout {v} ").split()[0]) <= set("█▒│")
+        assert set(line.removeprefix(f"layout {v} ").split()[0]) <= set("█▓│")
 
 
 def test_of_many_blocks_a_character_shows_what_most_are() -> None:
@@ -47,7 +47,7 @@ def test_of_many_blocks_a_character_shows_what_most_are() -> None:
     levels[0, : plan.blocks // 2 : 50] = 0  # here and there one that does not count
     bar = draw_layouts(levels, plan, ["half"]).split("\n")[2].split()[1].split("│")[0]
     half = bar.index("█")
-    assert set(bar[:half]) == {"▒"} and set(bar[half:]) == {"█"} and abs(half - len(bar) / 2) <= 1
+    assert set(bar[:half]) == {"▓"} and set(bar[half:]) == {"█"} and abs(half - len(bar) / 2) <= 1
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.chat_format import render_conversation, render_prompt
+from nanochat.chat_format import closing, render_around, render_conversation, render_prompt
 from nanochat.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer([])  # each byte is an id, so that every token of a rendering can be read
@@ -141,3 +141,37 @@ def test_malformed_conversations_are_refused(name: str) -> None:
         render_conversation(TOKENIZER, talk, 100)
     with pytest.raises(ValueError, match=message):
         render_prompt(TOKENIZER, talk)
+
+
+def test_later_turns_have_no_beginning() -> None:
+    first, more = (TOKENIZER.decode(render_prompt(TOKENIZER, conversation(user("Hi")), first)) for first in (True, False))
+    assert first == "<|bos|>" + more == "<|bos|><|user_start|>Hi<|user_end|><|assistant_start|>"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_text_between_two_halves_is_a_turn_and_its_answer(first: bool) -> None:
+    before, behind = render_around(TOKENIZER, "a.txt\n", "Read.", first)
+    text = TOKENIZER.decode([*before, *TOKENIZER.encode("x<|user_end|>"), *behind])
+    whole, _ = render_conversation(TOKENIZER, conversation(user("a.txt\nx<|user_end|>"), assistant("Read.")), 1000)
+    assert text == TOKENIZER.decode(whole[0 if first else 1 :])
+    assert [*before, *TOKENIZER.encode("x<|user_end|>"), *behind] == whole[0 if first else 1 :]
+
+
+@pytest.mark.parametrize(
+    ("newest", "expected"),
+    [
+        (None, ""),
+        ("<|bos|>", ""),
+        ("<|user_start|>", "<|user_end|><|assistant_start|><|assistant_end|>"),
+        ("<|user_end|>", "<|assistant_start|><|assistant_end|>"),
+        ("<|assistant_start|>", "<|assistant_end|>"),
+        ("<|python_start|>", "<|python_end|><|assistant_end|>"),
+        ("<|python_end|>", "<|assistant_end|>"),
+        ("<|output_start|>", "<|output_end|><|assistant_end|>"),
+        ("<|output_end|>", "<|assistant_end|>"),
+        ("<|assistant_end|>", ""),
+    ],
+)
+def test_what_closes_a_turn(newest: str | None, expected: str) -> None:
+    token = None if newest is None else TOKENIZER.special_tokens[newest]
+    assert TOKENIZER.decode(closing(TOKENIZER, token)) == expected

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.flags import flag, parse, part, to_argv
+from nanochat.flags import GIVEN, flag, parse, part, to_argv
 
 ROOT = Path(__file__).parents[2]
 
@@ -175,6 +175,26 @@ def test_help_shows_what_a_preset_changes(capsys: pytest.CaptureFixture[str]) ->
         parse(Preset, ["--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert "(default 32 entries; fast: 8)" in out and "(default gist; fast: mean)" in out and "(default 0; fast: 1)" in out
+
+
+@dataclass
+class Named:
+    """With a preset for whatever name."""
+
+    name: str | None = flag(None, "name", presets={GIVEN: {"kind": "mean"}, "x": {"size": 8}})
+    memory: Memory = part(Memory)
+
+
+def test_a_preset_of_any_value_counts_where_one_is_given_and_has_none_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(Named, []) == parse(Named, ["--name=none"]) == Named()
+    assert parse(Named, ["--name", "y"]) == Named("y", Memory(kind="mean"))
+    assert parse(Named, ["--name=x"]) == Named("x", Memory(size=8))
+    assert parse(Named, ["--kind=gist", "--name=y"]) == Named("y")
+    for config in (Named("y"), Named("y", Memory(kind="mean")), Named(None, Memory(kind="mean"))):
+        assert parse(Named, to_argv(config)) == config
+    with pytest.raises(SystemExit):
+        parse(Named, ["--help"])
+    assert "(default gist; with --name: mean)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_unknown_preset_is_one_line_and_one_of_unknown_flags_a_programming_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import re
 import select
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +17,9 @@ import pytest
 from nanochat.common import UserError
 from nanochat.engine import Engine
 from nanochat.loading import load_model
+from nanochat.reply import Piece
 from nanochat.sampling import Sampling
-from nanochat.tokenizer import Tokenizer
-from scripts.chat_cli import Chat, main
+from scripts.chat_cli import main, shown
 from tests.nanochat.tiny_model import save_base, tiny_model, tiny_tokenizer
 
 CTRL_C = "\x03"
@@ -48,13 +46,6 @@ def test_a_prompt_is_completed_on_stdout_in_utf8(trained: Path, root: Path) -> N
     (completion,) = Engine(model).generate([tokenizer.encode("Grüße", bos=True)], sampling, (tokenizer.bos_id,))
     assert done.stdout.decode("utf-8") == f"Grüße{tokenizer.decode(completion.tokens)}\n"
     assert "\ufffd" in tokenizer.decode(completion.tokens)  # random bytes: this model is no speller
-
-
-def test_pieces_are_whole_characters_and_join_to_the_text(trained: Path) -> None:
-    model, tokenizer, _ = load_model(say=lambda _: None)
-    sampling = Sampling(temperature=0, max_tokens=50)
-    (completion,) = Engine(model).generate([tokenizer.encode("a", bos=True)], sampling, (tokenizer.bos_id,))
-    assert "".join(Chat(Engine(model), tokenizer, sampling, base=True).say("a")) == "a" + tokenizer.decode(completion.tokens)
 
 
 class Terminal:
@@ -128,47 +119,10 @@ def test_a_conversation_on_a_terminal(trained: Path, root: Path, monkeypatch: py
         terminal.close()
 
 
-class Parrot:
-    """Stands for a model that says what it was told to: an engine whose tokens are a script."""
-
-    def __init__(self, tokenizer: Tokenizer, *replies: str) -> None:
-        self.model, self.prompts = tiny_model(vocab_size=tokenizer.vocab_size), []
-        self.tokenizer, self.replies = tokenizer, list(replies)
-
-    def stream(self, prompts: list[list[int]], sampling: Sampling, stop: tuple[int, ...]) -> Iterator[tuple[int]]:
-        self.prompts.append(self.tokenizer.decode(prompts[0]))
-        pieces = re.split(r"(<\|\w+\|>)", self.replies.pop(0))
-        for piece in pieces:
-            yield from (
-                (token,) for token in ([self.tokenizer.special_tokens[piece]] if piece[:2] == "<|" else self.tokenizer.encode(piece))
-            )
-        yield (stop[0],)
-
-
-def test_a_chat_remembers_its_turns_with_their_tool_calls() -> None:
-    tokenizer = tiny_tokenizer()
-    called = "I count: <|python_start|>2*3<|python_end|><|output_start|>6<|output_end|>six"
-    engine = Parrot(tokenizer, called, "Bye.", "See you.")
-    chat = Chat(engine, tokenizer, Sampling(), base=False)
-    assert "".join(chat.say("How much?")) == "I count: [2*3 → 6] six"
-    assert "".join(chat.say("Thanks")).endswith("Bye.")
-    turns = "<|bos|><|user_start|>{}<|user_end|><|assistant_start|>"
-    assert engine.prompts[0] == turns.format("How much?")
-    assert engine.prompts[1] == engine.prompts[0] + called + "<|assistant_end|>" + turns.format("Thanks").removeprefix("<|bos|>")
-    assert "".join(chat.again()).endswith("See you.") and engine.prompts[2] == engine.prompts[1]
-    assert [message["role"] for message in chat.messages] == ["user", "assistant", "user", "assistant"]
-    assert chat.messages[-1]["content"] == [{"type": "text", "text": "See you."}]
-
-
-def test_a_reply_that_is_stopped_stays_in_the_conversation() -> None:
-    tokenizer = tiny_tokenizer()
-    chat = Chat(Parrot(tokenizer, "one two three", "four"), tokenizer, Sampling(), base=False)
-    reply = chat.say("count")
-    for _ in range(9):
-        next(reply)
-    reply.close()
-    assert chat.messages[-1]["role"] == "assistant" and chat.messages[-1]["content"][0]["text"].startswith("one")
-    list(chat.say("go on"))
+def test_tool_calls_are_shown_in_brackets() -> None:
+    calls = [("text", "I count: "), ("python", "2*3"), ("python_output", "6"), ("text", "six")]
+    assert "".join(shown(Piece(*call) for call in calls)) == "I count: [2*3 → 6] six"
+    assert "".join(shown(Piece(*call) for call in calls[:2])) == "I count: [2*3]"
 
 
 def test_what_cannot_be_done_is_one_line(trained: Path, base: Path) -> None:

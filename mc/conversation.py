@@ -1,0 +1,101 @@
+"""Conversations with a session: its history holds what was said before, and each turn adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from mc.session import MCSession
+from nanochat.chat_format import closing, render_prompt
+from nanochat.common import UserError
+from nanochat.conversation import check_text, ending, reply_pieces
+from nanochat.decode_step import DecodeStep
+from nanochat.engine import Engine
+from nanochat.interrupts import between, held_back
+from nanochat.memory_cache import MemoryCache
+from nanochat.reply import Piece
+from nanochat.sampling import Sampling
+from nanochat.tokenizer import Tokenizer
+from nanochat.tools import Tools
+
+SCANNED_AT_ONCE = 1 << 20  # tokens
+
+
+class Turn:
+    """What a session is told and the reply that is decoded with it, until both are its history for good.
+
+    Whoever decodes gives each token of the reply to `add`, and calls `close` at the end, whatever that is. A cache appends what
+    it reads to the session: all but the last token, or less where it was interrupted. `close` appends the rest.
+    """
+
+    def __init__(self, session: MCSession, tokenizer: Tokenizer, prompt: list[int], chat: bool = True) -> None:
+        """`prompt` are the tokens before the reply. Turns that a killed process left open in the session are ended first."""
+        self._session, self._tokenizer, self._chat = session, tokenizer, chat
+        if chat:
+            end_turns(session, tokenizer)
+        self.prompt, self._begin = list(prompt), session.length
+        self._tokens = list(prompt)
+
+    def add(self, token: int) -> None:
+        """Hears of the reply's next token; a stop token is none."""
+        self._tokens.append(token)
+
+    def close(self) -> None:
+        """Makes the session hold the turn whole, and saves it. Raises `UserError` where the disk fails."""
+        missing = self._tokens[self._session.length - self._begin :]
+        self._session.append(torch.tensor(missing, dtype=torch.int64))
+        if self._chat:
+            end_turns(self._session, self._tokenizer)
+        self._session.save()
+
+
+class SessionConversation:
+    """A `nanochat.conversation.Talker` that goes on in `session`, which may be exchanged for another of the same model.
+
+    A base model continues the session's text.
+    """
+
+    def __init__(self, session: MCSession, tokenizer: Tokenizer, sampling: Sampling, base: bool, tools: Tools | None = None) -> None:
+        self.session, self.tokenizer, self.sampling, self.base = session, tokenizer, sampling, base
+        model = session.controller.model
+        step = DecodeStep(model)
+        self._engine = Engine(model, lambda rows, tokens: MemoryCache(model, [self.session], step=step), None if base else tools)
+
+    def say(self, text: str) -> Iterator[Piece]:
+        """See `Talker`. The session holds whole turns behind it, also where the reply was stopped, and is saved."""
+        check_text(text)
+        first = self.session.length == 0
+        if self.base:
+            prompt = self.tokenizer.encode(text, bos=first)
+            yield Piece("text", text)
+        else:
+            prompt = render_prompt(self.tokenizer, {"messages": [{"role": "user", "content": text}]}, first)
+        if not prompt:
+            raise UserError("the prompt is empty; give some text to go on from")
+        stop = ending(self.tokenizer, self.base)
+        turn = Turn(self.session, self.tokenizer, prompt, chat=not self.base)
+        try:
+            yield from reply_pieces(self.tokenizer, self._decoded(turn, stop), stop)
+        finally:
+            with held_back():
+                turn.close()
+
+    def _decoded(self, turn: Turn, stop: tuple[int, ...]) -> Iterator[int]:
+        for (token,) in between(self._engine.stream([turn.prompt], self.sampling, stop)):
+            if token not in stop:
+                turn.add(token)
+            yield token
+
+
+def end_turns(session: MCSession, tokenizer: Tokenizer) -> None:
+    """Ends the turns that the session's history leaves open. Reads it backwards to the last special token."""
+    first_special = min(tokenizer.special_tokens.values())
+    newest, end = None, session.tree.length
+    while newest is None and end > 0:
+        begin = max(0, end - SCANNED_AT_ONCE)
+        tokens = session.tree.tokens(begin, end)
+        special = tokens[tokens >= first_special]
+        newest, end = int(special[-1]) if len(special) else None, begin
+    if ids := closing(tokenizer, newest):
+        session.append(torch.tensor(ids))

@@ -1,0 +1,65 @@
+"""What a session's model looks at, as text: its figures, its history by level, and what stands raw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from mc.allocator import raw_from
+from mc.ascii_layout import draw_history
+from mc.session import MCSession
+from nanochat.tokenizer import Tokenizer
+
+SPANS = 12  # that are listed at most
+WORDS = 60  # characters of a span that are shown
+
+
+class Span(NamedTuple):
+    """The tokens `begin … end−1`."""
+
+    begin: int
+    end: int
+
+
+def describe_focus(session: MCSession, tokenizer: Tokenizer) -> str:
+    """Several lines: how long the history is and in how many entries it is read, where it is detailed, and what it says there."""
+    session.read()  # lays out what was decoded last
+    tiling, figures, budget = session.context.tiling, session.figures, session.budget
+    geometry, entries = session.tree.spec.geometry, len(tiling.lod)
+    counts = enumerate(np.bincount(tiling.lod).tolist())
+    levels = "".join(f", {n:,} {f'of LOD{level}' if level else 'raw'}" for level, n in counts if n)
+    lines = [
+        f"{session.length:,} tokens in {entries:,} of {budget.most:,} entries{levels}",
+        f"residency {entries / budget.most:.0%}, swap rate {figures.swap_rate:.2f}, "
+        f"since it was opened {figures.refocuses:,} refocuses with {figures.edits:,} edits",
+        draw_history(tiling, session.length, geometry),
+    ]
+    spans = list(opened(session))
+    if spans:
+        lines.append(f"raw beyond the last {session.length - raw_from(session.length, geometry, budget.recent):,} tokens:")
+        width = len(f"{spans[-1].end:,}")
+        for begin, end in spans[:SPANS]:
+            lines.append(f"  {begin:>{width},} … {end - 1:>{width},}  {beginning(session, tokenizer, Span(begin, end))}")
+        if len(spans) > SPANS:
+            lines.append(f"  … and {len(spans) - SPANS:,} more")
+    return "\n".join(lines)
+
+
+def opened(session: MCSession) -> Iterator[Span]:
+    """The parts of the history that stand raw though they are not recent, in order."""
+    lod, start = session.context.tiling
+    limit = raw_from(session.length, session.tree.spec.geometry, session.budget.recent)
+    raw = (lod == 0) & (start < limit)
+    edges = np.diff(raw.astype(np.int8), prepend=0, append=0)
+    for first, behind in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True):
+        yield Span(int(start[first]), int(start[behind - 1]) + 1)
+
+
+def beginning(session: MCSession, tokenizer: Tokenizer, span: Span) -> str:
+    """The first words of a span, on one line and fit for a terminal."""
+    tokens = session.tree.tokens(span.begin, min(span.end, span.begin + WORDS)).tolist()
+    text = " ".join(tokenizer.decode(tokens).split())
+    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return text if len(text) <= WORDS else text[: WORDS - 1] + "…"

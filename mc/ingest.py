@@ -1,0 +1,170 @@
+"""Documents of any size into a session: read, tokenized and added piece by piece.
+
+A file is read twice: first to see that all of it is text and fits, so that a session is never given a part of what cannot be
+taken whole; then to be added.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import shutil
+import stat
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from mc.conversation import end_turns
+from mc.disk_tree import DiskTree
+from mc.session import MCSession
+from mc.session_files import CHECKSUM, columns
+from mc.tree import TreeSpec
+from nanochat.chat_format import render_around
+from nanochat.common import UserError, batched_by_chars
+from nanochat.interrupts import held_back
+from nanochat.tokenizer import Tokenizer
+
+QUOTA = 100_000_000  # tokens
+STEP = 1 << 15  # tokens that are added at once
+SAVE_EVERY = 1 << 20  # tokens
+READ_AT_ONCE = 1 << 18  # bytes: a text for one thread of the tokenizer
+BATCH_CHARS = 1 << 22  # of texts that are tokenized together
+UNCUT = 1 << 20  # characters that are kept waiting for a place to cut at
+# No word of the tokenizer's goes on from a line end to what is no space, or from a visible character to a space.
+CUT = re.compile(r"(?<=\n)(?=\S)|(?<=[!-~])(?= )")
+
+
+class Progress(NamedTuple):
+    """How far a document has come: `done` of `total` bytes are checked, and then tokens added."""
+
+    stage: Literal["check", "add"]
+    done: int
+    total: int
+
+
+def ingest(
+    session: MCSession, tokenizer: Tokenizer, path: Path, *, chat: bool, quota: int = QUOTA, name: str | None = None
+) -> Generator[Progress, None, None]:
+    """Adds the text file at `path` to `session` and says how far it has come: after `STEP` tokens at most while it adds.
+
+    A chat model (`chat`) is given the document as a turn of the user's, below its `name` (default: the file's), which the
+    assistant answers with having read it; a base model, the text alone. Special tokens that the text spells are text. The session
+    is saved now and then, and at the end. A caller that stops before the end leaves what was added, as a whole turn.
+
+    Raises `UserError` where the file cannot be read, is empty, no UTF-8 text, longer than `quota` tokens, or more than the disk
+    has room for, with the session as before; and where the file or the disk fails in the midst of it.
+    """
+    name = _printable(name or path.name)
+    with _open(path) as file:
+        size, total = os.fstat(file.fileno()).st_size, 0
+        for ids in _encoded(file, path, tokenizer):
+            total += len(ids)
+            if total > quota:
+                raise UserError(f"{path} has more than {quota:,} tokens; allow more (--ingest-quota) or give a part of it")
+            yield Progress("check", min(file.tell(), size), size)
+        if not total:
+            raise UserError(f"{path} is empty; give a file with text")
+        _check_room(session, total)
+        file.seek(0)
+        if chat:
+            end_turns(session, tokenizer)
+        heading = f"{name}\n"
+        first, begin, done = session.length == 0, session.length, 0
+        before, _ = render_around(tokenizer, heading, "", first)
+        try:
+            session.append(torch.tensor(before if chat else before[:first]))
+            for ids in _encoded(file, path, tokenizer):
+                for piece in torch.from_numpy(ids[: total - done].astype(np.int64)).split(STEP):
+                    session.append(piece)
+                    done += len(piece)
+                    if done // SAVE_EVERY > (done - len(piece)) // SAVE_EVERY:
+                        session.save()
+                    yield Progress("add", done, total)
+        finally:
+            with held_back():
+                if chat and session.length > begin:
+                    answer = f"I have read {name}." if done == total else f"I have read the beginning of {name}."
+                    session.append(torch.tensor(render_around(tokenizer, heading, answer)[1]))
+                session.save()
+
+
+def check_file(path: Path) -> None:
+    """Raises `UserError` where there is no file at `path` that can be read."""
+    _open(path).close()
+
+
+def read_text(file: BinaryIO, path: Path) -> Iterator[str]:
+    """The text of `file` from where it stands, in pieces that, tokenized each by itself, are the text tokenized as a whole.
+
+    Only a text that has neither lines nor spaces for long is cut anywhere. A byte order mark is left out. Raises `UserError`
+    naming the first byte that is no text: not UTF-8, or NUL.
+    """
+    decoder, text, offset = codecs.getincrementaldecoder("utf-8")(), "", file.tell()
+    while True:
+        try:
+            data = file.read(READ_AT_ONCE)
+        except OSError as error:
+            raise UserError(f"cannot read {path} from byte {offset:,} on: {error.strerror}; give a file that can be read") from error
+        if (nul := data.find(0)) >= 0:
+            raise UserError(f"{path} is no text: byte {offset + nul:,} is NUL; give a text file in UTF-8")
+        waiting = len(decoder.getstate()[0])  # bytes of a character that was cut
+        try:
+            new = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is no UTF-8 text: see byte {offset - waiting + error.start:,}; convert it to UTF-8") from error
+        text += new if offset else new.removeprefix("\ufeff")
+        offset += len(data)
+        end = _cut(text) if data else len(text)
+        if end:
+            yield text[:end]
+        text = text[end:]
+        if not data:
+            return
+
+
+def _cut(text: str) -> int:
+    """The last place where `text` can be cut, 0 where there is none; of a long text, its end then."""
+    for begin in (max(0, len(text) - 1024), 0):
+        if places := [match.start() for match in CUT.finditer(text, begin)]:
+            return places[-1]
+    return len(text) if len(text) > UNCUT else 0
+
+
+def _encoded(file: BinaryIO, path: Path, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    for texts in batched_by_chars(read_text(file, path), BATCH_CHARS):
+        yield tokenizer.encode_bulk(texts, bos=False)[0]
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give a text file")
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path} is no regular file; give a text file")
+        return open(path, "rb")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"cannot read {path}: {reason}; give a text file that can be read") from error
+
+
+def _check_room(session: MCSession, tokens: int) -> None:
+    """Raises `UserError` where the disk has no room for so many tokens and their gists."""
+    if isinstance(session.tree, DiskTree):
+        needed, free = bytes_per_token(session.tree.spec) * tokens, shutil.disk_usage(session.tree.folder).free
+        if needed > free:
+            where = f"{session.tree.folder.parent} has room for {free / 1e6:,.1f} MB"
+            raise UserError(f"{tokens:,} tokens take {needed / 1e6:,.1f} MB and {where}; free some space")
+
+
+def bytes_per_token(spec: TreeSpec) -> float:
+    """What a token takes of a disk, the gists of all levels included."""
+    block = sum(column.size / column.every for column in columns(spec)) + CHECKSUM.itemsize
+    return block / spec.geometry.block_size
+
+
+def _printable(name: str) -> str:
+    return "".join(c if c.isprintable() else "\ufffd" for c in name)

@@ -1,0 +1,97 @@
+"""Conversations with a model: what a user says, and the reply in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from nanochat.chat_format import render_prompt
+from nanochat.common import UserError
+from nanochat.engine import Engine
+from nanochat.reply import Piece, Reply, joined, stop_tokens
+from nanochat.sampling import Sampling
+from nanochat.tokenizer import Tokenizer
+
+
+class Talker(Protocol):
+    """Whoever can be talked to."""
+
+    def say(self, text: str) -> Iterator[Piece]:
+        """What the model makes of `text`. Raises `UserError` where that cannot be said.
+
+        What has come so far is what was said, also where the reply is not waited for to its end.
+        """
+        ...
+
+
+@dataclass
+class Conversation:
+    """A `Talker` that keeps what was said as messages; a base model keeps nothing and continues each text on its own.
+
+    `warn` is told where the conversation is longer than what the model was trained on.
+    """
+
+    engine: Engine
+    tokenizer: Tokenizer
+    sampling: Sampling
+    base: bool
+    warn: Callable[[str], None] = lambda text: None
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def say(self, text: str) -> Iterator[Piece]:
+        """See `Talker`."""
+        check_text(text)
+        if self.base:
+            yield Piece("text", text)
+            yield from self._pieces(self.tokenizer.encode(text, bos=True))
+        else:
+            self.messages.append({"role": "user", "content": text})
+            yield from self._reply()
+
+    def again(self) -> Iterator[Piece]:
+        """Another reply to what was said last."""
+        if self.messages[-1]["role"] == "assistant":
+            self.messages.pop()
+        self.sampling.seed += 1
+        yield from self._reply()
+
+    def _reply(self) -> Iterator[Piece]:
+        prompt = render_prompt(self.tokenizer, {"messages": self.messages})
+        longest = self.engine.model.config.max_seq_len
+        if len(prompt) >= longest:
+            self.warn(f"the conversation is longer than the {longest} tokens that the model was trained on; /clear starts anew")
+        content: list[Piece] = []
+        try:
+            for piece in self._pieces(prompt):
+                content.append(piece)
+                yield piece
+        finally:  # a reply that was stopped is what was said, too
+            self.messages.append({"role": "assistant", "content": [{"type": piece.kind, "text": piece.text} for piece in joined(content)]})
+
+    def _pieces(self, prompt: list[int]) -> Iterator[Piece]:
+        stop = ending(self.tokenizer, self.base)
+        tokens = (token for (token,) in self.engine.stream([prompt], self.sampling, stop))
+        return reply_pieces(self.tokenizer, tokens, stop)
+
+
+def check_text(text: str) -> None:
+    """Raises `UserError` where `text` is not UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"the prompt is not UTF-8 (character {error.start + 1}); type or pass it in UTF-8") from error
+
+
+def ending(tokenizer: Tokenizer, base: bool) -> tuple[int, ...]:
+    """The tokens that end a reply: of a base model, the beginning of another document."""
+    return (tokenizer.bos_id,) if base else stop_tokens(tokenizer)
+
+
+def reply_pieces(tokenizer: Tokenizer, tokens: Iterable[int], stop: Collection[int]) -> Iterator[Piece]:
+    """What `tokens` say, as they come; those of `stop` say nothing."""
+    reply = Reply(tokenizer)
+    for token in tokens:
+        if token not in stop:
+            yield from reply.feed(token)
+    yield from reply.close()

@@ -1,0 +1,185 @@
+"""What `chat_cli --mc` has beyond talking: sessions that are opened, forked, fed with documents and looked into."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from mc.config import SessionConfig
+from mc.conversation import SessionConversation
+from mc.focus_text import describe_focus
+from mc.ingest import QUOTA, ingest
+from mc.ingest_progress import follow, is_whole
+from mc.loading import LoadedController
+from mc.session_files import valid_name
+from mc.session_list import SessionInfo
+from mc.session_store import SessionStore
+from nanochat.common import UserError
+from nanochat.flags import GIVEN, flag, flat_values, part
+from nanochat.sampling import Sampling
+from nanochat.tools import Tools
+
+NAME = "chat"  # of the session where none is named
+
+
+@dataclass
+class MemoryFlags:
+    """Which session, and what it is given to read."""
+
+    session: str | None = flag(
+        None,
+        f"session to go on in, or to begin; kept on disk unless --mc-tree says ram; None = one called {NAME}",
+        presets={GIVEN: {"mc_tree": "disk"}},
+    )
+    session_repair: bool = flag(False, "cut a damaged session at its last good block")
+    ingest: str | None = flag(None, "text file that the session reads first")
+    ingest_quota: int = flag(QUOTA, "a longer document is refused", unit="tokens")
+    config: SessionConfig = part(SessionConfig)
+
+    def __post_init__(self) -> None:
+        if self.session is not None:
+            valid_name(self.session)
+        if self.ingest_quota < 1:
+            raise ValueError(f"ingest_quota is {self.ingest_quota}; it must be at least 1")
+        if self.session_repair and self.config.mc_tree == "ram":
+            raise ValueError("session_repair has no effect on sessions in RAM; name one on disk with --session")
+
+    def check_unused(self) -> None:
+        """Raises `ValueError` naming a flag that is given though there is no memory."""
+        for name, value in flat_values(MemoryFlags()).items():
+            if flat_values(self)[name] != value:
+                raise ValueError(f"{name} has no effect without --mc")
+
+
+class Command(NamedTuple):
+    """What a line that begins with `/` and its name does; `argument` is what must stand behind the name, if anything."""
+
+    does: str
+    run: Callable[[str], None]
+    argument: str = ""
+
+
+class MemoryChat:
+    """The session that is open, and the commands on it. Leaving the context saves and closes it.
+
+    `say` is told what happens to the session. Raises `UserError` where the session cannot be opened, or the flags do not fit the
+    memory.
+    """
+
+    def __init__(
+        self, loaded: LoadedController, flags: MemoryFlags, sampling: Sampling, base: bool, tools: Tools | None, say: Callable[[str], None]
+    ) -> None:
+        self._say, self._quota, self._tokenizer, self._base = say, flags.ingest_quota, loaded.tokenizer, base
+        with _as_user_error():
+            self._store = SessionStore(loaded.controller, loaded.identity, flags.config)
+            self.name = flags.session or NAME
+            session = self._store.open(self.name, flags.session_repair)
+        self.conversation = SessionConversation(session, loaded.tokenizer, sampling, base, tools)
+        self._say_which()
+
+    def __enter__(self) -> MemoryChat:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._store.close_all()
+
+    @property
+    def commands(self) -> dict[str, Command]:
+        """By name, without the slash."""
+        return {
+            "sessions": Command("lists the sessions there are", lambda _: self._list()),
+            "focus": Command("shows what of the history the model looks at", lambda _: self._focus()),
+            "open": Command("goes on in another session, or begins it", self._open, "NAME"),
+            "fork": Command("goes on in a copy of this session", self._fork, "NAME"),
+            "ingest": Command("has the session read a text file", lambda path: self.ingest(path) and None, "FILE"),
+            "clear": Command("begins a new session; this one stays", lambda _: self._clear()),
+        }
+
+    def ingest(self, path: str) -> bool:
+        """Has the session read a file, which may take long; whether it did so to the end. Ctrl-C stops it."""
+        file, session = to_path(path), self.conversation.session
+        reading = ingest(session, self._tokenizer, file, chat=not self._base, quota=self._quota)
+        begin = time.monotonic()
+        last = follow(reading, file.name)
+        if is_whole(last):
+            speed = last.total / (time.monotonic() - begin + 1e-9)
+            self._say(f"[{file.name} was read: {last.total:,} tokens, {speed:,.0f} tokens/s; {self._which()}]")
+            return True
+        read = f"the first {last.done:,} of {last.total:,} tokens of" if last is not None and last.stage == "add" else "nothing of"
+        self._say(f"[stopped: {read} {file.name} {'were' if read != 'nothing of' else 'was'} read; {self._which()}]")
+        return False
+
+    def _list(self) -> None:
+        infos = [info for info in self._store.list() if info.name != self.name]
+        mine = next((info for info in self._store.list() if info.name == self.name), None)
+        rows = [("", "session", "tokens", "size", "written", "model")]
+        if mine is not None:
+            rows.append(self._row(mine._replace(tokens=self.conversation.session.length), "*"))
+        rows += [self._row(info, " ") for info in infos]
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        for mark, name, tokens, size, written, model in rows:
+            print(f"{mark:<{widths[0]}} {name:<{widths[1]}}  {tokens:>{widths[2]}}  {size:>{widths[3]}}  {written:<{widths[4]}}  {model}")
+        print(f"* is open. Sessions are in {self._store.root if self._store.on_disk else 'this process, and end with it'}.")
+
+    def _row(self, info: SessionInfo, mark: str) -> tuple[str, ...]:
+        size = f"{info.bytes / 1e6:,.2f} MB" if self._store.on_disk else "-"
+        written = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.modified)) if info.modified else "-"
+        if info.damaged is not None:
+            return mark, info.name, "?", size, written, "damaged: --session-repair may help"
+        theirs = [key for key, value in self._store.identity.items() if info.manifest.get(key) != value]
+        model = f"{info.manifest.get('model', 'unknown')}{' (another model: cannot be opened here)' if theirs else ''}"
+        return mark, info.name, f"{info.tokens:,}", size, written, model
+
+    def _focus(self) -> None:
+        print(f"session {self.name}: {describe_focus(self.conversation.session, self._tokenizer)}")
+
+    def _open(self, name: str) -> None:
+        if name == self.name:
+            print(f"session {name} is open already")
+            return
+        with _as_user_error():
+            self._go_on(name, lambda: self._store.open(name))
+
+    def _fork(self, name: str) -> None:
+        with _as_user_error():
+            self._go_on(name, lambda: self._store.fork(self.name, name))
+
+    def _clear(self) -> None:
+        stem, number = re.sub(r"-\d+$", "", self.name)[:56], 2
+        while self._store.exists(f"{stem}-{number}"):
+            number += 1
+        self._open(f"{stem}-{number}")
+
+    def _go_on(self, name: str, opened: Callable) -> None:
+        """Opens first: what cannot be opened leaves everything as it is."""
+        self.conversation.session = opened()
+        before, self.name = self.name, name
+        self._say_which()
+        self._store.close(before)
+
+    def _which(self) -> str:
+        length = self.conversation.session.length
+        return f"session {self.name} has {length:,} tokens" if length else f"session {self.name} is new"
+
+    def _say_which(self) -> None:
+        self._say(self._which() + ("" if self._store.on_disk else ", and ends with this program"))
+
+
+def to_path(typed: str) -> Path:
+    """The file that a user means."""
+    return Path(os.path.expanduser(typed))
+
+
+@contextlib.contextmanager
+def _as_user_error() -> Iterator[None]:
+    """A name that is none, and a budget that does not fit the memory, are the user's to put right."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
