@@ -11,9 +11,9 @@ from nanochat.metrics import DebiasedEMA
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK, _GRID, _BESIDE = "#333333", "#dddddd", "#8a8a8a"
+INK, _GRID, _BESIDE = "#333333", "#dddddd", "#8a8a8a"
 _LOSS, _BPB = "#2f6db3", "#c8553d"
-_COLOURS = (_LOSS, _BPB, "#3f8f5b", "#8a5fb0", "#b0893c", "#4aa3a3")
+COLOURS = (_LOSS, _BPB, "#3f8f5b", "#8a5fb0", "#b0893c", "#4aa3a3")
 _SMOOTHING = 0.8  # from one record to the next, where a curve is drawn smoothed
 _LABEL_HEIGHT = 0.065  # of a panel: labels at the ends of curves keep this distance
 
@@ -63,7 +63,7 @@ def memory_png(records: Records, title: str) -> bytes | None:
 
     def curves(*prefixes: str) -> list[Curve]:
         chosen = [name for name in names if name.startswith(prefixes)]
-        return [Curve(_short(n), points(records, n), _COLOURS[i % len(_COLOURS)]) for i, n in enumerate(chosen)]
+        return [Curve(_short(n), points(records, n), COLOURS[i % len(COLOURS)]) for i, n in enumerate(chosen)]
 
     correlation = Curve("", points(records, "mc/preference_corr_mean"), _LOSS, smoothed=True)
     panels = [
@@ -103,7 +103,7 @@ def panels_png(panels: Sequence[Panel], title: str) -> bytes | None:
         axes = figure.add_subplot(rows, columns, place)
         _draw(axes, panel)
         axes.set_xlim(0, end)
-    figure.suptitle(title, color=_INK, fontsize=11)
+    figure.suptitle(title, color=INK, fontsize=11)
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     return png.getvalue()
@@ -122,21 +122,26 @@ def _draw(axes: Axes, panel: Panel) -> None:
         marker = "o" if len(x) <= 30 and not curve.smoothed else None
         axes.plot(x, y, color=curve.colour, linewidth=1.8, marker=marker, markersize=4, clip_on=not inside, label=curve.label)
         ends.append((y[-1], x[-1], curve.colour))
-    axes.set_title(panel.title, loc="left", fontsize=9.5, color=_INK)
-    axes.set_xlabel("tokens", fontsize=9, color=_INK)
+    dress(axes, panel.title, "tokens")
     axes.margins(x=0, y=0.08)
     if panel.limits:
         axes.set_ylim(*panel.limits)
     if len(panel.curves) > 1:
-        axes.legend(fontsize=8, frameon=False, labelcolor=_INK)
+        axes.legend(fontsize=8, frameon=False, labelcolor=INK)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    _label_ends(axes, ends)
+
+
+def dress(axes: Axes, title: str, x: str) -> None:
+    """What all figures of the report have in common: title, name of the x axis, grid, no frame."""
+    axes.set_title(title, loc="left", fontsize=9.5, color=INK)
+    axes.set_xlabel(x, fontsize=9, color=INK)
     axes.grid(color=_GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_GRID)
-    axes.tick_params(colors=_INK, labelsize=8.5, length=0)
-    _label_ends(axes, ends)
+    axes.tick_params(colors=INK, labelsize=8.5, length=0)
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, float, str]]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat import markdown
+from nanochat.charts import chart_png, check_chart
 from nanochat.common import UserError, atomic_write, base_dir, ensure_dir, read_json, write_json
 from nanochat.environment import describe_environment, process_seconds
 from nanochat.flags import flag, parse, run
@@ -29,7 +30,7 @@ EXPECTED = {
     "base_evaluation": "base_eval",
 }
 MEMORY = "_mc"  # at the end of the names of the sections and stages of a run with a memory
-_OF_MODEL = ("base_training", "base_evaluation", "mid_training", "chat_sft", "chat_rl", "chat_evaluation")
+_OF_MODEL = ("base_training", "base_evaluation", "mid_training", "chat_sft", "chat_rl", "chat_evaluation", "long_context")
 _ORDER = ("tokenizer_training", "tokenizer_evaluation", "data", *_OF_MODEL, *(f"{name}{MEMORY}" for name in _OF_MODEL))
 
 
@@ -44,11 +45,13 @@ def section(name: str, values: Mapping[str, Any]) -> None:
     """Records what a stage has to report, replacing what it reported before.
 
     `values` is JSON: scalars and nests become tables; `samples`, a list of `{"prompt", "text"}`, becomes text blocks;
-    `metrics_file`, the path of a metrics.jsonl, becomes a figure, with that of `baseline_metrics_file` beside it. Numbers that
-    are not finite are kept as words.
+    `metrics_file`, the path of a metrics.jsonl, becomes a figure, with that of `baseline_metrics_file` beside it, and so does each
+    of `charts` (see `nanochat.charts`). Numbers that are not finite are kept as words.
 
-    Raises `ValueError` for samples of another form.
+    Raises `ValueError` for samples and charts of another form.
     """
+    for chart in values.get("charts", ()):
+        check_chart(chart)
     for sample in values.get("samples", ()):
         if not isinstance(sample, Mapping) or not all(isinstance(sample.get(key), str) for key in ("prompt", "text")):
             raise ValueError(f"samples are {{'prompt': str, 'text': str}}, not {sample!r}")
@@ -159,6 +162,7 @@ def _summary(sections: Mapping[str, Mapping[str, Any]], missing: Sequence[str]) 
 def _section_blocks(name: str, record: Mapping[str, Any], folder: Path) -> list[str]:
     values = dict(record["values"])
     samples, metrics_file, baseline_file = (values.pop(key, None) for key in ("samples", "metrics_file", "baseline_metrics_file"))
+    charts = values.pop("charts", ())
     seconds = record["process_seconds"]
     after = "" if seconds is None else f", {show_seconds(seconds)} after its process began"
     blocks = [f"## {_title(name)}", f"*Reported {_readable(record['timestamp'])} UTC{after}.*"]
@@ -167,6 +171,10 @@ def _section_blocks(name: str, record: Mapping[str, Any], folder: Path) -> list[
         shown, more = show_run(name, _title(name), Path(metrics_file), baseline, folder)
         blocks += shown
         values |= more
+    for chart in charts:
+        if (png := chart_png(chart)) is not None:
+            atomic_write(folder / f"{name}_{chart['name']}.png", png)
+            blocks.append(f"![{markdown.escape(chart['caption'])}]({name}_{chart['name']}.png)")
     blocks += markdown.values(values)
     if samples:
         blocks += ["### Samples", *(_sample(sample) for sample in samples)]

@@ -1,0 +1,283 @@
+"""What a history costs, from a thousand tokens to a million: time per token, memory, bytes on disk, reading it in, moving the focus.
+
+Sessions of all lengths are open in one process and take turns, a few tokens each, beside a plain cache with as many entries, so
+that ratios hold on a machine that is slow at times. Times are of one row, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mc.config import SessionConfig
+from mc.controller import MCController
+from mc.disk_tree import DiskTree
+from mc.growth import PIECE
+from mc.session import MCSession, session_spec
+from mc.session_store import FOCUS
+from mc.tree import MegaContextTree, RamTree
+from nanochat.decode_step import DecodeStep
+from nanochat.engine import Engine
+from nanochat.gpt import GPT
+from nanochat.kv_cache import KVCache
+from nanochat.memory_cache import MemoryCache
+from nanochat.metrics import peak_memory_mib
+from nanochat.sampling import Sampling
+from nanochat.spans import Spans
+
+Kind = Literal["ram", "disk"]
+TURN = 20  # tokens that a session decodes before it is another's turn
+PLAIN_READS = 4  # rows that the model reads without a memory for each piece of a history: one of them alone would be too short to time
+ENDLESS = Sampling(temperature=0, max_tokens=1 << 40)
+REFOCUS = ("score", "plan", "assemble")  # parts of a refocus, beside the gists of new tokens and the forward of new entries
+Tokens = Callable[[int, int], Tensor]  # begin, end → int64 [end − begin]
+
+
+@dataclass
+class Candidate:
+    """A session that is measured; `rates` are tokens per second, `plain_rates` those of the model alone at the same moments."""
+
+    kind: Kind
+    history: int  # tokens before decoding
+    session: MCSession
+    spans: Spans
+    stream: Iterator[list[int | None]]
+    entries: int = 0
+    peak_mib: float | None = None  # of the process, with this session alone
+    disk_bytes: int | None = None
+    rates: list[float] = field(default_factory=list)
+    plain_rates: list[float] = field(default_factory=list)
+    token_ms: list[float] = field(default_factory=list)
+    parts_ms: dict[str, float] = field(default_factory=dict)
+    refocuses: int = 0
+
+
+class TimedCache(MemoryCache):
+    """A cache that tells how long it reads what a refocus has changed."""
+
+    spans: Spans
+
+    def _rewrite(self, row: int, begin: int) -> None:
+        with self.spans("forward"):
+            super()._rewrite(row, begin)
+
+
+def measure_cost(
+    controller: MCController,
+    config: SessionConfig,
+    tokens: Tokens,
+    lengths: Sequence[int],
+    kinds: Sequence[Kind],
+    folder: Path,
+    decode: int = 200,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """A row of figures for each kind of tree and length of history, and one for the plain cache; see `_row`.
+
+    `tokens` are those of the history, `folder`, which exists and is empty, takes the disk trees, `decode` is how many tokens each
+    session decodes. Raises `UserError` where the disk is full.
+    """
+    model = controller.model
+    engine, step = Engine(model), DecodeStep(model)
+    warm = _opened(controller, config, tokens, min(lengths), "ram", folder, engine, step)
+    for _ in range(2 * config.mc_infer_refocus_interval):
+        next(warm.stream)
+    del warm
+    gc.collect()
+    before = _resident_mib()
+    candidates = []
+    for length in sorted(lengths):
+        for kind in kinds:
+            candidate = _opened(controller, config, tokens, length, kind, folder, engine, step, before)
+            candidates.append(candidate)
+            say(f"cost: {kind} {length:,} tokens read, {statistics.median(candidate.rates):,.0f} tokens/s")
+    plain_ms: list[float] = []
+    for turn in range(-(-decode // TURN)):
+        for candidate in candidates if turn % 2 else reversed(candidates):
+            candidate.token_ms += _timed(candidate.stream, TURN)
+        plain_ms += _timed(_plain(model, engine, step, tokens, candidates[0].session.budget.target), TURN)
+    for candidate in candidates:
+        _settle(candidate, folder)
+    interval, plain = config.mc_infer_refocus_interval, statistics.median(plain_ms)
+    return [_row(candidate, interval, plain) for candidate in candidates]
+
+
+def _opened(
+    controller: MCController,
+    config: SessionConfig,
+    tokens: Tokens,
+    length: int,
+    kind: Kind,
+    folder: Path,
+    engine: Engine,
+    step: DecodeStep,
+    before: float | None = None,
+) -> Candidate:
+    """A session with a history of `length` tokens that has begun to decode. `before` is what the process holds without it, in MiB."""
+    spec, device = session_spec(controller, config), controller.model.wte.weight.device
+    resident = _resident_mib()
+    _forget_peak(device)
+    tree: MegaContextTree = RamTree(spec, device)
+    if kind == "disk":
+        tree = DiskTree.create(folder / f"history-{length}", {"made_by": "mc_eval"}, spec)
+    session = MCSession(controller, tree, config, file=folder / f"history-{length}" / FOCUS if kind == "disk" else None)
+    spans = Spans(device)
+    cache = TimedCache(controller.model, [session], step=step)
+    cache.spans = spans
+    candidate = Candidate(kind, length, session, spans, iter(()))
+    for begin in range(0, length - 1, PIECE):
+        piece = tokens(begin, min(begin + PIECE, length - 1))
+        candidate.rates.append(len(piece) / _seconds(lambda piece=piece: session.append(piece), device))
+        candidate.plain_rates.append(_plain_rate(controller.model, tokens))
+    hidden = cache.append(tokens(length - 1, length)[None])
+    _time_parts(session, spans)
+    spans.collect()
+    candidate.stream = engine.resume(cache, hidden, ENDLESS)
+    for _ in range(2 * config.mc_infer_refocus_interval):  # so that the peak is one of decoding, too
+        next(candidate.stream)
+    session.save()
+    spans.collect()
+    candidate.entries, candidate.refocuses = len(session.context), -session.figures.refocuses
+    peak = _peak_mib(device)
+    if peak is not None and before is not None and resident is not None:
+        candidate.peak_mib = peak if device.type == "cuda" else before + max(0.0, peak - resident)
+    if kind == "disk":
+        candidate.disk_bytes = sum(path.stat().st_size for path in (folder / f"history-{length}").iterdir())
+    return candidate
+
+
+def _time_parts(session: MCSession, spans: Spans) -> None:
+    """Puts a span around what a refocus calls: from outside, so that a session knows of no clock."""
+    for owner, name, span in (
+        (session, "note", "note"),
+        (session, "scores", "score"),
+        (session.allocator, "fit", "plan"),
+        (session.allocator, "plan", "plan"),
+        (session.allocator, "apply", "plan"),
+        (session.context, "change", "assemble"),
+        (session.context, "entries", "assemble"),
+    ):
+        setattr(owner, name, _spanned(getattr(owner, name), spans, span))
+
+
+def _spanned(call: Callable[..., Any], spans: Callable[[str], AbstractContextManager[None]], name: str) -> Callable[..., Any]:
+    def timed(*arguments: Any, **options: Any) -> Any:
+        with spans(name):
+            return call(*arguments, **options)
+
+    return timed
+
+
+def _timed(stream: Iterator[Any], count: int) -> list[float]:
+    """Milliseconds of each of the next `count` tokens, which the choice of a token waits for on any device."""
+    out = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        next(stream)
+        out.append((time.perf_counter() - begin) * 1e3)
+    return out
+
+
+def _plain(model: GPT, engine: Engine, step: DecodeStep, tokens: Tokens, entries: int) -> Iterator[list[int | None]]:
+    """Decodes behind a plain cache of so many tokens, which has been read."""
+    cache = KVCache(model, 1, step=step)
+    stream = engine.resume(cache, cache.append(tokens(0, entries)[None]), ENDLESS)
+    next(stream)
+    return stream
+
+
+def _plain_rate(model: GPT, tokens: Tokens) -> float:
+    """Tokens per second that the model reads without a memory, in rows of its context length."""
+    T, device = model.config.max_seq_len, model.wte.weight.device
+    rows = tokens(0, T)[None].to(device)
+
+    @torch.no_grad()
+    def read() -> None:
+        for _ in range(PLAIN_READS):
+            KVCache(model, 1, T).append(rows)
+
+    return PLAIN_READS * T / _seconds(read, device)
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begin = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
+
+
+def _settle(candidate: Candidate, folder: Path) -> None:
+    """Takes the figures of a session that is measured, and closes it."""
+    candidate.parts_ms = candidate.spans.collect()
+    candidate.refocuses += candidate.session.figures.refocuses
+    candidate.session.close()
+
+
+def _row(candidate: Candidate, interval: int, plain_ms: float) -> dict[str, Any]:
+    """`token_ms` and `mean_ms` of decoding, the latter with its refocuses, and `plain_ms` without a memory; `score_ms`, `plan_ms`,
+    `assemble_ms`, `gist_ms` and `forward_ms` of a refocus, and the `refocus_share` of the first three in the time of the tokens it
+    serves; `ingest` and `ingest_ratio`, tokens per second and by those of plain reading; `disk_ratio` of the bytes there must be."""
+    spec = candidate.session.tree.spec
+    token_ms = statistics.median(candidate.token_ms)
+    each = {name: ms / max(1, candidate.refocuses) for name, ms in candidate.parts_ms.items()}
+    parts = {f"{name}_ms": each.get(name, 0.0) for name in REFOCUS}
+    size = torch.finfo(spec.dtype).bits // 8
+    least = candidate.history * (2 if spec.vocab_size <= 1 << 16 else 4)
+    least += (
+        sum(candidate.history // spec.geometry.span(level) for level in range(1, spec.max_lod + 1))
+        * spec.geometry.slots
+        * spec.width
+        * size
+    )
+    return {
+        "tree": candidate.kind,
+        "tokens": candidate.history,
+        "entries": candidate.entries,
+        "token_ms": token_ms,
+        "mean_ms": statistics.fmean(candidate.token_ms),
+        "plain_ms": plain_ms,
+        **parts,
+        "gist_ms": each.get("note", 0.0),
+        "forward_ms": each.get("forward", 0.0),
+        "refocus_share": sum(parts.values()) / (interval * token_ms),
+        "ingest": statistics.median(candidate.rates),
+        "ingest_ratio": statistics.median(a / b for a, b in zip(candidate.rates, candidate.plain_rates, strict=True)),
+        "peak_mib": candidate.peak_mib,
+        "disk_bytes": candidate.disk_bytes,
+        "disk_ratio": None if candidate.disk_bytes is None else candidate.disk_bytes / least,
+    }
+
+
+def _resident_mib() -> float | None:
+    """What the process has in memory now; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    (line,) = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) / 2**10
+
+
+def _forget_peak(device: torch.device) -> None:
+    """From here on the peak counts."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")  # see proc(5): resets the high water mark
+
+
+def _peak_mib(device: torch.device) -> float | None:
+    """The most memory since; None where it cannot be forgotten, and so not be told."""
+    return peak_memory_mib(device) if device.type == "cuda" or sys.platform == "linux" else None

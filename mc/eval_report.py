@@ -1,0 +1,140 @@
+"""What `scripts.mc_eval` makes of its rows: charts, and which of the figures that a memory must reach it reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from nanochat.chat_eval import Z
+
+Row = dict[str, Any]
+REFERENCE = 1 << 12  # tokens of history that longer ones are compared with
+DECODE, PEAK, DISK, INGEST, REFOCUS = 1.15, 1.2, 1.02, 0.8, 0.05
+RECALL_LENGTH = 16  # times the entries of a Working Context
+RECALL, CHANCE = 0.9, 0.1  # accuracy at least, and that of a window that sees nothing of what is asked at most
+
+
+class Target(NamedTuple):
+    """A figure, its limit, and whether it keeps it."""
+
+    figure: str
+    value: float
+    limit: str
+    met: bool
+
+    def __str__(self) -> str:
+        return f"{'met   ' if self.met else 'missed'}  {self.figure}: {self.value:.4g} ({self.limit})"
+
+
+def cost_targets(rows: Sequence[Row]) -> list[Target]:
+    """Of the longest history measured, for each kind of tree."""
+    targets: list[Target] = []
+    for kind in dict.fromkeys(row["tree"] for row in rows):
+        mine = sorted((row for row in rows if row["tree"] == kind), key=lambda row: row["tokens"])
+        last = mine[-1]
+        first = next((row for row in mine if row["tokens"] >= REFERENCE), last)
+        name = f"{kind}, {last['tokens']:,} tokens"
+        if first is not last:
+            than = f"{name} by {first['tokens']:,}"
+            targets.append(_at_most(f"time of a token, {than}", last["token_ms"] / first["token_ms"], DECODE))
+            if kind == "disk" and last["peak_mib"] is not None:
+                targets.append(_at_most(f"peak memory, {than}", last["peak_mib"] / first["peak_mib"], PEAK))
+        if last["disk_ratio"] is not None:
+            targets.append(_at_most(f"bytes on disk by those of tokens and gists, {name}", last["disk_ratio"], DISK))
+        targets.append(_at_least(f"reading by reading without a memory, {name}", last["ingest_ratio"], INGEST))
+        targets.append(_at_most(f"refocus by the time of the tokens it serves, {name}", last["refocus_share"], REFOCUS))
+    return targets
+
+
+def recall_targets(rows: Sequence[Row], width: int) -> list[Target]:
+    """Of each suite at 16 times the width: recall with the focus, and without a memory none."""
+    targets: list[Target] = []
+    for suite in dict.fromkeys(row["suite"] for row in rows):
+        here = {row["condition"]: row["accuracy"] for row in rows if (row["suite"], row["tokens"]) == (suite, RECALL_LENGTH * width)}
+        if "focus" in here:
+            targets.append(_at_least(f"{suite}, {RECALL_LENGTH} × W, gists + focus", here["focus"], RECALL))
+        if "window" in here:
+            targets.append(_at_most(f"{suite}, {RECALL_LENGTH} × W, window", here["window"], CHANCE))
+    return targets
+
+
+def _at_most(figure: str, value: float, limit: float) -> Target:
+    return Target(figure, value, f"at most {limit}", value <= limit)
+
+
+def _at_least(figure: str, value: float, limit: float) -> Target:
+    return Target(figure, value, f"at least {limit}", value >= limit)
+
+
+def charts(text: Sequence[Row], suites: Sequence[Row], cost: Sequence[Row]) -> list[dict[str, Any]]:
+    """Charts of what was measured; see `nanochat.charts`."""
+    made = []
+    if text:
+        made.append(_chart("text", "Long documents", "What is gained over the window, by tokens of history", _text_panels(text)))
+    if suites:
+        panels = [
+            {"title": name, "limits": [0, 1], "curves": _curves([r for r in suites if r["suite"] == name], "condition", _accuracy)}
+            for name in dict.fromkeys(row["suite"] for row in suites)
+        ]
+        made.append(_chart("suites", "Recall: accuracy with 95 % intervals", "Accuracy by suite, length and condition", panels))
+    if cost:
+        made.append(_chart("cost", "Cost of a history", "Time, memory and disk by tokens of history", _cost_panels(cost)))
+    return made
+
+
+def _chart(name: str, title: str, caption: str, panels: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"name": name, "title": title, "caption": caption, "panels": panels}
+
+
+def _curves(rows: Iterable[Row], key: str, point: Callable[[Row], list[float] | None]) -> list[dict[str, Any]]:
+    """One for each value of `key` that has points."""
+    curves: dict[str, list[list[float]]] = {}
+    for row in sorted(rows, key=lambda row: row["tokens"]):
+        if (made := point(row)) is not None:
+            curves.setdefault(row[key], []).append(made)
+    return [{"label": label, "points": points} for label, points in curves.items()]
+
+
+def _accuracy(row: Row) -> list[float]:
+    return [row["tokens"], row["accuracy"], row["low"], row["high"]]
+
+
+def _with_error(name: str) -> Callable[[Row], list[float] | None]:
+    """The figure with its 95 % interval, where there is one."""
+
+    def point(row: Row) -> list[float] | None:
+        value, error = row[name], row[f"{name}_error"]
+        if value is None:
+            return None
+        return [row["tokens"], value] if error is None else [row["tokens"], value, value - Z * error, value + Z * error]
+
+    return point
+
+
+def _text_panels(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    panels = []
+    for horizon in sorted({row["horizon"] for row in rows}):
+        others = [row for row in rows if row["horizon"] == horizon and row["condition"] != "window"]
+        title = f"loss below the window's, {horizon} tokens to come (nats)"
+        panels.append({"title": title, "curves": _curves(others, "condition", _with_error("gain"))})
+        behind = [row for row in rows if row["horizon"] == horizon and row["condition"] != "full"]
+        title = f"loss above the full context's, {horizon} tokens to come (nats)"
+        panels.append({"title": title, "curves": _curves(behind, "condition", _with_error("delta_nll"))})
+    return panels
+
+
+def _cost_panels(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    plain = {
+        row["tokens"]: {"tree": "plain cache of as many entries", "tokens": row["tokens"], "token_ms": row["plain_ms"]} for row in rows
+    }
+
+    def of(name: str, scale: float = 1.0) -> Callable[[Row], list[float] | None]:
+        return lambda row: None if row.get(name) is None else [row["tokens"], scale * row[name]]
+
+    return [
+        {"title": "milliseconds a token, median", "from_zero": True, "curves": _curves([*rows, *plain.values()], "tree", of("token_ms"))},
+        {"title": "refocus, % of the time of its tokens", "from_zero": True, "curves": _curves(rows, "tree", of("refocus_share", 100.0))},
+        {"title": "peak memory of the process (MiB)", "from_zero": True, "curves": _curves(rows, "tree", of("peak_mib"))},
+        {"title": "tokens read a second", "from_zero": True, "curves": _curves(rows, "tree", of("ingest"))},
+        {"title": "bytes on disk", "log": True, "curves": _curves(rows, "tree", of("disk_bytes"))},
+    ]

@@ -1,0 +1,102 @@
+"""Charts of evaluations, told as plain values: figures against a length on a logarithmic axis, with their intervals.
+
+A chart is `{"name", "title", "caption", "panels"}`; a panel `{"title", "curves"}` and, where they are wanted, `"x"`, the name of its
+axis (by default tokens of history), `"log"`, true for logarithmic values, `"from_zero"`, true for an axis that begins there, and
+`"limits"`, a pair; a curve `{"label", "points"}` with points `[x, value]` or `[x, value, low, high]`. Curves of one label have one
+colour in all panels. matplotlib is imported only when something is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nanochat.figures import COLOURS, INK, dress
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Chart = Mapping[str, Any]
+_WIDE = 3  # panels in a row where there are more than four
+_SPREAD = 0.012  # of the axis, between the markers of curves at one x: intervals would cover each other
+
+
+def check_chart(chart: Any) -> None:
+    """Raises `ValueError` for what is no chart."""
+    try:
+        name, title, caption, panels = (chart[key] for key in ("name", "title", "caption", "panels"))
+        curves = [curve for panel in panels for curve in panel["curves"] if isinstance(panel["title"], str)]
+        points = [point for curve in curves for point in curve["points"] if isinstance(curve["label"], str)]
+        good = all(isinstance(text, str) for text in (name, title, caption)) and bool(curves)
+        good = good and all(len(point) in (2, 4) and all(isinstance(value, int | float) for value in point) for point in points)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"a chart has a name, title, caption and panels of curves, not {chart!r:.200}") from error
+    if not good or not name.isidentifier():
+        raise ValueError(f"a chart has a name, title, caption and panels of curves with points, not {chart!r:.200}")
+
+
+def chart_png(chart: Chart) -> bytes | None:
+    """The chart as the bytes of a PNG; None where no panel has a point."""
+    panels = [{**panel, "curves": [c for c in panel["curves"] if c["points"]]} for panel in chart["panels"]]
+    panels = [panel for panel in panels if panel["curves"]]
+    if not panels:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    labels = list(dict.fromkeys(curve["label"] for panel in panels for curve in panel["curves"]))
+    columns = min(_WIDE if len(panels) > 4 else 2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(12 / max(columns, 2) * columns, 3.1 * rows + 0.6), dpi=140, layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, panel in enumerate(panels, start=1):
+        _draw(figure.add_subplot(rows, columns, place), panel, labels)
+    figure.suptitle(chart["title"], color=INK, fontsize=11)
+    _legend(figure, labels)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    return png.getvalue()
+
+
+def _draw(axes: Axes, panel: Mapping[str, Any], labels: Sequence[str]) -> None:
+    from matplotlib.ticker import EngFormatter, NullLocator
+
+    places = sorted({point[0] for curve in panel["curves"] for point in curve["points"]})
+    for curve in panel["curves"]:
+        number = labels.index(curve["label"])
+        shift = (places[-1] / places[0]) ** (_SPREAD * (number - (len(labels) - 1) / 2)) if len(places) > 1 else 1.0
+        x, y = [point[0] * shift for point in curve["points"]], [point[1] for point in curve["points"]]
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(x, y, color=colour, linewidth=1.6, marker="o", markersize=3.5, label=curve["label"])
+        bounds = [(place, *point[2:]) for place, point in zip(x, curve["points"], strict=True) if len(point) == 4]
+        for place, low, high in bounds:
+            axes.plot([place, place], [low, high], color=colour, linewidth=1.0, alpha=0.6)
+    axes.set_xscale("log", base=2)
+    if panel.get("log"):
+        axes.set_yscale("log")
+    dress(axes, panel["title"], panel.get("x", "tokens of history"))
+    axes.margins(x=0.06, y=0.1)
+    if panel.get("limits"):
+        low, high = panel["limits"]
+        axes.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+    elif panel.get("from_zero"):
+        axes.set_ylim(bottom=0)
+    axes.set_xticks(_few(places))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter(sep="", places=None))
+
+
+def _few(places: Sequence[float], most: int = 7) -> list[float]:
+    """Every place, or where they are many every second, third, … of them."""
+    return list(places[:: -(-len(places) // most)])
+
+
+def _legend(figure: Figure, labels: Sequence[str]) -> None:
+    """One for all panels, below them, where there is something to tell apart."""
+    from matplotlib.lines import Line2D
+
+    if len(labels) > 1:
+        handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker="o", markersize=4, label=text) for i, text in enumerate(labels)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(labels), 7), fontsize=9, frameon=False, labelcolor=INK)
