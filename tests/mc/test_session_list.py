@@ -102,6 +102,7 @@ def test_what_is_no_session_is_not_deleted(tmp_path: Path) -> None:
 def test_a_link_to_a_session_is_not_deleted(tmp_path: Path) -> None:
     start(tmp_path / "talk").close()
     (tmp_path / "link").symlink_to(tmp_path / "talk")
-    with pytest.raises(UserError, match="link"):
+    with pytest.raises(UserError, match="is a link; delete the link by hand"):
         delete_session(tmp_path, "link")
+    assert (tmp_path / "link").is_symlink()
     reopened(tmp_path / "talk", LENGTH)
