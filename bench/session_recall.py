@@ -1,0 +1,179 @@
+"""Does a session recall what it read long ago? A small model learns to, and is asked behind histories many times its Working Context.
+
+Key–value pairs lie anywhere in the history but in its last W tokens; then two keys are named, the focus moves, and their values
+are asked for (`bench.recall_rows`). The model is trained from scratch on rows of 512 tokens and then of 2,048, and reads
+positions within its Working Context, so that a longer history is nothing new to it. Conditions, all of W entries: the last W
+tokens (`window`), the session without expansions (`gists`), with expansions by chance (`random`), as it is (`focus`). Chance is
+one in as many values as there are. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.recall_rows import Rows, Task, make_rows
+from bench.recall_training import RecallController, RecallRows, new_model, train
+from bench.recall_worker import measure
+from mc.config import AllocatorConfig, MCConfig, SessionConfig
+from mc.session import MCSession, session_spec
+from mc.tree import RamTree
+from nanochat.flags import flag, parse, run
+from nanochat.gpt import GPT
+from nanochat.kv_cache import KVCache
+from nanochat.memory_cache import MemoryCache
+from nanochat.runtime import Runtime, RuntimeFlags, start
+from nanochat.trainer import Trainer
+
+TAIL, K = 64, 32
+SHORT_ROWS = Task(512, 16, 64, 64, TAIL, K, named=2)
+SHORT_ALL = Task(512, 16, 64, 64, TAIL, K)
+LONG_ROWS = Task(2048, 64, 64, 64, TAIL, K, named=2)
+RAW = 4  # far blocks of a variant that are raw, in rows of 2,048
+CONDITIONS = ("window", "gists", "random", "focus")
+
+
+@dataclass
+class SessionRecall:
+    """Train a small model to recall, and measure it through sessions."""
+
+    short_steps: int = flag(500, "steps on rows of 512 tokens, the first 40 %% of them asking for every key", unit="steps")
+    long_steps: int = flag(1000, "steps on rows of 2,048 tokens", unit="steps")
+    short_batch: int = flag(16, "rows of 512 tokens in a step", unit="rows")
+    long_batch: int = flag(4, "rows of 2,048 tokens in a step", unit="rows")
+    lr: float = flag(0.6, "multiplies the nominal rates", unit="×")
+    width: int = flag(512, "entries of a Working Context: W", unit="entries")
+    multiples: str = flag("2,4,8,16,32,64", "histories, in Working Contexts")
+    pairs: int = flag(64, "pairs in a history", unit="pairs")
+    rows: int = flag(100, "histories of each length", unit="histories")
+    expand_threshold: float = flag(0.05, "see --allocator_expand_threshold")
+    seed: int = flag(0, "of weights, rows and layouts")
+
+    def __post_init__(self) -> None:
+        for name in ("short_steps", "long_steps", "short_batch", "long_batch", "width", "pairs", "rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not all(part.isdecimal() and int(part) for part in self.multiples.split(",")):
+            raise ValueError(f"multiples is {self.multiples!r}; it must be whole numbers from 1, separated by commas")
+        if min(self.lengths) < self.width + TAIL + 2 * self.pairs:
+            raise ValueError(f"multiples is {self.multiples!r}; {self.pairs} pairs do not fit before the last {self.width} tokens")
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each history."""
+        return [int(part) * self.width for part in self.multiples.split(",")]
+
+
+def memory_config(entries: int, contexts: int) -> MCConfig:
+    """A memory with one level, that reads by the entries' numbers, with variants of `entries` entries from the start."""
+    flags = {"block_size": K, "allocator_recent_tokens": TAIL // 2, "mc_horizon": TAIL // 2, "mc_train_wc_length": entries, "mc_max_lod": 1}
+    flags |= {"gistnet_type": "mean", "positional_type": "local", "mc_lens_every": 1, "mc_lens_contexts": contexts}
+    return parse(MCConfig, [f"--{name}={value}" for name, value in (flags | {"mc_num_random_variants": contexts}).items()])
+
+
+def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallController:
+    """The model and its memory, trained on short rows and then on longer ones."""
+
+    def show(trainer: Trainer) -> None:
+        controller = trainer.objective
+        found = measure(controller, controller.task, make_rows(controller.task, 64, (config.seed, 2)))
+        said = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+        print(
+            f"step {trainer.state.step}, {(time.perf_counter() - begin) / 60:.1f} min, loss {trainer.state.loss.value:.3f}: {said}",
+            flush=True,
+        )
+
+    wide = SHORT_ROWS.length - SHORT_ROWS.blocks * K + 3 * K + SHORT_ROWS.blocks - 3
+    controller = RecallController(
+        new_model(SHORT_ROWS, 32, config.seed, runtime), memory_config(wide, 4), SHORT_ROWS, config.seed, anneal=0.02
+    ).init_weights(torch.Generator().manual_seed(config.seed + 1))
+    early = int(0.4 * config.short_steps * config.short_batch)
+    rows = RecallRows(SHORT_ROWS, config.seed, SHORT_ALL, early)
+    train(controller, rows, config.short_steps, config.short_batch, config.lr, runtime, show, 100)
+    wide = LONG_ROWS.length - LONG_ROWS.blocks * K + RAW * K + LONG_ROWS.blocks - RAW
+    longer = RecallController(
+        new_model(LONG_ROWS, 32, config.seed, runtime), memory_config(wide, 3), LONG_ROWS, config.seed + 1, anneal=0.001
+    )
+    state = {name: tensor for name, tensor in controller.state_dict().items() if not name.endswith("_extra_state")}
+    left = longer.load_state_dict(state, strict=False)
+    assert not left.unexpected_keys and all(name.endswith("_extra_state") for name in left.missing_keys)
+    train(longer, RecallRows(LONG_ROWS, config.seed + 1), config.long_steps, config.long_batch, config.lr, runtime, show, 100)
+    return longer.requires_grad_(False).eval()
+
+
+def histories(config: SessionRecall, length: int) -> Rows:
+    """Rows of `length` tokens whose last W tokens before the tail are filler."""
+    far = length - config.width - TAIL
+    rows = make_rows(Task(far + TAIL, config.pairs, 64, 64, TAIL, K, named=2), config.rows, (config.seed, 9, length))
+    random = np.random.default_rng((config.seed, 10, length))
+    filler = random.integers(LONG_ROWS.keys + LONG_ROWS.values, LONG_ROWS.vocab_size, (config.rows, config.width))
+    tokens = np.concatenate([rows.tokens[:, :far], filler, rows.tokens[:, far:]], axis=1)
+    return Rows(tokens, rows.asked + config.width, rows.where)
+
+
+def open_session(controller: RecallController, config: SessionRecall, condition: str, seed: int) -> MCSession:
+    """An empty session of this condition."""
+    allocator = AllocatorConfig(allocator_soft_max_length=config.width, allocator_expand_threshold=config.expand_threshold)
+    settings = SessionConfig(mc_session_lod=2, allocator=allocator)
+    session = MCSession(controller, RamTree(session_spec(controller, settings)), settings)
+    if condition == "gists":
+        session.allocator.plan = lambda *_: []
+    if condition == "random":
+        random = np.random.default_rng((config.seed, seed))
+        session.scores = lambda: random.uniform(-1, 1, len(session.context)).astype(np.float32)
+    return session
+
+
+@torch.no_grad()
+def recalled(controller: RecallController, config: SessionRecall, rows: Rows, number: int, condition: str) -> tuple[float, float]:
+    """(share of the values asked for in a row that come out right, share of their pairs that stand raw)."""
+    model: GPT = controller.model
+    tokens, decision = torch.from_numpy(rows.tokens[number]), rows.tokens.shape[1] - 1 - TAIL // 2
+    raw = 0.0
+    cache: KVCache
+    if condition == "window":
+        cache = KVCache(model, 1)
+        cache.append(tokens[None, decision - config.width : decision])
+    else:
+        session = open_session(controller, config, condition, number)
+        session.append(tokens[: decision - TAIL // 2])
+        cache = MemoryCache(model, [session])
+        cache.append(tokens[None, decision - TAIL // 2 : decision])
+        tiling = session.context.tiling
+        raw = float((tiling.lod[tiling.start.searchsorted(rows.where[number], side="right") - 1] == 0).mean())
+    hidden = [cache.append(tokens[None, place : place + 1])[0] for place in range(decision, len(tokens) - 1)]
+    asked: Tensor = torch.from_numpy(rows.asked[number])
+    told = model.logits(torch.stack(hidden)[asked - decision]).argmax(-1)
+    return (told == tokens[asked + 1]).float().mean().item(), raw
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains, measures, prints a table; returns the exit code."""
+    config = parse(SessionRecall, argv)
+    begin = time.perf_counter()
+    runtime = start(RuntimeFlags(device_type="cpu", compile=False))
+    controller = trained(config, runtime, begin)
+    trained_minutes = (time.perf_counter() - begin) / 60
+    table = []
+    for length in config.lengths:
+        rows, figures = histories(config, length), {"history": length, "multiple": length / config.width}
+        for condition in CONDITIONS:
+            found = [recalled(controller, config, rows, number, condition) for number in range(config.rows)]
+            figures[condition] = float(np.mean([accuracy for accuracy, _ in found]))
+            if condition == "focus":
+                figures["found"] = float(np.mean([raw for _, raw in found]))
+        table.append({name: round(value, 4) for name, value in figures.items()})
+        print("  ".join(f"{name} {value:g}" for name, value in table[-1].items()), flush=True)
+    result = {"width": config.width, "pairs": config.pairs, "rows": config.rows, "chance": 1 / LONG_ROWS.values, "histories": table}
+    print(json.dumps(result | {"training_minutes": round(trained_minutes, 2), "minutes": round((time.perf_counter() - begin) / 60, 2)}))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
