@@ -137,7 +137,7 @@ class MCSession:
         for _ in range(iterations or self.config.allocator.allocator_iterations):
             scores = self.scores()
             tiling, source = self.allocator.fit(self.context.tiling, self.tree.length, self.budget.target, scores)
-            kept = np.where(source < 0, np.float32(0), scores[source])  # nothing is known yet of what has just become a gist
+            kept = np.where(source < 0, scores.min(initial=0), scores[source])  # what had to become a gist scored lowest
             edits = self.allocator.plan(tiling, self.tree.length, self.budget.target, kept)
             tiling, again = self.allocator.apply(tiling, edits)
             first = min(first, self.context.change(tiling, _composed(source, again)))
