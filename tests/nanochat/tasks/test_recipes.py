@@ -71,7 +71,7 @@ def test_a_folder_with_both_splits_is_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "'' names no task; give a recipe (mid, sft, demo) or tasks"),
+        ("", "'' names no task; give a recipe (mid, sft, memory, demo) or tasks"),
         (" , ", "names no task"),
         ("lists@0", "lists@0: take at least one conversation of lists"),
         ("lists*0", "take at least one"),
