@@ -21,6 +21,8 @@ from typing import Any
 import torch
 
 from bench.warm_start import Process, WarmStart
+from mc.config import MCConfig
+from mc.controller import MCController
 from nanochat.checkpoint import CheckpointStore
 from nanochat.gpt import GPT, GPTConfig, norm
 from nanochat.objective import NextTokenObjective
@@ -76,17 +78,36 @@ def save_chat_model(
     certainty: float = 9.0,
     context_tokens: int = 8192,
     stage: str = "sft",
+    memory: bool = False,
 ) -> Tokenizer:
-    """Saves the model called `tag`, "alphabet" or "sum", under `base` as training does, with its tokenizer."""
+    """Saves the model called `tag`, "alphabet" or "sum", under `base` as training does, with its tokenizer.
+
+    With a `memory` of random weights, whose focus wanders; the model says the same whatever it is shown.
+    """
     tokenizer = tiny_tokenizer()
     tokenizer.save(base / "tokenizer")
     recited = {"alphabet": alphabet, "sum": sum_with_a_tool}[tag](tokenizer)
     model = reciting_model(tokenizer, recited, certainty, context_tokens)
     meta = {"model_config": dataclasses.asdict(model.config), "tokenizer": tokenizer.fingerprint, "recipe": {}}
-    tensors = {"model": NextTokenObjective(model).state_dict(), "optimizer": {"step": torch.zeros(1)}}
+    state = NextTokenObjective(model).state_dict()
+    if memory:
+        controller = wandering_memory(model)
+        state, meta["mc_config"] = controller.state_dict(), dataclasses.asdict(controller.config)
+    tensors = {"model": state, "optimizer": {"step": torch.zeros(1)}}
     CheckpointStore(base / f"{stage}_checkpoints" / tag).save(STEP, tensors, meta)
     assert len(SPECIAL_TOKENS) + 256 < VOCABULARY
     return tokenizer
+
+
+@torch.no_grad()
+def wandering_memory(model: GPT) -> MCController:
+    """A memory of blocks of 8 tokens around `model`, whose LensNet scores entries at random."""
+    controller = MCController(model, MCConfig(block_size=8, mc_max_lod=2), model.config.max_seq_len)
+    generator = torch.Generator().manual_seed(0)
+    controller.init_weights(generator)
+    for parameter in controller.focus.lensnet.parameters():
+        parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+    return controller
 
 
 @dataclass

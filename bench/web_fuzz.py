@@ -14,10 +14,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 from bench.tiny_chat import Server, running, save_chat_model
 from bench.warm_start import WarmStart
@@ -38,7 +39,10 @@ VALUES: tuple[Any, ...] = (
 NAMES = (
     *("messages", "model", "stream", "stream_options", "n", "seed", "stop", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
     *("top_k", "tools", "logprobs", "response_format", "user", "logit_bias", "functions", "modalities", "unknown", "__class__", ""),
+    "session",
 )
+SESSION = "there"  # the one that there is
+MEMORY = ("--mc", "--mc-tree=disk", "--allocator-soft-max-length=200", "--max-open-sessions=2", "--max-sessions=20")
 
 
 @dataclass
@@ -60,14 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 1 where the server did what it must not."""
     config = parse(WebFuzz, argv)
     with tempfile.TemporaryDirectory() as base, WarmStart() as warm:
-        save_chat_model(Path(base))
-        with running(warm, Path(base), f"--max-rows={ROWS}", f"--context-tokens={CONTEXT_TOKENS}", "-t=0") as server:
+        save_chat_model(Path(base), context_tokens=512, memory=True)
+        with running(warm, Path(base), *MEMORY, f"--max-rows={ROWS}", f"--context-tokens={CONTEXT_TOKENS}", "-t=0") as server:
             fill(server)
             warmup = fuzz(server, config.requests // 10, config.seed + 1)
+            fuzz_sessions(server, config.requests // 10, config.seed + 1)
             disconnect(server, config.disconnects // 10, config.seed + 1)
             before = server.memory_mib()
             began = time.monotonic()
             found = fuzz(server, config.requests, config.seed)
+            sessions = fuzz_sessions(server, config.requests // 2, config.seed)
             left = disconnect(server, config.disconnects, config.seed)
             seconds = time.monotonic() - began
             growth = server.memory_mib() - before
@@ -76,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = {
         **found,
         **left,
+        "sessions": sessions,
         "growth_mib": round(growth, 1),
         "still_answers": still.startswith(b"HTTP/1.1 200") and b'"abc"' in still,
         "seconds": round(seconds, 1),
@@ -83,9 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     good = (
         alive
         and result["still_answers"]
-        and found["answered"] == found["requests"]
-        and found["answered_5xx"] + warmup["answered_5xx"] == 0
-        and found["longest_answer_bytes"] <= MAX_ANSWER_BYTES
+        and all(each["answered"] == each["requests"] for each in (found, sessions))
+        and found["answered_5xx"] + warmup["answered_5xx"] + sessions["answered_5xx"] == 0
+        and max(found["longest_answer_bytes"], sessions["longest_answer_bytes"]) <= MAX_ANSWER_BYTES
         and left["rows_left"] == 0
         and growth <= config.max_growth_mib
     )
@@ -102,8 +109,14 @@ def fill(server: Server) -> None:
         connection.close()
 
 
-def fuzz(server: Server, requests: int, seed: int) -> dict[str, Any]:
-    """Sends malformed requests, one after the other, and counts what came back.
+def fuzz_sessions(server: Server, requests: int, seed: int) -> dict[str, Any]:
+    """`fuzz` of what is below /v1/sessions, with a session there is, and such as are none."""
+    exchange(server.port, request({"name": SESSION}, "POST /v1/sessions"))
+    return fuzz(server, requests, seed, malformed_session)
+
+
+def fuzz(server: Server, requests: int, seed: int, make: Callable[[random.Random], bytes] | None = None) -> dict[str, Any]:
+    """Sends malformed requests (of `make`, by default `malformed`), one after the other, and counts what came back.
 
     `answered` does not count those whose connection was closed without a word. Where a request is too large, the refusal may be
     lost with what was still being sent: these are `cut_off`.
@@ -112,14 +125,14 @@ def fuzz(server: Server, requests: int, seed: int) -> dict[str, Any]:
     statuses: Counter[str] = Counter()
     longest = 0
     for _ in range(requests):
-        sent = malformed(rng)
+        sent = (make or malformed)(rng)
         answer = exchange(server.port, sent)
         head, _, body = answer.partition(b"\r\n\r\n")
         status = head[9:12].decode("ascii", "replace") if head.startswith(b"HTTP/1.1 ") else "closed"
         if status == "closed" and len(sent) > MAX_BODY_BYTES:
             status = "cut_off"
         statuses[status] += 1
-        if status != "200":  # a mutation may have left a request that can be answered
+        if status[:1] != "2":  # a mutation may have left a request that can be answered
             longest = max(longest, len(body))
     return {
         "requests": requests,
@@ -168,7 +181,7 @@ def exchange(port: int, data: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", port), SOCKET_SECONDS) as connection:
         try:
             connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR) if not data.startswith(b"POST /v1") else None
+            connection.shutdown(socket.SHUT_WR) if b"Connection: close" not in data and not data.startswith(b"POST /v1") else None
             while more := connection.recv(65536):
                 answer += more
         except ConnectionError:
@@ -176,11 +189,12 @@ def exchange(port: int, data: bytes) -> bytes:
     return answer
 
 
-def request(body: Any) -> bytes:
+def request(body: Any, line: str = "POST /v1/chat/completions") -> bytes:
     """A well-formed HTTP request with `body`, bytes or what JSON can say."""
     # ensure_ascii: half a surrogate can be written that way only.
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return f"{HEAD}Content-Length: {len(content)}\r\n\r\n".encode() + content
+    head = HEAD.replace("POST /v1/chat/completions", line, 1)
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
 def malformed(rng: random.Random) -> bytes:
@@ -205,6 +219,28 @@ def malformed(rng: random.Random) -> bytes:
     for _ in range(rng.randrange(1, 4)):
         good[rng.choice(NAMES)] = rng.choice(VALUES)
     return request(good)
+
+
+def malformed_session(rng: random.Random) -> bytes:
+    """Something that is not quite a request for a session."""
+    strange = quote_from_bytes(rng.randbytes(rng.randrange(1, 90)))
+    name = rng.choice((SESSION, SESSION, "none", strange, "..", "%2e%2e%2fetc", "a" * 300, "%00", "."))
+    method = rng.choice(("GET", "POST", "DELETE", "PUT", "PATCH"))
+    kind = rng.randrange(5)
+    if kind == 0:
+        fields = {rng.choice(("name", "fork_of", "x")): rng.choice((SESSION, *VALUES)) for _ in range(rng.randrange(3))}
+        return request(rng.choice((fields, rng.choice(VALUES), rng.randbytes(50))), "POST /v1/sessions")
+    if kind == 1:
+        numbers = [rng.choice(("0", "5", "99999", "-1", "1e9", "9" * 30, "%C2%B2", "", "NaN", strange)) for _ in range(2)]
+        return request(b"", f"GET /v1/sessions/{name}/text?start={numbers[0]}&end={numbers[1]}")
+    if kind == 2:
+        content = rng.choice((b"", b"\0" * 9, rng.randbytes(300), b"word " * 200 + b"\xff"))
+        return request(content, f"POST /v1/sessions/{name}/documents?name={rng.choice((strange, 'a.txt', '', 'a' * 900))}")
+    if kind == 3:
+        body = {"messages": [{"role": "user", "content": rng.choice(VALUES)}], "session": rng.choice((SESSION, *VALUES)), "max_tokens": 2}
+        return request(body)
+    keep = name == SESSION and method == "DELETE"  # or there would be none
+    return request(b"", f"{'GET' if keep else method} /v1/sessions/{name}{rng.choice(('', '/focus', '/messages', '/' + strange))}")
 
 
 def _deep(rng: random.Random) -> bytes:

@@ -1,86 +1,28 @@
-"""Many requests, one model: the thread that owns a `Batcher`, and the queue before it.
+"""Many requests, one model: the thread that owns a `Batcher` and the sessions, and the queue before it.
 
 Requests come in from any thread, their tokens go back as they are decoded. Whoever waited longest is served first; a
-request that is cancelled has left the batch before the next token is decoded.
+request that is cancelled has left the batch before the next token is decoded. A document is read into a session piece by piece,
+between two tokens of the others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
+from nanochat.backend import STOPPED, Deliver, DeliverAnswer, Finish, Question, Stopped, Ticket, Update
 from nanochat.serving_meter import Counts, Meter
+from nanochat.sessions import Answer, SessionError, error_answer
 
 if TYPE_CHECKING:
     from nanochat.batching import Batcher
     from nanochat.sampling import Sampling
-
-Finish = Literal["stop", "length", "time", "error"]
-
-
-class Update(NamedTuple):
-    """News of one row of a request: a token, the end, or both.
-
-    `finish` is `stop` where a stop token came (it is `token`), `length` after the last token allowed, `time` where the
-    request's time was up, `error` where the model can go on for nobody. `forced` tokens are a tool's, not the model's.
-    """
-
-    row: int
-    token: int | None
-    forced: bool = False
-    finish: Finish | None = None
-
-
-Deliver = Callable[[list[Update]], None]
-
-
-class Stopped(Exception):
-    """The model has stopped: no request can be answered any more."""
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A request that was taken. `unfinished` holds the rows that are not at their end."""
-
-    prompt: Sequence[int]
-    sampling: Sampling
-    stop: Collection[int]
-    deliver: Deliver
-    unfinished: set[int]
-    began: float = field(default_factory=time.monotonic)
-    ids: dict[int, int] = field(default_factory=dict)  # row → the batcher's number for it
-
-
-class Backend(Protocol):
-    """Takes requests and answers with tokens: `Serving` in this process, `nanochat.web.workers.Workers` in others."""
-
-    def submit(self, prompt: Sequence[int], sampling: Sampling, stop: Collection[int], rows: int, deliver: Deliver) -> Ticket:
-        """Queues `rows` continuations of `prompt`, row i with random stream i. `deliver` is called in another thread.
-
-        Raises `Busy` where no more rows may wait, and `Stopped`.
-        """
-        ...
-
-    def cancel(self, ticket: Ticket, row: int | None = None) -> None:
-        """Ends a row (None: all of them) without a word; what has ended already stays so."""
-        ...
-
-    def counts(self) -> Counts:
-        """The figures of now."""
-        ...
-
-    @property
-    def alive(self) -> bool:
-        """Whether requests can be answered."""
-        ...
-
-    def close(self) -> None:
-        """Ends everything; requests that still run are told `error`."""
-        ...
+    from nanochat.sessions import Sessions, SessionTurn
 
 
 class Serving:
@@ -91,15 +33,22 @@ class Serving:
     """
 
     def __init__(
-        self, batcher: Batcher, max_rows: int, max_queue: int, max_seconds: float, failed: Callable[[], None] = lambda: None
+        self,
+        batcher: Batcher,
+        max_rows: int,
+        max_queue: int,
+        max_seconds: float,
+        failed: Callable[[], None] = lambda: None,
+        sessions: Sessions | None = None,
     ) -> None:
-        self._batcher, self._max_seconds, self._failed = batcher, max_seconds, failed
+        self._batcher, self._max_seconds, self._failed, self._sessions = batcher, max_seconds, failed, sessions
         self._meter = Meter(max_rows, max_queue)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._gate = threading.Lock()  # a request is taken before the thread ends, or not at all
         self._alive = True
         self._closing = False
         self._owners: dict[int, tuple[Ticket, int]] = {}  # of the thread: the batcher's number → request and its row
+        self._readings: deque[tuple[Question, Iterator[Answer]]] = deque()  # of the thread: documents that are being read
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
 
@@ -114,9 +63,19 @@ class Serving:
         """See `Backend`."""
         return self._alive
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling, stop: Collection[int], rows: int, deliver: Deliver) -> Ticket:
+    def submit(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        stop: Collection[int],
+        rows: int,
+        deliver: Deliver,
+        session: str | None = None,
+    ) -> Ticket:
         """See `Backend`. A prompt that the batcher refuses ends with `error`."""
-        ticket = Ticket(prompt, sampling, stop, deliver, set(range(rows)))
+        if session is not None and (rows != 1 or self._sessions is None):
+            raise ValueError(f"{rows} rows of session {session} were asked for; there is one, where there are sessions")
+        ticket = Ticket(prompt, sampling, stop, deliver, set(range(rows)), session)
         with self._gate:
             if not self._alive:
                 raise Stopped
@@ -127,6 +86,19 @@ class Serving:
     def cancel(self, ticket: Ticket, row: int | None = None) -> None:
         """See `Backend`."""
         self._commands.put(lambda: self._cancel(ticket, row))
+
+    def ask(self, operation: str, arguments: Mapping[str, Any], deliver: DeliverAnswer) -> Question:
+        """See `Backend`."""
+        question = Question(operation, arguments, deliver)
+        with self._gate:
+            if not self._alive or self._sessions is None:
+                raise Stopped
+            self._commands.put(lambda: self._answer(question))
+        return question
+
+    def drop(self, question: Question) -> None:
+        """See `Backend`."""
+        self._commands.put(lambda: self._stop_reading(question))
 
     def counts(self) -> Counts:
         """See `Backend`."""
@@ -147,46 +119,100 @@ class Serving:
                 self._take_commands()
                 if not self._closing and not self._batcher.idle:
                     self._step()
+                if not self._closing and self._readings:
+                    self._read_on()
         finally:
             with self._gate:
                 self._alive = False
             for ticket in dict.fromkeys(ticket for ticket, _ in self._owners.values()):
                 self._refuse(ticket)
+            for question, _ in list(self._readings):
+                self._stop_reading(question)
+                question.deliver(STOPPED)
             while not self._commands.empty():
                 self._commands.get()()
             self._batcher.close()
+            if self._sessions is not None and self._closing:
+                self._sessions.close()
             if not self._closing:
                 self._failed()
 
     def _take_commands(self) -> None:
-        """Does what other threads have asked for; waits for them where there is nothing to decode."""
-        wait = self._batcher.idle
+        """Does what other threads have asked for; waits for them where there is nothing to decode or to read."""
+        wait = self._batcher.idle and not self._readings
         while True:
             try:
-                command = self._commands.get(block=wait)
+                command = self._commands.get(block=wait, timeout=self._tidy() if wait else None)
             except queue.Empty:
-                return
+                if not wait:
+                    return
+                continue
             command()
             wait = False
+
+    def _tidy(self) -> float | None:
+        """Lets sessions be closed that nobody uses. Returns after how many seconds to do so again, if at all."""
+        return None if self._sessions is None else self._sessions.tidy()
 
     def _add(self, ticket: Ticket) -> None:
         if not self._alive:
             self._refuse(ticket)
             return
         try:
+            prompt, memory = ticket.prompt, None
+            if ticket.session is not None:
+                ticket.turn = self._sessions.turn(ticket.session, ticket.prompt)
+                prompt, memory = ticket.turn.prompt, ticket.turn.memory
             for row in sorted(ticket.unfinished):
-                number = self._batcher.add(ticket.prompt, ticket.sampling, ticket.stop, stream=row)
+                number = self._batcher.add(prompt, ticket.sampling, ticket.stop, stream=row, memory=memory)
                 ticket.ids[row] = number
                 self._owners[number] = ticket, row
+        except SessionError as error:
+            self._refuse(ticket, error_answer(error))
         except ValueError:  # the batcher's word for a prompt that cannot be continued: this request's trouble alone
             self._refuse(ticket)
 
-    def _refuse(self, ticket: Ticket) -> None:
+    def _answer(self, question: Question) -> None:
+        if not self._alive:
+            question.deliver(STOPPED)
+            return
+        try:
+            if question.operation == "ingest":
+                self._readings.append((question, self._sessions.ingest(question.arguments)))
+                return
+            answer = self._sessions.answer(question.operation, question.arguments)
+        except SessionError as error:
+            answer = error_answer(error)
+        question.deliver({**answer, "done": True})
+
+    def _read_on(self) -> None:
+        """One more piece of the document that has waited longest."""
+        question, reading = self._readings.popleft()
+        try:
+            answer = next(reading, None)
+        except SessionError as error:
+            question.deliver(error_answer(error))
+            return
+        if answer is None:
+            question.deliver({"done": True})
+        else:
+            self._readings.append((question, reading))
+            question.deliver(answer)
+
+    def _stop_reading(self, question: Question) -> None:
+        for each, reading in [*self._readings]:
+            if each is question:
+                self._readings.remove((each, reading))
+                if self._alive or self._closing:
+                    with contextlib.suppress(SessionError):  # nobody waits for it any more
+                        reading.close()
+
+    def _refuse(self, ticket: Ticket, news: Answer | None = None) -> None:
         """Ends the request with an error."""
         rows = sorted(ticket.unfinished)
         for row in rows:
             self._end(ticket, row)
-        ticket.deliver([Update(row, None, finish="error") for row in rows])
+        ticket.deliver([Update(row, None, finish="error", news=news) for row in rows])
 
     def _cancel(self, ticket: Ticket, row: int | None) -> None:
         for each in sorted(ticket.unfinished if row is None else ticket.unfinished & {row}):
@@ -203,20 +229,39 @@ class Serving:
                 ticket, row = self._owners[event.id]
                 tokens += event.token is not None
                 news.setdefault(ticket, []).append(Update(row, event.token, event.forced, event.finish))
+                if ticket.turn is not None and event.token is not None:
+                    ticket.turn.feed(event.token)
                 if event.finish is not None:
                     self._end(ticket, row)
         began_before = time.monotonic() - self._max_seconds
-        for ticket in dict.fromkeys(ticket for ticket, _ in self._owners.values() if ticket.began < began_before):
-            for row in sorted(ticket.unfinished):
-                self._batcher.cancel(ticket.ids[row])
-                self._end(ticket, row)
-                news.setdefault(ticket, []).append(Update(row, None, finish="time"))
+        for ticket in dict.fromkeys(ticket for ticket, _ in self._owners.values()):
+            if ticket.began < began_before:
+                news.setdefault(ticket, []).extend(self._break_off(ticket, "time"))
+            elif ticket.turn is not None:
+                news.setdefault(ticket, []).extend(self._look_after(ticket, ticket.turn))
         self._meter.decoded(tokens)
         for ticket, updates in news.items():
-            ticket.deliver(updates)
+            if updates:
+                ticket.deliver(updates)
+
+    def _look_after(self, ticket: Ticket, turn: SessionTurn) -> list[Update]:
+        """What there is to say of a session."""
+        if turn.trouble is not None:
+            return self._break_off(ticket, "error", error_answer(SessionError(turn.trouble, 507)))
+        focus = turn.news()
+        return [] if focus is None else [Update(row, None, news={"focus": focus}) for row in sorted(ticket.unfinished)]
+
+    def _break_off(self, ticket: Ticket, finish: Finish, news: Answer | None = None) -> list[Update]:
+        rows = sorted(ticket.unfinished)
+        for row in rows:
+            self._batcher.cancel(ticket.ids[row])
+            self._end(ticket, row)
+        return [Update(row, None, finish=finish, news=news) for row in rows]
 
     def _end(self, ticket: Ticket, row: int, cancelled: bool = False) -> None:
         ticket.unfinished.remove(row)
         if row in ticket.ids:
             self._owners.pop(ticket.ids[row])
+        if ticket.turn is not None and (self._alive or self._closing):  # a model that has failed cannot end the turn
+            ticket.turn.end()
         self._meter.end(time.monotonic() - ticket.began, cancelled)

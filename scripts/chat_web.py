@@ -14,13 +14,17 @@ from typing import Any
 
 import uvicorn
 
+from mc.config import SessionConfig
+from mc.loading import load_controller
+from mc.web_sessions import open_sessions
+from nanochat.backend import Backend
 from nanochat.batching import Batcher
 from nanochat.common import UserError
-from nanochat.flags import flag, parse, part, run
+from nanochat.flags import flag, flat_values, parse, part, run
 from nanochat.loading import Stage, latest_stage, load_model
 from nanochat.runtime import RuntimeFlags, start
 from nanochat.sampling import Sampling
-from nanochat.serving import Backend, Serving
+from nanochat.serving import Serving
 from nanochat.tokenizer import load_tokenizer
 from nanochat.tools import ToolFlags
 from nanochat.web.app import ChatServer, create_app
@@ -49,6 +53,8 @@ class ChatWeb:
     token_file: str | None = flag(None, "file that holds the token")
     workers: int = flag(1, "processes with a model each, process k on GPU k")
     tools: ToolFlags = part(ToolFlags)
+    mc: bool = flag(False, "keep sessions: histories of any length, which the model reads through its memory")
+    session: SessionConfig = part(SessionConfig)
     temperature: float = flag(Sampling.temperature, "of requests that give none", alias=("-t",))
     top_k: int = flag(Sampling.top_k, "of requests that give none; 0 = all", unit="tokens", alias=("-k",))
     top_p: float = flag(Sampling.top_p, "of requests that give none; 1 = all")
@@ -63,6 +69,11 @@ class ChatWeb:
             raise ValueError(f"workers is {self.workers}; it must be at least 1")
         if self.token is not None and self.token_file is not None:
             raise ValueError("give token or token_file, not both")
+        if not self.mc and self.session != SessionConfig():
+            flags = ", ".join(name for name, value in flat_values(self.session).items() if value != flat_values(SessionConfig())[name])
+            raise ValueError(f"{flags}: there are no sessions without --mc; add it or leave this out")
+        if self.mc and self.workers > 1 and self.session.mc_tree == "ram":
+            raise ValueError("workers keep no sessions in RAM, where no other can go on with them; add --mc-tree disk")
         if self.max_tokens > self.limits.max_reply_tokens:
             raise ValueError(f"max_tokens is {self.max_tokens}, more than max_reply_tokens, {self.limits.max_reply_tokens}")
         self.sampling  # noqa: B018 (refuses wrong ones)
@@ -85,8 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         backend, description = open_backend(config, failed.set)
         try:
             context_tokens = config.limits.context_tokens or description["context_tokens"]
-            server = ChatServer(backend, load_tokenizer(), description["name"], context_tokens, config.sampling, config.limits, token)
-            web = _Server(_uvicorn_config(server), f"{description['name']} on {address(listening)}", failed)
+            name, sessions = description["name"], description["sessions"]
+            server = ChatServer(backend, load_tokenizer(), name, context_tokens, config.sampling, config.limits, token, sessions)
+            web = _Server(_uvicorn_config(server), f"{name} on {address(listening)}", failed)
             # uvicorn stops in good order at these signals, and then raises them again: that is not how this program ends.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)
@@ -134,7 +146,7 @@ def address(bound: socket.socket) -> str:
 
 
 def open_backend(config: ChatWeb, failed: Callable[[], None]) -> tuple[Backend, dict[str, Any]]:
-    """What serves the model, in this process or in several, and what there is to know about it: name and context_tokens."""
+    """What serves the model, in this process or in several, and what there is to know about it: name, context_tokens, sessions."""
     limits = config.limits
     if config.workers == 1:
         return build(config, 0, limits.max_queue, failed)
@@ -148,10 +160,17 @@ def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None
     os.environ["LOCAL_RANK"] = str(index)
     runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))
     stage = config.source or latest_stage(config.model_tag)
-    model, tokenizer, meta = load_model(stage, config.model_tag, config.step, runtime.device, runtime.precision.dtype)
-    batcher = Batcher(model, config.limits.max_rows, config.tools.open(tokenizer))
-    serving = Serving(batcher, config.limits.max_rows, max_queue, config.limits.max_seconds, failed)
-    return serving, {"name": f"{stage}-{meta['tag']}", "context_tokens": model.config.max_seq_len}
+    where, limits, sessions = (stage, config.model_tag, config.step, runtime.device, runtime.precision.dtype), config.limits, None
+    if config.mc:
+        loaded = load_controller(*where)
+        model, tokenizer, meta = loaded.controller.model, loaded.tokenizer, loaded.meta
+        sessions = open_sessions(loaded, config.session, limits)
+    else:
+        model, tokenizer, meta = load_model(*where)
+    batcher = Batcher(model, limits.max_rows, config.tools.open(tokenizer))
+    serving = Serving(batcher, limits.max_rows, max_queue, limits.max_seconds, failed, sessions)
+    described = {"levels": config.session.mc_session_lod, "tree": config.session.mc_tree} if config.mc else None
+    return serving, {"name": f"{stage}-{meta['tag']}", "context_tokens": model.config.max_seq_len, "sessions": described}
 
 
 def _uvicorn_config(server: ChatServer) -> uvicorn.Config:

@@ -6,34 +6,33 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import ASGIApp
 
+from nanochat.backend import Backend
 from nanochat.chat_format import render_prompt
 from nanochat.reply import Piece
 from nanochat.sampling import Sampling
-from nanochat.serving import Backend
 from nanochat.tokenizer import Tokenizer
 from nanochat.web.completions import DONE, Completion, event
 from nanochat.web.errors import ApiError, json_response
+from nanochat.web.exchange import EventStream, read_json, unless_gone
 from nanochat.web.generation import FinishReason, Generation
 from nanochat.web.guard import Guard
 from nanochat.web.limits import WebLimits
-from nanochat.web.schema import ChatRequest, parse_request, to_conversation, to_sampling
+from nanochat.web.schema import ChatRequest, new_messages, parse_request, to_conversation, to_sampling
+from nanochat.web.sessions import add_session_routes
 
 PAGE = Path(__file__).parent / "page"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 READ_SECONDS = 60.0  # after the last token, for a client to read what it was sent
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -41,7 +40,7 @@ class ChatServer:
     """What the routes answer from.
 
     `context_tokens` is what conversation and reply may have together; `token` None is for a server that only this machine
-    reaches.
+    reaches. `sessions` says what is to be known of the sessions, None where there are none.
     """
 
     backend: Backend
@@ -51,11 +50,17 @@ class ChatServer:
     defaults: Sampling = field(default_factory=Sampling)
     limits: WebLimits = field(default_factory=WebLimits)
     token: str | None = None
+    sessions: dict[str, Any] | None = None
     started: float = field(default_factory=time.time)
 
     def begin(self, request: ChatRequest) -> Generation:
         """Starts to write the replies that `request` asks for. Raises `ApiError` where it cannot be done."""
         sampling = to_sampling(request, self.defaults)
+        if request.session is not None:
+            if self.sessions is None:
+                raise ApiError(400, "this server keeps no sessions; it must be started with --mc", "session", "unsupported_parameter")
+            new = render_prompt(self.tokenizer, to_conversation(new_messages(request.messages)), first=False)
+            return Generation(self.backend, self.tokenizer, new, sampling, 1, request.stops, request.session)
         prompt = render_prompt(self.tokenizer, to_conversation(request.messages))
         room = self.context_tokens - len(prompt)
         if room < 1:
@@ -84,13 +89,15 @@ def create_app(server: ChatServer) -> ASGIApp:
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        body = await _read_body(request, server.limits)
+        body = await read_json(request, server.limits)
         asked = parse_request(body, server.limits, (server.model_name,))
         generation = server.begin(asked)
         completion = Completion(server.model_name)
         if asked.stream:
             return await _stream(request, asked, generation, completion, server.limits.max_seconds)
         return await _answer(request, asked, generation, completion)
+
+    add_session_routes(app, server.backend, server.limits, server.sessions is not None)
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -124,27 +131,8 @@ def _model(server: ChatServer) -> dict[str, Any]:
         "context_tokens": server.context_tokens,
         "max_reply_tokens": min(server.limits.max_reply_tokens, server.context_tokens),
         "defaults": {name: getattr(server.defaults, name) for name in ("temperature", "top_k", "top_p", "max_tokens")},
+        "sessions": server.sessions and {**server.sessions, "max_document_bytes": server.limits.max_document_bytes},
     }
-
-
-async def _read_body(request: Request, limits: WebLimits) -> bytes:
-    """The body of a request. Raises `ApiError` where it is not JSON, too large, or too slow in coming."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(415, "the body must be JSON, with the header Content-Type: application/json")
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(limits.max_send_seconds):
-            async for part in request.stream():
-                size += len(part)
-                if size > limits.max_body_bytes:
-                    raise ApiError(413, f"the body is larger than {limits.max_body_bytes} bytes")
-                parts.append(part)
-    except TimeoutError:
-        raise ApiError(408, f"the body did not come within {limits.max_send_seconds:g} s") from None
-    except ClientDisconnect:
-        raise ApiError(400, "the connection was closed within the request") from None
-    return b"".join(parts)
 
 
 async def _answer(request: Request, asked: ChatRequest, generation: Generation, completion: Completion) -> Response:
@@ -159,7 +147,7 @@ async def _answer(request: Request, asked: ChatRequest, generation: Generation, 
                 finishes[news.index] = news.finish or "stop"
 
     try:
-        await _unless_gone(request, collect())
+        await unless_gone(request, collect())
     finally:
         generation.close()
     return json_response(completion.whole(pieces, finishes, generation.usage))
@@ -186,47 +174,11 @@ async def _stream(request: Request, asked: ChatRequest, generation: Generation, 
         yield DONE
 
     try:
-        first = await _unless_gone(request, anext(batches))
+        first = await unless_gone(request, anext(batches))
     except BaseException:
         generation.close()
         raise
-    return EventStream(events(), generation, max_seconds + READ_SECONDS)
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events. A client that goes away, or does not read, ends the generation."""
-
-    def __init__(self, events: AsyncIterator[bytes], generation: Generation, seconds: float) -> None:
-        super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no"}, media_type="text/event-stream")
-        self._generation, self._seconds = generation, seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the events; see ASGI."""
-        try:
-            with contextlib.suppress(TimeoutError):  # it does not read: the server closes the connection
-                async with asyncio.timeout(self._seconds):
-                    await super().__call__(scope, receive, send)
-        finally:
-            self._generation.close()
-
-
-async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of `work`, which is given up when the client goes away."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ApiError(400, "the connection was closed before the reply")
-        return working.result()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+    return EventStream(events(), generation.close, max_seconds + READ_SECONDS)
 
 
 def _add_page(app: FastAPI) -> None:

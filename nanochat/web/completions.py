@@ -1,7 +1,8 @@
 """Replies in the form of OpenAI's chat completions, whole or as server-sent events.
 
 `content` is what the assistant says. Code that it ran and what came out of it are no part of OpenAI's format: a message
-carries them, in order with the text, in `parts`, and a delta in `part`; clients that do not know these ignore them.
+carries them, in order with the text, in `parts`, and a delta in `part`. Where a session's focus has moved, a delta has it in
+`focus`. Clients that do not know these ignore them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ class Completion:
 
     def events(self, news: News, usage_follows: bool) -> bytes:
         """The events that say `news`."""
-        deltas = [{"content": piece.text} if piece.kind == "text" else {"part": _part(piece)} for piece in joined(news.pieces)]
+        deltas: list[dict[str, Any]] = [
+            {"content": piece.text} if piece.kind == "text" else {"part": _part(piece)} for piece in joined(news.pieces)
+        ]
+        if news.focus is not None:
+            deltas.append({"focus": news.focus})
         out = [self._chunk(news.index, delta, None, usage_follows) for delta in deltas]
         if news.finish is not None:
             out.append(self._chunk(news.index, {}, news.finish, usage_follows))

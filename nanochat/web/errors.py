@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import Response
@@ -11,6 +12,9 @@ MESSAGE_CHARACTERS = 400
 PARAM_CHARACTERS = 100
 # Status → what OpenAI's clients tell errors apart by.
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+# The same for what goes wrong with a session.
+CODES = {404: "session_not_found", 409: "session_conflict", 429: "server_busy", 503: "model_stopped", 507: "storage_failed"}
 
 
 class ApiError(Exception):
@@ -36,6 +40,13 @@ class ApiError(Exception):
     def response(self) -> Response:
         """The answer to the request."""
         return json_response(self.body(), self.status, self.headers)
+
+
+def session_refusal(answer: Mapping[str, Any]) -> ApiError:
+    """The refusal that an answer of `nanochat.sessions.error_answer` tells of."""
+    status, message = answer["error"]["status"], answer["error"]["message"]
+    retry = {"retry-after": "1"} if status in (409, 429) else {}
+    return ApiError(status, message, "session", CODES.get(status), retry)
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from nanochat.backend import Backend, Stopped, Update
 from nanochat.reply import Piece, Reply, stop_tokens
 from nanochat.sampling import Sampling
-from nanochat.serving import Backend, Stopped, Update
 from nanochat.serving_meter import Busy
 from nanochat.tokenizer import Tokenizer
-from nanochat.web.errors import ApiError
+from nanochat.web.errors import ApiError, session_refusal
 
 FinishReason = Literal["stop", "length"]
 
@@ -36,21 +36,31 @@ class Usage:
 
 @dataclass(frozen=True)
 class News:
-    """What came of reply `index`: pieces of it, and at its end why it ended."""
+    """What came of reply `index`: pieces of it, where a session's focus has moved to, and at its end why it ended."""
 
     index: int
     pieces: list[Piece] = field(default_factory=list)
     finish: FinishReason | None = None
+    focus: dict[str, Any] | None = None
 
 
 class Generation:
-    """`choices` replies to `prompt`. Whatever happens, `close` must be called: it frees the places of what still runs.
+    """`choices` replies to `prompt`, one where that goes on with a `session`.
+
+    Whatever happens, `close` must be called: it frees the places of what still runs.
 
     Raises `ApiError` where the server has no place for it.
     """
 
     def __init__(
-        self, backend: Backend, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling, choices: int, stops: Sequence[str]
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        choices: int,
+        stops: Sequence[str],
+        session: str | None = None,
     ) -> None:
         self._backend = backend
         self._stop_ids = frozenset(stop_tokens(tokenizer))
@@ -64,7 +74,7 @@ class Generation:
                 loop.call_soon_threadsafe(self._updates.put_nowait, updates)
 
         try:
-            self._ticket = backend.submit(prompt, sampling, self._stop_ids, choices, deliver)
+            self._ticket = backend.submit(prompt, sampling, self._stop_ids, choices, deliver, session)
         except Busy as busy:
             raise _too_busy(busy.retry_after_seconds) from None
         except Stopped:
@@ -86,6 +96,10 @@ class Generation:
 
     def _read(self, update: Update) -> News | None:
         reply, pieces = self._replies[update.row], []
+        if update.news is not None and "error" in update.news:
+            raise session_refusal(update.news)
+        if update.news is not None:
+            return News(update.row, focus=update.news["focus"])
         if update.finish == "error":
             raise ApiError(503, "the model could not go on", code="model_stopped")
         if update.finish == "time" and self.usage.completion_tokens == 0:

@@ -22,6 +22,13 @@ class WebLimits:
     max_characters: int = flag(200_000, "characters of a conversation", unit="characters")
     max_reply_tokens: int = flag(4096, "the longest reply a request may ask for", unit="tokens")
     max_choices: int = flag(4, "replies to one request (n)", unit="replies")
+    max_open_sessions: int = flag(8, "sessions that each worker has open at the same time", unit="sessions")
+    max_sessions: int = flag(1000, "sessions there may be", unit="sessions")
+    session_idle_seconds: float = flag(
+        600.0, "a session that nobody has asked for in this time is closed, and opened again on demand", unit="s"
+    )
+    max_document_bytes: int = flag(64 << 20, "size of a document that is uploaded into a session", unit="bytes")
+    ingest_quota: int = flag(20_000_000, "the longest document that is read into a session", unit="tokens")
     context_tokens: int = flag(0, "conversation and reply together; 0 = the length of row the model was trained on", unit="tokens")
 
     def __post_init__(self) -> None:

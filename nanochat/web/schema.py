@@ -1,7 +1,8 @@
 """What may be asked of `/v1/chat/completions`: OpenAI's request, as far as these models can follow it.
 
 Beyond OpenAI's: `top_k`, and an assistant's content may be the parts of `nanochat.chat_format` (text, python,
-python_output), as the server gives them out.
+python_output), as the server gives them out. With a `session` the history is the server's: the messages behind the last of the
+assistant's are new, and those before, which a client may send or leave out, are not read again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from nanochat.web.limits import WebLimits
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 MAX_PARTS = 1024
+MAX_NAME_CHARACTERS = 200  # of a session's name, longer than any is: whoever keeps them says what is one
 
 # What changes nothing about a reply here: for the provider's own accounts, caches and tiers.
 WITHOUT_EFFECT = {
@@ -103,6 +105,7 @@ class ChatRequest(_Strict):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=0, le=1_000_000)
+    session: str | None = Field(default=None, min_length=1, max_length=MAX_NAME_CHARACTERS)
 
     @field_validator("stop", mode="after")
     @classmethod
@@ -116,6 +119,23 @@ class ChatRequest(_Strict):
     def stops(self) -> list[str]:
         """The stop strings."""
         return list(self.stop or [])
+
+
+class SessionRequest(_Strict):
+    """The body of a request for a new session, with all that `fork_of` holds where that is given."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=MAX_NAME_CHARACTERS)
+    fork_of: str | None = Field(default=None, min_length=1, max_length=MAX_NAME_CHARACTERS)
+
+
+def parse_session(body: bytes) -> SessionRequest:
+    """The request in `body`. Raises `ApiError` for everything that is not one."""
+    try:
+        return SessionRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise _api_error(error) from None
 
 
 def parse_request(body: bytes, limits: WebLimits, models: Sequence[str]) -> ChatRequest:
@@ -141,6 +161,8 @@ def parse_request(body: bytes, limits: WebLimits, models: Sequence[str]) -> Chat
         raise ApiError(400, "stream_options is only for stream: true", "stream_options")
     if request.max_tokens is not None and request.max_completion_tokens is not None:
         raise ApiError(400, "give max_tokens or max_completion_tokens, not both", "max_tokens")
+    if request.session is not None and (request.n or 1) != 1:
+        raise ApiError(400, "a session goes on in one way: n must be 1", "n", "unsupported_parameter")
     _check("n", request.n, limits.max_choices)
     _check("max_tokens", request.max_tokens, limits.max_reply_tokens)
     _check("max_completion_tokens", request.max_completion_tokens, limits.max_reply_tokens)
@@ -151,6 +173,12 @@ def parse_request(body: bytes, limits: WebLimits, models: Sequence[str]) -> Chat
             400, f"the messages have {characters} characters; {limits.max_characters} are allowed", "messages", "string_too_long"
         )
     return request
+
+
+def new_messages(messages: Sequence[Message]) -> Sequence[Message]:
+    """Those behind the last of the assistant's: what a session has not heard yet."""
+    said = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    return messages[said[-1] + 1 :] if said else messages
 
 
 def to_conversation(messages: Sequence[Message]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Several processes with a model each, one per GPU, behind one server: a request goes to the one with the least to do.
 
 Front and worker speak JSON, a line per message, over a socket of their own. A worker ends when the front does. One that
-dies takes its requests along and no others.
+dies takes its requests along and no others. A session is always the same worker's, as long as that lives.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -14,13 +15,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+from nanochat.backend import STOPPED, Deliver, DeliverAnswer, Question, Stopped, Ticket, Update
 from nanochat.common import UserError
 from nanochat.sampling import Sampling
-from nanochat.serving import Deliver, Serving, Stopped, Ticket, Update
+from nanochat.serving import Serving
 from nanochat.serving_meter import Counts, Meter
+from nanochat.sessions import Answer
 
 END_SECONDS = 10.0  # how long a worker may take to end before it is killed
 
@@ -38,9 +41,10 @@ class Workers:
     def __init__(self, count: int, build: Build, max_rows: int, max_queue: int, failed: Callable[[], None] = lambda: None) -> None:
         self._meter = Meter(count * max_rows, max_queue)
         self._failed = failed
-        self._lock = threading.Lock()  # of tickets and loads
+        self._lock = threading.Lock()  # of tickets, questions and loads
         self._tickets: dict[int, tuple[Ticket, _Link]] = {}
         self._numbers: dict[Ticket, int] = {}
+        self._questions: dict[int, tuple[Question, _Link]] = {}
         self._next = 0
         self._closing, self._closed = False, 0
         self._links: list[_Link] = []
@@ -59,18 +63,25 @@ class Workers:
         """See `Backend`."""
         return any(link.alive for link in self._links)
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling, stop: Collection[int], rows: int, deliver: Deliver) -> Ticket:
+    def submit(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        stop: Collection[int],
+        rows: int,
+        deliver: Deliver,
+        session: str | None = None,
+    ) -> Ticket:
         """See `Backend`."""
-        ticket = Ticket(prompt, sampling, stop, deliver, set(range(rows)))
+        ticket = Ticket(prompt, sampling, stop, deliver, set(range(rows)), session)
         with self._lock:
-            link = min((link for link in self._links if link.alive), key=lambda link: link.rows, default=None)
-            if link is None:
-                raise Stopped
+            link = self._least_busy() if session is None else self._place(session)
             self._meter.take(rows, len(prompt))
             number, self._next = self._next, self._next + 1
             self._tickets[number], self._numbers[ticket] = (ticket, link), number
             link.rows += rows
         request = {"prompt": list(prompt), "sampling": dataclasses.asdict(sampling), "stop": sorted(stop), "rows": rows}
+        request["session"] = session
         link.send({"add": number, **request})
         return ticket
 
@@ -85,9 +96,83 @@ class Workers:
                 self._end(ticket, each, cancelled=True)
         link.send({"cancel": number, "row": row})
 
+    def ask(self, operation: str, arguments: Mapping[str, Any], deliver: DeliverAnswer) -> Question:
+        """See `Backend`. All workers are asked for a `list`."""
+        if operation == "list":
+            return self._ask_all(operation, arguments, deliver)
+        question = Question(operation, arguments, deliver)
+        with self._lock:
+            link = self._place(arguments["session"])
+        self._send_question(question, link)
+        return question
+
+    def drop(self, question: Question) -> None:
+        """See `Backend`."""
+        with self._lock:
+            asked = [(number, link) for number, (each, link) in self._questions.items() if each is question]
+            for number, _ in asked:
+                del self._questions[number]
+        for number, link in asked:
+            link.send({"drop": number})
+
     def counts(self) -> Counts:
         """See `Backend`."""
         return self._meter.counts()
+
+    def _least_busy(self) -> _Link:
+        """Raises `Stopped`."""
+        link = min((link for link in self._links if link.alive), key=lambda link: link.rows, default=None)
+        if link is None:
+            raise Stopped
+        return link
+
+    def _place(self, session: str) -> _Link:
+        """The worker that has this session: of those alive, the one that its name and theirs give the highest number."""
+
+        def rank(link: _Link) -> bytes:
+            return hashlib.sha256(f"{link.index} {session}".encode("utf-8", "surrogatepass")).digest()
+
+        link = max((link for link in self._links if link.alive), key=rank, default=None)
+        if link is None:
+            raise Stopped
+        return link
+
+    def _ask_all(self, operation: str, arguments: Mapping[str, Any], deliver: DeliverAnswer) -> Question:
+        """Asks every worker, and puts what they know together: of a session, what its own worker says of it."""
+        links, said = [link for link in self._links if link.alive], {}
+        if not links:
+            raise Stopped
+
+        def collect(link: _Link, answer: Answer) -> None:
+            with self._lock:
+                said[link.index] = answer
+                if len(said) < len(links):
+                    return
+                sessions: dict[str, Answer] = {}
+                for index, each in said.items():
+                    for info in each.get("sessions", []):
+                        if info["name"] not in sessions or self._place(info["name"]).index == index:
+                            sessions[info["name"]] = info
+            newest_first = sorted(sessions.values(), key=lambda info: (-info["modified"], info["name"]))
+            deliver({"sessions": newest_first, "done": True})
+
+        for link in links:
+            self._send_question(Question(operation, arguments, lambda answer, link=link: collect(link, answer)), link)
+        return Question(operation, arguments, deliver)
+
+    def _send_question(self, question: Question, link: _Link) -> None:
+        with self._lock:
+            number, self._next = self._next, self._next + 1
+            self._questions[number] = question, link
+        link.send({"ask": number, "operation": question.operation, "arguments": dict(question.arguments)})
+
+    def _pass_on(self, number: int, answer: Answer) -> None:
+        with self._lock:
+            question, _ = self._questions.get(number, (None, None))
+            if "done" in answer or "error" in answer:
+                self._questions.pop(number, None)
+        if question is not None:
+            question.deliver(answer)
 
     def close(self) -> None:
         """See `Backend`."""
@@ -101,6 +186,9 @@ class Workers:
     def _listen(self, link: _Link) -> None:
         """Passes on what a worker says, until it says nothing any more."""
         for message in link.messages():
+            if "answer" in message:
+                self._pass_on(message["to"], message["answer"])
+                continue
             with self._lock:
                 ticket, _ = self._tickets.get(message["of"], (None, link))
                 updates = [Update(*update) for update in message["updates"]]
@@ -114,12 +202,15 @@ class Workers:
         with self._lock:
             link.alive = False
             lost = [ticket for ticket, its_link in self._tickets.values() if its_link is link]
+            unanswered = [number for number, (_, its_link) in self._questions.items() if its_link is link]
             updates_of = {ticket: [Update(row, None, finish="error") for row in sorted(ticket.unfinished)] for ticket in lost}
             for ticket, updates in updates_of.items():
                 for update in updates:
                     self._end(ticket, update.row)
         for ticket, updates in updates_of.items():
             ticket.deliver(updates)
+        for number in unanswered:
+            self._pass_on(number, STOPPED)
         if not self._closing:
             left = sum(other.alive for other in self._links)
             print(f"worker {link.index} has ended; {left} of {len(self._links)} go on", file=sys.stderr, flush=True)
@@ -212,9 +303,26 @@ def _work(index: int, link: socket.socket, build: Build) -> NoReturn:
         os._exit(1)
     send(description)
     tickets: dict[int, Ticket] = {}
+    questions: dict[int, Question] = {}
+    answered: set[int] = set()
     for line in link.makefile("r", encoding="ascii"):
         message = json.loads(line)
-        if "cancel" in message:
+        if "ask" in message:
+            number = message["ask"]
+
+            def answer(said: Answer, number: int = number) -> None:
+                if "done" in said or "error" in said:
+                    answered.add(number)
+                send({"to": number, "answer": said})
+
+            questions[number] = serving.ask(message["operation"], message["arguments"], answer)
+            for ended in answered & questions.keys():
+                del questions[ended]
+                answered.remove(ended)
+        elif "drop" in message:
+            if message["drop"] in questions:
+                serving.drop(questions.pop(message["drop"]))
+        elif "cancel" in message:
             if message["cancel"] in tickets:
                 serving.cancel(tickets[message["cancel"]], message["row"])
         else:
@@ -224,7 +332,7 @@ def _work(index: int, link: socket.socket, build: Build) -> NoReturn:
                 send({"of": number, "updates": [list(update) for update in updates]})
 
             sampling = Sampling(**message["sampling"])
-            tickets[number] = serving.submit(message["prompt"], sampling, message["stop"], message["rows"], deliver)
+            tickets[number] = serving.submit(message["prompt"], sampling, message["stop"], message["rows"], deliver, message["session"])
             for ended in [key for key, ticket in tickets.items() if not ticket.unfinished and key != number]:
                 del tickets[ended]
     serving.close()

@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import pytest
 
+from nanochat.backend import Stopped, Ticket, Update
 from nanochat.batching import Batcher
 from nanochat.engine import Engine
 from nanochat.gpt import GPT
 from nanochat.sampling import Sampling
-from nanochat.serving import Serving, Stopped, Ticket, Update
+from nanochat.serving import Serving
 from nanochat.serving_meter import Busy
 from tests.nanochat.tiny_model import tiny_model
 

@@ -2,11 +2,15 @@
 
 /** What the user is told when a request fails. `status` is 0 where there was no answer at all. */
 export class RequestError extends Error {
-  constructor(message, status) {
+  constructor(message, status, code = null) {
     super(message);
     this.status = status;
+    this.code = code;
   }
 }
+
+const RETRY_MS = 300;
+const RETRIES = 10;
 
 async function request(path, token, options = {}) {
   const headers = { ...options.headers, ...(token ? { authorization: `Bearer ${token}` } : {}) };
@@ -21,14 +25,15 @@ async function request(path, token, options = {}) {
   return response;
 }
 
-async function refusal(response) {
-  let message = `The server answered with status ${response.status}.`;
+const refusal = async (response) => refusalOf(response.status, await response.text().catch(() => ""));
+
+function refusalOf(status, text) {
   try {
-    message = sentence((await response.json()).error.message);
+    const { message, code } = JSON.parse(text).error;
+    return new RequestError(sentence(message), status, code);
   } catch {
-    // No JSON: the status has to do.
+    return new RequestError(`The server answered with status ${status}.`, status);
   }
-  return new RequestError(message, response.status);
 }
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
@@ -39,24 +44,84 @@ export async function fetchModel(token) {
   return (await response.json()).data[0];
 }
 
+const inSession = (name, what) => `/v1/sessions/${encodeURIComponent(name)}${what}`;
+const json = async (path, token, options) => (await request(path, token, options)).json();
+const asJson = (body) => ({ method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+
+/** The sessions, the one written last first: [{name, tokens, trouble, busy, …}]. */
+export const fetchSessions = async (token) => (await json("/v1/sessions", token)).data;
+/** A new session, a copy of `forkOf` where that is given. */
+export const createSession = (name, forkOf, token) => json("/v1/sessions", token, asJson({ name, fork_of: forkOf }));
+export const deleteSession = (name, token) => json(inSession(name, ""), token, { method: "DELETE" });
+/** Where its focus is: {tokens, entries, budget, spans: [[level, start, end, entries]], …}. */
+export const fetchFocus = (name, token) => json(inSession(name, "/focus"), token);
+/** Its last messages: {messages: [{role, parts, cut}], earlier}. */
+export const fetchMessages = (name, token) => json(inSession(name, "/messages"), token);
+export const fetchText = (name, start, end, token) => json(inSession(name, `/text?start=${start}&end=${end}`), token);
+
 /**
- * Asks for a reply and calls `onPart({type, text})` for each piece as it comes. Returns why it ended: "stop" or "length".
+ * Has a file read into a session. Calls `sent(share)` while it is sent and `read({read, total})`, in tokens, while it is read.
+ * Returns {tokens, focus}.
  */
-export async function streamReply(body, token, signal, onPart) {
-  const response = await request("/v1/chat/completions", token, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ ...body, stream: true }),
-    signal,
+export function uploadDocument(name, file, token, signal, { sent, read }) {
+  return new Promise((resolve, reject) => {
+    const sending = new XMLHttpRequest(); // fetch does not say how far it has come with sending
+    let [seen, last] = [0, {}];
+    sending.open("POST", inSession(name, `/documents?name=${encodeURIComponent(file.name)}`));
+    if (token) sending.setRequestHeader("authorization", `Bearer ${token}`);
+    sending.upload.onprogress = (event) => event.lengthComputable && sent(event.loaded / event.total);
+    sending.upload.onload = () => sent(1);
+    sending.onprogress = () => {
+      if (sending.status !== 200) return;
+      const events = sending.responseText.slice(seen).split("\n\n");
+      seen = sending.responseText.length - events.pop().length;
+      for (const data of events.map((event) => event.slice(6))) {
+        if (data === "[DONE]") continue;
+        last = JSON.parse(data);
+        if (last.stage === "add") read(last);
+      }
+    };
+    sending.onload = () => {
+      if (sending.status !== 200) reject(refusalOf(sending.status, sending.responseText));
+      else if (last.error) reject(new RequestError(sentence(last.error.message), 500));
+      else if (!last.focus) reject(new RequestError("The connection was lost while the document was being read.", 0));
+      else resolve(last);
+    };
+    sending.onerror = () => reject(new RequestError("The document could not be sent. Is the server still running?", 0));
+    sending.onabort = () => reject(new DOMException("", "AbortError"));
+    signal.addEventListener("abort", () => sending.abort());
+    sending.send(file);
   });
+}
+
+/** Asks for the stream of a reply. A session that is still busy with the end of the last reply is asked again. */
+async function askForReply(body, token, signal) {
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      return await request("/v1/chat/completions", token, { ...asJson({ ...body, stream: true }), signal });
+    } catch (error) {
+      if (error.code !== "session_conflict" || attempt >= RETRIES) throw error;
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      signal.throwIfAborted();
+    }
+  }
+}
+
+/**
+ * Asks for a reply and calls `onPart({type, text})` for each piece as it comes, and `onFocus(focus)` where the focus of its
+ * session moves. Returns why it ended: "stop" or "length".
+ */
+export async function streamReply(body, token, signal, onPart, onFocus) {
+  const response = await askForReply(body, token, signal);
   let finish = null;
   for await (const data of eventData(response.body)) {
     if (data === "[DONE]") return finish;
     const event = JSON.parse(data);
-    if (event.error) throw new RequestError(sentence(event.error.message), 503);
+    if (event.error) throw new RequestError(sentence(event.error.message), 503, event.error.code);
     const choice = event.choices[0];
     if (choice?.delta.content) onPart({ type: "text", text: choice.delta.content });
     if (choice?.delta.part) onPart(choice.delta.part);
+    if (choice?.delta.focus) onFocus(choice.delta.focus);
     finish = choice?.finish_reason ?? finish;
   }
   throw new RequestError("The connection was lost in the middle of the reply.", 0);

@@ -1,8 +1,12 @@
 // The chat: what the user does, and what it changes.
 
-import { RequestError, fetchModel, streamReply } from "./api.js";
+import { RequestError, fetchFocus, fetchMessages, fetchModel, fetchText, streamReply } from "./api.js";
+import { watchAppearance } from "./appearance.js";
+import { FocusMap } from "./focus.js";
+import { Sessions } from "./sessions.js";
 import { Settings } from "./settings.js";
 import * as store from "./store.js";
+import { element } from "./markdown.js";
 import { editMessage, grow, icon, isSend, messageElement, resize, textOf } from "./view.js";
 
 const byId = (id) => document.getElementById(id);
@@ -12,6 +16,8 @@ let messages = store.loadMessages();
 let token = store.loadToken();
 let model = null;
 let writing = null; // the AbortController of the reply that is being written
+let sessions = null; // where the server keeps the conversation
+const map = new FocusMap((start, end) => fetchText(sessions.name, start, end, token));
 
 // ---- the conversation on the screen
 
@@ -19,7 +25,8 @@ const atEnd = () => scroller.scrollHeight - scroller.scrollTop - scroller.client
 const toEnd = () => scroller.scrollTo({ top: scroller.scrollHeight });
 
 function draw() {
-  log.replaceChildren(...messages.map((message, i) => messageElement(message, { edit: () => edit(i), again: () => regenerate(i) })));
+  const actions = (i) => (sessions ? null : { edit: () => edit(i), again: () => regenerate(i) }); // what a session has heard stays
+  log.replaceChildren(...messages.map((message, i) => messageElement(message, actions(i))));
   byId("welcome").hidden = messages.length > 0;
   byId("new").disabled = messages.length === 0;
 }
@@ -36,12 +43,17 @@ function say(text) {
 
 // ---- replies
 
+function keep() {
+  if (!sessions) store.saveMessages(messages);
+}
+
 function requestMessages() {
-  const turns = messages.map(({ role, parts }) => ({
+  const said = sessions ? messages.slice(-1) : messages;
+  const turns = said.map(({ role, parts }) => ({
     role,
     content: parts.some((part) => part.type !== "text") ? parts.map(({ type, text }) => ({ type, text })) : textOf(parts),
   }));
-  return settings.system ? [{ role: "system", content: settings.system }, ...turns] : turns;
+  return settings.system && said.length === messages.length ? [{ role: "system", content: settings.system }, ...turns] : turns;
 }
 
 async function reply() {
@@ -62,14 +74,16 @@ async function reply() {
   show();
   setWriting(new AbortController());
   const mine = writing;
-  const saving = setInterval(() => store.saveMessages(messages), 1000);
+  const saving = setInterval(keep, 1000);
+  const take = (part) => {
+    const last = message.parts.at(-1);
+    if (last?.type === part.type) last.text += part.text;
+    else message.parts.push({ ...part });
+    frame ||= requestAnimationFrame(show);
+  };
   try {
-    const finish = await streamReply(body, token, mine.signal, (part) => {
-      const last = message.parts.at(-1);
-      if (last?.type === part.type) last.text += part.text;
-      else message.parts.push({ ...part });
-      frame ||= requestAnimationFrame(show);
-    });
+    if (sessions) body.session = await sessions.current();
+    const finish = await streamReply(body, token, mine.signal, take, (focus) => map.show(focus, true));
     if (finish === "length") message.note = "The reply ends here because it has reached its greatest length.";
     if (message.parts.length === 0) showError("The model ended its turn without a word.");
     say("The reply is complete.");
@@ -87,9 +101,10 @@ async function reply() {
     cancelAnimationFrame(frame);
     clearInterval(saving);
     if (writing === mine) setWriting(null);
+    if (sessions && body.session === sessions.name) afterReply(sessions.name);
     if (messages.at(-1) === message) {
       if (message.parts.length === 0) messages.pop();
-      store.saveMessages(messages);
+      keep();
       const follow = atEnd();
       draw();
       if (follow) toEnd();
@@ -119,7 +134,7 @@ function stop() {
 function submit(text) {
   stop();
   messages.push({ role: "user", parts: [{ type: "text", text }] });
-  store.saveMessages(messages);
+  keep();
   reply();
 }
 
@@ -172,6 +187,66 @@ function toast(text, undo) {
   };
 }
 
+// ---- sessions
+
+/** Shows what a session holds and where its focus is; null: a new one. */
+async function openSession(name) {
+  stop();
+  showError(null);
+  messages = [];
+  draw();
+  map.show(null);
+  if (name === null) return;
+  try {
+    const [{ messages: last, earlier }, focus] = await Promise.all([fetchMessages(name, token), fetchFocus(name, token)]);
+    if (sessions.name !== name) return;
+    messages = last.map(({ role, parts, cut }) => ({ role, parts, ...(cut ? { note: "Only the end of this is shown; the session has all of it." } : {}) }));
+    draw();
+    if (earlier) log.prepend(element("p", { class: "aside earlier" }, "What was said before is in the session, and on the map."));
+    map.show(focus);
+    toEnd();
+  } catch (error) {
+    fail(error);
+  }
+}
+
+/** The focus and the size of the session, when a reply is over. */
+async function afterReply(name) {
+  try {
+    const focus = await fetchFocus(name, token);
+    if (sessions.name === name && !writing) map.show(focus, true);
+    await sessions.refresh();
+  } catch (error) {
+    fail(error);
+  }
+}
+
+function fail(error) {
+  if (!(error instanceof RequestError)) throw error;
+  if (error.status === 401) askForToken();
+  showError(error.message);
+}
+
+async function startSessions({ max_document_bytes: limit }) {
+  byId("new").hidden = true; // the bar has its own
+  sessions ??= new Sessions({
+    token: () => token,
+    busy: () => writing !== null,
+    opened: openSession,
+    say,
+    error: fail,
+    added: (title, focus) => {
+      openSession(sessions.name);
+      say(focus ? `${title} was read.` : `Stopped. What was read of ${title} stays.`);
+    },
+  });
+  try {
+    await sessions.start(limit);
+  } catch (error) {
+    fail(error);
+  }
+}
+
 // ---- the server
 
 async function connect() {
@@ -179,6 +254,7 @@ async function connect() {
     model = await fetchModel(token);
     byId("model").textContent = model.id;
     settings.use(model);
+    if (model.sessions) await startSessions(model.sessions);
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     if (error.status === 401) askForToken();
@@ -232,34 +308,13 @@ errorBox.querySelector("button").addEventListener("click", () => {
   showError(null);
   if (!model) connect();
   if (messages.at(-1)?.role === "user") reply();
-  else if (messages.length) regenerate(messages.length - 1);
+  else if (messages.length && !sessions) regenerate(messages.length - 1);
 });
 scroller.addEventListener("scroll", () => (byId("latest").hidden = atEnd()));
 byId("latest").addEventListener("click", toEnd);
-addEventListener("pagehide", () => store.saveMessages(messages));
+addEventListener("pagehide", keep);
 
-// ---- light and dark
-
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
-
-function showTheme() {
-  byId("theme").replaceChildren(icon(isDark() ? "sun" : "moon"));
-  byId("theme").setAttribute("aria-label", isDark() ? "Light appearance" : "Dark appearance");
-}
-
-byId("theme").addEventListener("click", () => {
-  const chosen = isDark() ? "light" : "dark";
-  // What the system says anyway need not be remembered: it may change its mind at night.
-  const asSystem = (chosen === "dark") === dark.matches;
-  if (asSystem) delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = chosen;
-  store.saveTheme(asSystem ? null : chosen);
-  showTheme();
-});
-dark.addEventListener("change", showTheme);
-
-showTheme();
+watchAppearance();
 setWriting(null);
 draw();
 toEnd();

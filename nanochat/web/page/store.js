@@ -1,6 +1,6 @@
 // What outlives a reload: the conversation and the settings. Where the browser stores nothing, they last as long as the page.
 
-const KEYS = { messages: "chat", settings: "settings", theme: "theme" };
+const KEYS = { messages: "chat", settings: "settings", theme: "theme", session: "session" };
 
 function read(storage, key, fallback) {
   try {
@@ -38,6 +38,13 @@ export function loadSettings() {
 }
 
 export const saveSettings = (settings) => write(localStorage, KEYS.settings, settings);
+/** The name of the session that is gone on with, null for none. */
+export function loadSession() {
+  const name = read(localStorage, KEYS.session, null);
+  return typeof name === "string" ? name : null;
+}
+
+export const saveSession = (name) => write(localStorage, KEYS.session, name === null ? null : JSON.stringify(name));
 export const saveTheme = (theme) => write(localStorage, KEYS.theme, theme);
 
 /** The token is kept for this tab only. */

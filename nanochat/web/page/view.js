@@ -72,7 +72,7 @@ function result(text) {
 }
 
 /**
- * The element of a message; `actions` is {edit, again}, functions. The element's `show(message)` draws its content anew.
+ * The element of a message; `actions` is {edit, again}, functions, or null where it cannot be changed. The element's `show(message)` draws its content anew.
  */
 export function messageElement(message, actions) {
   const body = element("div", { class: "body" });
@@ -85,7 +85,8 @@ export function messageElement(message, actions) {
     made.classList.toggle("writing", writing);
   };
   const bar = element("div", { class: "actions" }, copyButton(() => textOf(message.parts)));
-  if (message.role === "user") bar.append(iconButton("edit", "Edit", actions.edit));
+  if (!actions) made.append(bar);
+  else if (message.role === "user") bar.append(iconButton("edit", "Edit", actions.edit));
   else bar.append(iconButton("again", "Regenerate", actions.again));
   made.append(bar);
   made.show(message);

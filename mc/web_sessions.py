@@ -1,0 +1,314 @@
+"""The sessions of a chat server: opened when they are asked for, closed when nobody has for a while. See `nanochat.sessions`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mc.config import SessionConfig
+from mc.conversation import Turn
+from mc.ingest import ingest
+from mc.loading import LoadedController
+from mc.session import MCSession
+from mc.session_files import valid_name
+from mc.session_store import SessionStore
+from mc.tree import RamTree
+from mc.web_views import focus_view, messages_view, text_view
+from nanochat.common import UserError
+from nanochat.gpt import Embedded, Rotary
+from nanochat.reply import stop_tokens
+from nanochat.sessions import Answer, SessionError
+from nanochat.tokenizer import Tokenizer
+from nanochat.web.limits import WebLimits
+
+MESSAGES = 40  # of the end of a session, to be shown again
+
+
+def open_sessions(loaded: LoadedController, config: SessionConfig, limits: WebLimits) -> WebSessions:
+    """The sessions of a server of `loaded`. Raises `UserError` where `config` does not fit its memory."""
+    try:
+        store = SessionStore(loaded.controller, loaded.identity, config)
+        MCSession(loaded.controller, RamTree(store.spec), config)  # what is wrong with a session is wrong with all of them
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return WebSessions(
+        store, loaded.tokenizer, limits.max_open_sessions, limits.session_idle_seconds, limits.max_sessions, limits.ingest_quota
+    )
+
+
+class WebSessions:
+    """The sessions in `store`: at most `max_open` open at a time, and those closed that nobody uses for `idle_seconds`.
+
+    `max_sessions` is how many there may be, `quota` how many tokens a document may have. See `nanochat.sessions.Sessions`.
+    """
+
+    def __init__(
+        self, store: SessionStore, tokenizer: Tokenizer, max_open: int, idle_seconds: float, max_sessions: int, quota: int
+    ) -> None:
+        self._store, self._tokenizer, self._max_open, self._idle_seconds = store, tokenizer, max_open, idle_seconds
+        self._max_sessions, self._quota = max_sessions, quota
+        self._open: dict[str, MCSession] = {}  # the one used last comes last
+        self._used: dict[str, float] = {}  # when it was, of those that are open
+        self._busy: set[str] = set()
+
+    def turn(self, name: str, tokens: Sequence[int]) -> WebTurn:
+        """See `nanochat.sessions.Sessions`."""
+        with _refusing():
+            session = self._acquire(name)
+            try:
+                return WebTurn(session, self._tokenizer, tokens, lambda broken: self._release(name, broken))
+            except BaseException:
+                self._release(name, broken=True)
+                raise
+
+    def answer(self, operation: str, arguments: Mapping[str, Any]) -> Answer:
+        """See `nanochat.sessions.Sessions`."""
+        operations: dict[str, Callable[..., Answer]] = {
+            "list": self._list,
+            "check": self._check,
+            "create": self._create,
+            "fork": self._fork,
+            "delete": self._delete,
+            "focus": lambda session: focus_view(self._session(session), with_scores=True),
+            "messages": lambda session: messages_view(self._session(session), self._tokenizer, MESSAGES),
+            "text": lambda session, start, end: text_view(self._session(session), self._tokenizer, start, end),
+        }
+        with _refusing():
+            return operations[operation](**arguments)
+
+    def ingest(self, arguments: Mapping[str, Any]) -> Iterator[Answer]:
+        """See `nanochat.sessions.Sessions`. The arguments are `session`, the `path` of a file, and the document's `title`."""
+        name, path, title = arguments["session"], Path(arguments["path"]), arguments["title"]
+        with _refusing():
+            session = self._acquire(name)
+        broken = True
+        try:
+            with _refusing(path, title):
+                before = session.length
+                with contextlib.closing(ingest(session, self._tokenizer, path, chat=True, quota=self._quota, name=title)) as reading:
+                    for progress in reading:
+                        yield {"stage": progress.stage, "read": progress.done, "total": progress.total}
+                yield {"tokens": session.length - before, "focus": focus_view(session)}
+            broken = False
+        except GeneratorExit:
+            broken = False
+            raise
+        finally:
+            self._release(name, broken)
+
+    def tidy(self) -> float | None:
+        """See `nanochat.sessions.Sessions`."""
+        now = time.monotonic()
+        for name in [name for name in self._open if name not in self._busy and now - self._used[name] >= self._idle_seconds]:
+            self._close(name)
+        return min((max(0.01, self._used[name] + self._idle_seconds - now) for name in self._open if name not in self._busy), default=None)
+
+    def close(self) -> None:
+        """See `nanochat.sessions.Sessions`."""
+        for name in list(self._open):
+            self._close(name)
+
+    def _list(self) -> Answer:
+        return {"sessions": [self._described(info) for info in self._store.list()]}
+
+    def _described(self, info: Any) -> Answer:
+        mine = info.manifest == dict(self._store.identity)
+        trouble = info.damaged or (None if mine else f"it was made with another model ({info.manifest.get('model', 'unknown')})")
+        session = self._open.get(info.name)
+        return {
+            "name": info.name,
+            "tokens": info.tokens if session is None else session.length,
+            "bytes": info.bytes,
+            "modified": info.modified,
+            "model": info.manifest.get("model"),
+            "trouble": trouble,
+            "busy": info.name in self._busy,
+        }
+
+    def _check(self, session: str) -> Answer:
+        """Refused where nobody could write into it now."""
+        self._check_there(session)
+        self._check_free(session)
+        return {}
+
+    def _create(self, session: str) -> Answer:
+        self._check_new(session)
+        self._make_room()
+        self._open[session] = self._store.open(session)
+        self._used[session] = time.monotonic()
+        return {"name": session, "tokens": 0}
+
+    def _fork(self, session: str, new: str) -> Answer:
+        self._check_new(new)
+        self._check_free(session)
+        original = self._session(session)
+        self._store.fork(session, new)
+        self._store.close(new)  # whoever asks for it next opens it, be it another process
+        return {"name": new, "tokens": original.length, "fork_of": session}
+
+    def _delete(self, session: str) -> Answer:
+        self._check_there(session)
+        self._check_free(session)
+        if session in self._open:
+            self._close(session)
+        self._store.delete(session)
+        return {"name": session, "deleted": True}
+
+    def _check_new(self, name: str) -> None:
+        if self._store.exists(name):
+            raise SessionError(f"there is a session {name} already; give another name", 409)
+        if len(self._store.list()) >= self._max_sessions:
+            raise SessionError(f"there are {self._max_sessions} sessions already, as many as may be; delete one", 409)
+
+    def _check_there(self, name: str) -> None:
+        if not self._store.exists(name):
+            raise SessionError(f"there is no session {valid_name(name)}; GET /v1/sessions lists them, POST /v1/sessions makes one", 404)
+
+    def _check_free(self, name: str) -> None:
+        if name in self._busy:
+            raise SessionError(f"session {name} is busy: a reply or a document is being written into it; try again when it is done", 409)
+
+    def _session(self, name: str) -> MCSession:
+        """The open session `name`, which is then the one used last."""
+        self._check_there(name)
+        if name not in self._open:
+            self._make_room()
+            self._open[name] = self._store.open(name)
+        self._open[name] = self._open.pop(name)
+        self._used[name] = time.monotonic()
+        return self._open[name]
+
+    def _make_room(self) -> None:
+        while len(self._open) >= self._max_open:
+            oldest = next((name for name in self._open if name not in self._busy), None)
+            if oldest is None:
+                raise SessionError(f"{self._max_open} sessions are in use, as many as may be at the same time; try again later", 429)
+            self._close(oldest)
+
+    def _acquire(self, name: str) -> MCSession:
+        """The session `name` for one who writes into it."""
+        valid_name(name)
+        self._check_free(name)
+        session = self._session(name)
+        self._busy.add(name)
+        return session
+
+    def _release(self, name: str, broken: bool) -> None:
+        """`broken`: its files have failed, so that only what is in them counts."""
+        self._busy.discard(name)
+        self._used[name] = time.monotonic()
+        if broken:
+            self._close(name)
+
+    def _close(self, name: str) -> None:
+        session = self._open.pop(name)
+        del self._used[name]
+        try:
+            self._store.close(name)
+        except UserError as error:  # a full disk: all but the newest tokens are in the files
+            print(f"session {name} was not saved to its end: {error}", file=sys.stderr, flush=True)
+            with contextlib.suppress(UserError):  # the same once more; what matters is that the files are let go of
+                session.tree.close()
+
+
+class WebTurn:
+    """See `nanochat.sessions.SessionTurn`. `release(broken)` is called at the end."""
+
+    def __init__(self, session: MCSession, tokenizer: Tokenizer, tokens: Sequence[int], release: Callable[[bool], None]) -> None:
+        self._session, self._tokenizer, self._release = session, tokenizer, release
+        self._turn = Turn(session, tokenizer, list(tokens))
+        if session.length == 0:
+            self._turn = Turn(session, tokenizer, [tokenizer.bos_id, *tokens])
+        self.prompt, self._before = self._turn.prompt, session.length
+        self.memory = _Guarded(session)
+        self._newest: int | None = None  # of the reply, which the turn has not yet heard of
+        self._refocuses = session.figures.refocuses
+
+    @property
+    def trouble(self) -> str | None:
+        """See `nanochat.sessions.SessionTurn`."""
+        return self.memory.trouble
+
+    def feed(self, token: int) -> None:
+        """See `nanochat.sessions.SessionTurn`."""
+        if self._newest is not None:
+            self._turn.add(self._newest)
+        self._newest = token
+
+    def news(self) -> Answer | None:
+        """See `nanochat.sessions.SessionTurn`."""
+        if self._session.figures.refocuses == self._refocuses:
+            return None
+        self._refocuses = self._session.figures.refocuses
+        return focus_view(self._session)
+
+    def end(self) -> None:
+        """See `nanochat.sessions.SessionTurn`. A turn that was never read is none."""
+        broken = self.trouble is not None
+        try:
+            if not broken and self._session.length > self._before:
+                if self._newest is not None and self._newest not in stop_tokens(self._tokenizer):
+                    self._turn.add(self._newest)
+                self._turn.close()
+        except UserError as error:
+            print(f"a session could not be written: {error}", file=sys.stderr, flush=True)
+            broken = True
+        self._release(broken)
+
+
+class _Guarded:
+    """A session as a cache sees it (`nanochat.memory_cache.RowMemory`), whose failing files end its own turn and no other row's."""
+
+    def __init__(self, session: MCSession) -> None:
+        self._session = session
+        self.trouble: str | None = None
+
+    @property
+    def position(self) -> int:
+        return self._session.position
+
+    @property
+    def newest(self) -> int:
+        return self._session.newest
+
+    def extend(self, tokens: Tensor) -> int:
+        try:
+            return self._session.extend(tokens)
+        except UserError as error:
+            self.trouble = str(error)
+            return 0
+
+    def note(self, token: Tensor, middle: Tensor) -> int | None:
+        if self.trouble is not None:
+            return None
+        try:
+            return self._session.note(token, middle)
+        except UserError as error:
+            self.trouble = str(error)
+            return None
+
+    def entries(self, begin: int) -> tuple[Embedded, Rotary]:
+        return self._session.entries(begin)
+
+
+@contextlib.contextmanager
+def _refusing(path: Path | None = None, title: str = "") -> Iterator[None]:
+    """Errors as `SessionError`: a name that is none is the request's fault, and what the user can put right a conflict.
+
+    Where a document lies for the time being, `path`, is nobody's business.
+    """
+    try:
+        yield
+    except SessionError:
+        raise
+    except UserError as error:
+        message = str(error) if path is None else str(error).replace(str(path), title)
+        raise SessionError(message, 409 if path is None else 422) from error
+    except ValueError as error:
+        raise SessionError(str(error), 400) from error
