@@ -59,7 +59,7 @@ def opened(session: MCSession) -> Iterator[Span]:
 
 def beginning(session: MCSession, tokenizer: Tokenizer, span: Span) -> str:
     """The first words of a span, on one line and fit for a terminal."""
-    tokens = session.tree.tokens(span.begin, min(span.end, span.begin + WORDS)).tolist()
-    text = " ".join(tokenizer.decode(tokens).split())
+    upto = min(span.end, span.begin + 4 * WORDS)
+    text = " ".join(tokenizer.decode(session.tree.tokens(span.begin, upto).tolist()).split())
     text = "".join(c if c.isprintable() else "\ufffd" for c in text)
-    return text if len(text) <= WORDS else text[: WORDS - 1] + "…"
+    return text if len(text) <= WORDS and upto == span.end else text[: WORDS - 1] + "…"

@@ -18,7 +18,7 @@ from typing import BinaryIO, Literal, NamedTuple
 import numpy as np
 import torch
 
-from mc.conversation import end_turns
+from mc.conversation import check_room, end_turns
 from mc.disk_tree import DiskTree
 from mc.session import MCSession
 from mc.session_files import CHECKSUM, columns
@@ -29,6 +29,7 @@ from nanochat.interrupts import held_back
 from nanochat.tokenizer import Tokenizer
 
 QUOTA = 100_000_000  # tokens
+HEADING = 1024  # tokens that a document's name and the answer to it may take
 STEP = 1 << 15  # tokens that are added at once
 SAVE_EVERY = 1 << 20  # tokens
 READ_AT_ONCE = 1 << 18  # bytes: a text for one thread of the tokenizer
@@ -56,7 +57,7 @@ def ingest(
     is saved now and then, and at the end. A caller that stops before the end leaves what was added, as a whole turn.
 
     Raises `UserError` where the file cannot be read, is empty, no UTF-8 text, longer than `quota` tokens, or more than the disk
-    has room for, with the session as before; and where the file or the disk fails in the midst of it.
+    or the session has room for, with the session as before; and where the file or the disk fails in the midst of it.
     """
     name = _printable(name or path.name)
     with _open(path) as file:
@@ -68,7 +69,8 @@ def ingest(
             yield Progress("check", min(file.tell(), size), size)
         if not total:
             raise UserError(f"{path} is empty; give a file with text")
-        _check_room(session, total)
+        check_room(session, total + HEADING)
+        _check_disk(session, total)
         file.seek(0)
         if chat:
             end_turns(session, tokenizer)
@@ -103,7 +105,7 @@ def read_text(file: BinaryIO, path: Path) -> Iterator[str]:
     Only a text that has neither lines nor spaces for long is cut anywhere. A byte order mark is left out. Raises `UserError`
     naming the first byte that is no text: not UTF-8, or NUL.
     """
-    decoder, text, offset = codecs.getincrementaldecoder("utf-8")(), "", file.tell()
+    decoder, text, offset, begun = codecs.getincrementaldecoder("utf-8")(), "", file.tell(), False
     while True:
         try:
             data = file.read(READ_AT_ONCE)
@@ -116,8 +118,8 @@ def read_text(file: BinaryIO, path: Path) -> Iterator[str]:
             new = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is no UTF-8 text: see byte {offset - waiting + error.start:,}; convert it to UTF-8") from error
-        text += new if offset else new.removeprefix("\ufeff")
-        offset += len(data)
+        text += new if begun else new.removeprefix("\ufeff")
+        offset, begun = offset + len(data), begun or bool(new)
         end = _cut(text) if data else len(text)
         if end:
             yield text[:end]
@@ -151,7 +153,7 @@ def _open(path: Path) -> BinaryIO:
         raise UserError(f"cannot read {path}: {reason}; give a text file that can be read") from error
 
 
-def _check_room(session: MCSession, tokens: int) -> None:
+def _check_disk(session: MCSession, tokens: int) -> None:
     """Raises `UserError` where the disk has no room for so many tokens and their gists."""
     if isinstance(session.tree, DiskTree):
         needed, free = bytes_per_token(session.tree.spec) * tokens, shutil.disk_usage(session.tree.folder).free

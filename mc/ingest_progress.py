@@ -75,7 +75,7 @@ class _Bar(contextlib.AbstractContextManager):
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"), TimeRemainingColumn())
         self._name, self._speed = escape(name), _Speed()
         self._bar = Bar(*columns, console=Console(file=stream))
-        self._task, self._stage = self._bar.add_task("", total=None, amount=""), ""
+        self._task, self._stage = self._bar.add_task(f"{VERBS['check']} {self._name}", total=None, amount=""), "check"
 
     def __enter__(self) -> _Bar:
         self._bar.start()

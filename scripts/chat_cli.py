@@ -75,8 +75,7 @@ def chat_with_memory(config: ChatCli, runtime: Runtime) -> None:
     """The same in a session. Beside a single reply nothing else goes to stdout."""
     if config.memory.ingest is not None:
         check_file(to_path(config.memory.ingest))
-    stage = config.source or latest_stage(config.model_tag, ending="-mc")
-    tag = config.model_tag or newest_tag(stage, "-mc")
+    stage, tag = with_memory(config)
     loaded = load_controller(stage, tag, config.step, runtime.device, runtime.precision.dtype)
     base = stage == "base"
     tools = None if base else config.tools.open(loaded.tokenizer)
@@ -90,6 +89,14 @@ def chat_with_memory(config: ChatCli, runtime: Runtime) -> None:
             show(chat.conversation.say(config.prompt))
         else:
             raise KeyboardInterrupt
+
+
+def with_memory(config: ChatCli) -> tuple[Stage, str | None]:
+    """Stage and tag of the model that is asked for: where no tag is given, of one whose name says that it has a memory, if any does."""
+    ending = "" if config.model_tag else "-mc"
+    stage = config.source or latest_stage(config.model_tag, ending=ending)
+    tag = config.model_tag or newest_tag(stage, ending)
+    return (stage, tag) if tag else (config.source or latest_stage(), None)
 
 
 def show(pieces: Iterator[Piece]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from mc.ascii_layout import draw_layouts
+from mc.ascii_layout import draw_history, draw_layouts
 from mc.config import MCConfig, RowPlan
+from mc.edits import Tiling
 from mc.gistnet import GistConfig
-from mc.layout import widths
+from mc.layout import Geometry, widths
 
 
 def plan_of(length: int = 1024, slots: int = 1, **config) -> RowPlan:
@@ -56,3 +58,44 @@ def test_what_does_not_fit_is_refused() -> None:
         draw_layouts(torch.zeros(1, 13, dtype=torch.int64), plan, columns=12)
     with pytest.raises(ValueError, match="2 names for 1 layouts"):
         draw_layouts(torch.zeros(1, 13, dtype=torch.int64), plan, ["a", "b"])
+
+
+def tiling_of(*runs: tuple[int, int], block_size: int = 8) -> tuple[Tiling, int]:
+    """Entries of each level, one behind the other, and how many tokens they are; one slot."""
+    lod = np.concatenate([np.full(count, level) for level, count in runs])
+    ends = (block_size**lod).cumsum()
+    return Tiling(lod, ends - block_size**lod), int(ends[-1])
+
+
+def test_a_history_is_drawn_block_by_block_while_that_fits() -> None:
+    tiling, length = tiling_of((2, 1), (1, 3), (0, 8), (1, 4), (0, 13))
+    assert draw_history(tiling, length, Geometry(8)).split("\n") == [
+        "█ raw  ▓ LOD1, 8 tokens  ▒ LOD2, 64 tokens  1 character = 8 tokens, a block",
+        "0 ▒▒▒▒▒▒▒▒▓▓▓█▓▓▓▓██",
+    ]
+    assert draw_history(tiling, length, Geometry(8), columns=8).split("\n")[1:] == [
+        "  0 ▒▒▒▒▒▒▒▒",
+        " 64 ▓▓▓█▓▓▓▓",
+        "128 ██",
+    ]
+
+
+def test_of_a_long_history_what_is_open_is_seen() -> None:
+    """Two million tokens with one raw block among them: a character is many blocks, and still shows it."""
+    K = 32
+    tiling, length = tiling_of((4, 1), (3, 5), (2, 31), (1, 31), (0, K), (2, 10), (3, 29), (0, 70), block_size=K)
+    lines = draw_history(tiling, length, Geometry(K), columns=50, lines=4).split("\n")
+    assert length > 2_000_000 and len(lines) <= 5 and "LOD4, 1,048,576 tokens" in lines[0] and "1 character = 16,384 tokens" in lines[0]
+    bar = "".join(line.split()[1] for line in lines[1:])
+    opened = (K**4 + 6 * K**3 - K) // 16_384
+    assert len(bar) == -(-length // 16_384) and bar[opened] == "█" and bar.strip("·").count("█") == 2 and bar[-1] == "█"
+    assert bar[:64] == "·" * 64 and bar[64:74] == "░" * 10
+    assert [line.split()[0] for line in lines[1:]] == [f"{i * 50 * 16_384:,}" for i in range(len(lines) - 1)]
+
+
+def test_a_history_of_slots_and_of_nothing() -> None:
+    slots = Tiling(np.array([1, 1, 1, 1, 0, 0]), np.array([0, 4, 8, 12, 16, 17]))
+    assert draw_history(slots, 18, Geometry(8, 2)).endswith("0 ▓▓█")
+    assert draw_history(Tiling(np.zeros(0, np.int64), np.zeros(0, np.int64)), 0, Geometry(8)) == "nothing yet"
+    with pytest.raises(ValueError, match="columns is 0"):
+        draw_history(slots, 18, Geometry(8, 2), columns=0)
