@@ -79,13 +79,13 @@ def upload(page: Page, name: str, content: bytes) -> None:
 
 def test_the_map_appears_and_moves_while_the_model_writes(page: Page) -> None:
     expect(page.locator("#figures")).to_contain_text("History 0 tokens")
-    empty = picture(page)
-    pictures = set()
-    say(page, "hello")
-    while page.get_by_role("button", name="Stop").is_visible() or not pictures:
-        pictures.add(picture(page))
-        page.wait_for_timeout(15)
-    assert len(pictures - {empty}) > 5
+    page.evaluate(
+        "window.drawn = []; new MutationObserver(() => drawn.push(document.getElementById('map').toDataURL()))"
+        ".observe(document.getElementById('figures'), { childList: true })"
+    )
+    spoken(page, "hello")
+    drawn = page.evaluate("window.drawn")
+    assert len(drawn) > 30 and len(set(drawn)) > 5
     # <|bos|> <|user_start|> … <|user_end|> <|assistant_start|> 300 letters <|assistant_end|>
     expect(page.locator("#figures")).to_contain_text(f"History {5 + 300 + len(tiny_tokenizer().encode('hello'))} tokens")
     entries, budget = (int(part) for part in figure(page, "Entries").split(" of "))
@@ -268,7 +268,7 @@ def test_light_and_dark_and_a_phone(browser: Browser, server: Server, scheme: st
 
 def test_every_control_has_a_name(page: Page) -> None:
     nameless = page.evaluate(
-        "[...document.querySelectorAll('button, input:not([hidden]), textarea, select, canvas, progress')].filter(e => !("
+        "[...document.querySelectorAll('button, input, textarea, select, canvas, progress')].filter(e => !("
         "e.getAttribute('aria-label') || e.textContent.trim() || (e.labels && e.labels.length) || e.closest('[hidden]')))"
         ".map(e => e.outerHTML)"
     )
