@@ -1,4 +1,5 @@
-"""What a history costs, from a thousand tokens to a million: time per token, memory, bytes on disk, reading it in, moving the focus.
+"""What a history costs, from a thousand tokens to a million: time per token, bytes on disk, reading it in, moving the
+focus. Memory is measured in `mc.cost_memory`.
 
 Sessions of all lengths are open in one process and take turns, a few tokens each, beside a plain cache with as many entries, so
 that ratios hold on a machine that is slow at times. Times are of one row, in milliseconds.
@@ -6,9 +7,7 @@ that ratios hold on a machine that is slow at times. Times are of one row, in mi
 
 from __future__ import annotations
 
-import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -31,7 +30,6 @@ from nanochat.engine import Engine
 from nanochat.gpt import GPT
 from nanochat.kv_cache import KVCache
 from nanochat.memory_cache import MemoryCache
-from nanochat.metrics import peak_memory_mib
 from nanochat.sampling import Sampling
 from nanochat.spans import Spans
 
@@ -53,7 +51,6 @@ class Candidate:
     spans: Spans
     stream: Iterator[list[int | None]]
     entries: int = 0
-    peak_mib: float | None = None  # of the process, with this session alone
     disk_bytes: int | None = None
     rates: list[float] = field(default_factory=list)
     plain_rates: list[float] = field(default_factory=list)
@@ -92,13 +89,10 @@ def measure_cost(
     warm = _opened(controller, config, tokens, min(lengths), "ram", folder, engine, step)
     for _ in range(2 * config.mc_infer_refocus_interval):
         next(warm.stream)
-    del warm
-    gc.collect()
-    before = _resident_mib()
     candidates = []
     for length in sorted(lengths):
         for kind in kinds:
-            candidate = _opened(controller, config, tokens, length, kind, folder, engine, step, before)
+            candidate = _opened(controller, config, tokens, length, kind, folder, engine, step)
             candidates.append(candidate)
             say(f"cost: {kind} {length:,} tokens read, {statistics.median(candidate.rates):,.0f} tokens/s")
     plain_ms: list[float] = []
@@ -121,12 +115,9 @@ def _opened(
     folder: Path,
     engine: Engine,
     step: DecodeStep,
-    before: float | None = None,
 ) -> Candidate:
-    """A session with a history of `length` tokens that has begun to decode. `before` is what the process holds without it, in MiB."""
+    """A session with a history of `length` tokens that has begun to decode."""
     spec, device = session_spec(controller, config), controller.model.wte.weight.device
-    resident = _resident_mib()
-    _forget_peak(device)
     tree: MegaContextTree = RamTree(spec, device)
     if kind == "disk":
         tree = DiskTree.create(folder / f"history-{length}", {"made_by": "mc_eval"}, spec)
@@ -143,14 +134,10 @@ def _opened(
     _time_parts(session, spans)
     spans.collect()
     candidate.stream = engine.resume(cache, hidden, ENDLESS)
-    for _ in range(2 * config.mc_infer_refocus_interval):  # so that the peak is one of decoding, too
-        next(candidate.stream)
+    next(candidate.stream)
     session.save()
     spans.collect()
     candidate.entries, candidate.refocuses = len(session.context), -session.figures.refocuses
-    peak = _peak_mib(device)
-    if peak is not None and before is not None and resident is not None:
-        candidate.peak_mib = peak if device.type == "cuda" else before + max(0.0, peak - resident)
     if kind == "disk":
         candidate.disk_bytes = sum(path.stat().st_size for path in (folder / f"history-{length}").iterdir())
     return candidate
@@ -255,29 +242,6 @@ def _row(candidate: Candidate, interval: int, plain_ms: float) -> dict[str, Any]
         "refocus_share": sum(parts.values()) / (interval * token_ms),
         "ingest": statistics.median(candidate.rates),
         "ingest_ratio": statistics.median(a / b for a, b in zip(candidate.rates, candidate.plain_rates, strict=True)),
-        "peak_mib": candidate.peak_mib,
         "disk_bytes": candidate.disk_bytes,
         "disk_ratio": None if candidate.disk_bytes is None else candidate.disk_bytes / least,
     }
-
-
-def _resident_mib() -> float | None:
-    """What the process has in memory now; None where the system does not tell."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    (line,) = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmRSS:")]
-    return int(line.split()[1]) / 2**10
-
-
-def _forget_peak(device: torch.device) -> None:
-    """From here on the peak counts."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")  # see proc(5): resets the high water mark
-
-
-def _peak_mib(device: torch.device) -> float | None:
-    """The most memory since; None where it cannot be forgotten, and so not be told."""
-    return peak_memory_mib(device) if device.type == "cuda" or sys.platform == "linux" else None

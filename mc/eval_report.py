@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from mc.conditions import CONDITIONS
 from nanochat.chat_eval import Z
 
 Row = dict[str, Any]
@@ -12,6 +13,8 @@ REFERENCE = 1 << 12  # tokens of history that longer ones are compared with
 DECODE, PEAK, DISK, INGEST, REFOCUS = 1.15, 1.2, 1.02, 0.8, 0.05
 RECALL_LENGTH = 16  # times the entries of a Working Context
 RECALL, CHANCE = 0.9, 0.1  # accuracy at least, and that of a window that sees nothing of what is asked at most
+
+PLAIN = "plain cache of as many entries"
 
 
 class Target(NamedTuple):
@@ -37,7 +40,7 @@ def cost_targets(rows: Sequence[Row]) -> list[Target]:
         if first is not last:
             than = f"{name} by {first['tokens']:,}"
             targets.append(_at_most(f"time of a token, {than}", last["token_ms"] / first["token_ms"], DECODE))
-            if kind == "disk" and last["peak_mib"] is not None:
+            if kind == "disk":
                 targets.append(_at_most(f"peak memory, {than}", last["peak_mib"] / first["peak_mib"], PEAK))
         if last["disk_ratio"] is not None:
             targets.append(_at_most(f"bytes on disk by those of tokens and gists, {name}", last["disk_ratio"], DISK))
@@ -70,20 +73,24 @@ def charts(text: Sequence[Row], suites: Sequence[Row], cost: Sequence[Row]) -> l
     """Charts of what was measured; see `nanochat.charts`."""
     made = []
     if text:
-        made.append(_chart("text", "Long documents", "What is gained over the window, by tokens of history", _text_panels(text)))
+        made.append(
+            _chart("text", "Long documents", "What is gained over the window, by tokens of history", _text_panels(text), CONDITIONS)
+        )
     if suites:
         panels = [
             {"title": name, "limits": [0, 1], "curves": _curves([r for r in suites if r["suite"] == name], "condition", _accuracy)}
             for name in dict.fromkeys(row["suite"] for row in suites)
         ]
-        made.append(_chart("suites", "Recall: accuracy with 95 % intervals", "Accuracy by suite, length and condition", panels))
+        made.append(_chart("suites", "Recall: accuracy with 95 % intervals", "Accuracy by suite, length and condition", panels, CONDITIONS))
     if cost:
-        made.append(_chart("cost", "Cost of a history", "Time, memory and disk by tokens of history", _cost_panels(cost)))
+        made.append(
+            _chart("cost", "Cost of a history", "Time, memory and disk by tokens of history", _cost_panels(cost), ("ram", "disk", PLAIN))
+        )
     return made
 
 
-def _chart(name: str, title: str, caption: str, panels: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"name": name, "title": title, "caption": caption, "panels": panels}
+def _chart(name: str, title: str, caption: str, panels: list[dict[str, Any]], labels: Sequence[str]) -> dict[str, Any]:
+    return {"name": name, "title": title, "caption": caption, "panels": panels, "labels": list(labels)}
 
 
 def _curves(rows: Iterable[Row], key: str, point: Callable[[Row], list[float] | None]) -> list[dict[str, Any]]:
@@ -119,14 +126,14 @@ def _text_panels(rows: Sequence[Row]) -> list[dict[str, Any]]:
         panels.append({"title": title, "curves": _curves(others, "condition", _with_error("gain"))})
         behind = [row for row in rows if row["horizon"] == horizon and row["condition"] != "full"]
         title = f"loss above the full context's, {horizon} tokens to come (nats)"
-        panels.append({"title": title, "curves": _curves(behind, "condition", _with_error("delta_nll"))})
+        curves = _curves(behind, "condition", _with_error("delta_nll"))
+        if any(len(curve["points"]) > 1 for curve in curves):
+            panels.append({"title": title, "curves": curves})
     return panels
 
 
 def _cost_panels(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    plain = {
-        row["tokens"]: {"tree": "plain cache of as many entries", "tokens": row["tokens"], "token_ms": row["plain_ms"]} for row in rows
-    }
+    plain = {row["tokens"]: {"tree": PLAIN, "tokens": row["tokens"], "token_ms": row["plain_ms"]} for row in rows}
 
     def of(name: str, scale: float = 1.0) -> Callable[[Row], list[float] | None]:
         return lambda row: None if row.get(name) is None else [row["tokens"], scale * row[name]]

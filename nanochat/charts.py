@@ -1,9 +1,10 @@
 """Charts of evaluations, told as plain values: figures against a length on a logarithmic axis, with their intervals.
 
-A chart is `{"name", "title", "caption", "panels"}`; a panel `{"title", "curves"}` and, where they are wanted, `"x"`, the name of its
-axis (by default tokens of history), `"log"`, true for logarithmic values, `"from_zero"`, true for an axis that begins there, and
-`"limits"`, a pair; a curve `{"label", "points"}` with points `[x, value]` or `[x, value, low, high]`. Curves of one label have one
-colour in all panels. matplotlib is imported only when something is drawn.
+A chart is `{"name", "title", "caption", "panels", "labels"}`; `labels` are those that its curves may have, in the order of their
+colours. A panel is `{"title", "curves"}` and, where they are wanted, `"x"`, the name of its axis (by default tokens of history),
+`"log"`, true for logarithmic values, `"from_zero"`, true for an axis that begins there, and `"limits"`, a pair; a curve
+`{"label", "points"}` with points `[x, value]` or `[x, value, low, high]`, x above 0. matplotlib is imported only when something is
+drawn.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ if TYPE_CHECKING:
 
 Chart = Mapping[str, Any]
 _WIDE = 3  # panels in a row where there are more than four
+_NARROWEST = 4.0  # the last x by the first, as far as the markers' distance goes
 _SPREAD = 0.012  # of the axis, between the markers of curves at one x: intervals would cover each other
 
 
 def check_chart(chart: Any) -> None:
     """Raises `ValueError` for what is no chart."""
     try:
-        name, title, caption, panels = (chart[key] for key in ("name", "title", "caption", "panels"))
+        name, title, caption, panels, labels = (chart[key] for key in ("name", "title", "caption", "panels", "labels"))
         curves = [curve for panel in panels for curve in panel["curves"] if isinstance(panel["title"], str)]
-        points = [point for curve in curves for point in curve["points"] if isinstance(curve["label"], str)]
+        points = [point for curve in curves for point in curve["points"] if curve["label"] in labels]
         good = all(isinstance(text, str) for text in (name, title, caption)) and bool(curves)
-        good = good and all(len(point) in (2, 4) and all(isinstance(value, int | float) for value in point) for point in points)
+        good = good and all(
+            len(point) in (2, 4) and point[0] > 0 and all(isinstance(value, int | float) for value in point) for point in points
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(f"a chart has a name, title, caption and panels of curves, not {chart!r:.200}") from error
     if not good or not name.isidentifier():
@@ -46,7 +50,8 @@ def chart_png(chart: Chart) -> bytes | None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    labels = list(dict.fromkeys(curve["label"] for panel in panels for curve in panel["curves"]))
+    labels = chart["labels"]
+    used = {curve["label"] for panel in panels for curve in panel["curves"]}
     columns = min(_WIDE if len(panels) > 4 else 2, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(12 / max(columns, 2) * columns, 3.1 * rows + 0.6), dpi=140, layout="constrained")
@@ -54,19 +59,20 @@ def chart_png(chart: Chart) -> bytes | None:
     for place, panel in enumerate(panels, start=1):
         _draw(figure.add_subplot(rows, columns, place), panel, labels)
     figure.suptitle(chart["title"], color=INK, fontsize=11)
-    _legend(figure, labels)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
+    _legend(figure, {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels) if label in used})
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     return png.getvalue()
 
 
 def _draw(axes: Axes, panel: Mapping[str, Any], labels: Sequence[str]) -> None:
-    from matplotlib.ticker import EngFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     places = sorted({point[0] for curve in panel["curves"] for point in curve["points"]})
     for curve in panel["curves"]:
         number = labels.index(curve["label"])
-        shift = (places[-1] / places[0]) ** (_SPREAD * (number - (len(labels) - 1) / 2)) if len(places) > 1 else 1.0
+        shift = max(places[-1] / places[0], _NARROWEST) ** (_SPREAD * (number - (len(labels) - 1) / 2))
         x, y = [point[0] * shift for point in curve["points"]], [point[1] for point in curve["points"]]
         colour = COLOURS[number % len(COLOURS)]
         axes.plot(x, y, color=colour, linewidth=1.6, marker="o", markersize=3.5, label=curve["label"])
@@ -85,7 +91,15 @@ def _draw(axes: Axes, panel: Mapping[str, Any], labels: Sequence[str]) -> None:
         axes.set_ylim(bottom=0)
     axes.set_xticks(_few(places))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(EngFormatter(sep="", places=None))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+
+
+def _short(number: float) -> str:
+    """1136 → 1.14k: three digits."""
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * unit:
+            return f"{number / unit:.3g}{letter}"
+    return f"{number:.3g}"
 
 
 def _few(places: Sequence[float], most: int = 7) -> list[float]:
@@ -93,10 +107,10 @@ def _few(places: Sequence[float], most: int = 7) -> list[float]:
     return list(places[:: -(-len(places) // most)])
 
 
-def _legend(figure: Figure, labels: Sequence[str]) -> None:
+def _legend(figure: Figure, colours: Mapping[str, str]) -> None:
     """One for all panels, below them, where there is something to tell apart."""
     from matplotlib.lines import Line2D
 
-    if len(labels) > 1:
-        handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker="o", markersize=4, label=text) for i, text in enumerate(labels)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(labels), 7), fontsize=9, frameon=False, labelcolor=INK)
+    if len(colours) > 1:
+        handles = [Line2D([], [], color=colour, marker="o", markersize=4, label=label) for label, colour in colours.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), fontsize=9, frameon=False, labelcolor=INK)

@@ -15,8 +15,9 @@ from torch import Tensor
 from mc.conditions import CONDITIONS, Condition
 from mc.config import SessionConfig
 from mc.controller import MCController
-from mc.cost_eval import measure_cost
-from mc.eval_report import Target, charts, cost_targets, recall_targets
+from mc.cost_eval import Kind, measure_cost
+from mc.cost_memory import Which, peak_of
+from mc.eval_report import REFERENCE, Target, charts, cost_targets, recall_targets
 from mc.loading import LoadedController, load_controller
 from mc.long_eval import Effort, TextPoint, measure_text, text_rows
 from mc.session import Budget, least_entries, session_budget
@@ -25,7 +26,7 @@ from nanochat import markdown
 from nanochat.common import UserError, base_dir, ensure_dir, write_json
 from nanochat.dataset import open_source
 from nanochat.flags import flag, parse, part, run
-from nanochat.loading import latest_stage, newest_tag
+from nanochat.loading import Stage, latest_stage, newest_tag
 from nanochat.report import section
 from nanochat.runtime import RuntimeFlags, start
 from nanochat.tasks.long_context import SUITES
@@ -37,6 +38,7 @@ LENGTHS, QUICK_LENGTHS = "1,2,4,8,16,32,64", "1,4,16"
 EXAMPLES, QUICK_EXAMPLES = 16, 4
 COST_LENGTHS = tuple(1 << power for power in range(10, 21, 2))  # tokens, to a million
 QUICK_COST = 1 << 16
+TREES: tuple[Kind, ...] = ("ram", "disk")  # whichever --mc-tree says
 ENDING = "-mc"  # of the tags of models with a memory
 
 
@@ -113,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     left_out: dict[str, str] = {}
     points = _text(config, loaded, budget, effort, left_out) if "text" in config.parts else []
     predictions = _recall(config, loaded, budget, effort, stage != "base", left_out)
-    cost = _cost(config, loaded) if "cost" in config.parts else []
+    cost = _cost(config, loaded, stage) if "cost" in config.parts else []
     text, suites = text_rows(points, config.judged), suite_rows(predictions)
     if not (text or suites or cost):
         raise UserError("; ".join(f"{name}: {why}" for name, why in left_out.items()) + "; nothing is left to measure")
@@ -221,15 +223,21 @@ def _recall(
     return predictions
 
 
-def _cost(config: MCEval, loaded: LoadedController) -> list[dict[str, Any]]:
+def _cost(config: MCEval, loaded: LoadedController, stage: Stage) -> list[dict[str, Any]]:
     """Of histories of the validation text, over and over."""
     text = torch.cat([torch.from_numpy(shard.tokens.astype("int64")) for shard in _shards(loaded).shards])
 
     def tokens(begin: int, end: int) -> Tensor:
         return text[torch.arange(begin, end) % len(text)]
 
+    which = Which(stage, loaded.meta["tag"], loaded.meta["step"], config.device_type)
+    lengths = _cost_lengths(config)
     with tempfile.TemporaryDirectory(prefix="mc-eval-", dir=ensure_dir(base_dir())) as folder:
-        return measure_cost(loaded.controller, config.session, tokens, _cost_lengths(config), ("ram", "disk"), Path(folder), say=print)
+        rows = measure_cost(loaded.controller, config.session, tokens, lengths, TREES, Path(folder), say=print)
+        for row in rows:
+            wanted = row["tokens"] >= REFERENCE and not (config.quick and REFERENCE < row["tokens"] < lengths[-1])
+            row["peak_mib"] = peak_of(which, config.session, row["tree"], row["tokens"], Path(folder)) if wanted else None
+    return rows
 
 
 def _losses(points: Sequence[TextPoint]) -> list[dict[str, Any]]:
