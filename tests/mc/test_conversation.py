@@ -12,6 +12,7 @@ from bench.tiny_chat import reciting_model, sum_with_a_tool
 from mc.config import AllocatorConfig, SessionConfig
 from mc.controller import MCController
 from mc.conversation import SessionConversation, Turn, check_room, end_turns
+from mc.disk_tree import DiskTree
 from mc.session import MCSession, session_spec
 from mc.session_store import SessionStore
 from mc.tree import RamTree
@@ -206,3 +207,25 @@ def test_turns_are_on_disk_when_they_end(tmp_path: Path) -> None:
     again = stores[1].open("a")
     assert reply in shown(again) and shown(again).endswith("<|assistant_end|>")
     stores[1].close_all()
+
+
+def test_a_turn_that_the_disk_has_no_room_for_leaves_whole_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SessionStore(memory(silent=True), {"model": "x"}, SessionConfig("disk", 3, 8), tmp_path)
+    s = store.open("a")
+    list(talk(s).say("One"))
+    before, whole = history(s), DiskTree.append
+
+    def full(self, tokens, *made) -> None:
+        if self.length + len(tokens) > len(before) + 16:
+            raise UserError("cannot add to session a: No space left on device")
+        whole(self, tokens, *made)
+
+    monkeypatch.setattr(DiskTree, "append", full)
+    for _ in range(2):
+        with pytest.raises(UserError, match="No space left"):
+            list(talk(s).say("Two"))
+    monkeypatch.undo()
+    list(talk(s).say("Three"))
+    assert history(s)[: len(before)] == before
+    assert shown(s).count("<|user_start|>") == shown(s).count("<|assistant_end|>") and "<|user_start|>Three<|user_end|>" in shown(s)
+    store.close_all()
