@@ -170,6 +170,18 @@ def test_rows_with_a_memory_go_on_with_it_beside_others(seed: int, max_rows: int
     assert ended == requests.keys() and batcher._cache.memories == []
 
 
+def test_a_prompt_is_read_for_each_memory_by_itself() -> None:
+    """Also where a request without one has the same."""
+    model, sampling, histories = tiny_model(), Sampling(temperature=0, max_tokens=12), ([1, 2, 3], [], [9, 8, 7, 6], None)
+    batcher = Batcher(model, 1)
+    for history in histories:
+        batcher.add([4, 5], sampling, memory=None if history is None else Keeper(model, tokens=torch.tensor(history, dtype=torch.int64)))
+    got = drain(batcher)
+    replies = [[event.token for event in got[id]] for id in range(4)]
+    assert replies == [alone(model, [*(history or []), 4, 5], sampling, (), 0) for history in histories]
+    assert replies[0] != replies[2]
+
+
 def test_a_row_goes_through_its_random_numbers_one_by_one() -> None:
     """All tokens are equally likely, so that each says which number it was chosen by."""
     model = tiny_model()
