@@ -282,3 +282,18 @@ def test_reading_takes_little_memory_whatever_the_size(tmp_path: Path, root: Pat
     done = subprocess.run([sys.executable, "-c", MEMORY, str(path)], cwd=root, capture_output=True, text=True, check=True)
     tokens, mib = map(float, done.stdout.split())
     assert tokens > 2e6 and mib < 120
+
+
+def test_a_document_that_was_not_begun_has_no_end(session: MCSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, calls = MCSession.append, []
+
+    def interrupted(self, tokens) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        whole(self, tokens)
+
+    monkeypatch.setattr(MCSession, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        read(session, file(tmp_path, TEXT))
+    assert session.length == 0
