@@ -82,7 +82,7 @@ def test_a_window_is_the_last_tokens_alone_and_slides_as_a_session_refocuses() -
     assert (window.position, window.newest, window.entries(0)[0].x.shape[1]) == (300, int(tokens[-1]), budget.target)
 
 
-@pytest.mark.parametrize("gist", [{}, {"gistnet_type": "context"}])
+@pytest.mark.parametrize("gist", [{}, {"gistnet_type": "context"}, {"gist_slots": 2}])
 def test_every_condition_keeps_the_budget_and_gists_never_expand(gist: dict) -> None:
     controller, tokens = memory(gist=gist), random_tokens(700)
     config = dataclasses.replace(NARROW, allocator=EAGER)
