@@ -9,13 +9,16 @@ one in as many values as there are. The last line is JSON.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.recall_rows import Rows, Task, make_rows
@@ -24,7 +27,7 @@ from bench.recall_worker import measure
 from mc.config import AllocatorConfig, MCConfig, SessionConfig
 from mc.session import MCSession, session_spec
 from mc.tree import RamTree
-from nanochat.flags import flag, parse, run
+from nanochat.flags import flag, parse, part, run
 from nanochat.gpt import GPT
 from nanochat.kv_cache import KVCache
 from nanochat.memory_cache import MemoryCache
@@ -52,7 +55,8 @@ class SessionRecall:
     multiples: str = flag("2,4,8,16,32,64", "histories, in Working Contexts")
     pairs: int = flag(64, "pairs in a history", unit="pairs")
     rows: int = flag(100, "histories of each length", unit="histories")
-    expand_threshold: float = flag(0.05, "see --allocator_expand_threshold")
+    allocator: AllocatorConfig = part(AllocatorConfig)
+    keep: str = flag("", "file of the trained weights: measured at once where it is there, else written; empty = none")
     seed: int = flag(0, "of weights, rows and layouts")
 
     def __post_init__(self) -> None:
@@ -78,7 +82,15 @@ def memory_config(entries: int, contexts: int) -> MCConfig:
 
 
 def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallController:
-    """The model and its memory, trained on short rows and then on longer ones."""
+    """The model and its memory, trained on short rows and then on longer ones, or as kept."""
+    wide = LONG_ROWS.length - LONG_ROWS.blocks * K + RAW * K + LONG_ROWS.blocks - RAW
+    longer = RecallController(
+        new_model(LONG_ROWS, 32, config.seed, runtime), memory_config(wide, 3), LONG_ROWS, config.seed + 1, anneal=0.001
+    )
+    kept = Path(config.keep)
+    if config.keep and kept.exists():
+        longer.load_state_dict(load_file(kept))
+        return longer.requires_grad_(False).eval()
 
     def show(trainer: Trainer) -> None:
         controller = trainer.objective
@@ -96,14 +108,12 @@ def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallCont
     early = int(0.4 * config.short_steps * config.short_batch)
     rows = RecallRows(SHORT_ROWS, config.seed, SHORT_ALL, early)
     train(controller, rows, config.short_steps, config.short_batch, config.lr, runtime, show, 100)
-    wide = LONG_ROWS.length - LONG_ROWS.blocks * K + RAW * K + LONG_ROWS.blocks - RAW
-    longer = RecallController(
-        new_model(LONG_ROWS, 32, config.seed, runtime), memory_config(wide, 3), LONG_ROWS, config.seed + 1, anneal=0.001
-    )
     state = {name: tensor for name, tensor in controller.state_dict().items() if not name.endswith("_extra_state")}
     left = longer.load_state_dict(state, strict=False)
     assert not left.unexpected_keys and all(name.endswith("_extra_state") for name in left.missing_keys)
     train(longer, RecallRows(LONG_ROWS, config.seed + 1), config.long_steps, config.long_batch, config.lr, runtime, show, 100)
+    if config.keep:
+        save_file(longer.state_dict(), kept)
     return longer.requires_grad_(False).eval()
 
 
@@ -119,7 +129,7 @@ def histories(config: SessionRecall, length: int) -> Rows:
 
 def open_session(controller: RecallController, config: SessionRecall, condition: str, seed: int) -> MCSession:
     """An empty session of this condition."""
-    allocator = AllocatorConfig(allocator_soft_max_length=config.width, allocator_expand_threshold=config.expand_threshold)
+    allocator = dataclasses.replace(config.allocator, allocator_soft_max_length=config.width)
     settings = SessionConfig(mc_session_lod=2, allocator=allocator)
     session = MCSession(controller, RamTree(session_spec(controller, settings)), settings)
     if condition == "gists":

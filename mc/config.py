@@ -41,7 +41,7 @@ class AllocatorConfig:
         "entries of a Working Context at inference; 0 = as in training, and at least what a long history takes",
         unit="entries",
     )
-    allocator_expand_threshold: float = flag(0.1, "an entry is expanded where its score is above this")
+    allocator_expand_threshold: float = flag(0.02, "an entry is expanded where its score is above this")
     allocator_collapse_threshold: float = flag(0.0, "siblings may pay for an expansion where their score is below minus this")
     allocator_max_replacements: int = flag(4, "edits of an iteration at most", unit="edits")
     allocator_iterations: int = flag(1, "iterations of a refocus", unit="iterations")

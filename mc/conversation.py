@@ -73,7 +73,7 @@ class SessionConversation:
             prompt = render_prompt(self.tokenizer, {"messages": [{"role": "user", "content": text}]}, first)
         if not prompt:
             raise UserError("the prompt is empty; give some text to go on from")
-        check_room(self.session, len(prompt) + self.sampling.max_tokens)
+        self.session.check_room(len(prompt) + self.sampling.max_tokens)
         stop = ending(self.tokenizer, self.base)
         turn = Turn(self.session, self.tokenizer, prompt, chat=not self.base)
         try:
@@ -87,17 +87,6 @@ class SessionConversation:
             if token not in stop:
                 turn.add(token)
             yield token
-
-
-def check_room(session: MCSession, tokens: int) -> None:
-    """Raises `UserError` where the Working Context could not hold a history that is longer by so many tokens, at its coarsest."""
-    spec, budget = session.tree.spec, session.budget
-    K, slots, levels = spec.geometry.block_size, spec.geometry.slots, spec.max_lod
-    nodes = (budget.target - budget.recent - K + 1) // slots - (levels - 1) * (K - 1)  # of the highest level: there is room for
-    left = nodes * spec.geometry.span(levels) - session.length
-    if tokens > left:
-        longer = f"begin a session with more --mc-session-lod than {levels}, or give more --allocator-soft-max-length than {budget.most}"
-        raise UserError(f"the session has {session.length:,} tokens and room for {max(0, left):,} more, not for {tokens:,}; {longer}")
 
 
 def end_turns(session: MCSession, tokenizer: Tokenizer) -> None:

@@ -21,16 +21,25 @@ class EncoderBlock(nn.Module):
         self.c_proj = Linear(width, width)
         self.mlp = MLP(width)
 
-    def forward(self, x: Tensor, rotary: Rotary | None) -> Tensor:
-        """[N,C,D] → [N,C,D]."""
+    def forward(self, x: Tensor, rotary: Rotary | None, seen: Tensor | None = None) -> Tensor:
+        """[N,C,D] → [N,C,D]; see `Encoder.forward`."""
         N, C, D = x.shape
         q, k, v = self.c_qkv(norm(x)).view(N, C, 3, D // HEAD_DIM, HEAD_DIM).unbind(2)
         q, k = norm(q) * QK_GAIN, norm(k) * QK_GAIN
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        y = _attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), seen)
         x = x + self.c_proj(y.transpose(1, 2).reshape(N, C, D))
         return x + self.mlp(norm(x))
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+    """Attention of all to all, [N,H,C,E] each; to those that are True in `seen` [1,C] where it is given."""
+    if q.device.type == "cpu" and q.dtype != torch.float32 and not torch.is_grad_enabled():
+        # PyTorch's fused kernel for CPUs takes twice as long in bf16.
+        scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3))
+        return torch.matmul((scores if seen is None else scores.masked_fill_(~seen, -torch.inf)).softmax(-1), v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
 
 
 class Encoder(nn.Module):
@@ -41,10 +50,13 @@ class Encoder(nn.Module):
         assert width % HEAD_DIM == 0
         self.blocks = nn.ModuleList(EncoderBlock(width) for _ in range(layers))
 
-    def forward(self, x: Tensor, rotary: Rotary | None = None) -> Tensor:
-        """[N,C,D] → normalised [N,C,D]; `rotary`, of head size `HEAD_DIM`, says where items are; without, they are a set."""
+    def forward(self, x: Tensor, rotary: Rotary | None = None, seen: Tensor | None = None) -> Tensor:
+        """[N,C,D] → normalised [N,C,D]; `rotary`, of head size `HEAD_DIM`, says where items are; without, they are a set.
+
+        Items that are False in `seen`, bool [1,C], are attended to by none.
+        """
         for block in self.blocks:
-            x = block(x, rotary)
+            x = block(x, rotary, seen)
         return norm(x)
 
 

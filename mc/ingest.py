@@ -18,7 +18,7 @@ from typing import BinaryIO, Literal, NamedTuple
 import numpy as np
 import torch
 
-from mc.conversation import check_room, end_turns
+from mc.conversation import end_turns
 from mc.disk_tree import DiskTree
 from mc.session import MCSession
 from mc.session_files import CHECKSUM, columns
@@ -69,7 +69,7 @@ def ingest(
             yield Progress("check", min(file.tell(), size), size)
         if not total:
             raise UserError(f"{path} is empty; give a file with text")
-        check_room(session, total + HEADING)
+        session.check_room(total + HEADING)
         _check_disk(session, total)
         file.seek(0)
         if chat:

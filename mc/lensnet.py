@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 from mc.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
@@ -65,18 +66,27 @@ class LensNet(nn.Module):
         nn.init.zeros_(self.c_score.weight)
         return self
 
-    def forward(self, entries: Tensor, layout: Layout, decision: int) -> Tensor:
-        """`decision` is the number of tokens so far: the first token that the layout does not cover."""
+    def forward(self, entries: Tensor, layout: Layout, decision: int, multiple: int = 1) -> Tensor:
+        """`decision` is the number of tokens so far: the first token that the layout does not cover.
+
+        Computed as for the next multiple of `multiple` entries: preparing products of a new shape takes a CPU longer than the
+        products themselves, and a session's Working Context has another width each time.
+        """
         stride = self.geometry.strides(layout.lod).float()
         centre = layout.start + (stride - 1) / 2
         distance = (decision - centre).clamp(min=1)
         features = torch.stack([(layout.lod > 0).float(), layout.lod.float(), stride.log2() / 8, distance.log2() / 8], dim=-1)
+        W = entries.shape[1]
+        padding, seen = -W % multiple, None
+        if padding:
+            entries, features = F.pad(entries, (0, 0, 0, padding)), F.pad(features, (0, 0, 0, padding))
+            seen = (torch.arange(W + padding, device=entries.device) < W)[None]
         x = self.c_in(norm(entries.to(self.dtype))) + self.c_features(features.to(self.dtype))
         # Without rotations: what is matched across hundreds of tokens is content, and where it stands is in the features.
-        x = self.encoder(x)
+        x = self.encoder(x, seen=seen)
         if self.head is not None:
             x = norm(x + self.head(x))
-        logits = self.c_score(x).squeeze(-1).float()
+        logits = self.c_score(x).squeeze(-1).float()[:, :W]
         return torch.tanh(logits - logits.mean(-1, keepdim=True))
 
 

@@ -27,6 +27,7 @@ from mc.working_context import WorkingContext
 from nanochat.common import UserError, read_json, write_json
 from nanochat.gpt import Embedded, Rotary
 
+WIDTH_STEP = 64  # entries: LensNet computes for multiples of it
 STATES_PIECE = 4  # Working Contexts of tokens that are read at once for their hidden states
 
 
@@ -119,9 +120,20 @@ class MCSession:
         """Tokens of the history."""
         return self.tree.length + len(self._noted)
 
+    @property
+    def capacity(self) -> int:
+        """The longest history, in tokens, that is sure to fit the budget at its coarsest."""
+        spec, budget = self.tree.spec, self.budget
+        K, slots, levels = spec.geometry.block_size, spec.geometry.slots, spec.max_lod
+        top = (budget.target - budget.recent - K + 1) // slots - (levels - 1) * (K - 1)  # nodes of the highest level
+        return top * spec.geometry.span(levels)
+
     @torch.no_grad()
     def append(self, tokens: Tensor) -> None:
-        """Adds tokens, int64 [n], that no cache has read. Raises `ValueError` where one is none; nothing is added then."""
+        """Adds tokens, int64 [n], that no cache has read.
+
+        Raises `ValueError` where one is none, and `UserError` where there is no room for so many; nothing is added then.
+        """
         self._append(tokens)
         if self._since >= self.budget.interval or len(self.context) > self.budget.target:
             self.refocus()
@@ -154,12 +166,19 @@ class MCSession:
         )
         return first
 
+    def check_room(self, tokens: int) -> None:
+        """Raises `UserError` where the history could not be longer by so many tokens."""
+        left = max(0, self.capacity - self.length)
+        if tokens > left:
+            more = f"more --mc-session-lod than {self.tree.spec.max_lod}, or more --allocator-soft-max-length than {self.budget.most}"
+            raise UserError(f"the session has {self.length:,} tokens and room for {left:,}, not for {tokens:,}; begin one with {more}")
+
     def scores(self) -> np.ndarray:
         """LensNet's score of each entry, fp32 [W]."""
         if not len(self.context):
             return np.zeros(0, dtype=np.float32)
         lensnet = self.controller.focus.lensnet
-        return lensnet(self.context.x[None], self.context.layout, self.tree.length)[0].cpu().numpy()
+        return lensnet(self.context.x[None], self.context.layout, self.tree.length, WIDTH_STEP)[0].cpu().numpy()
 
     def read(self) -> tuple[Layout, Embedded, Rotary]:
         """The Working Context, as batches of one row: its layout, entries and rotations."""
@@ -176,8 +195,10 @@ class MCSession:
 
     def close(self) -> None:
         """Saves, and lets go of the tree."""
-        self.save()
-        self.tree.close()
+        try:
+            self.save()
+        finally:
+            self.tree.close()
 
     # What a cache asks of the history behind a row: see `nanochat.memory_cache.RowMemory`.
 
@@ -201,6 +222,7 @@ class MCSession:
     @torch.no_grad()
     def note(self, token: Tensor, middle: Tensor) -> int | None:
         """See `RowMemory`."""
+        self.check_room(1)
         self._noted.append(token)
         if self._contextual:
             self._noted_states.append(middle.to(self._states.dtype, copy=True))
@@ -217,6 +239,7 @@ class MCSession:
         vocabulary = self.tree.spec.vocab_size
         if tokens.ndim != 1 or (len(tokens) and not (int(tokens.min()) >= 0 and int(tokens.max()) < vocabulary)):
             raise ValueError(f"tokens must be int64 [n] from 0 to {vocabulary - 1}")
+        self.check_room(len(tokens))
         first = self._flush()
         for piece in tokens.split(STATES_PIECE * self.budget.most if self._contextual else PIECE):
             first = min(first, self._take(piece, self._read_states(piece) if self._contextual else None))
@@ -227,18 +250,17 @@ class MCSession:
         """Takes the tokens that were noted into tree and layout. Returns the first entry that changed: none of the earlier ones."""
         if not self._noted:
             return len(self.context)
-        tokens, self._noted = torch.cat(self._noted).cpu(), []
-        states = torch.cat(self._noted_states) if self._contextual else None
-        self._noted_states = []
-        return self._take(tokens, states)
+        first = self._take(torch.cat(self._noted).cpu(), torch.cat(self._noted_states) if self._contextual else None)
+        self._noted, self._noted_states = [], []  # not before: what the disk did not take is still to be written
+        return first
 
     def _take(self, tokens: Tensor, states: Tensor | None) -> int:
         """Adds tokens [n], with their states [n,D] for gists that are made of them, to tree and layout."""
         if states is not None:
             states = torch.cat([self._states, states])
-            behind = (self.tree.length + len(tokens)) % self.tree.spec.geometry.block_size
-            self._states = states[len(states) - behind :]
         grow(self.tree, self.controller.model, self.controller.gistnet, tokens, states)
+        if states is not None:  # not before: where the disk fails, all is as it was
+            self._states = states[len(states) - self.tree.length % self.tree.spec.geometry.block_size :]
         return self._cover(self.tree.length)
 
     def _cover(self, end: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from bench.tiny_chat import reciting_model, sum_with_a_tool
 from mc.config import AllocatorConfig, SessionConfig
 from mc.controller import MCController
-from mc.conversation import SessionConversation, Turn, check_room, end_turns
+from mc.conversation import SessionConversation, Turn, end_turns
 from mc.disk_tree import DiskTree
 from mc.session import MCSession, session_spec
 from mc.session_store import SessionStore
@@ -178,16 +178,17 @@ def test_a_turn_that_the_session_has_no_room_for_is_not_begun() -> None:
     s = session(memory(silent=True), SessionConfig(mc_session_lod=2))
     s.append(torch.full((200,), 65))
     with pytest.raises(
-        UserError, match=r"the session has 200 tokens and room for [0-9,]+ more, not for 9,005; begin a session with more --mc-sess"
+        UserError, match=r"the session has 200 tokens and room for [0-9,]+, not for 9,005; begin one with more --mc-session-lod"
     ) as error:
         list(talk(s, max_tokens=9000).say("Go"))
     left = int(str(error.value).split("room for ")[1].split()[0].replace(",", ""))
     assert s.length == 200
-    check_room(s, left)
+    s.check_room(left)
     s.append(torch.full((left,), 66))  # and it does have that room
     assert s.length == 200 + left
-    with pytest.raises(ValueError, match="cannot hold"):
-        s.append(torch.full((1000,), 66))
+    with pytest.raises(UserError, match="room for 0, not for 1"):
+        s.append(torch.tensor([66]))
+    assert s.length == 200 + left
 
 
 def test_the_last_special_token_is_found_however_far_back(monkeypatch: pytest.MonkeyPatch) -> None:
