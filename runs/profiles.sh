@@ -15,7 +15,8 @@ use_profile() { # NAME
             TRAIN_FLAGS=(device-type cpu depth 4 head-dim 64 max-seq-len 512
                 device-batch-size 8 total-batch-size 8192 num-iterations 330
                 log-every 10 eval-every 100 eval-tokens 102400 sample-every 165 save-every 100)
-            MC_FLAGS=(mc-preset fast mc-compile-variants 0 mc-eval-tokens 51200)
+            # Narrow from the start: one width to compile. Positions within the Working Context: sessions are longer than rows.
+            MC_FLAGS=(mc-preset fast mc-anneal 0 positional-type local mc-eval-tokens 51200)
             # The same conversations twice, gently at first: 0.3 M and 1 M tokens.
             MID_FLAGS=(--mixture demo --num-iterations 30 --lr-mult 0.5 --log-every 10 --eval-every -1)
             SFT_FLAGS=(--mixture demo --num-iterations 110 --lr-mult 1.0 --log-every 10 --eval-every 55 --eval-tokens 51200)

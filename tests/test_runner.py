@@ -146,7 +146,7 @@ def test_a_run_with_a_memory_differs_from_its_baseline_in_the_memory_alone(root:
     plain, memory = dry_run(root, "run10.sh", "--gpu", "cpu"), dry_run(root, "run10.sh", "--gpu", "cpu", *how)
     assert memory[:3] == plain[:3] and memory[-1] == plain[-1]
     train = plain[3].replace("--model-tag d4 ", "--model-tag d4-mc ").replace("--dataset local ", "--dataset local --mc ")
-    assert memory[3] == f"{train} --mc-preset fast --mc-compile-variants 0 --mc-eval-tokens 51200"
+    assert memory[3] == f"{train} --mc-preset fast --mc-anneal 0 --positional-type local --mc-eval-tokens 51200"
     assert memory[4:-1] == [line.replace("d4", "d4-mc") for line in plain[4:-1]]
 
 
