@@ -56,6 +56,7 @@ class SessionRecall:
     pairs: int = flag(64, "pairs in a history", unit="pairs")
     rows: int = flag(100, "histories of each length", unit="histories")
     allocator: AllocatorConfig = part(AllocatorConfig)
+    show_every: int = flag(100, "steps between looks at the accuracy in training; -1 = none", unit="steps")
     keep: str = flag("", "file of the trained weights: measured at once where it is there, else written; empty = none")
     seed: int = flag(0, "of weights, rows and layouts")
 
@@ -107,11 +108,11 @@ def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallCont
     ).init_weights(torch.Generator().manual_seed(config.seed + 1))
     early = int(0.4 * config.short_steps * config.short_batch)
     rows = RecallRows(SHORT_ROWS, config.seed, SHORT_ALL, early)
-    train(controller, rows, config.short_steps, config.short_batch, config.lr, runtime, show, 100)
+    train(controller, rows, config.short_steps, config.short_batch, config.lr, runtime, show, config.show_every)
     state = {name: tensor for name, tensor in controller.state_dict().items() if not name.endswith("_extra_state")}
     left = longer.load_state_dict(state, strict=False)
     assert not left.unexpected_keys and all(name.endswith("_extra_state") for name in left.missing_keys)
-    train(longer, RecallRows(LONG_ROWS, config.seed + 1), config.long_steps, config.long_batch, config.lr, runtime, show, 100)
+    train(longer, RecallRows(LONG_ROWS, config.seed + 1), config.long_steps, config.long_batch, config.lr, runtime, show, config.show_every)
     if config.keep:
         save_file(longer.state_dict(), kept)
     return longer.requires_grad_(False).eval()

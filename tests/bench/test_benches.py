@@ -40,3 +40,19 @@ def test_mc_overhead(base):
     figures = last_line(base, "bench.mc_overhead", *shape, "--compile=0", "--rounds=1", "--block-size=8")
     assert all(figures[key] > 0 for key in ("controller_share", "variant_pack_ms", "step_vs_predicted", "timers_share"))
     assert figures["all_stages_vs_predicted"] <= figures["step_vs_predicted"]
+
+
+def test_session_recall(base, tmp_path):
+    few = ("--short-steps=1", "--long-steps=1", "--short-batch=2", "--long-batch=1", "--rows=2", "--multiples=2", "--show-every=-1")
+    figures = last_line(base, "bench.session_recall", *few, f"--keep={tmp_path}/weights")
+    (row,) = figures["histories"]
+    assert (row["history"], row["multiple"]) == (1024, 2) and figures["chance"] == 1 / 64
+    assert all(0 <= row[condition] <= 1 for condition in ("window", "gists", "random", "focus", "found"))
+    again = last_line(base, "bench.session_recall", *few, f"--keep={tmp_path}/weights")
+    assert again["histories"] == figures["histories"] and again["training_minutes"] < figures["training_minutes"]
+
+
+def test_session_crash(base):
+    figures = last_line(base, "bench.session_crash", "--kills=4")
+    assert figures["ok"] and figures["kills"] == 4 and figures["longest"] > 0
+    assert figures["lost"] == figures["illegal"] == figures["wrong"] == 0
