@@ -1,8 +1,8 @@
 """What a history costs, from a thousand tokens to a million: time per token, bytes on disk, reading it in, moving the
 focus. Memory is measured in `mc.cost_memory`.
 
-Sessions of all lengths are open in one process and take turns, a few tokens each, beside a plain cache with as many entries, so
-that ratios hold on a machine that is slow at times. Times are of one row, in milliseconds.
+Sessions of all lengths are open in one process and take turns token by token, beside a plain cache with as many entries, so that
+ratios hold on a machine that is slow at times. Times are of one row, in milliseconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from nanochat.sampling import Sampling
 from nanochat.spans import Spans
 
 Kind = Literal["ram", "disk"]
-TURN = 20  # tokens that a session decodes before it is another's turn
 PLAIN_READS = 4  # rows that the model reads without a memory for each piece of a history: one of them alone would be too short to time
 ENDLESS = Sampling(temperature=0, max_tokens=1 << 40)
 REFOCUS = ("score", "plan", "assemble")  # parts of a refocus, beside the gists of new tokens and the forward of new entries
@@ -96,14 +95,15 @@ def measure_cost(
             candidates.append(candidate)
             say(f"cost: {kind} {length:,} tokens read, {statistics.median(candidate.rates):,.0f} tokens/s")
     plain_ms: list[float] = []
-    for turn in range(-(-decode // TURN)):
+    for turn in range(decode):
+        if turn % config.mc_infer_refocus_interval == 0:
+            plain = _plain(model, engine, step, tokens, candidates[0].session.budget.target)
         for candidate in candidates if turn % 2 else reversed(candidates):
-            candidate.token_ms += _timed(candidate.stream, TURN)
-        plain_ms += _timed(_plain(model, engine, step, tokens, candidates[0].session.budget.target), TURN)
+            candidate.token_ms.append(_timed(candidate.stream))
+        plain_ms.append(_timed(plain))
     for candidate in candidates:
         _settle(candidate, folder)
-    interval, plain = config.mc_infer_refocus_interval, statistics.median(plain_ms)
-    return [_row(candidate, interval, plain) for candidate in candidates]
+    return [_row(candidate, config.mc_infer_refocus_interval, statistics.median(plain_ms)) for candidate in candidates]
 
 
 def _opened(
@@ -165,14 +165,11 @@ def _spanned(call: Callable[..., Any], spans: Callable[[str], AbstractContextMan
     return timed
 
 
-def _timed(stream: Iterator[Any], count: int) -> list[float]:
-    """Milliseconds of each of the next `count` tokens, which the choice of a token waits for on any device."""
-    out = []
-    for _ in range(count):
-        begin = time.perf_counter()
-        next(stream)
-        out.append((time.perf_counter() - begin) * 1e3)
-    return out
+def _timed(stream: Iterator[Any]) -> float:
+    """Milliseconds of the next token, which its choice waits for on any device."""
+    begin = time.perf_counter()
+    next(stream)
+    return (time.perf_counter() - begin) * 1e3
 
 
 def _plain(model: GPT, engine: Engine, step: DecodeStep, tokens: Tokens, entries: int) -> Iterator[list[int | None]]:
