@@ -20,8 +20,9 @@ from mc.cost_memory import Which, peak_of
 from mc.eval_report import REFERENCE, Target, charts, cost_targets, recall_targets
 from mc.loading import LoadedController, load_controller
 from mc.long_eval import Effort, TextPoint, measure_text, text_rows
-from mc.session import Budget, least_entries, session_budget
+from mc.session import Budget, MCSession, session_spec
 from mc.suite_eval import MQAR, Examiner, Prediction, Unfit, suite_rows
+from mc.tree import RamTree
 from nanochat import markdown
 from nanochat.common import UserError, base_dir, ensure_dir, write_json
 from nanochat.dataset import open_source
@@ -38,6 +39,7 @@ LENGTHS, QUICK_LENGTHS = "1,2,4,8,16,32,64", "1,4,16"
 EXAMPLES, QUICK_EXAMPLES = 16, 4
 COST_LENGTHS = tuple(1 << power for power in range(10, 21, 2))  # tokens, to a million
 QUICK_COST = 1 << 16
+DECODED = 256  # tokens behind a history at most, but for those that text is judged on
 TREES: tuple[Kind, ...] = ("ram", "disk")  # whichever --mc-tree says
 ENDING = "-mc"  # of the tags of models with a memory
 
@@ -146,18 +148,17 @@ def _numbers(name: str, text: str) -> list[int]:
 def _budget(controller: MCController, config: MCEval) -> Budget:
     """The budget, in which all histories must have room. Raises `UserError` where one has not."""
     try:
-        budget = session_budget(controller, config.session)
+        session = MCSession(controller, RamTree(session_spec(controller, config.session)), config.session)
     except ValueError as error:
         raise UserError(str(error)) from error
-    geometry, levels = controller.config.geometry, config.session.mc_session_lod
-    most = max([*(multiple * budget.most for multiple in config.multiples), *_cost_lengths(config)]) + max(config.judged)
-    beyond = max(0, -(-most // geometry.span(levels)) - geometry.block_size) * geometry.slots  # nodes of the highest level
-    if (least := least_entries(geometry, levels, budget.recent) + beyond) > budget.target:
+    multiples = [] if config.parts == ["cost"] else config.multiples
+    most = max([*(multiple * session.budget.most for multiple in multiples), *_cost_lengths(config)]) + max(*config.judged, DECODED)
+    if most > session.capacity:
         raise UserError(
-            f"a history of {most:,} tokens takes up to {least} entries, and a Working Context has {budget.target} behind a refocus; "
-            "give shorter --lengths, a higher --mc-session-lod, or a larger --allocator-soft-max-length"
+            f"a Working Context of {session.budget.most} entries has room for {session.capacity:,} tokens of history, and {most:,} are "
+            "asked for; give shorter --lengths, more --mc-session-lod, or more --allocator-soft-max-length"
         )
-    return budget
+    return session.budget
 
 
 def _cost_lengths(config: MCEval) -> list[int]:

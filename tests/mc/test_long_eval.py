@@ -226,15 +226,16 @@ def test_accuracies_have_intervals() -> None:
 
 def test_costs_are_those_of_the_sessions(tmp_path: Path) -> None:
     controller, text = memory(), random_tokens(3000)
-    rows = measure_cost(controller, NARROW, lambda a, b: text[a:b], [200, 2000], ("ram", "disk"), tmp_path, decode=40)
+    config = dataclasses.replace(NARROW, mc_session_lod=3)
+    rows = measure_cost(controller, config, lambda a, b: text[a:b], [200, 2000], ("ram", "disk"), tmp_path, decode=40)
     assert [(row["tree"], row["tokens"]) for row in rows] == [("ram", 200), ("disk", 200), ("ram", 2000), ("disk", 2000)]
     K, D = controller.config.block_size, controller.model.config.width
     for row in rows:
         for name in ("token_ms", "mean_ms", "plain_ms", "score_ms", "plan_ms", "assemble_ms", "forward_ms", "gist_ms", "ingest"):
             assert row[name] > 0, name
         parts = row["score_ms"] + row["plan_ms"] + row["assemble_ms"]
-        assert row["refocus_share"] == pytest.approx(parts / (NARROW.mc_infer_refocus_interval * row["token_ms"]))
-        least = row["tokens"] * 2 + (row["tokens"] // K + row["tokens"] // K**2) * D * 4
+        assert row["refocus_share"] == pytest.approx(parts / (config.mc_infer_refocus_interval * row["token_ms"]))
+        least = row["tokens"] * 2 + sum(row["tokens"] // K**level for level in (1, 2, 3)) * D * 4
         assert (row["disk_bytes"] is None) == (row["tree"] == "ram")
         if row["tree"] == "disk":
             assert row["disk_ratio"] == pytest.approx(row["disk_bytes"] / least) and row["disk_ratio"] > 1

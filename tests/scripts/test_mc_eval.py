@@ -124,7 +124,7 @@ def test_wrong_flags_are_refused_before_anything_is_loaded(
     [
         (
             ["--mc-session-lod", "1", "--lengths", "100"],
-            "a history of .* tokens takes up to .* give shorter --lengths, a higher --mc-session-lod",
+            r"has room for [\d,]+ tokens of history, and [\d,]+ are asked for; give shorter --lengths, more --mc-session-lod",
         ),
         (["--allocator-soft-max-length", "30"], "allocator_soft_max_length is 30; .* take up to"),
         (["-g", "nobody"], "no model nobody in"),
