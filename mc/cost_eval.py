@@ -54,8 +54,7 @@ class Candidate:
     rates: list[float] = field(default_factory=list)
     plain_rates: list[float] = field(default_factory=list)
     token_ms: list[float] = field(default_factory=list)
-    parts_ms: dict[str, float] = field(default_factory=dict)
-    refocuses: int = 0
+    refocus_ms: list[dict[str, float]] = field(default_factory=list)  # of each refocus, by parts
 
 
 class TimedCache(MemoryCache):
@@ -78,10 +77,10 @@ def measure_cost(
     decode: int = 200,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """A row of figures for each kind of tree and length of history, and one for the plain cache; see `_row`.
+    """A row of figures for each kind of tree and length of history; see `_row`.
 
     `tokens` are those of the history, `folder`, which exists and is empty, takes the disk trees, `decode` is how many tokens each
-    session decodes. Raises `UserError` where the disk is full.
+    session decodes at least, and no less than two refocuses. Raises `UserError` where the disk is full.
     """
     model = controller.model
     engine, step = Engine(model), DecodeStep(model)
@@ -95,14 +94,16 @@ def measure_cost(
             candidates.append(candidate)
             say(f"cost: {kind} {length:,} tokens read, {statistics.median(candidate.rates):,.0f} tokens/s")
     plain_ms: list[float] = []
-    for turn in range(decode):
+    for turn in range(max(decode, 2 * config.mc_infer_refocus_interval)):
         if turn % config.mc_infer_refocus_interval == 0:
             plain = _plain(model, engine, step, tokens, candidates[0].session.budget.target)
         for candidate in candidates if turn % 2 else reversed(candidates):
             candidate.token_ms.append(_timed(candidate.stream))
+            if "score" in (parts := candidate.spans.collect()):
+                candidate.refocus_ms.append(parts)
         plain_ms.append(_timed(plain))
     for candidate in candidates:
-        _settle(candidate, folder)
+        candidate.session.close()
     return [_row(candidate, config.mc_infer_refocus_interval, statistics.median(plain_ms)) for candidate in candidates]
 
 
@@ -137,7 +138,7 @@ def _opened(
     next(candidate.stream)
     session.save()
     spans.collect()
-    candidate.entries, candidate.refocuses = len(session.context), -session.figures.refocuses
+    candidate.entries = len(session.context)
     if kind == "disk":
         candidate.disk_bytes = sum(path.stat().st_size for path in (folder / f"history-{length}").iterdir())
     return candidate
@@ -203,29 +204,18 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def _settle(candidate: Candidate, folder: Path) -> None:
-    """Takes the figures of a session that is measured, and closes it."""
-    candidate.parts_ms = candidate.spans.collect()
-    candidate.refocuses += candidate.session.figures.refocuses
-    candidate.session.close()
-
-
 def _row(candidate: Candidate, interval: int, plain_ms: float) -> dict[str, Any]:
-    """`token_ms` and `mean_ms` of decoding, the latter with its refocuses, and `plain_ms` without a memory; `score_ms`, `plan_ms`,
-    `assemble_ms`, `gist_ms` and `forward_ms` of a refocus, and the `refocus_share` of the first three in the time of the tokens it
-    serves; `ingest` and `ingest_ratio`, tokens per second and by those of plain reading; `disk_ratio` of the bytes there must be."""
+    """Medians: `token_ms` of decoding, `plain_ms` of decoding without a memory; `score_ms`, `plan_ms`, `assemble_ms`, `gist_ms` and
+    `forward_ms` of a refocus, and the `refocus_share` of the first three in the time of the tokens it serves; `ingest` and
+    `ingest_ratio`, tokens per second and by those of plain reading. And `mean_ms` of decoding, with its refocuses; `disk_ratio`,
+    the bytes by those of tokens and gists alone."""
     spec = candidate.session.tree.spec
     token_ms = statistics.median(candidate.token_ms)
-    each = {name: ms / max(1, candidate.refocuses) for name, ms in candidate.parts_ms.items()}
-    parts = {f"{name}_ms": each.get(name, 0.0) for name in REFOCUS}
-    size = torch.finfo(spec.dtype).bits // 8
-    least = candidate.history * (2 if spec.vocab_size <= 1 << 16 else 4)
-    least += (
-        sum(candidate.history // spec.geometry.span(level) for level in range(1, spec.max_lod + 1))
-        * spec.geometry.slots
-        * spec.width
-        * size
-    )
+    each = {name: statistics.median(parts.get(name, 0.0) for parts in candidate.refocus_ms) for name in (*REFOCUS, "note", "forward")}
+    parts = {f"{name}_ms": each[name] for name in REFOCUS}
+    nodes = sum(candidate.history // spec.geometry.span(level) for level in range(1, spec.max_lod + 1))
+    gist = spec.geometry.slots * spec.width * torch.finfo(spec.dtype).bits // 8
+    least = candidate.history * (2 if spec.vocab_size <= 1 << 16 else 4) + nodes * gist
     return {
         "tree": candidate.kind,
         "tokens": candidate.history,
@@ -234,8 +224,8 @@ def _row(candidate: Candidate, interval: int, plain_ms: float) -> dict[str, Any]
         "mean_ms": statistics.fmean(candidate.token_ms),
         "plain_ms": plain_ms,
         **parts,
-        "gist_ms": each.get("note", 0.0),
-        "forward_ms": each.get("forward", 0.0),
+        "gist_ms": each["note"],
+        "forward_ms": each["forward"],
         "refocus_share": sum(parts.values()) / (interval * token_ms),
         "ingest": statistics.median(candidate.rates),
         "ingest_ratio": statistics.median(a / b for a, b in zip(candidate.rates, candidate.plain_rates, strict=True)),

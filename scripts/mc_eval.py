@@ -152,7 +152,9 @@ def _budget(controller: MCController, config: MCEval) -> Budget:
     except ValueError as error:
         raise UserError(str(error)) from error
     multiples = [] if config.parts == ["cost"] else config.multiples
-    most = max([*(multiple * session.budget.most for multiple in multiples), *_cost_lengths(config)]) + max(*config.judged, DECODED)
+    most = max([*(multiple * session.budget.most for multiple in multiples), *_cost_lengths(config)]) + max(
+        *config.judged, DECODED, 5 * session.budget.interval
+    )
     if most > session.capacity:
         raise UserError(
             f"a Working Context of {session.budget.most} entries has room for {session.capacity:,} tokens of history, and {most:,} are "
