@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mc.gistnet import GistNet
@@ -60,11 +61,9 @@ def embed(model: GPT, tree: MegaContextTree, begin: int, tokens: Tensor) -> Embe
 
 def value_means(model: GPT, tokens: Tensor, slots: int) -> Tensor:
     """Mean value embeddings of nodes that stand for `tokens`, int64 [N, span], for each slot: [N,S,U·G·E]."""
-    device, means = model.wte.weight.device, []
-    for part in tokens.split(max(1, PIECE // tokens.shape[1])):
-        values = model.value_embeds(part.to(device)).to(model.dtype)  # (N, span, U·G·E)
-        means.append(values.unflatten(1, (slots, -1)).mean(2))
-    return torch.cat(means)
+    weight = model.value_embeds.weight
+    bags = tokens.to(weight.device).view(len(tokens) * slots, -1)
+    return F.embedding_bag(bags, weight, mode="mean").to(model.dtype).view(len(tokens), slots, -1)
 
 
 def _stored_values(tree: MegaContextTree, model: GPT, tokens: Tensor) -> Sequence[Tensor]:

@@ -25,9 +25,9 @@ from mc.layout import Geometry, Layout, check
 from mc.tree import MegaContextTree, TreeSpec
 from mc.working_context import WorkingContext
 from nanochat.common import UserError, read_json, write_json
-from nanochat.gpt import Embedded, Rotary
+from nanochat.gpt import Embedded, Rotary, pad_entries
 
-WIDTH_STEP = 64  # entries: LensNet computes for multiples of it
+WIDTH_STEP = 64  # entries: what is computed for all of them is computed for multiples of it
 STATES_PIECE = 4  # Working Contexts of tokens that are read at once for their hidden states
 
 
@@ -145,8 +145,10 @@ class MCSession:
         `iterations` of scoring and editing are by default those of the configuration.
         """
         first = self._flush()
+        if len(self.context) <= self.budget.target and not self.context.tiling.lod.any():
+            iterations = 0  # all of it is raw: there is nothing to choose
         geometry, edited, blocks = self.tree.spec.geometry, [], count_blocks(self.context.tiling, self.tree.spec.geometry)
-        for _ in range(iterations or self.config.allocator.allocator_iterations):
+        for _ in range(self.config.allocator.allocator_iterations if iterations is None else iterations):
             scores = self.scores()
             tiling, source = self.allocator.fit(self.context.tiling, self.tree.length, self.budget.target, scores)
             kept = np.where(source < 0, scores.min(initial=0), scores[source])  # what had to become a gist scored lowest
@@ -309,15 +311,20 @@ class MCSession:
         there = self.context.rotary(raw(self.tree.length, self.tree.length + len(tokens)), W)
         entries = Embedded(torch.cat([known.x, new.x[None]], dim=1), torch.cat([known.values, new.values[None]], dim=1))
         both = Rotary(*(torch.cat(parts, dim=1) for parts in zip(rotary, there, strict=True)))
-        return model.layers(entries, both, cache=EagerAttention())[1][0, W:]
+        return self._middle(entries, both)[W:]
 
     @torch.no_grad()
     def _recall_states(self) -> None:
         """The states of the incomplete block's tokens, which no file keeps."""
         behind = self.tree.length % self.tree.spec.geometry.block_size
         if behind:
-            model, (entries, rotary) = self.controller.model, self.context.entries(0)
-            self._states = model.layers(entries, rotary, cache=EagerAttention())[1][0, -behind:]
+            self._states = self._middle(*self.context.entries(0))[-behind:]
+
+    def _middle(self, entries: Embedded, rotary: Rotary) -> Tensor:
+        """The states [W,D] after the middle layer at W entries, as a batch of one row."""
+        W = entries.x.shape[1]
+        padded = pad_entries(entries, rotary, WIDTH_STEP)
+        return self.controller.model.layers(*padded, cache=EagerAttention(), half=True)[1][0, :W]
 
 
 def _composed(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -106,6 +106,18 @@ class Rotary(NamedTuple):
     sin: Tensor
 
 
+def pad_entries(embedded: Embedded, rotary: Rotary, multiple: int) -> tuple[Embedded, Rotary]:
+    """The same with zeros behind, up to a multiple of `multiple` positions: none of the others sees them.
+
+    Preparing products of a new shape takes a CPU longer than the products themselves: where every length comes up, few do so.
+    """
+    padding = -embedded.x.shape[1] % multiple
+    if not padding:
+        return embedded, rotary
+    padded = Embedded(F.pad(embedded.x, (0, 0, 0, padding)), F.pad(embedded.values, (0, 0, 0, 0, 0, 0, 0, padding)))
+    return padded, Rotary(*(F.pad(part, (0, 0, 0, 0, 0, padding)) for part in rotary))
+
+
 class Linear(nn.Linear):
     """A bias-free linear map with fp32 weights that computes in the dtype of its input."""
 
@@ -293,11 +305,17 @@ class GPT(nn.Module):
         return Rotary(self._rotary.cos[:, start:end], self._rotary.sin[:, start:end])
 
     def layers(
-        self, embedded: Embedded, rotary: Rotary, cache=None, bias: Tensor | None = None, inputs: list[Tensor] | None = None
+        self,
+        embedded: Embedded,
+        rotary: Rotary,
+        cache=None,
+        bias: Tensor | None = None,
+        inputs: list[Tensor] | None = None,
+        half: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The residual stream [B,T,D] after the last layer and after the middle one; see `backbone`.
 
-        `inputs`, where given, gets the stream before each layer.
+        `inputs`, where given, gets the stream before each layer. With `half` the middle layer is the last one that runs.
         """
         x = x0 = middle = embedded.x
         scales = torch.stack([self.resid_lambdas, self.x0_lambdas], dim=1).to(x.dtype)  # (L, 2)
@@ -311,6 +329,8 @@ class GPT(nn.Module):
             x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, layer_cache, bias)
             if i == len(self.blocks) // 2:
                 middle = x
+                if half:
+                    break
         return x, middle
 
     def finish(self, x: Tensor, middle: Tensor) -> Tensor:

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.attention import Backend, attention
 from nanochat.decode_step import DecodeStep
-from nanochat.gpt import GPT, Embedded, Rotary
+from nanochat.gpt import GPT, Embedded, Rotary, pad_entries
 from nanochat.kv_cache import FIRST_CAPACITY, KVCache
 
 STEP = 32  # entries
@@ -126,17 +125,15 @@ class MemoryCache(KVCache):
     def _rewrite(self, row: int, begin: int) -> None:
         """Reads the entries of a row's memory from number `begin` on; those before have been read."""
         memory = self.memories[row]
-        # In whole steps: preparing products of a new shape takes a CPU longer than the products. What comes after the last entry
-        # is seen by none of them, and its slots are overwritten.
+        # In whole steps, see `pad_entries`; the slots of the padding are overwritten.
         begin = begin // STEP * STEP
         entries, rotary = memory.entries(begin)
         new = entries.x.shape[1]
         end, padding = begin + new, -new % STEP
         self._reserve(end + padding)
         if new:
-            padded = Embedded(F.pad(entries.x, (0, 0, 0, padding)), F.pad(entries.values, (0, 0, 0, 0, 0, 0, 0, padding)))
-            rotary = Rotary(*(F.pad(part, (0, 0, 0, 0, 0, padding)) for part in rotary))
-            hidden = self._model.backbone(padded, rotary, _OneRow(self, row, begin, end + padding))
+            padded = pad_entries(entries, rotary, STEP)
+            hidden = self._model.backbone(*padded, _OneRow(self, row, begin, end + padding))
             self._hidden = self._hidden.clone()
             self._hidden[row] = hidden[0, new - 1]
             self._previous = self._previous.clone()
