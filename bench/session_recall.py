@@ -38,7 +38,7 @@ TAIL, K = 64, 32
 SHORT_ROWS = Task(512, 16, 64, 64, TAIL, K, named=2)
 SHORT_ALL = Task(512, 16, 64, 64, TAIL, K)
 LONG_ROWS = Task(2048, 64, 64, 64, TAIL, K, named=2)
-RAW = 4  # far blocks of a variant that are raw, in rows of 2,048
+RAW = 5  # far blocks of a variant that are raw, in rows of 2,048
 CONDITIONS = ("window", "gists", "random", "focus")
 
 
@@ -46,11 +46,12 @@ CONDITIONS = ("window", "gists", "random", "focus")
 class SessionRecall:
     """Train a small model to recall, and measure it through sessions."""
 
-    short_steps: int = flag(500, "steps on rows of 512 tokens, the first 40 %% of them asking for every key", unit="steps")
-    long_steps: int = flag(1000, "steps on rows of 2,048 tokens", unit="steps")
+    short_steps: int = flag(700, "steps on rows of 512 tokens, the first 40 %% of them asking for every key", unit="steps")
+    long_steps: int = flag(400, "steps on rows of 2,048 tokens", unit="steps")
     short_batch: int = flag(16, "rows of 512 tokens in a step", unit="rows")
     long_batch: int = flag(4, "rows of 2,048 tokens in a step", unit="rows")
-    lr: float = flag(0.6, "multiplies the nominal rates", unit="×")
+    short_lr: float = flag(0.7, "multiplies the nominal rates on short rows", unit="×")
+    long_lr: float = flag(0.5, "multiplies them on long rows", unit="×")
     width: int = flag(512, "entries of a Working Context: W", unit="entries")
     multiples: str = flag("2,4,8,16,32,64", "histories, in Working Contexts")
     pairs: int = flag(64, "pairs in a history", unit="pairs")
@@ -85,9 +86,7 @@ def memory_config(entries: int, contexts: int) -> MCConfig:
 def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallController:
     """The model and its memory, trained on short rows and then on longer ones, or as kept."""
     wide = LONG_ROWS.length - LONG_ROWS.blocks * K + RAW * K + LONG_ROWS.blocks - RAW
-    longer = RecallController(
-        new_model(LONG_ROWS, 32, config.seed, runtime), memory_config(wide, 3), LONG_ROWS, config.seed + 1, anneal=0.001
-    )
+    longer = RecallController(new_model(LONG_ROWS, 32, config.seed, runtime), memory_config(wide, 3), LONG_ROWS, config.seed, anneal=0.001)
     kept = Path(config.keep)
     if config.keep and kept.exists():
         longer.load_state_dict(load_file(kept))
@@ -108,11 +107,13 @@ def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallCont
     ).init_weights(torch.Generator().manual_seed(config.seed + 1))
     early = int(0.4 * config.short_steps * config.short_batch)
     rows = RecallRows(SHORT_ROWS, config.seed, SHORT_ALL, early)
-    train(controller, rows, config.short_steps, config.short_batch, config.lr, runtime, show, config.show_every)
+    train(controller, rows, config.short_steps, config.short_batch, config.short_lr, runtime, show, config.show_every)
     state = {name: tensor for name, tensor in controller.state_dict().items() if not name.endswith("_extra_state")}
     left = longer.load_state_dict(state, strict=False)
     assert not left.unexpected_keys and all(name.endswith("_extra_state") for name in left.missing_keys)
-    train(longer, RecallRows(LONG_ROWS, config.seed + 1), config.long_steps, config.long_batch, config.lr, runtime, show, config.show_every)
+    train(
+        longer, RecallRows(LONG_ROWS, config.seed), config.long_steps, config.long_batch, config.long_lr, runtime, show, config.show_every
+    )
     if config.keep:
         save_file(longer.state_dict(), kept)
     return longer.requires_grad_(False).eval()

@@ -6,6 +6,7 @@ collapsed as the history grows is no replacement: that is `fit`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,16 +22,19 @@ COOLDOWN = 2  # refocuses after that of an edit in which it may not be undone
 class _Choices(NamedTuple):
     """What a plan can choose from: gist nodes to expand, best first, and families to collapse, worst first; arrays of one length each.
 
-    `entry` is the first entry; `size` the entries that the edit adds or frees; `family` that of `families` which holds the node, or −1.
+    `entry` is the first entry; `size` the entries that the edit adds or frees; `worth` the logarithm of the attention that its
+    blocks are expected to get; `family` that of `families` which holds the node, or −1.
     """
 
     entry: np.ndarray
     score: np.ndarray
     size: np.ndarray
+    worth: np.ndarray
     family: np.ndarray
     families: np.ndarray
     family_score: np.ndarray
     family_size: np.ndarray
+    family_worth: np.ndarray
 
 
 class FocusAllocator:
@@ -39,12 +43,16 @@ class FocusAllocator:
     Raises `ValueError` where a tiling, scores or an edit are not legal; what it returns always is.
     """
 
-    def __init__(self, config: AllocatorConfig, geometry: Geometry, max_lod: int, recent: int, seed: int = 0) -> None:
+    def __init__(
+        self, config: AllocatorConfig, geometry: Geometry, max_lod: int, recent: int, seed: int = 0, temperature: float = 0.1
+    ) -> None:
+        """`temperature` is that of LensNet's loss: the attention that a block is expected to get goes with exp(score / temperature)."""
         if recent < 0:
             raise ValueError(f"allocator_recent_tokens is {recent}; it must not be negative")
         if seed < 0:
             raise ValueError(f"seed is {seed}; it must not be negative")
         self.config, self.geometry, self.max_lod, self.recent, self.seed = config, geometry, max_lod, recent, seed
+        self.temperature = temperature
         self.editor = Editor(geometry, max_lod)
         # Scores are fp32: one that equals its threshold must not be above it by rounding.
         self._expand_above = float(np.float32(config.allocator_expand_threshold))
@@ -93,8 +101,10 @@ class FocusAllocator:
         """The edits of one iteration, for `scores` fp32 [W] of `tiling` of `length` tokens; collapses before the expansion they pay for.
 
         The nodes that score highest above the threshold are expanded, each paid from free room and then by the families of the
-        lowest mean score; what cannot be paid is left. Then free room goes to the best nodes that fit, whatever their score. Of
-        equals the newest is expanded and the oldest collapsed. What was edited within the cooldown is not undone.
+        lowest mean score, as far as each is worth less than the node: a family of gists stands for many blocks, and their detail
+        is not given up for that of one unless its score says so. What cannot be paid is left. Then free room goes to the best
+        nodes that fit, whatever their score. Of equals the newest is expanded and the oldest collapsed. What was edited within
+        the cooldown is not undone.
         """
         self._check(tiling, length, scores)
         room = budget - len(tiling.lod)
@@ -108,7 +118,7 @@ class FocusAllocator:
         edits, replacements = [], 0
         for wanted, on_credit in ((choices.score > self._expand_above, True), (True, False)):
             while replacements < self.config.allocator_max_replacements:
-                payable = room + (gain.sum() - gain[choices.family] if on_credit else 0)
+                payable = room + (self._credit(choices, gain) if on_credit else 0)
                 node = self._draw(np.flatnonzero(free & wanted & (need <= payable)), choices.score, random)
                 if node is None:
                     break
@@ -117,7 +127,8 @@ class FocusAllocator:
                 gain[choices.family[node]] = 0
                 room -= int(need[node])
                 while room < 0:
-                    family = self._draw(np.flatnonzero(gain), -choices.family_score, random)
+                    payers = np.flatnonzero((gain[:-1] > 0) & (choices.family_worth < choices.worth[node]))
+                    family = self._draw(payers, -choices.family_score, random)
                     assert family is not None
                     room += int(gain[family])
                     gain[family] = 0
@@ -203,11 +214,24 @@ class FocusAllocator:
             entry=nodes,
             score=node_score[best],
             size=editor.saving[lod[nodes]],
+            worth=self._worth(lod[nodes], node_score[best]),
             family=np.where(lod[parent] == lod[nodes], rank[parent], -1),
             families=families,
             family_score=family_score[worst],
             family_size=editor.saving[lod[families] + 1],
+            family_worth=self._worth(lod[families] + 1, family_score[worst]),
         )
+
+    def _worth(self, level: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """Logarithm of the attention that the blocks of nodes of `level` are expected to get, up to a constant."""
+        return (level - 1) * math.log(self.geometry.block_size) + score / self.temperature
+
+    def _credit(self, choices: _Choices, gain: np.ndarray) -> np.ndarray:
+        """Entries that the families which may pay for each node would free, for the `gain` of each that is left."""
+        order = choices.family_worth.argsort(kind="stable")
+        sums = np.append(0, gain[:-1][order].cumsum())
+        own = np.append(choices.family_worth, np.inf)[choices.family] < choices.worth
+        return sums[choices.family_worth[order].searchsorted(choices.worth)] - np.where(own, gain[choices.family], 0)
 
     def _draw(self, ranked: np.ndarray, scores: np.ndarray, random: np.random.Generator | None) -> int | None:
         """One of the choices `ranked`, best first: the first, or with `random` one of the first few by softmax of their scores."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mc.allocator import FocusAllocator, count_blocks, swap_rate
+from mc.allocator import FocusAllocator, coarsest_width, count_blocks, swap_rate
 from mc.attention_mass import EagerAttention
 from mc.config import SessionConfig
 from mc.controller import MCController
@@ -100,7 +100,8 @@ class MCSession:
             raise ValueError(f"the tree holds {tree.spec}, and this memory makes {session_spec(controller, config)}")
         self.controller, self.tree, self.config, self.file = controller, tree, config, file
         self.budget = session_budget(controller, config)
-        self.allocator = FocusAllocator(config.allocator, tree.spec.geometry, tree.spec.max_lod, self.budget.recent, seed)
+        temperature = controller.config.lens_loss.mc_lens_temperature
+        self.allocator = FocusAllocator(config.allocator, tree.spec.geometry, tree.spec.max_lod, self.budget.recent, seed, temperature)
         self.context = WorkingContext(controller.model, tree, kind)
         self.figures = FocusFigures()
         self._local = kind == "local"
@@ -150,7 +151,7 @@ class MCSession:
         geometry, edited, blocks = self.tree.spec.geometry, [], count_blocks(self.context.tiling, self.tree.spec.geometry)
         for _ in range(self.config.allocator.allocator_iterations if iterations is None else iterations):
             scores = self.scores()
-            tiling, source = self.allocator.fit(self.context.tiling, self.tree.length, self.budget.target, scores)
+            tiling, source = self._fitted(self.context.tiling, self.tree.length, self.budget.target, scores)
             kept = np.where(source < 0, scores.min(initial=0), scores[source])  # what had to become a gist scored lowest
             edits = self.allocator.plan(tiling, self.tree.length, self.budget.target, kept)
             tiling, again = self.allocator.apply(tiling, edits)
@@ -275,10 +276,22 @@ class MCSession:
             tiling = extended(tiling, covered, upto)
             source = np.append(source, np.full(upto - covered, -1))
             if len(tiling.lod) > self.budget.most:
-                tiling, again = self.allocator.fit(tiling, upto, self.budget.target)
+                tiling, again = self._fitted(tiling, upto, self.budget.target)
                 source = _composed(source, again)
             covered = upto
         return self.context.change(tiling, source)
+
+    def _fitted(self, tiling: Tiling, length: int, budget: int, scores: np.ndarray | None = None) -> tuple[Tiling, np.ndarray]:
+        """`tiling` in `budget` entries, where it is wider with room for one expansion besides: the focus can go on moving.
+
+        And where its entries were.
+        """
+        geometry = self.tree.spec.geometry
+        if len(tiling.lod) > budget:
+            room = geometry.block_size - geometry.slots  # for a block of tokens
+            least = coarsest_width(length, geometry, self.tree.spec.max_lod, self.budget.recent)
+            budget = max(least, budget - room)
+        return self.allocator.fit(tiling, length, budget, scores)
 
     def _covered(self, tiling: Tiling) -> int:
         """Tokens that a layout stands for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter
 
@@ -53,6 +54,10 @@ class Slow:
         """Entries that expanding a node of `level` adds."""
         return self.geometry.block_size * self.geometry.size(level - 1) - self.geometry.slots
 
+    def worth(self, of: Entry, scores: dict[Entry, float]) -> float:
+        """Of the blocks that a node stands for, to be compared."""
+        return (of[0] - 1) * math.log(self.geometry.block_size) + scores[of] / 0.1
+
     def mean(self, members: list[Entry]) -> float:
         return sum(self.score[entry] for entry in members) / len(members)
 
@@ -75,7 +80,11 @@ class Slow:
                     continue
                 missing, used = self.cost(wanted[0]) - room, []
                 for payer in list(payers) if on_credit else []:
-                    if missing > 0 and wanted not in children(*payer, self.geometry):
+                    if (
+                        missing > 0
+                        and wanted not in children(*payer, self.geometry)
+                        and self.worth(payer, payers) < self.worth(wanted, nodes)
+                    ):
                         used.append(payer)
                         missing -= self.cost(payer[0])
                 if missing > 0:
@@ -306,18 +315,21 @@ def test_nodes_made_on_the_way_are_chosen_by_what_they_stand_for() -> None:
     assert source.tolist() == [-1] * 6 + [16, 17]
 
 
-def test_a_node_does_not_pay_for_itself_and_is_not_expanded_once_it_has_paid() -> None:
+def test_many_blocks_do_not_pay_for_one_unless_it_is_worth_it() -> None:
     geometry, length = Geometry(4), 40
     allocator = FocusAllocator(AllocatorConfig(), geometry, 2, 4)
-    tiling = as_tiling(entries([1] * 8 + [0], length, geometry))
-    scores = np.array([0.9, -0.9, -0.9, -0.9] + [0.0] * 12, dtype=np.float32)
-    assert allocator.plan(tiling, length, 16, scores) == []
-    scores[4:8] = [0.6, -0.5, -0.5, -0.2]
-    assert allocator.plan(tiling, length, 16, scores) == [Edit(False, 2, 16), Edit(True, 1, 0)]
-    scores[8:12] = -0.14  # the raw block could pay for the node that scores 0.6, which is gone
-    assert allocator.plan(tiling, length, 16, scores) == [Edit(False, 2, 16), Edit(True, 1, 0)]
-    scores[8:12] = -0.16
-    assert allocator.plan(tiling, length, 16, scores) == [Edit(False, 1, 32), Edit(True, 1, 0)]
+    tiling = as_tiling(entries([1] * 4 + [2] * 4 + [0], length, geometry))  # four gists, a gist of four, a raw block
+    width = len(tiling.lod)
+    scores = np.array([0.0, -0.01, -0.01, -0.01, 0.12] + [0.0] * 8, dtype=np.float32)
+    assert allocator.plan(tiling, length, width, scores) == [Edit(False, 2, 0), Edit(True, 2, 16)]  # four blocks for four blocks
+    other = as_tiling(entries([1] * 8 + [0], length, geometry))
+    wanted = np.array([-0.01] * 4 + [0.12, 0.05, 0.05, 0.05] + [0.0] * 8, dtype=np.float32)
+    assert allocator.plan(other, length, len(other.lod), wanted) == []  # e^1.2 is less than 4 · e^-0.1
+    wanted[4] = 0.2
+    assert allocator.plan(other, length, len(other.lod), wanted) == [Edit(False, 2, 0), Edit(True, 1, 16)]
+    wanted[8:12] = -0.02
+    wanted[4] = 0.12
+    assert allocator.plan(other, length, len(other.lod), wanted)[0] == Edit(False, 1, 32)  # a block for a block
 
 
 def test_scores_at_a_threshold_are_not_beyond_it() -> None:
