@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -60,10 +61,16 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+            preexec_fn=self._take_terminal,
         )
         os.close(slave)
         self.seen = ""
+
+    @staticmethod
+    def _take_terminal() -> None:
+        """So that Ctrl-C reaches it, also where these tests run in the background of a shell, which lets its children ignore it."""
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
