@@ -88,7 +88,7 @@ def _draw(axes: Axes, panel: Mapping[str, Any], labels: Sequence[str]) -> None:
         low, high = panel["limits"]
         axes.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     elif panel.get("from_zero"):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * axes.dataLim.y1)
     axes.set_xticks(_few(places))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
