@@ -35,10 +35,11 @@ SCHEDULE = ScheduleFlags(warmup_steps=2, warmdown_ratio=0.5, final_lr_frac=0.1)
 @pytest.fixture(scope="module")
 def loader(tmp_path_factory: pytest.TempPathFactory) -> RowLoader:
     """Rows of a small corpus."""
-    write_corpus(tmp_path_factory.mktemp("source") / "corpus", train=40, val=2)
+    folder = tmp_path_factory.mktemp("source") / "corpus"
+    write_corpus(folder, train=40, val=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_BASE_DIR", str(tmp_path_factory.mktemp("base")))
-        source = open_source(str(tmp_path_factory.getbasetemp() / "source0" / "corpus"))
+        source = open_source(str(folder))
         return RowLoader(open_tokens(source, ByteTokenizer(), "train"), T, seed=1)
 
 
