@@ -24,6 +24,7 @@ from torch import Tensor
 from bench.recall_rows import Rows, Task, make_rows
 from bench.recall_training import RecallController, RecallRows, new_model, train
 from bench.recall_worker import measure
+from mc.conditions import Steered, random_scores, unfocused
 from mc.config import AllocatorConfig, MCConfig, SessionConfig
 from mc.session import MCSession, session_spec
 from mc.tree import RamTree
@@ -133,13 +134,12 @@ def open_session(controller: RecallController, config: SessionRecall, condition:
     """An empty session of this condition."""
     allocator = dataclasses.replace(config.allocator, allocator_soft_max_length=config.width)
     settings = SessionConfig(mc_session_lod=2, allocator=allocator)
-    session = MCSession(controller, RamTree(session_spec(controller, settings)), settings)
+    tree = RamTree(session_spec(controller, settings))
     if condition == "gists":
-        session.allocator.plan = lambda *_: []
+        return unfocused(controller, tree, settings)
     if condition == "random":
-        random = np.random.default_rng((config.seed, seed))
-        session.scores = lambda: random.uniform(-1, 1, len(session.context)).astype(np.float32)
-    return session
+        return Steered(controller, tree, settings, random_scores(seed))
+    return MCSession(controller, tree, settings)
 
 
 @torch.no_grad()

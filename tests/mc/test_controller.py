@@ -34,6 +34,15 @@ def test_the_loss_is_the_mean_over_rows_and_variants(at_gists: bool) -> None:
     assert result.metrics["mc/lod_loss/1"].isnan() == (not at_gists)
 
 
+def test_variants_may_be_narrow_from_the_start() -> None:
+    tokens, targets = tiny_batch(2)
+    narrowed, narrow = (tiny_memory(mc_training_lod2_probability=0.0, mc_anneal=anneal) for anneal in (True, False))
+    begin, end = (narrowed(tokens, targets, progress).metrics["mc/variant_width"] for progress in (0.0, 1.0))
+    assert begin > end
+    assert [narrow(tokens, targets, progress).metrics["mc/variant_width"] for progress in (0.0, 0.5, 1.0)] == [end] * 3
+    assert narrow.flops_per_token() < narrowed.flops_per_token()
+
+
 @pytest.mark.parametrize("term", ["mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight"])
 def test_gist_terms_are_added_and_train_the_gists(term: str) -> None:
     tokens, targets = tiny_batch(2)

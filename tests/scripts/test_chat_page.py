@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from bench.tiny_chat import ALPHABET, Server, running, save_chat_model
 from bench.warm_start import WarmStart
+from tests.scripts.headless import needs_chromium
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+pytestmark = needs_chromium
 TOKEN = "correct-horse-battery"
 WAIT_MS = 20_000
 
@@ -31,14 +30,6 @@ def server(models: Path, warm: WarmStart) -> Iterator[Server]:
     """Replies never end of themselves, and are as good as endless until they are stopped."""
     with running(warm, models, "-g=alphabet", "--max-reply-tokens=90000", "--max-tokens=90000", "-t=0") as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from bench.tiny_chat import ALPHABET, Server, running, save_chat_model, tiny_tokenizer
 from bench.warm_start import WarmStart
+from tests.scripts.headless import needs_chromium
 from tests.scripts.test_chat_page import open_page, replies, say
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+pytestmark = needs_chromium
 FLAGS = ("--mc", "-g=alphabet", "-t=0", "--max-tokens=300", "--allocator-expand-threshold=0", "--allocator-collapse-threshold=0")
 SMALL = ("--allocator-soft-max-length=200", "--mc-infer-refocus-interval=8", "--max-document-bytes=200000", "--ingest-quota=60000")
 
@@ -24,14 +23,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, warm: WarmStart) -> Iterato
     save_chat_model(base, "alphabet", context_tokens=512, memory=True)
     with running(warm, base, *FLAGS, *SMALL) as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture
