@@ -166,7 +166,7 @@ def test_an_environment_is_made_once_and_again_when_it_is_stale(quick_checkout: 
     assert set_up(checkout, "--check", **quiet).returncode == 1
     done = set_up(checkout, "--yes", "--dev", cwd=tmp_path, **quiet)
     assert done.returncode == 0, done.stderr
-    assert "torch 2.13.0, extras cpu,dev" in done.stdout and len(done.stdout.splitlines()) <= 15
+    assert "torch 2.13.0, extras cpu,otel,dev" in done.stdout and len(done.stdout.splitlines()) <= 15
     for flags in ([], ["--dev"]):
         assert set_up(checkout, "--check", *flags, **quiet).returncode == 0
 
