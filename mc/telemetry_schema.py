@@ -1,0 +1,182 @@
+"""What telemetry may say: the attributes of each event, and nothing else.
+
+An event is a span whose name is the event's type; attribute `build_ms` of its payload becomes `mc.build_ms`. All values are
+numbers, lists of whole numbers, words of a fixed list, or ids that are random or hashed. There is no kind for free text, so no
+prompt, token, path, URL or credential can be said.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+MOST_RUNS = 256  # of a layout in an event, and so the most numbers that a list may have
+PREFIX = "mc."
+ID = re.compile("[0-9a-f]{16,64}")  # of a session: random or hashed
+COUNT_LIMIT = 1 << 63  # OTLP's whole numbers have 64 bits
+
+Kind = Literal["count", "number", "counts", "word", "id"]
+Value = int | float | str | list[int]
+
+
+class Attribute(NamedTuple):
+    """One attribute: what it means with its unit, and what its value must be.
+
+    A `count` is a whole number, a `number` any finite one, `counts` at most `MOST_RUNS` whole numbers, a `word` one of `words`.
+    """
+
+    meaning: str
+    kind: Kind = "count"
+    words: tuple[str, ...] = ()
+
+
+class EventType(NamedTuple):
+    """One type of event. `lasts` names the attribute whose milliseconds the span lasts; without it the span is a moment."""
+
+    meaning: str
+    attributes: Mapping[str, Attribute]
+    lasts: str = ""
+
+
+def _ms(meaning: str) -> Attribute:
+    return Attribute(f"{meaning}, ms", "number")
+
+
+WHERE = {"where": Attribute("what the event is about: a training row, or a session", "word", ("row", "session"))}
+STEP = {"step": Attribute("training step; not of sessions, steps")}
+# Of the process that sends, with every event.
+COMMON = {
+    "session": Attribute("id of the training run or session; the trace's id is derived from it", "id"),
+    "dropped_events": Attribute("events that this process could not send so far, events"),
+    "redacted_values": Attribute("values that were left out because they are not on this list, so far, values"),
+}
+EVENTS: Mapping[str, EventType] = {
+    "mc_timing": EventType(
+        "where the time of a training step goes; means over the steps since the last log",
+        STEP
+        | {
+            "tokens": Attribute("tokens trained on so far, tokens"),
+            "tokens_per_step": Attribute("tokens of a step, tokens"),
+            "tok_per_sec": Attribute("tokens of rows trained on, tokens/s", "number"),
+            "step_ms": _ms("a whole step"),
+            "build_ms": _ms("building the trees, GistNet included"),
+            "positional_ms": _ms("positions of the variants"),
+            "variant_ms": _ms("choosing the variants"),
+            "variant_pack_ms": _ms("gathering the variants' entries and targets"),
+            "lens_loss_ms": _ms("all that LensNet's loss takes, its passes included"),
+            "lens_forward_ms": _ms("LensNet's passes"),
+            "lens_ms": _ms("alias of lens_loss_ms"),
+            "other_ms": _ms("the controller's metrics"),
+            "time_controller_ms": _ms("the controller without the passes of its networks"),
+            "data_ms": _ms("waiting for rows"),
+            "forward_ms": _ms("forward passes of the model, rows and variants"),
+            "backward_ms": _ms("backward passes"),
+            "optimizer_ms": _ms("the optimizer"),
+        },
+        lasts="step_ms",
+    ),
+    "mc_tree_snapshot": EventType(
+        "how large a tree is",
+        WHERE
+        | STEP
+        | {
+            "tokens": Attribute("tokens that the tree holds, tokens"),
+            "block_size": Attribute("children of a node, nodes"),
+            "max_lod": Attribute("highest level that it may have, levels"),
+            "nodes": Attribute("nodes of each level from LOD1 up, nodes", "counts"),
+            "tree": Attribute("where the gists lie", "word", ("ram", "disk")),
+        },
+    ),
+    "working_context_snapshot": EventType(
+        "what a Working Context shows in which detail; of training, one of the variants of the newest micro-batch",
+        WHERE
+        | STEP
+        | {
+            "tokens": Attribute("tokens that it stands for, tokens"),
+            "entries": Attribute("entries, entries"),
+            "budget": Attribute("most entries it may have, entries"),
+            "residency": Attribute("entries / budget, share", "number"),
+            "recent": Attribute("newest tokens that stay raw, tokens"),
+            "entries_per_lod": Attribute("entries of each level from LOD0 up, entries", "counts"),
+            "layout_lod": Attribute("level of each run of entries of one level, in order, levels", "counts"),
+            "layout_start": Attribute("first token of each run, tokens", "counts"),
+            "layout_count": Attribute("entries of each run, entries", "counts"),
+            "layout_runs": Attribute(f"runs there are; beyond {MOST_RUNS} neighbours are drawn as one, runs"),
+        },
+    ),
+    "focus_allocator": EventType(
+        "how the focus moved; of training, how well LensNet judges",
+        WHERE
+        | STEP
+        | {
+            "refocuses": Attribute("refocuses since the session was opened, refocuses"),
+            "expanded": Attribute("nodes expanded since the last such event, nodes"),
+            "collapsed": Attribute("nodes made by collapsing since the last such event, nodes"),
+            "swap_rate": Attribute("blocks edited / blocks, of the newest refocus, share", "number"),
+            "residency": Attribute("entries / budget behind it, share", "number"),
+            "refocus_ms": _ms("the newest refocus"),
+            "lens_loss": Attribute("LensNet's loss, nats", "number"),
+            "lens_pairs": Attribute("pairs of variants that a row's loss is made of, pairs", "number"),
+            "policy_score_abs_mean": Attribute("mean size of LensNet's scores, 1", "number"),
+            "policy_score_std_mean": Attribute("spread of LensNet's scores within a layout, 1", "number"),
+            "preference_corr_mean": Attribute("correlation of preference and harm; -1 is perfect, 1", "number"),
+            "adv_delta_mean": Attribute("what the variants lose against their rows, nats", "number"),
+        },
+        lasts="refocus_ms",
+    ),
+    "inference_update": EventType(
+        "a turn of a conversation, or a document that was read",
+        {
+            "tokens": Attribute("tokens of the history behind it, tokens"),
+            "new_tokens": Attribute("tokens that it added, tokens"),
+            "reply_tokens": Attribute("of these, tokens of the reply, tokens"),
+            "entries": Attribute("entries of the Working Context behind it, entries"),
+            "residency": Attribute("entries / budget behind it, share", "number"),
+            "swap_rate": Attribute("of the newest refocus, share", "number"),
+            "refocuses": Attribute("refocuses during it, refocuses"),
+            "refocus_ms": _ms("all these refocuses"),
+            "turn_ms": _ms("the turn"),
+            "tok_per_sec": Attribute("new_tokens / turn_ms, tokens/s", "number"),
+        },
+        lasts="turn_ms",
+    ),
+    "mc_preflight": EventType("a test that the collector accepts events", {}),
+}
+
+
+def schema() -> dict[str, dict[str, str]]:
+    """{event: {attribute: meaning and unit}} of all that can be sent, attributes as in a trace, with their prefix."""
+    return {
+        name: {PREFIX + key: attribute.meaning for key, attribute in (COMMON | dict(event.attributes)).items()}
+        for name, event in EVENTS.items()
+    }
+
+
+def allowed(event_type: str, payload: Mapping[str, Any]) -> tuple[dict[str, Value], int]:
+    """What of `payload` may be sent, and how many values may not: of keys that are not listed, or not what is listed for them.
+
+    Raises `ValueError` where there is no such type of event.
+    """
+    if event_type not in EVENTS:
+        raise ValueError(f"{event_type!r} is no type of telemetry event; there are {', '.join(EVENTS)}")
+    attributes = EVENTS[event_type].attributes
+    kept = {key: value for key, value in payload.items() if key in attributes and _fits(attributes[key], value)}
+    return kept, len(payload) - len(kept)
+
+
+def _fits(attribute: Attribute, value: Any) -> bool:
+    if attribute.kind == "count":
+        return _is_count(value)
+    if attribute.kind == "number":
+        return type(value) in (int, float) and math.isfinite(value)
+    if attribute.kind == "counts":
+        return type(value) is list and len(value) <= MOST_RUNS and all(map(_is_count, value))
+    if type(value) is not str:
+        return False
+    return value in attribute.words if attribute.kind == "word" else ID.fullmatch(value) is not None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and -COUNT_LIMIT <= value < COUNT_LIMIT
