@@ -1,23 +1,21 @@
 """What telemetry may say: the attributes of each event, and nothing else.
 
 An event is a span whose name is the event's type; attribute `build_ms` of its payload becomes `mc.build_ms`. All values are
-numbers, lists of whole numbers, words of a fixed list, or ids that are random or hashed. There is no kind for free text, so no
-prompt, token, path, URL or credential can be said.
+numbers, lists of whole numbers or words of a fixed list. There is no kind for free text, so no prompt, path, URL or credential can
+be said, and no attribute for tokens.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 MOST_RUNS = 256  # of a layout in an event, and so the most numbers that a list may have
 PREFIX = "mc."
-ID = re.compile("[0-9a-f]{16,64}")  # of a session: random or hashed
 COUNT_LIMIT = 1 << 63  # OTLP's whole numbers have 64 bits
 
-Kind = Literal["count", "number", "counts", "word", "id"]
+Kind = Literal["count", "number", "counts", "word"]
 Value = int | float | str | list[int]
 
 
@@ -48,7 +46,6 @@ WHERE = {"where": Attribute("what the event is about: a training row, or a sessi
 STEP = {"step": Attribute("training step; not of sessions, steps")}
 # Of the process that sends, with every event.
 COMMON = {
-    "session": Attribute("id of the training run or session; the trace's id is derived from it", "id"),
     "dropped_events": Attribute("events that this process could not send so far, events"),
     "redacted_values": Attribute("values that were left out because they are not on this list, so far, values"),
 }
@@ -173,9 +170,7 @@ def _fits(attribute: Attribute, value: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value)
     if attribute.kind == "counts":
         return type(value) is list and len(value) <= MOST_RUNS and all(map(_is_count, value))
-    if type(value) is not str:
-        return False
-    return value in attribute.words if attribute.kind == "word" else ID.fullmatch(value) is not None
+    return type(value) is str and value in attribute.words
 
 
 def _is_count(value: Any) -> bool:

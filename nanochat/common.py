@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import tempfile
@@ -94,3 +95,13 @@ def batched_by_chars(texts: Iterable[str], chars: int) -> Iterator[list[str]]:
             batch, gathered = [], 0
     if batch:
         yield batch
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine, and no other can reach what is bound to it."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

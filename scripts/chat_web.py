@@ -19,7 +19,7 @@ from mc.loading import load_controller
 from mc.web_sessions import open_sessions
 from nanochat.backend import Backend
 from nanochat.batching import Batcher
-from nanochat.common import UserError
+from nanochat.common import UserError, is_loopback
 from nanochat.flags import flag, flat_values, parse, part, run
 from nanochat.loading import Stage, latest_stage, load_model
 from nanochat.runtime import RuntimeFlags, start
@@ -28,7 +28,6 @@ from nanochat.serving import Serving
 from nanochat.tokenizer import load_tokenizer
 from nanochat.tools import ToolFlags
 from nanochat.web.app import ChatServer, create_app
-from nanochat.web.guard import is_loopback
 from nanochat.web.limits import WebLimits
 from nanochat.web.protocol import impatient
 from nanochat.web.workers import Workers

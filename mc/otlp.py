@@ -1,0 +1,167 @@
+"""One request to a collector: spans as OpenTelemetry's protobuf, over HTTP or gRPC, and what became of it.
+
+The SDK's own exporters try a request again for as long as they like, tell nobody the collector's answer, and log its URL. Here a
+request is one request, with a limit of time. Specification: OTLP 1.x of opentelemetry.io, in the protobuf of `opentelemetry-proto`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import httpx
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+
+from mc.collector import FILES, Collector
+from mc.telemetry_schema import Value
+from nanochat.common import UserError
+
+AGAIN_STATUS = (408, 429, 502, 503, 504)  # the collector may take the same request later
+AGAIN_CODES = ("CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
+
+
+class Moment(NamedTuple):
+    """One span: `attributes` with their prefix, times in nanoseconds since 1970."""
+
+    session_id: str
+    name: str
+    begin: int
+    end: int
+    attributes: Mapping[str, Value]
+
+
+class Outcome(NamedTuple):
+    """What became of a request: whether it was accepted, and of its spans all but `rejected`.
+
+    `reason` is for people and made of our own words; `again`: the same request may succeed later. `said` is the collector's own
+    message, if it gave one.
+    """
+
+    accepted: bool
+    reason: str = ""
+    again: bool = False
+    rejected: int = 0
+    said: str = ""
+
+
+class Sender(Protocol):
+    """What sends a request. One thread at a time calls `send`; `close` may be called while it does."""
+
+    def send(self, request: ExportTraceServiceRequest, timeout_seconds: float) -> Outcome: ...
+
+    def close(self) -> None: ...
+
+
+def open_sender(collector: Collector) -> Sender:
+    """A sender for `collector`; nothing is sent yet.
+
+    Raises `ImportError` where the packages for its protocol are missing, `UserError` where its certificates are none.
+    """
+    if collector.protocol == "grpc":
+        from mc.otlp_grpc import GrpcSender
+
+        return GrpcSender(collector)
+    return HttpSender(collector)
+
+
+def trace_id(session_id: str) -> bytes:
+    """The 16 bytes that all spans of a session share; they tell the session's id only to who guesses it."""
+    return hashlib.sha256(b"megacontext session " + session_id.encode("utf-8")).digest()[:16]
+
+
+def to_request(service_name: str, spans: Sequence[Moment]) -> ExportTraceServiceRequest:
+    """The spans as a request. The resource has the name of the service and nothing else."""
+    encoded = [
+        Span(
+            trace_id=trace_id(span.session_id),
+            span_id=secrets.token_bytes(8),
+            name=span.name,
+            kind=Span.SPAN_KIND_INTERNAL,
+            start_time_unix_nano=span.begin,
+            end_time_unix_nano=span.end,
+            attributes=[KeyValue(key=key, value=_any(value)) for key, value in span.attributes.items()],
+        )
+        for span in spans
+    ]
+    resource = Resource(attributes=[KeyValue(key="service.name", value=_any(service_name))])
+    scope = ScopeSpans(scope=InstrumentationScope(name="megacontext"), spans=encoded)
+    return ExportTraceServiceRequest(resource_spans=[ResourceSpans(resource=resource, scope_spans=[scope])])
+
+
+def _any(value: Value) -> AnyValue:
+    if isinstance(value, str):
+        return AnyValue(string_value=value)
+    if isinstance(value, list):
+        return AnyValue(array_value=ArrayValue(values=[AnyValue(int_value=item) for item in value]))
+    return AnyValue(double_value=value) if isinstance(value, float) else AnyValue(int_value=value)
+
+
+def answered(response: ExportTraceServiceResponse) -> Outcome:
+    """The outcome of a request that was answered with success."""
+    part = response.partial_success
+    reason = f"the collector rejected {part.rejected_spans:,} of the events" if part.rejected_spans else ""
+    return Outcome(True, reason, rejected=part.rejected_spans, said=part.error_message)
+
+
+class HttpSender:
+    """OTLP over HTTP in binary protobuf. Redirections are not followed."""
+
+    def __init__(self, collector: Collector) -> None:
+        context = _tls(collector) if collector.tls else False
+        headers = {**collector.headers, "content-type": "application/x-protobuf", "user-agent": "megacontext"}
+        self._url, self._client = collector.url, httpx.Client(headers=headers, verify=context)
+
+    def send(self, request: ExportTraceServiceRequest, timeout_seconds: float) -> Outcome:
+        """See `Sender`. The limit holds for connecting, for each part that is written, and for each that is read."""
+        try:
+            response = self._client.post(self._url, content=request.SerializeToString(), timeout=timeout_seconds)
+            if response.is_success:
+                return answered(ExportTraceServiceResponse.FromString(response.content))
+        except httpx.TimeoutException:
+            return Outcome(False, "timed out", again=True)
+        except httpx.HTTPError as error:
+            return _failed(error)
+        except DecodeError:
+            return Outcome(False, "the answer is not that of an OTLP collector")
+        status = f"{response.status_code} {response.reason_phrase}".strip()
+        return Outcome(False, f"refused with status {status}", again=response.status_code in AGAIN_STATUS, said=response.text)
+
+    def close(self) -> None:
+        """See `Sender`."""
+        self._client.close()
+
+
+def _failed(error: httpx.HTTPError) -> Outcome:
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, ssl.SSLError):
+            return Outcome(False, f"TLS failed: {getattr(cause, 'verify_message', '') or cause.reason or 'no TLS there'}", again=True)
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.strerror:
+            return Outcome(False, f"no connection: {cause.strerror}", again=True)
+    if isinstance(error, httpx.ConnectError):
+        return Outcome(False, "no connection", again=True)
+    return Outcome(False, "the connection ended without an answer", again=True)
+
+
+def _tls(collector: Collector) -> ssl.SSLContext:
+    try:
+        if "authority" in collector.paths:
+            context = ssl.create_default_context(cafile=collector.paths["authority"])
+        else:
+            context = httpx.create_ssl_context()
+        if "key" in collector.paths:
+            context.load_cert_chain(collector.paths["certificate"], collector.paths["key"])
+    except ssl.SSLError as error:
+        names = ", ".join(FILES[key] for key in collector.paths)
+        raise UserError(f"the files of {names} hold no certificates in PEM ({error.reason}); give such files") from error
+    return context
