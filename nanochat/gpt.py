@@ -12,6 +12,7 @@ middle layer subtracted before the head), sliding windows.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from nanochat.attention import Backend, attention
 from nanochat.cross_entropy import IGNORE, ChunkedCrossEntropy, plain_cross_entropy, softcap
 from nanochat.flags import flag
+from nanochat.rms_norm import fused_norm, norm
 
 GATE_CHANNELS = 12  # channels of the input that a value-embedding gate reads
 SMEAR_CHANNELS = 24  # channels of the embedding that the smear gate reads
@@ -128,20 +130,15 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight.to(x.dtype))
 
 
-def norm(x: Tensor) -> Tensor:
-    """RMSNorm over the last dimension, without parameters."""
-    return F.rms_norm(x, (x.shape[-1],))
-
-
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     """Rotates the two halves of each head, x (B, T, heads, E), by its position's angles (RoFormer, arXiv 2104.09864)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * rotary.cos - b * rotary.sin, b * rotary.cos + a * rotary.sin], dim=-1)
 
 
-def place(x: Tensor, rotary: Rotary) -> Tensor:
+def place(x: Tensor, rotary: Rotary, normalise: Callable[[Tensor], Tensor] = norm) -> Tensor:
     """Projected queries or keys (B, T, heads, E) as attention compares them: normalised, scaled, rotated."""
-    return rotate(norm(x) * QK_GAIN, rotary)
+    return rotate(normalise(x) * QK_GAIN, rotary)
 
 
 def rotary_frequencies(head_dim: int, device: torch.device | str) -> Tensor:
@@ -174,6 +171,7 @@ class Attention(nn.Module):
         self.c_v = Linear(D, G * E)
         self.c_proj = Linear(D, D)
         self.value_gate = Linear(GATE_CHANNELS, G) if config.has_values(layer) else None
+        self.norm: Callable[[Tensor], Tensor] = norm
 
     def forward(self, x, values: Tensor | None, rotary: Rotary, window: int, backend: Backend, cache=None, bias=None) -> Tensor:
         B, T, D = x.shape
@@ -190,7 +188,7 @@ class Attention(nn.Module):
         if values is not None:
             gate = 3 * torch.sigmoid(self.value_gate(x[..., :GATE_CHANNELS]))
             v = v + gate.unsqueeze(-1) * values
-        q, k = place(q, rotary), place(k, rotary)
+        q, k = place(q, rotary, self.norm), place(k, rotary, self.norm)
         y = attention(q, k, v, window, backend, mask=bias) if cache is None else cache.attend(q, k, v, window, backend)
         return self.c_proj(y.reshape(B, T, D))
 
@@ -214,11 +212,12 @@ class Block(nn.Module):
         super().__init__()
         self.attn = Attention(config, layer)
         self.mlp = MLP(config.width)
+        self.norm: Callable[[Tensor], Tensor] = norm
 
     def forward(self, x, x0, scales, values, rotary, window, backend, cache=None, bias=None) -> Tensor:
         x = scales[0] * x + scales[1] * x0
-        x = x + self.attn(norm(x), values, rotary, window, backend, cache, bias)
-        return x + self.mlp(norm(x))
+        x = x + self.attn(self.norm(x), values, rotary, window, backend, cache, bias)
+        return x + self.mlp(self.norm(x))
 
 
 class GPT(nn.Module):
@@ -240,6 +239,7 @@ class GPT(nn.Module):
         self.smear_lambda = nn.Parameter(torch.empty(1))
         self.backout_lambda = nn.Parameter(torch.empty(1))
         self.cross_entropy = plain_cross_entropy
+        self.norm: Callable[[Tensor], Tensor] = norm
         self._rotary: Rotary | None = None
 
     @torch.no_grad()
@@ -270,8 +270,11 @@ class GPT(nn.Module):
         self.x0_lambdas.copy_(torch.linspace(0.20, 0.05, L))
         return self
 
-    def use_kernels(self, compiled: bool, chunked_ce: bool) -> GPT:
-        """Chooses how the same mathematics runs: layers compiled or eager, the loss in chunks or whole. Returns self."""
+    def use_kernels(self, compiled: bool, chunked_ce: bool, fused_rmsnorm: bool = False) -> GPT:
+        """Chooses how the same mathematics runs: layers compiled or eager, the loss in chunks or whole, norms as one operation
+        each (see `rms_norm.fused_norm`). Returns self."""
+        for part in (self, *self.blocks, *(block.attn for block in self.blocks)):
+            part.norm = fused_norm if fused_rmsnorm else norm
         if compiled:
             # Layers share their code, and each kind, window and shape is compiled once. Past the default of 8 the compiler would
             # run the rest eagerly, with no more than a warning.
@@ -286,7 +289,7 @@ class GPT(nn.Module):
 
         `previous` is the normalised embedding [B,D] of the token before each row, where a cache has one.
         """
-        x = norm(self.wte(tokens).to(self.dtype))
+        x = self.norm(self.wte(tokens).to(self.dtype))
         before = torch.zeros_like(x[:, :1]) if previous is None else previous[:, None]
         before = torch.cat([before, x[:, :-1]], dim=1)
         gate = self.smear_lambda.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., :SMEAR_CHANNELS]))
@@ -335,7 +338,7 @@ class GPT(nn.Module):
 
     def finish(self, x: Tensor, middle: Tensor) -> Tensor:
         """What the head reads, from what `layers` returns: the backout of the middle layer, and the norm."""
-        return norm(x - self.backout_lambda.to(x.dtype) * middle)
+        return self.norm(x - self.backout_lambda.to(x.dtype) * middle)
 
     def backbone(self, embedded: Embedded, rotary: Rotary, cache=None, bias: Tensor | None = None) -> Tensor:
         """Attention and MLP: [B,T,D] → normalised hidden states [B,T,D]. Positions come from outside, as `rotary`.

@@ -29,7 +29,7 @@ class HorizonFlags:
     target_flops: float = flag(-1.0, "train for so many FLOPs; -1 = from the ratio below", unit="FLOPs")
     target_param_data_ratio: float = flag(RATIO_REFERENCE, "train for so many tokens per scaling parameter", unit="tokens per parameter")
     total_batch_size: int = flag(-1, "tokens per step; -1 = from the batch-size law", unit="tokens")
-    batch_mult: float = flag(1.0, "multiplies the law's batch size", unit="×")
+    batch_mult: float = flag(1.0, "multiplies the law's batch size, to whole micro-batches of all processes", unit="×")
 
     def __post_init__(self) -> None:
         if self.num_iterations < 1 and self.num_iterations != -1:
@@ -88,15 +88,18 @@ def plan_run(
     """Horizon, batch and scales for a model of `scaling_parameters`; `reference_parameters` are those of depth 12.
 
     The batch of the law is the power of two nearest to it, but at least `rows_multiple` tokens (a micro-batch of all
-    processes). The weight decay goes by the tokens of the run as it will be, B × steps, so that τ is the same for every
-    batch and horizon. Raises `ValueError` where the batch is not a multiple of `rows_multiple`.
+    processes); `batch_mult` times that, to whole micro-batches. The weight decay goes by the tokens of the run as it will be,
+    B × steps, so that τ is the same for every batch and horizon. Raises `ValueError` where the batch is not a multiple of
+    `rows_multiple`.
     """
     reference_tokens = RATIO_REFERENCE * reference_parameters
     tokens = flags.target_flops / flops_per_token if flags.target_flops > 0 else flags.target_param_data_ratio * scaling_parameters
     B = flags.total_batch_size
     if B == -1:
-        law = BATCH_REFERENCE * (tokens / reference_tokens) ** BATCH_EXPONENT * flags.batch_mult
+        law = BATCH_REFERENCE * (tokens / reference_tokens) ** BATCH_EXPONENT
         B = max(2 ** round(math.log2(law)), rows_multiple)
+        if flags.batch_mult != 1:
+            B = max(1, round(B * flags.batch_mult / rows_multiple)) * rows_multiple
     if B % rows_multiple:
         raise ValueError(
             f"total_batch_size {B} is not a multiple of {rows_multiple} tokens (device_batch_size × max_seq_len × processes); change one"

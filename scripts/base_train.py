@@ -52,6 +52,7 @@ class BaseTrain:
     trainer: TrainerFlags = part(TrainerFlags)
     memory: MCConfig = part(MCConfig)
     chunked_ce: bool = flag(True, "compute the loss in chunks that never hold all logits")
+    fused_rmsnorm: bool = flag(False, "norms as one operation with a backward of its own; helps what is not compiled")
     eval_every: int = flag(250, "measure validation bits per byte; -1 = never", unit="baseline steps, applied as tokens")
     eval_tokens: int = flag(80 * 524288, "validation tokens to measure on", unit="tokens")
     sample_every: int = flag(2000, "print a few continuations; -1 = never", unit="baseline steps, applied as tokens")
@@ -183,7 +184,7 @@ def build_model(recipe: BaseTrain, tokenizer: Tokenizer, runtime: Runtime, say: 
     model.init_weights(torch.Generator().manual_seed(recipe.trainer.seed))
     if recipe.init_from:
         start_from(model, open_trained("base", recipe.init_from, say=say))
-    return model.to(runtime.device).use_kernels(runtime.compile, recipe.chunked_ce)
+    return model.to(runtime.device).use_kernels(runtime.compile, recipe.chunked_ce, recipe.fused_rmsnorm)
 
 
 def make_plan(recipe: BaseTrain, model: GPT, runtime: Runtime) -> Plan:

@@ -72,6 +72,11 @@ def test_the_batch_grows_with_the_tokens_of_the_run():
     assert plan(rows_multiple=2**22).total_batch_size == 2**22  # one micro-batch of all processes at least
 
 
+@pytest.mark.parametrize("mult, micro_batches", [(0.7, 11), (1.0, 16), (1.4, 22), (0.01, 1)])
+def test_a_multiplier_of_the_batch_gives_whole_micro_batches(mult, micro_batches):
+    assert plan(rows_multiple=2**15, batch_mult=mult).total_batch_size == micro_batches * 2**15
+
+
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="total_batch_size 524288 is not a multiple of 114688 tokens"):
         plan(rows_multiple=56 * 2048)

@@ -69,6 +69,7 @@ def test_the_flags_of_the_contract_are_there(warm: WarmStart) -> None:
         target-param-data-ratio device-batch-size total-batch-size embedding-lr unembedding-lr matrix-lr scalar-lr weight-decay lr-mult
         wd-mult batch-mult warmup-steps warmdown-ratio warmdown-shape final-lr-frac grad-clip seed eval-every eval-tokens
         core-metric-every core-metric-max-per-task sample-every save-every log-every keep-checkpoints resume compile chunked-ce
+        fused-rmsnorm
         dataset packing"""
     missing = [name for name in contract.split() if f"  --{name} " not in process.stdout]
     assert not missing

@@ -1,0 +1,45 @@
+"""RMSNorm without parameters: torch's, and one operation with a backward of its own.
+
+y = x / √(mean(x²) + ε) over the last dimension (arXiv 1910.07467). With r = 1/√(mean(x²) + ε) and the gradient g of y,
+∂x = r · (g − y · mean(g · y)): the backward needs x and one number for each row, and nothing else of the forward.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+EPSILON = torch.finfo(torch.float32).eps  # what `F.rms_norm` adds by default
+
+
+def norm(x: Tensor) -> Tensor:
+    """RMSNorm over the last dimension, without parameters."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+def fused_norm(x: Tensor) -> Tensor:
+    """`norm` as one operation that keeps x and fp32 [..., 1] for the backward, where autograd through the plain one keeps more.
+
+    Helps where nothing else fuses it: on a CPU, in what is not compiled (the embedding's norm and the head's, and all layers with
+    `--compile 0`). Compiled layers fuse either one, and on CUDA torch's own is one kernel already. Equal to `norm` up to rounding.
+    """
+    return _FusedNorm.apply(x)
+
+
+class _FusedNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square()
+        inverse = torch.rsqrt(square / x.shape[-1] + EPSILON)
+        ctx.save_for_backward(x, inverse)
+        return (x * inverse).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        x, inverse = ctx.saved_tensors
+        y = x * inverse
+        share = (grad * y).mean(-1, keepdim=True)
+        return torch.addcmul(grad.to(y.dtype), y, share, value=-1).mul_(inverse).to(x.dtype)
