@@ -2,16 +2,15 @@
 # The $100 tier: 8×H100, depth 20. Run it again to continue.
 set -u
 . "$(dirname "${BASH_SOURCE[0]}")/runs/pipeline.sh"
-PROFILE=speedrun
-NPROC_WANTED=8
 
 usage() {
     cat <<'TEXT'
-usage: bash speedrun.sh [--profile baseline|mc] [--mc] [--dry-run] [flags of base_train]
+usage: bash speedrun.sh [--gpu h100|cpu|auto] [--profile baseline|mc] [--mc] [--dry-run] [flags of base_train]
 
-Depth 20 on 8 GPUs of 80 GB; with fewer, set NPROC to the number of processes. --dataset, --model-tag, --dry-run and the other
-flags are those of run10.sh.
+Depth 20 on 8 GPUs of 80 GB (--gpu h100, the default); with fewer, set NPROC to the number of processes. --gpu cpu goes the same
+way at the scale of run10.sh's demo, in two processes or NPROC; auto is h100 or, without a GPU, cpu. --mc-eval, --rl, --dataset,
+--model-tag, --dry-run and the other flags are those of run10.sh.
 TEXT
 }
 
-run_pipeline "$@"
+run_pipeline speedrun h100 "$@"

@@ -2,7 +2,8 @@
 #
 # A stage is a command that is run once. When it has succeeded and its artefact is there, a stamp,
 # $NANOCHAT_BASE_DIR/stages/NAME.json, records the command, how long it took and when it ended. The stage is skipped while the
-# stamp names the same command, the artefact exists and no stage it takes its input from has run since.
+# stamp names the same command, the artefact exists and no stage it takes its input from has run since. A stage that ended
+# otherwise leaves NAME.failed, the same with its exit code, until it begins again.
 
 VENV_PYTHON=.venv/bin/python
 DRY_RUN=0
@@ -11,6 +12,8 @@ LAST_SIGNAL=
 CHILD_PID=  # the running stage
 DOWNLOAD_COMMAND=
 DOWNLOAD_PID=
+STAGES=()         # names of the stages that are done, in their order
+STAGES_SKIPPED=() # those of them that were done before
 
 say() { printf '%s\n' "$*"; }
 
@@ -32,7 +35,13 @@ json_string() {
 }
 
 duration() { # SECONDS
-    if [ "$1" -lt 60 ]; then printf '%ds' "$1"; else printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); fi
+    if [ "$1" -lt 60 ]; then
+        printf '%ds' "$1"
+    elif [ "$1" -lt 3600 ]; then
+        printf '%dm%02ds' $(($1 / 60)) $(($1 % 60))
+    else
+        printf '%dh%02dm' $(($1 / 3600)) $(($1 % 3600 / 60))
+    fi
 }
 
 # --- environment ---
@@ -119,8 +128,10 @@ pass_on() { # SIGNAL
 
 stopped() {
     say "stopped; run the same command again to continue"
-    case $LAST_SIGNAL in TERM) exit 143 ;; HUP) exit 129 ;; *) exit 130 ;; esac
+    exit "$(stop_code)"
 }
+
+stop_code() { case $LAST_SIGNAL in TERM) say 143 ;; HUP) say 129 ;; *) say 130 ;; esac }
 
 # Waits until the process has ended, through any number of signals, and returns its exit code.
 wait_for() { # PID
@@ -139,7 +150,7 @@ wait_for() { # PID
 # stage NAME ARTEFACT [STAGE IT TAKES INPUT FROM…] -- COMMAND…
 # The artefact is a path: a folder must exist after the command, a file must have been written by it.
 stage() {
-    local name=$1 artefact=$2 inputs=() stamp command code began
+    local name=$1 artefact=$2 inputs=() stamp command code began unfinished
     shift 2
     while [ "$1" != -- ]; do inputs+=("$1") && shift; done
     shift
@@ -150,10 +161,11 @@ stage() {
         return
     fi
     if is_done "$stamp" "$command" "$artefact" ${inputs[@]+"${inputs[@]}"}; then
-        say "== $name: done before, skipped"
+        skipped "$name"
         return
     fi
     say "== $name: $command"
+    rm -f "$BASE/stages/$name.failed"
     : >"$stamp.began" || die 1 "cannot write to $BASE/stages; is the disk full?"
     began=$SECONDS
     "$@" </dev/null 3>&- 4>&- &
@@ -164,15 +176,24 @@ stage() {
     CHILD_PID=
     if [ "$code" = 0 ] && was_written "$artefact" "$stamp.began"; then
         write_stamp "$stamp" "$name" "$command" $((SECONDS - began))
+        rm -f "$stamp.began"
         say "== $name: $(duration $((SECONDS - began)))"
+        STAGES+=("$name")
         [ "$SIGNALS" = 0 ] || stopped
         return
     fi
+    # The trainer ends with 0 after it has saved on a signal; its last checkpoint tells that it is not through.
+    if [ "$SIGNALS" != 0 ]; then unfinished=$(stop_code); elif [ "$code" = 0 ]; then unfinished=130; else unfinished=$code; fi
+    write_stamp "$BASE/stages/$name.failed" "$name" "$command" $((SECONDS - began)) "$unfinished"
     rm -f "$stamp.began"
     [ "$SIGNALS" = 0 ] || stopped
-    # The trainer ends with 0 after it has saved on a signal; its last checkpoint tells that it is not through.
     [ "$code" != 0 ] || die 130 "$name ended before it had written $artefact; run the same command again to continue"
     die "$code" "$name failed with exit code $code; what it said is in $PWD/report/log.txt"
+}
+
+skipped() { # STAGE
+    say "== $1: done before, skipped"
+    STAGES+=("$1") STAGES_SKIPPED+=("$1")
 }
 
 is_done() { # STAMP COMMAND ARTEFACT INPUT…
@@ -188,10 +209,12 @@ was_written() { # ARTEFACT MARKER
     [ -d "$1" ] || { [ -e "$1" ] && [ ! "$2" -nt "$1" ]; }
 }
 
-write_stamp() { # STAMP NAME COMMAND SECONDS
-    printf '{\n "stage": "%s",\n "command": %s,\n "seconds": %d,\n "finished": "%s"\n}\n' \
-        "$2" "$(json_string "$3")" "$4" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >"$1.began" && mv "$1.began" "$1" ||
-        die 1 "cannot write $1; is the disk full?"
+write_stamp() { # FILE NAME COMMAND SECONDS [EXIT CODE]
+    {
+        printf '{\n "stage": "%s",\n "command": %s,\n "seconds": %d,\n' "$2" "$(json_string "$3")" "$4" &&
+            { [ -z "${5-}" ] || printf ' "code": %d,\n' "$5"; } &&
+            printf ' "finished": "%s"\n}\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)"
+    } >"$1.new" && mv "$1.new" "$1" || die 1 "cannot write $1; is the disk full?"
 }
 
 # --- downloads in the background ---
@@ -205,7 +228,7 @@ start_download() {
     if [ "$DRY_RUN" = 1 ]; then
         say "$DOWNLOAD_COMMAND >$(quote "$log") 2>&1 &"
     elif is_done "$BASE/stages/download.json" "$DOWNLOAD_COMMAND" "$DOWNLOAD_ARTEFACT"; then
-        say "== download: done before, skipped"
+        skipped download
     else
         say "== download, in the background (log: $log): $DOWNLOAD_COMMAND"
         DOWNLOAD_BEGAN=$SECONDS
@@ -215,15 +238,20 @@ start_download() {
 }
 
 wait_for_download() {
-    local code
+    local code log=$BASE/dataset_download.log
     if [ "$DRY_RUN" = 1 ]; then
         [ -z "$DOWNLOAD_COMMAND" ] || say wait
         return
     fi
     [ -n "$DOWNLOAD_PID" ] || return 0
-    say "== waiting for the download"
+    say "== waiting for the download; how far it is: tail -f $(quote "$log")"
     wait_for "$DOWNLOAD_PID"
     code=$?
-    [ "$code" = 0 ] || die "$code" "the download failed with exit code $code; what it said is in $BASE/dataset_download.log"
+    DOWNLOAD_PID=
+    if [ "$code" != 0 ]; then
+        grep '^error: ' "$log" | head -n 3
+        die "$code" "the download failed with exit code $code; what it said is in $log"
+    fi
     write_stamp "$BASE/stages/download.json" download "$DOWNLOAD_COMMAND" $((SECONDS - DOWNLOAD_BEGAN))
+    STAGES+=(download)
 }

@@ -1,142 +1,76 @@
-# The stages of a recipe, from a fresh checkout to the report, and the options that all runners take.
+# The stages of a recipe, from a fresh checkout to the report.
 # A runner (run10.sh, speedrun.sh, run1000.sh) sources this file from anywhere and calls run_pipeline with its arguments.
 
 START_DIR=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 . runs/lib.sh
 . runs/profiles.sh
+. runs/options.sh
+. runs/summary.sh
 
-PROFILE=    # set by a runner that has only one
-NPROC_WANTED=1
-GPU=auto
-MC=0
-TAG=
-DATASET_GIVEN=
-EXTRA=() # flags for base_train, names with hyphens
+NEEDS= # what base_train needs of its memory, in words
 
-run_pipeline() {
+run_pipeline() { # RECIPE MACHINE ARGUMENTS…; the machine is what --gpu says where it is not given
+    RECIPE=$1 GPU=$2
+    shift 2
     load_env
     find_base_dir "$START_DIR"
     parse_options "$@"
     choose_profile
-    # A wrong flag is refused as early as the environment allows, and not after the tokenizer has been trained.
-    local ready=0
-    if ./mc_setup --check; then
-        ready=1
-        check_flags
-    fi
     if [ "$DRY_RUN" = 1 ]; then
-        say "./mc_setup --yes"
+        dry_run_header
     else
+        check_gpus
+        # A wrong flag and a model that does not fit are refused as early as the environment allows.
+        local ready=0
+        if ./mc_setup --check; then ready=1 && preflight; fi
         start_log
-        say "== $(date -u +%Y-%m-%dT%H:%M:%SZ): profile $PROFILE, tag $TAG, artefacts in $BASE"
+        say "== $(date -u +%Y-%m-%dT%H:%M:%SZ): $RECIPE.sh --gpu $MACHINE, tag $TAG, artefacts in $BASE"
         [ "$ready" = 1 ] || set_up
+        [ -z "$NEEDS" ] || say "== $NEEDS"
     fi
     run_stages
-    [ "$DRY_RUN" = 1 ] || say "== finished in $(duration "$SECONDS"): $PWD/report/report.md"
+    [ "$DRY_RUN" = 1 ] || summary
 }
 
-# --- options ---
-
-parse_options() {
-    local argument name
-    while [ $# -gt 0 ]; do
-        argument=$1
-        case $argument in --*) name=$(hyphens "$argument") ;; *) name=$argument ;; esac
-        case $name in
-            --gpu | --profile | --dataset | --model-tag)
-                [ $# -gt 1 ] || die 2 "$name needs a value"
-                shift
-                option "$name" "$1"
-                ;;
-            --gpu=* | --profile=* | --dataset=* | --model-tag=*) option "${name%%=*}" "${name#*=}" ;;
-            --mc | --mc-enabled)
-                MC=1
-                case ${2-} in 0 | 1) MC=$2 && shift ;; esac
-                ;;
-            --mc=1 | --mc-enabled=1) MC=1 ;;
-            --mc=0 | --mc-enabled=0) MC=0 ;;
-            --dry-run) DRY_RUN=1 ;;
-            -h | --help)
-                usage
-                exit 0
-                ;;
-            --) ;;
-            *) EXTRA+=("$name") ;;
-        esac
-        shift
-    done
+# What the runner sets for its stages, as lines to paste, and as comments what is known of the run.
+dry_run_header() {
+    say "# $RECIPE.sh --gpu $MACHINE, tag $TAG"
+    if ./mc_setup --check; then
+        preflight
+        [ -z "$NEEDS" ] || say "# $NEEDS"
+    else
+        say "# what base_train needs of its memory is known when ./mc_setup has run"
+    fi
+    say "cd $(quote "$PWD")"
+    ! grep -qsE '^(export )?[A-Z]' .mc_env || say ". ./.mc_env"
+    say "export NANOCHAT_BASE_DIR=$(quote "$BASE")"
+    say "./mc_setup --yes"
 }
 
-# --device_batch_size=8 → --device-batch-size=8: underscores of the name, not of the value.
-hyphens() {
-    local name=${1%%=*}
-    printf '%s' "${name//_/-}${1#"$name"}"
-}
-
-option() { # NAME VALUE
-    case $1 in
-        --gpu)
-            [ -z "$PROFILE" ] || die 2 "--gpu is an option of run10.sh; this recipe is for one kind of machine"
-            case $2 in auto | cpu | 5090 | h100) GPU=$2 ;; *) die 2 "--gpu is auto, cpu, 5090 or h100, not '$2'" ;; esac
-            ;;
-        --profile)
-            case $2 in baseline) MC=0 ;; mc) MC=1 ;; *) die 2 "--profile is baseline or mc, not '$2'" ;; esac
-            ;;
-        --model-tag) TAG=$2 ;;
-        --dataset)
-            # A path is relative to where the user is, not to the checkout.
-            case $2 in auto | local | climbmix | fineweb-edu | /* | "~"*) DATASET_GIVEN=$2 ;; *) DATASET_GIVEN=$START_DIR/$2 ;; esac
-            ;;
-    esac
-}
-
-# The value that the command line gives a flag of base_train; fails where it gives none.
-extra() { # NAME
-    local i found=1
-    for ((i = 0; i < ${#EXTRA[@]}; i++)); do
-        case ${EXTRA[i]} in
-            "--$1="*) EXTRA_VALUE=${EXTRA[i]#*=} found=0 ;;
-            "--$1") EXTRA_VALUE=${EXTRA[i + 1]-} found=0 ;;
-        esac
-    done
-    return "$found"
+set_up() {
+    rm -f "$BASE/stages/set_up.json" # out of date, whatever it says
+    stage set_up .venv/mc_setup.stamp -- ./mc_setup --yes
+    preflight
 }
 
 # --- profile ---
 
 choose_profile() {
     local found
-    if [ -z "$PROFILE" ]; then
-        PROFILE=$GPU
-        if [ "$GPU" = auto ]; then
-            found=$(detect_profile)
-            case $found in
-                cpu | 5090 | h100) PROFILE=$found ;;
-                *) die 2 "the GPU has $found MiB and the smallest profile wants 30000; try --gpu 5090 with a smaller --device-batch-size, or --gpu cpu" ;;
-            esac
-        fi
+    MACHINE=$GPU
+    if [ "$GPU" = auto ]; then
+        found=$(detect_machine)
+        case $found in
+            cpu | 5090 | h100) MACHINE=$found ;;
+            *) die 2 "the GPU has $found MiB and the smallest profile wants 30000; try --gpu 5090 with a smaller --device-batch-size, or --gpu cpu" ;;
+        esac
     fi
-    use_profile "$PROFILE"
+    use_profile "$RECIPE" "$MACHINE" ||
+        die 2 "$RECIPE.sh has no profile for --gpu $MACHINE; it is for 8 GPUs of 80 GB (h100), and a demo on a CPU (cpu)"
     DATASET=${DATASET_GIVEN:-$DATASET}
     choose_flags
     choose_launcher
-}
-
-# One process, or one for each GPU. NPROC overrides how many.
-choose_launcher() {
-    local gpus
-    LAUNCH=("$VENV_PYTHON")
-    END_OF_LAUNCH=()
-    [ "$NPROC_WANTED" -gt 1 ] || return 0
-    if [ "$DRY_RUN" = 0 ] && [ -z "${NPROC-}" ]; then
-        gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
-        [ "$gpus" -ge "$NPROC_WANTED" ] ||
-            die 1 "this recipe wants $NPROC_WANTED GPUs and $gpus are here; set NPROC to run it with fewer processes, or use run10.sh"
-    fi
-    case ${NPROC:-$NPROC_WANTED} in *[!0-9]* | 0*) die 2 "NPROC is a number of processes, not '$NPROC'" ;; esac
-    LAUNCH=(.venv/bin/torchrun --standalone "--nproc_per_node=${NPROC:-$NPROC_WANTED}")
-    END_OF_LAUNCH=(--)
 }
 
 # FLAGS, those of base_train: the profile's, less what the command line replaces, then the command line's. And TRAINED, the
@@ -149,7 +83,7 @@ choose_flags() {
     if [ "$MC" = 1 ]; then
         MEMORY=_mc
         FLAGS+=(--mc)
-        TRAIN_FLAGS+=(${MC_FLAGS[@]+"${MC_FLAGS[@]}"})
+        TRAIN_FLAGS+=("${MC_FLAGS[@]}")
     fi
     for ((i = 0; i < ${#TRAIN_FLAGS[@]}; i += 2)); do
         name=${TRAIN_FLAGS[i]}
@@ -179,14 +113,41 @@ choose_flags() {
     esac
 }
 
-set_up() {
-    rm -f "$BASE/stages/set_up.json" # out of date, whatever it says
-    stage set_up .venv/mc_setup.stamp -- ./mc_setup --yes
-    check_flags
+# One process, or as many as the profile wants. NPROC overrides how many.
+choose_launcher() {
+    LAUNCH=("$VENV_PYTHON")
+    END_OF_LAUNCH=()
+    PROCESSES=1
+    if [ "$NPROC_WANTED" -gt 1 ]; then
+        PROCESSES=${NPROC:-$NPROC_WANTED}
+        case $PROCESSES in *[!0-9]* | 0*) die 2 "NPROC is a number of processes, not '$NPROC'" ;; esac
+        LAUNCH=(.venv/bin/torchrun --standalone "--nproc_per_node=$PROCESSES")
+        END_OF_LAUNCH=(--)
+    fi
+    launched base_train "${FLAGS[@]}"
+    TRAIN_COMMAND=("${COMMAND[@]}")
+}
+
+# Sets COMMAND to what runs a script, in as many processes as the training has.
+launched() { # SCRIPT FLAGS…
+    local script=$1
+    shift
+    COMMAND=("${LAUNCH[@]}" -m "scripts.$script" ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} "$@")
+}
+
+# --- before anything is done ---
+
+check_gpus() {
+    local gpus
+    [ "$DEVICE_TYPE" = cuda ] || return 0
+    gpus=$(gpu_count)
+    [ "$gpus" -gt 0 ] || die 1 "$RECIPE.sh --gpu $MACHINE wants an NVIDIA GPU and nvidia-smi finds none here; --gpu cpu runs the demo, --dry-run shows what would run"
+    [ "$gpus" -ge "$PROCESSES" ] ||
+        die 1 "this recipe wants $PROCESSES GPUs and $gpus are here; set NPROC to run it with fewer processes, or use run10.sh"
 }
 
 # The command line's flags, with all that base_train itself would say about them. The profile's own are known to be right.
-check_flags() {
+preflight() {
     [ ${#EXTRA[@]} -gt 0 ] || return 0
     "$VENV_PYTHON" -c 'import sys
 from nanochat.flags import parse
@@ -207,17 +168,32 @@ run_stages() {
     stage tok_train "$BASE/tokenizer" -- "$VENV_PYTHON" -m scripts.tok_train --vocab-size "$VOCAB_SIZE" --dataset "$DATASET"
     stage tok_eval "$BASE/report/tokenizer_evaluation.json" tok_train -- "$VENV_PYTHON" -m scripts.tok_eval --dataset "$DATASET"
     wait_for_download
-    stage "base_train$MEMORY" "$TRAINED" tok_train -- \
-        "${LAUNCH[@]}" -m scripts.base_train ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} "${FLAGS[@]}"
-    stage "base_eval$MEMORY" "$BASE/report/base_evaluation$MEMORY.json" "base_train$MEMORY" -- \
-        "${LAUNCH[@]}" -m scripts.base_eval ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} --model-tag "$TAG" --dataset "$DATASET" --device-type "$DEVICE_TYPE"
-    stage "mid_train$MEMORY" "$BASE/report/mid_training$MEMORY.json" "base_train$MEMORY" -- \
-        "${LAUNCH[@]}" -m scripts.mid_train ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} "${CHAT[@]}" ${MID_FLAGS[@]+"${MID_FLAGS[@]}"}
-    stage "chat_sft$MEMORY" "$BASE/report/chat_sft$MEMORY.json" "mid_train$MEMORY" -- \
-        "${LAUNCH[@]}" -m scripts.chat_sft ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} "${CHAT[@]}" ${SFT_FLAGS[@]+"${SFT_FLAGS[@]}"}
-    stage "chat_eval$MEMORY" "$BASE/report/chat_evaluation$MEMORY.json" "chat_sft$MEMORY" -- \
-        "${LAUNCH[@]}" -m scripts.chat_eval ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} --source sft --model-tag "$TAG" --device-type "$DEVICE_TYPE" \
-        ${CHAT_EVAL_FLAGS[@]+"${CHAT_EVAL_FLAGS[@]}"}
-    stage "report$MEMORY" report/report.md set_up tok_train tok_eval "base_train$MEMORY" "base_eval$MEMORY" "chat_eval$MEMORY" -- \
+    stage "base_train$MEMORY" "$TRAINED" tok_train -- "${TRAIN_COMMAND[@]}"
+    launched base_eval --model-tag "$TAG" --dataset "$DATASET" --device-type "$DEVICE_TYPE"
+    stage "base_eval$MEMORY" "$BASE/report/base_evaluation$MEMORY.json" "base_train$MEMORY" -- "${COMMAND[@]}"
+    launched mid_train "${CHAT[@]}" "${MID_FLAGS[@]}"
+    stage "mid_train$MEMORY" "$BASE/report/mid_training$MEMORY.json" "base_train$MEMORY" -- "${COMMAND[@]}"
+    launched chat_sft "${CHAT[@]}" "${SFT_FLAGS[@]}"
+    stage "chat_sft$MEMORY" "$BASE/report/chat_sft$MEMORY.json" "mid_train$MEMORY" -- "${COMMAND[@]}"
+    evaluate_chat sft "chat_eval$MEMORY" "chat_evaluation$MEMORY"
+    local chat=chat_sft evaluated=("base_eval$MEMORY" "chat_eval$MEMORY")
+    if [ "$RL" = 1 ]; then
+        chat=chat_rl
+        launched chat_rl "${CHAT[@]}" "${RL_FLAGS[@]}"
+        stage "chat_rl$MEMORY" "$BASE/report/chat_rl$MEMORY.json" "chat_sft$MEMORY" -- "${COMMAND[@]}"
+        evaluate_chat rl "chat_eval_rl$MEMORY" "chat_evaluation_rl$MEMORY"
+        evaluated+=("chat_eval_rl$MEMORY")
+    fi
+    if [ "$MC_EVAL" = 1 ]; then
+        stage "mc_eval$MEMORY" "$BASE/report/long_context.json" "$chat$MEMORY" -- \
+            "$VENV_PYTHON" -m scripts.mc_eval --model-tag "$TAG" --device-type "$DEVICE_TYPE" ${MC_EVAL_FLAGS[@]+"${MC_EVAL_FLAGS[@]}"}
+        evaluated+=("mc_eval$MEMORY")
+    fi
+    stage "report$MEMORY" report/report.md set_up tok_train tok_eval "base_train$MEMORY" "${evaluated[@]}" -- \
         "$VENV_PYTHON" -m nanochat.report generate --out report/report.md
+}
+
+evaluate_chat() { # SOURCE STAGE SECTION
+    launched chat_eval --source "$1" --model-tag "$TAG" --device-type "$DEVICE_TYPE" ${CHAT_EVAL_FLAGS[@]+"${CHAT_EVAL_FLAGS[@]}"}
+    stage "$2" "$BASE/report/$3.json" "chat_$1$MEMORY" -- "${COMMAND[@]}"
 }

@@ -1,56 +1,86 @@
-# The runner profiles: data only. A profile sets what the stages of runs/pipeline.sh are made of.
+# The runner profiles: data only. A profile is a recipe on a machine; it sets what the stages of runs/pipeline.sh are made of.
+#   NPROC_WANTED      processes of a training, one for each GPU
+#   DEVICE_MIB        memory of a GPU of this kind, as nvidia-smi tells it
 #   VOCAB_SIZE        tokens, specials included
 #   DATASET           name for --dataset; the named shards are downloaded, `local` needs nothing
 #   FIRST_SHARDS      shards that the tokenizer is trained on, downloaded before anything else
 #   SHARDS            shards of the whole run: 250 M characters or ≈ 53 M tokens each, and a tenth to spare
 #   TRAIN_FLAGS       base_train's flags, as name value pairs; the same flag on the command line replaces one
-#   MC_FLAGS          more of them, with --mc
-#   MID_FLAGS, SFT_FLAGS, CHAT_EVAL_FLAGS  flags of mid_train, chat_sft and chat_eval, as they are given
+#   MC_FLAGS          more of them, with --mc; rows, steps and rates stay those of the baseline
+#   MID_FLAGS, SFT_FLAGS, CHAT_EVAL_FLAGS, RL_FLAGS, MC_EVAL_FLAGS  flags of the other stages, as they are given
+# Device batches on GPUs are the largest divisors of a process's rows that `nanochat.memory_estimate` finds room for.
 
-use_profile() { # NAME
-    MC_FLAGS=() MID_FLAGS=(--log-every 20) SFT_FLAGS=(--log-every 20) CHAT_EVAL_FLAGS=()
-    case $1 in
-        cpu) # ≈ 2.7 M tokens: minutes on two cores
-            VOCAB_SIZE=8192 DATASET=local FIRST_SHARDS=1 SHARDS=1
-            TRAIN_FLAGS=(device-type cpu depth 4 head-dim 64 max-seq-len 512
-                device-batch-size 8 total-batch-size 8192 num-iterations 330
-                log-every 10 eval-every 100 eval-tokens 102400 sample-every 165 save-every 100)
-            # Narrow from the start: one width to compile. Positions within the Working Context: sessions are longer than rows.
-            MC_FLAGS=(mc-preset fast mc-anneal 0 positional-type local mc-eval-tokens 51200)
-            # The same conversations twice, gently at first: 0.3 M and 1 M tokens.
-            MID_FLAGS=(--mixture demo --num-iterations 30 --lr-mult 0.5 --log-every 10 --eval-every -1)
-            SFT_FLAGS=(--mixture demo --num-iterations 110 --lr-mult 1.0 --log-every 10 --eval-every 55 --eval-tokens 51200)
-            CHAT_EVAL_FLAGS=(--tasks demo --max-problems 200)
-            ;;
-        5090) # 37,760 × 114,688 = 4.33 B tokens
-            VOCAB_SIZE=32768 DATASET=climbmix FIRST_SHARDS=8 SHARDS=90
+use_profile() { # RECIPE MACHINE
+    NPROC_WANTED=1
+    case $1 in speedrun | run1000) if [ "$2" = cpu ]; then NPROC_WANTED=2; else NPROC_WANTED=8; fi ;; esac
+    case $2 in
+        cpu) use_demo && return ;;
+        5090) DEVICE_MIB=32607 ;;
+        h100) DEVICE_MIB=81559 ;;
+    esac
+    VOCAB_SIZE=32768 DATASET=climbmix FIRST_SHARDS=8
+    # Positions within the Working Context: sessions are longer than rows.
+    MC_FLAGS=(mc-preset full positional-type local)
+    MID_FLAGS=(--log-every 20) SFT_FLAGS=(--log-every 20) CHAT_EVAL_FLAGS=() MC_EVAL_FLAGS=()
+    RL_FLAGS=(--task gsm8k --log-every 10)
+    case $1/$2 in
+        run10/5090) # 37,760 × 114,688 = 4.33 B tokens; 56 rows
+            SHARDS=90
             TRAIN_FLAGS=(device-type cuda depth 12 max-seq-len 2048
                 device-batch-size 14 total-batch-size 114688 num-iterations 37760 save-every 1000)
             ;;
-        h100) # twice the 5090's batch, half its steps
-            VOCAB_SIZE=32768 DATASET=climbmix FIRST_SHARDS=8 SHARDS=90
+        run10/h100) # twice the 5090's batch, half its steps
+            SHARDS=90
             TRAIN_FLAGS=(device-type cuda depth 12 max-seq-len 2048
                 device-batch-size 28 total-batch-size 229376 num-iterations 18880 save-every 1000)
             ;;
-        speedrun) # 21,400 × 524,288 = 11.2 B tokens
-            VOCAB_SIZE=32768 DATASET=climbmix FIRST_SHARDS=8 SHARDS=230
+        speedrun/h100) # 21,400 × 524,288 = 11.2 B tokens; 256 rows, 32 in each process
+            SHARDS=235
             TRAIN_FLAGS=(device-type cuda depth 20 max-seq-len 2048
                 device-batch-size 32 total-batch-size 524288 num-iterations 21400 save-every 1000)
             ;;
-        run1000) # 71,680 × 524,288 = 37.6 B tokens
-            VOCAB_SIZE=32768 DATASET=climbmix FIRST_SHARDS=8 SHARDS=780
+        run1000/h100) # 71,680 × 524,288 = 37.6 B tokens
+            SHARDS=780
             TRAIN_FLAGS=(device-type cuda depth 32 max-seq-len 2048
                 device-batch-size 8 total-batch-size 524288 num-iterations 71680 save-every 1000)
             ;;
+        *) return 1 ;;
     esac
 }
 
-# The profile for the hardware found: `cpu`, or by the memory of the first GPU.
-detect_profile() {
+# All recipes on a CPU: ≈ 2.7 M tokens, minutes on two cores. Where the recipe is for 8 GPUs, two processes share the work.
+use_demo() {
+    DEVICE_MIB=
+    VOCAB_SIZE=8192 DATASET=local FIRST_SHARDS=1 SHARDS=1
+    TRAIN_FLAGS=(device-type cpu depth 4 head-dim 64 max-seq-len 512
+        device-batch-size 8 total-batch-size 8192 num-iterations 330
+        log-every 10 eval-every 100 eval-tokens 102400 sample-every 165 save-every 100)
+    # Narrow from the start: one width to compile. Positions within the Working Context: sessions are longer than rows.
+    MC_FLAGS=(mc-preset fast mc-anneal 0 positional-type local mc-eval-tokens 51200)
+    # The same conversations twice, gently at first: 0.3 M and 1 M tokens.
+    MID_FLAGS=(--mixture demo --num-iterations 30 --lr-mult 0.5 --log-every 10 --eval-every -1)
+    SFT_FLAGS=(--mixture demo --num-iterations 110 --lr-mult 1.0 --log-every 10 --eval-every 55 --eval-tokens 51200)
+    CHAT_EVAL_FLAGS=(--tasks demo --max-problems 200)
+    RL_FLAGS=(--task arithmetic:digits=2 --num-iterations 20 --prompts-per-step 4 --samples 8 --max-tokens 32
+        --log-every 5 --eval-every -1)
+    MC_EVAL_FLAGS=(--quick)
+}
+
+# The machine found: `cpu`, or by the memory of the first GPU.
+detect_machine() {
     local mib
-    mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -n 1)
+    mib=$(gpu_mib)
     case $mib in
-        "" | *[!0-9]*) say cpu ;;
+        "") say cpu ;;
         *) if [ "$mib" -ge 70000 ]; then say h100; elif [ "$mib" -ge 30000 ]; then say 5090; else say "$mib"; fi ;;
     esac
 }
+
+# Memory of the first GPU in MiB; nothing where there is no GPU.
+gpu_mib() {
+    local mib
+    mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -n 1)
+    case $mib in *[!0-9]*) ;; *) printf '%s' "$mib" ;; esac
+}
+
+gpu_count() { nvidia-smi -L 2>/dev/null | grep -c '^GPU'; }
