@@ -102,7 +102,7 @@ def start(flags: RuntimeFlags) -> Runtime:
     """
     keep_freed_memory()
     rank, local, world = (int(os.environ.get(k, d)) for k, d in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")))
-    device = _device(flags.device_type, local)
+    device = find_device(flags.device_type, local)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
@@ -117,7 +117,8 @@ def start(flags: RuntimeFlags) -> Runtime:
     return Runtime(device, precision, backend, flags.compile and not trouble, rank, world, trouble if flags.compile else "")
 
 
-def _device(wanted: str, local_rank: int) -> torch.device:
+def find_device(wanted: str, local_rank: int = 0) -> torch.device:
+    """The device that `--device-type` asks for. Raises `UserError` where it is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     kind = next(k for k, available in there.items() if available) if wanted == "auto" else wanted
     if not there[kind]:

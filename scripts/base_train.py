@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mc.config import MCConfig, RowPlan
+from mc.memory_estimate import foresee
 from mc.recipe import MC_SUFFIX, choose_micro_batch, measure_memory, new_controller, picture, wandb_name
 from nanochat import flags
 from nanochat.base_samples import sample_base
@@ -53,6 +54,7 @@ class BaseTrain:
     memory: MCConfig = part(MCConfig)
     chunked_ce: bool = flag(True, "compute the loss in chunks that never hold all logits")
     fused_rmsnorm: bool = flag(False, "norms as one operation with a backward of its own; helps what is not compiled")
+    check_memory: bool = flag(True, "refuse a run that needs far more memory than the device has")
     eval_every: int = flag(250, "measure validation bits per byte; -1 = never", unit="baseline steps, applied as tokens")
     eval_tokens: int = flag(80 * 524288, "validation tokens to measure on", unit="tokens")
     sample_every: int = flag(2000, "print a few continuations; -1 = never", unit="baseline steps, applied as tokens")
@@ -125,6 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     ensure_dir(run_folder)
 
     tokenizer = load_tokenizer()
+    check_memory(recipe, tokenizer.vocab_size, runtime, say)
     source = open_source(recipe.data.dataset)
     train, val = (open_tokens(source, tokenizer, split, say=say) for split in ("train", "val"))
     T = recipe.model.max_seq_len
@@ -175,10 +178,26 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def check_memory(recipe: BaseTrain, vocab_size: int, runtime: Runtime, say: Callable[[str], None]) -> None:
+    """Says what the run will need of the device's memory. Raises `UserError` where that is clearly too much."""
+    config = model_config(recipe, vocab_size, runtime)
+    with torch.device("meta"):
+        plan = make_plan(recipe, GPT(config), runtime)
+    memory, rows = recipe.memory if recipe.mc else None, recipe.trainer.device_batch_size
+    foresight = foresee(config, memory, rows, plan.total_batch_size, runtime, recipe.chunked_ce)
+    if recipe.check_memory:
+        foresight.check()
+    say(foresight.describe())
+
+
+def model_config(recipe: BaseTrain, vocab_size: int, runtime: Runtime) -> GPTConfig:
+    """The shape of the model, with `auto` resolved."""
+    return dataclasses.replace(recipe.model, vocab_size=vocab_size, window_pattern=runtime.window_pattern(recipe.model.window_pattern))
+
+
 def build_model(recipe: BaseTrain, tokenizer: Tokenizer, runtime: Runtime, say: Callable[[str], None] = print) -> GPT:
     """The initialised model on its device, with `auto` resolved."""
-    pattern = runtime.window_pattern(recipe.model.window_pattern)
-    config = dataclasses.replace(recipe.model, vocab_size=tokenizer.vocab_size, window_pattern=pattern)
+    config = model_config(recipe, tokenizer.vocab_size, runtime)
     model = GPT(config, runtime.precision.dtype, runtime.backend)
     torch.manual_seed(recipe.trainer.seed + runtime.rank)  # for objectives that draw; the weights and rows have their own
     model.init_weights(torch.Generator().manual_seed(recipe.trainer.seed))

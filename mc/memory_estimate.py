@@ -1,0 +1,130 @@
+"""What a training run with a memory, or without one, will need of its device's memory: its passes and networks, for the estimate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mc.auto_batch import divisors, estimate_mc_device_batch
+from mc.config import MCConfig, RowPlan
+from mc.controller import SMALL, MCController
+from nanochat.common import UserError
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.memory_estimate import FP32, Addition, MemoryEstimate, Pass, Setting, device_memory, estimate, value_width
+from nanochat.runtime import Runtime
+
+# Channels that autograd keeps of an encoder's layer, in units of its width: as of a layer of the model, and what its head keeps.
+LAYER, HEAD = 22, 10
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What a run will need, before any of it is built: `config` is its model, with the window pattern resolved.
+
+    `device_batch_size` is the baseline's, `rows_per_step` a process's rows of a step, `available` the device's memory in bytes
+    where it is known.
+    """
+
+    config: GPTConfig
+    memory: MCConfig | None
+    device_batch_size: int
+    rows_per_step: int
+    setting: Setting
+    available: int | None
+
+    @property
+    def searches(self) -> bool:
+        """Whether the run itself looks for the micro-batch that fits (see `mc.recipe.choose_micro_batch`)."""
+        return self.memory is not None and self.memory.mc_auto_batch and self.setting.device_type == "cuda"
+
+    def at(self, device_batch_size: int) -> MemoryEstimate:
+        """The estimate with another batch."""
+        rows = device_batch_size
+        if self.searches:
+            rows = estimate_mc_device_batch(rows, self.rows_per_step, RowPlan(self.memory, self.config.max_seq_len))[0]
+        return estimate_run(self.config, self.memory, rows, self.setting)
+
+    def largest_that_fits(self) -> int | None:
+        """The largest `device_batch_size` that divides the rows of a step and fits; None where none does."""
+        sizes = divisors(self.rows_per_step)
+        return next((rows for rows in reversed(sizes) if self.available is None or self.at(rows).fits(self.available)), None)
+
+    def describe(self) -> str:
+        """One line for the log."""
+        return f"device memory: {self.at(self.device_batch_size).describe(self.available)}"
+
+    def check(self) -> None:
+        """Raises `UserError` where the device has clearly too little."""
+        least = self.at(1 if self.searches else self.device_batch_size)
+        if self.available is None or not least.is_hopeless(self.available):
+            return
+        fits = self.largest_that_fits()
+        advice = f"--device-batch-size {fits} would fit" if fits else "not even one row would fit, take a smaller --depth or --max-seq-len"
+        raise UserError(f"the run {least.describe(self.available)}; {advice}; to try all the same, give --check-memory 0")
+
+
+def estimate_run(config: GPTConfig, memory: MCConfig | None, rows: int, setting: Setting) -> MemoryEstimate:
+    """The most that a process needs with micro-batches of `rows` rows of `config.max_seq_len` tokens; `memory` is None without one.
+
+    `config.window_pattern` must be resolved.
+    """
+    T = config.max_seq_len
+    plain = Pass(rows, T, setting.compiled)
+    if memory is None:
+        return estimate(config, [plain], setting)
+    plan = RowPlan(memory, T)
+    progress = 0.0 if memory.mc_anneal else 1.0
+    variant = plan.compression(plan.width(progress))
+    V = min(max(memory.mc_num_random_variants, 2 if memory.lens_loss.mc_lens_loss_weight else 1), variant.possibilities)
+    variants = Pass(V * rows, variant.width, setting.compiled and memory.mc_compile_variants)
+    return estimate(config, [plain, variants], setting, _networks(config, memory, plan, rows, variant.width, setting))
+
+
+def foresee(
+    config: GPTConfig, memory: MCConfig | None, device_batch_size: int, total_batch_size: int, runtime: Runtime, chunked_ce: bool
+) -> Foresight:
+    """What a run in `runtime` will need; `total_batch_size` is in tokens, and `memory` is None for a run without one."""
+    rows_per_step = total_batch_size // (config.max_seq_len * runtime.world_size)
+    setting = Setting(
+        runtime.precision.dtype,
+        runtime.device.type,
+        runtime.backend,
+        runtime.compile,
+        chunked_ce,
+        runtime.world_size,
+        accumulates=memory is not None or rows_per_step > device_batch_size,
+    )
+    available = device_memory(runtime.device)
+    if available is not None and runtime.device.type == "cpu":
+        available //= runtime.world_size
+    return Foresight(config, memory, device_batch_size, rows_per_step, setting, available)
+
+
+def _networks(config: GPTConfig, memory: MCConfig, plan: RowPlan, rows: int, width: int, setting: Setting) -> Addition:
+    """The memory's own: parameters, the tree of a micro-batch, and what autograd keeps of the networks' passes."""
+    with torch.device("meta"):
+        controller = MCController(GPT(config), memory, plan.length)
+    own = [p for name, p in controller.named_parameters() if not name.startswith("model.") and p.requires_grad]
+    matrices = [p for p in own if p.ndim == 2 and min(p.shape) > SMALL]
+    D, size = config.width, memory.aux_dtype(setting.dtype).itemsize
+    tokens, gist, lens = rows * plan.length, memory.gist, memory.lens
+    bank = sum(nodes * memory.geometry.size(level) for level, nodes in enumerate(plan.shape.levels))
+    kept = rows * bank * (D + value_width(config)) * setting.dtype.itemsize
+    kept += tokens * 2 * D * size
+    if gist.gistnet_type == "transformer":
+        kept += tokens * gist.gistnet_layers * LAYER * controller.gistnet.width * size
+    if memory.lens_loss.mc_lens_loss_weight:
+        entries = rows * (memory.mc_lens_contexts + 1) * width
+        kept += entries * (lens.lensnet_layers * LAYER + HEAD) * controller.focus.lensnet.width * size
+    if memory.lens_loss.mc_lens_attention_weight:
+        kept += 3 * FP32 * rows * config.heads * plan.horizon * plan.length
+    stacks: dict[torch.Size, int] = {}
+    for p in matrices:
+        stacks[p.shape] = stacks.get(p.shape, 0) + p.numel()
+    return Addition(
+        matrices=sum(p.numel() for p in matrices),
+        vectors=sum(p.numel() for p in own) - sum(p.numel() for p in matrices),
+        largest_stack=max(stacks.values(), default=0),
+        activations=kept,
+    )

@@ -1,0 +1,218 @@
+"""What a training process will need of its device's memory, told before it starts: bytes by part, from shapes alone.
+
+It follows the tensors that autograd keeps (see `GPT`, `ChunkedCrossEntropy`, `MuonAdamW`) to the moments when most of them are
+there at once: the end of a forward, the end of a backward, and the optimizer's update. `bench.memory_estimate` holds it
+against processes on a CPU; for GPUs the same accounting is used, which has not been measured on one.
+
+Shapes: `N` positions of all rows of a pass, `D` width, `V` vocabulary, `L` layers. All sizes are in bytes but where noted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from nanochat.attention import QUERY_BLOCK, Backend
+from nanochat.cross_entropy import CHUNK_BYTES
+from nanochat.gpt import SMEAR_CHANNELS, GPTConfig
+
+FP32 = 4
+GIB = 1 << 30
+# What a process takes before it has a model. CPU: Python, PyTorch and, where layers are compiled, the compiler with its code,
+# measured. CUDA: the context, cuBLAS's workspace and kernels, by what is usual.
+PROCESS = {"cpu": 400 << 20, "cuda": 1 << 30, "mps": 400 << 20}
+COMPILER = {"cpu": 450 << 20, "cuda": 0, "mps": 0}
+SLACK = 0.05  # of everything else: what allocators round up, and holes between blocks
+REFUSAL = 1.25  # an estimate is refused where it is more than this times what there is
+
+
+class Pass(NamedTuple):
+    """One forward through all layers and the head in a micro-batch."""
+
+    rows: int
+    positions: int  # of a row
+    compiled: bool
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.rows * self.positions
+
+
+class Addition(NamedTuple):
+    """What is trained beside the language model (see `mc.memory_estimate`)."""
+
+    matrices: int = 0  # parameters under Muon
+    vectors: int = 0  # parameters under AdamW
+    largest_stack: int = 0  # parameters in the largest stack of matrices of one shape
+    activations: int = 0  # bytes
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a process trains in, beside the model."""
+
+    dtype: torch.dtype  # of activations
+    device_type: str  # cpu, cuda or mps
+    backend: Backend
+    compiled: bool
+    chunked_ce: bool = True
+    world_size: int = 1
+    accumulates: bool = True  # whether a step has more than one micro-batch
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes by part at the moment when most are needed."""
+
+    parts: dict[str, int]
+    moment: str  # "forward", "backward" or "update"
+
+    @property
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return sum(self.parts.values())
+
+    def describe(self, available: int | None = None) -> str:
+        """`needs 27.1 of 31.8 GiB (parameters 1.2, …)`; `available` is the device's memory in bytes, where it is known."""
+        of = "" if available is None else f" of {_gib(available)}"
+        parts = ", ".join(f"{name} {_gib(size)}" for name, size in self.parts.items() if size >= GIB / 20)
+        return f"needs about {_gib(self.total)}{of} GiB" + (f" ({parts})" if parts else "")
+
+    def fits(self, available: int) -> bool:
+        """Whether it is no more than `available` bytes."""
+        return self.total <= available
+
+    def is_hopeless(self, available: int) -> bool:
+        """Whether `available` bytes are too few by more than the estimate may be wrong."""
+        return self.total > REFUSAL * available
+
+
+def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, addition: Addition | None = None) -> MemoryEstimate:
+    """The most that a process needs which trains `config` with micro-batches of `passes`.
+
+    Without a memory there is one pass, of `device_batch_size` rows of `max_seq_len`. Process memory of a GPU run on the side of
+    the CPU, and what evaluation takes, are not counted: the latter is less than training does.
+    """
+    addition = addition or Addition()
+    size, world, D, V = setting.dtype.itemsize, setting.world_size, config.width, config.vocab_size
+    matrices = matrix_parameters(config) + addition.matrices
+    tables = table_parameters(config)
+    rest = tables + other_parameters(config) + addition.vectors
+    parameters = FP32 * (matrices + rest)
+    state = (FP32 * matrices + 2 * FP32 * rest) // world
+    fixed = {"process": process_bytes(setting), "parameters": parameters, "optimizer state": state}
+    kept = sum(activation_bytes(config, one, setting) for one in passes) + addition.activations
+    if size != FP32:
+        kept += size * matrices  # the weights as they multiply
+    loss = max(loss_bytes(config, one, setting) for one in passes)
+    layer = max(one.tokens for one in passes) * size * 12 * D  # the gradients of a layer's activations
+    largest_table = V * max(D, value_width(config))
+    # Every matrix is in a stack of its shape, with its gradients, its momentum and the new parameters.
+    stack = max(4 * D * D * config.depth, addition.largest_stack) // world
+    moments = {
+        "forward": {
+            "gradients": FP32 * (matrices + rest) * setting.accumulates,
+            "activations": kept,
+            "loss": max(loss, layer),
+        },
+        "backward": {
+            "gradients": FP32 * (matrices + rest),
+            "gradient of a table": FP32 * largest_table * setting.accumulates
+            + FP32 * max(one.tokens for one in passes) * value_width(config),
+        },
+        "update": {
+            "gradients": FP32 * (matrices + rest) // (world if world > 1 else 1) + (FP32 * matrices // world),
+            "update": 6 * FP32 * stack,
+        },
+    }
+    moment = max(moments, key=lambda name: sum(moments[name].values()))
+    parts = fixed | moments[moment]
+    # On a CPU what was freed stays with the process: what differs between the moments leaves holes.
+    parts["slack"] = int(SLACK * (sum(parts.values()) - parts["process"]))
+    return MemoryEstimate(parts, moment)
+
+
+def value_width(config: GPTConfig) -> int:
+    """Channels of the value embeddings of a token, all layers together."""
+    return sum(map(config.has_values, range(config.depth))) * config.key_heads * config.head_dim
+
+
+def matrix_parameters(config: GPTConfig) -> int:
+    """Parameters of the layers' matrices, which Muon trains."""
+    D, kv = config.width, config.key_heads * config.head_dim
+    return config.depth * (2 * D * D + 2 * D * kv + 8 * D * D)
+
+
+def table_parameters(config: GPTConfig) -> int:
+    """Parameters of the token embedding, the value embeddings and the head."""
+    return config.vocab_size * (2 * config.width + value_width(config))
+
+
+def other_parameters(config: GPTConfig) -> int:
+    """All others: gates and scalars."""
+    gates = config.scaling_parameters - matrix_parameters(config) - config.vocab_size * config.width
+    return gates + 2 * config.depth + SMEAR_CHANNELS + 2
+
+
+def process_bytes(setting: Setting) -> int:
+    """What the process takes before it has a model."""
+    return PROCESS[setting.device_type] + COMPILER[setting.device_type] * setting.compiled
+
+
+def activation_bytes(config: GPTConfig, one: Pass, setting: Setting) -> int:
+    """What autograd keeps of a pass, the head's gradients included."""
+    size, D, T = setting.dtype.itemsize, config.width, one.positions
+    kv = config.key_heads * config.head_dim
+    # Of a layer: queries, keys and values before and after norm and rotation, the inputs of the output matrix and of both
+    # parts of the layer, the MLP's hidden states before and after the square.
+    channels = 2 * (D + 2 * kv) + 3 * D + 8 * D
+    per_token = size * (channels + D if one.compiled else channels + 3 * D)
+    if not one.compiled and setting.device_type == "cpu" and size != FP32:
+        per_token += (FP32 - size) * 2 * D + FP32 * (D + kv)  # norms are taken of fp32 copies, which autograd keeps
+    layer = one.tokens * per_token
+    if setting.backend == "blocked":
+        layer += one.rows * config.heads * size * sum(min(QUERY_BLOCK, T - b) * min(T, b + QUERY_BLOCK) for b in range(0, T, QUERY_BLOCK))
+    elif setting.device_type == "cuda":
+        layer += one.tokens * config.heads * FP32  # logarithms of the softmax's sums
+    outside = one.tokens * (size * (3 * D + 2 * value_width(config)) + 2 * FP32 * D)  # embeddings, and what the head reads
+    head = size * (one.tokens * D + config.vocab_size * D) if setting.chunked_ce else logits_bytes(config, one, setting)
+    return config.depth * layer + outside + head
+
+
+def logits_bytes(config: GPTConfig, one: Pass, setting: Setting) -> int:
+    """What the loss of a pass keeps where all its logits are there at once: they, their tanh and their softmax."""
+    return one.tokens * config.vocab_size * (setting.dtype.itemsize + 3 * FP32)
+
+
+def loss_bytes(config: GPTConfig, one: Pass, setting: Setting) -> int:
+    """What the loss of a pass takes on top while it is computed."""
+    size, V, D = setting.dtype.itemsize, config.vocab_size, config.width
+    if not setting.chunked_ce:
+        return one.tokens * V * 2 * FP32
+    logits = min(CHUNK_BYTES.get(setting.device_type, CHUNK_BYTES["cpu"]), one.tokens * V * size)
+    between = logits // size * FP32 * (0 if setting.compiled else 3)  # fused, they exist in registers only
+    return 2 * logits + between + V * D * (2 * FP32 + 2 * size)
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes of memory that this device has; None where that is not known. On a CPU the least of the machine's and its container's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory if torch.cuda.is_available() else None
+    if device.type != "cpu":
+        return None
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        path = Path(limit)
+        if path.is_file() and (text := path.read_text(encoding="ascii").strip()).isdecimal():
+            sizes.append(int(text))
+    return min(sizes)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f}"
