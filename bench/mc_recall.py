@@ -31,18 +31,17 @@ EASY = (
     "--mc-horizon=16",
     "--mc-train-wc-length=33",
 )
-HARD = ("--task=hard", "--steps=400", "--batch=16", "--allocator-recent-tokens=32", "--mc-horizon=32", "--mc-train-wc-length=65")
+HARD = ("--task=hard", "--steps=800", "--batch=16", "--allocator-recent-tokens=32", "--mc-horizon=32", "--mc-train-wc-length=65")
 # Every far block a gist: narrow variants soon, and nothing for LensNet to choose.
 GISTS = ("--mc-lens-loss-weight=0", "--mc-num-random-variants=2", "--anneal=0.15", "--head-dim=16", "--gistnet-pooling=query")
 # Three of the fourteen far blocks raw, and gists that do not hold every binding, so that it matters which.
 FOCUS = ("--task=focus", "--steps=700", "--batch=16", "--allocator-recent-tokens=32", "--mc-horizon=32", "--mc-train-wc-length=171",
          "--anneal=0.02", "--gistnet-type=mean", "--mc-lens-every=1", "--mc-lens-contexts=4")  # fmt: skip
 # The longest first: the last to finish should not be one of them.
-SHORT = (("easy", "transformer", 1), ("easy", "context", 1), ("hard", "transformer", 1), ("hard", "transformer", 4), ("hard", "context", 4))
+SHORT = (("hard", "transformer", 4), ("hard", "context", 4), ("easy", "transformer", 1), ("easy", "context", 1), ("easy", "mean", 1))
 LONG = (
-    *SHORT,
-    ("easy", "mean", 1),
-    *(("hard", kind, slots) for kind, slots in (("transformer", 2), ("context", 1), ("context", 2), ("mean", 1), ("mean", 2), ("mean", 4))),
+    *(("hard", kind, slots) for kind in ("transformer", "context", "mean") for slots in (1, 2, 4)),
+    *(("easy", kind, 1) for kind in ("transformer", "context", "mean")),
 )
 COLUMNS = ("task", "gistnet_type", "gist_slots", "full_accuracy", "gist_accuracy", "focus_accuracy", "random_accuracy", "oracle_accuracy",
            "lens_hit_rate", "steps", "minutes")  # fmt: skip
