@@ -27,6 +27,7 @@ from mc.controller import MCController
 from mc.edits import Edit, Tiling
 from mc.session import Budget, MCSession, session_budget, session_spec
 from mc.tree import MegaContextTree, RamTree
+from mc.watcher import Watcher
 from nanochat.decode_step import DecodeStep
 from nanochat.gpt import GPT, Embedded, Rotary, rotary_at
 from nanochat.memory_cache import MemoryCache, RowMemory
@@ -146,11 +147,14 @@ class Opened(NamedTuple):
 class Reader:
     """Reads one history from its beginning, and opens it under conditions wherever it has come to.
 
-    `full_limit` is how many tokens the condition `full` may have. Raises `ValueError` where `config` does not fit the memory.
+    `full_limit` is how many tokens the condition `full` may have; `watcher` sees the sessions of the condition `focus`. Raises
+    `ValueError` where `config` does not fit the memory.
     """
 
-    def __init__(self, controller: MCController, config: SessionConfig, full_limit: int, step: DecodeStep) -> None:
-        self._controller, self._config, self._full_limit, self._step = controller, config, full_limit, step
+    def __init__(
+        self, controller: MCController, config: SessionConfig, full_limit: int, step: DecodeStep, watcher: Watcher | None = None
+    ) -> None:
+        self._controller, self._config, self._full_limit, self._step, self._watcher = controller, config, full_limit, step, watcher
         self.budget = session_budget(controller, config)
         self._tokens = torch.zeros(0, dtype=torch.int64)
         self._tree = RamTree(session_spec(controller, config), controller.model.wte.weight.device)
@@ -186,7 +190,7 @@ class Reader:
         if condition == "gists":
             return unfocused(self._controller, tree, self._config)
         if condition == "focus":
-            return MCSession(self._controller, tree, self._config)
+            return MCSession(self._controller, tree, self._config, watcher=self._watcher)
         return Steered(self._controller, tree, self._config, random_scores(seed) if condition == "random" else needed_scores(needed))
 
 

@@ -22,6 +22,7 @@ from mc.conditions import Condition, Opened, Reader, forced, joined
 from mc.config import SessionConfig
 from mc.controller import MCController
 from mc.evaluation import plain_forward
+from mc.watcher import Watcher
 from nanochat.decode_step import DecodeStep
 
 NEEDED_BLOCKS = 2  # blocks that the oracle of a text asks for: those that the horizon attends to most
@@ -66,6 +67,7 @@ def measure_text(
     effort: Effort,
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
+    watcher: Watcher | None = None,
 ) -> list[TextPoint]:
     """The losses of `documents`, int64 [n] each, cut at every one of `lengths` that leaves `horizon` tokens behind it.
 
@@ -79,7 +81,7 @@ def measure_text(
         cuts = [length for length in left if left[length] and length + horizon <= len(tokens)]
         if not cuts:
             continue
-        reader = Reader(controller, config, effort.full_limit, step)
+        reader = Reader(controller, config, effort.full_limit, step, watcher)
         for cut in cuts:
             left[cut] -= 1
             reader.read(tokens[reader.length : cut])

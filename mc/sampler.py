@@ -77,13 +77,14 @@ class Sampler:
         self.plan, self.seed, self.pin, self.rank = plan, seed, pin, rank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="variants")
         self._ahead: tuple[Request, Future[Variants]] | None = None
+        self.newest: Variants | None = None  # what the last call returned, on the CPU
 
     def __call__(self, request: Request, following: Request, device: torch.device) -> Variants:
         """The variants of `request` on `device`; those of `following` are then under way."""
         ready = self._ahead is not None and self._ahead[0] == request
-        variants = self._ahead[1].result() if ready else self.sample(request)
+        self.newest = self._ahead[1].result() if ready else self.sample(request)
         self._ahead = (following, self._thread.submit(self.sample, following))
-        return variants.to(device)
+        return self.newest.to(device)
 
     def sample(self, request: Request) -> Variants:
         """The variants of `request`, on the CPU."""

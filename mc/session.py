@@ -23,6 +23,7 @@ from mc.edits import Tiling, extended, raw
 from mc.growth import PIECE, embed, grow
 from mc.layout import Geometry, Layout, check
 from mc.tree import MegaContextTree, TreeSpec
+from mc.watcher import Watcher
 from mc.working_context import WorkingContext
 from nanochat.common import UserError, read_json, write_json
 from nanochat.gpt import Embedded, Rotary, pad_entries
@@ -91,7 +92,13 @@ class MCSession:
     """
 
     def __init__(
-        self, controller: MCController, tree: MegaContextTree, config: SessionConfig, seed: int = 0, file: Path | None = None
+        self,
+        controller: MCController,
+        tree: MegaContextTree,
+        config: SessionConfig,
+        seed: int = 0,
+        file: Path | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         kind = controller.config.positional_type
         if kind.endswith("alibi"):
@@ -99,6 +106,7 @@ class MCSession:
         if tree.spec != session_spec(controller, config):
             raise ValueError(f"the tree holds {tree.spec}, and this memory makes {session_spec(controller, config)}")
         self.controller, self.tree, self.config, self.file = controller, tree, config, file
+        self.watcher = watcher or Watcher()
         self.budget = session_budget(controller, config)
         temperature = controller.config.lens_loss.mc_lens_temperature
         self.allocator = FocusAllocator(config.allocator, tree.spec.geometry, tree.spec.max_lod, self.budget.recent, seed, temperature)
@@ -145,6 +153,7 @@ class MCSession:
 
         `iterations` of scoring and editing are by default those of the configuration.
         """
+        self.watcher.refocusing(self)
         first = self._flush()
         if len(self.context) <= self.budget.target and not self.context.tiling.lod.any():
             iterations = 0  # all of it is raw: there is nothing to choose
@@ -167,6 +176,7 @@ class MCSession:
             self.figures.refocuses + 1,
             self.figures.edits + len(edited),
         )
+        self.watcher.refocused(self, edited)
         return first
 
     def check_room(self, tokens: int) -> None:
@@ -264,7 +274,9 @@ class MCSession:
         grow(self.tree, self.controller.model, self.controller.gistnet, tokens, states)
         if states is not None:  # not before: where the disk fails, all is as it was
             self._states = states[len(states) - self.tree.length % self.tree.spec.geometry.block_size :]
-        return self._cover(self.tree.length)
+        first = self._cover(self.tree.length)
+        self.watcher.appended(self)
+        return first
 
     def _cover(self, end: int) -> int:
         """Lays out what the tree holds up to `end` behind what is laid out: raw, and where that is too much, the oldest as gists."""

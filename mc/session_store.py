@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mc.config import SessionConfig
@@ -12,6 +12,7 @@ from mc.session import MCSession, session_spec
 from mc.session_files import MANIFEST, valid_name
 from mc.session_list import SessionInfo, delete_session, list_sessions
 from mc.tree import MegaContextTree, RamTree
+from mc.watcher import Watcher, unwatched
 from nanochat.common import UserError, base_dir
 
 FOCUS = "focus.json"  # in a session's folder: its Working Context's layout
@@ -20,13 +21,21 @@ FOCUS = "focus.json"  # in a session's folder: its Working Context's layout
 class SessionStore:
     """Opens sessions that `controller` reads, as `config` says. `identity` is of its weights and tokenizer: see `LoadedController`.
 
-    A session is open once at a time, in one process. `root` is by default `sessions` in the base folder.
+    A session is open once at a time, in one process. `root` is by default `sessions` in the base folder; `watch` gives the
+    watcher of a session by its name.
     """
 
-    def __init__(self, controller: MCController, identity: Mapping[str, str], config: SessionConfig, root: Path | None = None) -> None:
+    def __init__(
+        self,
+        controller: MCController,
+        identity: Mapping[str, str],
+        config: SessionConfig,
+        root: Path | None = None,
+        watch: Callable[[str], Watcher] = unwatched,
+    ) -> None:
         self.controller, self.identity, self.config = controller, identity, config
         self.root = root or base_dir() / "sessions"
-        self.spec = session_spec(controller, config)
+        self.spec, self._watch = session_spec(controller, config), watch
         self._open: dict[str, MCSession] = {}
         self._kept: dict[str, RamTree] = {}  # of sessions in this process, closed ones too
 
@@ -100,7 +109,8 @@ class SessionStore:
 
     def _started(self, name: str, tree: MegaContextTree) -> MCSession:
         try:
-            session = MCSession(self.controller, tree, self.config, file=self.root / name / FOCUS if self.on_disk else None)
+            file = self.root / name / FOCUS if self.on_disk else None
+            session = MCSession(self.controller, tree, self.config, file=file, watcher=self._watch(name))
         except BaseException:
             tree.close()  # lets go of the lock
             raise

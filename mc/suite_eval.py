@@ -19,6 +19,7 @@ from mc.conditions import Condition, Opened, Reader, Spans, forced, joined
 from mc.config import SessionConfig
 from mc.controller import MCController
 from mc.long_eval import Effort
+from mc.watcher import Watcher
 from nanochat.chat_eval import wilson
 from nanochat.decode_step import DecodeStep
 from nanochat.engine import Engine
@@ -80,10 +81,11 @@ class Examiner:
         scoring: Scoring = "generate",
         easy: bool = False,
         seed: int = 0,
+        watcher: Watcher | None = None,
     ) -> None:
         self._controller, self._tokenizer, self._config = controller, tokenizer, config
         self._conditions, self._effort, self._chat, self._scoring = tuple(conditions), effort, chat, scoring
-        self._easy, self._seed = easy, seed
+        self._easy, self._seed, self._watcher = easy, seed, watcher
         self._engine, self._step = Engine(controller.model), DecodeStep(controller.model)
 
     def run(self, suite: str, length: int) -> list[Prediction]:
@@ -99,7 +101,7 @@ class Examiner:
             raise Unfit(str(error)) from error
         for number, example in enumerate(examples):
             asked = self._asked(tasks, example)
-            reader = Reader(self._controller, self._config, self._effort.full_limit, self._step)
+            reader = Reader(self._controller, self._config, self._effort.full_limit, self._step, self._watcher)
             reader.read(asked.tokens)
             for condition in self._conditions:
                 opened = reader.open(condition, self._seed + number, asked.needed)
@@ -169,7 +171,7 @@ class Examiner:
         for number, tokens in enumerate(torch.from_numpy(np.ascontiguousarray(rows.tokens))):
             queries = np.argsort(rows.asked[number])
             for condition in self._conditions:
-                reader = Reader(self._controller, self._config, self._effort.full_limit, self._step)
+                reader = Reader(self._controller, self._config, self._effort.full_limit, self._step, self._watcher)
                 first = int(rows.asked[number][queries[0]]) + 1
                 reader.read(tokens[:first])
                 needed = [(int(place), int(place) + 2) for place in rows.pairs[number]]

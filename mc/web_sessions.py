@@ -18,6 +18,7 @@ from mc.loading import LoadedController
 from mc.session import MCSession
 from mc.session_files import valid_name
 from mc.session_store import SessionStore
+from mc.telemetry_session import SessionTelemetry
 from mc.tree import RamTree
 from mc.web_views import focus_view, messages_view, text_view
 from nanochat.common import UserError
@@ -30,29 +31,46 @@ from nanochat.web.limits import WebLimits
 MESSAGES = 40  # of the end of a session, to be shown again
 
 
-def open_sessions(loaded: LoadedController, config: SessionConfig, limits: WebLimits) -> WebSessions:
+def open_sessions(
+    loaded: LoadedController, config: SessionConfig, limits: WebLimits, telemetry: SessionTelemetry | None = None
+) -> WebSessions:
     """The sessions of a server of `loaded`. Raises `UserError` where `config` does not fit its memory."""
+    telemetry = telemetry or SessionTelemetry()
     try:
-        store = SessionStore(loaded.controller, loaded.identity, config)
+        store = SessionStore(loaded.controller, loaded.identity, config, watch=telemetry.watcher)
         MCSession(loaded.controller, RamTree(store.spec), config)  # what is wrong with a session is wrong with all of them
     except ValueError as error:
         raise UserError(str(error)) from error
     return WebSessions(
-        store, loaded.tokenizer, limits.max_open_sessions, limits.session_idle_seconds, limits.max_sessions, limits.ingest_quota
+        store,
+        loaded.tokenizer,
+        limits.max_open_sessions,
+        limits.session_idle_seconds,
+        limits.max_sessions,
+        limits.ingest_quota,
+        telemetry.close,
     )
 
 
 class WebSessions:
     """The sessions in `store`: at most `max_open` open at a time, and those closed that nobody uses for `idle_seconds`.
 
-    `max_sessions` is how many there may be, `quota` how many tokens a document may have. See `nanochat.sessions.Sessions`.
+    `max_sessions` is how many there may be, `quota` how many tokens a document may have. `at_end` is called when all are closed.
+    See `nanochat.sessions.Sessions`.
     """
 
     def __init__(
-        self, store: SessionStore, tokenizer: Tokenizer, max_open: int, idle_seconds: float, max_sessions: int, quota: int
+        self,
+        store: SessionStore,
+        tokenizer: Tokenizer,
+        max_open: int,
+        idle_seconds: float,
+        max_sessions: int,
+        quota: int,
+        at_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._store, self._tokenizer, self._max_open, self._idle_seconds = store, tokenizer, max_open, idle_seconds
-        self._max_sessions, self._quota = max_sessions, quota
+        self._max_sessions, self._quota, self._at_end = max_sessions, quota, at_end
         self._open: dict[str, MCSession] = {}  # the one used last comes last
         self._used: dict[str, float] = {}  # when it was, of those that are open
         self._busy: set[str] = set()
@@ -113,6 +131,7 @@ class WebSessions:
         """See `nanochat.sessions.Sessions`."""
         for name in list(self._open):
             self._close(name)
+        self._at_end()
 
     def _list(self) -> Answer:
         return {"sessions": [self._described(info) for info in self._store.list()]}

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mc.edits import Tiling
+from mc.layout_runs import at_most, runs
 from mc.session import MCSession
 from nanochat.reply import BOUNDARIES, Reply, joined
 from nanochat.tokenizer import Tokenizer
@@ -43,29 +45,12 @@ def focus_view(session: MCSession, with_scores: bool = False) -> dict[str, Any]:
 
 
 def _spans(session: MCSession, scores: np.ndarray) -> np.ndarray:
-    """[level, first token, end, entries, sum of scores] of each run of entries of one level, float64 [n,5]."""
+    """The runs of the session's layout (`mc.layout_runs`), of what has been read and is not yet laid out too."""
     lod, start = session.context.tiling
-    raw = session.length - session.tree.length  # tokens that have been read, and are not yet laid out
+    raw = session.length - session.tree.length
     lod = np.append(lod, np.zeros(raw, dtype=np.int64))
     start = np.append(start, np.arange(session.tree.length, session.length))
-    if not len(lod):
-        return np.zeros((0, 5))
-    first = np.flatnonzero(np.append(True, lod[1:] != lod[:-1]))
-    totals = np.add.reduceat(np.append(scores, np.zeros(raw, dtype=np.float32)), first)
-    ends, counts = np.append(start[first[1:]], session.length), np.diff(np.append(first, len(lod)))
-    spans = np.stack([lod[first], start[first], ends, counts, totals], axis=1).astype(np.float64)
-    while len(spans) > MOST_SPANS:
-        spans = _halved(spans)
-    return spans
-
-
-def _halved(spans: np.ndarray) -> np.ndarray:
-    """Neighbours joined in pairs, each at the level of the one that stands for more tokens."""
-    pairs, rest = spans[: len(spans) // 2 * 2].reshape(-1, 2, 5), spans[len(spans) // 2 * 2 :]
-    longer = (pairs[:, :, 2] - pairs[:, :, 1]).argmax(1)
-    level = pairs[np.arange(len(pairs)), longer, 0]
-    joint = np.stack([level, pairs[:, 0, 1], pairs[:, 1, 2], *pairs[:, :, 3:].sum(1).T], axis=1)
-    return np.concatenate([joint, rest])
+    return at_most(runs(Tiling(lod, start), session.length, np.append(scores, np.zeros(raw, dtype=np.float32))), MOST_SPANS)
 
 
 def text_view(session: MCSession, tokenizer: Tokenizer, start: int, end: int) -> dict[str, Any]:

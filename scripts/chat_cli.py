@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from mc.ingest import check_file
 from mc.loading import load_controller
+from mc.telemetry import open_telemetry
+from mc.telemetry_session import SessionTelemetry
 from nanochat.common import UserError
 from nanochat.conversation import Conversation, Talker
 from nanochat.engine import Engine
@@ -75,12 +77,16 @@ def chat_with_memory(config: ChatCli, runtime: Runtime) -> None:
     """The same in a session. Beside a single reply nothing else goes to stdout."""
     if config.memory.ingest is not None:
         check_file(to_path(config.memory.ingest))
+    config.memory.telemetry.collector()  # refuses a wrong one before anything is loaded
     stage, tag = with_memory(config)
     loaded = load_controller(stage, tag, config.step, runtime.device, runtime.precision.dtype)
     base = stage == "base"
     tools = None if base else config.tools.open(loaded.tokenizer)
     say = print if config.prompt is None else say_to_stderr
-    with MemoryChat(loaded, config.memory, config.sampling, base, tools, say) as chat:
+    with (
+        contextlib.closing(SessionTelemetry(open_telemetry(config.memory.telemetry, "megacontext-chat"))) as telemetry,
+        MemoryChat(loaded, config.memory, config.sampling, base, tools, say, telemetry) as chat,
+    ):
         whole = config.memory.ingest is None or chat.ingest(config.memory.ingest)
         if config.prompt is None:
             lines = [f"/{name} {command.argument}".rstrip() + f" {command.does}" for name, command in chat.commands.items()]

@@ -20,6 +20,8 @@ from mc.loading import LoadedController
 from mc.session_files import valid_name
 from mc.session_list import SessionInfo
 from mc.session_store import SessionStore
+from mc.telemetry import TelemetryFlags
+from mc.telemetry_session import SessionTelemetry
 from nanochat.common import UserError
 from nanochat.flags import GIVEN, flag, flat_values, part
 from nanochat.sampling import Sampling
@@ -41,6 +43,7 @@ class MemoryFlags:
     ingest: str | None = flag(None, "text file that the session reads first")
     ingest_quota: int = flag(QUOTA, "a longer document is refused", unit="tokens")
     config: SessionConfig = part(SessionConfig)
+    telemetry: TelemetryFlags = part(TelemetryFlags)
 
     def __post_init__(self) -> None:
         if self.session is not None:
@@ -68,16 +71,23 @@ class Command(NamedTuple):
 class MemoryChat:
     """The session that is open, and the commands on it. Leaving the context saves and closes it.
 
-    `say` is told what happens to the session. Raises `UserError` where the session cannot be opened, or the flags do not fit the
-    memory.
+    `say` is told what happens to the session, and `telemetry` sees it. Raises `UserError` where the session cannot be opened, or
+    the flags do not fit the memory.
     """
 
     def __init__(
-        self, loaded: LoadedController, flags: MemoryFlags, sampling: Sampling, base: bool, tools: Tools | None, say: Callable[[str], None]
+        self,
+        loaded: LoadedController,
+        flags: MemoryFlags,
+        sampling: Sampling,
+        base: bool,
+        tools: Tools | None,
+        say: Callable[[str], None],
+        telemetry: SessionTelemetry,
     ) -> None:
         self._say, self._quota, self._tokenizer, self._base = say, flags.ingest_quota, loaded.tokenizer, base
         with _as_user_error():
-            self._store = SessionStore(loaded.controller, loaded.identity, flags.config)
+            self._store = SessionStore(loaded.controller, loaded.identity, flags.config, watch=telemetry.watcher)
             self.name = flags.session or NAME
             session = self._store.open(self.name, flags.session_repair)
         self.conversation = SessionConversation(session, loaded.tokenizer, sampling, base, tools)

@@ -16,6 +16,8 @@ import uvicorn
 
 from mc.config import SessionConfig
 from mc.loading import load_controller
+from mc.telemetry import TelemetryFlags, open_telemetry
+from mc.telemetry_session import SessionTelemetry
 from mc.web_sessions import open_sessions
 from nanochat.backend import Backend
 from nanochat.batching import Batcher
@@ -54,6 +56,7 @@ class ChatWeb:
     tools: ToolFlags = part(ToolFlags)
     mc: bool = flag(False, "keep sessions: histories of any length, which the model reads through its memory")
     session: SessionConfig = part(SessionConfig)
+    telemetry: TelemetryFlags = part(TelemetryFlags)
     temperature: float = flag(Sampling.temperature, "of requests that give none", alias=("-t",))
     top_k: int = flag(Sampling.top_k, "of requests that give none; 0 = all", unit="tokens", alias=("-k",))
     top_p: float = flag(Sampling.top_p, "of requests that give none; 1 = all")
@@ -71,6 +74,8 @@ class ChatWeb:
         if not self.mc and self.session != SessionConfig():
             flags = ", ".join(name for name, value in flat_values(self.session).items() if value != flat_values(SessionConfig())[name])
             raise ValueError(f"{flags}: there are no sessions without --mc; add it or leave this out")
+        if not self.mc:
+            self.telemetry.check_unused()
         if self.mc and self.workers > 1 and self.session.mc_tree == "ram":
             raise ValueError("workers keep no sessions in RAM, where no other can go on with them; add --mc-tree disk")
         if self.max_tokens > self.limits.max_reply_tokens:
@@ -87,6 +92,8 @@ class ChatWeb:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until it is told to stop by SIGINT or SIGTERM; returns the exit code."""
     config = parse(ChatWeb, argv)
+    if config.mc:
+        config.telemetry.collector()  # refuses a wrong one before anything is loaded
     token = read_token(config)
     with bind(config.host, config.port) as listening:
         if token is None and not is_loopback(listening.getsockname()[0]):
@@ -163,7 +170,8 @@ def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None
     if config.mc:
         loaded = load_controller(*where)
         model, tokenizer, meta = loaded.controller.model, loaded.tokenizer, loaded.meta
-        sessions = open_sessions(loaded, config.session, limits)
+        telemetry = SessionTelemetry(open_telemetry(config.telemetry, "megacontext-web"))
+        sessions = open_sessions(loaded, config.session, limits, telemetry)
     else:
         model, tokenizer, meta = load_model(*where)
     batcher = Batcher(model, limits.max_rows, config.tools.open(tokenizer))

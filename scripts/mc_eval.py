@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +23,10 @@ from mc.loading import LoadedController, load_controller
 from mc.long_eval import Effort, TextPoint, measure_text, text_rows
 from mc.session import Budget, MCSession, session_spec
 from mc.suite_eval import MQAR, Examiner, Prediction, Unfit, suite_rows
+from mc.telemetry import TelemetryFlags, open_telemetry
+from mc.telemetry_session import SessionTelemetry
 from mc.tree import RamTree
+from mc.watcher import Watcher
 from nanochat import markdown
 from nanochat.common import UserError, base_dir, ensure_dir, write_json
 from nanochat.dataset import open_source
@@ -64,6 +68,7 @@ class MCEval:
     batch_size: int = flag(32, "histories that are gone on with at once", unit="histories")
     seed: int = flag(0, "seed of the suites and of random focus")
     session: SessionConfig = part(SessionConfig)
+    telemetry: TelemetryFlags = part(TelemetryFlags)
     device_type: str = flag("auto", "cuda, cpu or mps; auto = the best this machine has")
 
     def __post_init__(self) -> None:
@@ -99,6 +104,12 @@ class MCEval:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluates, prints and reports; returns the exit code."""
     config = parse(MCEval, argv)
+    with contextlib.closing(SessionTelemetry(open_telemetry(config.telemetry, "megacontext-eval"))) as telemetry:
+        return evaluate(config, telemetry.watcher("mc_eval"))
+
+
+def evaluate(config: MCEval, watcher: Watcher) -> int:
+    """See `main`; `watcher` sees the sessions whose focus is judged, not those whose cost is."""
     runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))
     if runtime.world_size > 1:
         raise UserError("mc_eval runs in one process; start it with python -m scripts.mc_eval")
@@ -115,8 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.full_limit or loaded.controller.model.config.max_seq_len,
     )
     left_out: dict[str, str] = {}
-    points = _text(config, loaded, budget, effort, left_out) if "text" in config.parts else []
-    predictions = _recall(config, loaded, budget, effort, stage != "base", left_out)
+    points = _text(config, loaded, budget, effort, left_out, watcher) if "text" in config.parts else []
+    predictions = _recall(config, loaded, budget, effort, stage != "base", left_out, watcher)
     cost = _cost(config, loaded, stage) if "cost" in config.parts else []
     text, suites = text_rows(points, config.judged), suite_rows(predictions)
     if not (text or suites or cost):
@@ -130,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "predictions_file": str(folder / "mc_eval.json"),
         "targets": [{**target._asdict(), "met": "met" if target.met else "missed"} for target in targets],
     } | {name: rows for name, rows in {"text": text, "recall": suites, "cost": cost, "left_out": left_out}.items() if rows}
-    settings = {key: value for key, value in asdict(config).items() if key != "session"} | {"session": asdict(config.session)}
+    settings = {key: value for key, value in asdict(config).items() if key != "telemetry"}
     write_json(folder / "mc_eval.json", values | {"flags": settings, "losses": _losses(points), "predictions": _predictions(predictions)})
     section("long_context", values | {"charts": charts(text, suites, cost)})
     print(json.dumps(values | {"targets": [target._asdict() for target in targets]}))
@@ -169,7 +180,9 @@ def _cost_lengths(config: MCEval) -> list[int]:
     return [length for length in COST_LENGTHS if not config.quick or length <= QUICK_COST]
 
 
-def _text(config: MCEval, loaded: LoadedController, budget: Budget, effort: Effort, left_out: dict[str, str]) -> list[TextPoint]:
+def _text(
+    config: MCEval, loaded: LoadedController, budget: Budget, effort: Effort, left_out: dict[str, str], watcher: Watcher
+) -> list[TextPoint]:
     horizon = max(config.judged)
     lengths = [multiple * budget.most for multiple in config.multiples]
     documents = _documents(config, loaded, effort.examples * len(lengths), lengths[-1] + horizon)
@@ -179,7 +192,9 @@ def _text(config: MCEval, loaded: LoadedController, budget: Budget, effort: Effo
             f"no document has the {short[0] + horizon:,} tokens that {len(short)} of the lengths take; the longest has {longest:,}"
         )
         print(f"text: {left_out['text']}")
-    return measure_text(loaded.controller, documents, config.session, lengths, horizon, config.compared, effort, config.seed, print)
+    return measure_text(
+        loaded.controller, documents, config.session, lengths, horizon, config.compared, effort, config.seed, print, watcher
+    )
 
 
 def _documents(config: MCEval, loaded: LoadedController, count: int, most: int) -> list[Tensor]:
@@ -205,11 +220,11 @@ def _shards(loaded: LoadedController) -> TokenShards:
 
 
 def _recall(
-    config: MCEval, loaded: LoadedController, budget: Budget, effort: Effort, chat: bool, left_out: dict[str, str]
+    config: MCEval, loaded: LoadedController, budget: Budget, effort: Effort, chat: bool, left_out: dict[str, str], watcher: Watcher
 ) -> list[Prediction]:
     easy = config.quick if config.easy is None else config.easy
     examiner = Examiner(
-        loaded.controller, loaded.tokenizer, config.session, config.compared, effort, chat, config.scoring, easy, config.seed
+        loaded.controller, loaded.tokenizer, config.session, config.compared, effort, chat, config.scoring, easy, config.seed, watcher
     )
     predictions: list[Prediction] = []
     for suite in (name for name in config.parts if name not in ("text", "cost")):

@@ -1,0 +1,124 @@
+"""What sessions say about their memory: how the tree grows, how the focus moves, and what each turn took."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+import time
+from collections.abc import Sequence
+
+from mc.edits import Edit
+from mc.session import MCSession
+from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
+from mc.telemetry_layout import layout_payload
+from mc.telemetry_schema import Value
+from mc.tree import RamTree
+from mc.watcher import Watcher
+
+SNAPSHOT_SECONDS = 0.25  # at least between two snapshots of one kind of a session
+
+
+class SessionTelemetry:
+    """Makes the watchers of the sessions of one process. What a session is called is sent as a hash with a random key of the process."""
+
+    def __init__(self, provider: TelemetryProvider | None = None, snapshot_seconds: float = SNAPSHOT_SECONDS) -> None:
+        self._provider, self._snapshot_seconds = provider or NoOpTelemetryProvider(), snapshot_seconds
+        self._key = secrets.token_bytes(16)
+
+    def watcher(self, name: str) -> Watcher:
+        """That of the session called `name`: whenever it is opened again, its events go on in the same trace."""
+        if isinstance(self._provider, NoOpTelemetryProvider):
+            return Watcher()
+        session_id = hashlib.blake2b(name.encode("utf-8"), key=self._key, digest_size=16).hexdigest()
+        return SessionEvents(self._provider, session_id, self._snapshot_seconds)
+
+    def close(self) -> None:
+        """Closes the provider."""
+        self._provider.close()
+
+
+class SessionEvents(Watcher):
+    """The `mc.watcher.Watcher` that makes events.
+
+    Of snapshots of one kind there is at most one in `snapshot_seconds`; what is counted in them goes on being counted.
+    """
+
+    def __init__(self, provider: TelemetryProvider, session_id: str, snapshot_seconds: float = SNAPSHOT_SECONDS) -> None:
+        self._provider, self._session_id, self._snapshot_seconds = provider, session_id, snapshot_seconds
+        self._newest: dict[str, float] = {}  # when the newest snapshot of each kind was
+        self._expanded = self._collapsed = 0  # since the newest focus_allocator
+        self._begun = 0.0  # of the refocus
+        self._turn_begun, self._turn_length, self._turn_refocuses, self._turn_refocus_seconds = 0.0, 0, 0, 0.0
+
+    def appended(self, session: MCSession) -> None:
+        """See `Watcher`."""
+        if not self._due("mc_tree_snapshot"):
+            return
+        tree, spec = session.tree, session.tree.spec
+        self._log(
+            "mc_tree_snapshot",
+            {
+                "where": "session",
+                "tokens": tree.length,
+                "block_size": spec.geometry.block_size,
+                "max_lod": spec.max_lod,
+                "nodes": [tree.nodes(level) for level in range(1, spec.max_lod + 1)],
+                "tree": "ram" if isinstance(tree, RamTree) else "disk",
+            },
+        )
+
+    def refocusing(self, session: MCSession) -> None:
+        """See `Watcher`."""
+        self._begun = time.perf_counter()
+
+    def refocused(self, session: MCSession, edits: Sequence[Edit]) -> None:
+        """See `Watcher`."""
+        seconds = time.perf_counter() - self._begun
+        self._turn_refocus_seconds += seconds
+        expanded = sum(edit.expand for edit in edits)
+        self._expanded, self._collapsed = self._expanded + expanded, self._collapsed + len(edits) - expanded
+        if self._due("focus_allocator"):
+            moved: dict[str, Value] = {"expanded": self._expanded, "collapsed": self._collapsed, "refocus_ms": seconds * 1e3}
+            self._expanded = self._collapsed = 0
+            self._log("focus_allocator", {"where": "session", "refocuses": session.figures.refocuses, **_shares(session), **moved})
+        if self._due("working_context_snapshot"):
+            layout = layout_payload(session.context.tiling, session.tree.length, session.budget.most, session.budget.recent)
+            self._log("working_context_snapshot", {"where": "session", **layout})
+
+    def turn_begins(self, session: MCSession) -> None:
+        """See `Watcher`."""
+        self._turn_begun, self._turn_length = time.perf_counter(), session.length
+        self._turn_refocuses, self._turn_refocus_seconds = session.figures.refocuses, 0.0
+
+    def turn_ends(self, session: MCSession, reply_tokens: int) -> None:
+        """See `Watcher`."""
+        seconds, new = time.perf_counter() - self._turn_begun, session.length - self._turn_length
+        self._log(
+            "inference_update",
+            {
+                "tokens": session.length,
+                "new_tokens": new,
+                "reply_tokens": reply_tokens,
+                "entries": len(session.context),
+                **_shares(session),
+                "refocuses": session.figures.refocuses - self._turn_refocuses,
+                "refocus_ms": self._turn_refocus_seconds * 1e3,
+                "turn_ms": seconds * 1e3,
+                "tok_per_sec": new / max(seconds, 1e-9),
+            },
+        )
+
+    def _due(self, event_type: str) -> bool:
+        now = time.monotonic()
+        due = now - self._newest.get(event_type, -math.inf) >= self._snapshot_seconds
+        if due:
+            self._newest[event_type] = now
+        return due
+
+    def _log(self, event_type: str, payload: dict[str, Value]) -> None:
+        self._provider.log_event(TelemetryEvent(self._session_id, event_type, payload))
+
+
+def _shares(session: MCSession) -> dict[str, Value]:
+    return {"swap_rate": session.figures.swap_rate, "residency": session.figures.residency}

@@ -1,0 +1,114 @@
+"""What a training run says about its memory: events at the cadence of the log, made of figures that are there already.
+
+No event makes the device wait: figures are those of the log's record, and the layout is the one that was drawn on the CPU.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from mc.controller import MCController
+from mc.edits import Tiling
+from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
+from mc.telemetry_layout import layout_payload
+from nanochat.common import UserError, atomic_write
+from nanochat.metrics import MetricsLogger, Record
+from nanochat.trainer import Trainer
+
+TRAINED = "train/dt"  # in the records of training itself, and no other
+# Attribute → key of the record.
+TIMING = {
+    "step": "step",
+    "tokens": "total_tokens",
+    "tokens_per_step": "train/tokens_per_step",
+    "tok_per_sec": "train/tok_per_sec",
+    "build_ms": "mc/build_ms",
+    "positional_ms": "mc/positional_ms",
+    "variant_ms": "mc/variant_ms",
+    "variant_pack_ms": "mc/variant_pack_ms",
+    "lens_loss_ms": "mc/lens_ms",
+    "lens_forward_ms": "train/time/lensnet",
+    "lens_ms": "mc/lens_ms",
+    "other_ms": "mc/other_ms",
+    "time_controller_ms": "mc/time_controller_ms",
+    "data_ms": "train/time/data",
+    "forward_ms": "train/time/forward",
+    "backward_ms": "train/time/backward",
+    "optimizer_ms": "train/time/optimizer",
+}
+LENS = {
+    "step": "step",
+    "lens_loss": "mc/lens_loss",
+    "lens_pairs": "mc/lens_pairs",
+    "policy_score_abs_mean": "mc/policy_score_abs_mean",
+    "policy_score_std_mean": "mc/policy_score_std_mean",
+    "preference_corr_mean": "mc/preference_corr_mean",
+    "adv_delta_mean": "mc/adv_delta_mean",
+}
+ID_FILE = "telemetry_id"
+
+
+def watch_training(trainer: Trainer, provider: TelemetryProvider) -> None:
+    """Has the run of a `MCController` tell `provider` what its log is told, and close it at its end."""
+    if isinstance(provider, NoOpTelemetryProvider):
+        return
+    open_metrics, controller, folder = trainer.open_metrics, trainer.objective, trainer.run_folder
+    assert isinstance(controller, MCController)
+
+    def open_both(resumed: int | None) -> MetricsLogger:
+        metrics = open_metrics(resumed)
+        return MetricsLogger([TrainingEvents(provider, controller, session_id(folder, resumed)), metrics])  # the first is closed last
+
+    trainer.open_metrics = open_both
+
+
+def session_id(folder: Path, resumed: int | None) -> str:
+    """The random id of the run in `folder`, where it is kept: a run that is continued goes on with its own."""
+    file = folder / ID_FILE
+    if resumed is None or not file.exists():
+        atomic_write(file, secrets.token_hex(16) + "\n")
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {file} ({error}); delete it") from error
+
+
+class TrainingEvents:
+    """A `nanochat.metrics.Sink` that makes events of training records. `close` closes the provider."""
+
+    def __init__(self, provider: TelemetryProvider, controller: MCController, session_id: str) -> None:
+        self._provider, self._controller, self._session_id = provider, controller, session_id
+
+    def log(self, record: Record) -> None:
+        """See `Sink`."""
+        if TRAINED not in record:
+            return
+        step, seconds = record["step"], record[TRAINED]
+        self._log("mc_timing", {**_chosen(TIMING, record), "step_ms": float(seconds or 0) * 1e3})
+        if self._controller.config.lens_loss.mc_lens_loss_weight:
+            self._log("focus_allocator", {"where": "row", **_chosen(LENS, record)})
+        shape, variants = self._controller.plan.shape, self._controller.sampler.newest
+        tree = {"block_size": shape.geometry.block_size, "max_lod": shape.max_lod, "nodes": list(shape.levels[1:]), "tree": "ram"}
+        self._log("mc_tree_snapshot", {"where": "row", "step": step, "tokens": shape.length, **tree})
+        if variants is not None:
+            last = -variants.levels.shape[1]  # the first row's last variant: with priority sampling the earlier ones give way
+            tiling = Tiling(variants.layout.lod[last].numpy(), variants.layout.start[last].numpy())
+            payload = layout_payload(tiling, shape.length, variants.layout.lod.shape[1], self._controller.plan.recent)
+            self._log("working_context_snapshot", {"where": "row", "step": step, **payload})
+
+    def say(self, text: str) -> None:
+        """See `Sink`."""
+
+    def close(self) -> None:
+        """See `Sink`."""
+        self._provider.close()
+
+    def _log(self, event_type: str, payload: Mapping[str, object]) -> None:
+        self._provider.log_event(TelemetryEvent(self._session_id, event_type, payload))
+
+
+def _chosen(keys: Mapping[str, str], record: Record) -> dict[str, object]:
+    """What the record has of `keys`; a figure that had nothing to be measured on is not there, or NaN."""
+    return {name: record[key] for name, key in keys.items() if key in record and record[key] == record[key]}

@@ -1,0 +1,93 @@
+"""Sends a test event to the telemetry collector, and says what happened."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from mc.collector import ENDPOINTS, INSECURE, Collector, endpoint_is_set, find_collector
+from mc.telemetry import missing_packages
+from mc.telemetry_schema import PREFIX
+from nanochat.flags import flag, parse, run
+from nanochat.metrics import redact
+
+if TYPE_CHECKING:
+    from mc.otlp import Outcome
+
+SAID_CHARACTERS = 200
+
+
+@dataclass
+class Preflight:
+    """Send a test event to the telemetry collector, and say what happened; the exit code is 0 only where it was accepted."""
+
+    mc_telemetry_protocol: Literal["auto", "http", "grpc"] = flag(
+        "auto", "how to reach it; auto = as OTEL_EXPORTER_OTLP_PROTOCOL says, else http"
+    )
+    timeout_seconds: float = flag(10.0, "longest wait for an answer", unit="seconds")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout_seconds <= 600:
+            raise ValueError(f"timeout_seconds is {self.timeout_seconds}; it must be above 0, and at most 600")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    config = parse(Preflight, argv)
+    collector = find_collector(os.environ, config.mc_telemetry_protocol)
+    source = next((name for name in ENDPOINTS if os.environ.get(name)), None)
+    print(
+        f"collector: {collector.describe()}, {f'from {source}' if source else 'the default: ' + ' and '.join(ENDPOINTS) + ' are not set'}"
+    )
+    try:
+        outcome, seconds = send_test(collector, config.timeout_seconds)
+    except ImportError as error:
+        print(missing_packages(error), file=sys.stderr)
+        return 1
+    if outcome.said:
+        said = redact(" ".join(outcome.said.split()))[:SAID_CHARACTERS]
+        print("the collector says: " + "".join(c if c.isprintable() else "\ufffd" for c in said))
+    if outcome.accepted and not outcome.rejected:
+        on = "" if endpoint_is_set(os.environ) else "; runs with --mc send to it with --mc-telemetry otlp"
+        print(f"accepted in {seconds * 1e3:,.0f} ms: a trace of one span mc_preflight{on}")
+        return 0
+    print(f"error: {outcome.reason}{hint(collector, outcome)}", file=sys.stderr)
+    return 1
+
+
+def send_test(collector: Collector, timeout_seconds: float) -> tuple[Outcome, float]:
+    """What became of a request with one event, and how many seconds that took."""
+    from mc.otlp import Moment, open_sender, to_request
+
+    now, begin = time.time_ns(), time.perf_counter()
+    attributes = {f"{PREFIX}dropped_events": 0, f"{PREFIX}redacted_values": 0}
+    request = to_request("megacontext-preflight", [Moment(f"preflight {now}", "mc_preflight", now, now, attributes)])
+    sender = open_sender(collector)
+    try:
+        return sender.send(request, timeout_seconds), time.perf_counter() - begin
+    finally:
+        sender.close()
+
+
+def hint(collector: Collector, outcome: Outcome) -> str:
+    """What to look at."""
+    other = {"http": "4317", "grpc": "4318"}[collector.protocol]
+    if collector.address.endswith(f":{other}"):
+        return f"; port {other} is most often for {'grpc' if collector.protocol == 'http' else 'http'}: see --mc-telemetry-protocol"
+    if outcome.reason.startswith("TLS failed"):
+        return (
+            f"; does the collector have TLS? http:// is without it ({INSECURE}=1 allows that), OTEL_EXPORTER_OTLP_CERTIFICATE names its CA"
+        )
+    if outcome.reason.startswith("no connection"):
+        return "; is the collector running, and reachable from here?"
+    if "40" in outcome.reason or "UNAUTHENTICATED" in outcome.reason or "PERMISSION_DENIED" in outcome.reason:
+        return "; credentials go into OTEL_EXPORTER_OTLP_HEADERS, as authorization=Bearer%20…"
+    return ""
+
+
+if __name__ == "__main__":
+    run(main)
