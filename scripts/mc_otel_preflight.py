@@ -13,7 +13,7 @@ from mc.collector import ENDPOINTS, INSECURE, Collector, endpoint_is_set, find_c
 from mc.telemetry import missing_packages
 from mc.telemetry_schema import PREFIX
 from nanochat.flags import flag, parse, run
-from nanochat.metrics import redact
+from nanochat.redaction import redact
 
 if TYPE_CHECKING:
     from mc.otlp import Outcome

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a user's shell may hold and a test must not see: keys, endpoints and settings that change what is computed.
-PRIVATE = ("WANDB_API_KEY", "HF_TOKEN", "MC_", "NANOCHAT_", "MODEL_TAG", "WANDB_RUN")
+PRIVATE = ("WANDB_API_KEY", "HF_TOKEN", "MC_", "OTEL_", "NANOCHAT_", "MODEL_TAG", "WANDB_RUN")
 
 
 @pytest.fixture(scope="session", autouse=True)
