@@ -8,7 +8,7 @@ usage() {
 usage: bash run1000.sh [--gpu h100|cpu|auto] [--profile baseline|mc] [--mc] [--dry-run] [flags of base_train]
 
 Depth 32 on 8 GPUs of 80 GB (--gpu h100, the default); with fewer, set NPROC to the number of processes. --gpu cpu goes the same
-way at the scale of run10.sh's demo, in two processes or NPROC; auto is h100 or, without a GPU, cpu. --mc-eval, --rl, --dataset,
+way at the scale of run10.sh's demo, in two processes or NPROC; auto goes by the GPUs found. --mc-eval, --rl, --dataset,
 --model-tag, --dry-run and the other flags are those of run10.sh.
 TEXT
 }

@@ -67,7 +67,7 @@ choose_profile() {
         esac
     fi
     use_profile "$RECIPE" "$MACHINE" ||
-        die 2 "$RECIPE.sh has no profile for --gpu $MACHINE; it is for 8 GPUs of 80 GB (h100), and a demo on a CPU (cpu)"
+        die 2 "$RECIPE.sh has no profile for --gpu $MACHINE, whose memory is too small for its model; choose h100, or cpu for the demo"
     DATASET=${DATASET_GIVEN:-$DATASET}
     choose_flags
     choose_launcher
@@ -146,13 +146,22 @@ check_gpus() {
         die 1 "this recipe wants $PROCESSES GPUs and $gpus are here; set NPROC to run it with fewer processes, or use run10.sh"
 }
 
-# The command line's flags, with all that base_train itself would say about them. The profile's own are known to be right.
+# What base_train itself would say about its flags, and about the memory of the device; not where it is through. Sets NEEDS.
 preflight() {
-    [ ${#EXTRA[@]} -gt 0 ] || return 0
-    "$VENV_PYTHON" -c 'import sys
-from nanochat.flags import parse
-from scripts.base_train import BaseTrain
-parse(BaseTrain, sys.argv[1:])' "${FLAGS[@]}" || exit
+    local lines code memory=() mib=$DEVICE_MIB
+    [ "$DRY_RUN" = 1 ] || ! is_done "$BASE/stages/base_train$MEMORY.json" "$(quote "${TRAIN_COMMAND[@]}")" "$TRAINED" tok_train || return 0
+    if [ "$DEVICE_TYPE" = cuda ]; then
+        [ -z "$(gpu_mib)" ] || mib=$(gpu_mib)
+        [ -z "$mib" ] || memory=(--device-memory "$(printf '%d.%02d' $((mib / 1024)) $((mib % 1024 * 100 / 1024)))")
+    fi
+    lines=$("$VENV_PYTHON" -m scripts.memory_estimate --vocab-size "$VOCAB_SIZE" --processes "$PROCESSES" \
+        ${memory[@]+"${memory[@]}"} "${FLAGS[@]}")
+    code=$?
+    [ -n "$lines" ] || exit "$code" # refused, and why has been said
+    NEEDS=${lines%%$'\n'*}
+    NEEDS="base_train ${NEEDS#*: }"
+    # Too little by less than the estimate may be wrong: it is tried, and what would fit is said.
+    [ "$code" = 0 ] || NEEDS="$NEEDS; ${lines##*$'\n'}"
 }
 
 # --- stages ---

@@ -11,6 +11,7 @@
 # Device batches on GPUs are the largest divisors of a process's rows that `nanochat.memory_estimate` finds room for.
 
 use_profile() { # RECIPE MACHINE
+    local rows
     NPROC_WANTED=1
     case $1 in speedrun | run1000) if [ "$2" = cpu ]; then NPROC_WANTED=2; else NPROC_WANTED=8; fi ;; esac
     case $2 in
@@ -24,20 +25,21 @@ use_profile() { # RECIPE MACHINE
     MID_FLAGS=(--log-every 20) SFT_FLAGS=(--log-every 20) CHAT_EVAL_FLAGS=() MC_EVAL_FLAGS=()
     RL_FLAGS=(--task gsm8k --log-every 10)
     case $1/$2 in
-        run10/5090) # 37,760 × 114,688 = 4.33 B tokens; 56 rows
+        run10/5090) # 37,760 × 114,688 = 4.33 B tokens; 56 rows of 2048
             SHARDS=90
             TRAIN_FLAGS=(device-type cuda depth 12 max-seq-len 2048
-                device-batch-size 14 total-batch-size 114688 num-iterations 37760 save-every 1000)
+                device-batch-size 28 total-batch-size 114688 num-iterations 37760 save-every 1000)
             ;;
         run10/h100) # twice the 5090's batch, half its steps
             SHARDS=90
             TRAIN_FLAGS=(device-type cuda depth 12 max-seq-len 2048
-                device-batch-size 28 total-batch-size 229376 num-iterations 18880 save-every 1000)
+                device-batch-size 56 total-batch-size 229376 num-iterations 18880 save-every 1000)
             ;;
-        speedrun/h100) # 21,400 × 524,288 = 11.2 B tokens; 256 rows, 32 in each process
+        speedrun/*) # 21,400 × 524,288 = 11.2 B tokens; 256 rows, 32 in each process
             SHARDS=235
+            case $2 in 5090) rows=8 ;; *) rows=32 ;; esac
             TRAIN_FLAGS=(device-type cuda depth 20 max-seq-len 2048
-                device-batch-size 32 total-batch-size 524288 num-iterations 21400 save-every 1000)
+                device-batch-size "$rows" total-batch-size 524288 num-iterations 21400 save-every 1000)
             ;;
         run1000/h100) # 71,680 × 524,288 = 37.6 B tokens
             SHARDS=780

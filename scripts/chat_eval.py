@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         values: dict[str, Any] = {"model": f"{trained.folder.name}, {stage} step {trained.checkpoint.step}", "ChatCORE": core}
         samples = [{**result.sample, "text": result.sample["text"] or "(nothing)"} for result in results]
         nests = {"tasks": rows, "memory": figures, "left_out": left_out}
-        section(f"chat_evaluation{MEMORY * memory}", values | {k: v for k, v in nests.items() if v} | {"samples": samples})
+        name = "chat_evaluation" + "_rl" * (stage == "rl") + MEMORY * memory
+        section(name, values | {k: v for k, v in nests.items() if v} | {"samples": samples})
         print(json.dumps({"model": values["model"], "chat_core": core, "tasks": {row.pop("task"): row for row in rows}, **figures}))
     runtime.close()
     return 0

@@ -13,7 +13,6 @@ from nanochat import flags
 from nanochat.attention import choose_backend
 from nanochat.common import UserError
 from nanochat.flags import flag, part
-from nanochat.gpt import GPT
 from nanochat.memory_estimate import GIB
 from nanochat.precision import Precision, detect_precision
 from nanochat.runtime import Runtime, find_device
@@ -38,9 +37,14 @@ class EstimateMemory:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the estimate and the largest batch that fits; returns 1 where what is asked for does not."""
+    """Prints the estimate and the largest batch that fits; returns 1 where what is asked for does not.
+
+    Raises `UserError` where base_train would refuse to start.
+    """
     recipe = flags.parse(EstimateMemory, argv)
     foresight = look_ahead(recipe)
+    if recipe.train.check_memory:
+        foresight.check()
     print(foresight.describe())
     if foresight.available is None:
         return 0
@@ -54,9 +58,7 @@ def look_ahead(recipe: EstimateMemory) -> Foresight:
     train = recipe.train
     runtime = imagine(train, recipe.processes)
     config = model_config(train, recipe.vocab_size, runtime)
-    with torch.device("meta"):
-        model = GPT(config)
-    batch = make_plan(train, model, runtime).total_batch_size
+    batch = make_plan(train, config, runtime).total_batch_size
     memory = train.memory if train.mc else None
     foresight = foresee(config, memory, train.trainer.device_batch_size, batch, runtime, train.chunked_ce)
     return dataclasses.replace(foresight, available=int(recipe.device_memory * GIB)) if recipe.device_memory else foresight

@@ -16,9 +16,10 @@ INTERPRETER = """#!{python}
 import os, sys
 from pathlib import Path
 words, base = sys.argv[1:], Path(os.environ["NANOCHAT_BASE_DIR"])
-if "-m" not in words:
-    sys.exit()
 script = words[words.index("-m") + 1].removeprefix("scripts.")
+if script == "memory_estimate":
+    print("device memory: needs about 1.0 of 2.0 GiB")
+    sys.exit()
 given = dict(zip(words, words[1:]))
 tag = given.get("--model-tag", "")
 memory = "_mc" * tag.endswith("-mc")

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.flags import parse
+from scripts.memory_estimate import EstimateMemory, look_ahead
 from tests.runner_lab import RUNNERS, copy_checkout, dry_run, fake_gpus, run_runner, stage_commands
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("run*.txt")) + sorted((Path(__file__).parent / "golden").glob("speedrun*.txt"))
 TRAIN = 5  # where in the dry run of the CPU demo base_train is
-H100 = 81559  # MiB
+MIB = {"5090": 32607, "h100": 81559}  # of memory, as nvidia-smi tells it
 TOKENS_IN_SHARD = 53e6
 
 
@@ -40,7 +42,8 @@ def test_dry_run(shell: Path, base: Path, tmp_path: Path, golden: Path) -> None:
 
 
 def test_every_recipe_has_its_golden_dry_runs() -> None:
-    recipes = {(runner, machine) for runner in ("run10", "speedrun", "run1000") for machine in ("cpu", "h100")} | {("run10", "5090")}
+    recipes = {(runner, machine) for runner in ("run10", "speedrun", "run1000") for machine in ("cpu", "5090", "h100")}
+    recipes.remove(("run1000", "5090"))
     names = {path.stem for path in GOLDEN}
     assert names >= {f"{runner}-{machine}{memory}" for runner, machine in recipes for memory in ("", "-mc")}
 
@@ -50,6 +53,7 @@ def test_profiles_are_those_of_the_table(shell: Path) -> None:
     wanted = {
         ("run10.sh", "5090"): (12, 114_688, 4.33e9, 1),
         ("run10.sh", "h100"): (12, 229_376, 4.33e9, 1),
+        ("speedrun.sh", "5090"): (20, 524_288, 11.2e9, 8),
         ("speedrun.sh", "h100"): (20, 524_288, 11.2e9, 8),
         ("run1000.sh", "h100"): (32, 524_288, 37.6e9, 8),
     }
@@ -81,7 +85,7 @@ def test_profiles_are_those_of_the_table(shell: Path) -> None:
 )
 def test_what_is_run_is_what_the_dry_run_printed(root: Path, tmp_path: Path, base: Path, arguments: list[str]) -> None:
     checkout = copy_checkout(root, tmp_path / "check out", environment=True)
-    gpus = fake_gpus(tmp_path / "gpus", H100, count=8)
+    gpus = fake_gpus(tmp_path / "gpus", MIB["h100"], count=8)
     printed = stage_commands(dry_run(checkout, *arguments, **gpus))
     (checkout / "commands.txt").unlink(missing_ok=True)
     done = run_runner(checkout, *arguments, **gpus)
@@ -96,7 +100,7 @@ def test_what_is_run_is_what_the_dry_run_printed(root: Path, tmp_path: Path, bas
 
 def test_the_summary_says_where_all_is(root: Path, tmp_path: Path, base: Path) -> None:
     checkout = copy_checkout(root, tmp_path / "checkout", environment=True)
-    gpus = fake_gpus(tmp_path / "gpus", H100)
+    gpus = fake_gpus(tmp_path / "gpus", MIB["h100"])
     done = run_runner(checkout, "run10.sh", "--mc", **gpus)
     lines = done.stdout[done.stdout.index("== stages") :].splitlines()
     names = ["data", "tok_train", "tok_eval", "download", "base_train_mc", "base_eval_mc", "mid_train_mc", "chat_sft_mc", "chat_eval_mc"]
@@ -153,7 +157,7 @@ def test_gpus_that_are_not_there(
     shell: Path, tmp_path: Path, arguments: list[str], gpus: int, variables: dict[str, str], message: str
 ) -> None:
     base = tmp_path / "base"
-    done = run_runner(shell, *arguments, **fake_gpus(tmp_path / "gpus", H100, gpus), **variables, NANOCHAT_BASE_DIR=str(base))
+    done = run_runner(shell, *arguments, **fake_gpus(tmp_path / "gpus", MIB["h100"], gpus), **variables, NANOCHAT_BASE_DIR=str(base))
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
     assert done.stderr.startswith(f"error: {message}") and not base.exists(), "nothing was begun"
 
@@ -239,26 +243,63 @@ def test_wrong_options_of_the_runners(shell: Path, tmp_path: Path, runner: str, 
 
 
 def test_a_machine_that_a_recipe_is_not_for(shell: Path) -> None:
-    done = run_runner(shell, "speedrun.sh", "--gpu", "5090", "--dry-run")
+    done = run_runner(shell, "run1000.sh", "--gpu", "5090", "--dry-run")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: speedrun.sh has no profile for --gpu 5090; it is for 8 GPUs of 80 GB (h100), and a demo on a CPU (cpu)\n"
-
-
-@pytest.mark.parametrize("mode", [[], ["--dry-run"]])
-def test_unknown_flag_is_refused_before_any_stage(root: Path, base: Path, mode: list[str]) -> None:
-    if subprocess.run([root / "mc_setup", "--check"]).returncode:
-        pytest.skip("the environment was not made by mc_setup")
-    done = run_runner(root, "run10.sh", "--gpu", "cpu", *mode, "--num-iteration", "5")
-    assert done.returncode == 2
-    errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error:")]
-    assert errors == ["error: unknown flag or argument --num-iteration; did you mean --num-iterations?"]
-    assert not (base / "tokenizer").exists() and "Traceback" not in done.stderr
+    message = "run1000.sh has no profile for --gpu 5090, whose memory is too small for its model; choose h100, or cpu for the demo"
+    assert done.stderr == f"error: {message}\n"
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_help(root: Path, runner: str) -> None:
     done = run_runner(root, runner, "--help")
     assert done.returncode == 0 and f"bash {runner}" in done.stdout
+
+
+# --- flags and memory, before anything is begun ---
+
+
+def test_device_batches_are_the_largest_that_fit(shell: Path) -> None:
+    for runner, machine in (
+        ("run10.sh", "5090"),
+        ("speedrun.sh", "5090"),
+        ("speedrun.sh", "h100"),
+        ("run1000.sh", "h100"),
+        ("run10.sh", "h100"),
+    ):
+        (train,) = [words for words in stage_commands(dry_run(shell, runner, "--gpu", machine)) if "scripts.base_train" in words]
+        processes = 1 if runner == "run10.sh" else 8
+        memory = f"--device-memory={MIB[machine] / 1024}"
+        flags = [word for word in train[train.index("scripts.base_train") + 1 :] if word != "--"]
+        recipe = parse(EstimateMemory, [*flags, f"--processes={processes}", memory])
+        assert look_ahead(recipe).largest_that_fits() == recipe.train.trainer.device_batch_size, f"{runner} --gpu {machine}"
+
+
+@pytest.fixture(scope="session")
+def ready(root: Path) -> Path:
+    """The checkout itself, whose environment was made by mc_setup."""
+    if subprocess.run([root / "mc_setup", "--check"]).returncode:
+        pytest.skip("the environment was not made by mc_setup")
+    return root
+
+
+def test_a_dry_run_says_what_memory_is_needed(ready: Path, tmp_path: Path) -> None:
+    comments = [
+        line for line in run_runner(ready, "run10.sh", "--gpu", "5090", "--depth", "14", "--dry-run").stdout.splitlines() if line[0] == "#"
+    ]
+    assert comments[0] == "# run10.sh --gpu 5090, tag d14"
+    assert re.fullmatch(r"# base_train needs about 3\d\.\d of 31\.8 GiB \(.*\); largest that fits: --device-batch-size 14", comments[1])
+
+
+def test_what_base_train_would_refuse_is_refused_before_any_stage(ready: Path, base: Path) -> None:
+    wrong = {
+        ("--num-iteration", "5"): (2, "unknown flag or argument --num-iteration; did you mean --num-iterations?"),
+        ("--depth", "64", "--head-dim", "128"): (1, "the run needs about "),
+    }
+    for flags, (code, message) in wrong.items():
+        done = run_runner(ready, "run10.sh", "--gpu", "cpu", *flags)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (code, "", 1), done.stderr
+        assert done.stderr.startswith(f"error: {message}")
+    assert list(base.iterdir()) == [], "nothing was begun"
 
 
 # --- the scripts themselves ---
