@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -103,9 +104,9 @@ def _value(value: AnyValue) -> Any:
 
 
 @contextmanager
-def receiver(protocol: str = "http", port: int = 0) -> Iterator[Receiver]:
-    """A receiver on a port of this machine; port 0 = a free one."""
-    with {"http": _http, "grpc": _grpc}[protocol](Receiver(protocol, port)) as running:
+def receiver(protocol: str = "http", port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
+    """A receiver on a port of this machine; port 0 = a free one. `tls` is for HTTP."""
+    with _http(Receiver(protocol, port), tls) if protocol == "http" else _grpc(Receiver(protocol, port)) as running:
         try:
             yield running
         finally:
@@ -113,7 +114,7 @@ def receiver(protocol: str = "http", port: int = 0) -> Iterator[Receiver]:
 
 
 @contextmanager
-def _http(running: Receiver) -> Iterator[Receiver]:
+def _http(running: Receiver, tls: ssl.SSLContext | None) -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -132,6 +133,8 @@ def _http(running: Receiver) -> Iterator[Receiver]:
 
     with ThreadingHTTPServer(("127.0.0.1", running.port), Handler) as server:
         server.daemon_threads = True
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         running.port = server.server_address[1]
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield running
