@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn as nn
 
 from mc.auto_batch import divisors, estimate_mc_device_batch
 from mc.config import MCConfig, RowPlan
-from mc.controller import SMALL, MCController
+from mc.controller import SMALL
+from mc.gistnet import GistNet
+from mc.lensnet import LensNet
+from mc.reconstruction import Reconstruction
 from nanochat.common import UserError
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.gpt import GPTConfig
 from nanochat.memory_estimate import FP32, Addition, MemoryEstimate, Pass, Setting, device_memory, estimate, value_width
 from nanochat.runtime import Runtime
 
@@ -103,20 +107,24 @@ def foresee(
 
 def _networks(config: GPTConfig, memory: MCConfig, plan: RowPlan, rows: int, width: int, setting: Setting) -> Addition:
     """The memory's own: parameters, the tree of a micro-batch, and what autograd keeps of the networks' passes."""
-    with torch.device("meta"):
-        controller = MCController(GPT(config), memory, plan.length)
-    own = [p for name, p in controller.named_parameters() if not name.startswith("model.") and p.requires_grad]
+    gistnet, lensnet = GistNet(memory.gist, config.width), LensNet(memory.lens, config.width, memory.geometry)
+    trained: list[nn.Module] = [gistnet]
+    if memory.lens_loss.mc_lens_loss_weight:
+        trained.append(lensnet)
+    if memory.mc_gist_recon_weight:
+        trained.append(Reconstruction(config.width, memory.geometry))
+    own = [p for module in trained for p in module.parameters()]
     matrices = [p for p in own if p.ndim == 2 and min(p.shape) > SMALL]
     D, size = config.width, memory.aux_dtype(setting.dtype).itemsize
-    tokens, gist, lens = rows * plan.length, memory.gist, memory.lens
+    tokens = rows * plan.length
     bank = sum(nodes * memory.geometry.size(level) for level, nodes in enumerate(plan.shape.levels))
     kept = rows * bank * (D + value_width(config)) * setting.dtype.itemsize
     kept += tokens * 2 * D * size
-    if gist.gistnet_type == "transformer":
-        kept += tokens * gist.gistnet_layers * LAYER * controller.gistnet.width * size
+    if memory.gist.gistnet_type == "transformer":
+        kept += tokens * memory.gist.gistnet_layers * LAYER * gistnet.width * size
     if memory.lens_loss.mc_lens_loss_weight:
         entries = rows * (memory.mc_lens_contexts + 1) * width
-        kept += entries * (lens.lensnet_layers * LAYER + HEAD) * controller.focus.lensnet.width * size
+        kept += entries * (memory.lens.lensnet_layers * LAYER + HEAD) * lensnet.width * size
     if memory.lens_loss.mc_lens_attention_weight:
         kept += 3 * FP32 * rows * config.heads * plan.horizon * plan.length
     stacks: dict[torch.Size, int] = {}

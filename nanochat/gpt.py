@@ -89,6 +89,18 @@ class GPTConfig:
         gates = sum(self.has_values(i) for i in range(self.depth)) * GATE_CHANNELS * self.key_heads
         return self.depth * layer + gates + D * self.vocab_size
 
+    def flops_per_token(self) -> float:
+        """Training FLOPs per token: matmuls, 6 for each parameter, and attention over each layer's mean visible context.
+
+        Position t sees min(t+1, window) keys; 12·D FLOPs for each (PaLM, arXiv 2204.02311, appendix B).
+        """
+        T = self.max_seq_len
+        seen = 0.0
+        for window in self.windows:
+            w = min(window or T, T)
+            seen += (w * (w + 1) / 2 + (T - w) * w) / T
+        return 6 * (self.scaling_parameters + SMEAR_CHANNELS) + 12 * self.width * seen
+
     def has_values(self, layer: int) -> bool:
         """Whether `layer` has value embeddings: every other one, counted back from the last."""
         return (self.depth - 1 - layer) % 2 == 0
@@ -371,18 +383,6 @@ class GPT(nn.Module):
         """Next-token loss of plain rows: tokens and targets int64 [B,T]."""
         return self.loss(self.backbone(self.embed(tokens), self.rotary(0, tokens.shape[1])), targets, reduction)
 
-    def matmul_parameters(self) -> int:
-        """Parameters that multiply activations: 6 FLOPs per token each, forward and backward."""
-        return sum(m.weight.numel() for m in self.modules() if isinstance(m, Linear))
-
     def flops_per_token(self) -> float:
-        """Training FLOPs per token: matmuls, and attention over each layer's mean visible context.
-
-        Position t sees min(t+1, window) keys; 12·D FLOPs for each (PaLM, arXiv 2204.02311, appendix B).
-        """
-        T = self.config.max_seq_len
-        seen = 0.0
-        for window in self.windows:
-            w = min(window or T, T)
-            seen += (w * (w + 1) / 2 + (T - w) * w) / T
-        return 6 * self.matmul_parameters() + 12 * self.config.width * seen
+        """Training FLOPs per token of a plain row; see `GPTConfig.flops_per_token`."""
+        return self.config.flops_per_token()

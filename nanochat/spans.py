@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 
@@ -21,9 +21,13 @@ def untimed(name: str) -> AbstractContextManager[None]:
 
 
 class Spans:
-    """`with spans("forward"): …`. A span inside another counts for itself alone, so spans never overlap."""
+    """`with spans("forward"): …`. A span inside another counts for itself alone, so spans never overlap.
+
+    Each of `watchers` is entered with the name of a span around it, and left after its time was taken.
+    """
 
     def __init__(self, device: torch.device) -> None:
+        self.watchers: list[OpenSpan] = []
         self._cuda = device.type == "cuda"
         self._stack: list[str] = []
         self._ignored = False
@@ -35,6 +39,11 @@ class Spans:
         if self._ignored:
             yield
             return
+        with self._watched(name) if self.watchers else nullcontext(), self._timed(name):
+            yield
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
         outer = self._stack[-1] if self._stack else None
         self._stack.append(name)
         begin = self._now()
@@ -66,6 +75,13 @@ class Spans:
             self._events.clear()
         out, self._milliseconds = dict(self._milliseconds), defaultdict(float)
         return out
+
+    @contextmanager
+    def _watched(self, name: str) -> Iterator[None]:
+        with ExitStack() as stack:
+            for watcher in self.watchers:
+                stack.enter_context(watcher(name))
+            yield
 
     def _now(self):
         if not self._cuda:

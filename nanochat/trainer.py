@@ -26,9 +26,11 @@ from nanochat.common import UserError
 from nanochat.dataloader import Prefetcher
 from nanochat.flags import flag
 from nanochat.mean_metrics import mean_metrics
+from nanochat.memory_debug import open_memory_debug
 from nanochat.metrics import JsonlSink, MetricsLogger, peak_memory_mib
 from nanochat.objective import Metrics, Objective
 from nanochat.optim import MuonAdamW, check_coverage
+from nanochat.profiler import StepProfiler, parse_steps
 from nanochat.rows import Loader, count_targets, inputs_and_targets
 from nanochat.runtime import Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags, lr_multiplier, muon_momentum, weight_decay_multiplier
@@ -48,6 +50,7 @@ class TrainerFlags:
     keep_checkpoints: int = flag(2, "newest checkpoints to keep; -1 = all")
     resume: str = flag("auto", "auto = continue from the newest valid checkpoint; never = start anew; or a step")
     seed: int = flag(42, "seed of the weights and of the order of the rows")
+    profile_steps: str = flag("", "A:B = write a trace of the steps A to B-1 for Perfetto to report/profile; empty = none")
 
     def __post_init__(self) -> None:
         if self.device_batch_size < 1:
@@ -57,6 +60,7 @@ class TrainerFlags:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least 1, or -1")
         if self.resume not in ("auto", "never") and not self.resume.isdecimal():
             raise ValueError(f"resume is {self.resume!r}; it must be auto, never or a step")
+        parse_steps(self.profile_steps)
 
 
 class Event(NamedTuple):
@@ -125,6 +129,7 @@ class Trainer:
         self.flops_per_token = self.objective.flops_per_token()
         self.log_cadence, self.save_cadence = self.cadence(self.flags.log_every), self.cadence(self.flags.save_every)
         self.objective.spans = self.spans = Spans(self.runtime.device)
+        self._watch()
         self.state = TrainState()
         self._saved_step: int | None = None
         self._agreed_stop = False
@@ -132,6 +137,17 @@ class Trainer:
         self._bad_batches: JsonlSink | None = None  # opened for the first one
         self._unread: _Unread | None = None
         self._interval: list[float] = []  # seconds of the steps since the last log
+        self._profiled = 0  # of them
+
+    def _watch(self) -> None:
+        """Prepares what looks at the run from outside, where it is asked for."""
+        name, runtime = f"{self.run_folder.parent.name.removesuffix('_runs')}-{self.run_folder.name}", self.runtime
+        where = (name, runtime.device, runtime.rank, runtime.world_size)
+        self.profiler = StepProfiler(parse_steps(self.flags.profile_steps), self.plan.num_iterations, *where)
+        self.memory_debug = open_memory_debug(*where)
+        if self.memory_debug is not None:
+            self.memory_debug.record("model_built")
+            self.memory_debug.watch(self.spans, last="optimizer")
 
     def cadence(self, every_steps: int) -> Cadence:
         """The cadence of a `--…-every` flag."""
@@ -143,11 +159,13 @@ class Trainer:
         with self.open_metrics(self._resumed) as self.metrics:
             if self._resumed is not None:
                 self._boundary()
-            with self._batches() as batches:
+            with self._batches() as batches, self.profiler(self._resumed, self.metrics.say) as profiler:
                 while self.state.step < self.plan.num_iterations and not self._stopping():
-                    self._train_step(batches)
+                    with profiler.step(self.state.step, self.spans):
+                        self._train_step(batches)
                     self._boundary()
             self._save()
+            self._note_memory("end")
         return self.state.step == self.plan.num_iterations
 
     def _batches(self) -> AbstractContextManager[Iterator[Batch]]:
@@ -171,6 +189,7 @@ class Trainer:
         if log_due:
             self._read_loss()
         self._interval.append(time.perf_counter() - begin)
+        self._profiled += self.profiler.covers(self.state.step - 1)
         self.state.seconds += self._interval[-1]
         self.state.record = self._record(batch, norm, metrics) if log_due else None
 
@@ -229,6 +248,7 @@ class Trainer:
             if not self._stopping() and (self._due(event.cadence, step) or step == self.plan.num_iterations):
                 with self.spans.ignored():
                     figures = event.action(lambda: bool(self.stop))
+                self._note_memory(f"{event.action.__name__}_step_{step:07d}")
                 self._agreed_stop |= figures is None
                 if figures:
                     self.metrics.log(self._axes() | figures)
@@ -296,7 +316,7 @@ class Trainer:
         dt = sum(self._interval) / len(self._interval)
         spans = {name: ms / len(self._interval) for name, ms in self.spans.collect().items()}
         spans["other"] = dt * 1e3 - sum(spans.values())
-        self._interval = []
+        profiled, self._profiled, self._interval = self._profiled, 0, []
         record = {
             "train/loss": self.state.loss.value,
             "train/lrm": lr_multiplier(self.schedule, self.state.step - 1, self.plan.num_iterations),
@@ -312,6 +332,8 @@ class Trainer:
         if self.runtime.peak_flops is not None:
             achieved = self.flops_per_token * self.plan.total_batch_size / dt
             record["train/mfu"] = achieved / (self.runtime.peak_flops * self.runtime.world_size)
+        if profiled:  # they count like all others, and take longer
+            record["train/profiled_steps"] = profiled
         record |= {f"train/time/{name}": ms for name, ms in spans.items()}
         figures = self.loader.figures() | self.objective.figures(spans, self.grad_accum_steps)
         return record | mean_metrics(metrics, self.runtime.device) | figures
@@ -331,6 +353,11 @@ class Trainer:
         meta["scaler"] = None if self.scaler is None else self.scaler.state_dict()
         self.store.save(self.state.step, tensors, self.meta | meta, rank, self.runtime.world_size, self.runtime.barrier)
         self._saved_step = self.state.step
+        self._note_memory(f"checkpoint_step_{self.state.step:07d}")
+
+    def _note_memory(self, phase: str) -> None:
+        if self.memory_debug is not None:
+            self.memory_debug.record(phase, self.state.step)
 
     def _resume(self) -> int | None:
         """Takes up the checkpoint to continue from; returns its step, or None for a new run."""

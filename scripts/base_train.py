@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     val_loader = RowLoader(val, T, recipe.data.packing, shuffle=False, say=say)
 
     model = build_model(recipe, tokenizer, runtime, say)
-    plan = make_plan(recipe, model, runtime)
+    plan = make_plan(recipe, model.config, runtime)
     say(describe(model, plan))
     objective: Objective = NextTokenObjective(model)
     if recipe.mc:
@@ -181,8 +181,7 @@ def main(argv: list[str] | None = None) -> int:
 def check_memory(recipe: BaseTrain, vocab_size: int, runtime: Runtime, say: Callable[[str], None]) -> None:
     """Says what the run will need of the device's memory. Raises `UserError` where that is clearly too much."""
     config = model_config(recipe, vocab_size, runtime)
-    with torch.device("meta"):
-        plan = make_plan(recipe, GPT(config), runtime)
+    plan = make_plan(recipe, config, runtime)
     memory, rows = recipe.memory if recipe.mc else None, recipe.trainer.device_batch_size
     foresight = foresee(config, memory, rows, plan.total_batch_size, runtime, recipe.chunked_ce)
     if recipe.check_memory:
@@ -206,15 +205,15 @@ def build_model(recipe: BaseTrain, tokenizer: Tokenizer, runtime: Runtime, say: 
     return model.to(runtime.device).use_kernels(runtime.compile, recipe.chunked_ce, recipe.fused_rmsnorm)
 
 
-def make_plan(recipe: BaseTrain, model: GPT, runtime: Runtime) -> Plan:
+def make_plan(recipe: BaseTrain, config: GPTConfig, runtime: Runtime) -> Plan:
     """Batch, horizon and scales. Raises `UserError` where the batch does not divide over the processes."""
-    reference = dataclasses.replace(model.config, depth=REFERENCE_DEPTH, aspect_ratio=64, head_dim=128, kv_heads=0)
+    reference = dataclasses.replace(config, depth=REFERENCE_DEPTH, aspect_ratio=64, head_dim=128, kv_heads=0)
     try:
         return plan_run(
             recipe.horizon,
-            scaling_parameters=model.config.scaling_parameters,
+            scaling_parameters=config.scaling_parameters,
             reference_parameters=reference.scaling_parameters,
-            flops_per_token=model.flops_per_token(),
+            flops_per_token=config.flops_per_token(),
             rows_multiple=recipe.trainer.device_batch_size * recipe.model.max_seq_len * runtime.world_size,
         )
     except ValueError as error:
