@@ -1,4 +1,4 @@
-"""Charts of evaluations, told as plain values: figures against a length on a logarithmic axis, with their intervals.
+"""Charts of evaluations, told as plain values: figures against a length on a logarithmic axis, or by task, with their intervals.
 
 A chart is `{"name", "title", "caption", "panels", "labels"}`; `labels` are those that its curves may have, in the order of their
 colours. A panel is `{"title", "curves"}` and, where they are wanted, `"x"`, the name of its axis (by default tokens of history),
@@ -61,6 +61,37 @@ def chart_png(chart: Chart) -> bytes | None:
     figure.suptitle(chart["title"], color=INK, fontsize=11)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
     _legend(figure, {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels) if label in used})
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    return png.getvalue()
+
+
+def intervals_png(names: Sequence[str], series: Mapping[str, Sequence[tuple[int, float, float, float]]], title: str) -> bytes | None:
+    """Shares 0 … 1 with their intervals, one row for each of `names`, as the bytes of a PNG; None where there is none.
+
+    `series` maps a label to points (index in `names`, value, low, high).
+    """
+    series = {label: points for label, points in series.items() if points}
+    if not series:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 0.8 + 0.42 * len(names)), dpi=140, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, (label, shown) in enumerate(series.items()):
+        shift = 0.22 * (number - (len(series) - 1) / 2)
+        y = [index + shift for index, *_ in shown]
+        colour = COLOURS[number % len(COLOURS)]
+        for place, (_, _, low, high) in zip(y, shown, strict=True):
+            axes.plot([low, high], [place, place], color=colour, linewidth=1.6, alpha=0.7)
+        axes.plot([value for _, value, *_ in shown], y, "o", color=colour, markersize=5, label=label)
+    dress(axes, title, "")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.legend(fontsize=8, frameon=False, labelcolor=INK, loc="lower left", ncols=len(series), bbox_to_anchor=(0.5, 1.0))
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     return png.getvalue()

@@ -47,8 +47,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def values(mapping: Mapping[str, Any]) -> list[str]:
-    """Blocks of Markdown for free-form values: scalars in one table, then a headed table for each nest."""
+def values(mapping: Mapping[str, Any], level: int = 3) -> list[str]:
+    """Blocks of Markdown for free-form values: scalars in one table, then for each nest a table under a heading of `level`."""
     nests = {key: value for key, value in mapping.items() if isinstance(value, dict) or _is_rows(value)}
     scalars = [(label(key), _joined(value)) for key, value in mapping.items() if key not in nests]
     blocks = [table(("", ""), scalars)] if scalars else []
@@ -59,7 +59,7 @@ def values(mapping: Mapping[str, Any]) -> list[str]:
         if isinstance(nest, dict):
             named = all(isinstance(value, dict) for value in nest.values())
             rows = [{"": label(name), **value} for name, value in nest.items()] if named else None
-        blocks.append(f"### {escape(label(key))}")
+        blocks.append(f"{'#' * level} {escape(label(key))}")
         if rows is None:
             blocks.append(table(("", ""), [(label(name), _joined(value)) for name, value in nest.items()]))
         else:

@@ -8,51 +8,56 @@ from pathlib import Path
 from typing import Any
 
 from nanochat import markdown
-from nanochat.common import atomic_write
 from nanochat.figures import curves_png, memory_png, overlay_png, smooth
 from nanochat.metrics import read_metrics
+from nanochat.report_data import run_file
+from nanochat.report_parts import Page
 
 Records = Sequence[Mapping[str, Any]]
 _AT_HORIZON = re.compile(r"mc/(.+)@(\d+)")
 _AT_LEVEL = re.compile(r"mc/lod_(.+)/(\d+)")
 
 
-def show_run(name: str, title: str, metrics_file: Path, baseline_file: Path | None, folder: Path) -> tuple[list[str], dict[str, Any]]:
-    """Blocks of Markdown about the run that logged to `metrics_file`, and values for the tables of its section.
+def show_run(page: Page, name: str, title: str, metrics_file: str, baseline_file: str | None = None) -> None:
+    """Adds the curves of the run that logged to `metrics_file`, and where it has a baseline, how the two compare.
 
-    The figures go to `folder`, their names begin with `name`. `baseline_file` is for a run with a memory: where the same run
-    without one logs.
+    The figure is called `name`. `baseline_file` is for a run with a memory: where the same run without one logs.
     """
-    if not metrics_file.exists():
-        return [f"No curves: {markdown.escape(str(metrics_file))} is not there any more."], {}
-    records = read_metrics(metrics_file)
-    if baseline_file is None:
-        return [_figure(name, f"{title}: loss and bits per byte against tokens", curves_png(records, title), folder, metrics_file)], {}
-    blocks = []
-    if baseline_file.exists():
-        baseline = read_metrics(baseline_file)
-        caption = f"{title}: loss and bits per byte beside the baseline's"
-        blocks += [_figure(name, caption, overlay_png(records, baseline, title), folder, metrics_file), _comparison(records, baseline)]
+    path = run_file(metrics_file)
+    if not path.exists():
+        page.add(f"No curves: {markdown.escape(str(path))} is not there any more.")
+        return
+    records = read_metrics(path)
+    baseline = None if baseline_file is None else _baseline(page, run_file(baseline_file))
+    if baseline is None:
+        shown = page.figure(name, f"{title}: loss and bits per byte against tokens", curves_png(records, title))
     else:
-        blocks.append(f"No baseline to compare with: {markdown.escape(str(baseline_file))} is not there; run the same without --mc.")
-        blocks.append(_figure(name, f"{title}: loss and bits per byte against tokens", curves_png(records, title), folder, metrics_file))
-    memory = memory_png(records, "Memory")
-    if memory is not None:
-        blocks.append(_figure(f"{name}_memory", "Memory: ΔNLL, recovery, loss by level, preferences", memory, folder, metrics_file))
-    return blocks, _memory_values(records)
+        shown = page.figure(name, f"{title}: loss and bits per byte beside the baseline's", overlay_png(records, baseline, title))
+        page.add(_comparison(records, baseline))
+    if not shown:
+        page.add(f"No curves: {markdown.escape(str(path))} has no losses.")
 
 
-def _figure(name: str, caption: str, png: bytes | None, folder: Path, metrics_file: Path) -> str:
-    """Writes a figure and returns the line that shows it."""
-    if png is None:
-        return f"No curves: {markdown.escape(str(metrics_file))} has no losses."
-    atomic_write(folder / f"{name}.png", png)
-    return f"![{caption}]({name}.png)"
+def show_memory_run(page: Page, name: str, metrics_file: str) -> None:
+    """Adds what the run with a memory that logged to `metrics_file` says of it: a figure called `name`, and last values as tables."""
+    path = run_file(metrics_file)
+    if not path.exists():
+        return
+    records = read_metrics(path)
+    page.figure(name, "In training: ΔNLL, recovery, loss by level, preferences", memory_png(records, "Memory"))
+    page.add(*markdown.values(_memory_values(records), level=4))
+
+
+def _baseline(page: Page, path: Path) -> list[dict[str, Any]] | None:
+    if path.exists():
+        return read_metrics(path)
+    page.add(f"No baseline to compare with: {markdown.escape(str(path))} is not there; run the same without --mc.")
+    return None
 
 
 def _comparison(records: Records, baseline: Records) -> str:
     """A table of both runs: what they had in common, and where they came to."""
-    theirs, ours = _last(baseline), _last(records)
+    theirs, ours = last_values(baseline), last_values(records)
     losses = smooth([r["train/loss_lod0"] for r in records if r.get("train/loss_lod0") is not None])
     rows = [("steps", theirs.get("step"), ours.get("step")), ("tokens", theirs.get("total_tokens"), ours.get("total_tokens"))]
     rows += [
@@ -75,7 +80,7 @@ def _comparison(records: Records, baseline: Records) -> str:
 
 def _memory_values(records: Records) -> dict[str, Any]:
     """The last value of each mc/ metric: those of horizons, those of levels, the others."""
-    last = {name: value for name, value in _last(records).items() if name.startswith("mc/") and value is not None}
+    last = {name: value for name, value in last_values(records).items() if name.startswith("mc/") and value is not None}
     horizons: dict[int, dict[str, Any]] = {}
     levels: dict[int, dict[str, Any]] = {}
     others = {}
@@ -93,6 +98,6 @@ def _memory_values(records: Records) -> dict[str, Any]:
     }
 
 
-def _last(records: Records) -> dict[str, Any]:
+def last_values(records: Records) -> dict[str, Any]:
     """The last value of every metric."""
     return {name: value for record in records for name, value in record.items()}

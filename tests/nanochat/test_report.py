@@ -13,12 +13,16 @@ from markdown_it import MarkdownIt
 
 from nanochat import markdown
 from nanochat.common import UserError
-from nanochat.figures import curves_png, memory_png, overlay_png, smooth
+from nanochat.figures import curves_png, memory_png, overlay_png
 from nanochat.metrics import JsonlSink
-from nanochat.report import EXPECTED, generate, main, section
+from nanochat.report import generate, main, section
+from nanochat.report_data import RECIPE
 
 ROOT = Path(__file__).parents[2]
 NASTY = "``` `````\n# title | <script>alert(1)</script> <b>&amp; [a](b) *x* \x1b[31m\u202e\r\x00 \\ ⟶ é 日本"
+
+
+STAGES = tuple(stage.name for stage in RECIPE if stage.required)
 
 
 def html(text: str) -> str:
@@ -47,7 +51,16 @@ def fill(base: Path) -> None:
     section("tokenizer_training", {"vocab_size": 8192, "seconds": 1.25})
     section("tokenizer_evaluation", {"bytes_per_token": {"english": {"ours": 3.91}, "code": {"ours": 3.5}}})
     section("base_training", {"metrics_file": str(metrics_file(base / "metrics.jsonl")), "config": {"depth": 4, "compile": True}})
-    section("base_evaluation", {"val_bpb": 1.6123, "samples": [{"prompt": "The sky is", "text": "The sky is blue."}]})
+    section(
+        "base_evaluation", {"model": "d4, step 60", "val_bpb": 1.6123, "samples": [{"prompt": "The sky is", "text": "The sky is blue."}]}
+    )
+    for name in ("mid_training", "chat_sft"):
+        section(name, {"model tag": "d4", "steps": 3})
+    rows = [
+        {"task": "sums", "problems": 200, "accuracy": 0.9, "low": 0.85, "high": 0.94, "chance": 0.0},
+        {"task": "letters", "problems": 200, "accuracy": 0.5, "low": 0.43, "high": 0.57, "chance": 0.25},
+    ]
+    section("chat_evaluation", {"ChatCORE": 0.61667, "tasks": rows, "samples": [{"prompt": "1 + 1?", "text": "2"}]})
 
 
 # --- sections ---
@@ -83,24 +96,30 @@ def test_samples_of_another_form_are_refused(base: Path, samples) -> None:
 # --- the report ---
 
 
+def lines(text: str, start: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
 def test_a_whole_report(base: Path, tmp_path: Path) -> None:
     fill(base)
-    for i, stage in enumerate(EXPECTED.values()):
+    for i, stage in enumerate(STAGES):
         stamp(base, stage, 60 * i + 5, f"2026-11-20T06:3{i}:00Z", command=f"python -m scripts.{stage}")
     out = tmp_path / "report" / "report.md"
     assert generate(out) == []
     text = out.read_text("utf-8")
-    headings = [line for line in text.splitlines() if line.startswith("## ")]
-    assert headings == [
-        "## Summary", "## Environment", "## Tokenizer training", "## Tokenizer evaluation", "## Base training", "## Base evaluation"
+    assert [line.removeprefix("## ") for line in lines(text, "## ")] == [
+        "Summary", "Stages", "Training", "Evaluation", "Samples", "Alerts", "Check", "Environment", "Commands", "Checkpoints",
+        "Data and runs", "Details",
     ]  # fmt: skip
-    assert "| base\\_train | 2m05s | 2026-11-20 06:32:00 |" in text and "| total | 6m20s |" in text
-    assert "python -m scripts.base_train\n" in text
+    assert "| base\\_train | d4 | done | 2m05s | 2026-11-20 06:32:00 |" in text and "| total |  |  | 21m35s |  |" in text
+    assert "python -m scripts.base_train\n" in text and "- No stage is missing.\n- No alerts.\n- Not checked yet" in text
     assert "| vocab size | 8,192 |" in text and "| english | 3.91 |" in text and "| compile | yes |" in text and "| torch |" in text
     assert "```text\nThe sky is ⟶ blue.\n```" in text
-    assert "missing" not in text.lower()
+    assert "| validation bits per byte | 1.6123 |" in text and "| ChatCORE (0 guesses, 1 is perfect) | 0.617 ± 0.052 |" in text
+    assert "| letters | 200 | 0.25 | 50.0 % (43.0–57.0) |" in text
     assert '<img src="base_training.png"' in html(text)
-    assert (out.parent / "base_training.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("base_training", "chat_tasks"):
+        assert (out.parent / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_each_missing_stage_is_named(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,22 +127,53 @@ def test_each_missing_stage_is_named(base: Path, tmp_path: Path, capsys: pytest.
     stamp(base, "base_train", 5, "2026-11-20T06:30:00Z")
     out = tmp_path / "report.md"
     assert main(["generate", "--out", str(out)]) == 0
-    assert "missing: tokenizer_training, tokenizer_evaluation, base_evaluation" in capsys.readouterr().out
+    missing = [stage for stage in STAGES if stage != "base_train"]
+    assert capsys.readouterr().out == f"report: {out} and report.html (missing: {', '.join(missing)})\n"
     text = out.read_text("utf-8")
-    for stage in ("tok_train", "tok_eval", "base_eval"):
-        assert f"| {markdown.escape(stage)} | – | missing |" in text and f"**Missing**: the stage `{stage}` has not reported." in text
-    assert "`base_train` has not reported" not in text
+    assert f"- Stages missing: {', '.join(f'`{stage}`' for stage in missing)}." in text
+    assert lines(text, "| base\\_train |")[0].split(" | ")[2] == "done"
+    for stage in missing:
+        assert [line.split(" | ")[2] for line in lines(text, f"| {markdown.escape(stage)} |")] == ["missing"]
+    assert not lines(text, "| chat\\_rl |"), "RL is not asked for"
+
+
+def test_a_report_of_nothing(base: Path, tmp_path: Path) -> None:
+    assert generate(tmp_path / "report.md") == list(STAGES)
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "No training stage has reported." in text and "No evaluation has left samples." in text and "None are here." in text
+    assert list(tmp_path.glob("*.png")) == [] and (tmp_path / "report.html").stat().st_size > 5_000
+
+
+def test_how_a_stage_ended_is_told(base: Path, tmp_path: Path) -> None:
+    fill(base)
+    stamp(base, "base_train", 5, "2026-11-20T06:30:00Z")
+    failed = {"command": "python", "seconds": 7, "finished": "2026-11-20T06:40:00Z"}
+    for stage, code in (("base_train", 7), ("chat_sft", 130), ("chat_rl", 1)):
+        (base / "stages" / f"{stage}.failed").write_text(json.dumps(failed | {"stage": stage, "code": code}))
+    stamp(base, "tok_train", 5, "2026-11-20T06:30:00Z")
+    (base / "stages" / "tok_train.failed").write_text(
+        json.dumps(failed | {"stage": "tok_train", "code": 1, "finished": "2026-11-20T06:20:00Z"})
+    )
+    generate(tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "| base\\_train | d4 | failed, exit code 7 | 7s | 2026-11-20 06:40:00 |" in text
+    assert "| chat\\_sft | d4 | stopped | 7s |" in text and "| chat\\_rl | d4 | failed, exit code 1 |" in text
+    assert "| tok\\_train |  | done | 5s |" in text, "it has succeeded since"
+    assert "- Stages that ended early: `base_train` (failed), `chat_sft` (stopped), `chat_rl` (failed)." in text
 
 
 def test_a_stage_run_by_hand_and_sections_of_others_are_shown(base: Path, tmp_path: Path) -> None:
     section("tokenizer_training", {"a": 1})
     section("chat_sft", {"a": 1})
-    section("zebra_crossing", {"a": 1})
+    curve = [{"label": "c", "points": [[1, 2.0], [2, 3.0]]}]
+    chart = {"name": "stripes", "title": "t", "caption": "Stripes", "panels": [{"title": "p", "curves": curve}], "labels": ["c"]}
+    section("zebra_crossing", {"a": 1, "samples": [{"prompt": "why", "text": "because"}], "charts": [chart]})
     generate(tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text("utf-8")
-    (row,) = [line for line in text.splitlines() if line.startswith("| tok\\_train |")]
-    assert re.fullmatch(r".* \| (\d+m)?\d+s \| 20\d\d-.* \|", row)
-    assert text.index("## Base training") < text.index("## Chat sft") < text.index("## Zebra crossing")
+    (row,) = lines(text, "| tok\\_train |")
+    assert re.fullmatch(r".* \|  \| done \| (\d+m)?\d+s \| 20\d\d-.* \|", row)
+    assert text.index("### Chat sft") < text.index("### Zebra crossing") < text.index("![Stripes](zebra_crossing_stripes.png)")
+    assert "why ⟶ because" in text
 
 
 def test_a_metrics_file_that_is_gone_is_said(base: Path, tmp_path: Path) -> None:
@@ -135,7 +185,7 @@ def test_a_metrics_file_that_is_gone_is_said(base: Path, tmp_path: Path) -> None
 def test_reset_removes_sections_and_leaves_stamps(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(base)
     stamp(base, "base_train", 5, "2026-11-20T06:30:00Z")
-    assert main(["reset"]) == 0 and "4 sections removed" in capsys.readouterr().out
+    assert main(["reset"]) == 0 and "7 sections removed" in capsys.readouterr().out
     assert list((base / "report").iterdir()) == [] and (base / "stages" / "base_train.json").exists()
 
 
@@ -145,7 +195,7 @@ def test_the_command(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     out = tmp_path / "deep" / "report.md"
     done = report("generate", f"--out={out}")
-    assert done.returncode == 0 and out.exists() and done.stdout.startswith(f"report: {out} (missing: ")
+    assert done.returncode == 0 and out.exists() and done.stdout.startswith(f"report: {out} and report.html (missing: ")
     for arguments, code in (["compose"], 2), (["generate", "--oot", "x"], 2), (["generate", "--out", "/dev/null/report.md"], 1):
         done = report(*arguments)
         assert done.returncode == code and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done
@@ -242,9 +292,10 @@ def test_a_run_with_a_memory_is_shown_beside_its_baseline(base: Path, tmp_path: 
     records = [{"step": s, "total_tokens": s * 8192, "train/loss": 3.0, "train/data_hash": s, "train/lrm": 1.0} for s in range(1, 61)]
     plain.write_text("".join(json.dumps(r | ({"val/bpb": 1.25} if r["step"] == 60 else {})) + "\n" for r in records))
     with_memory(base, plain)
-    assert generate(tmp_path / "report.md") == []
+    memory = ("mid_train_mc", "chat_sft_mc", "chat_eval_mc")
+    assert generate(tmp_path / "report.md") == list(memory)
     text = (tmp_path / "report.md").read_text("utf-8")
-    assert text.index("## Base evaluation\n") < text.index("## Base training with a MegaContext\n")
+    assert text.index("### Base evaluation\n") < text.index("### Base evaluation with a MegaContext\n")
     assert "| validation bits per byte | 1.25 | 1.5 |" in text and "| same tokens | – | at 58 of 60 steps that both logged |" in text
     assert "| horizon | delta nll | recovery |" in text and "| 128 | 0.0625 | 0.75 |" in text
     assert "| level | loss | delta |" in text and "| 1 | 3.5 | 0.5 |" in text and "| preference corr mean | -0.25 |" in text
@@ -259,10 +310,12 @@ def test_a_run_with_a_memory_alone_misses_no_baseline_stage_but_says_that_there_
     with_memory(base)
     stamp(base, "base_train_mc", 65, "2026-11-20T06:30:00Z")
     stamp(base, "report_mc", 5, "2026-11-20T06:31:00Z")
-    assert generate(tmp_path / "report.md") == []
+    assert generate(tmp_path / "report.md") == ["mid_train_mc", "chat_sft_mc", "chat_eval_mc"]
     text = (tmp_path / "report.md").read_text("utf-8")
-    assert "No baseline to compare with" in text and "missing" not in text.lower() and "report\\_mc" not in text
-    assert "| base\\_train\\_mc | 1m05s |" in text and "| base\\_eval\\_mc |" in text, "with and without a stamp"
+    assert "No baseline to compare with" in text and "| report" not in text
+    assert "| base\\_train | MegaContext | done | 1m05s |" in text and "| base\\_eval | MegaContext | done |" in text, (
+        "with and without a stamp"
+    )
 
 
 def test_an_overlay_has_both_runs(base: Path) -> None:
@@ -270,7 +323,6 @@ def test_an_overlay_has_both_runs(base: Path) -> None:
     baseline = [{"step": 1, "total_tokens": 8192, "train/loss": 3.0}, {"step": 60, "total_tokens": 60 * 8192, "train/loss": 3.001}]
     assert overlay_png(records, baseline, "t") != overlay_png(records, [], "t")
     assert memory_png(records, "t") is not None and memory_png(baseline, "t") is None
-    assert smooth([2.0, 4.0]) == pytest.approx([2.0, (0.8 * 0.2 * 2 + 0.2 * 4) / (0.8 * 0.2 + 0.2)])
 
 
 def test_importing_the_report_draws_nothing() -> None:

@@ -1,0 +1,151 @@
+"""What whoever takes a run over has to know: alerts, check, machine, commands, checkpoints with their hashes, data, W&B."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nanochat import markdown
+from nanochat.checkpoint import META, CheckpointStore
+from nanochat.common import UserError, base_dir, read_json
+from nanochat.environment import describe_environment
+from nanochat.manifest import InvalidError, read_manifest
+from nanochat.metrics import read_metrics
+from nanochat.report_data import CHECK, RECIPE, Collected, run_file
+from nanochat.report_parts import Page, readable
+
+_ALERT = ("step", "metric", "value", "band", "message")
+ALERTS = "alerts.jsonl"  # in the folder of a run
+_WEIGHTS = "model"  # the beginning of the names of the files that hold them
+
+
+class Saved(NamedTuple):
+    """The newest checkpoint of a stage; `problem` says why its manifest or meta cannot be read."""
+
+    stage: str
+    folder: Path
+    step: int
+    files: Mapping[str, Mapping[str, Any]]
+    meta: Mapping[str, Any]
+    problem: str | None
+
+    @property
+    def name(self) -> str:
+        """Its folder below the artefact folder."""
+        return str(self.folder.relative_to(base_dir()))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(entry.get("bytes", 0) for entry in self.files.values())
+
+
+Alerts = Mapping[str, list[dict[str, Any]]]
+
+
+def collect_alerts(collected: Collected) -> Alerts:
+    """The alerts of every training run that has reported, by stage and tag: targets that it has left.
+
+    Raises `UserError` where they cannot be read.
+    """
+    found = {}
+    for run in collected.runs:
+        for entry in run.entries:
+            if entry.stage.trains and (metrics_file := entry.values.get("metrics_file")):
+                path = run_file(metrics_file).with_name(ALERTS)
+                found[f"{entry.stage.name}, {run.tag}"] = read_metrics(path) if path.exists() else []
+    return found
+
+
+def newest_checkpoints(tags: list[str]) -> Iterator[Saved]:
+    """The newest checkpoint of each training stage of the models called so, valid or not. Reads no weights."""
+    for stage in RECIPE:
+        if stage.trains is None:
+            continue
+        for tag in tags:
+            store = CheckpointStore(base_dir() / f"{stage.trains}_checkpoints" / tag)
+            if steps := store.steps():
+                yield _saved(stage.name, store.folder / f"step_{steps[-1]:07d}", steps[-1])
+
+
+def add_alerts(page: Page, alerts: Alerts) -> None:
+    """A table of them; none is said, too."""
+    page.add("## Alerts")
+    rows = [(run, *(alert.get(key) for key in _ALERT)) for run, found in alerts.items() for alert in found]
+    if rows:
+        page.add(markdown.table(("run", "step", "metric", "value", "band", "alert"), rows, right=(1, 3)))
+    else:
+        page.add("None: no run has left the bands of its targets." if alerts else "No training run has reported, so none is known.")
+
+
+def add_check(page: Page, collected: Collected) -> None:
+    """What the last check found."""
+    page.add("## Check")
+    record = collected.sections.get(CHECK)
+    if record is None:
+        page.add("`python -m nanochat.report check` has not been run: whether this can be handed over is not known.")
+        return
+    page.add(f"*{readable(record['timestamp'])} UTC.*")
+    points = [point for point in record["values"].get("points", ()) if isinstance(point, dict)]
+    rows = [(point.get("result"), point.get("point"), point.get("model"), point.get("found")) for point in points]
+    page.add(markdown.table(("result", "point", "model", "what was found"), rows))
+
+
+def add_environment(page: Page) -> None:
+    """The machine that the report is written on."""
+    page.add("## Environment", *markdown.values(describe_environment()))
+
+
+def add_commands(page: Page, collected: Collected) -> None:
+    """The commands of all stages, as the runner gave them, in the order in which they ended."""
+    page.add("## Commands")
+    commands = [stamp["command"] for name, stamp in collected.stamps.items()]
+    page.add(markdown.fenced("\n".join(commands), "sh") if commands else "None are known: the stages were run by hand.")
+
+
+def add_checkpoints(page: Page, collected: Collected) -> None:
+    """The newest checkpoint of every training stage with the hash of its weights, and what they were made from."""
+    saved = list(newest_checkpoints([run.tag for run in collected.runs]))
+    page.add("## Checkpoints", f"In {markdown.escape(str(base_dir()))}; the newest of each stage.")
+    rows = []
+    for one in saved:
+        weights = {name: entry for name, entry in one.files.items() if name.startswith(_WEIGHTS)}
+        hashes = [(name, entry.get("sha256")) for name, entry in weights.items()] or [("–", one.problem)]
+        rows += [(one.name, one.step, f"{one.size / 2**20:,.1f}", file, digest) for file, digest in hashes]
+    if rows:
+        page.add(markdown.table(("folder", "step", "MiB in all", "file", "SHA-256"), rows, right=(1, 2)))
+        page.add("The hashes of the other files are in the `manifest.json` of each folder; reading a checkpoint checks them.")
+    else:
+        page.add("None are here.")
+    page.add("## Data and runs")
+    data = collected.sections.get("data")
+    facts = [] if data is None else [("dataset", data["values"].get("dataset")), ("hash of its files", data["values"].get("fingerprint"))]
+    page.add(markdown.table(("", ""), facts) if facts else "What the data was is not known: base training has not reported.")
+    tags = {run.ending: run.tag for run in collected.runs}
+    rows = []
+    for entry in collected.entries:
+        if entry.stage.trains and entry.section is not None:
+            meta = next((one.meta for one in saved if (one.stage, one.folder.parent.name) == (entry.stage.name, tags[entry.ending])), {})
+            data_hash = meta.get("identity", {}).get("data")
+            rows.append((entry.stage.name, tags[entry.ending], data_hash, meta.get("tokenizer"), _wandb(entry.values)))
+    if rows:
+        page.add(markdown.table(("stage", "run", "hash of its rows", "tokenizer", "W&B run"), rows))
+
+
+def _saved(stage: str, folder: Path, step: int) -> Saved:
+    try:
+        files = read_manifest(folder, step)
+        meta = read_json(folder / META)
+    except (InvalidError, UserError) as why:
+        return Saved(stage, folder, step, {}, {}, str(why))
+    return Saved(stage, folder, step, files, meta if isinstance(meta, dict) else {}, None)
+
+
+def _wandb(values: Mapping[str, Any]) -> str:
+    """Name and id of the W&B run that a training stage logged to."""
+    metrics_file = values.get("metrics_file")
+    id_file = None if metrics_file is None else run_file(metrics_file).with_name("wandb_run_id")
+    if id_file is None or not id_file.is_file():
+        return "none"
+    return f"{values.get('W&B run', '')} ({id_file.read_text(encoding='utf-8', errors='replace').strip()})".strip()

@@ -1,0 +1,108 @@
+"""A report as one HTML file: nothing is loaded from elsewhere, nothing runs; it reads well on a phone, in the dark and on paper."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from nanochat.report_parts import LAYOUT
+
+# Whatever slipped through, the browser would load and run nothing but this style and the images in the file.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+_STYLE = Path(__file__).with_name("report.css")
+
+_CSS_DPI, _FIGURE_DPI = 96, 140  # dots per inch of a page, and of the figures
+_HASH = re.compile(r"[0-9a-f]{16}|[0-9a-f]{64}")
+_CELLS = {"ok": "good", "done": "good", "met": "good", "FAILED": "bad", "missed": "bad", "stopped": "bad", "missing": "unsure"}
+
+
+def to_html(text: str, figures: Mapping[str, bytes]) -> str:
+    """The Markdown `text` as a whole HTML document. Images that are no `figures` are shown as their caption, HTML in it as text."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = parser.parse(text)
+    contents = _number_headings(tokens)
+    _mark_tables(tokens)
+    _mark_fences(tokens)
+    for token in tokens:
+        if token.type == "inline":
+            _embed(token, figures)
+    body = parser.renderer.render(tokens, parser.options, {})
+    # A table scrolls by itself where it is wider than the page; the focus makes that possible with keys alone.
+    body = body.replace("<table>", '<div class="table" tabindex="0"><table>').replace("</table>", "</table></div>")
+    body = re.sub(r"<p>(<figure>.*?</figure>)</p>", r"\1", body)
+    head, opening, body = body.partition("<h2")
+    title = html.escape(next((heading for level, _, heading in contents if level == 1), "Report"))
+    entries = "\n".join(
+        f'<li{" class=sub" * (level == 3)}><a href="#{name}">{html.escape(heading)}</a></li>'
+        for level, name, heading in contents
+        if level in (2, 3)
+    )
+    return (
+        "<!doctype html>\n"
+        '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n"
+        f'<body>\n<div class="page">\n<header>\n{head}</header>\n'
+        f'<nav aria-label="Contents">\n<ul>\n{entries}\n</ul>\n</nav>\n'
+        f"<main>\n{opening}{body}</main>\n</div>\n</body>\n</html>\n"
+    )
+
+
+def _number_headings(tokens: Sequence[Token]) -> list[tuple[int, str, str]]:
+    """Gives every heading an id; returns level, id and text of each."""
+    found = []
+    for opening, inline in zip(tokens, tokens[1:], strict=False):
+        if opening.type == "heading_open":
+            name = f"s{len(found)}"
+            opening.attrSet("id", name)
+            found.append((int(opening.tag[1:]), name, "".join(child.content for child in inline.children or ())))
+    return found
+
+
+def _mark_tables(tokens: Sequence[Token]) -> None:
+    """Classes instead of styles for columns on the right, for hashes, for how a stage went and for the last row of a sum."""
+    row: Token | None = None
+    for opening, inline in zip(tokens, tokens[1:], strict=False):
+        if opening.type == "tr_open":
+            row, first = opening, True
+        elif opening.type in ("td_open", "th_open"):
+            text = "".join(child.content for child in inline.children or ())
+            classes = ["right"] * ("right" in str(opening.attrGet("style")))
+            opening.attrs.pop("style", None)
+            if opening.type == "td_open":
+                classes += ["hash"] * bool(_HASH.fullmatch(text))
+                classes += [_CELLS[text.partition(",")[0]]] if text.partition(",")[0] in _CELLS else []
+                if first and text == "total" and row is not None:
+                    row.attrSet("class", "total")
+            if classes:
+                opening.attrSet("class", " ".join(classes))
+            first = False
+
+
+def _mark_fences(tokens: Sequence[Token]) -> None:
+    """Text and commands are wrapped where lines are long; drawings are not."""
+    for token in tokens:
+        if token.type == "fence" and token.info != LAYOUT:
+            token.attrJoin("class", "wrap")
+
+
+def _embed(token: Token, figures: Mapping[str, bytes]) -> None:
+    for number, child in enumerate(token.children or ()):
+        if child.type == "image":
+            caption, png = html.escape(child.content), figures.get(str(child.attrGet("src")))
+            shown = Token("html_inline", "", 0)
+            shown.content = caption
+            if png is not None:
+                data = base64.b64encode(png).decode("ascii")
+                shown.content = (
+                    f'<figure><img src="data:image/png;base64,{data}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+                )
+            token.children[number] = shown

@@ -1,0 +1,71 @@
+"""The whole report: composed as Markdown with figures, and as one HTML file that holds everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanochat import markdown
+from nanochat.common import UserError, atomic_write
+from nanochat.metrics import show_seconds
+from nanochat.report_data import CHECK, Collected
+from nanochat.report_handover import add_alerts, add_check, add_checkpoints, add_commands, add_environment, collect_alerts
+from nanochat.report_html import to_html
+from nanochat.report_parts import Page, readable
+from nanochat.report_results import add_evaluation, add_memory, add_other_values, add_samples, add_training
+from nanochat.report_summary import add_stages, add_summary
+
+
+def compose(collected: Collected) -> Page:
+    """The page about all that was collected, whatever is missing of it. Raises `UserError` where metrics or alerts cannot be read."""
+    page, alerts = Page(), collect_alerts(collected)
+    add_summary(page, collected, alerts)
+    add_stages(page, collected)
+    add_training(page, collected)
+    add_memory(page, collected)
+    add_evaluation(page, collected)
+    add_samples(page, collected)
+    add_alerts(page, alerts)
+    add_check(page, collected)
+    add_environment(page)
+    add_commands(page, collected)
+    add_checkpoints(page, collected)
+    _add_details(page, collected)
+    return page
+
+
+def write(page: Page, out: Path) -> Path:
+    """Writes the page to `out`, its figures beside it, and the same as one HTML file, whose path it returns.
+
+    Raises `UserError` where that cannot be written.
+    """
+    html = out.with_suffix(".html")
+    if html == out:
+        raise UserError(f"{out} is where the HTML goes; let --out end in .md")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {out.parent}: {error.strerror}; choose another --out") from error
+    for name, png in page.figures.items():
+        atomic_write(out.parent / name, png)
+    atomic_write(out, page.text)
+    atomic_write(html, to_html(page.text, page.figures))
+    return html
+
+
+def _add_details(page: Page, collected: Collected) -> None:
+    """What every stage has reported besides, also one that no recipe knows."""
+    page.add("## Details")
+    order = [entry.section_name for entry in collected.entries]
+    for name in [*(name for name in order if name in collected.sections), *sorted(set(collected.sections) - set(order) - {CHECK})]:
+        record = collected.sections[name]
+        seconds = record["process_seconds"]
+        after = "" if seconds is None else f", {show_seconds(seconds)} after its process began"
+        page.add(f"### {markdown.escape(_title(name))}", f"*Reported {readable(record['timestamp'])} UTC{after}.*")
+        add_other_values(page, name, record["values"], name in order)
+    if page.blocks[-1] == "## Details":
+        page.add("No stage has reported.")
+
+
+def _title(name: str) -> str:
+    text = markdown.label(name.removesuffix("_mc")) + " with a MegaContext" * name.endswith("_mc")
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,161 @@
+"""What was measured of the models: tasks, bits per byte, memory, layouts, samples; the runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nanochat import markdown
+from nanochat.charts import chart_png, intervals_png
+from nanochat.report_data import MEMORY, Collected
+from nanochat.report_parts import LAYOUT, Page, plus_minus, sample, share
+from nanochat.report_run import show_memory_run, show_run
+
+_TRAININGS = ("base_training", "mid_training", "chat_sft", "chat_rl")
+_TITLES = {"base_training": "Base training", "mid_training": "Midtraining", "chat_sft": "SFT", "chat_rl": "RL"}
+_EVALUATIONS = ("base_evaluation", "chat_evaluation", "long_context")
+# Keys that are no tables, and those of evaluations that a part of the page of their own shows.
+_BLOCKS = {"samples", "layouts", "charts", "metrics_file", "baseline_metrics_file"}
+_MEASURED = {"memory", "tasks", "targets", "focus"}
+_INTERVAL = ("accuracy", "low", "high")
+_LAYOUTS = {"lens": "LensNet", "window": "last tokens alone", "random": "random"}
+
+
+def add_training(page: Page, collected: Collected) -> None:
+    """The curves of every training stage."""
+    page.add("## Training")
+    for section in _TRAININGS:
+        logged = [(run, run.values(section)) for run in collected.runs if "metrics_file" in run.values(section)]
+        if logged:
+            page.add(f"### {_TITLES[section]}")
+        for run, values in logged:
+            baseline = values.get("baseline_metrics_file")
+            if run.ending and baseline is None and len(logged) > 1:
+                baseline = logged[0][1]["metrics_file"]
+            show_run(page, section + run.ending, f"{_TITLES[section]}, {run.tag}", values["metrics_file"], baseline)
+    if page.blocks[-1] == "## Training":
+        page.add("No training stage has reported.")
+
+
+def add_memory(page: Page, collected: Collected) -> None:
+    """What the memory is worth and where its focus lies; nothing where no run has one."""
+    run = next((run for run in collected.runs if run.ending == MEMORY), None)
+    if run is None:
+        return
+    page.add("## Memory")
+    base, chat, long = (run.values(section) for section in ("base_evaluation", "chat_evaluation", "long_context"))
+    for title, values in (("base model", base), ("chat model", chat)):
+        if rows := list(_memory_rows(values.get("memory"))):
+            page.add(f"### Worth of the memory, {title}", markdown.table(*_memory_table(rows), right=(0, 2, 3)))
+    for title, values in (("base model", base), ("long context", long)):
+        if figures := values.get("focus"):
+            rows = [(markdown.label(key), value) for key, value in figures.items()]
+            page.add(f"### Focus, {title}", markdown.table(("", ""), rows, right=(1,)))
+    layouts = [item for values in (base, chat, long) for item in values.get("layouts", ())]
+    if layouts:
+        page.add("### Working Contexts")
+    for item in layouts:
+        page.add(markdown.escape(item["title"]), markdown.fenced(item["text"], LAYOUT))
+    if metrics_file := run.values("base_training").get("metrics_file"):
+        page.add("### In training")
+        show_memory_run(page, f"base_training{MEMORY}_memory", metrics_file)
+    if long:
+        page.add("### Long context")
+    for chart in long.get("charts", ()):
+        page.figure(f"long_context_{chart['name']}", chart["caption"], chart_png(chart))
+    for title, values in (("Targets of the base model", base), ("Targets of the chat model", chat), ("Targets of long contexts", long)):
+        if targets := values.get("targets"):
+            page.add(f"### {title}", *markdown.values({"": targets})[-1:])
+
+
+def add_evaluation(page: Page, collected: Collected) -> None:
+    """Bits per byte, CORE and tasks, with 95 % intervals."""
+    page.add("## Evaluation")
+    tags = [run.tag for run in collected.runs]
+    bases = [run.values("base_evaluation") for run in collected.runs]
+    rows = [(label, *(base.get(key) for base in bases)) for label, key in _BASE_ROWS if any(key in base for base in bases)]
+    if rows:
+        page.add("### Base model", markdown.table(("", *tags), rows, right=range(1, len(tags) + 1)))
+    tasks = [{row["task"]: row for row in run.values("chat_evaluation").get("tasks", ())} for run in collected.runs]
+    if any(tasks):
+        page.add("### Chat tasks", "Accuracy with its 95 % interval.", _task_table(tags, tasks))
+        page.figure("chat_tasks", "Accuracy by task with 95 % intervals", _task_png(tags, tasks))
+    if page.blocks[-1] == "## Evaluation":
+        page.add("No evaluation has reported.")
+
+
+def add_samples(page: Page, collected: Collected) -> None:
+    """What the models say, the same prompts under each other."""
+    page.add("## Samples")
+    for section, title in (("base_evaluation", "Base model"), ("chat_evaluation", "Chat model")):
+        said = [(run, item) for run in collected.runs for item in run.values(section).get("samples", ())]
+        if not said:
+            continue
+        page.add(f"### {title}")
+        several = len({run.ending for run, _ in said}) > 1
+        for prompt in dict.fromkeys(item["prompt"] for _, item in said):
+            speaker = None
+            for run, item in said:
+                if item["prompt"] != prompt:
+                    continue
+                if several and run is not speaker:
+                    page.add(f"**{markdown.escape(run.tag)}**")
+                    speaker = run
+                page.add(sample(prompt, item["text"]))
+    if page.blocks[-1] == "## Samples":
+        page.add("No evaluation has left samples.")
+
+
+def add_other_values(page: Page, name: str, values: Mapping[str, Any], of_recipe: bool) -> None:
+    """What a section holds beside what the page shows elsewhere; of one that no recipe knows, everything."""
+    if not of_recipe and "metrics_file" in values:
+        show_run(page, name, markdown.label(name), values["metrics_file"], values.get("baseline_metrics_file"))
+    for chart in values.get("charts", ()) if name != "long_context" else ():
+        page.figure(f"{name}_{chart['name']}", chart["caption"], chart_png(chart))
+    hidden = _BLOCKS | (_MEASURED if name.removesuffix(MEMORY) in _EVALUATIONS else set())
+    page.add(*markdown.values({key: value for key, value in values.items() if key not in hidden}, level=4))
+    if not of_recipe:
+        page.add(*(sample(item["prompt"], item["text"]) for item in values.get("samples", ())))
+
+
+_BASE_ROWS = (("bits per byte, validation", "val_bpb"), ("bits per byte, training text", "train_bpb"), ("CORE", "core_metric"))
+
+
+def _task_table(tags: Sequence[str], tasks: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
+    names = dict.fromkeys(name for of_run in tasks for name in of_run)
+    known = {name: row for of_run in tasks for name, row in of_run.items()}
+    accuracies = {name: [share(of_run[name]) if name in of_run else None for of_run in tasks] for name in names}
+    rows = [(name, known[name].get("problems"), known[name].get("chance"), *accuracies[name]) for name in names]
+    return markdown.table(("task", "problems", "chance", *tags), rows, right=range(1, 3 + len(tags)))
+
+
+def _task_png(tags: Sequence[str], tasks: Sequence[Mapping[str, Mapping[str, Any]]]) -> bytes | None:
+    names = list(dict.fromkeys(name for of_run in tasks for name in of_run))
+    series = {
+        tag: [(names.index(name), *(row[key] for key in _INTERVAL)) for name, row in of_run.items() if set(_INTERVAL) <= row.keys()]
+        for tag, of_run in zip(tags, tasks, strict=True)
+    }
+    return intervals_png(names, series, "accuracy")
+
+
+def _memory_rows(values: Any) -> Iterator[tuple[Any, str, str, str]]:
+    """Horizon, layout, ΔNLL and recovery: of the rows of base_eval, and of the metrics that chat_eval reports."""
+    if isinstance(values, list):
+        for row in values:
+            yield (
+                row.get("horizon"),
+                _LAYOUTS.get(row.get("layout"), row.get("layout")),
+                plus_minus(row.get("delta_nll"), row.get("delta_nll_error")),
+                plus_minus(row.get("recovery"), row.get("recovery_error")),
+            )
+    elif isinstance(values, dict):
+        horizons = sorted({int(name.rpartition("@")[2]) for name in values if "@" in name})
+        for horizon in horizons:
+            for suffix, layout in (("_window", "window"), ("_random", "random"), ("", "lens")):
+                if f"mc/delta_nll{suffix}@{horizon}" in values:
+                    recovery = 0.0 if layout == "window" else values.get(f"mc/recovery{suffix}@{horizon}")
+                    yield horizon, _LAYOUTS[layout], plus_minus(values[f"mc/delta_nll{suffix}@{horizon}"], None), plus_minus(recovery, None)
+
+
+def _memory_table(rows: Sequence[tuple[Any, str, str, str]]) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    return ("horizon", "layout", "ΔNLL (nats)", "recovery"), rows

@@ -1,0 +1,116 @@
+"""The beginning of the report: what was trained, what came of it, and how every stage went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanochat import markdown
+from nanochat.metrics import show_seconds
+from nanochat.report_data import CHECK, MEMORY, Collected, Run, now
+from nanochat.report_handover import Alerts
+from nanochat.report_parts import Page, centered, plus_minus, readable
+
+_NOT_STAGES = ("report", f"report{MEMORY}", "check", f"check{MEMORY}")  # what looks at the stages
+
+
+def add_summary(page: Page, collected: Collected, alerts: Alerts) -> None:
+    """What a reader with one minute wants to know."""
+    page.add("# Training report", f"Written {readable(now())} UTC.", "## Summary")
+    page.add(*(_sentence(run) for run in collected.runs))
+    page.add(headline(collected), "\n".join(f"- {line}" for line in _state(collected, alerts)))
+
+
+def headline(collected: Collected) -> str:
+    """The results that count, the runs side by side, each figure with its 95 % interval where one is known."""
+    columns = [_results(run) for run in collected.runs]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [(name, *(column.get(name) for column in columns)) for name in names]
+    return markdown.table(("", *(run.tag for run in collected.runs)), rows, right=range(1, len(columns) + 1))
+
+
+def add_stages(page: Page, collected: Collected) -> None:
+    """A table of all stages, those of the runs beside each other: how each went, how long it took and when it ended."""
+    tags = {run.ending: run.tag for run in collected.runs}
+    known = {entry.name for entry in collected.entries}
+    # Set-up and downloads report nothing: their stamps are all there is.
+    rows = [(name, "", "done", s["seconds"], s["finished"]) for name, s in collected.stamps.items() if name not in {*known, *_NOT_STAGES}]
+    for entry in collected.entries:
+        if entry.state != "missing" or entry.stage.required:
+            tag = tags[entry.ending] if entry.stage.of_model else ""
+            state = entry.state if entry.state != "failed" or not entry.failure else f"failed, exit code {entry.failure['code']}"
+            rows.append((entry.stage.name, tag, state, entry.seconds, entry.finished))
+    total = sum(seconds for *_, seconds, _ in rows if seconds is not None)
+    shown = [(name, tag, state, _time(seconds), readable(finished)) for name, tag, state, seconds, finished in rows]
+    page.add(
+        "## Stages",
+        markdown.table(("stage", "run", "state", "time", "finished (UTC)"), [*shown, ("total", "", "", _time(total), "")], right=(3,)),
+    )
+    missing = [f"`{entry.name}`" for entry in collected.entries if entry.stage.required and entry.section is None]
+    if missing:
+        page.add(f"**Missing**: {', '.join(missing)}. Run the same recipe again: what is done is skipped.")
+
+
+def _sentence(run: Run) -> str:
+    values, data = run.values("base_training"), run.values("base_evaluation")
+    name = f"**{markdown.escape(run.tag)}**" + ", with a MegaContext:" * bool(run.ending) + ":" * (not run.ending)
+    if not values:
+        return f"{name} base training has not reported."
+    parts = [
+        f"{values['parameters'] / 1e6:,.1f} M parameters" if isinstance(values.get("parameters"), int) else "",
+        f"{markdown.escape(str(values['layers × width']))} (layers × width)" if "layers × width" in values else "",
+        f"trained on {values['tokens'] / 1e6:,.2f} M tokens" if isinstance(values.get("tokens"), int) else "",
+        f"{_time(values['seconds in steps'])} in steps" if isinstance(values.get("seconds in steps"), float) else "",
+        f"to {data['val_bpb']:.4f} bits per byte of held-out text" if isinstance(data.get("val_bpb"), float) else "",
+    ]
+    after = [name for section, name in (("mid_training", "midtraining"), ("chat_sft", "SFT"), ("chat_rl", "RL")) if run.values(section)]
+    return f"{name} {', '.join(part for part in parts if part)}" + (f"; then {', '.join(after)}." if after else ".")
+
+
+def _results(run: Run) -> dict[str, Any]:
+    """By name; what is not known is left out."""
+    training, base, chat = (run.values(section) for section in ("base_training", "base_evaluation", "chat_evaluation"))
+    seconds = [entry.seconds for entry in run.entries if entry.seconds is not None]
+    found: dict[str, Any] = {
+        "validation bits per byte": base.get("val_bpb"),
+        "CORE": base.get("core_metric"),
+    }
+    tasks = [row for row in chat.get("tasks", ()) if isinstance(row, dict)]
+    if isinstance(core := chat.get("ChatCORE"), float):
+        half = centered(tasks)
+        found["ChatCORE (0 guesses, 1 is perfect)"] = f"{core:.3f}" if half is None else f"{core:.3f} ± {half:.3f}"
+    memory = [row for row in base.get("memory", ()) if isinstance(row, dict) and row.get("layout") == "lens"]
+    if memory:
+        row = max(memory, key=lambda row: row["horizon"])
+        found[f"ΔNLL@{row['horizon']} (nats per token)"] = plus_minus(row.get("delta_nll"), row.get("delta_nll_error"))
+        found[f"recovery@{row['horizon']}"] = plus_minus(row.get("recovery"), row.get("recovery_error"))
+    found |= {
+        "tokens per second": training.get("tokens per second"),
+        "peak memory (MiB)": training.get("peak memory MiB"),
+        "time of its stages": _time(sum(seconds)) if seconds else None,
+    }
+    rounded = {name: round(value, 4 if abs(value) < 100 else 0) if isinstance(value, float) else value for name, value in found.items()}
+    return {name: value for name, value in rounded.items() if value is not None}
+
+
+def _state(collected: Collected, alerts: Alerts) -> list[str]:
+    """One line each on stages, alerts and check."""
+    failed = [f"`{entry.name}` ({entry.state})" for entry in collected.entries if entry.state in ("failed", "stopped")]
+    missing = [f"`{name}`" for name in collected.missing]
+    lines = [f"Stages missing: {', '.join(missing)}." if missing else "No stage is missing."]
+    if failed:
+        lines.append(f"Stages that ended early: {', '.join(failed)}.")
+    count = sum(map(len, alerts.values()))
+    lines.append(f"{count} alert{'s' * (count > 1)}; see Alerts." if count else "No alerts.")
+    check = collected.sections.get(CHECK)
+    if check is None:
+        lines.append("Not checked yet: `python -m nanochat.report check` does it.")
+    else:
+        points = [point for point in check["values"].get("points", ()) if isinstance(point, dict)]
+        bad = sum(point.get("result") != "ok" for point in points)
+        what = f"{bad} of {len(points)} points are not ok" if bad else f"all {len(points)} points are ok"
+        lines.append(f"Checked {readable(check['timestamp'])} UTC: {what}.")
+    return lines
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else show_seconds(seconds)
