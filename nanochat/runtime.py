@@ -24,6 +24,7 @@ import torch.distributed as dist
 from nanochat.attention import Backend, best_window_pattern, choose_backend
 from nanochat.common import UserError, base_dir
 from nanochat.flags import flag
+from nanochat.memory_debug import memory_debug_wanted
 from nanochat.precision import Precision, detect_precision
 
 # Dense bf16 peak of one device in FLOP/s, from the makers' data sheets; the first name found in the device's name counts.
@@ -98,8 +99,9 @@ class Runtime:
 def start(flags: RuntimeFlags) -> Runtime:
     """Sets this process up. Under torchrun it joins the process group (NCCL on CUDA, gloo elsewhere).
 
-    Raises `UserError` where the device is not there.
+    Raises `UserError` where the device is not there, or where MC_MEMORY_DEBUG is neither 0 nor 1.
     """
+    memory_debug_wanted()  # a wrong value is refused before anything is loaded
     keep_freed_memory()
     rank, local, world = (int(os.environ.get(k, d)) for k, d in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")))
     device = find_device(flags.device_type, local)

@@ -29,7 +29,8 @@ class Serving:
     """The thread that owns `batcher`, which decodes `max_rows` rows at a time; `max_queue` more may wait.
 
     A request that takes longer than `max_seconds`, waiting included, is ended. Where decoding fails the thread ends with
-    that error (as the process's threads report it), `alive` is False from then on and `failed` is called.
+    that error (as the process's threads report it), `alive` is False from then on and `failed` is called. `served` is called by
+    the thread once, after the first request that was answered to its end.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Serving:
         max_seconds: float,
         failed: Callable[[], None] = lambda: None,
         sessions: Sessions | None = None,
+        served: Callable[[], None] | None = None,
     ) -> None:
         self._batcher, self._max_seconds, self._failed, self._sessions = batcher, max_seconds, failed, sessions
+        self._served = served
         self._meter = Meter(max_rows, max_queue)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._gate = threading.Lock()  # a request is taken before the thread ends, or not at all
@@ -243,6 +246,9 @@ class Serving:
         for ticket, updates in news.items():
             if updates:
                 ticket.deliver(updates)
+        if self._served is not None and any(not ticket.unfinished for ticket in news):
+            served, self._served = self._served, None
+            served()
 
     def _look_after(self, ticket: Ticket, turn: SessionTurn) -> list[Update]:
         """What there is to say of a session."""

@@ -24,6 +24,7 @@ from nanochat.batching import Batcher
 from nanochat.common import UserError, is_loopback
 from nanochat.flags import flag, flat_values, parse, part, run
 from nanochat.loading import Stage, latest_stage, load_model
+from nanochat.memory_debug import open_memory_debug
 from nanochat.runtime import RuntimeFlags, start
 from nanochat.sampling import Sampling
 from nanochat.serving import Serving
@@ -175,9 +176,14 @@ def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None
     else:
         model, tokenizer, meta = load_model(*where)
     batcher = Batcher(model, limits.max_rows, config.tools.open(tokenizer))
-    serving = Serving(batcher, limits.max_rows, max_queue, limits.max_seconds, failed, sessions)
+    name = f"{stage}-{meta['tag']}"
+    debug = open_memory_debug(f"chat_web-{name}", runtime.device, index, config.workers)
+    if debug is not None:
+        debug.record("start")
+    served = None if debug is None else lambda: debug.record("first_request")
+    serving = Serving(batcher, limits.max_rows, max_queue, limits.max_seconds, failed, sessions, served)
     described = {"levels": config.session.mc_session_lod, "tree": config.session.mc_tree} if config.mc else None
-    return serving, {"name": f"{stage}-{meta['tag']}", "context_tokens": model.config.max_seq_len, "sessions": described}
+    return serving, {"name": name, "context_tokens": model.config.max_seq_len, "sessions": described}
 
 
 def _uvicorn_config(server: ChatServer) -> uvicorn.Config:

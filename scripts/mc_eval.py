@@ -32,6 +32,7 @@ from nanochat.common import UserError, base_dir, ensure_dir, write_json
 from nanochat.dataset import open_source
 from nanochat.flags import flag, parse, part, run
 from nanochat.loading import Stage, latest_stage, newest_tag
+from nanochat.memory_debug import open_memory_debug
 from nanochat.report import section
 from nanochat.runtime import RuntimeFlags, start
 from nanochat.tasks.long_context import SUITES
@@ -118,6 +119,9 @@ def evaluate(config: MCEval, watcher: Watcher) -> int:
     stage = latest_stage(config.model_tag, ending=ending) if config.source == "auto" else config.source
     tag = config.model_tag or newest_tag(stage, ending)
     loaded = load_controller(stage, tag, config.step, runtime.device, runtime.precision.dtype, runtime.backend, print)
+    debug = open_memory_debug(f"mc_eval-{stage}-{loaded.meta['tag']}", runtime.device)
+    note = debug.record if debug is not None else lambda phase: None
+    note("start")
     budget = _budget(loaded.controller, config)
     print(f"Working Context: {budget.most} entries, {budget.target} behind a refocus, {budget.recent} of them recent tokens")
     effort = Effort(
@@ -127,8 +131,11 @@ def evaluate(config: MCEval, watcher: Watcher) -> int:
     )
     left_out: dict[str, str] = {}
     points = _text(config, loaded, budget, effort, left_out, watcher) if "text" in config.parts else []
+    note("text")
     predictions = _recall(config, loaded, budget, effort, stage != "base", left_out, watcher)
+    note("recall")
     cost = _cost(config, loaded, stage) if "cost" in config.parts else []
+    note("cost")
     text, suites = text_rows(points, config.judged), suite_rows(predictions)
     if not (text or suites or cost):
         raise UserError("; ".join(f"{name}: {why}" for name, why in left_out.items()) + "; nothing is left to measure")
