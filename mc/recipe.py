@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,9 @@ from mc.auto_batch import estimate_mc_device_batch, probe_micro_batch
 from mc.config import MCConfig
 from mc.controller import MCController
 from mc.evaluation import KINDS, choose_levels, evaluate_memory, plain_forward, row_tree, training_probes
+from mc.targets import expected, memory_targets
 from nanochat.gpt import GPT
+from nanochat.objective import Objective
 from nanochat.runtime import Runtime
 
 MC_SUFFIX = "-mc"  # of the folders of a run with a memory, which a run without one never touches
@@ -54,6 +57,14 @@ def choose_micro_batch(
     if config.session.mc_tree == "disk":
         say("memory: training rows live in RAM whatever --mc-tree says; disk is for sessions")
     return rows
+
+
+def watched(objective: Objective, rows: int) -> dict[str, Any]:
+    """What `nanochat.run_log.open_metrics` is told of a memory: its targets, and what they take from settings, in steps of `rows`."""
+    if not isinstance(objective, MCController):
+        return {}
+    least = expected(objective.plan, rows)
+    return {"targets": memory_targets(least), "least": least}
 
 
 def measure_memory(

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nanochat.metrics import DebiasedEMA
+from nanochat.run_records import smooth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,14 +14,13 @@ if TYPE_CHECKING:
 INK, _GRID, _BESIDE = "#333333", "#dddddd", "#8a8a8a"
 _LOSS, _BPB = "#2f6db3", "#c8553d"
 COLOURS = (_LOSS, _BPB, "#3f8f5b", "#8a5fb0", "#b0893c", "#4aa3a3")
-_SMOOTHING = 0.8  # from one record to the next, where a curve is drawn smoothed
-_LABEL_HEIGHT = 0.065  # of a panel: labels at the ends of curves keep this distance
+_LABEL_HEIGHT, _LABEL_WIDTH = 0.065, 0.16  # of a panel: labels at the ends of curves keep this distance
 
 Records = Sequence[Mapping[str, Any]]
 
 
 class Curve(NamedTuple):
-    """A line: (tokens, value) pairs. A `smoothed` one is a running mean, over its points drawn faintly."""
+    """A line: (x, value) pairs. A `smoothed` one is drawn so (`run_records.smooth`), over its points drawn faintly."""
 
     label: str
     points: list[tuple[float, float]]
@@ -80,14 +79,8 @@ def points(records: Records, key: str) -> list[tuple[float, float]]:
     return [(r["total_tokens"], r[key]) for r in records if r.get("total_tokens") is not None and r.get(key) is not None]
 
 
-def smooth(values: Sequence[float]) -> list[float]:
-    """Their running mean."""
-    mean = DebiasedEMA(_SMOOTHING)
-    return [mean.update(value) for value in values]
-
-
-def panels_png(panels: Sequence[Panel], title: str) -> bytes | None:
-    """The panels two in a row, those without a point left out, as the bytes of a PNG; None where none is left."""
+def panels_png(panels: Sequence[Panel], title: str, x: str = "tokens") -> bytes | None:
+    """The panels two in a row, those without a point left out, as the bytes of a PNG; None where none is left. `x` is their axis."""
     panels = [panel._replace(curves=[curve for curve in panel.curves if curve.points]) for panel in panels]
     panels = [panel for panel in panels if panel.curves]
     if not panels:
@@ -101,15 +94,15 @@ def panels_png(panels: Sequence[Panel], title: str) -> bytes | None:
     end = max(curve.points[-1][0] for panel in panels for curve in panel.curves)
     for place, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, place)
-        _draw(axes, panel)
+        _draw(axes, panel, x)
         axes.set_xlim(0, end)
-    figure.suptitle(title, color=INK, fontsize=11)
+    figure.suptitle(title, color=INK, fontsize=11, parse_math=False)
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     return png.getvalue()
 
 
-def _draw(axes: Axes, panel: Panel) -> None:
+def _draw(axes: Axes, panel: Panel, x_name: str) -> None:
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     inside = panel.limits is None  # what is far out is cut off at the frame
@@ -122,7 +115,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         marker = "o" if len(x) <= 30 and not curve.smoothed else None
         axes.plot(x, y, color=curve.colour, linewidth=1.8, marker=marker, markersize=4, clip_on=not inside, label=curve.label)
         ends.append((y[-1], x[-1], curve.colour))
-    dress(axes, panel.title, "tokens")
+    dress(axes, panel.title, x_name)
     axes.margins(x=0, y=0.08)
     if panel.limits:
         axes.set_ylim(*panel.limits)
@@ -145,14 +138,24 @@ def dress(axes: Axes, title: str, x: str) -> None:
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, float, str]]) -> None:
-    """Writes the last value of each curve beside it, pushed up where it would cover the one below."""
+    """Writes the last value of each curve beside it, pushed up where it would cover one below."""
     low, high = axes.get_ylim()
-    floor = -1.0
+    width = max(x for _, x, _ in ends) * _LABEL_WIDTH
+    placed: list[tuple[float, float]] = []
     for y, x, colour in sorted(ends):
-        height = max(min(max((y - low) / (high - low), 0.0), 1.0), floor)
-        floor = height + _LABEL_HEIGHT
+        height = min(max((y - low) / (high - low), 0.0), 1.0)
+        height = max([height, *(below + _LABEL_HEIGHT for other, below in placed if abs(other - x) < width)])
+        placed.append((x, height))
         place = {"xycoords": ("data", "axes fraction"), "xytext": (8, 0), "textcoords": "offset points", "va": "center"}
-        axes.annotate(f"{y:.4f}", (x, height), **place, annotation_clip=False, color=colour, fontsize=9, fontweight="bold")
+        axes.annotate(
+            f"{y:.4f}" if abs(y) < 100 else f"{y:,.0f}",
+            (x, height),
+            **place,
+            annotation_clip=False,
+            color=colour,
+            fontsize=9,
+            fontweight="bold",
+        )
 
 
 def _short(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import itertools
 import sys
 import types
 import typing
@@ -21,6 +22,7 @@ Recipe = TypeVar("Recipe")
 
 
 Presets = Mapping[str, Mapping[str, Any]]  # value of a flag → the defaults it gives other flags
+_BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 GIVEN = "…"  # stands for any value but None
 
 
@@ -32,6 +34,11 @@ def flag(default: Any, help: str, *, unit: str = "", alias: Sequence[str] = (), 
     """
     metadata = {"help": help, "unit": unit, "alias": tuple(alias), "presets": presets or {}}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def rest(help: str) -> Any:
+    """A dataclass field for what is given beside flags: a tuple of texts, empty where there is none. One in a recipe at most."""
+    return dataclasses.field(default=(), metadata={"rest": help})
 
 
 def part(config_class: type) -> Any:
@@ -49,14 +56,20 @@ def parse(recipe: type[Recipe], argv: Sequence[str] | None = None) -> Recipe:
     owners: dict[str, type] = {}
     choosing = {field.name: field.metadata["presets"] for field in _flag_fields(recipe) if field.metadata["presets"]}
     _add_flags(parser, recipe, owners, choosing)
+    others = next((field for field in dataclasses.fields(recipe) if "rest" in field.metadata), None)
+    if others is not None:
+        parser.add_argument(others.name, nargs="*", help=others.metadata["rest"])
     strangers = {name for presets in choosing.values() for preset in presets.values() for name in preset} - owners.keys()
     assert not strangers, f"presets of {recipe} name what is no flag: {sorted(strangers)}"
     arguments = _normalised(sys.argv[1:] if argv is None else argv)
-    known, unknown = parser.parse_known_args(arguments)
+    read = parser.parse_known_args
+    if others is not None:
+        arguments, read = _switched_on(arguments, recipe), parser.parse_known_intermixed_args
+    known, unknown = read(arguments)
     if choosing:
         for name, presets in choosing.items():
             parser.set_defaults(**_preset(presets, getattr(known, name)))
-        known, unknown = parser.parse_known_args(arguments)
+        known, unknown = read(arguments)
     if unknown:
         name = unknown[0].split("=")[0]
         close = difflib.get_close_matches(name, parser._option_string_actions, n=1)
@@ -124,6 +137,14 @@ def _normalised(argv: Sequence[str]) -> list[str]:
         else:
             out.append(argument)
     return out
+
+
+def _switched_on(arguments: Sequence[str], recipe: type) -> list[str]:
+    """Arguments in which a switch is on where another argument follows it: `--json RUN` has no value for --json."""
+    hints = typing.get_type_hints(recipe)
+    switches = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(recipe) if hints[field.name] is bool}
+    pairs = itertools.zip_longest(arguments, arguments[1:], fillvalue="")
+    return [f"{argument}=1" if argument in switches and after.lower() not in _BOOLEANS else argument for argument, after in pairs]
 
 
 def _is_number(text: str) -> bool:
@@ -212,7 +233,7 @@ def _show(default: Any) -> str:
 
 def _boolean(text: str) -> bool:
     try:
-        return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
+        return _BOOLEANS[text.lower()]
     except KeyError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither 0 nor 1") from None
 
@@ -242,4 +263,6 @@ def _build(config_class: type[Recipe], values: dict[str, Any]) -> Recipe:
             arguments[field.name] = _build(hints[field.name], values)
         elif "help" in field.metadata:
             arguments[field.name] = values[field.name]
+        elif "rest" in field.metadata:
+            arguments[field.name] = tuple(values[field.name])
     return config_class(**arguments)

@@ -164,6 +164,11 @@ class WandbSink:
     def say(self, text: str) -> None:
         pass
 
+    def mark(self, name: str, text: str) -> None:
+        """Marks the run: an alert, which W&B sends on where the user has asked it to, and `alert/<name>` in the summary."""
+        self._run.alert(title=redact(name), text=redact(text), level="WARN")
+        self._run.summary[f"alert/{name}"] = redact(text)
+
     def close(self) -> None:
         self._run.finish()
 
@@ -336,20 +341,3 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             yield line, record
         elif number < len(lines):
             raise UserError(f"line {number} of {path} is not a metrics record; remove that line")
-
-
-def open_metrics(
-    wandb_name: str | None, record: Mapping[str, Any], steps: int, folder: Path, resumed: int | None, rank: int
-) -> MetricsLogger:
-    """The sinks of a run of `steps`: those of the first process, the others are silent.
-
-    `record` is what W&B is told about the run, under `wandb_name` (None = no W&B). A run that continues from step `resumed`
-    writes the records of that boundary again.
-    """
-    if rank > 0:
-        return MetricsLogger([])
-    kept = None if resumed is None else resumed - 1
-    sinks: list[Sink] = [JsonlSink(folder / "metrics.jsonl", kept), TerminalSink(steps)]
-    if wandb_name is not None:
-        sinks.append(WandbSink(wandb_name, record, folder, resume_step=kept))
-    return MetricsLogger(sinks)

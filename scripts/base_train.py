@@ -11,7 +11,7 @@ import torch
 
 from mc.config import MCConfig, RowPlan
 from mc.memory_estimate import foresee
-from mc.recipe import MC_SUFFIX, choose_micro_batch, measure_memory, new_controller, picture, wandb_name
+from mc.recipe import MC_SUFFIX, choose_micro_batch, measure_memory, new_controller, picture, wandb_name, watched
 from nanochat import flags
 from nanochat.base_samples import sample_base
 from nanochat.checkpoint import CheckpointStore
@@ -24,10 +24,11 @@ from nanochat.flags import flag, part
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.loading import open_trained, start_from
 from nanochat.loss_eval import evaluate_bpb, losses_in_training, validation_batches
-from nanochat.metrics import open_metrics, peak_memory_mib
+from nanochat.metrics import peak_memory_mib
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.report import MEMORY, section
+from nanochat.run_log import open_metrics
 from nanochat.runtime import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
 from nanochat.schedule import HorizonFlags, Plan, ScheduleFlags, plan_run
 from nanochat.token_shards import open_tokens
@@ -164,7 +165,14 @@ def main(argv: list[str] | None = None) -> int:
             **({"mc_config": dataclasses.asdict(recipe.memory)} if recipe.mc else {}),
         },
         open_metrics=lambda resumed: open_metrics(
-            recipe.wandb_name, recipe.record(), plan.num_iterations, run_folder, resumed, runtime.rank
+            recipe.wandb_name,
+            recipe.record(),
+            plan.num_iterations,
+            run_folder,
+            resumed,
+            runtime.rank,
+            trainer.identity,
+            **watched(objective, trainer.rows_per_step),
         ),
         stop=stop,
     )

@@ -11,17 +11,18 @@ from typing import Any, Literal
 import torch
 
 from mc.loading import has_memory, restore_controller
-from mc.recipe import MC_SUFFIX, choose_micro_batch, wandb_name
+from mc.recipe import MC_SUFFIX, choose_micro_batch, wandb_name, watched
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir
 from nanochat.flags import flag, part
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.loading import TRAINED_BY, Stage, Trained, latest_stage, newest_tag, open_trained, start_from
-from nanochat.metrics import open_metrics, peak_memory_mib
+from nanochat.metrics import peak_memory_mib
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.report import MEMORY, section
 from nanochat.rows import Loader
+from nanochat.run_log import open_metrics
 from nanochat.runtime import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
 from nanochat.schedule import BATCH_REFERENCE, Plan, ScheduleFlags
 from nanochat.trainer import Trainer, TrainerFlags
@@ -137,7 +138,7 @@ class Begun:
             f"{self.stage}: {self.tag}, from {self.origin} step {trained.checkpoint.step}; "
             f"{plan.num_iterations:,} steps × {plan.total_batch_size:,} tokens"
         )
-        return Trainer(
+        trainer = Trainer(
             objective=objective,
             optimizer=MuonAdamW(groups, runtime.muon_dtype, compiled=runtime.compile and runtime.device.type == "cuda"),
             plan=plan,
@@ -165,10 +166,18 @@ class Begun:
             # `recipe` stays that of base training, which says what the figures of later stages compare with.
             meta={**kept, "fine_tuning": {**trained.meta.get("fine_tuning", {}), self.stage: record}},
             open_metrics=lambda resumed: open_metrics(
-                wandb_name(recipe.run, self.memory), record, plan.num_iterations, run_folder, resumed, runtime.rank
+                wandb_name(recipe.run, self.memory),
+                record,
+                plan.num_iterations,
+                run_folder,
+                resumed,
+                runtime.rank,
+                trainer.identity,
+                **watched(objective, trainer.rows_per_step),
             ),
             stop=self.stop,
         )
+        return trainer
 
     def finish(self, trainer: Trainer, values: dict[str, Any]) -> int:
         """Trains to the end, leaves a section for the report with `values` in it, and returns the exit code."""

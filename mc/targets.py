@@ -1,0 +1,96 @@
+"""What the metrics of a memory should be; see `nanochat.targets`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from nanochat.targets import Band, Falling, Steady, Target, Toward
+
+if TYPE_CHECKING:
+    from mc.config import RowPlan
+
+VARIANTS = "mc/variants_total"
+
+MEMORY_TARGETS = (
+    Target(
+        "mc/delta_nll@*",
+        Band(high=0.10, alert_high=0.15, window=3, least=2),
+        "nats that the H tokens behind LensNet's layout lose against the full history",
+        "mc/lod_delta/1 (gists drift) and mc/preference_corr_mean (LensNet), or a tokenizer other than the checkpoint's",
+    ),
+    Target(
+        "mc/swap_rate",
+        Steady(Band(0.05, 0.20, alert_high=0.25)),
+        "blocks edited in a refocus, of the blocks in the Working Context",
+        "--allocator-expand-threshold and --allocator-max-replacements; train LensNet longer",
+    ),
+    Target(
+        "mc/residency",
+        Band(0.90, 1.0, alert_low=0.80),
+        "entries in use, of those that a Working Context may have",
+        "the allocator's collapse threshold and LensNet's scores: too much is collapsed",
+    ),
+    Target(
+        "mc/token_loss",
+        Falling("falling, and at most the baseline's loss"),
+        "mean loss of plain rows and variants, in nats",
+        "--mc-train-wc-length, the weights of the gist losses, and train/loss_lod0: whether the model itself still learns",
+    ),
+    Target(
+        VARIANTS,
+        Band(low=1, alert_low=1),
+        "variants in a step: as configured, by the rows of a step",
+        "the settings of variants (--mc-num-random-variants) and whether rows are long enough to compress",
+    ),
+    Target(
+        "mc/adv_delta_mean",
+        Toward(0.0, slack=0.05, furthest=0.15),
+        "nats that variants lose on the horizon against plain rows",
+        "mc/adv_delta_p95 and mc/variant_width: gists that lose what is needed",
+    ),
+    Target(
+        "mc/preference_corr_mean",
+        Toward(-1.0, slack=0.1, furthest=1.0),
+        "correlation of LensNet's preferences with what layouts lose: −1 is perfect",
+        "mc/pref_span_corr and mc/lens_pairs: LensNet ranks layouts by something else than their loss",
+    ),
+    Target(
+        "mc/lens_loss",
+        Band(high=0.1, alert_high=0.1),
+        "LensNet's loss",
+        "mc/preference_corr_mean and mc/policy_score_std_mean: whether LensNet has learned to tell blocks apart",
+    ),
+    Target(
+        "mc/variant_pack_ms",
+        Band(high=10, alert_high=10),
+        "milliseconds of a step that gathering the variants' entries takes",
+        "the number and width of variants, and whether the device is shared",
+    ),
+    Target(
+        "mc/time_controller_ms",
+        Band(high=200, alert_high=200),
+        "milliseconds of a step that the controller takes beside the networks",
+        "its parts, mc/*_ms: which of them has grown",
+    ),
+)
+
+
+def memory_targets(least: Mapping[str, float]) -> tuple[Target, ...]:
+    """The targets of a run whose settings ask for at `least` so much of some metrics (see `expected`)."""
+    return tuple(
+        dataclasses.replace(target, rule=dataclasses.replace(target.rule, low=least[target.metric], alert_low=least[target.metric]))
+        if isinstance(target.rule, Band) and target.metric in least
+        else target
+        for target in MEMORY_TARGETS
+    )
+
+
+def expected(plan: RowPlan, rows: int) -> dict[str, float]:
+    """What metrics must come to at least in a step of `rows` rows: the variants that are asked for, as far as there are as many.
+
+    Where their number follows the pace (`mc_target_tok_per_sec`), one of each row.
+    """
+    most = 1 if plan.config.mc_target_tok_per_sec else plan.config.mc_num_random_variants
+    return {VARIANTS: float(rows * min(min(most, plan.compression(plan.width(stage)).possibilities) for stage in plan.stages))}

@@ -1,0 +1,48 @@
+"""What a run leaves in its folder while it trains: run.json, what it is; metrics.jsonl, its records; alerts.jsonl, its alerts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nanochat.alerts import AlertSink
+from nanochat.common import ensure_dir, write_json
+from nanochat.metrics import JsonlSink, MetricsLogger, Sink, TerminalSink, WandbSink, read_metrics
+from nanochat.targets import RUN_TARGETS, Target, Watch
+
+METRICS_FILE, RUN_FILE = "metrics.jsonl", "run.json"
+
+
+def open_metrics(
+    wandb_name: str | None,
+    record: Mapping[str, Any],
+    steps: int,
+    folder: Path,
+    resumed: int | None,
+    rank: int,
+    identity: Mapping[str, Any],
+    targets: Sequence[Target] = (),
+    least: Mapping[str, float] | None = None,
+) -> MetricsLogger:
+    """The sinks of a run of `steps`: those of the first process, the others are silent.
+
+    `record` is what W&B is told about the run, under `wandb_name` (None = no W&B). A run that continues from step `resumed`
+    writes the records of that boundary again. `identity` is what makes the run this run, for those who compare runs; `targets`
+    are watched beside `RUN_TARGETS`, and `least` is what some of them take from the run's settings.
+    """
+    if rank > 0:
+        return MetricsLogger([])
+    kept = None if resumed is None else resumed - 1
+    write_json(ensure_dir(folder) / RUN_FILE, {"steps": steps, "identity": dict(identity), "least": dict(least or {})})
+    records = JsonlSink(folder / METRICS_FILE, kept)
+    before = [] if kept is None else read_metrics(records.path)
+    terminal = TerminalSink(steps)
+    sinks: list[Sink] = [records, terminal]
+    tell = [lambda alert: terminal.say(f"alert: step {alert.step}: {alert.message}")]
+    if wandb_name is not None:
+        remote = WandbSink(wandb_name, record, folder, resume_step=kept)
+        sinks.append(remote)
+        tell.append(lambda alert: remote.mark(alert.metric, f"step {alert.step}: {alert.message}"))
+    sinks.append(AlertSink(folder, Watch((*RUN_TARGETS, *targets), steps), tell, before, kept))
+    return MetricsLogger(sinks)

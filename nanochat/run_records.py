@@ -1,0 +1,210 @@
+"""Runs as their records tell them: found by name, read, and set out along tokens, FLOPs, time or steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from nanochat.common import UserError, base_dir, read_json
+from nanochat.metrics import read_metrics
+from nanochat.run_log import METRICS_FILE, RUN_FILE
+
+Axis = Literal["tokens", "flops", "time", "effective_step", "step"]
+STAGES = ("base", "mid", "sft", "rl")
+LOSS = "train/loss_lod0"  # that of plain rows; a run without a memory has no others, and logs it as train/loss
+MEMORY_SUFFIX = "-mc"
+_KEYS = {"tokens": "total_tokens", "flops": "total_training_flops", "time": "total_training_time", "step": "step"}
+_SPAN = 11  # records that a point of a smoothed curve is made of
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its name for tables, its metrics file, its records in order, and seconds since the newest was written.
+
+    `info` is what run.json says: `steps` planned, `identity`, `least`. Runs without that file have theirs from a checkpoint, and
+    where there is none either, `info` is empty.
+    """
+
+    name: str
+    path: Path
+    records: list[dict[str, Any]]
+    silent: float
+    info: Mapping[str, Any]
+
+    @cached_property
+    def memory(self) -> bool:
+        """Whether it is trained with a memory."""
+        return any(LOSS in record for record in self.records)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What makes the run this run; empty where that is not known."""
+        return self.info.get("identity", {})
+
+    @property
+    def steps(self) -> int | None:
+        """Steps planned."""
+        return self.info.get("steps")
+
+    @property
+    def step(self) -> int:
+        """Steps done, as far as logged."""
+        return self.records[-1]["step"]
+
+    @property
+    def going(self) -> bool:
+        """Whether it has not come to its end, as far as that is known."""
+        return self.steps is not None and self.step < self.steps
+
+    def metric(self, name: str) -> str:
+        """The metric that holds `name` in this run: the loss of plain rows is train/loss where there are no others."""
+        return "train/loss" if name == LOSS and not self.memory else name
+
+    def values(self, name: str) -> list[float]:
+        """The finite values of a metric, in order."""
+        metric = self.metric(name)
+        return [record[metric] for record in self.records if _finite(record.get(metric))]
+
+    def last(self, name: str) -> Any:
+        """The last value of a metric; None where there is none."""
+        return next((r[name] for r in reversed(self.records) if r.get(name) is not None), None)
+
+    def curve(self, name: str, axis: Axis) -> Points:
+        """(place, value) of each record with a finite value of the metric. Raises `UserError` where the axis is not known."""
+        metric, place = self.metric(name), self._place(axis)
+        chosen = [record for record in self.records if _finite(record.get(metric))]
+        return [(x, record[metric]) for record in chosen if (x := place(record)) is not None]
+
+    def _place(self, axis: Axis) -> Any:
+        """A function of a record: where it lies on the axis; None where it does not say."""
+        if axis != "effective_step":
+            return lambda record: record.get(_KEYS[axis])
+        if not self.memory:
+            if "max_seq_len" not in self.identity:
+                raise UserError(f"how long the rows of {self.name} are is not known: no {RUN_FILE}, no checkpoint; choose another --x")
+            return lambda record: record["total_tokens"] / self.identity["max_seq_len"]
+        known = [(r["step"], r["mc/effective_step"]) for r in self.records if _finite(r.get("mc/effective_step"))]
+        steps, contexts = zip(*known, strict=True)
+        return lambda record: float(np.interp(record["step"], steps, contexts))
+
+
+def read_run(path: Path, name: str) -> Run:
+    """The run that logs to `path`. Raises `UserError` where there is no record, or the file is broken."""
+    records: list[dict[str, Any]] = []
+    for record in read_metrics(path):
+        if records and records[-1]["step"] > record["step"]:  # a run that went back wrote these steps again
+            records = [kept for kept in records if kept["step"] < record["step"]]
+        records.append(record)
+    if not records:
+        raise UserError(f"{path} has no record yet; wait for the first, or see whether the run has begun")
+    return Run(name, path, records, max(time.time() - path.stat().st_mtime, 0.0), _info(path))
+
+
+def find_runs(names: Sequence[str]) -> list[Run]:
+    """Runs given as tags (`d4`, `mid/d4`), folders or metrics files; without any, the newest baseline and its run with a memory.
+
+    Raises `UserError` for what is not there.
+    """
+    paths = [_find(name) for name in names] if names else newest_pair()
+    return [read_run(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
+
+
+def newest_pair() -> list[Path]:
+    """Metrics files of the newest run with a memory that has its baseline beside it, the baseline's first. Raises `UserError`."""
+    found = [path for path in base_dir().glob(f"base_runs/*{MEMORY_SUFFIX}/{METRICS_FILE}") if _baseline_of(path).exists()]
+    if not found:
+        raise UserError(f"no run in {base_dir() / 'base_runs'} has both a baseline and a run with --mc; train them, or name the runs")
+    newest = max(found, key=lambda path: max(path.stat().st_mtime, _baseline_of(path).stat().st_mtime))
+    return [_baseline_of(newest), newest]
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """A smooth curve through values that are noisy, without delay: a falling loss is not read as higher than it is.
+
+    Each point is that of a line fitted to the 11 records nearest to it by least squares, over the logarithm of their number, in
+    which losses fall about evenly, near ones weighted most (Cleveland 1979, doi 10.1080/01621459.1979.10481038).
+    """
+    y = np.asarray(values, dtype=np.float64)
+    x = np.log(np.arange(1, len(y) + 1))
+    smoothed = []
+    for i in range(len(y)):
+        first = min(max(i - _SPAN // 2, 0), max(len(y) - _SPAN, 0))
+        near = slice(first, first + _SPAN)
+        distance = np.abs(x[near] - x[i])
+        weight = (1 - (distance / (1.01 * distance.max() or 1.0)) ** 3) ** 3
+        weight /= weight.sum()
+        offset = x[near] - weight @ x[near]
+        spread = weight @ offset**2
+        slope = weight @ (offset * y[near]) / spread if spread else 0.0
+        smoothed.append(float(weight @ y[near] + slope * (x[i] - weight @ x[near])))
+    return smoothed
+
+
+def reached(points: Points, loss: float) -> float | None:
+    """Where smoothed losses first come down to `loss`, between two points by a straight line; None where they do not."""
+    losses = smooth([value for _, value in points])
+    for i, (x, _) in enumerate(points):
+        if losses[i] <= loss:
+            if i == 0:
+                return x
+            before = points[i - 1][0]
+            return before + (x - before) * (losses[i - 1] - loss) / (losses[i - 1] - losses[i])
+    return None
+
+
+def _find(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if (path / METRICS_FILE).is_file():
+        return path / METRICS_FILE
+    stage, _, tag = name.rpartition("/")
+    folders = [base_dir() / f"{s}_runs" / tag for s in ((stage,) if stage else STAGES)]
+    for folder in folders:
+        if tag and (folder / METRICS_FILE).is_file():
+            return folder / METRICS_FILE
+    there = sorted({f"{path.parts[-3].removesuffix('_runs')}/{path.parts[-2]}" for path in base_dir().glob(f"*_runs/*/{METRICS_FILE}")})
+    known = f"; there are {', '.join(there)}" if there else ""
+    raise UserError(f"no run {name}: no metrics file, no folder with one, and no tag in {base_dir()}{known}")
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The shortest end of each path's folder that no other has."""
+    folders = [path.resolve().parent.parts for path in paths]
+    if len(set(folders)) < len(folders):
+        return [f"{path.parent.name} ({number})" for number, path in enumerate(paths, start=1)]
+    labels = []
+    for parts in folders:
+        length = next(n for n in range(1, len(parts) + 1) if sum(other[-n:] == parts[-n:] for other in folders) == 1)
+        labels.append("/".join(parts[-length:]))
+    return labels
+
+
+def _baseline_of(path: Path) -> Path:
+    return path.parent.with_name(path.parent.name.removesuffix(MEMORY_SUFFIX)) / path.name
+
+
+def _info(path: Path) -> Mapping[str, Any]:
+    """What is known of the run that logs to `path`, beside its records."""
+    if (path.parent / RUN_FILE).exists():
+        return read_json(path.parent / RUN_FILE)
+    stage = path.parent.parent.name.removesuffix("_runs")
+    checkpoints = path.parent.parent.with_name(f"{stage}_checkpoints") / path.parent.name
+    metas = sorted(checkpoints.glob("step_*/meta.json"))
+    if not metas:
+        return {}
+    identity = read_json(metas[-1]).get("identity", {})
+    return {"identity": identity} | ({"steps": identity["num_iterations"]} if "num_iterations" in identity else {})
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,152 @@
+"""Compares runs: a table, the curves over each other, whether they can be compared, and whether their metrics are in their bands.
+
+python -m scripts.compare                          the newest baseline and its run with a memory
+python -m scripts.compare d4 d4-mc --x time        tags, run folders or metrics files
+python -m scripts.compare d4-mc --check            exit code 1 where something is wrong
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mc.targets import memory_targets
+from nanochat import flags
+from nanochat.common import UserError, atomic_write
+from nanochat.flags import flag, rest
+from nanochat.markdown import escape
+from nanochat.run_comparison import Comparison, compare, comparison_markdown, comparison_png, notes_of
+from nanochat.run_records import LOSS, Axis, Run, find_runs
+from nanochat.targets import HEARTBEAT, RUN_TARGETS, Alert, Target, Watch, alert_of
+
+_ENDINGS = (".png", ".md")
+_LABEL, _GAP = 44, 2  # columns of a terminal
+
+
+@dataclass
+class Compare:
+    """Compare runs: figures side by side, curves over each other, and whether they can be compared."""
+
+    runs: tuple[str, ...] = rest("tags (d4, mid/d4), run folders or metrics files; none = the newest baseline and its run with --mc")
+    x: Axis = flag("tokens", "what the runs are aligned by; time is that of steps")
+    metric: str = flag(f"{LOSS},val/bpb", f"metrics to draw, separated by commas; {LOSS} is train/loss where there is no memory")
+    smooth: bool = flag(True, "draw smooth curves over what is noisy")
+    target_loss: float | None = flag(None, "tell when the runs came to this loss; none = the worst of their final ones", unit="nats")
+    out: str = flag("report/compare.png", "where the figure goes (.png), or a page with table and figure (.md); empty = nowhere")
+    json: bool = flag(False, "print figures, verdicts and alerts as JSON")
+    check: bool = flag(False, "exit with 1 where runs cannot be compared or a metric of theirs is out of its band at its end")
+    targets: bool = flag(False, "print what metrics should be, and do nothing else")
+
+    def __post_init__(self) -> None:
+        if self.target_loss is not None and not 0 < self.target_loss < math.inf:
+            raise ValueError(f"target_loss is {self.target_loss}; it must be a positive number of nats")
+        if self.out and not self.out.endswith(_ENDINGS):
+            raise ValueError(f"out is {self.out!r}; it must end in {' or '.join(_ENDINGS)}, or be empty")
+        if not all(self.metrics):
+            raise ValueError(f"metric is {self.metric!r}; give names separated by commas")
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics to draw."""
+        return [name.strip() for name in self.metric.split(",")]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compares, and returns the exit code."""
+    recipe = flags.parse(Compare, argv)
+    if recipe.targets:
+        print_targets((*RUN_TARGETS, *memory_targets({})), recipe.json)
+        return 0
+    runs = find_runs(recipe.runs)
+    for name in recipe.metrics:
+        if not any(run.values(name) for run in runs):
+            raise UserError(f"no run has logged {name}; see the keys in {runs[0].path}")
+    comparison = compare(runs, recipe.x, recipe.metrics, recipe.target_loss)
+    alerts = {run.name: outside(run) for run in runs}
+    if recipe.json:
+        record = comparison.record() | {"alerts": {name: [alert.record() for alert in found] for name, found in alerts.items()}}
+        print(json.dumps(record, indent=1, ensure_ascii=False))
+    else:
+        print(as_text(comparison))
+        for line in remarks(runs, comparison, alerts):
+            print(line)
+    drawn = draw(recipe, runs, comparison, alerts)
+    if drawn is not None and not recipe.json:
+        print(f"drawn: {drawn}")
+    failed = not comparison.comparable or any(alerts.values())
+    if recipe.check and not recipe.json:
+        print("check: failed" if failed else "check: passed")
+    return int(recipe.check and failed)
+
+
+def outside(run: Run) -> list[Alert]:
+    """What is out of its band at the end of a run, or now; a run that is going on and silent too."""
+    watch = Watch((*RUN_TARGETS, *memory_targets(run.info.get("least", {}))), run.steps or run.step)
+    for record in run.records:
+        watch.update(record)
+    alerts = watch.outside()
+    times = [0.0, *run.values("total_training_time")]
+    slowest = max((b - a for a, b in zip(times, times[1:], strict=False)), default=0.0)
+    judged = HEARTBEAT.rule.judge([run.silent])
+    # Long steps are no silence: a run that logs every half hour is late after an hour.
+    if run.going and judged is not None and judged.wrong and run.silent > 2 * slowest:
+        alerts.append(alert_of(HEARTBEAT, HEARTBEAT.metric, run.step, judged))
+    return alerts
+
+
+def as_text(comparison: Comparison) -> str:
+    """The table for a terminal."""
+    rows = [("", *(figures["run"] for figures in comparison.figures)), *comparison.rows()]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for label, *cells in rows:
+        right = "".join(" " * _GAP + cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append(f"{label:{min(widths[0], _LABEL)}}{right}")
+    return "\n".join(lines)
+
+
+def remarks(runs: Sequence[Run], comparison: Comparison, alerts: dict[str, list[Alert]]) -> list[str]:
+    """What is to be said beside the table: verdicts, notes, alerts."""
+    lines = []
+    for verdict in comparison.verdicts:
+        lines += [str(verdict), *(f"note: {note}" for note in verdict.notes)]
+    lines += [f"note: {note}" for run in runs for note in notes_of(run)]
+    return lines + [f"alert: {name}: {alert.message}" for name, found in alerts.items() for alert in found]
+
+
+def draw(recipe: Compare, runs: Sequence[Run], comparison: Comparison, alerts: dict[str, list[Alert]]) -> Path | None:
+    """Writes the figure, and the page where that is asked for; returns what was asked for. Raises `UserError`."""
+    if not recipe.out:
+        return None
+    out = Path(recipe.out)
+    png = comparison_png(runs, recipe.x, recipe.metrics, recipe.smooth)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {out.parent}: {error.strerror}; choose another --out") from error
+    figure = out.with_suffix(".png")
+    if png is not None:
+        atomic_write(figure, png)
+    if out.suffix == ".md":
+        lines = [f"- {escape(line)}" for line in remarks(runs, comparison, alerts)]
+        shown = [] if png is None else [f"![Curves of the runs]({figure.name})"]
+        atomic_write(out, "\n\n".join(["# Comparison", comparison_markdown(comparison), *shown, "\n".join(lines)]) + "\n")
+    return out
+
+
+def print_targets(targets: Sequence[Target], as_json: bool) -> None:
+    """What metrics should be, for a terminal or as JSON."""
+    rows: list[dict[str, Any]] = [target.row() for target in targets]
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    for row in rows:
+        print(f"{row['metric']}: {row['meaning']}\n  aim: {row['aim']}; alert: {row['alert']}\n  look at {row['look at']}")
+
+
+if __name__ == "__main__":
+    flags.run(main)
