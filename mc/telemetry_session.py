@@ -121,4 +121,4 @@ class SessionEvents(Watcher):
 
 
 def _shares(session: MCSession) -> dict[str, Value]:
-    return {"swap_rate": session.figures.swap_rate, "residency": session.figures.residency}
+    return {"swap_rate": float(session.figures.swap_rate), "residency": float(session.figures.residency)}
