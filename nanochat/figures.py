@@ -11,7 +11,7 @@ from nanochat.run_records import smooth
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, _GRID, _BESIDE = "#333333", "#dddddd", "#8a8a8a"
+INK, _GRID = "#333333", "#dddddd"
 _LOSS, _BPB = "#2f6db3", "#c8553d"
 COLOURS = (_LOSS, _BPB, "#3f8f5b", "#8a5fb0", "#b0893c", "#4aa3a3")
 _LABEL_HEIGHT, _LABEL_WIDTH = 0.065, 0.16  # of a panel: labels at the ends of curves keep this distance
@@ -44,16 +44,6 @@ def curves_png(records: Records, title: str) -> bytes | None:
     loss = Curve("", points(records, "train/loss"), _LOSS)
     bpb = Curve("", points(records, "val/bpb"), _BPB)
     return panels_png([Panel("training loss (nats per token)", [loss]), Panel("validation bits per byte", [bpb])], title)
-
-
-def overlay_png(records: Records, baseline: Records, title: str) -> bytes | None:
-    """The same of a run with a memory beside its baseline; of the former the loss of the plain rows, which compares."""
-    loss = [
-        Curve("baseline", points(baseline, "train/loss"), _BESIDE),
-        Curve("MegaContext, plain rows", points(records, "train/loss_lod0"), _LOSS, smoothed=True),
-    ]
-    bpb = [Curve("baseline", points(baseline, "val/bpb"), _BESIDE), Curve("MegaContext", points(records, "val/bpb"), _BPB)]
-    return panels_png([Panel("training loss (nats per token)", loss), Panel("validation bits per byte", bpb)], title)
 
 
 def memory_png(records: Records, title: str) -> bytes | None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from nanochat import markdown
-from nanochat.figures import curves_png, memory_png, overlay_png, smooth
+from nanochat.figures import curves_png, memory_png
 from nanochat.metrics import read_metrics
 from nanochat.report_data import run_file
 from nanochat.report_parts import Page
+from nanochat.run_comparison import compare, comparison_markdown, comparison_png, notes_of
+from nanochat.run_records import LOSS, Run, read_run
 
 Records = Sequence[Mapping[str, Any]]
 _AT_HORIZON = re.compile(r"mc/(.+)@(\d+)")
@@ -27,13 +29,14 @@ def show_run(page: Page, name: str, title: str, metrics_file: str, baseline_file
     if not path.exists():
         page.add(f"No curves: {markdown.escape(str(path))} is not there any more.")
         return
-    records = read_metrics(path)
     baseline = None if baseline_file is None else _baseline(page, run_file(baseline_file))
     if baseline is None:
-        shown = page.figure(name, f"{title}: loss and bits per byte against tokens", curves_png(records, title))
+        shown = page.figure(name, f"{title}: loss and bits per byte against tokens", curves_png(read_metrics(path), title))
     else:
-        shown = page.figure(name, f"{title}: loss and bits per byte beside the baseline's", overlay_png(records, baseline, title))
-        page.add(_comparison(records, baseline))
+        runs = [baseline, read_run(path, "MegaContext")]
+        png = comparison_png(runs, "tokens", [LOSS, "val/bpb"], smoothed=True)
+        shown = page.figure(name, f"{title}: loss and bits per byte beside the baseline's", png)
+        _compare(page, runs)
     if not shown:
         page.add(f"No curves: {markdown.escape(str(path))} has no losses.")
 
@@ -48,34 +51,19 @@ def show_memory_run(page: Page, name: str, metrics_file: str) -> None:
     page.add(*markdown.values(_memory_values(records), level=4))
 
 
-def _baseline(page: Page, path: Path) -> list[dict[str, Any]] | None:
+def _baseline(page: Page, path: Path) -> Run | None:
     if path.exists():
-        return read_metrics(path)
+        return read_run(path, "baseline")
     page.add(f"No baseline to compare with: {markdown.escape(str(path))} is not there; run the same without --mc.")
     return None
 
 
-def _comparison(records: Records, baseline: Records) -> str:
-    """A table of both runs: what they had in common, and where they came to."""
-    theirs, ours = last_values(baseline), last_values(records)
-    losses = smooth([r["train/loss_lod0"] for r in records if r.get("train/loss_lod0") is not None])
-    rows = [("steps", theirs.get("step"), ours.get("step")), ("tokens", theirs.get("total_tokens"), ours.get("total_tokens"))]
-    rows += [
-        (label, theirs.get(key), ours.get(key))
-        for label, key in (("tokens per step", "train/tokens_per_step"), ("micro-batches per step", "train/grad_accum_steps"))
-    ]
-    rows += [
-        ("training loss of plain rows, smoothed", theirs.get("train/loss"), losses[-1] if losses else None),
-        ("validation bits per byte", theirs.get("val/bpb"), ours.get("val/bpb")),
-        ("seconds in steps", theirs.get("total_training_time"), ours.get("total_training_time")),
-        ("tokens per second", theirs.get("train/tok_per_sec"), ours.get("train/tok_per_sec")),
-    ]
-    seen = {r["step"]: r for r in baseline if "train/data_hash" in r}
-    both = [(seen[r["step"]], r) for r in records if "train/data_hash" in r and r["step"] in seen]
-    for label, key in (("same tokens", "train/data_hash"), ("same learning rate", "train/lrm")):
-        same = sum(a[key] == b[key] for a, b in both)
-        rows.append((label, None, f"at {same} of {len(both)} steps that both logged"))
-    return markdown.table(("", "baseline", "MegaContext"), rows, right=(1, 2))
+def _compare(page: Page, runs: Sequence[Run]) -> None:
+    """Adds what `scripts.compare` prints of these runs."""
+    comparison = compare(runs)
+    page.add(comparison_markdown(comparison))
+    lines = [line for verdict in comparison.verdicts for line in (str(verdict), *verdict.notes)]
+    page.add(*(markdown.escape(line) for line in [*lines, *(note for run in runs for note in notes_of(run))]))
 
 
 def _memory_values(records: Records) -> dict[str, Any]:

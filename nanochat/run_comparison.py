@@ -23,6 +23,7 @@ AXES: dict[Axis, tuple[str, str]] = {
 TITLES = {LOSS: "training loss of plain rows (nats per token)", "val/bpb": "validation bits per byte"}
 # What must be the same, with its name: of the identity of both runs, where it is known.
 _SAME = {"max_seq_len": "tokens of a row", "vocab_size": "vocabulary", "tokenizer": "tokenizer"}
+_COUNTS = ("tok_per_sec", "tokens_per_step", "micro_batches", "steps", "tokens", "peak_mib", "tokens_to_loss", "x_to_loss")
 _MODEL = ("depth", "aspect_ratio", "head_dim", "kv_heads", "window_pattern")
 
 
@@ -65,6 +66,8 @@ class Comparison:
             "bpb": "validation bits per byte",
             "tok_per_sec": "tokens per second, median",
             "mfu": "share of the device's peak (MFU), median",
+            "tokens_per_step": "tokens per step",
+            "micro_batches": "micro-batches per step",
             "steps": "steps",
             "tokens": "tokens",
             "flops": "FLOPs",
@@ -111,6 +114,8 @@ def figures_of(run: Run, axis: Axis, metrics: Sequence[str], target_loss: float 
         "bpb": run.last("val/bpb"),
         "tok_per_sec": _median(run, "train/tok_per_sec"),
         "mfu": _median(run, "train/mfu"),
+        "tokens_per_step": run.last("train/tokens_per_step"),
+        "micro_batches": run.last("train/grad_accum_steps"),
         "steps": run.step,
         "planned_steps": run.steps,
         "tokens": run.last("total_tokens"),
@@ -203,7 +208,7 @@ def _text(key: str, value: Any) -> str:
         return f"{value:.3e}"
     if key == "mfu":
         return f"{100 * value:.1f} %"
-    if key in ("steps", "tokens", "tokens_to_loss", "tok_per_sec", "peak_mib", "x_to_loss"):
+    if key in _COUNTS:
         return f"{value:,.0f}" if value < 1e12 else f"{value:.3e}"
     if not isinstance(value, int | float):
         return markdown.visible(str(value))
