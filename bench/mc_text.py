@@ -27,7 +27,8 @@ from mc.comparison import Comparison, Estimate, compare_rows
 from mc.evaluation import KINDS, horizon_nll, make_probe, measure, plain_forward, window_forward
 from mc.loading import load_controller
 from nanochat import flags
-from nanochat.common import ensure_dir, read_json, write_json
+from nanochat.checkpoint import CheckpointStore
+from nanochat.common import UserError, base_dir, ensure_dir, read_json, write_json
 from nanochat.cross_entropy import ChunkedCrossEntropy
 from nanochat.gpt import GPT
 from nanochat.loading import load_model
@@ -93,9 +94,9 @@ def survey(
 def memory_stage(bench: Bench) -> dict[str, Any]:
     """Trains a memory of each kind, as far as the time goes, and measures those that are done."""
     config, memories = bench.config, []
-    start_with = f"--init-from={config.tag}"
-    if config.memory_tokens and not bench.train(config.tag, config.steps):
-        return {"finished": False, "memories": []}
+    start_with = f"--init-from={config.surveyed}"
+    if config.memory_tokens and config.steps not in CheckpointStore(base_dir() / "base_checkpoints" / config.surveyed).steps():
+        raise UserError(f"there is no finished model {config.surveyed} to start from; run --stage survey with the same flags first")
     kinds = [(gist, slots) for gist in config.types.split(",") for slots in numbers(config.slots)]
     for gist, slots in kinds:
         tag = f"{config.tag}-{gist}{slots}" + (f"-from{config.memory_steps}" if config.memory_tokens else "")

@@ -53,7 +53,9 @@ class McText:
         "stream", "rows of training run on through the documents, or are cut from them and shuffled"
     )
     train_flags: str = flag("", "further flags for base_train, separated by spaces; give them a --label")
-    label: str = flag("", "added to the names of the checkpoints, to keep variations apart")
+    label: str = flag(
+        "", "added to the names of what the stage trains, to keep variations apart; memories start from the survey without one"
+    )
     eval_rows: int = flag(256, "held-out rows to measure on", unit="rows")
     horizons: str = flag("32,128,512", "tokens to predict behind a Working Context", unit="tokens")
     windows: str = flag("", "survey: windows to compare with the full context; empty = 256 and T/4", unit="tokens")
@@ -110,10 +112,14 @@ class McText:
         return max(1, round(self.memory_tokens / self.total_batch_size)) if self.memory_tokens else self.steps
 
     @property
+    def surveyed(self) -> str:
+        """Name of the checkpoints of this setting without a memory and without a label."""
+        return f"d{self.depth}-a{self.aspect_ratio}-t{self.max_seq_len}-{self.steps}x{self.total_batch_size}-{self.packing}"
+
+    @property
     def tag(self) -> str:
-        """Name of the checkpoints of this setting without a memory."""
-        size = f"d{self.depth}-a{self.aspect_ratio}-t{self.max_seq_len}-{self.steps}x{self.total_batch_size}-{self.packing}"
-        return size + (f"-{self.label}" if self.label else "")
+        """Beginning of the names of what the stage trains."""
+        return self.surveyed + (f"-{self.label}" if self.label else "")
 
     def setting(self) -> dict[str, Any]:
         """What was trained, for the record."""

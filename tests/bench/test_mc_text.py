@@ -33,13 +33,15 @@ def test_all_stages_and_going_on(base: Path, tmp_path: Path, capsys: pytest.Capt
     corpus = bench(capsys, "--stage=corpus", *where)["corpus"]
     assert corpus["train"]["tokens"] > 4096 and corpus["val"]["documents"] == 1 and corpus["vocab_size"] == 400
 
+    memory = ("--stage=memory", "--types=context", "--slots=1", "--recent=32", "--memory-tokens=2048", "--label=first")
+    with pytest.raises(UserError, match="no finished model d2-a16-t256-4x1024-stream to start from; run --stage survey"):
+        main([*SHAPE, *RUN, *memory, *where])
     assert not bench(capsys, "--stage=survey", "--minutes=1e-9", *where)["finished"]
     surveyed = bench(capsys, "--stage=survey", "--windows=24,64", *where)
     assert surveyed["finished"] and surveyed["setting"]["steps"] == 4 and surveyed["corpus"] == corpus
     assert [(gain["horizon"], gain["window"]) for gain in surveyed["gains"]] == [(16, 24), (16, 64), (32, 24), (32, 64)]
     assert len(surveyed["nll_by_position"]) == 16 and all(map(math.isfinite, surveyed["nll_by_position"]))
 
-    memory = ("--stage=memory", "--types=context", "--slots=1", "--recent=32", "--memory-tokens=2048")
     first = bench(capsys, *memory, *where)
     assert first["finished"]
     (result,) = first["memories"]
