@@ -110,5 +110,7 @@ class TrainingEvents:
 
 
 def _chosen(keys: Mapping[str, str], record: Record) -> dict[str, object]:
-    """What the record has of `keys`; a figure that had nothing to be measured on is not there, or NaN."""
-    return {name: record[key] for name, key in keys.items() if key in record and record[key] == record[key]}
+    """What the record has of `keys`; a figure that had nothing to be measured on is not there, or NaN. A span that is not there took
+    no time."""
+    found = {name: record.get(key, 0.0 if key.startswith("train/time/") else None) for name, key in keys.items()}
+    return {name: value for name, value in found.items() if value is not None and value == value}
