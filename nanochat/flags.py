@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from nanochat.common import UserError
+from nanochat.redaction import redact
 
 Recipe = TypeVar("Recipe")
 
@@ -156,7 +157,7 @@ def _is_number(text: str) -> bool:
 
 
 def _one_line(message: str) -> str:
-    return message.replace("\n", "\\n")
+    return redact(message).replace("\n", "\\n")
 
 
 def _preset(presets: Presets, value: Any) -> Mapping[str, Any]:

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from nanochat.common import UserError, atomic_write, ensure_dir
+from nanochat.redaction import redact, redact_all
 
 if TYPE_CHECKING:
     import torch
 
 Plain = int | float | str | bool | None
 Record = Mapping[str, Plain]
-
-SECRETS = ("WANDB_API_KEY", "HF_TOKEN")
 
 _FIGURES = {
     "train/loss": "loss {:.4f}",
@@ -48,7 +47,7 @@ class Sink(Protocol):
 class MetricsLogger:
     """Hands each record to every sink. A context manager; `close` may be called twice.
 
-    Values of the variables in `SECRETS` are blotted out of all strings.
+    Secrets are blotted out of all strings: see `nanochat.redaction`.
     """
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
@@ -300,23 +299,6 @@ def peak_memory_mib(device: torch.device | str) -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def redact(text: str) -> str:
-    """`text` with the values of secret variables replaced by `***`."""
-    for name in SECRETS:
-        if value := os.environ.get(name):
-            text = text.replace(value, "***")
-    return text
-
-
-def redact_all(value: Any) -> Any:
-    """`redact` on every string in a nest of dicts and lists."""
-    if isinstance(value, Mapping):
-        return {key: redact_all(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact_all(item) for item in value]
-    return redact(value) if isinstance(value, str) else value
 
 
 def show_seconds(seconds: float) -> str:

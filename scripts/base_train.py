@@ -12,6 +12,8 @@ import torch
 from mc.config import MCConfig, RowPlan
 from mc.memory_estimate import foresee
 from mc.recipe import MC_SUFFIX, choose_micro_batch, measure_memory, new_controller, picture, wandb_name, watched
+from mc.telemetry import TelemetryFlags, open_telemetry
+from mc.telemetry_training import watch_training
 from nanochat import flags
 from nanochat.base_samples import sample_base
 from nanochat.checkpoint import CheckpointStore
@@ -27,6 +29,7 @@ from nanochat.loss_eval import evaluate_bpb, losses_in_training, validation_batc
 from nanochat.metrics import peak_memory_mib
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
+from nanochat.redaction import redact_all
 from nanochat.report import MEMORY, section
 from nanochat.run_log import open_metrics
 from nanochat.runtime import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
@@ -53,6 +56,7 @@ class BaseTrain:
     schedule: ScheduleFlags = part(ScheduleFlags)
     trainer: TrainerFlags = part(TrainerFlags)
     memory: MCConfig = part(MCConfig)
+    telemetry: TelemetryFlags = part(TelemetryFlags)
     chunked_ce: bool = flag(True, "compute the loss in chunks that never hold all logits")
     fused_rmsnorm: bool = flag(False, "norms as one operation with a backward of its own; helps what is not compiled")
     check_memory: bool = flag(True, "refuse a run that needs far more memory than the device has")
@@ -83,6 +87,7 @@ class BaseTrain:
             return
         if without_effect := flags.to_argv(self.memory):
             raise ValueError(f"{without_effect[0].partition('=')[0]} has no effect without --mc; add --mc or leave it out")
+        self.telemetry.check_unused()
         if self.model_tag.endswith(MC_SUFFIX):
             raise ValueError(f"model_tag is {self.model_tag!r}; names in {MC_SUFFIX} are for runs with --mc; choose another or add --mc")
 
@@ -110,7 +115,7 @@ class BaseTrain:
         """The recipe as JSON, for readers of the run; a run without a memory has nothing to say about one."""
         values = dataclasses.asdict(self)
         if not self.mc:
-            del values["memory"]
+            del values["memory"], values["telemetry"]
         return values
 
 
@@ -124,6 +129,8 @@ def main(argv: list[str] | None = None) -> int:
     runtime = start(recipe.runtime)
     say: Callable[[str], None] = print if runtime.rank == 0 else lambda _: None
     say(runtime.describe())
+    if recipe.mc:
+        telemetry = open_telemetry(recipe.telemetry, say=say, rank=runtime.rank)
     run_folder = base_dir() / "base_runs" / recipe.tag
     ensure_dir(run_folder)
 
@@ -161,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         meta={
             "model_config": dataclasses.asdict(model.config),
             "tokenizer": tokenizer.fingerprint,
-            "recipe": recipe.record(),
+            "recipe": redact_all(recipe.record()),
             **({"mc_config": dataclasses.asdict(recipe.memory)} if recipe.mc else {}),
         },
         open_metrics=lambda resumed: open_metrics(
@@ -177,6 +184,8 @@ def main(argv: list[str] | None = None) -> int:
         stop=stop,
     )
     trainer.events = events(recipe, trainer, model, tokenizer, val_loader, runtime)
+    if recipe.mc:
+        watch_training(trainer, telemetry)
     finished = trainer.run()
     if not finished:
         say(f"stopped by {stop.requested} after step {trainer.state.step} of {plan.num_iterations}; run again to continue")

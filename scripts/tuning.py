@@ -12,6 +12,8 @@ import torch
 
 from mc.loading import has_memory, restore_controller
 from mc.recipe import MC_SUFFIX, choose_micro_batch, wandb_name, watched
+from mc.telemetry import TelemetryFlags, open_telemetry
+from mc.telemetry_training import watch_training
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir
 from nanochat.flags import flag, part
@@ -20,6 +22,7 @@ from nanochat.loading import TRAINED_BY, Stage, Trained, latest_stage, newest_ta
 from nanochat.metrics import peak_memory_mib
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
+from nanochat.redaction import redact_all
 from nanochat.report import MEMORY, section
 from nanochat.rows import Loader
 from nanochat.run_log import open_metrics
@@ -68,6 +71,7 @@ class Tuning:
     source: Literal["auto", "base", "mid", "sft"] = flag("auto", "stage to start from; auto = the latest before this one", alias=("-i",))
     step: int | None = flag(None, "step of the checkpoint to start from; None = the newest", alias=("-s",))
     mc_enabled: bool = flag(False, "start from a model that was trained with --mc, and train its memory too", alias=("mc",))
+    telemetry: TelemetryFlags = part(TelemetryFlags)
     num_iterations: int = flag(-1, "steps; -1 = from the epochs", unit="steps")
     chunked_ce: bool = flag(True, "compute the loss in chunks that never hold all logits")
     runtime: RuntimeFlags = part(RuntimeFlags)
@@ -131,7 +135,7 @@ class Begun:
             objective.use_kernels(runtime.compile)
             rows = choose_micro_batch(objective, rows, plan.total_batch_size, runtime, self.say)
         groups = objective.parameter_groups(recipe.optim, plan)
-        record = dataclasses.asdict(recipe)
+        record = redact_all(dataclasses.asdict(recipe))
         kept = {name: trained.meta[name] for name in ("model_config", "tokenizer", "recipe", "mc_config") if name in trained.meta}
         run_folder = ensure_dir(self.run_folder)
         self.say(
@@ -177,6 +181,8 @@ class Begun:
             ),
             stop=self.stop,
         )
+        if self.memory:
+            watch_training(trainer, open_telemetry(recipe.telemetry, say=self.say, rank=runtime.rank))
         return trainer
 
     def finish(self, trainer: Trainer, values: dict[str, Any]) -> int:
@@ -211,11 +217,23 @@ def begin(recipe: Tuning, stage: Stage) -> Begun:
     say: Callable[[str], None] = print if runtime.rank == 0 else lambda _: None
     say(runtime.describe())
     origin, trained = open_source(recipe, stage, say)
+    check_telemetry(recipe.telemetry, has_memory(trained.meta))
     model = GPT(GPTConfig(**trained.meta["model_config"]), runtime.precision.dtype, runtime.backend)
     torch.manual_seed(recipe.trainer.seed + runtime.rank)  # for objectives that draw
     start_from(model, trained)
     model.to(runtime.device).use_kernels(runtime.compile, recipe.chunked_ce)
     return Begun(recipe, stage, runtime, stop, origin, trained, model, say)
+
+
+def check_telemetry(telemetry: TelemetryFlags, memory: bool) -> None:
+    """Raises `UserError` where its flags or variables are wrong for a model with or without a memory, which the checkpoint decides."""
+    if memory:
+        telemetry.collector()
+        return
+    try:
+        telemetry.check_unused()
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def open_source(recipe: Tuning, stage: Stage, say: Callable[[str], None]) -> tuple[Stage, Trained]:
