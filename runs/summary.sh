@@ -10,11 +10,14 @@ summary() {
         if [ "$name" = download ]; then note="$note  beside the others"; else total=$((total + seconds)); fi
         printf '   %-15s %8s%s\n' "$name" "$(duration "$seconds")" "$note"
     done
-    printf '   %-15s %8s  %s of it now\n' total "$(duration "$total")" "$(duration "$SECONDS")"
-    say "== report:      $(existing "$PWD"/report/report.{md,html})"
-    say "== checkpoints: $(existing "$BASE"/{base,mid,chatsft,sft,rl}_checkpoints/"$TAG")"
-    say "== chat:        $(chat_command chat_cli)"
-    say "                $(chat_command chat_web), then http://127.0.0.1:8000"
+    note=
+    [ ${#STAGES_SKIPPED[@]} = 0 ] || note="  $(duration "$SECONDS") of it now"
+    printf '   %-15s %8s%s\n' total "$(duration "$total")" "$note"
+    say "== report and checkpoints"
+    existing "$PWD"/report/report.{md,html} "$BASE"/{base,mid,sft,rl}_checkpoints/"$TAG"
+    say "== to chat, here or on http://127.0.0.1:8000"
+    say "   $(chat_command chat_cli)"
+    say "   $(chat_command chat_web)"
 }
 
 stamped_seconds() { # STAGE
@@ -23,11 +26,10 @@ stamped_seconds() { # STAGE
     printf '%s' "${seconds:-0}"
 }
 
-# Those of the paths that are there, in one line.
+# Those of the paths that are there, a line for each.
 existing() { # PATH…
-    local path found=
-    for path in "$@"; do [ ! -e "$path" ] || found="$found $path"; done
-    printf '%s' "${found# }"
+    local path
+    for path in "$@"; do [ ! -e "$path" ] || say "   $path"; done
 }
 
 # To be pasted into the user's shell, which may not know the base folder.

@@ -81,3 +81,13 @@ def fake_gpus(folder: Path, mib: int, count: int = 1) -> dict[str, str]:
     (folder / "nvidia-smi").write_text(f'#!/bin/sh\nif [ "$1" = -L ]; then\n{listing}else\n{memory}fi\n')
     (folder / "nvidia-smi").chmod(0o755)
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def script(root: Path, text: str) -> list[str]:
+    """The command of a runner of the test's own: `text` after what every runner does first. It works in the folder it is started in."""
+    return ["bash", "-c", f'. {shlex.quote(str(root))}/runs/lib.sh; load_env; find_base_dir "$PWD"; start_log; {text}']
+
+
+def run_script(root: Path, folder: Path, text: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs such a runner in `folder`."""
+    return subprocess.run(script(root, text), cwd=folder, env=os.environ | variables, capture_output=True, text=True, timeout=60)

@@ -1,10 +1,11 @@
-"""The whole recipe, once: stopped in the middle, continued, and skipped when it is done."""
+"""Whole recipes: stopped in the middle, continued, and skipped when it is done; in one process and in two."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -12,8 +13,26 @@ from pathlib import Path
 
 import pytest
 
+from tests.runner_lab import dry_run, run_runner, stage_commands
+
 FLAGS = "--gpu cpu --depth 2 --max-seq-len 128 --total-batch-size 1024 --num-iterations 60 --log-every 10 --save-every 1000"
 FLAGS += " --eval-every 30 --eval-tokens 8192 --compile 0 --model-tag tiny"
+
+
+@pytest.mark.slow
+def test_the_recipe_of_eight_gpus_in_two_processes_on_a_cpu(root: Path, base: Path) -> None:
+    """All that `--dry-run` prints is run, in that order, and the report knows the stages."""
+    flags = [*FLAGS.split(), "--total-batch-size", "2048", "--num-iterations", "20", "--rl"]
+    printed = stage_commands(dry_run(root, "speedrun.sh", *flags))
+    done = run_runner(root, "speedrun.sh", *flags)
+    assert done.returncode == 0, done.stdout[-2000:]
+    run = [shlex.split(line) for line in re.findall(r"^== \w+: (\.venv/bin/.*)$", done.stdout, re.MULTILINE)]
+    assert run == printed and sum("--nproc_per_node=2" in words for words in run) == 7
+    assert "2 processes" in done.stdout and "base_train needs about " in done.stdout
+    for stage in ("base", "mid", "sft", "rl"):
+        assert list((base / f"{stage}_checkpoints/tiny").glob("step_*")) and f"{base}/{stage}_checkpoints/tiny" in done.stdout
+    report = (root / "report/report.md").read_text()
+    assert "### Chat evaluation" in report and "chat\\_eval\\_rl" in report
 
 
 @pytest.mark.slow
@@ -37,7 +56,7 @@ def test_the_recipe_stops_continues_and_skips(root: Path, base: Path) -> None:
     steps = [json.loads(line)["step"] for line in (base / "base_runs/tiny/metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and steps[-1] == 60
     report = (root / "report/report.md").read_text()
-    assert "tiny" in report and "bpb" in report.lower() and "## Chat evaluation" in report
+    assert "tiny" in report and "### Chat evaluation" in report
     assert (root / "report/log.txt").read_text().endswith(continued.stdout)
 
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the stages and downloads of `runs/lib.sh` do when they are skipped, fail or are stopped."""
+"""What the stages of `runs/lib.sh` do when they are skipped, fail or are stopped."""
 
 from __future__ import annotations
 
@@ -11,18 +11,11 @@ from pathlib import Path
 
 import pytest
 
-
-def script(root: Path, text: str) -> list[str]:
-    """A runner of the test's own: `text` after what every runner does first. It works in the folder it is started in."""
-    return ["bash", "-c", f'. {shlex.quote(str(root))}/runs/lib.sh; load_env; find_base_dir "$PWD"; start_log; {text}']
+from tests.runner_lab import run_script, script
 
 
 def here(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def run_script(root: Path, folder: Path, text: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(script(root, text), cwd=folder, env=os.environ | variables, capture_output=True, text=True, timeout=30)
 
 
 # --- stages ---
@@ -117,27 +110,6 @@ def test_a_signal_lets_the_stage_save_and_then_stops_the_run(
     assert (tmp_path / "saved").exists() and not (tmp_path / "x").exists()
     assert (tmp_path / "report/log.txt").read_text().endswith(rest)
     assert here(base / "stages") == ["train.failed"] and json.loads((base / "stages/train.failed").read_text())["code"] == code
-
-
-def test_the_download_goes_on_beside_the_stages(root: Path, tmp_path: Path, base: Path) -> None:
-    text = """start_download . -- bash -c 'echo fetching; until [ -e tokenizer ]; do sleep 0.05; done; touch data'
-        stage tokenizer tokenizer -- touch tokenizer; wait_for_download; stage train model -- cp data model"""
-    done = run_script(root, tmp_path, text)
-    assert done.returncode == 0, done.stdout
-    assert (base / "dataset_download.log").read_text() == "fetching\n" and (tmp_path / "model").exists()
-    assert json.loads((base / "stages/download.json").read_text())["stage"] == "download"
-    assert "== download: done before, skipped" in run_script(root, tmp_path, text).stdout
-
-
-def test_a_failed_download_stops_the_run_and_a_failed_run_its_download(root: Path, tmp_path: Path, base: Path) -> None:
-    done = run_script(root, tmp_path, "start_download . -- bash -c 'exit 3'; wait_for_download; stage train x -- touch x")
-    assert done.returncode == 3 and "dataset_download.log" in done.stdout.splitlines()[-1] and not (tmp_path / "x").exists()
-    log = base / "dataset_download.log"
-    log.unlink()
-    text = "start_download . -- bash -c 'echo $$; exec sleep 60'; stage bad x -- bash -c 'until [ -s {log} ]; do sleep 0.02; done; exit 4'"
-    assert run_script(root, tmp_path, text.format(log=log)).returncode == 4
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(log.read_text()), 0)
 
 
 def test_a_base_dir_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
