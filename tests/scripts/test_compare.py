@@ -1,13 +1,24 @@
+import fnmatch
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench.tiny_run import Home
+from bench.tiny_run import Home, new_home
+from bench.warm_start import WarmStart
+from mc.targets import MEMORY_TARGETS
+from nanochat.run_records import Run, read_run
 from scripts.compare import main
+from scripts.wandb_dashboard import TEMPLATE, read_template
 from tests.nanochat.run_files import write_info, write_run
+
+
+def read_of(home: Home) -> Callable[[str], Run]:
+    """Reads a run of `home` by its tag."""
+    return lambda tag: read_run(home.base / "base_runs" / tag / "metrics.jsonl", tag)
 
 
 @pytest.fixture
@@ -21,23 +32,50 @@ def runs(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return base / "base_runs"
 
 
-def test_two_runs_with_no_flags(home: Home, tmp_path: Path) -> None:
-    """Real training, a baseline and its run with a memory, then one command."""
-    flags = ("--max-seq-len=128", "--total-batch-size=512", "--num-iterations=6", "--warmup-steps=2", "--eval-every=3", "--eval-tokens=512")
-    for more in ((), ("--mc", "--block-size=8", "--device-batch-size=1")):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, corpus: Path, warm: WarmStart) -> Home:
+    """A baseline and the same with a memory, really trained. Not to be changed."""
+    home = new_home(tmp_path_factory.mktemp("trained") / "base", corpus, warm)
+    flags = ("--max-seq-len=128", "--total-batch-size=512", "--num-iterations=8", "--warmup-steps=2", "--eval-every=4", "--eval-tokens=512")
+    for more in ((), ("--mc", "--block-size=8", "--device-batch-size=1", "--run=demo")):
         process = home.train(*flags, *more)
         assert process.code == 0, process.stderr
+    return home
+
+
+def test_two_runs_with_no_flags(trained: Home, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
-    process = home.run("scripts.compare", f"--out={out}")
+    process = trained.run("scripts.compare", f"--out={out}")
     assert process.code == 0, process.stderr
     lines = process.stdout.splitlines()
     assert lines[0].split() == ["tiny", "tiny-mc"] and out.read_bytes().startswith(b"\x89PNG")
-    assert any(line.split()[-2:] == ["3,072", "3,072"] for line in lines if line.startswith("tokens "))
-    verdict = "comparable: tiny-mc with tiny: same tokens, batch and learning rate at all 6 steps that both logged"
+    assert any(line.split()[-2:] == ["4,096", "4,096"] for line in lines if line.startswith("tokens "))
+    verdict = "comparable: tiny-mc with tiny: same tokens, batch and learning rate at all 8 steps that both logged"
     assert verdict in lines and lines[-1] == f"drawn: {out}"
-    info = json.loads((home.base / "base_runs" / "tiny-mc" / "run.json").read_text())
-    assert info["steps"] == 6 and info["identity"]["max_seq_len"] == 128 and info["least"] == {"mc/variants_total": 4.0}
-    assert (home.base / "base_runs" / "tiny" / "alerts.jsonl").exists()
+
+
+def test_training_tells_of_what_leaves_its_band(trained: Home) -> None:
+    """In eight steps LensNet learns nothing, which is one alert, once."""
+    runs = trained.base / "base_runs"
+    info = json.loads((runs / "tiny-mc" / "run.json").read_text())
+    assert info["steps"] == 8 and info["identity"]["max_seq_len"] == 128 and info["least"]["mc/variants_total"] >= 4
+    alerts = [json.loads(line) for line in (runs / "tiny-mc" / "alerts.jsonl").read_text().splitlines()]
+    assert [alert["metric"] for alert in alerts].count("mc/lens_loss") == 1 and (runs / "tiny" / "alerts.jsonl").read_text() == ""
+    (file,) = (runs / "tiny-mc").glob("wandb/offline-run-*/run-*.wandb")
+    assert b"alert/mc/lens_loss" in file.read_bytes()
+    process = trained.run("scripts.compare", "tiny-mc", "--check", "--out=")
+    assert process.code == 1 and "alert: tiny-mc: mc/lens_loss is" in process.stdout
+
+
+def test_every_metric_that_a_dashboard_or_a_target_names_is_logged(trained: Home) -> None:
+    plain, memory = ({key for record in run.records for key in record} for run in map(read_of(trained), ("tiny", "tiny-mc")))
+    for panel in read_template(TEMPLATE).panels:
+        assert set(panel.metrics) <= plain | memory and set(panel.metrics) & memory, panel
+    assert {read_template(TEMPLATE).x} <= plain & memory
+    for target in MEMORY_TARGETS:
+        if target.metric not in ("mc/swap_rate", "mc/residency"):  # of sessions
+            assert fnmatch.filter(memory, target.metric), target.metric
+    assert "train/mfu" not in plain, "the peak of a CPU is not known"
 
 
 def test_the_table_fits_a_terminal(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
