@@ -40,8 +40,8 @@ class Moment(NamedTuple):
 class Outcome(NamedTuple):
     """What became of a request: whether it was accepted, and of its spans all but `rejected`.
 
-    `reason` is for people and made of our own words; `again`: the same request may succeed later. `said` is the collector's own
-    message, if it gave one.
+    `reason` is for people and made of our own words; `again`: the same request may succeed later. `said` is what
+    the collector, or the library that asked it, has to say.
     """
 
     accepted: bool

@@ -139,6 +139,7 @@ class WandbSink:
         id_file = folder / "wandb_run_id"
         if resume_step is None or not id_file.exists():
             atomic_write(id_file, secrets.token_hex(4) + "\n")
+        leaks = redact_all(sys.argv) != sys.argv  # W&B's description of the machine has the command in it
         try:
             mode = None if os.environ.get("WANDB_MODE") or wandb.login(prompt=False) else "offline"
             self._run = wandb.init(
@@ -149,7 +150,7 @@ class WandbSink:
                 config=redact_all(config),
                 mode=mode,
                 resume="allow",
-                settings=wandb.Settings(silent=True, console="off"),
+                settings=wandb.Settings(silent=True, console="off", x_disable_meta=leaks),
             )
         except wandb.Error as error:
             reason = redact(str(error)).partition("\n")[0]

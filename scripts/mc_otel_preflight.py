@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if outcome.said:
         said = redact(" ".join(outcome.said.split()))[:SAID_CHARACTERS]
-        print("the collector says: " + "".join(c if c.isprintable() else "\ufffd" for c in said))
+        print("in detail: " + "".join(c if c.isprintable() else "\ufffd" for c in said))
     if outcome.accepted and not outcome.rejected:
         on = "" if endpoint_is_set(os.environ) else "; runs with --mc send to it with --mc-telemetry otlp"
         print(f"accepted in {seconds * 1e3:,.0f} ms: a trace of one span mc_preflight{on}")

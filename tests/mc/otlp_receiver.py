@@ -131,7 +131,11 @@ def _http(running: Receiver, tls: ssl.SSLContext | None) -> Iterator[Receiver]:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", running.port), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            pass  # who was kept waiting, or speaks another protocol, is gone
+
+    with Server(("127.0.0.1", running.port), Handler) as server:
         server.daemon_threads = True
         if tls is not None:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
