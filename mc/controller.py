@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -98,7 +99,7 @@ class MCController(Objective):
         self.sampler = Sampler(self.plan, seed, model.wte.weight.is_cuda, rank)
         self.pace = Pace(config.mc_target_tok_per_sec, config.mc_num_random_variants, model.wte.weight.device)
         self.draw = 0  # micro-batches so far
-        self.contexts = 0  # Working Contexts of them
+        self.contexts = 0  # Working Contexts of them, in all processes
 
     def init_weights(self, generator: torch.Generator | None = None) -> MCController:
         """Initialises the memory's networks; the model has its own. Returns self."""
@@ -196,7 +197,7 @@ class MCController(Objective):
             metrics |= lens_metrics
             loss = loss + self.config.lens_loss.mc_lens_loss_weight * lens_loss
         self.draw += 1
-        self.contexts += B * (1 + V) * self.micro_batches
+        self.contexts += B * (1 + V) * (dist.get_world_size() if dist.is_initialized() else 1)
         return MCBatchResult(
             loss, token_loss.detach(), base_loss.detach(), lens_loss.detach(), metrics.pop("lod_losses"),
             {"rows": (*row.rotary, None), "variants": caches}, row.embedded.x.detach(), metrics | extra,

@@ -142,12 +142,13 @@ def lens_losses(pairs: Pairs, policy: Tensor, scores: Tensor, deviation: Tensor,
 
 
 def attention_loss(scores: Tensor, attention: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of the distribution over blocks that scores [O,B,F] are at `temperature` to `attention` fp32 [B,F].
+    """Mean KL(attention ‖ scores): `attention` fp32 [B,F] and, at `temperature`, scores [O,B,F], as distributions over blocks.
 
-    Rows count by the attention in them: where compression hurt nobody there is nothing to learn.
+    0 is perfect. Rows count by the attention in them: where compression hurt nobody there is nothing to learn.
     """
     predicted = (scores / temperature).log_softmax(-1).mean(0)
-    return -(attention * predicted).sum() / attention.sum().clamp(min=1e-6)
+    told = torch.special.xlogy(attention, attention / attention.sum(-1, keepdim=True).clamp(min=1e-6))
+    return (told - attention * predicted).sum() / attention.sum().clamp(min=1e-6)
 
 
 def imbalance(scores: Tensor) -> Tensor:

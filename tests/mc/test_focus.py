@@ -72,6 +72,10 @@ def test_attention_loss_by_hand() -> None:
     expected = -math.log(math.exp(-0.5 / 0.2) / (math.exp(0.5 / 0.2) + math.exp(-0.5 / 0.2)))
     assert attention_loss(scores, attention, 0.2).item() == pytest.approx(expected, rel=1e-5)
     assert attention_loss(scores, torch.zeros(2, 2), 0.2).item() == 0
+    shares = (scores[0] / 0.2).softmax(-1)
+    assert attention_loss(scores, shares * torch.tensor([[3.0], [0.1]]), 0.2).item() == pytest.approx(0, abs=1e-6), "perfect"
+    even = attention_loss(scores, torch.full((2, 2), 0.5), 0.2).item()
+    assert even == pytest.approx(sum(0.5 * math.log(0.5 / share) for share in shares.flatten().tolist()) / 2, rel=1e-5)
 
 
 def test_attention_is_weighted_by_query() -> None:

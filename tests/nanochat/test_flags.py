@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.flags import GIVEN, flag, parse, part, to_argv
+from nanochat.flags import GIVEN, flag, parse, part, rest, to_argv
 
 ROOT = Path(__file__).parents[2]
 
@@ -300,3 +300,37 @@ def test_the_same_flag_in_two_parts_is_a_programming_error() -> None:
     Twice.__annotations__["depth"] = int
     with pytest.raises(AssertionError, match="depth is a flag of both"):
         parse(Twice, [])
+
+
+# --- what is given beside flags ---
+
+
+@dataclass
+class Beside:
+    """Read files."""
+
+    files: tuple[str, ...] = rest("files to read")
+    size: int = flag(3, "a size")
+    loud: bool = flag(False, "a switch")
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], Beside()),
+        (["a", "b"], Beside(("a", "b"))),
+        (["a", "--size", "5", "b"], Beside(("a", "b"), 5)),
+        (["--loud", "a", "b"], Beside(("a", "b"), loud=True)),
+        (["a", "--loud"], Beside(("a",), loud=True)),
+        (["a", "--loud", "0", "b"], Beside(("a", "b"))),
+        (["--", "a", "--loud=1", "b"], Beside(("a", "b"), loud=True)),
+    ],
+)
+def test_arguments_may_stand_anywhere_among_flags(argv: list[str], expected: Beside) -> None:
+    assert parse(Beside, argv) == expected
+
+
+def test_an_unknown_flag_is_no_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(Beside, ["a", "--sise", "b"])
+    assert ended.value.code == 2 and "unknown flag or argument --sise; did you mean --size?" in capsys.readouterr().err

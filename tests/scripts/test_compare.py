@@ -54,6 +54,15 @@ def test_two_runs_with_no_flags(trained: Home, tmp_path: Path) -> None:
     assert verdict in lines and lines[-1] == f"drawn: {out}"
 
 
+def test_effective_steps_are_the_working_contexts_of_all_steps(trained: Home) -> None:
+    records = [r for r in read_of(trained)("tiny-mc").records if "mc/effective_step" in r]
+    total = 0.0
+    for record in records:
+        before, total = total, total + record["mc/effective_batch_size"]
+        assert before < record["mc/effective_step"] <= total, "a mean over the step's micro-batches"
+    assert records[-1]["train/grad_accum_steps"] > 1
+
+
 def test_training_tells_of_what_leaves_its_band(trained: Home) -> None:
     """In eight steps LensNet learns nothing, which is one alert, once."""
     runs = trained.base / "base_runs"
