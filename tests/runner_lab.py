@@ -32,7 +32,7 @@ with open("commands.txt", "a") as file:
     file.write(repr([".venv/bin/" + Path(sys.argv[0]).name, *words]) + "\\n")
 if script in folders:
     (base / folders[script]).mkdir(parents=True, exist_ok=True)
-else:
+elif script != "chat_cli":
     path = Path(given["--out"]) if script == "nanochat.report" else base / "report" / (sections[script] + ".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("made")

@@ -11,11 +11,38 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.dataset import Download
 from nanochat.flags import parse
+from nanochat.report import Report
+from scripts.base_eval import BaseEval
+from scripts.base_train import BaseTrain
+from scripts.chat_cli import ChatCli
+from scripts.chat_eval import ChatEval
+from scripts.chat_rl import ChatRl
+from scripts.chat_sft import ChatSft
+from scripts.mc_eval import MCEval
 from scripts.memory_estimate import EstimateMemory, look_ahead
+from scripts.mid_train import MidTrain
+from scripts.tok_eval import TokEval
+from scripts.tok_train import TokTrain
 from tests.runner_lab import RUNNERS, copy_checkout, dry_run, fake_gpus, run_runner, stage_commands
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("run*.txt")) + sorted((Path(__file__).parent / "golden").glob("speedrun*.txt"))
+STAGES = ("tok_train", "tok_eval", "base_train", "base_eval", "mid_train", "chat_sft", "chat_eval")
+RECIPES = {
+    "nanochat.dataset": Download,
+    "nanochat.report": Report,
+    "tok_train": TokTrain,
+    "tok_eval": TokEval,
+    "base_train": BaseTrain,
+    "base_eval": BaseEval,
+    "mid_train": MidTrain,
+    "chat_sft": ChatSft,
+    "chat_rl": ChatRl,
+    "chat_eval": ChatEval,
+    "chat_cli": ChatCli,
+    "mc_eval": MCEval,
+}
 TRAIN = 5  # where in the dry run of the CPU demo base_train is
 MIB = {"5090": 32607, "h100": 81559}  # of memory, as nvidia-smi tells it
 TOKENS_IN_SHARD = 53e6
@@ -314,10 +341,17 @@ def test_scripts_are_executable_and_parse(root: Path, path: str) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("path", [*RUNNERS, "runs/runcpu.sh"])
-def test_every_module_that_is_run_exists(root: Path, shell: Path, path: str) -> None:
-    text = (root / path).read_text() if path.startswith("runs/") else "\n".join(dry_run(shell, path, "--mc", "--rl", "--mc-eval"))
-    modules = set(re.findall(r"-m ([a-z_]+\.[a-z_]+)", text))
-    assert "scripts.base_train" in modules
-    missing = [module for module in sorted(modules) if not (root / f"{module.replace('.', '/')}.py").exists()]
-    assert not missing
+def test_the_walk_through_and_all_recipes_give_their_stages_flags_that_they_know(root: Path, tmp_path: Path, base: Path) -> None:
+    checkout = copy_checkout(root, tmp_path / "checkout", environment=True)
+    done = subprocess.run(["bash", checkout / "runs/runcpu.sh"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    commands = [ast.literal_eval(line) for line in (checkout / "commands.txt").read_text().splitlines()]
+    assert [words[2] for words in commands if "chat_cli" not in words[2]] == [f"scripts.{name}" for name in STAGES] + ["nanochat.report"]
+    for golden in GOLDEN:
+        commands += stage_commands(golden.read_text().splitlines())
+    for words in commands:
+        module = words[words.index("-m") + 1]
+        flags = [word for word in words[words.index(module) + 1 :] if word not in ("--", "generate")]
+        recipe = RECIPES[module.removeprefix("scripts.")]
+        parse(recipe, flags)  # one that it does not know, or refuses, ends the test with what it says
+    assert {words[words.index("-m") + 1].removeprefix("scripts.") for words in commands} == set(RECIPES)
