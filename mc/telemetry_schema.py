@@ -169,7 +169,8 @@ def _fits(attribute: Attribute, value: Any) -> bool:
     if attribute.kind == "number":
         return type(value) in (int, float) and math.isfinite(value)
     if attribute.kind == "counts":
-        return type(value) is list and len(value) <= MOST_RUNS and all(map(_is_count, value))
+        whole = type(value) is list and len(value) <= MOST_RUNS and set(map(type, value)) <= {int}
+        return whole and (not value or (_is_count(min(value)) and _is_count(max(value))))
     return type(value) is str and value in attribute.words
 
 
