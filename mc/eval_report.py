@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mc.conditions import CONDITIONS
+from mc.targets import MEMORY_TARGETS
 from nanochat.chat_eval import Z
 
 Row = dict[str, Any]
@@ -14,6 +15,7 @@ DECODE, PEAK, DISK, INGEST, REFOCUS = 1.15, 1.2, 1.02, 0.8, 0.05
 RECALL_LENGTH = 16  # times the entries of a Working Context
 RECALL, CHANCE = 0.9, 0.1  # accuracy at least, and that of a window that sees nothing of what is asked at most
 
+DELTA_NLL = "mc/delta_nll@*"  # its target
 PLAIN = "plain cache of as many entries"
 
 
@@ -24,6 +26,10 @@ class Target(NamedTuple):
     value: float
     limit: str
     met: bool
+
+    def row(self) -> dict[str, Any]:
+        """For a report."""
+        return {**self._asdict(), "met": "met" if self.met else "missed"}
 
     def __str__(self) -> str:
         return f"{'met   ' if self.met else 'missed'}  {self.figure}: {self.value:.4g} ({self.limit})"
@@ -47,6 +53,12 @@ def cost_targets(rows: Sequence[Row]) -> list[Target]:
         targets.append(_at_least(f"reading by reading without a memory, {name}", last["ingest_ratio"], INGEST))
         targets.append(_at_most(f"refocus by the time of the tokens it serves, {name}", last["refocus_share"], REFOCUS))
     return targets
+
+
+def delta_nll_targets(delta_nll: Mapping[int, float]) -> list[Target]:
+    """Of ΔNLL behind LensNet's layouts, by horizon."""
+    (most,) = [target.rule.high for target in MEMORY_TARGETS if target.metric == DELTA_NLL]
+    return [_at_most(f"ΔNLL@{horizon}", value, most) for horizon, value in sorted(delta_nll.items())]
 
 
 def recall_targets(rows: Sequence[Row], width: int) -> list[Target]:

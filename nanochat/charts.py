@@ -14,12 +14,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nanochat.figures import COLOURS, INK, dress
+from nanochat.markdown import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Chart = Mapping[str, Any]
+_LONGEST = 44  # characters of a name beside an axis
 _WIDE = 3  # panels in a row where there are more than four
 _NARROWEST = 4.0  # the last x by the first, as far as the markers' distance goes
 _SPREAD = 0.012  # of the axis, between the markers of curves at one x: intervals would cover each other
@@ -86,10 +88,10 @@ def intervals_png(names: Sequence[str], series: Mapping[str, Sequence[tuple[int,
         colour = COLOURS[number % len(COLOURS)]
         for place, (_, _, low, high) in zip(y, shown, strict=True):
             axes.plot([low, high], [place, place], color=colour, linewidth=1.6, alpha=0.7)
-        axes.plot([value for _, value, *_ in shown], y, "o", color=colour, markersize=5, label=label)
+        axes.plot([value for _, value, *_ in shown], y, "o", color=colour, markersize=5, label=_shortened(label))
     dress(axes, title, "")
     axes.set_xlim(-0.02, 1.02)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set_yticks(range(len(names)), [_shortened(name) for name in names], parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.legend(fontsize=8, frameon=False, labelcolor=INK, loc="lower left", ncols=len(series), bbox_to_anchor=(0.5, 1.0))
     png = io.BytesIO()
@@ -131,6 +133,12 @@ def _short(number: float) -> str:
         if number >= 0.9995 * unit:
             return f"{number / unit:.3g}{letter}"
     return f"{number:.3g}"
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves the axes room."""
+    shown = visible(name)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
 
 
 def _few(places: Sequence[float], most: int = 7) -> list[float]:

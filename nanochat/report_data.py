@@ -45,6 +45,7 @@ RECIPE = (
     Stage("chat_rl", "chat_rl", "rl", required=False),
     Stage("chat_eval", "chat_evaluation"),
     Stage("chat_eval_rl", "chat_evaluation_rl", required=False),
+    Stage("chat_eval_rl", "chat_evaluation_rl", required=False),
     Stage("mc_eval", "long_context", required=False, memory_only=True),
 )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanochat import markdown
+from nanochat.alerts import ALERTS_FILE
 from nanochat.checkpoint import META, CheckpointStore
 from nanochat.common import UserError, base_dir, read_json
 from nanochat.environment import describe_environment
@@ -16,7 +17,6 @@ from nanochat.report_data import CHECK, RECIPE, Collected, run_file
 from nanochat.report_parts import Page, readable
 
 _ALERT = ("step", "metric", "value", "band", "message")
-ALERTS = "alerts.jsonl"  # in the folder of a run
 _WEIGHTS = "model"  # the beginning of the names of the files that hold them
 
 
@@ -53,7 +53,7 @@ def collect_alerts(collected: Collected) -> Alerts:
     for run in collected.runs:
         for entry in run.entries:
             if entry.stage.trains and (metrics_file := entry.values.get("metrics_file")):
-                path = run_file(metrics_file).with_name(ALERTS)
+                path = run_file(metrics_file).with_name(ALERTS_FILE)
                 found[f"{entry.stage.name}, {run.tag}"] = read_metrics(path) if path.exists() else []
     return found
 

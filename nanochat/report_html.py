@@ -20,7 +20,16 @@ _STYLE = Path(__file__).with_name("report.css")
 
 _CSS_DPI, _FIGURE_DPI = 96, 140  # dots per inch of a page, and of the figures
 _HASH = re.compile(r"[0-9a-f]{16}|[0-9a-f]{64}")
-_CELLS = {"ok": "good", "done": "good", "met": "good", "FAILED": "bad", "missed": "bad", "stopped": "bad", "missing": "unsure"}
+_CELLS = {
+    "ok": "good",
+    "done": "good",
+    "met": "good",
+    "FAILED": "bad",
+    "failed": "bad",
+    "missed": "bad",
+    "stopped": "bad",
+    "missing": "unsure",
+}
 
 
 def to_html(text: str, figures: Mapping[str, bytes]) -> str:
@@ -63,7 +72,7 @@ def _number_headings(tokens: Sequence[Token]) -> list[tuple[int, str, str]]:
         if opening.type == "heading_open":
             name = f"s{len(found)}"
             opening.attrSet("id", name)
-            found.append((int(opening.tag[1:]), name, "".join(child.content for child in inline.children or ())))
+            found.append((int(opening.tag[1:]), name, _text(inline)))
     return found
 
 
@@ -74,7 +83,7 @@ def _mark_tables(tokens: Sequence[Token]) -> None:
         if opening.type == "tr_open":
             row, first = opening, True
         elif opening.type in ("td_open", "th_open"):
-            text = "".join(child.content for child in inline.children or ())
+            text = _text(inline)
             classes = ["right"] * ("right" in str(opening.attrGet("style")))
             opening.attrs.pop("style", None)
             if opening.type == "td_open":
@@ -97,12 +106,17 @@ def _mark_fences(tokens: Sequence[Token]) -> None:
 def _embed(token: Token, figures: Mapping[str, bytes]) -> None:
     for number, child in enumerate(token.children or ()):
         if child.type == "image":
-            caption, png = html.escape(child.content), figures.get(str(child.attrGet("src")))
+            caption, png = html.escape(_text(child)), figures.get(str(child.attrGet("src")))
             shown = Token("html_inline", "", 0)
             shown.content = caption
             if png is not None:
-                data = base64.b64encode(png).decode("ascii")
-                shown.content = (
-                    f'<figure><img src="data:image/png;base64,{data}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
-                )
+                source = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+                width = int.from_bytes(png[16:20], "big") * _CSS_DPI // _FIGURE_DPI
+                image = f'<img src="{source}" alt="{caption}" width="{width}">'
+                shown.content = f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
             token.children[number] = shown
+
+
+def _text(token: Token) -> str:
+    """What a token shows."""
+    return "".join(child.content for child in token.children or ())

@@ -13,7 +13,8 @@ from nanochat.report_run import show_memory_run, show_run
 
 _TRAININGS = ("base_training", "mid_training", "chat_sft", "chat_rl")
 _TITLES = {"base_training": "Base training", "mid_training": "Midtraining", "chat_sft": "SFT", "chat_rl": "RL"}
-_EVALUATIONS = ("base_evaluation", "chat_evaluation", "long_context")
+_CHATS = {"chat_evaluation": "", "chat_evaluation_rl": ", after RL"}
+_EVALUATIONS = ("base_evaluation", *_CHATS, "long_context")
 # Keys that are no tables, and those of evaluations that a part of the page of their own shows.
 _BLOCKS = {"samples", "layouts", "charts", "metrics_file", "baseline_metrics_file"}
 _MEASURED = {"memory", "tasks", "targets", "focus"}
@@ -76,10 +77,12 @@ def add_evaluation(page: Page, collected: Collected) -> None:
     rows = [(label, *(base.get(key) for base in bases)) for label, key in _BASE_ROWS if any(key in base for base in bases)]
     if rows:
         page.add("### Base model", markdown.table(("", *tags), rows, right=range(1, len(tags) + 1)))
-    tasks = [{row["task"]: row for row in run.values("chat_evaluation").get("tasks", ())} for run in collected.runs]
-    if any(tasks):
-        page.add("### Chat tasks", "Accuracy with its 95 % interval.", _task_table(tags, tasks))
-        page.figure("chat_tasks", "Accuracy by task with 95 % intervals", _task_png(tags, tasks))
+    chats = [(run.tag + after, run.values(section)) for run in collected.runs for section, after in _CHATS.items()]
+    chats = [(label, values["tasks"]) for label, values in chats if values.get("tasks")]
+    if chats:
+        labels, tasks = [label for label, _ in chats], [{row["task"]: row for row in of_run} for _, of_run in chats]
+        page.add("### Chat tasks", "Accuracy with its 95 % interval.", _task_table(labels, tasks))
+        page.figure("chat_tasks", "Accuracy by task with 95 % intervals", _task_png(labels, tasks))
     if page.blocks[-1] == "## Evaluation":
         page.add("No evaluation has reported.")
 
@@ -87,7 +90,7 @@ def add_evaluation(page: Page, collected: Collected) -> None:
 def add_samples(page: Page, collected: Collected) -> None:
     """What the models say, the same prompts under each other."""
     page.add("## Samples")
-    for section, title in (("base_evaluation", "Base model"), ("chat_evaluation", "Chat model")):
+    for section, title in (("base_evaluation", "Base model"), *((name, f"Chat model{after}") for name, after in _CHATS.items())):
         said = [(run, item) for run in collected.runs for item in run.values(section).get("samples", ())]
         if not said:
             continue

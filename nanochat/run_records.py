@@ -145,7 +145,8 @@ def smooth(values: Sequence[float]) -> list[float]:
         offset = x[near] - weight @ x[near]
         spread = weight @ offset**2
         slope = weight @ (offset * y[near]) / spread if spread else 0.0
-        smoothed.append(float(weight @ y[near] + slope * (x[i] - weight @ x[near])))
+        fitted = weight @ y[near] + slope * (x[i] - weight @ x[near])
+        smoothed.append(float(np.clip(fitted, y[near].min(), y[near].max())))  # a line through a steep fall ends below it
     return smoothed
 
 

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from mc.comparison import compare_rows
 from mc.controller import MCController
+from mc.eval_report import delta_nll_targets
 from mc.evaluation import measure, training_probes
+from mc.focus_measure import measure_focus
 from mc.loading import build_controller, has_memory
+from mc.recipe import picture
 from nanochat import markdown
 from nanochat.base_samples import sample_base
 from nanochat.common import UserError
@@ -152,7 +155,25 @@ def _memory(
             for condition in MEMORY_CONDITIONS
         ]
     say(markdown.table([markdown.label(name) for name in rows[0]], [list(row.values()) for row in rows], right=(0, 1, 3, 4, 5, 6)))
-    return {"memory": rows, "memory_rows": compared.rows}
+    targets = delta_nll_targets({row["horizon"]: row["delta_nll"] for row in rows if row["layout"] == "lens"})
+    batches = _batches(config, "val", controller.plan.length, tokenizer, meta, runtime, say)
+    layouts = [{"title": "A validation row, laid out in each way", "text": picture(controller, batches)}]
+    values = {"memory": rows, "memory_rows": compared.rows, "targets": [target.row() for target in targets], "layouts": layouts}
+    return values | _focus(config, controller, tokenizer, meta, runtime, layouts)
+
+
+def _focus(
+    config: BaseEval, controller: MCController, tokenizer: Tokenizer, meta: dict[str, Any], runtime: Runtime, layouts: list[dict[str, str]]
+) -> dict[str, Any]:
+    """How the focus moves when a session reads the validation rows one after the other; a picture goes to `layouts`."""
+    if runtime.rank > 0 or controller.config.positional_type.endswith("alibi"):
+        return {}
+    batches = _batches(config, "val", controller.plan.length, tokenizer, meta, runtime, lambda _: None)
+    measured = measure_focus(controller, torch.cat([tokens.flatten().cpu() for tokens, _ in batches]))
+    if measured is None:
+        return {}
+    layouts.append({"title": "The Working Context of a session that has read validation rows", "text": measured.picture})
+    return {"focus": measured.figures}
 
 
 def _batches(

@@ -322,6 +322,7 @@ def report(recipe: BaseTrain, trainer: Trainer, data: dict[str, Any]) -> None:
             "tokens per second": tokens / state.seconds if state.seconds else 0.0,
             "final training loss": state.loss.value,
             "peak memory MiB": peak_memory_mib(trainer.runtime.device),
+            **({"W&B run": recipe.wandb_name} if recipe.wandb_name else {}),
             "metrics_file": str(trainer.run_folder / "metrics.jsonl"),
             **compared,
         },

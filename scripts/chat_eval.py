@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mc.eval_report import delta_nll_targets
 from mc.evaluation import HORIZONS, evaluate_memory
 from mc.loading import build_controller, has_memory
 from nanochat import markdown
@@ -65,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if runtime.rank == 0:
         values: dict[str, Any] = {"model": f"{trained.folder.name}, {stage} step {trained.checkpoint.step}", "ChatCORE": core}
         samples = [{**result.sample, "text": result.sample["text"] or "(nothing)"} for result in results]
-        nests = {"tasks": rows, "memory": figures, "left_out": left_out}
+        lens = {horizon: figures[f"mc/delta_nll@{horizon}"] for horizon in HORIZONS if f"mc/delta_nll@{horizon}" in figures}
+        targets = [target.row() for target in delta_nll_targets(lens)]
+        nests = {"tasks": rows, "memory": figures, "targets": targets, "left_out": left_out}
         name = "chat_evaluation" + "_rl" * (stage == "rl") + MEMORY * memory
         section(name, values | {k: v for k, v in nests.items() if v} | {"samples": samples})
         print(json.dumps({"model": values["model"], "chat_core": core, "tasks": {row.pop("task"): row for row in rows}, **figures}))

@@ -146,7 +146,7 @@ def evaluate(config: MCEval, watcher: Watcher) -> int:
         "model": f"{loaded.meta['tag']}, {stage} step {loaded.meta['step']}",
         **{"entries": budget.most, "entries_behind_a_refocus": budget.target, "full_limit": effort.full_limit},
         "predictions_file": str(folder / "mc_eval.json"),
-        "targets": [{**target._asdict(), "met": "met" if target.met else "missed"} for target in targets],
+        "targets": [target.row() for target in targets],
     } | {name: rows for name, rows in {"text": text, "recall": suites, "cost": cost, "left_out": left_out}.items() if rows}
     settings = {key: value for key, value in asdict(config).items() if key != "telemetry"}
     write_json(folder / "mc_eval.json", values | {"flags": settings, "losses": _losses(points), "predictions": _predictions(predictions)})

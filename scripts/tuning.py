@@ -202,6 +202,7 @@ class Begun:
                     "seconds in steps": state.seconds,
                     "final training loss": state.loss.value,
                     "peak memory MiB": peak_memory_mib(self.runtime.device),
+                    **({"W&B run": name} if (name := wandb_name(self.recipe.run, self.memory)) else {}),
                     "metrics_file": str(trainer.run_folder / "metrics.jsonl"),
                 },
             )
