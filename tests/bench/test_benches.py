@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -56,3 +58,11 @@ def test_session_crash(base):
     figures = last_line(base, "bench.session_crash", "--kills=4")
     assert figures["ok"] and figures["kills"] == 4 and figures["longest"] > 0
     assert figures["lost"] == figures["illegal"] == figures["wrong"] == 0
+
+
+@pytest.mark.slow
+def test_telemetry(base):
+    figures = last_line(base, "bench.telemetry")
+    assert figures["hung_close_s"] < 2 and figures["dead_close_s"] < 2
+    assert all(dropped > 0 for dropped in figures["dropped"].values())
+    assert all(0 < share < 0.01 for share in figures["share_of_step"].values())
