@@ -22,12 +22,15 @@ from nanochat.cross_entropy import CHUNK_BYTES
 from nanochat.gpt import SMEAR_CHANNELS, GPTConfig
 
 FP32 = 4
-GIB = 1 << 30
-# What a process takes before it has a model. CPU: Python, PyTorch and, where layers are compiled, the compiler with its code,
-# measured. CUDA: the context, cuBLAS's workspace and kernels, by what is usual.
-PROCESS = {"cpu": 400 << 20, "cuda": 1 << 30, "mps": 400 << 20}
-COMPILER = {"cpu": 450 << 20, "cuda": 0, "mps": 0}
-SLACK = 0.05  # of everything else: what allocators round up, and holes between blocks
+MIB, GIB = 1 << 20, 1 << 30
+# What a process takes before it has a model. CPU: Python, PyTorch and the data, and where layers are compiled the compiler with
+# what it made, measured. CUDA: the context, cuBLAS's workspace and kernels, by what is usual.
+PROCESS = {"cpu": 250 << 20, "cuda": 1 << 30, "mps": 250 << 20}
+COMPILER = {"cpu": 640 << 20, "cuda": 0, "mps": 0}
+# Copies of a chunk's logits in fp32 that the loss makes where its arithmetic is not fused: five at a time, and a CPU's heap keeps
+# the holes of all of them, measured.
+COPIES = {"cpu": 12, "cuda": 5, "mps": 5}
+SLACK = {"cpu": 0.0, "cuda": 0.05, "mps": 0.05}  # of everything else: what allocators round up, and holes between blocks
 REFUSAL = 1.25  # an estimate is refused where it is more than this times what there is
 
 
@@ -96,8 +99,8 @@ class MemoryEstimate:
 def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, addition: Addition | None = None) -> MemoryEstimate:
     """The most that a process needs which trains `config` with micro-batches of `passes`.
 
-    Without a memory there is one pass, of `device_batch_size` rows of `max_seq_len`. Process memory of a GPU run on the side of
-    the CPU, and what evaluation takes, are not counted: the latter is less than training does.
+    Without a memory there is one pass, of `device_batch_size` rows of `max_seq_len`. What evaluations take is not counted: they
+    keep no graph.
     """
     addition = addition or Addition()
     size, world, D, V = setting.dtype.itemsize, setting.world_size, config.width, config.vocab_size
@@ -111,10 +114,12 @@ def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, additi
     if size != FP32:
         kept += size * matrices  # the weights as they multiply
     loss = max(loss_bytes(config, one, setting) for one in passes)
-    layer = max(one.tokens for one in passes) * size * 12 * D  # the gradients of a layer's activations
+    tokens = max(one.tokens for one in passes)
+    layer = tokens * size * 12 * D  # the gradients of a layer's activations
     largest_table = V * max(D, value_width(config))
     # Every matrix is in a stack of its shape, with its gradients, its momentum and the new parameters.
     stack = max(4 * D * D * config.depth, addition.largest_stack) // world
+    update = {"update": FP32 * matrices // world + 6 * FP32 * stack}
     moments = {
         "forward": {
             "gradients": FP32 * (matrices + rest) * setting.accumulates,
@@ -123,18 +128,15 @@ def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, additi
         },
         "backward": {
             "gradients": FP32 * (matrices + rest),
-            "gradient of a table": FP32 * largest_table * setting.accumulates
-            + FP32 * max(one.tokens for one in passes) * value_width(config),
+            "gradient of a table": FP32 * (largest_table * setting.accumulates + tokens * value_width(config)),
         },
-        "update": {
-            "gradients": FP32 * (matrices + rest) // (world if world > 1 else 1) + (FP32 * matrices // world),
-            "update": 6 * FP32 * stack,
-        },
+        "update": {"gradients": FP32 * (matrices + rest) // world} | update,
     }
     moment = max(moments, key=lambda name: sum(moments[name].values()))
     parts = fixed | moments[moment]
-    # On a CPU what was freed stays with the process: what differs between the moments leaves holes.
-    parts["slack"] = int(SLACK * (sum(parts.values()) - parts["process"]))
+    if setting.device_type == "cpu" and moment == "forward":
+        parts |= update  # what one moment frees does not serve the next: the C library's heap grows all the same
+    parts["slack"] = int(SLACK[setting.device_type] * (sum(parts.values()) - parts["process"]))
     return MemoryEstimate(parts, moment)
 
 
@@ -181,22 +183,22 @@ def activation_bytes(config: GPTConfig, one: Pass, setting: Setting) -> int:
     elif setting.device_type == "cuda":
         layer += one.tokens * config.heads * FP32  # logarithms of the softmax's sums
     outside = one.tokens * (size * (3 * D + 2 * value_width(config)) + 2 * FP32 * D)  # embeddings, and what the head reads
-    head = size * (one.tokens * D + config.vocab_size * D) if setting.chunked_ce else logits_bytes(config, one, setting)
+    head = size * (one.tokens * D + config.vocab_size * D) if setting.chunked_ce else logits_bytes(config, one)
     return config.depth * layer + outside + head
 
 
-def logits_bytes(config: GPTConfig, one: Pass, setting: Setting) -> int:
-    """What the loss of a pass keeps where all its logits are there at once: they, their tanh and their softmax."""
-    return one.tokens * config.vocab_size * (setting.dtype.itemsize + 3 * FP32)
+def logits_bytes(config: GPTConfig, one: Pass) -> int:
+    """What the loss of a pass keeps where all its logits are there at once: their tanh and their softmax."""
+    return one.tokens * config.vocab_size * 2 * FP32
 
 
 def loss_bytes(config: GPTConfig, one: Pass, setting: Setting) -> int:
     """What the loss of a pass takes on top while it is computed."""
     size, V, D = setting.dtype.itemsize, config.vocab_size, config.width
     if not setting.chunked_ce:
-        return one.tokens * V * 2 * FP32
+        return one.tokens * V * (size + 2 * FP32)
     logits = min(CHUNK_BYTES.get(setting.device_type, CHUNK_BYTES["cpu"]), one.tokens * V * size)
-    between = logits // size * FP32 * (0 if setting.compiled else 3)  # fused, they exist in registers only
+    between = logits // size * FP32 * (0 if setting.compiled else COPIES[setting.device_type])  # fused, they exist in registers only
     return 2 * logits + between + V * D * (2 * FP32 + 2 * size)
 
 
