@@ -64,6 +64,7 @@ def test_what_arrives(protocol: str) -> None:
         provider.log_event(event(4))
         provider.close()
         provider.close()
+        assert not provider._thread.is_alive()
     timing, layout, again = sorted(there.spans, key=lambda span: span.end_time_unix_nano)
     counts = {"dropped_events": 0, "redacted_values": 2}
     assert (timing.name, attributes(timing)) == ("mc_timing", {"step": 3, "step_ms": 2.5} | counts)
