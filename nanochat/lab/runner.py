@@ -1,0 +1,260 @@
+"""Runs experiments: one process of base_train each, a few at a time, in folders of their own, resumable after anything.
+
+A run's folder is its process's base folder, in which tokenizer, data and token shards are links: nothing of the user's own
+runs and reports is touched. While a process trains it holds the lock of its folder, which it inherits: a run outlives a lab
+that is killed, and the next one waits for it instead of training the same twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from nanochat.common import UserError, base_dir, ensure_dir, read_json, write_json
+from nanochat.gpt import GPTConfig
+from nanochat.lab.code_version import ROOT
+from nanochat.lab.curve import read_figures
+from nanochat.lab.cycle import Cycle, Experiment, threads
+from nanochat.lab.knobs import argv
+from nanochat.lab.outcome import OK, OUTCOME, TAG, bad_batches, classify, reached_end, records, row
+
+POLL_SECONDS = 0.1
+SHARED = ("tokenizer", "data", "tokens")
+PROBE_STEPS = 40  # of a run that only measures its pace
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process to be: an experiment at a seed."""
+
+    experiment: Experiment
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.experiment.name} seed {self.seed}"
+
+
+class Stopped(Exception):
+    """SIGINT or SIGTERM arrived; what was running has saved itself. Carries the exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass
+class _Child:
+    """A run under way: a process of ours, or (`process` is None) one that an earlier lab has left."""
+
+    run: Run
+    folder: Path
+    lock: int
+    began: float
+    process: subprocess.Popen | None
+
+
+def run_all(cycle: Cycle, runs: Sequence[Run], say: Say, with_rows: bool = True) -> None:
+    """Brings every run to its end, `cycle.jobs` at a time, and its row into results.csv, in the order of `runs`.
+
+    What has an outcome is not run again. A crash or a divergence is an outcome. Raises `Stopped`.
+    """
+    waiting = [run for run in runs if not outcome_file(cycle, run).exists()]
+    done_before = len(runs) - len(waiting)
+    say(f"{len(runs)} runs, {done_before} done before, {cycle.jobs} at a time")
+    children: list[_Child] = []
+    with _signals() as stop:
+        while waiting or children:
+            while waiting and len(children) < cycle.jobs and not stop.number:
+                children.append(_start(cycle, waiting.pop(0), say))
+            ended = [child for child in children if _has_ended(cycle, child, stop)]
+            for child in ended:
+                children.remove(child)
+                _finish(cycle, child, say, stop, waiting)
+                if with_rows:
+                    add_rows(cycle, runs)
+            if stop.number and not children:
+                raise Stopped(128 + stop.number)
+            if not ended:
+                time.sleep(POLL_SECONDS)
+    if with_rows:
+        add_rows(cycle, runs)
+
+
+def add_rows(cycle: Cycle, runs: Sequence[Run], threshold: float | None = None) -> None:
+    """Appends the rows of finished runs, up to the first that is not finished: the order is that of `runs` whatever ended first.
+
+    `threshold` is another target than the cycle's.
+    """
+    there = cycle.results.newest()
+    for run in runs:
+        if not outcome_file(cycle, run).exists():
+            return
+        key = (cycle.hash(run.experiment), run.seed)
+        finished = read_json(outcome_file(cycle, run))["finished"]
+        if key not in there or there[key]["timestamp"] < finished:
+            cycle.results.append(row(cycle, run.experiment, run.seed, threshold))
+            there = cycle.results.newest()
+
+
+def outcome_file(cycle: Cycle, run: Run) -> Path:
+    """It exists once the run has ended by itself."""
+    return cycle.run_folder(run.experiment, run.seed) / OUTCOME
+
+
+def forget_failures(cycle: Cycle, runs: Sequence[Run]) -> int:
+    """Lets the runs that crashed or diverged be run again; their rows stay, and later ones count. Returns how many."""
+    failed = [run for run in runs if outcome_file(cycle, run).exists() and read_json(outcome_file(cycle, run))["status"] != OK]
+    for run in failed:
+        shutil.rmtree(cycle.run_folder(run.experiment, run.seed))
+    return len(failed)
+
+
+def command(flags: dict[str, Any], seed: int) -> list[str]:
+    """What a run's process runs."""
+    return [sys.executable, "-m", "scripts.base_train", f"--model-tag={TAG}", "--run=dummy", f"--seed={seed}", *argv(flags)]
+
+
+def environment(folder: Path, jobs: int) -> dict[str, str]:
+    """The surroundings of a process whose base folder is `folder`. Makes it, with the links into the user's."""
+    ensure_dir(folder)
+    for name in SHARED:
+        target = ensure_dir(base_dir() / name).resolve()
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(target, target_is_directory=True)
+    compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or str((base_dir() / "compile_cache").resolve())
+    return os.environ | {
+        "NANOCHAT_BASE_DIR": str(folder.resolve()),
+        "OMP_NUM_THREADS": str(threads(jobs)),
+        "PYTHONUNBUFFERED": "1",
+        "TORCHINDUCTOR_CACHE_DIR": compiled,
+    }
+
+
+def resolved_flags(cycle: Cycle, experiment: Experiment) -> dict[str, Any]:
+    """The flags with the steps of a time budget, at the pace of a short run of the same that is measured once."""
+    if experiment.budget_seconds is None:
+        return dict(experiment.flags)
+    folder = cycle.folder / "probes" / cycle.hash(experiment)
+    if not (folder / OUTCOME).exists():
+        quiet = {"num_iterations": PROBE_STEPS, "log_every": 5, "eval_every": -1}
+        with open(ensure_dir(folder) / "output.txt", "ab") as output:
+            line = command({**experiment.flags, **quiet}, cycle.seeds[0]) + ["--resume=never"]
+            code = subprocess.run(line, cwd=ROOT, env=environment(folder, cycle.jobs), stdout=output, stderr=output, check=False).returncode
+        figures = read_figures(records(folder))
+        if code or figures is None:
+            raise UserError(f"the pace of {experiment.name} could not be measured; what it said is in {folder / 'output.txt'}")
+        write_json(folder / OUTCOME, {"step_seconds": figures.step_ms / 1e3})
+    step_seconds = read_json(folder / OUTCOME)["step_seconds"]
+    return {**experiment.flags, "num_iterations": max(1, round(experiment.budget_seconds / step_seconds))}
+
+
+def _start(cycle: Cycle, run: Run, say: Say) -> _Child:
+    folder = ensure_dir(cycle.run_folder(run.experiment, run.seed))
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(f"{run}: a process that an earlier lab started is still training it; waiting for it")
+        return _Child(run, folder, lock, time.monotonic(), None)
+    if reached_end(folder):  # trained to its end by a process that nobody waited for
+        return _Child(run, folder, lock, time.monotonic(), None)
+    surroundings = environment(folder, cycle.jobs)
+    flags = resolved_flags(cycle, run.experiment)
+    with open(folder / "output.txt", "ab") as output:
+        # A session of its own: Ctrl-C reaches the lab alone, which asks its runs to save themselves.
+        process = subprocess.Popen(
+            command(flags, run.seed), cwd=ROOT, env=surroundings, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True, pass_fds=(lock,),
+        )  # fmt: skip
+    say(f"{run}: started")
+    return _Child(run, folder, lock, time.monotonic(), process)
+
+
+def _has_ended(cycle: Cycle, child: _Child, stop: _Signals) -> bool:
+    if child.process is not None:
+        if stop.number and stop.passed_on.get(child.process.pid, 0) < min(stop.times, 2):
+            stop.passed_on[child.process.pid] = min(stop.times, 2)
+            child.process.send_signal(signal.SIGTERM if stop.times == 1 else signal.SIGKILL)
+        return child.process.poll() is not None
+    if stop.number:
+        return True
+    try:
+        fcntl.flock(child.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _finish(cycle: Cycle, child: _Child, say: Say, stop: _Signals, waiting: list[Run]) -> None:
+    """Writes the outcome of a run that has ended by itself; one that was stopped or left half-way is to be run again."""
+    code = None if child.process is None else child.process.returncode
+    os.close(child.lock)
+    complete = reached_end(child.folder)
+    if not complete and (stop.number or child.process is None):
+        if not stop.number:
+            waiting.insert(0, child.run)
+        return
+    status, reason = classify(child.folder, code)
+    flags = resolved_flags(cycle, child.run.experiment)
+    write_json(
+        child.folder / OUTCOME,
+        {
+            "experiment": child.run.experiment.name,
+            "seed": child.run.seed,
+            "flags": flags,
+            "knobs": dict(child.run.experiment.knobs),
+            "budget": child.run.experiment.budget,
+            "status": status,
+            "reason": reason,
+            "exit_code": code,
+            "bad_batches": bad_batches(child.folder),
+            "process_seconds": time.monotonic() - child.began,
+            "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "commit": cycle.surroundings.commit,
+            "scaling_parameters": scaling_parameters(cycle, flags),
+        },
+    )
+    shutil.rmtree(child.folder / "base_checkpoints", ignore_errors=True)
+    say(f"{child.run}: {status}{f', {reason}' if reason else ''}")
+
+
+def scaling_parameters(cycle: Cycle, flags: Mapping[str, Any]) -> int:
+    """Of the model that these flags of base_train make."""
+    values = {**cycle.defaults, **flags, "vocab_size": cycle.surroundings.vocab_size}
+    return GPTConfig(**{field.name: values[field.name] for field in dataclasses.fields(GPTConfig)}).scaling_parameters
+
+
+class _Signals:
+    """SIGINT and SIGTERM as a wish to stop; the second one ends the runs at once."""
+
+    def __init__(self) -> None:
+        self.number, self.times = 0, 0
+        self.passed_on: dict[int, int] = {}  # process → how often it was told
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        self.number, self.times = number, self.times + 1
+
+
+@contextmanager
+def _signals() -> Iterator[_Signals]:
+    stop = _Signals()
+    before = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
