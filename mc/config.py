@@ -99,6 +99,7 @@ class MCConfig:
     mc_gist_delta_weight: float = flag(0.0, "weight of what a variant loses against its row")
     mc_gist_kl_weight: float = flag(0.0, "weight of the divergence of a variant's predictions from its row's")
     mc_gist_recon_weight: float = flag(0.0, "weight of telling a block's tokens from its gist")
+    mc_lr_mult: float = flag(1.0, "multiplies the rates of the memory's own networks, beside lr_mult", unit="×")
     mc_lens_every: int = flag(2, "train LensNet in one of so many micro-batches", unit="micro-batches")
     mc_eval_tokens: int = flag(1 << 20, "validation tokens to measure the memory on, at most eval_tokens", unit="tokens")
     mc_log_timers: bool = flag(True, "log the milliseconds of the memory's parts as mc/…_ms")
@@ -114,7 +115,7 @@ class MCConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self, "mc_preset", "mc_aux_dtype", "positional_type")
-        for name in ("mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight", "mc_target_tok_per_sec"):
+        for name in ("mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight", "mc_target_tok_per_sec", "mc_lr_mult"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number from 0")
         for name in (

@@ -122,7 +122,7 @@ class MCController(Objective):
         named = [(n, p) for n, p in self.named_parameters() if not n.startswith("model.") and p.requires_grad]
         matrices = [(n, p) for n, p in named if p.ndim == 2 and min(p.shape) > SMALL]
         rest = [(n, p) for n, p in named if p.ndim != 2 or min(p.shape) <= SMALL]
-        scale = plan.lr_scale * flags.lr_mult
+        scale = plan.lr_scale * flags.lr_mult * self.config.mc_lr_mult
         decay = flags.weight_decay * flags.wd_mult * plan.weight_decay_scale
         groups = super().parameter_groups(flags, plan)
         groups.append(ParamGroup("muon", matrices, flags.matrix_lr * scale, decay))

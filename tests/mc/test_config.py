@@ -57,6 +57,7 @@ REFUSED = {
     "mc_gist_kl_weight": -0.1,
     "mc_gist_recon_weight": float("inf"),
     "mc_target_tok_per_sec": -1.0,
+    "mc_lr_mult": float("nan"),
     "allocator_recent_tokens": 33,
     "mc_aux_dtype": "fp8",
     "positional_type": "cubic",

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 from mc.controller import MCController
 from nanochat.gpt import rotary_at
+from nanochat.optim import OptimFlags
+from nanochat.schedule import Plan
 from tests.mc.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
 
 
@@ -156,3 +158,14 @@ def test_an_error_in_the_memory_is_not_swallowed(monkeypatch: pytest.MonkeyPatch
             patch.setattr(MCController, place, broken)
             with pytest.raises(RuntimeError, match="broken memory"):
                 memory(*tiny_batch(2), 0.5)
+
+
+def test_the_memory_may_learn_faster_than_the_model() -> None:
+    plain, quick = (
+        {group.named[0][0]: group for group in tiny_memory(mc_lr_mult=times).parameter_groups(OptimFlags(), Plan(SEQ_LEN, 3, 1.0, 1.0))}
+        for times in (1.0, 8.0)
+    )
+    assert plain.keys() == quick.keys() and any(not name.startswith("model.") for name in plain)
+    for name, group in plain.items():
+        assert quick[name].lr == group.lr * (1.0 if name.startswith("model.") else 8.0), name
+        assert quick[name].weight_decay == group.weight_decay, name
