@@ -62,7 +62,6 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest) -> Iterator[FakeWandb]:
-    pytest.importorskip("wandb_workspaces", reason="pip install wandb-workspaces")
     with FakeWandb(refuses=getattr(request, "param", False)) as served:
         thread = threading.Thread(target=served.serve_forever)
         thread.start()
