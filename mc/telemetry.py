@@ -102,7 +102,7 @@ def open_telemetry(
 def missing_packages(error: ImportError) -> str:
     """One line for people."""
     what = (error.name or str(error)).partition(".")[0]
-    return f"warning: no telemetry is sent: Python package {what} is missing; ./mc_setup installs it, or pip install 'megacontext[otel]'"
+    return f"warning: no telemetry is sent: Python package {what} is missing; ./mc_setup installs it, or pip install -e '.[otel]'"
 
 
 def _to_stderr(text: str) -> None:
