@@ -19,6 +19,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-ur
 _STYLE = Path(__file__).with_name("report.css")
 
 _CSS_DPI, _FIGURE_DPI = 96, 140  # dots per inch of a page, and of the figures
+_WORD = 40  # characters that are not broken in a cell where there is no space in them
 _HASH = re.compile(r"[0-9a-f]{16}|[0-9a-f]{64}")
 _CELLS = {
     "ok": "good",
@@ -77,23 +78,27 @@ def _number_headings(tokens: Sequence[Token]) -> list[tuple[int, str, str]]:
 
 
 def _mark_tables(tokens: Sequence[Token]) -> None:
-    """Classes instead of styles for columns on the right, for hashes, for how a stage went and for the last row of a sum."""
-    row: Token | None = None
-    for opening, inline in zip(tokens, tokens[1:], strict=False):
-        if opening.type == "tr_open":
-            row, first = opening, True
-        elif opening.type in ("td_open", "th_open"):
-            text = _text(inline)
-            classes = ["right"] * ("right" in str(opening.attrGet("style")))
-            opening.attrs.pop("style", None)
-            if opening.type == "td_open":
-                classes += ["hash"] * bool(_HASH.fullmatch(text))
-                classes += [_CELLS[text.partition(",")[0]]] if text.partition(",")[0] in _CELLS else []
-                if first and text == "total" and row is not None:
-                    row.attrSet("class", "total")
-            if classes:
-                opening.attrSet("class", " ".join(classes))
-            first = False
+    """Classes instead of styles: for columns on the right, for what a cell holds, and for a row that is a sum."""
+    row = before = None
+    for token, inline in zip(tokens, tokens[1:], strict=False):
+        if token.type == "tr_open":
+            row = token
+        elif token.type in ("td_open", "th_open"):
+            text, right = _text(inline), "right" in str(token.attrs.pop("style", ""))
+            if kind := "right" if right else _kind(text) if token.type == "td_open" else None:
+                token.attrSet("class", kind)
+            if before is row and row is not None and text == "total":
+                row.attrSet("class", "total")
+        before = token
+
+
+def _kind(text: str) -> str | None:
+    """Class of a cell that holds `text`: how something went, a hash, or a word that is not to be broken."""
+    if state := _CELLS.get(text.partition(",")[0]):
+        return state
+    if _HASH.fullmatch(text):
+        return "hash"
+    return "word" if len(text) <= _WORD and " " not in text else None
 
 
 def _mark_fences(tokens: Sequence[Token]) -> None:

@@ -46,7 +46,7 @@ def plus_minus(value: Any, error: Any) -> str:
     """A figure with its 95 % interval, of its standard error where that is known."""
     if not _is_number(value):
         return markdown.number(value)
-    return f"{value:.4f} ± {Z * error:.4f}" if _is_number(error) else f"{value:.4f}"
+    return f"{value:.4f} ± {Z * error:.4f}" if _is_number(error) and error else f"{value:.4f}"
 
 
 def share(row: Mapping[str, Any]) -> str:

@@ -117,13 +117,14 @@ def test_a_run_with_a_memory_replies_in_a_session_too(run: Path, capsys: pytest.
     spoil(run, "base_evaluation_mc", targets=[])
     write_records(run / "base_runs" / f"{TAG}-mc" / "metrics.jsonl", "train/loss_lod0", 0.2)
     shutil.rmtree(run / "mid_checkpoints" / f"{TAG}-mc")
-    assert main(["check", "--tag", f"{TAG}-mc", "--device-type=cpu"]) == 1
+    assert main(["check", "--tag", f"{TAG}-mc", "--device-type=cpu", "--source=mid"]) == 1
     points = found(run)
     assert points["ΔNLL, chat_eval"]["result"] == "FAILED" and "ΔNLL@32 0.2000 (at most 0.1); look at" in points["ΔNLL, chat_eval"]["found"]
     assert points["ΔNLL, base_eval"]["result"] == "missing" and "scripts.base_eval" in points["ΔNLL, base_eval"]["found"]
     assert points["loss parity, plain rows and baseline"]["result"] == "FAILED"
     assert points["checkpoint of mid_train"]["result"] == "missing"
-    assert sum(point["result"] != "ok" for point in points.values()) == 4
+    assert points["smoke test"]["result"] == "missing" and "no mid model is there" in points["smoke test"]["found"]
+    assert sum(point["result"] != "ok" for point in points.values()) == 5
 
 
 def spoil(base: Path, name: str, **values: Any) -> None:
