@@ -12,6 +12,7 @@ and `wd_mult` act around that (see `nanochat.schedule`).
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,9 +82,8 @@ def _batch(flags: Mapping[str, Any], factor: float) -> Flags:
     T, most = flags["max_seq_len"], flags["device_batch_size"]
     before = flags["total_batch_size"] // T
     wanted = before * factor
-    near = sorted(
-        range(max(1, round(wanted * (1 - MOST_ROUNDING))), round(wanted * (1 + MOST_ROUNDING)) + 1), key=lambda n: abs(n - wanted)
-    )
+    low, high = math.ceil(wanted * (1 - MOST_ROUNDING)), math.floor(wanted * (1 + MOST_ROUNDING))
+    near = sorted(range(max(1, low), high + 1), key=lambda rows: abs(rows - wanted))
     for rows in near:
         micro = next(m for m in range(min(most, rows), 0, -1) if rows % m == 0)
         if rows != before and 2 * micro >= min(most, rows):

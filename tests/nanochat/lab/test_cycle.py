@@ -1,0 +1,140 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from nanochat.common import UserError
+from nanochat.lab.code_version import changed_files, training_code
+from nanochat.lab.curve import read_curve, read_figures
+from nanochat.lab.cycle import cycle_names, open_cycle
+from nanochat.lab.opening import alone
+from nanochat.lab.outcome import CRASHED, DIVERGED, OK, classify, metrics_folder
+from nanochat.lab.sweeps import at_budget, at_seeds, experiments
+from nanochat.lab.templates import Template, load_template
+from tests.nanochat.lab.planted import BATCH, STEPS, new_cycle, plant, plant_sweep, records, surroundings
+
+
+def test_what_is_locked_comes_back(base: Path) -> None:
+    cycle = new_cycle()
+    again = open_cycle("planted", cycle.defaults)
+    assert again == cycle and cycle_names() == ["planted"]
+
+
+def test_unknown_and_damaged_cycles(base: Path) -> None:
+    with pytest.raises(UserError, match="there is no cycle 'x'"):
+        open_cycle("x", {})
+    cycle = new_cycle()
+    (cycle.folder / "lab.json").write_text('{"profile": {}}')
+    with pytest.raises(UserError, match="lab.json is damaged"):
+        open_cycle("planted", {})
+
+
+@pytest.mark.parametrize(
+    "changed, says",
+    [
+        ({"tokenizer": "u"}, "the tokenizer is not that"),
+        ({"hardware": "another"}, "ran on a machine, this is another"),
+        ({"code": {"a.py": "2"}}, r"training code has changed since the baseline \(a.py\)"),
+    ],
+)
+def test_other_surroundings_are_refused(base: Path, changed: dict, says: str) -> None:
+    cycle = new_cycle()
+    cycle.check(surroundings(commit="def"))
+    with pytest.raises(UserError, match=says):
+        cycle.check(surroundings(**changed))
+
+
+def test_the_hash_goes_by_flags_code_and_tokenizer_and_by_nothing_else(base: Path) -> None:
+    cycle = new_cycle()
+    one = cycle.experiment("a", {"lr_mult": 1.1})
+    assert cycle.hash(one) == cycle.hash(cycle.experiment("b", {"lr_mult": 1.1})) != cycle.hash(cycle.baseline)
+    for changed in ({"code": {"a.py": "2"}}, {"tokenizer": "u"}):
+        assert dataclasses.replace(cycle, surroundings=surroundings(**changed)).hash(one) != cycle.hash(one)
+    assert dataclasses.replace(cycle, surroundings=surroundings(commit="def")).hash(one) == cycle.hash(one)
+
+
+def test_the_training_code_is_what_training_imports() -> None:
+    code = training_code()
+    assert {"scripts/base_train.py", "nanochat/trainer.py", "nanochat/gpt.py", "mc/controller.py"} <= code.keys()
+    assert not [name for name in code if name.startswith(("nanochat/lab", "nanochat/web", "tests"))]
+    assert changed_files({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}) == ["b", "c"]
+
+
+def test_one_command_at_a_time(base: Path) -> None:
+    cycle = new_cycle()
+    with alone(cycle), pytest.raises(UserError, match="another command of the lab"), alone(cycle):
+        pass
+    with alone(cycle):
+        pass
+
+
+def test_candidates_that_are_the_baseline_are_left_out_and_seeds_take_turns(base: Path) -> None:
+    cycle = new_cycle(seeds=2)
+    wanted = experiments(cycle, load_template("C", cycle.defaults), "tokens")
+    small, large = "C/batch_mult=0.7", "C/batch_mult=1.4"
+    assert [e.name for e in wanted] == [small, large]
+    assert [str(run) for run in at_seeds(cycle, wanted)] == [f"{small} seed 1", f"{large} seed 1", f"{small} seed 2", f"{large} seed 2"]
+
+
+def test_budgets_are_those_that_the_baseline_spent(base: Path) -> None:
+    cycle = new_cycle(seeds=2)
+    wide = cycle.experiment("X/wide", {"aspect_ratio": 32})
+    with pytest.raises(UserError, match="no finished run"):
+        at_budget(cycle, wide, "flops", cycle.baseline)
+    for seed in cycle.seeds:
+        plant(cycle, cycle.baseline, seed, tok_per_sec=500.0)
+    flops = at_budget(cycle, wide, "flops", cycle.baseline)
+    assert flops.flags["target_flops"] == 6e3 * STEPS * BATCH and "num_iterations" not in flops.flags
+    assert at_budget(cycle, wide, "time", cycle.baseline).budget_seconds == STEPS * BATCH / 500
+    assert at_budget(cycle, wide, "tokens", cycle.baseline) == wide
+
+
+def test_the_best_of_sweeps_is_taken_over(base: Path) -> None:
+    cycle = new_cycle(seeds=2)
+    slice_ = Template("A", "", {"w": {"best_of": "B"}, "both": {"all_of": ["w"]}})
+    with pytest.raises(UserError, match="has not swept; sweep B first"):
+        experiments(cycle, slice_, "tokens")
+    name = "B/warmdown_ratio=0.3,warmdown_shape=linear"
+    better = cycle.experiment(name, {"warmdown_ratio": 0.3, "warmdown_shape": "linear"})
+    for seed in cycle.seeds:
+        plant(cycle, cycle.baseline, seed)
+        plant(cycle, better, seed, tok_per_sec=1200.0)
+    assert [e.knobs for e in experiments(cycle, slice_, "tokens")] == [{"warmdown_ratio": 0.3, "warmdown_shape": "linear"}] * 2
+    with pytest.raises(ValueError, match="only is 'v'; A has w, both"):
+        experiments(cycle, slice_, "tokens", only="v")
+
+
+def test_figures_leave_out_what_compiling_took() -> None:
+    found = read_figures(records(end=1.5, tok_per_sec=1000.0))
+    assert (found.tok_per_sec, found.step_ms, found.steady_seconds) == (1000.0, 1000.0, 200.0)
+    assert found.compile_seconds == pytest.approx(2.0 * 4) and found.wall_seconds == 205
+    assert found.final_loss == pytest.approx(2 * (1.5 + 2.0 * 0.02)) and found.min_bpb == 1.5 and found.spike == 0
+    bumpy = records()
+    bumpy[-2]["train/loss"] *= 1.5
+    assert read_figures(bumpy).spike == pytest.approx(1.5 * 1.5 / 1.54 - 1)
+    assert read_figures(records()[:2]) is None
+    gaps = records()
+    gaps[1]["val/bpb"] = None
+    assert len(read_curve(gaps, "val/bpb").values) == len(records()) // 2 - 1
+
+
+def test_how_a_run_ended(base: Path) -> None:
+    cycle = new_cycle()
+    plant_sweep(cycle)
+    run = cycle.run_folder(cycle.baseline, 1)
+    assert classify(run, 0) == (OK, "") == classify(run, None)
+    (run / "output.txt").write_text("step 3\nerror: no space\n\n")
+    assert classify(run, 1) == (CRASHED, "exit code 1: error: no space")
+    assert classify(run, -9)[0] == CRASHED
+    (metrics_folder(run) / "bad_batches.jsonl").write_text("{}\n{}\n{}\n")
+    assert classify(run, 1) == (DIVERGED, "3 steps without a finite loss")
+    (metrics_folder(run) / "run.json").write_text('{"steps": 999}')
+    assert classify(run, 0) == (CRASHED, "it was stopped from outside before its last step")
+    rising = cycle.experiment("X/r", {"lr_mult": 50.0})
+    plant(cycle, rising, 1)
+    file = metrics_folder(cycle.run_folder(rising, 1)) / "metrics.jsonl"
+    logged = [json.loads(line) for line in file.read_text().splitlines()]
+    logged[0]["train/loss"] = 1.0
+    file.write_text("".join(json.dumps(record) + "\n" for record in logged))
+    assert classify(cycle.run_folder(rising, 1), 0)[0] == DIVERGED

@@ -1,0 +1,127 @@
+"""The lab as its users meet it: real trainings of a few steps, killed and taken up again, and what it says to bad input."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.tiny_run import Home
+from bench.warm_start import Process, WarmStart
+
+# What two runs of the same configuration and seed may differ in.
+CLOCK = ("timestamp", "time_to_target_sec_measured", "time_to_target_sec_extrapolated", "tok_per_sec_median", "dt_median_ms")
+CLOCK += ("wall_time_sec", "peak_mem_mib")
+SHAPE = {
+    "depth": 1,
+    "aspect_ratio": 32,
+    "head_dim": 16,
+    "max_seq_len": 32,
+    "device_batch_size": 4,
+    "total_batch_size": 128,
+    "num_iterations": 6,
+}
+QUIET = {"compile": False, "device_type": "cpu", "log_every": 1, "eval_every": 2, "eval_tokens": 256, "sample_every": -1}
+
+
+@pytest.fixture
+def lab(home: Home, tmp_path: Path) -> Home:
+    """An artefact folder with a profile and a template of two candidates beside it."""
+    flags = {**SHAPE, **QUIET, "dataset": str(home.corpus)}
+    vocabulary = home.run("scripts.lab", "baseline", "--profile=m1-d12").stderr.split("has ")[1].split(" ")[0]
+    profile = {"about": "seconds", "vocab_size": int(vocabulary), "flags": flags, "seeds": 2}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(profile))
+    (tmp_path / "rates.yaml").write_text("grid: {lr_mult: [0.5, 2.0]}\n")
+    return home
+
+
+def rows(home: Home, cycle: str) -> list[dict[str, str]]:
+    """The results without what depends on the clock."""
+    with open(home.base / "lab" / cycle / "results.csv", newline="") as f:
+        return [{name: value for name, value in row.items() if name not in CLOCK} for row in csv.DictReader(f)]
+
+
+def locked_copy(home: Home, source: str, target: str) -> None:
+    """Another cycle with the same baseline."""
+    shutil.copytree(home.base / "lab" / source, home.base / "lab" / target, symlinks=True)
+
+
+def test_a_sweep_that_is_killed_half_way_ends_with_the_rows_of_one_that_is_not(lab: Home, tmp_path: Path) -> None:
+    begun = lab.run("scripts.lab", "baseline", f"--profile={tmp_path}/tiny.yaml", "--cycle=one")
+    assert begun.code == 0, begun.stderr
+    assert "target: val/bpb ≤ " in begun.stdout and "final_train_loss: " in begun.stdout
+    assert [row["seed"] for row in rows(lab, "one")] == ["1", "2"] and not (lab.base / "base_runs").exists()
+    locked_copy(lab, "one", "two")
+    command = ("sweep", f"{tmp_path}/rates.yaml", "--only=lr_mult=2")
+    whole = lab.run("scripts.lab", *command, "--cycle=one")
+    assert whole.code == 0 and "rates/lr\\_mult=2" in whole.stdout, whole.stderr
+
+    killed = lab.begin("scripts.lab", *command, "--cycle=two")
+    killed.until(lambda: "lr_mult=2 seed 2: started" in killed.stdout)
+    killed.signal(signal.SIGKILL)
+    killed.wait()
+    assert len(rows(lab, "two")) == 3
+    again = lab.run("scripts.lab", *command, "--cycle=two")
+    assert again.code == 0, again.stderr
+    assert "2 runs, 1 done before" in again.stdout
+    assert rows(lab, "two") == rows(lab, "one") and len(rows(lab, "one")) == 4
+    assert lab.run("scripts.lab", *command, "--cycle=two").stdout.startswith("2 runs, 2 done before")
+    assert rows(lab, "two") == rows(lab, "one")
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_says_so_and_a_crash_is_a_row_and_checkpoints_are_tested(lab: Home, tmp_path: Path) -> None:
+    assert lab.run("scripts.lab", "baseline", f"--profile={tmp_path}/tiny.yaml", "--cycle=one").code == 0
+    (tmp_path / "bad.yaml").write_text("candidates: {wild: {matrix_lr: 1.0e+30, embedding_lr: 1.0e+30}, fine: {lr_mult: 1.1}}\n")
+    stopped = lab.begin("scripts.lab", "sweep", f"{tmp_path}/bad.yaml", "--cycle=one")
+    stopped.until(lambda: ": started" in stopped.stdout)
+    stopped.signal(signal.SIGTERM)
+    assert stopped.wait() == 143 and stopped.stdout.endswith("stopped; run the same command again to continue\n")
+    done = lab.run("scripts.lab", "sweep", f"{tmp_path}/bad.yaml", "--cycle=one")
+    assert done.code == 0, done.stderr
+    status = {(row["experiment_name"], row["seed"]): row["status"] for row in rows(lab, "one")}
+    assert status["bad/wild", "1"] in ("diverged", "crashed") and status["bad/fine", "2"] == "ok"
+    log = tmp_path / "LOG.md"
+    decided = lab.run("scripts.lab", "decide", "bad/fine", "--cycle=one", f"--log={log}")
+    assert decided.code == 0 and "checkpoint and resume: passed; exact" in log.read_text(), decided.stdout + decided.stderr
+    assert lab.run("scripts.lab", "decide", "bad/wild", "--cycle=one", f"--log={log}").stdout.count("reject") >= 1
+    assert log.read_text().count("\n## ") == 2
+    assert lab.run("scripts.lab", "report").code == 0 and (lab.base / "lab" / "one" / "report" / "report.md").exists()
+
+
+BAD = {
+    "no such command": (["sweeep"], 2, "unknown command 'sweeep'"),
+    "no template": (["sweep"], 2, "sweep takes a template A–G or a YAML file; 0 are given"),
+    "unknown template": (["sweep", "Z"], 2, "template is 'Z'; it must be one of A, B, C, D, E, F, G or a YAML file"),
+    "template that is not there": (["sweep", "none.yaml"], 1, "cannot read none.yaml"),
+    "no cycle": (["sweep", "B"], 1, "which cycle? Say --cycle NAME or --profile NAME; there are none yet"),
+    "cycle that is not there": (["decide", "B", "--cycle=x"], 1, "there is no cycle 'x'"),
+    "unknown profile": (["baseline", "--profile=big"], 2, "profile is 'big'; it must be cpu-micro, cpu, m1-d12, gpu-d12 or a YAML file"),
+    "new cycle without a profile": (["baseline", "--cycle=x"], 1, "cycle x is new; say which profile"),
+    "one seed": (["baseline", "--profile=cpu", "--seeds=1"], 2, "seeds is 1; a comparison takes two at least"),
+    "another metric": (["baseline", "--profile=cpu", "--metric=loss"], 2, "metric is 'loss'"),
+    "path as a cycle": (["baseline", "--profile=cpu", "--cycle=../x"], 2, "cycle is '../x'"),
+    "another tokenizer": (["baseline", "--profile=cpu-micro"], 1, "profile cpu-micro wants 8192"),
+    "no cycles": (["plateau"], 1, "there are no cycles"),
+    "flag of another command": (["plateau", "--seeds=3"], 2, "--seeds"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(home: Home, case: str) -> None:
+    argv, code, says = BAD[case]
+    process: Process = home.run("scripts.lab", *argv)
+    assert process.code == code
+    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1 and says in process.stderr, process.stderr
+    assert not (home.base / "lab").exists()
+
+
+def test_help_names_every_command(warm: WarmStart) -> None:
+    process = warm.start("scripts.lab", ["--help"], {})
+    assert process.wait() == 0
+    for command in ("baseline", "sweep", "decide", "miniseries", "scaling", "plateau", "report"):
+        assert f"scripts.lab {command}" in process.stdout
