@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from nanochat.common import UserError, atomic_write, base_dir, ensure_dir
 from nanochat.markdown import table
@@ -163,8 +164,9 @@ def _allocator() -> str:
 
 def _live_tensors() -> str:
     """The tensors that Python knows, by dtype and the largest; views of one storage count once."""
-    # type(), not isinstance(): some objects make their __class__ when asked for it, with side effects.
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    # type(), not isinstance(): some objects make their __class__ when asked for it, with side effects. What torch.compile keeps
+    # are subclasses and wrappers, which hold no memory.
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, Parameter)]
     storages: dict[int, tuple[int, Tensor]] = {}
     for tensor in tensors:
         if tensor.layout == torch.strided and tensor.device.type != "meta" and not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
@@ -189,7 +191,7 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def _role(tensor: Tensor) -> str:
-    return ", a parameter" if isinstance(tensor, torch.nn.Parameter) else ""
+    return ", a parameter" if type(tensor) is Parameter else ""
 
 
 def _change(now: float, before: float | None) -> str:

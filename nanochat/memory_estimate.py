@@ -30,6 +30,7 @@ COMPILER = {"cpu": 640 << 20, "cuda": 0, "mps": 0}
 # Copies of a chunk's logits in fp32 that the loss makes where its arithmetic is not fused: five at a time, and a CPU's heap keeps
 # the holes of all of them, measured.
 COPIES = {"cpu": 12, "cuda": 5, "mps": 5}
+UPDATES = 10  # copies of the matrices that Muon's update makes and leaves on a CPU's heap, measured
 SLACK = {"cpu": 0.0, "cuda": 0.05, "mps": 0.05}  # of everything else: what allocators round up, and holes between blocks
 REFUSAL = 1.25  # an estimate is refused where it is more than this times what there is
 
@@ -118,8 +119,9 @@ def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, additi
     layer = tokens * size * 12 * D  # the gradients of a layer's activations
     largest_table = V * max(D, value_width(config))
     # Every matrix is in a stack of its shape, with its gradients, its momentum and the new parameters.
-    stack = max(4 * D * D * config.depth, addition.largest_stack) // world
-    update = {"update": FP32 * matrices // world + 6 * FP32 * stack}
+    stack = max(4 * D * D * config.depth, addition.largest_stack)
+    copies = UPDATES * matrices if setting.device_type == "cpu" else matrices + 6 * stack
+    update = {"update": FP32 * copies // world}
     moments = {
         "forward": {
             "gradients": FP32 * (matrices + rest) * setting.accumulates,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nanochat.common import UserError
 from nanochat.memory_debug import MemoryDebug, open_memory_debug, resident_mib
@@ -46,6 +47,17 @@ def test_a_snapshot_names_the_largest_tensors_and_what_changed(wanted: Path) -> 
     assert re.match(r"\| after \| 7 \|", row)
     assert 40 < float(row.split("|")[-2]) < 60
     assert len(view) == 12344
+
+
+def test_tensors_that_hold_no_memory_are_left_out(wanted: Path) -> None:
+    """torch.compile leaves some behind, and asking them for their memory is an error."""
+    with FakeTensorMode():
+        fake = torch.ones(1 << 20, 64)
+    there = [fake, torch.ones(1 << 20, 64, device="meta"), torch.ones(3, 3).to_sparse()]
+    debug = open_memory_debug("x", CPU)
+    assert debug is not None
+    debug.record("now")
+    assert "[1048576, 64]" not in (wanted / "x" / "now.txt").read_text(encoding="utf-8") and len(there) == 3
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system tells only the peak")
