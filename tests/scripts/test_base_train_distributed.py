@@ -29,12 +29,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory, corpus: Path, warm: WarmStar
     return home
 
 
-def start_two(home: Home, *flags: str) -> list[Process]:
-    """The run in two processes with the environment that torchrun gives them."""
+def start_two(home: Home, *flags: str, environment: dict[str, str] | None = None) -> list[Process]:
+    """The run in two processes with the environment that torchrun gives them, and more of it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | (environment or {})
     return [home.start(*FLAGS, *flags, environment=world | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
 
 
