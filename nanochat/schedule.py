@@ -83,7 +83,13 @@ class Plan:
 
 
 def plan_run(
-    flags: HorizonFlags, *, scaling_parameters: int, reference_parameters: int, flops_per_token: float, rows_multiple: int
+    flags: HorizonFlags,
+    *,
+    scaling_parameters: int,
+    reference_parameters: int,
+    flops_per_token: float,
+    rows_multiple: int,
+    tokens_before: int = 0,
 ) -> Plan:
     """Horizon, batch and scales for a model of `scaling_parameters`; `reference_parameters` are those of depth 12.
 
@@ -107,7 +113,7 @@ def plan_run(
     steps = flags.num_iterations if flags.num_iterations > 0 else max(1, round(tokens / B))
     reference_steps = max(1, round(reference_tokens / BATCH_REFERENCE))
     lr_scale = (B / BATCH_REFERENCE) ** 0.5
-    return Plan(B, steps, lr_scale, lr_scale * (BATCH_REFERENCE * reference_steps) / (B * steps))
+    return Plan(B, steps, lr_scale, lr_scale * (BATCH_REFERENCE * reference_steps) / (tokens_before + B * steps))
 
 
 def lr_multiplier(flags: ScheduleFlags, step: int, total: int) -> float:

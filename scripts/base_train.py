@@ -24,7 +24,7 @@ from nanochat.dataloader import RowLoader
 from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, part
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.loading import open_trained, start_from
+from nanochat.loading import Trained, open_trained, start_from
 from nanochat.loss_eval import evaluate_bpb, losses_in_training, validation_batches
 from nanochat.metrics import peak_memory_mib
 from nanochat.objective import NextTokenObjective, Objective
@@ -142,8 +142,10 @@ def main(argv: list[str] | None = None) -> int:
     loader = RowLoader(train, T, recipe.data.packing, recipe.trainer.seed, say=say)
     val_loader = RowLoader(val, T, recipe.data.packing, shuffle=False, say=say)
 
-    model = build_model(recipe, tokenizer, runtime, say)
-    plan = make_plan(recipe, model.config, runtime)
+    begin = open_trained("base", recipe.init_from, say=say) if recipe.init_from else None
+    model = build_model(recipe, tokenizer, runtime, begin)
+    tokens_before = 0 if begin is None else tokens_trained(begin.meta)
+    plan = make_plan(recipe, model.config, runtime, tokens_before)
     say(describe(model, plan))
     objective: Objective = NextTokenObjective(model)
     if recipe.mc:
@@ -168,6 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         meta={
             "model_config": dataclasses.asdict(model.config),
             "tokenizer": tokenizer.fingerprint,
+            "tokens_before": tokens_before,
             "recipe": redact_all(recipe.record()),
             **({"mc_config": dataclasses.asdict(recipe.memory)} if recipe.mc else {}),
         },
@@ -211,19 +214,24 @@ def model_config(recipe: BaseTrain, vocab_size: int, runtime: Runtime) -> GPTCon
     return dataclasses.replace(recipe.model, vocab_size=vocab_size, window_pattern=runtime.window_pattern(recipe.model.window_pattern))
 
 
-def build_model(recipe: BaseTrain, tokenizer: Tokenizer, runtime: Runtime, say: Callable[[str], None] = print) -> GPT:
-    """The initialised model on its device, with `auto` resolved."""
+def build_model(recipe: BaseTrain, tokenizer: Tokenizer, runtime: Runtime, begin: Trained | None = None) -> GPT:
+    """The model on its device, with `auto` resolved: with the weights of `begin`, or random ones."""
     config = model_config(recipe, tokenizer.vocab_size, runtime)
     model = GPT(config, runtime.precision.dtype, runtime.backend)
     torch.manual_seed(recipe.trainer.seed + runtime.rank)  # for objectives that draw; the weights and rows have their own
     model.init_weights(torch.Generator().manual_seed(recipe.trainer.seed))
-    if recipe.init_from:
-        start_from(model, open_trained("base", recipe.init_from, say=say))
+    if begin is not None:
+        start_from(model, begin)
     return model.to(runtime.device).use_kernels(runtime.compile, recipe.chunked_ce, recipe.fused_rmsnorm)
 
 
-def make_plan(recipe: BaseTrain, config: GPTConfig, runtime: Runtime) -> Plan:
-    """Batch, horizon and scales. Raises `UserError` where the batch does not divide over the processes."""
+def tokens_trained(meta: dict[str, Any]) -> int:
+    """Tokens that the weights of a base checkpoint were trained on, by what is saved beside them."""
+    return meta["state"]["step"] * meta["identity"]["total_batch_size"] + meta.get("tokens_before", 0)
+
+
+def make_plan(recipe: BaseTrain, config: GPTConfig, runtime: Runtime, tokens_before: int = 0) -> Plan:
+    """Batch, horizon and scales; see `plan_run`. Raises `UserError` where the batch does not divide over the processes."""
     reference = dataclasses.replace(config, depth=REFERENCE_DEPTH, aspect_ratio=64, head_dim=128, kv_heads=0)
     try:
         return plan_run(
@@ -232,6 +240,7 @@ def make_plan(recipe: BaseTrain, config: GPTConfig, runtime: Runtime) -> Plan:
             reference_parameters=reference.scaling_parameters,
             flops_per_token=config.flops_per_token(),
             rows_multiple=recipe.trainer.device_batch_size * recipe.model.max_seq_len * runtime.world_size,
+            tokens_before=tokens_before,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -12,13 +12,14 @@ D12, D20, D24 = 110_100_000, 435_200_000, 729_800_000
 FLOPS = {D12: 0.760e9, D20: 2.886e9, D24: 4.775e9}
 
 
-def plan(scaling: int = D12, rows_multiple: int = 32 * 2048, **flags) -> Plan:
+def plan(scaling: int = D12, rows_multiple: int = 32 * 2048, tokens_before: int = 0, **flags) -> Plan:
     return plan_run(
         HorizonFlags(**flags),
         scaling_parameters=scaling,
         reference_parameters=D12,
         flops_per_token=FLOPS.get(scaling, 6.0 * scaling),
         rows_multiple=rows_multiple,
+        tokens_before=tokens_before,
     )
 
 
@@ -36,6 +37,14 @@ def test_the_laws_give_the_published_runs(scaling, batch, steps, tokens):
 def test_the_reference_run_has_the_nominal_rates():
     p = plan(D12, total_batch_size=2**19)
     assert p.lr_scale == 1 and 0.28 * p.weight_decay_scale == 0.28
+
+
+def test_a_short_run_from_trained_weights_decays_them_as_their_training_did():
+    long, short = plan(num_iterations=1000, total_batch_size=2**19), plan(num_iterations=10, total_batch_size=2**19)
+    further = plan(num_iterations=10, total_batch_size=2**19, tokens_before=long.total_tokens)
+    assert further.weight_decay_scale == pytest.approx(long.weight_decay_scale / 1.01)
+    assert short.weight_decay_scale == pytest.approx(100 * long.weight_decay_scale)
+    assert further.lr_scale == short.lr_scale and further.total_tokens == short.total_tokens
 
 
 horizons = st.one_of(

@@ -19,6 +19,7 @@ from mc.config import MCConfig
 from mc.controller import MCController
 from mc.recipe import new_controller
 from mc.sampler import Request
+from nanochat.checkpoint import CheckpointStore
 from nanochat.flags import parse
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.precision import Precision
@@ -237,6 +238,9 @@ def test_a_memory_can_start_from_a_trained_model(home: Home) -> None:
     assert home.train(*short, f"--init-from={home.tag}").code == 0
     first = with_memory(home).metrics()[0]["train/loss_lod0"]
     assert abs(first - last) < 0.5 < 5.0 - last  # where the model was, and not at the beginning
+    stores = [CheckpointStore(home.base / "base_checkpoints" / tag) for tag in (home.tag, f"{home.tag}-mc")]
+    metas = [store.load(store.newest_valid()).meta for store in stores]
+    assert [meta["tokens_before"] for meta in metas] == [0, home.metrics()[-1]["total_tokens"]]  # the weight decay goes by them
     for wrong, said in ((f"--init-from={home.tag}-mc", "the folder that this run writes to"), ("--init-from=nobody", "no model nobody in")):
         process = home.train(*short, wrong, "--resume=never")
         assert process.code != 0 and said in process.stderr
