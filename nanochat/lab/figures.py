@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 _SHOWN = 0.4  # of the run, at its end, where candidates differ
 _STYLES = ("-", "--", ":")
 _GREY = "#8a8a8a"
+_FAR = 1e4  # percent: farther than any frame
 
 
 class Line(NamedTuple):
@@ -72,7 +72,7 @@ def gains_png(title: str, bars: Sequence[Bar]) -> bytes | None:
     axes = figure.add_subplot()
     for row, bar in enumerate(bars):
         colour = COLOURS[2] if bar.low > 0 else COLOURS[1] if bar.high < 0 else _GREY
-        axes.plot([100 * bar.low, 100 * bar.high], [row, row], color=colour, linewidth=2.0)
+        axes.plot([max(100 * bar.low, -_FAR), min(100 * bar.high, _FAR)], [row, row], color=colour, linewidth=2.0)
         axes.plot(100 * bar.value, row, "o", color=colour, markersize=6)
         # Beside the frame: intervals of few seeds are wide.
         axes.annotate(f"{bar.value:+.1%}", (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color=INK)
@@ -110,9 +110,9 @@ def depths_png(
         if number == 0:
             for depth, x, y in zip(depths, flops, values, strict=True):
                 axes.annotate(f"depth {depth}", (x, y), xytext=(6, 6), textcoords="offset points", fontsize=8, color=INK)
-    _logarithmic(axes, y=True)
+    _logarithmic(axes, [x for _, x, _ in next(iter(series.values()))], y=True)
     dress(axes, f"final {metric} (log)", "training FLOPs")
-    axes.legend(fontsize=8, frameon=False, labelcolor=INK, loc="upper right")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", fontsize=8.5, frameon=False, labelcolor=INK)
     if saved:
         axes = figure.add_subplot(1, 2, 2)
         depths, shares = zip(*sorted(saved), strict=True)
@@ -137,7 +137,7 @@ def scaling_png(title: str, answer: Mapping[str, Any]) -> bytes:
         axes.plot(fine, np.polyval(best["parabola"], np.log(fine)), color=colour, linewidth=1.2)
         if best["inside"]:
             axes.plot(best["parameters"], best["value"], "*", color=colour, markersize=12)
-    _logarithmic(axes)
+    _logarithmic(axes, [point["parameters"] for point in answer["points"]])
     dress(axes, f"final {answer['metric']}; a star is a budget's best size", "scaling parameters")
     axes.legend(fontsize=8, frameon=False, labelcolor=INK)
     axes = figure.add_subplot(1, 2, 2)
@@ -147,7 +147,7 @@ def scaling_png(title: str, answer: Mapping[str, Any]) -> bytes:
         if law := answer["laws"].get(name):
             x = np.geomspace(min(flops), max(flops), 50)
             axes.plot(x, law["scale"] * x ** law["exponent"], color=COLOURS[number], linewidth=1.4)
-    _logarithmic(axes, y=True)
+    _logarithmic(axes, flops, y=True)
     dress(axes, "best size and its tokens (log)", "training FLOPs")
     axes.legend(fontsize=8, frameon=False, labelcolor=INK)
     return _png(figure, title)
@@ -180,23 +180,22 @@ def _zoom(axes: Axes, axis: str, lines: Sequence[Line], threshold: float) -> Non
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _logarithmic(axes: Axes, y: bool = False) -> None:
-    """Logarithmic axes with ticks that say plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+def _logarithmic(axes: Axes, x: Sequence[float], y: bool = False) -> None:
+    """Logarithmic axes, with ticks at the values `x`, or at some of them, and where y is logarithmic too at round numbers."""
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
     axes.set_xscale("log")
-    if y:
-        axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        if high / low < 10:  # within a decade the usual ticks would be one, or none
-            axes.yaxis.set_major_locator(LogLocator(subs=[round(1 + 0.1 * i, 1) for i in range(90)] if high / low < 2 else (1, 2, 3, 5, 7)))
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-    low, high = axes.get_xlim()
-    if high / low < 30:
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0e}" if math.log10(high) > 8 else "{x:,.0f}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+    places = sorted(set(x))
+    axes.set_xticks(places, [f"{place:.2g}" if place >= 1e8 else f"{place / 1e6:.3g}M" for place in places])
+    axes.xaxis.set_minor_locator(NullLocator())
+    if not y:
+        return
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    # Within a small range the powers of ten would be one tick, or none.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high / low > 5 else MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _figure(width: float, height: float) -> Figure:

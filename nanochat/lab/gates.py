@@ -107,7 +107,16 @@ def show(gain: Comparison) -> str:
 
 
 def target_gain(runs: Runs, candidate: str, baseline: str, among: int) -> Comparison | None:
-    there = {n: m for n, m in runs.items() if all(run.seconds_to_target is not None for run in m)}
+    """Of log seconds to the target; None where not every run gets there.
+
+    Others of the sweep tell of the noise only where all their runs were measured: a guess is noisier than that.
+    """
+
+    def counts(name: str, measured: Sequence[Measured]) -> bool:
+        own = name in (candidate, baseline)
+        return all(run.seconds_to_target is not None and (own or not run.uncertainty) for run in measured)
+
+    there = {name: measured for name, measured in runs.items() if counts(name, measured)}
     if candidate not in there or baseline not in there:
         return None
     found = compare({n: [-math.log(run.seconds_to_target) for run in m] for n, m in there.items()}, candidate, baseline, among)

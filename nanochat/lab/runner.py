@@ -30,6 +30,7 @@ from nanochat.lab.curve import read_figures
 from nanochat.lab.cycle import Cycle, Experiment, threads
 from nanochat.lab.knobs import argv
 from nanochat.lab.outcome import OK, OUTCOME, TAG, bad_batches, classify, reached_end, records, row
+from nanochat.lab.results import key
 
 POLL_SECONDS = 0.1
 SHARED = ("tokenizer", "data", "tokens")
@@ -97,17 +98,16 @@ def run_all(cycle: Cycle, runs: Sequence[Run], say: Say, with_rows: bool = True)
 def add_rows(cycle: Cycle, runs: Sequence[Run], threshold: float | None = None) -> None:
     """Appends the rows of finished runs, up to the first that is not finished: the order is that of `runs` whatever ended first.
 
+    A run that two experiments share, such as a candidate that another sweep had too, is trained once and has a row for each name.
     `threshold` is another target than the cycle's.
     """
-    there = cycle.results.newest()
+    there = {(line["experiment_name"], *key(line)): line["timestamp"] for line in cycle.results.rows()}
     for run in runs:
         if not outcome_file(cycle, run).exists():
             return
-        key = (cycle.hash(run.experiment), run.seed)
-        finished = read_json(outcome_file(cycle, run))["finished"]
-        if key not in there or there[key]["timestamp"] < finished:
+        name = (run.experiment.name, cycle.hash(run.experiment), run.seed)
+        if there.get(name, "") < read_json(outcome_file(cycle, run))["finished"]:
             cycle.results.append(row(cycle, run.experiment, run.seed, threshold))
-            there = cycle.results.newest()
 
 
 def outcome_file(cycle: Cycle, run: Run) -> Path:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
-import yaml
 
 from bench.tiny_run import Home
 from bench.warm_start import Process, WarmStart
+from nanochat import flags
+from nanochat.lab.cycle import Cycle, Surroundings, lab_folder, open_cycle
+from nanochat.lab.profiles import Profile
+from nanochat.lab.runner import command, environment
+from scripts.base_train import BaseTrain
+from tests.nanochat.lab.planted import plant
 
 # What two runs of the same configuration and seed may differ in.
 CLOCK = ("timestamp", "time_to_target_sec_measured", "time_to_target_sec_extrapolated", "tok_per_sec_median", "dt_median_ms")
 CLOCK += ("wall_time_sec", "peak_mem_mib")
+PATIENCE = 300.0  # seconds, for a busy machine
 SHAPE = {
     "depth": 1,
     "aspect_ratio": 32,
@@ -29,14 +34,26 @@ QUIET = {"compile": False, "device_type": "cpu", "log_every": 1, "eval_every": 2
 
 
 @pytest.fixture
-def lab(home: Home, tmp_path: Path) -> Home:
-    """An artefact folder with a profile and a template of two candidates beside it."""
-    flags = {**SHAPE, **QUIET, "dataset": str(home.corpus)}
-    vocabulary = home.run("scripts.lab", "baseline", "--profile=m1-d12").stderr.split("has ")[1].split(" ")[0]
-    profile = {"about": "seconds", "vocab_size": int(vocabulary), "flags": flags, "seeds": 2}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(profile))
+def lab(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """An artefact folder with two equal cycles, `one` and `two`, whose baselines have run, and a template of two candidates beside it."""
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(home.base))
+    here = Surroundings.here(jobs=1)
+    profile = Profile("tiny", "seconds", here.vocab_size, {**SHAPE, **QUIET, "dataset": str(home.corpus)})
+    defaults = flags.flat_values(BaseTrain())
+    for name in ("one", "two"):
+        cycle = Cycle(lab_folder() / name, profile, "val/bpb", 3.0, (1, 2), 1, here, defaults, "2026-01-01T00:00:00Z")
+        cycle.save()
+        for seed in cycle.seeds:
+            plant(cycle, cycle.baseline, seed, end=2.9)
     (tmp_path / "rates.yaml").write_text("grid: {lr_mult: [0.5, 2.0]}\n")
     return home
+
+
+def run(lab: Home, *argv: str) -> Process:
+    """A command of the lab, to its end: its trainings are processes that import torch."""
+    process = lab.begin("scripts.lab", *argv)
+    process.wait(timeout_seconds=PATIENCE)
+    return process
 
 
 def rows(home: Home, cycle: str) -> list[dict[str, str]]:
@@ -45,52 +62,48 @@ def rows(home: Home, cycle: str) -> list[dict[str, str]]:
         return [{name: value for name, value in row.items() if name not in CLOCK} for row in csv.DictReader(f)]
 
 
-def locked_copy(home: Home, source: str, target: str) -> None:
-    """Another cycle with the same baseline."""
-    shutil.copytree(home.base / "lab" / source, home.base / "lab" / target, symlinks=True)
+def test_a_sweep_that_is_killed_half_way_ends_with_the_rows_of_runs_that_are_not(lab: Home, tmp_path: Path) -> None:
+    words = ("sweep", f"{tmp_path}/rates.yaml", "--only=lr_mult=2")
+    cycle = open_cycle("one", flags.flat_values(BaseTrain()))
+    candidate = cycle.experiment("rates/lr_mult=2", {"lr_mult": 2.0})
+    for seed in cycle.seeds:  # trained through, by base_train alone
+        surroundings = environment(cycle.run_folder(candidate, seed), 1)
+        assert lab.warm.start("scripts.base_train", command(candidate.flags, seed)[3:], surroundings).wait(PATIENCE) == 0
+    whole = run(lab, *words, "--cycle=one")
+    assert whole.code == 0 and "rates/lr\\_mult=2" in whole.stdout and ": started" not in whole.stdout, whole.stderr
+    assert [(row["seed"], row["status"]) for row in rows(lab, "one")] == [("1", "ok"), ("2", "ok")] * 2
 
-
-def test_a_sweep_that_is_killed_half_way_ends_with_the_rows_of_one_that_is_not(lab: Home, tmp_path: Path) -> None:
-    begun = lab.run("scripts.lab", "baseline", f"--profile={tmp_path}/tiny.yaml", "--cycle=one")
-    assert begun.code == 0, begun.stderr
-    assert "target: val/bpb ≤ " in begun.stdout and "final_train_loss: " in begun.stdout
-    assert [row["seed"] for row in rows(lab, "one")] == ["1", "2"] and not (lab.base / "base_runs").exists()
-    locked_copy(lab, "one", "two")
-    command = ("sweep", f"{tmp_path}/rates.yaml", "--only=lr_mult=2")
-    whole = lab.run("scripts.lab", *command, "--cycle=one")
-    assert whole.code == 0 and "rates/lr\\_mult=2" in whole.stdout, whole.stderr
-
-    killed = lab.begin("scripts.lab", *command, "--cycle=two")
-    killed.until(lambda: "lr_mult=2 seed 2: started" in killed.stdout)
+    killed = lab.begin("scripts.lab", *words, "--cycle=two")
+    killed.until(lambda: "lr_mult=2 seed 2: started" in killed.stdout, PATIENCE)
     killed.signal(signal.SIGKILL)
     killed.wait()
     assert len(rows(lab, "two")) == 3
-    again = lab.run("scripts.lab", *command, "--cycle=two")
-    assert again.code == 0, again.stderr
-    assert "2 runs, 1 done before" in again.stdout
-    assert rows(lab, "two") == rows(lab, "one") and len(rows(lab, "one")) == 4
-    assert lab.run("scripts.lab", *command, "--cycle=two").stdout.startswith("2 runs, 2 done before")
+    again = run(lab, *words, "--cycle=two")
+    assert again.code == 0 and "2 runs, 1 done before" in again.stdout, again.stderr
+    assert "seed 2: a process that an earlier lab started is still training it" in again.stdout
+    assert rows(lab, "two") == rows(lab, "one") and len(rows(lab, "two")) == 4
+    assert run(lab, *words, "--cycle=two").stdout.startswith("2 runs, 2 done before")
     assert rows(lab, "two") == rows(lab, "one")
+    assert not (lab.base / "base_runs").exists() and not (lab.base / "report").exists()
 
 
 @pytest.mark.slow
 def test_a_stopped_sweep_says_so_and_a_crash_is_a_row_and_checkpoints_are_tested(lab: Home, tmp_path: Path) -> None:
-    assert lab.run("scripts.lab", "baseline", f"--profile={tmp_path}/tiny.yaml", "--cycle=one").code == 0
     (tmp_path / "bad.yaml").write_text("candidates: {wild: {matrix_lr: 1.0e+30, embedding_lr: 1.0e+30}, fine: {lr_mult: 1.1}}\n")
     stopped = lab.begin("scripts.lab", "sweep", f"{tmp_path}/bad.yaml", "--cycle=one")
-    stopped.until(lambda: ": started" in stopped.stdout)
+    stopped.until(lambda: ": started" in stopped.stdout, PATIENCE)
     stopped.signal(signal.SIGTERM)
-    assert stopped.wait() == 143 and stopped.stdout.endswith("stopped; run the same command again to continue\n")
-    done = lab.run("scripts.lab", "sweep", f"{tmp_path}/bad.yaml", "--cycle=one")
+    assert stopped.wait(PATIENCE) == 143 and stopped.stdout.endswith("stopped; run the same command again to continue\n")
+    done = run(lab, "sweep", f"{tmp_path}/bad.yaml", "--cycle=one")
     assert done.code == 0, done.stderr
     status = {(row["experiment_name"], row["seed"]): row["status"] for row in rows(lab, "one")}
     assert status["bad/wild", "1"] in ("diverged", "crashed") and status["bad/fine", "2"] == "ok"
     log = tmp_path / "LOG.md"
-    decided = lab.run("scripts.lab", "decide", "bad/fine", "--cycle=one", f"--log={log}")
+    decided = run(lab, "decide", "bad/fine", "--cycle=one", f"--log={log}")
     assert decided.code == 0 and "checkpoint and resume: passed; exact" in log.read_text(), decided.stdout + decided.stderr
-    assert lab.run("scripts.lab", "decide", "bad/wild", "--cycle=one", f"--log={log}").stdout.count("reject") >= 1
+    assert run(lab, "decide", "bad/wild", "--cycle=one", f"--log={log}").stdout.count("reject") >= 1
     assert log.read_text().count("\n## ") == 2
-    assert lab.run("scripts.lab", "report").code == 0 and (lab.base / "lab" / "one" / "report" / "report.md").exists()
+    assert run(lab, "report", "--cycle=one").code == 0 and (lab.base / "lab" / "one" / "report" / "report.md").exists()
 
 
 BAD = {
@@ -123,5 +136,5 @@ def test_bad_input_is_one_line(home: Home, case: str) -> None:
 def test_help_names_every_command(warm: WarmStart) -> None:
     process = warm.start("scripts.lab", ["--help"], {})
     assert process.wait() == 0
-    for command in ("baseline", "sweep", "decide", "miniseries", "scaling", "plateau", "report"):
-        assert f"scripts.lab {command}" in process.stdout
+    for name in ("baseline", "sweep", "decide", "miniseries", "scaling", "plateau", "report"):
+        assert f"scripts.lab {name}" in process.stdout

@@ -74,6 +74,8 @@ def plant(cycle: Cycle, experiment: Experiment, seed: int, status: str = "ok", t
     """Writes what a run of these would leave, its row too."""
     run = Run(experiment, seed)
     folder = metrics_folder(outcome_file(cycle, run).parent)
+    if folder.exists():  # another experiment shares the run
+        return add_rows(cycle, [run], threshold)
     folder.mkdir(parents=True)
     logged = records(**curve)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in logged))

@@ -8,6 +8,7 @@ from nanochat.common import UserError
 from nanochat.lab.code_version import changed_files, training_code
 from nanochat.lab.curve import read_curve, read_figures
 from nanochat.lab.cycle import cycle_names, open_cycle
+from nanochat.lab.measurements import measure, members
 from nanochat.lab.opening import alone
 from nanochat.lab.outcome import CRASHED, DIVERGED, OK, classify, metrics_folder
 from nanochat.lab.sweeps import at_budget, at_seeds, experiments
@@ -103,6 +104,16 @@ def test_the_best_of_sweeps_is_taken_over(base: Path) -> None:
     assert [e.knobs for e in experiments(cycle, slice_, "tokens")] == [{"warmdown_ratio": 0.3, "warmdown_shape": "linear"}] * 2
     with pytest.raises(ValueError, match="only is 'v'; A has w, both"):
         experiments(cycle, slice_, "tokens", only="v")
+
+
+def test_a_run_that_two_experiments_share_has_a_row_for_each(base: Path) -> None:
+    cycle = new_cycle(seeds=2)
+    for name in ("B/x", "A/warmdown", "A/warmdown"):
+        for seed in cycle.seeds:
+            plant(cycle, cycle.experiment(name, {"warmdown_ratio": 0.3}), seed)
+    assert [row["experiment_name"] for row in cycle.results.rows()] == ["B/x", "B/x", "A/warmdown", "A/warmdown"]
+    assert len(cycle.results.newest()) == 2 and members(cycle, "A") == ["A/warmdown"]
+    assert measure(cycle, "A/warmdown", cycle.seeds) == measure(cycle, "B/x", cycle.seeds)
 
 
 def test_figures_leave_out_what_compiling_took() -> None:

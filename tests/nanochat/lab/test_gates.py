@@ -111,3 +111,10 @@ def test_doubt_about_an_extrapolation_widens_the_interval() -> None:
     guessed = [Measured(**vars(r) | {"uncertainty": 0.2}) for r in runs(gain=0.1, noise=0.002)]
     unsure = judged(guessed)
     assert sure.verdict == PROMOTE and unsure.verdict == OPTIONAL and unsure.gain.low < sure.gain.low
+
+
+def test_guesses_of_others_do_not_blur_what_was_measured() -> None:
+    table = {"baseline": runs(noise=0.004, seed=9), "c": runs(gain=0.1, noise=0.004), "d": runs(noise=0.004, seed=3)}
+    guessed = [Measured(**vars(r) | {"uncertainty": 0.1, "seconds_to_target": 90 * 3**r.seed}) for r in runs()]
+    alone, beside = (judge(table | more, "c", "baseline", EXACT, among=3) for more in ({}, {"e": guessed}))
+    assert alone.verdict == beside.verdict == PROMOTE and alone.gain == beside.gain

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Scaling laws: several depths trained to equal FLOPs, for several budgets, with fits.
+set -u
+. "$(dirname "${BASH_SOURCE[0]}")/lab.sh"
+
+usage() {
+    cat <<'TEXT'
+usage: bash runs/scaling_laws.sh [--gpu auto|cpu|5090|h100] [--profile NAME] [--cycle NAME] [--dry-run] [flags of lab scaling]
+
+  --gpu      which machine it is for; auto (default) looks: no GPU is the profile cpu-micro
+  --profile  cpu-micro, cpu, m1-d12, gpu-d12 or a YAML file, instead of --gpu's
+  --cycle    name of the lab's cycle (default: the profile's name)
+  --dry-run  print the commands, one per line, and run nothing
+
+--depths 4,6,8 and --flops 1e17,1e18 replace the profile's. Run it again to continue. Results are in $NANOCHAT_BASE_DIR/lab/<cycle>/
+(default ~/.cache/nanochat).
+TEXT
+}
+
+run_lab scaling "$@"
