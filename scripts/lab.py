@@ -276,7 +276,9 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         print(__doc__.strip())
-        print("\npython -m scripts.lab COMMAND --help tells the flags of a command.")
+        print("\nFlags; python -m scripts.lab COMMAND --help explains them:")
+        for name, (recipe, _) in COMMANDS.items():
+            print(f"  {name}: {' '.join('--' + flag.replace('_', '-') for flag in flags.flat_values(recipe()))}")
         return 0 if words else 2
     if words[0] not in COMMANDS:
         raise SystemExit(_refuse(f"unknown command {words[0]!r}; commands are {', '.join(COMMANDS)}"))
