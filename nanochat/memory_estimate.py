@@ -26,7 +26,7 @@ MIB, GIB = 1 << 20, 1 << 30
 # What a process takes before it has a model. CPU: Python, PyTorch and the data, and where layers are compiled the compiler with
 # what it made, measured. CUDA: the context, cuBLAS's workspace and kernels, by what is usual.
 PROCESS = {"cpu": 250 << 20, "cuda": 1 << 30, "mps": 250 << 20}
-COMPILER = {"cpu": 640 << 20, "cuda": 0, "mps": 0}
+COMPILER = {"cpu": 450 << 20, "cuda": 0, "mps": 0}
 # Copies of a chunk's logits in fp32 that the loss makes where its arithmetic is not fused: five at a time, and a CPU's heap keeps
 # the holes of all of them, measured.
 COPIES = {"cpu": 12, "cuda": 5, "mps": 5}
