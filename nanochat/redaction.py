@@ -18,7 +18,8 @@ HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")  #
 # Of other variables the name tells; a value that is so short would be found where it is not meant.
 SECRET_NAME = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 SHORTEST = 8
-USER_IN_URL = re.compile(r"(?P<kept>[a-z][a-z0-9+.-]*://)[^/?#\s@]*(@[^/?#\s@]*)*@", re.IGNORECASE)
+# Only the end of the scheme: to look for all of it takes time in the square of a long text.
+USER_IN_URL = re.compile(r"(?P<kept>(?<=[a-z0-9+.-])://)[^/?#\s@]*(@[^/?#\s@]*)*@", re.IGNORECASE)
 KEY_IN_URL = re.compile(r"(?P<kept>[?&](api_?key|key|token|access_token|secret|password|sig|signature)=)[^&#\s'\"]+", re.IGNORECASE)
 
 

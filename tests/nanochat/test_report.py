@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 import re
@@ -7,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from nanochat import markdown
+from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError
 from nanochat.figures import curves_png, memory_png
 from nanochat.metrics import JsonlSink
@@ -91,6 +94,8 @@ def test_secrets_stay_out(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_samples_of_another_form_are_refused(base: Path, samples) -> None:
     with pytest.raises(ValueError, match="samples are"):
         section("x", {"samples": samples})
+    with pytest.raises(ValueError, match="layouts are"):
+        section("x", {"layouts": samples})
 
 
 # --- the report ---
@@ -174,6 +179,47 @@ def test_a_stage_run_by_hand_and_sections_of_others_are_shown(base: Path, tmp_pa
     assert re.fullmatch(r".* \|  \| done \| (\d+m)?\d+s \| 20\d\d-.* \|", row)
     assert text.index("### Chat sft") < text.index("### Zebra crossing") < text.index("![Stripes](zebra_crossing_stripes.png)")
     assert "why ⟶ because" in text
+
+
+def test_a_huge_sample_is_cut_and_says_so(base: Path, tmp_path: Path) -> None:
+    section("base_evaluation", {"samples": [{"prompt": "p", "text": "ab" * 500_000}]})
+    generate(tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "p ⟶ abab" in text and "… [998,000 more characters]" in text and len(text) < 10_000
+
+
+def test_alerts_and_a_folder_that_was_moved(base: Path, tmp_path: Path) -> None:
+    """Paths of another machine: what they name lies in this folder now."""
+    folder = base / "base_runs" / "d4"
+    metrics_file(folder / "metrics.jsonl")
+    alert = {"step": 30, "metric": "mc/residency", "value": 0.5, "band": "below 0.8", "message": "mc/residency is 0.5, below 0.8"}
+    (folder / "alerts.jsonl").write_text(json.dumps(alert) + "\n" + '{"step": 3')
+    section("base_training", {"model tag": "d4", "metrics_file": "/another/machine/base_runs/d4/metrics.jsonl"})
+    generate(tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "| base\\_train, d4 | 30 | mc/residency | 0.5 | below 0.8 | mc/residency is 0.5, below 0.8 |" in text and "- 1 alert;" in text
+    assert (tmp_path / "base_training.png").exists()
+
+
+def test_checkpoints_with_their_hashes_data_and_wandb_runs(base: Path, tmp_path: Path) -> None:
+    folder = base / "base_checkpoints" / "d4"
+    meta = {"tokenizer": "7" * 16, "identity": {"data": "e" * 16}}
+    for step in (3, 5):
+        CheckpointStore(folder).save(step, {"model": {"w": torch.full((2,), step)}}, meta)
+    run = base / "base_runs" / "d4"
+    run.mkdir(parents=True)
+    (run / "wandb_run_id").write_text("abc123\n")
+    section("base_training", {"model tag": "d4", "W&B run": "first", "metrics_file": str(run / "metrics.jsonl")})
+    section("data", {"dataset": "local", "fingerprint": "f" * 16})
+    generate(tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text("utf-8")
+    digest = hashlib.sha256((folder / "step_0000005" / "model.safetensors").read_bytes()).hexdigest()
+    assert f"| base\\_checkpoints/d4/step\\_0000005 | 5 | 0.0 | model.safetensors | {digest} |" in text and "step\\_0000003" not in text
+    assert f"| hash of its files | {'f' * 16} |" in text
+    assert f"| base\\_train | d4 | {'e' * 16} | {'7' * 16} | first (abc123) |" in text
+    (folder / "step_0000005" / "manifest.json").write_text("{}")
+    generate(tmp_path / "report.md")
+    assert "manifest.json is not of format" in (tmp_path / "report.md").read_text("utf-8")
 
 
 def test_a_metrics_file_that_is_gone_is_said(base: Path, tmp_path: Path) -> None:

@@ -59,6 +59,12 @@ def test_reports_what_the_memory_is_worth(base: Path, corpus: str, capsys: pytes
         assert (row["recovery"], row["recovery_error"]) == pytest.approx(tuple(compared.recovery(row["layout"])), rel=1e-4, abs=1e-9)
         assert f"{row['delta_nll']:,.6g}" in out
     assert "| horizon | entries | layout | delta nll |" in out
+    (target,) = values["targets"]
+    assert target["figure"] == "ΔNLL@32" and target["value"] == values["memory"][-1]["delta_nll"] and target["limit"] == "at most 0.1"
+    assert target["met"] == ("met" if target["value"] <= 0.1 else "missed")
+    row, session = values["layouts"]
+    assert "decision point" in row["text"] and "lens" in row["text"] and "1 character =" in session["text"]
+    assert values["focus"]["refocuses"] > 0 and 0 < values["focus"]["residency"] <= 1
 
 
 def test_a_memory_that_is_asked_for_but_not_there_is_one_line(base: Path, corpus: str) -> None:
