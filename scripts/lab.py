@@ -30,7 +30,7 @@ from nanochat.lab.opening import Asked, alone, begin, reopen
 from nanochat.lab.plateau import look, plateau
 from nanochat.lab.profiles import load_profile
 from nanochat.lab.report import write_report
-from nanochat.lab.runner import Run, Stopped, add_rows, command, forget_failures, outcome_file, resolved_flags, run_all
+from nanochat.lab.runner import Run, Stopped, add_rows, command, forget_failures, outcome_file, run_all
 from nanochat.lab.sweeps import at_seeds, best_of, experiments
 from nanochat.lab.targets import lock_threshold
 from nanochat.lab.templates import load_template
@@ -172,7 +172,9 @@ def sweep(recipe: Sweep) -> int:
     if recipe.dry_run:
         for run in runs:
             if not outcome_file(cycle, run).exists():
-                print(shlex.join(command(resolved_flags(cycle, run.experiment), run.seed)))
+                seconds = run.experiment.budget_seconds
+                steps = "" if seconds is None else f"  # as many steps as take {seconds} s"
+                print(shlex.join(command(run.experiment.flags, run.seed)) + steps)
         return 0
     with alone(cycle):
         if recipe.retry_failed:

@@ -39,7 +39,7 @@ class Surroundings:
         """Those of this checkout, base folder and machine. Raises `UserError` where there is no tokenizer."""
         tokenizer = load_tokenizer()
         facts = describe_environment()
-        machine = facts.get("GPU") or facts["CPU"]
+        machine = f"{facts.get('GPU') or facts['CPU']}, {facts['dtype'].split()[0]}"
         return Surroundings(
             training_code(),
             source_commit() or "",
@@ -61,15 +61,6 @@ class Experiment:
     budget_seconds: float | None = None  # where the steps follow from a time: `flags` then lacks them
     knobs: Mapping[str, Any] = field(default_factory=dict)
     budget: str = "tokens"
-
-    def identity(self, surroundings: Surroundings) -> dict[str, Any]:
-        """What makes its runs comparable with others of the same."""
-        return {
-            "flags": self.flags,
-            "budget_seconds": self.budget_seconds,
-            "code": digest(dict(surroundings.code)),
-            "tokenizer": surroundings.tokenizer,
-        }
 
 
 @dataclass
@@ -110,8 +101,16 @@ class Cycle:
             raise ValueError(f"{name}: {error}") from error
 
     def hash(self, experiment: Experiment) -> str:
-        """The config hash: equal for equal flags, code and tokenizer, whatever the experiment is called."""
-        return digest(experiment.identity(self.surroundings))
+        """The config hash: equal for equal flags, code and tokenizer, whatever the experiment is called and its defaults are spelled."""
+        flags = {name: type(self.defaults[name])(value) for name, value in experiment.flags.items()}
+        return digest(
+            {
+                "flags": {name: value for name, value in flags.items() if value != self.defaults[name]},
+                "budget_seconds": experiment.budget_seconds,
+                "code": digest(dict(self.surroundings.code)),
+                "tokenizer": self.surroundings.tokenizer,
+            }
+        )
 
     def run_folder(self, experiment: Experiment, seed: int) -> Path:
         """Where a run keeps its metrics and output."""

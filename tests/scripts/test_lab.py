@@ -37,6 +37,7 @@ QUIET = {"compile": False, "device_type": "cpu", "log_every": 1, "eval_every": 2
 def lab(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An artefact folder with two equal cycles, `one` and `two`, whose baselines have run, and a template of two candidates beside it."""
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(home.base))
+    monkeypatch.setenv("NANOCHAT_DTYPE", "fp32")
     here = Surroundings.here(jobs=1)
     profile = Profile("tiny", "seconds", here.vocab_size, {**SHAPE, **QUIET, "dataset": str(home.corpus)})
     defaults = flags.flat_values(BaseTrain())

@@ -50,6 +50,7 @@ def test_the_hash_goes_by_flags_code_and_tokenizer_and_by_nothing_else(base: Pat
     cycle = new_cycle()
     one = cycle.experiment("a", {"lr_mult": 1.1})
     assert cycle.hash(one) == cycle.hash(cycle.experiment("b", {"lr_mult": 1.1})) != cycle.hash(cycle.baseline)
+    assert cycle.hash(cycle.experiment("same", {"chunked_ce": True, "lr_mult": 1})) == cycle.hash(cycle.baseline)
     for changed in ({"code": {"a.py": "2"}}, {"tokenizer": "u"}):
         assert dataclasses.replace(cycle, surroundings=surroundings(**changed)).hash(one) != cycle.hash(one)
     assert dataclasses.replace(cycle, surroundings=surroundings(commit="def")).hash(one) == cycle.hash(one)
