@@ -19,7 +19,8 @@ from nanochat.common import UserError
 from nanochat.figures import curves_png, memory_png
 from nanochat.metrics import JsonlSink
 from nanochat.report import generate, main, section
-from nanochat.report_data import RECIPE
+from nanochat.report_data import RECIPE, collect
+from nanochat.report_page import compose, write
 
 ROOT = Path(__file__).parents[2]
 NASTY = "``` `````\n# title | <script>alert(1)</script> <b>&amp; [a](b) *x* \x1b[31m\u202e\r\x00 \\ ⟶ é 日本"
@@ -179,6 +180,14 @@ def test_a_stage_run_by_hand_and_sections_of_others_are_shown(base: Path, tmp_pa
     assert re.fullmatch(r".* \|  \| done \| (\d+m)?\d+s \| 20\d\d-.* \|", row)
     assert text.index("### Chat sft") < text.index("### Zebra crossing") < text.index("![Stripes](zebra_crossing_stripes.png)")
     assert "why ⟶ because" in text
+
+
+def test_the_html_does_not_replace_the_markdown(base: Path, tmp_path: Path) -> None:
+    page = compose(collect())
+    with pytest.raises(UserError, match="let --out end in .md"):
+        write(page, tmp_path / "report.html")
+    assert list(tmp_path.glob("report*")) == []
+    assert write(page, tmp_path / "here" / "all.md") == tmp_path / "here" / "all.html"
 
 
 def test_a_huge_sample_is_cut_and_says_so(base: Path, tmp_path: Path) -> None:
