@@ -134,10 +134,10 @@ def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, additi
         },
         "update": {"gradients": FP32 * (matrices + rest) // world} | update,
     }
+    if setting.device_type == "cpu":  # what one moment frees does not serve the next: the C library's heap grows all the same
+        moments["forward"] |= update
     moment = max(moments, key=lambda name: sum(moments[name].values()))
     parts = fixed | moments[moment]
-    if setting.device_type == "cpu" and moment == "forward":
-        parts |= update  # what one moment frees does not serve the next: the C library's heap grows all the same
     parts["slack"] = int(SLACK[setting.device_type] * (sum(parts.values()) - parts["process"]))
     return MemoryEstimate(parts, moment)
 
