@@ -97,7 +97,7 @@ def _kind(text: str) -> str | None:
     if state := _CELLS.get(text.partition(",")[0]):
         return state
     if _HASH.fullmatch(text):
-        return "hash"
+        return "hash" if len(text) > _WORD else "hash word"
     return "word" if len(text) <= _WORD and " " not in text else None
 
 
