@@ -69,12 +69,12 @@ PROFILES = {
     for profile in (
         Profile(
             "cpu-micro",
-            "about two minutes a run on one core, two runs at a time",
+            "a minute or two a run on one core, two runs at a time",
             8192,
             {
                 **_SMALL,
-                "depth": 4,
-                "aspect_ratio": 32,
+                "depth": 2,
+                "aspect_ratio": 64,
                 "max_seq_len": 256,
                 "device_batch_size": 16,
                 "total_batch_size": 4096,
@@ -82,11 +82,11 @@ PROFILES = {
                 "log_every": 10,
                 "eval_every": 15,
                 "eval_tokens": 32768,
-            },  # fmt: skip
+            },
             jobs=2,
-            depths=(2, 3, 4, 6),
-            scaling_depths=(2, 3, 4, 6),
-            scaling_flops=(3e12, 6e12, 12e12),
+            depths=(1, 2, 3),
+            scaling_depths=(1, 2, 3, 4),
+            scaling_flops=(8e12, 16e12, 32e12),
         ),
         Profile(
             "cpu",
@@ -102,7 +102,7 @@ PROFILES = {
                 "log_every": 10,
                 "eval_every": 15,
                 "eval_tokens": 65536,
-            },  # fmt: skip
+            },
             depths=(2, 4, 6),
             scaling_depths=(2, 3, 4, 6),
             scaling_flops=(2e13, 5e13, 1e14),
@@ -122,7 +122,7 @@ PROFILES = {
                 "eval_tokens": 524288,
                 "sample_every": -1,
                 "num_iterations": 1500,
-            },  # fmt: skip
+            },
             seeds=2,
             depths=(8, 10, 12, 14),
             scaling_depths=(6, 8, 10, 12),
@@ -143,7 +143,7 @@ PROFILES = {
                 "eval_tokens": 2_097_152,
                 "sample_every": -1,
                 "log_every": 20,
-            },  # fmt: skip
+            },
             depths=(10, 12, 14, 16),
             scaling_depths=(8, 10, 12, 14, 16),
             scaling_flops=(1e18, 2.15e18, 4.64e18),

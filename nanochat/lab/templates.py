@@ -82,7 +82,7 @@ TEMPLATES = {
         Template(
             "F",
             "shape at equal FLOPs",
-            {**grid(depth_mult=(0.75, 1.5)), **grid(head_dim_mult=(0.5,)), **grid(depth_mult=(1.5,), head_dim_mult=(0.5,))},
+            {**grid(depth_mult=(0.67, 1.5)), **grid(head_dim_mult=(0.5,)), **grid(depth_mult=(1.5,), head_dim_mult=(0.5,))},
             budget="flops",
         ),
         Template("G", "norm and cross-entropy", grid(fused_rmsnorm=(False, True), chunked_ce=(True, False))),

@@ -105,7 +105,7 @@ def test_entries_come_before_older_ones(tmp_path: Path) -> None:
 def plant_series(cycle, gains: dict[int, float], worse: float = 0.0) -> tuple[str, dict[int, float]]:
     name = plant_sweep(cycle, speed_up=0.11)
     for depth, gain in gains.items():
-        flags = {**cycle.profile.flags, "depth": depth, "num_iterations": STEPS + depth}
+        flags = {**cycle.profile.flags, "depth": depth, "num_iterations": STEPS + 40 * depth}
         ours = cycle.experiment(f"miniseries/d{depth}/{name}", {"lr_mult": 1.1}, flags)
         theirs = cycle.experiment(f"miniseries/d{depth}/{BASELINE}", {}, flags)
         for seed in cycle.seeds:

@@ -54,7 +54,7 @@ def test_a_batch_that_micro_batches_cannot_make_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "knobs", [{"depth_mult": 0.75}, {"depth_mult": 1.5}, {"head_dim_mult": 0.5}, {"depth_mult": 1.5, "head_dim_mult": 0.5}]
+    "knobs", [{"depth_mult": 0.67}, {"depth_mult": 1.5}, {"head_dim_mult": 0.5}, {"depth_mult": 1.5, "head_dim_mult": 0.5}]
 )
 @pytest.mark.parametrize("profile", ["cpu-micro", "m1-d12"])
 def test_other_shapes_keep_the_parameters_of_the_matrices(profile: str, knobs: dict) -> None:
