@@ -109,8 +109,16 @@ def plant_series(cycle, gains: dict[int, float], worse: float = 0.0) -> tuple[st
         ours = cycle.experiment(f"miniseries/d{depth}/{name}", {"lr_mult": 1.1}, flags)
         theirs = cycle.experiment(f"miniseries/d{depth}/{BASELINE}", {}, flags)
         for seed in cycle.seeds:
-            plant(cycle, theirs, seed, threshold=1.5, end=1.49, tok_per_sec=1000 + 3 * seed)
-            plant(cycle, ours, seed, threshold=1.5, end=1.49 + worse, tok_per_sec=(1000 + 2 * seed) / (1 - gain))
+            plant(cycle, theirs, seed, threshold=1.5, end=1.49, tok_per_sec=1000 + 3 * seed, steps=flags["num_iterations"])
+            plant(
+                cycle,
+                ours,
+                seed,
+                threshold=1.5,
+                end=1.49 + worse,
+                tok_per_sec=(1000 + 2 * seed) / (1 - gain),
+                steps=flags["num_iterations"],
+            )
     return name, dict.fromkeys(gains, 1.5)
 
 
