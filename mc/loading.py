@@ -88,11 +88,11 @@ def restore_controller(trained: Trained, model: GPT, **options: Any) -> MCContro
 def from_dict(config_class: type[Config], values: Mapping[str, Any]) -> Config:
     """What `dataclasses.asdict` made `values` of, parts within parts.
 
-    Raises `ValueError` naming a field that is missing or unknown, and what the class itself raises for a wrong value.
+    A field that is missing has come since, and its default is what was done before. Raises `ValueError` naming a field that
+    is unknown, and what the class itself raises for a wrong value.
     """
     hints = typing.get_type_hints(config_class)
-    fields = {field.name for field in dataclasses.fields(config_class)}
-    if different := sorted(fields ^ set(values)):
-        raise ValueError(f"{different[0]} of {config_class.__name__} is {'missing' if different[0] in fields else 'unknown'}")
+    if unknown := sorted(set(values) - {field.name for field in dataclasses.fields(config_class)}):
+        raise ValueError(f"{unknown[0]} of {config_class.__name__} is unknown")
     parts = {name: from_dict(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value for name, value in values.items()}
     return config_class(**parts)
