@@ -23,7 +23,7 @@ from nanochat.runtime import RuntimeFlags
 from nanochat.tokenizer import load_tokenizer
 
 SAME_BPB = 0.01  # of it: what evaluation and training may differ in, which measure the same rows with other kernels
-SAME_LOSS = 0.15  # nats per token that plain rows may lose against the baseline
+SAME_LOSS = 0.2  # nats per token that plain rows may lose against the baseline: a few steps, where a run is as short as the demo
 ROOT = Path(__file__).resolve().parent.parent
 
 Result = Literal["ok", "FAILED", "missing"]

@@ -10,6 +10,7 @@ from nanochat import markdown
 from nanochat.chat_eval import Z
 
 LONGEST_SAMPLE = 2_000  # characters that are shown
+VAGUE = 0.5  # standard error of a recovery that says nothing
 LAYOUT = "layout"  # the language of fences whose lines are never wrapped
 
 
@@ -46,7 +47,13 @@ def plus_minus(value: Any, error: Any) -> str:
     """A figure with its 95 % interval, of its standard error where that is known."""
     if not _is_number(value):
         return markdown.number(value)
-    return f"{value:.4f} ± {Z * error:.4f}" if _is_number(error) and error else f"{value:.4f}"
+    shown = f"{round(value, 4) + 0.0:.4f}"  # + 0.0: no minus before a zero
+    return f"{shown} ± {Z * error:.4f}" if _is_number(error) and error else shown
+
+
+def recovery(value: Any, error: Any) -> str:
+    """A share of what the far context gives, as `plus_minus`; a dash where it gives too little for a share to mean anything."""
+    return "–" if _is_number(error) and error > VAGUE else plus_minus(value, error)
 
 
 def share(row: Mapping[str, Any]) -> str:

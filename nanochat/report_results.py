@@ -8,7 +8,7 @@ from typing import Any
 from nanochat import markdown
 from nanochat.charts import chart_png, intervals_png
 from nanochat.report_data import MEMORY, Collected
-from nanochat.report_parts import LAYOUT, Page, plus_minus, sample, share
+from nanochat.report_parts import LAYOUT, Page, plus_minus, recovery, sample, share
 from nanochat.report_run import show_memory_run, show_run
 
 _TRAININGS = ("base_training", "mid_training", "chat_sft", "chat_rl")
@@ -48,6 +48,8 @@ def add_memory(page: Page, collected: Collected) -> None:
     for title, values in (("base model", base), ("chat model", chat)):
         if rows := list(_memory_rows(values.get("memory"))):
             page.add(f"### Worth of the memory, {title}", markdown.table(*_memory_table(rows), right=(0, 2, 3)))
+            if any(row[3] == "–" for row in rows):
+                page.add("No recovery is given where the far context gives too little for a share of it to mean anything.")
     for title, values in (("base model", base), ("long context", long)):
         if figures := values.get("focus"):
             rows = [(markdown.label(key), value) for key, value in figures.items()]
@@ -149,15 +151,15 @@ def _memory_rows(values: Any) -> Iterator[tuple[Any, str, str, str]]:
                 row.get("horizon"),
                 _LAYOUTS.get(row.get("layout"), row.get("layout")),
                 plus_minus(row.get("delta_nll"), row.get("delta_nll_error")),
-                plus_minus(row.get("recovery"), row.get("recovery_error")),
+                recovery(row.get("recovery"), row.get("recovery_error")),
             )
     elif isinstance(values, dict):
         horizons = sorted({int(name.rpartition("@")[2]) for name in values if "@" in name})
         for horizon in horizons:
             for suffix, layout in (("_window", "window"), ("_random", "random"), ("", "lens")):
                 if f"mc/delta_nll{suffix}@{horizon}" in values:
-                    recovery = 0.0 if layout == "window" else values.get(f"mc/recovery{suffix}@{horizon}")
-                    yield horizon, _LAYOUTS[layout], plus_minus(values[f"mc/delta_nll{suffix}@{horizon}"], None), plus_minus(recovery, None)
+                    part = 0.0 if layout == "window" else values.get(f"mc/recovery{suffix}@{horizon}")
+                    yield horizon, _LAYOUTS[layout], plus_minus(values[f"mc/delta_nll{suffix}@{horizon}"], None), recovery(part, None)
 
 
 def _memory_table(rows: Sequence[tuple[Any, str, str, str]]) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:

@@ -8,7 +8,7 @@ from nanochat import markdown
 from nanochat.metrics import show_seconds
 from nanochat.report_data import CHECK, MEMORY, Collected, Run, now
 from nanochat.report_handover import Alerts
-from nanochat.report_parts import Page, centered, plus_minus, readable
+from nanochat.report_parts import Page, centered, plus_minus, readable, recovery
 
 _NOT_STAGES = ("report", f"report{MEMORY}", "check", f"check{MEMORY}")  # what looks at the stages
 
@@ -82,7 +82,7 @@ def _results(run: Run) -> dict[str, Any]:
     if memory:
         row = max(memory, key=lambda row: row["horizon"])
         found[f"ΔNLL@{row['horizon']} (nats per token)"] = plus_minus(row.get("delta_nll"), row.get("delta_nll_error"))
-        found[f"recovery@{row['horizon']}"] = plus_minus(row.get("recovery"), row.get("recovery_error"))
+        found[f"recovery@{row['horizon']}"] = recovery(row.get("recovery"), row.get("recovery_error"))
     found |= {
         "tokens per second": training.get("tokens per second"),
         "peak memory (MiB)": training.get("peak memory MiB"),

@@ -383,3 +383,18 @@ def test_only_a_memory_has_its_figure(base: Path) -> None:
 def test_importing_the_report_draws_nothing() -> None:
     code = "import nanochat.report, sys; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "[]\n"
+
+
+def test_a_recovery_is_given_only_where_it_means_something(base: Path, tmp_path: Path) -> None:
+    with_memory(base)
+    rows = [("window", 0.04, 0.004, -1e-9, 0.0), ("lens", 0.01, 0.002, 0.75, 0.05)]
+    for errors, shown in ((1, ("0.0000", "0.7500 ± 0.0980")), (20, ("0.0000", "–"))):
+        keys = ("layout", "delta_nll", "delta_nll_error", "recovery", "recovery_error")
+        memory = [{"horizon": 128, **dict(zip(keys, (*row[:4], row[4] * errors), strict=True))} for row in rows]
+        section("base_evaluation_mc", {"val_bpb": 1.5, "memory": memory})
+        generate(tmp_path / "report.md")
+        text = (tmp_path / "report.md").read_text("utf-8")
+        for row, recovery in zip(("last tokens alone | 0.0400 ± 0.0078", "LensNet | 0.0100 ± 0.0039"), shown, strict=True):
+            assert f"| 128 | {row} | {recovery} |" in text
+        assert f"| recovery@128 | {shown[1]} |" in text
+        assert ("No recovery is given" in text) == (errors > 1)
