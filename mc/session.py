@@ -86,7 +86,8 @@ def least_entries(geometry: Geometry, levels: int, recent: int) -> int:
 class MCSession:
     """The history in `tree` and its Working Context, read by the model of `controller`. Not thread-safe.
 
-    What the tree holds already is laid out at once: as `save` has left it in `file`, or with the most recent in most detail.
+    What the tree holds already is laid out at once: as another session was `focused`, by `focus` or as `save` has left it in
+    `file`, else with the most recent in most detail.
     Raises `ValueError` where `config` does not fit the memory, `UserError` where it was trained with positions that need a
     bias, which a cache does not keep.
     """
@@ -99,6 +100,7 @@ class MCSession:
         seed: int = 0,
         file: Path | None = None,
         watcher: Watcher | None = None,
+        focus: dict[str, Any] | None = None,
     ) -> None:
         kind = controller.config.positional_type
         if kind.endswith("alibi"):
@@ -119,7 +121,9 @@ class MCSession:
         D = controller.model.config.width
         self._states = torch.zeros(0, D, dtype=controller.model.dtype, device=self.context.x.device)  # of the incomplete block's tokens
         self._since = 0  # tokens since the last refocus
-        if file is None or not file.exists() or not self._restore(read_json(file)):
+        if focus is None and file is not None and file.exists():
+            focus = read_json(file)
+        if focus is None or not self._restore(focus):
             self._cover(tree.length)
         if self._contextual:
             self._recall_states()
@@ -203,8 +207,13 @@ class MCSession:
         self._flush()
         self.tree.save()
         if self.file is not None:
-            tiling, state = self.context.tiling, {"since": self._since, "allocator": self.allocator.state()}
-            write_json(self.file, {"lod": tiling.lod.tolist(), "start": tiling.start.tolist(), **state})
+            write_json(self.file, self.focused())
+
+    def focused(self) -> dict[str, Any]:
+        """Where the focus is, as JSON: a session that is opened with it, on the same history or a longer one, goes on from there."""
+        tiling = self.context.tiling
+        layout = {"lod": tiling.lod.tolist(), "start": tiling.start.tolist()}
+        return {**layout, "since": self._since, "allocator": self.allocator.state()}
 
     def close(self) -> None:
         """Saves, and lets go of the tree."""

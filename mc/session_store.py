@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mc.config import SessionConfig
 from mc.controller import MCController
@@ -66,7 +67,7 @@ class SessionStore:
         return self._started(name, tree)
 
     def fork(self, name: str, new_name: str) -> MCSession:
-        """A session `new_name` with all that the open session `name` holds; each goes on by itself.
+        """A session `new_name` with all that the open session `name` holds, its focus too; each goes on by itself.
 
         Raises `ValueError` where it is no name or `name` is not open, `UserError` where `new_name` is taken.
         """
@@ -81,7 +82,7 @@ class SessionStore:
         else:
             assert isinstance(session.tree, RamTree)
             tree = self._kept[new_name] = session.tree.copy()
-        return self._started(new_name, tree)
+        return self._started(new_name, tree, session.focused())
 
     def close(self, name: str) -> None:
         """Saves and closes the open session `name`; one in this process can be opened again as long as the process lives."""
@@ -107,10 +108,10 @@ class SessionStore:
             return list_sessions(self.root)
         return [SessionInfo(name, tree.length, 0, 0.0, dict(self.identity)) for name, tree in self._kept.items()]
 
-    def _started(self, name: str, tree: MegaContextTree) -> MCSession:
+    def _started(self, name: str, tree: MegaContextTree, focus: dict[str, Any] | None = None) -> MCSession:
         try:
             file = self.root / name / FOCUS if self.on_disk else None
-            session = MCSession(self.controller, tree, self.config, file=file, watcher=self._watch(name))
+            session = MCSession(self.controller, tree, self.config, file=file, watcher=self._watch(name), focus=focus)
         except BaseException:
             tree.close()  # lets go of the lock
             raise

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mc.config import AllocatorConfig, SessionConfig
+from mc.session import MCSession
 from mc.session_store import FOCUS, SessionStore
 from nanochat.common import UserError
 from tests.mc.tiny_memory import tiny_memory
@@ -61,6 +62,11 @@ def test_a_fork_goes_on_by_itself(tmp_path: Path, kind: str) -> None:
     first.append(tokens(7, 2))
     assert (first.length, second.length) == (210, 303)
     assert torch.equal(second.tree.tokens(0, 203), first.tree.tokens(0, 203))
+    unfocused = MCSession(first.controller, first.tree, first.config).focused()
+    for _ in range(3):
+        first.refocus()
+    third = sessions.fork("a", "third")
+    assert third.focused() == first.focused() and third.focused()["lod"] != unfocused["lod"]
     with pytest.raises(UserError, match="there is a session b already"):
         sessions.fork("a", "b")
     with pytest.raises(ValueError, match="session c is not open"):
