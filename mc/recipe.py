@@ -16,9 +16,8 @@ from mc.evaluation import KINDS, choose_levels, evaluate_memory, plain_forward, 
 from mc.targets import expected, memory_targets
 from nanochat.gpt import GPT
 from nanochat.objective import Objective
+from nanochat.run_log import MC_SUFFIX
 from nanochat.runtime import Runtime
-
-MC_SUFFIX = "-mc"  # of the folders of a run with a memory, which a run without one never touches
 
 
 def wandb_name(run: str, memory: bool) -> str | None:

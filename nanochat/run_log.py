@@ -12,6 +12,7 @@ from nanochat.metrics import JsonlSink, MetricsLogger, Sink, TerminalSink, Wandb
 from nanochat.targets import RUN_TARGETS, Target, Watch
 
 METRICS_FILE, RUN_FILE = "metrics.jsonl", "run.json"
+MC_SUFFIX = "-mc"  # of the folders of a run with a memory, which a run without one never touches
 
 
 def open_metrics(

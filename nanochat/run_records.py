@@ -14,12 +14,11 @@ import numpy as np
 
 from nanochat.common import UserError, base_dir, read_json
 from nanochat.metrics import read_metrics
-from nanochat.run_log import METRICS_FILE, RUN_FILE
+from nanochat.run_log import MC_SUFFIX, METRICS_FILE, RUN_FILE
 
 Axis = Literal["tokens", "flops", "time", "effective_step", "step"]
 STAGES = ("base", "mid", "sft", "rl")
 LOSS = "train/loss_lod0"  # that of plain rows; a run without a memory has no others, and logs it as train/loss
-MEMORY_SUFFIX = "-mc"
 _KEYS = {"tokens": "total_tokens", "flops": "total_training_flops", "time": "total_training_time", "step": "step"}
 _SPAN = 11  # records that a point of a smoothed curve is made of
 
@@ -120,7 +119,7 @@ def find_runs(names: Sequence[str]) -> list[Run]:
 
 def newest_pair() -> list[Path]:
     """Metrics files of the newest run with a memory that has its baseline beside it, the baseline's first. Raises `UserError`."""
-    found = [path for path in base_dir().glob(f"base_runs/*{MEMORY_SUFFIX}/{METRICS_FILE}") if _baseline_of(path).exists()]
+    found = [path for path in base_dir().glob(f"base_runs/*{MC_SUFFIX}/{METRICS_FILE}") if _baseline_of(path).exists()]
     if not found:
         raise UserError(f"no run in {base_dir() / 'base_runs'} has both a baseline and a run with --mc; train them, or name the runs")
     newest = max(found, key=lambda path: max(path.stat().st_mtime, _baseline_of(path).stat().st_mtime))
@@ -152,14 +151,18 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 def reached(points: Points, loss: float) -> float | None:
     """Where smoothed losses first come down to `loss`, between two points by a straight line; None where they do not."""
-    losses = smooth([value for _, value in points])
-    for i, (x, _) in enumerate(points):
-        if losses[i] <= loss:
-            if i == 0:
-                return x
-            before = points[i - 1][0]
-            return before + (x - before) * (losses[i - 1] - loss) / (losses[i - 1] - losses[i])
-    return None
+    return crossing([x for x, _ in points], smooth([value for _, value in points]), loss)
+
+
+def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float | None:
+    """Where the line through the points (x, y) first is at `level` or below; None where it never is."""
+    below = np.flatnonzero(np.asarray(y) <= level)
+    if not len(below):
+        return None
+    i = int(below[0])
+    if i == 0:
+        return float(x[0])
+    return float(x[i - 1] + (x[i] - x[i - 1]) * (y[i - 1] - level) / (y[i - 1] - y[i]))
 
 
 def _find(name: str) -> Path:
@@ -191,7 +194,7 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 
 
 def _baseline_of(path: Path) -> Path:
-    return path.parent.with_name(path.parent.name.removesuffix(MEMORY_SUFFIX)) / path.name
+    return path.parent.with_name(path.parent.name.removesuffix(MC_SUFFIX)) / path.name
 
 
 def _info(path: Path) -> Mapping[str, Any]:

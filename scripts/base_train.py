@@ -11,7 +11,7 @@ import torch
 
 from mc.config import MCConfig, RowPlan
 from mc.memory_estimate import foresee
-from mc.recipe import MC_SUFFIX, choose_micro_batch, measure_memory, new_controller, picture, wandb_name, watched
+from mc.recipe import choose_micro_batch, measure_memory, new_controller, picture, wandb_name, watched
 from mc.telemetry import TelemetryFlags, open_telemetry
 from mc.telemetry_training import watch_training
 from nanochat import flags
@@ -31,7 +31,7 @@ from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.redaction import redact_all
 from nanochat.report import MEMORY, section
-from nanochat.run_log import open_metrics
+from nanochat.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
 from nanochat.runtime import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
 from nanochat.schedule import HorizonFlags, Plan, ScheduleFlags, plan_run
 from nanochat.token_shards import open_tokens
@@ -312,7 +312,7 @@ def report(recipe: BaseTrain, trainer: Trainer, data: dict[str, Any]) -> None:
     model, plan, state = trainer.objective.model, trainer.plan, trainer.state
     tokens = state.step * plan.total_batch_size
     section("data", data)
-    compared = {"baseline_metrics_file": str(trainer.run_folder.with_name(recipe.baseline_tag) / "metrics.jsonl")} if recipe.mc else {}
+    compared = {"baseline_metrics_file": str(trainer.run_folder.with_name(recipe.baseline_tag) / METRICS_FILE)} if recipe.mc else {}
     section(
         f"base_training{MEMORY * recipe.mc}",
         {
@@ -332,7 +332,7 @@ def report(recipe: BaseTrain, trainer: Trainer, data: dict[str, Any]) -> None:
             "final training loss": state.loss.value,
             "peak memory MiB": peak_memory_mib(trainer.runtime.device),
             **({"W&B run": recipe.wandb_name} if recipe.wandb_name else {}),
-            "metrics_file": str(trainer.run_folder / "metrics.jsonl"),
+            "metrics_file": str(trainer.run_folder / METRICS_FILE),
             **compared,
         },
     )

@@ -18,6 +18,7 @@ from nanochat.engine import Engine
 from nanochat.flags import flag, parse, part, run
 from nanochat.loading import Stage, latest_stage, load_model, newest_tag, say_to_stderr
 from nanochat.reply import Piece
+from nanochat.run_log import MC_SUFFIX
 from nanochat.runtime import Runtime, RuntimeFlags, start
 from nanochat.sampling import Sampling
 from nanochat.tools import ToolFlags
@@ -99,7 +100,7 @@ def chat_with_memory(config: ChatCli, runtime: Runtime) -> None:
 
 def with_memory(config: ChatCli) -> tuple[Stage, str | None]:
     """Stage and tag of the model that is asked for: where no tag is given, of one whose name says that it has a memory, if any does."""
-    ending = "" if config.model_tag else "-mc"
+    ending = "" if config.model_tag else MC_SUFFIX
     stage = config.source or latest_stage(config.model_tag, ending=ending)
     tag = config.model_tag or newest_tag(stage, ending)
     return (stage, tag) if tag else (config.source or latest_stage(), None)

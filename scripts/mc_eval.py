@@ -34,6 +34,7 @@ from nanochat.flags import flag, parse, part, run
 from nanochat.loading import Stage, latest_stage, newest_tag
 from nanochat.memory_debug import open_memory_debug
 from nanochat.report import section
+from nanochat.run_log import MC_SUFFIX
 from nanochat.runtime import RuntimeFlags, start
 from nanochat.tasks.long_context import SUITES
 from nanochat.text_files import read_documents
@@ -46,7 +47,6 @@ COST_LENGTHS = tuple(1 << power for power in range(10, 21, 2))  # tokens, to a m
 QUICK_COST = 1 << 16
 DECODED = 256  # tokens behind a history at most, but for those that text is judged on
 TREES: tuple[Kind, ...] = ("ram", "disk")  # whichever --mc-tree says
-ENDING = "-mc"  # of the tags of models with a memory
 
 
 @dataclass
@@ -115,7 +115,7 @@ def evaluate(config: MCEval, watcher: Watcher) -> int:
     if runtime.world_size > 1:
         raise UserError("mc_eval runs in one process; start it with python -m scripts.mc_eval")
     print(runtime.describe())
-    ending = "" if config.model_tag else ENDING
+    ending = "" if config.model_tag else MC_SUFFIX
     stage = latest_stage(config.model_tag, ending=ending) if config.source == "auto" else config.source
     tag = config.model_tag or newest_tag(stage, ending)
     loaded = load_controller(stage, tag, config.step, runtime.device, runtime.precision.dtype, runtime.backend, print)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from mc.loading import has_memory, restore_controller
-from mc.recipe import MC_SUFFIX, choose_micro_batch, wandb_name, watched
+from mc.recipe import choose_micro_batch, wandb_name, watched
 from mc.telemetry import TelemetryFlags, open_telemetry
 from mc.telemetry_training import watch_training
 from nanochat.checkpoint import CheckpointStore
@@ -25,7 +25,7 @@ from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.redaction import redact_all
 from nanochat.report import MEMORY, section
 from nanochat.rows import Loader
-from nanochat.run_log import open_metrics
+from nanochat.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
 from nanochat.runtime import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
 from nanochat.schedule import BATCH_REFERENCE, Plan, ScheduleFlags
 from nanochat.trainer import Trainer, TrainerFlags
@@ -203,7 +203,7 @@ class Begun:
                     "final training loss": state.loss.value,
                     "peak memory MiB": peak_memory_mib(self.runtime.device),
                     **({"W&B run": name} if (name := wandb_name(self.recipe.run, self.memory)) else {}),
-                    "metrics_file": str(trainer.run_folder / "metrics.jsonl"),
+                    "metrics_file": str(trainer.run_folder / METRICS_FILE),
                 },
             )
         self.runtime.close()

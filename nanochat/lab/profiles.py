@@ -98,7 +98,7 @@ PROFILES = {
                 "max_seq_len": 512,
                 "device_batch_size": 8,
                 "total_batch_size": 8192,
-                "num_iterations": 330,
+                "num_iterations": 260,
                 "log_every": 10,
                 "eval_every": 15,
                 "eval_tokens": 65536,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nanochat.lab.curve import Curve
+from nanochat.run_records import crossing
 
 METHOD = "power_law"
 FIRST_SHARE = 0.2  # of the tokens, left out of the fit: the start is no power law
@@ -56,14 +57,7 @@ class Extrapolation:
 
 def measured(curve: Curve, target: float) -> float | None:
     """Tokens at which the curve first is at `target` or below, between two points on the line; None where it never is."""
-    below = np.flatnonzero(curve.values <= target)
-    if not len(below):
-        return None
-    i = int(below[0])
-    if i == 0:
-        return float(curve.tokens[0])
-    (t0, t1), (y0, y1) = curve.tokens[i - 1 : i + 1], curve.values[i - 1 : i + 1]
-    return float(t0 + (t1 - t0) * (y0 - target) / (y0 - y1))
+    return crossing(curve.tokens, curve.values, target)
 
 
 def extrapolated(curve: Curve, target: float, seed: int = 0) -> Extrapolation | None:
