@@ -56,6 +56,14 @@ def call(server: Server, method: str, path: str, body: bytes | dict | None = Non
     return response.status, json.loads(content)
 
 
+@pytest.fixture(scope="module")
+def wronged(server: Server) -> str:
+    """A session with a conversation, which wrong requests name."""
+    create(server, "wronged")
+    ask(server, "wronged")
+    return "wronged"
+
+
 def create(server: Server, name: str, **more: str) -> None:
     status, made = call(server, "POST", "/v1/sessions", {"name": name, **more})
     assert status == 201 and made["name"] == name
@@ -186,8 +194,8 @@ BAD: dict[str, tuple[str, str, Any, int]] = {
     "an empty name": ("POST", "/v1/chat/completions", {"messages": ASK, "session": ""}, 400),
     "a number for a session": ("POST", "/v1/chat/completions", {"messages": ASK, "session": 5}, 400),
     "a long name": ("POST", "/v1/chat/completions", {"messages": ASK, "session": "a" * 3000}, 400),
-    "two replies": ("POST", "/v1/chat/completions", {"messages": ASK, "session": "client", "n": 2}, 400),
-    "nothing new": ("POST", "/v1/chat/completions", {"messages": [*ASK, {"role": "assistant", "content": "a"}], "session": "client"}, 400),
+    "two replies": ("POST", "/v1/chat/completions", {"messages": ASK, "session": "wronged", "n": 2}, 400),
+    "nothing new": ("POST", "/v1/chat/completions", {"messages": [*ASK, {"role": "assistant", "content": "a"}], "session": "wronged"}, 400),
     "a new name that is a path": ("POST", "/v1/sessions", {"name": "a/b"}, 400),
     "a new name that is hidden": ("POST", "/v1/sessions", {"name": ".a"}, 400),
     "no new name": ("POST", "/v1/sessions", {}, 400),
@@ -195,36 +203,36 @@ BAD: dict[str, tuple[str, str, Any, int]] = {
     "a fork of none": ("POST", "/v1/sessions", {"name": "x", "fork_of": "none"}, 404),
     "no JSON": ("POST", "/v1/sessions", b"{", 415),
     "a method": ("PUT", "/v1/sessions", {"name": "x"}, 405),
-    "text without numbers": ("GET", "/v1/sessions/client/text?start=a&end=5", None, 400),
-    "text without an end": ("GET", "/v1/sessions/client/text?start=1", None, 400),
-    "text backwards": ("GET", "/v1/sessions/client/text?start=9&end=5", None, 400),
-    "text of nothing": ("GET", "/v1/sessions/client/text?start=5&end=5", None, 400),
-    "text of huge numbers": ("GET", f"/v1/sessions/client/text?start=0&end={'9' * 400}", None, 400),
-    "text of superscripts": ("GET", "/v1/sessions/client/text?start=%C2%B2&end=5", None, 400),
+    "text without numbers": ("GET", "/v1/sessions/wronged/text?start=a&end=5", None, 400),
+    "text without an end": ("GET", "/v1/sessions/wronged/text?start=1", None, 400),
+    "text backwards": ("GET", "/v1/sessions/wronged/text?start=9&end=5", None, 400),
+    "text of nothing": ("GET", "/v1/sessions/wronged/text?start=5&end=5", None, 400),
+    "text of huge numbers": ("GET", f"/v1/sessions/wronged/text?start=0&end={'9' * 400}", None, 400),
+    "text of superscripts": ("GET", "/v1/sessions/wronged/text?start=%C2%B2&end=5", None, 400),
     "focus of a path": ("GET", "/v1/sessions/..%2f..%2fx/focus", None, 404),
     "focus of a name with spaces": ("GET", "/v1/sessions/a%20b/focus", None, 400),
     "focus of what is no UTF-8": ("GET", "/v1/sessions/%ff/focus", None, 400),
     "deleting none": ("DELETE", "/v1/sessions/none", None, 404),
-    "a document without a name": ("POST", "/v1/sessions/client/documents", b"text", 400),
-    "a document with a long name": ("POST", f"/v1/sessions/client/documents?name={'a' * 300}", b"text", 400),
+    "a document without a name": ("POST", "/v1/sessions/wronged/documents", b"text", 400),
+    "a document with a long name": ("POST", f"/v1/sessions/wronged/documents?name={'a' * 300}", b"text", 400),
     "a document for none": ("POST", "/v1/sessions/none/documents?name=a", b"text", 404),
-    "an empty document": ("POST", "/v1/sessions/client/documents?name=a", b"", 422),
-    "a binary document": ("POST", "/v1/sessions/client/documents?name=a", b"\x7fELF\0\0", 422),
-    "a document that is no UTF-8": ("POST", "/v1/sessions/client/documents?name=a", b"ab\xffcd", 422),
-    "a document with too many bytes": ("POST", "/v1/sessions/client/documents?name=a", b"word " * 80_000, 413),
-    "a document with too many tokens": ("POST", "/v1/sessions/client/documents?name=a", "é ".encode() * 99_000, 422),
+    "an empty document": ("POST", "/v1/sessions/wronged/documents?name=a", b"", 422),
+    "a binary document": ("POST", "/v1/sessions/wronged/documents?name=a", b"\x7fELF\0\0", 422),
+    "a document that is no UTF-8": ("POST", "/v1/sessions/wronged/documents?name=a", b"ab\xffcd", 422),
+    "a document with too many bytes": ("POST", "/v1/sessions/wronged/documents?name=a", b"word " * 80_000, 413),
+    "a document with too many tokens": ("POST", "/v1/sessions/wronged/documents?name=a", "é ".encode() * 99_000, 422),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_is_told_and_changes_nothing(server: Server, case: str) -> None:
-    before = texts(server, "client")
+def test_what_is_wrong_is_told_and_changes_nothing(server: Server, wronged: str, case: str) -> None:
+    before = texts(server, wronged)
     method, path, body, expected = BAD[case]
     status, answer = call(server, method, path, body)
     error = answer["error"]
     assert status == expected and set(error) == {"message", "type", "param", "code"}
     assert 0 < len(error["message"]) <= 400 and "\n" not in error["message"] and "/tmp" not in error["message"]
-    assert texts(server, "client") == before
+    assert before and texts(server, wronged) == before
 
 
 def test_a_document_that_is_not_sent_to_its_end_is_none(server: Server) -> None:
