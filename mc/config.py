@@ -99,6 +99,7 @@ class MCConfig:
     mc_gist_delta_weight: float = flag(0.0, "weight of what a variant loses against its row")
     mc_gist_kl_weight: float = flag(0.0, "weight of the divergence of a variant's predictions from its row's")
     mc_gist_recon_weight: float = flag(0.0, "weight of telling a block's tokens from its gist")
+    mc_freeze_model: bool = flag(False, "the model stays as it is, and only the memory's own networks learn")
     mc_lr_mult: float = flag(1.0, "multiplies the rates of the memory's own networks, beside lr_mult", unit="×")
     mc_lens_every: int = flag(2, "train LensNet in one of so many micro-batches", unit="micro-batches")
     mc_eval_tokens: int = flag(1 << 20, "validation tokens to measure the memory on, at most eval_tokens", unit="tokens")

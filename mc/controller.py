@@ -94,6 +94,8 @@ class MCController(Objective):
         self.gistnet = GistNet(config.gist, D, aux)
         self.focus = Focus(LensNet(config.lens, D, geometry, aux), self.plan)
         self.focus.lensnet.requires_grad_(config.lens_loss.mc_lens_loss_weight > 0)
+        if config.mc_freeze_model:
+            model.requires_grad_(False)
         self.reconstruction = Reconstruction(D, geometry) if config.mc_gist_recon_weight else None
         self.positions = Positions(self.plan.shape, config.positional_type, model.config.head_dim, model.dtype)
         self.sampler = Sampler(self.plan, seed, model.wte.weight.is_cuda, rank)
@@ -118,13 +120,13 @@ class MCController(Objective):
         return self
 
     def parameter_groups(self, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
-        """The model's groups as without a memory, and the memory's own: matrices to Muon, the rest to AdamW."""
+        """The model's groups as without a memory, unless it is frozen, and the memory's own: matrices to Muon, the rest to AdamW."""
         named = [(n, p) for n, p in self.named_parameters() if not n.startswith("model.") and p.requires_grad]
         matrices = [(n, p) for n, p in named if p.ndim == 2 and min(p.shape) > SMALL]
         rest = [(n, p) for n, p in named if p.ndim != 2 or min(p.shape) <= SMALL]
         scale = plan.lr_scale * flags.lr_mult * self.config.mc_lr_mult
         decay = flags.weight_decay * flags.wd_mult * plan.weight_decay_scale
-        groups = super().parameter_groups(flags, plan)
+        groups = [] if self.config.mc_freeze_model else super().parameter_groups(flags, plan)
         groups.append(ParamGroup("muon", matrices, flags.matrix_lr * scale, decay))
         return [*groups, ParamGroup("adamw", rest, ADAM_LR * scale, 0.0, (0.8, 0.95))] if rest else groups
 
@@ -143,7 +145,10 @@ class MCController(Objective):
         The memory's own networks are not counted.
         """
         stages = [1.0] if self.annealed else self.plan.stages
-        return self.model.flops_per_token() * sum(map(self.plan.multiplier, stages)) / len(stages)
+        forwarded = sum(map(self.plan.multiplier, stages)) / len(stages)
+        if self.config.mc_freeze_model:  # a row's forward is a third, and so is what passes gradients through a variant
+            forwarded = (1 + 2 * (forwarded - 1)) / 3
+        return self.model.flops_per_token() * forwarded
 
     def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
         """See `Objective.forward`."""

@@ -74,8 +74,10 @@ class ChunkedCrossEntropy:
             losses[rows], _ = _at_target(logits, targets[rows], self._sum_exp(logits))
         return losses
 
-    def gradients(self, hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(losses fp32 [N], gradient of Σ scale·loss by hidden [N,D], by weight [V,D]); `scale` is fp32 [N], 0 where ignored."""
+    def gradients(
+        self, hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor, by_weight: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(losses fp32 [N], gradient of Σ scale·loss by hidden [N,D], by weight [V,D] or None); `scale` is fp32 [N], 0 where ignored."""
         # Not yet divided by the normaliser, a gradient is too large for fp16.
         dtype = torch.float32 if hidden.dtype == torch.float16 else hidden.dtype
         losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
@@ -91,9 +93,10 @@ class ChunkedCrossEntropy:
             # ∂/∂logits is `slope` with each row multiplied by this: on [n, D] that is cheaper than on [n, V].
             factor = (scale[rows] / normalizer)[:, None]
             dhidden[rows] = (slope @ weight.to(dtype)) * factor
-            share = slope.t() @ (x * factor).to(dtype)
-            dweight = share.float() if dweight is None else dweight.add_(share)  # chunks add up in fp32
-        return losses, dhidden, dweight.to(weight.dtype)
+            if by_weight:
+                share = slope.t() @ (x * factor).to(dtype)
+                dweight = share.float() if dweight is None else dweight.add_(share)  # chunks add up in fp32
+        return losses, dhidden, None if dweight is None else dweight.to(weight.dtype)
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
@@ -132,8 +135,8 @@ class _Mean(torch.autograd.Function):
     def forward(ctx, hidden, weight, targets, head):
         scale = (targets != IGNORE).float() / _count(targets)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            losses, dhidden, dweight = head.gradients(hidden, weight, targets, scale)
-            ctx.save_for_backward(dhidden, dweight)
+            losses, *gradients = head.gradients(hidden, weight, targets, scale, ctx.needs_input_grad[1])
+            ctx.save_for_backward(*gradients)
         else:
             losses = head.losses(hidden, weight, targets)
         ctx.mark_non_differentiable(losses)
@@ -144,7 +147,7 @@ class _Mean(torch.autograd.Function):
     def backward(ctx, grad, _):
         dhidden, dweight = ctx.saved_tensors
         # In place: the buffers are this call's own, and a second backward through it is an error anyway.
-        return dhidden.mul_(grad), dweight.mul_(grad), None, None
+        return dhidden.mul_(grad), None if dweight is None else dweight.mul_(grad), None, None
 
 
 class _PerToken(torch.autograd.Function):
@@ -159,5 +162,5 @@ class _PerToken(torch.autograd.Function):
     def backward(ctx, grad):
         hidden, weight, targets = ctx.saved_tensors
         scale = torch.where(targets == IGNORE, 0.0, grad.float())
-        _, dhidden, dweight = ctx.head.gradients(hidden, weight, targets, scale)
+        _, dhidden, dweight = ctx.head.gradients(hidden, weight, targets, scale, ctx.needs_input_grad[1])
         return dhidden, dweight, None, None

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from mc.controller import MCController
 from nanochat.gpt import rotary_at
-from nanochat.optim import OptimFlags
+from nanochat.optim import MuonAdamW, OptimFlags, check_coverage
 from nanochat.schedule import Plan
 from tests.mc.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
 
@@ -158,6 +158,30 @@ def test_an_error_in_the_memory_is_not_swallowed(monkeypatch: pytest.MonkeyPatch
             patch.setattr(MCController, place, broken)
             with pytest.raises(RuntimeError, match="broken memory"):
                 memory(*tiny_batch(2), 0.5)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "context"])
+def test_a_frozen_model_stays_as_it_is(kind: str) -> None:
+    terms = {"mc_gist_kl_weight": 1.0, "mc_gist_recon_weight": 0.5, "gist": {"gistnet_type": kind}}
+    moving, frozen = tiny_memory(**terms), tiny_memory(mc_freeze_model=True, **terms)
+    before = {name: weight.clone() for name, weight in frozen.state_dict().items()}
+    tokens, targets = tiny_batch(2)
+    results = [memory.process_batch(tokens, targets, 0.5) for memory in (moving, frozen)]
+    torch.testing.assert_close(results[1].loss.detach(), results[0].loss.detach())
+    for result in results:
+        result.loss.backward()
+    own = [(name, p, q) for (name, p), q in zip(moving.named_parameters(), frozen.parameters(), strict=True)]
+    for name, p, q in own:  # the memory's networks learn the same from it as beside a model that moves
+        assert q.grad is None if name.startswith("model.") else torch.equal(p.grad, q.grad), name
+    groups = frozen.parameter_groups(OptimFlags(), Plan(SEQ_LEN, 3, 1.0, 1.0))
+    check_coverage(frozen, groups)
+    optimizer = MuonAdamW(groups)
+    optimizer.reduce_gradients()
+    optimizer.step()
+    changed = {name for name, weight in frozen.state_dict().items() if not torch.equal(weight, before[name])}
+    assert not any(name.startswith("model.") for name in changed)
+    assert any(name.startswith("gistnet.") for name in changed) and any(name.startswith("focus.lensnet.") for name in changed)
+    assert frozen.flops_per_token() < moving.flops_per_token()
 
 
 def test_the_memory_may_learn_faster_than_the_model() -> None:

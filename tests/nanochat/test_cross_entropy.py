@@ -114,6 +114,16 @@ def test_without_gradients_none_are_computed():
         torch.testing.assert_close(chunked(*inputs), plain_cross_entropy(*inputs))
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_head_that_does_not_learn_costs_no_gradient(reduction, monkeypatch):
+    hidden, weight, targets = draw(50, 4, 20, 0.2)
+    (expected,) = torch.autograd.grad(chunked(hidden, weight, targets, reduction).sum(), hidden)
+    asked = []
+    monkeypatch.setattr(ChunkedCrossEntropy, "gradients", lambda *a, f=ChunkedCrossEntropy.gradients: asked.append(f(*a)) or asked[-1])
+    (got,) = torch.autograd.grad(chunked(hidden, weight.detach(), targets, reduction).sum(), hidden)
+    assert torch.equal(got, expected) and asked[0][2] is None
+
+
 def test_a_second_derivative_is_refused():
     hidden, weight, targets = draw(5, 4, 7)
     (gradient,) = torch.autograd.grad(chunked(hidden, weight, targets).square(), hidden, create_graph=True)

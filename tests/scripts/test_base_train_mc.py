@@ -240,7 +240,17 @@ def test_a_memory_can_start_from_a_trained_model(home: Home) -> None:
     stores = [CheckpointStore(home.base / "base_checkpoints" / tag) for tag in (home.tag, f"{home.tag}-mc")]
     metas = [store.load(store.newest_valid()).meta for store in stores]
     assert [meta["tokens_before"] for meta in metas] == [0, home.metrics()[-1]["total_tokens"]]  # the weight decay goes by them
-    for wrong, said in ((f"--init-from={home.tag}-mc", "the folder that this run writes to"), ("--init-from=nobody", "no model nobody in")):
+    frozen = ("--mc-freeze-model", "--resume=never")
+    assert home.train(*short, f"--init-from={home.tag}", *frozen).code == 0
+    given, kept = (store.load(store.newest_valid()).tensors["model"] for store in stores)
+    assert all(torch.equal(kept[name], weight) for name, weight in given.items()) and not torch.equal(
+        kept["gistnet.c_out.weight"], torch.zeros_like(kept["gistnet.c_out.weight"])
+    )
+    for wrong, said in (
+        (f"--init-from={home.tag}-mc", "the folder that this run writes to"),
+        ("--init-from=nobody", "no model nobody in"),
+        ("--mc-freeze-model", "mc_freeze_model"),
+    ):
         process = home.train(*short, wrong, "--resume=never")
         assert process.code != 0 and said in process.stderr
 
