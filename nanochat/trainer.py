@@ -177,7 +177,7 @@ class Trainer:
 
     def _train_step(self, batches: Iterator[Batch]) -> None:
         begin = time.perf_counter()
-        log_due = self._due(self.log_cadence, self.state.step + 1)
+        log_due = self._log_due(self.state.step + 1)
         with self.spans("data"):
             batch = next(batches)
         loss, metrics = self._forward_backward(batch)
@@ -252,6 +252,10 @@ class Trainer:
                 self._agreed_stop |= figures is None
                 if figures:
                     self.metrics.log(self._axes() | figures)
+
+    def _log_due(self, step: int) -> bool:
+        """A run that logs at all also logs its last step, wherever that falls."""
+        return self._due(self.log_cadence, step) or (self.log_cadence.every_tokens > 0 and step == self.plan.num_iterations)
 
     def _due(self, cadence: Cadence, step: int) -> bool:
         B = self.plan.total_batch_size
