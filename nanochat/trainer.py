@@ -45,7 +45,7 @@ class TrainerFlags:
     """The loop: batches, cadences, checkpoints."""
 
     device_batch_size: int = flag(32, "rows in a micro-batch of one process", unit="rows")
-    log_every: int = flag(100, "log the training metrics; -1 = off", unit="baseline steps, applied as tokens")
+    log_every: int = flag(100, "log the training metrics, those of the last step too; -1 = off", unit="baseline steps, applied as tokens")
     save_every: int = flag(-1, "save a checkpoint; -1 = only at the end", unit="baseline steps, applied as tokens")
     keep_checkpoints: int = flag(2, "newest checkpoints to keep; -1 = all")
     resume: str = flag("auto", "auto = continue from the newest valid checkpoint; never = start anew; or a step")
