@@ -5,8 +5,8 @@ Beside every flag of base_train there are four relative knobs:
 `horizon_mult`, tokens of the run against the profile's;
 `depth_mult`, layers against the profile's; the width follows as 1/√depth, so that the matrices keep their parameters;
 `head_dim_mult`, size of an attention head against the profile's, at the same width.
-Rates need nothing here: base_train sets η ∝ √B and λ by τ = B/(η·λ·D) from the batch and the steps it is given, and `lr_mult`
-and `wd_mult` act around that (see `nanochat.schedule`).
+Rates need nothing else: base_train sets η ∝ √B and λ by τ = B/(η·λ·D) from the batch and the steps it is given, and `lr_mult`
+and `wd_mult` act around that (see `nanochat.schedule`); as knobs they multiply those of the profile, where it has any.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from nanochat.lab.profiles import OWNED, Flags
 
 HORIZON = ("num_iterations", "target_flops", "target_param_data_ratio")
 RELATIVE = ("batch_mult", "horizon_mult", "depth_mult", "head_dim_mult")
+AROUND = ("lr_mult", "wd_mult")  # flags of base_train whose knobs multiply the profile's
 MOST_ROUNDING = 0.25  # of the rows of a step, in search of a batch that micro-batches divide
 
 
@@ -42,6 +43,7 @@ def check_knobs(knobs: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
 def resolve(base: Mapping[str, Any], knobs: Mapping[str, Any], defaults: Mapping[str, Any]) -> Flags:
     """The flags of base_train for `knobs` around the flags `base`. Raises `ValueError` where they cannot be had."""
     flags: Flags = {**base, **{name: value for name, value in knobs.items() if name not in RELATIVE}}
+    flags |= {name: base[name] * knobs[name] for name in AROUND if name in base and name in knobs}
     factor = {name: float(knobs.get(name, 1.0)) for name in RELATIVE}
     if factor["depth_mult"] != 1 or factor["head_dim_mult"] != 1:
         flags |= _shape(defaults | flags, factor["depth_mult"], factor["head_dim_mult"])

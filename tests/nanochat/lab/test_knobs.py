@@ -76,6 +76,7 @@ def test_horizons() -> None:
 
 
 def test_plain_knobs_replace_flags_and_make_arguments() -> None:
+    assert resolve({**BASE, "lr_mult": 4.0}, {"lr_mult": 1.5, "wd_mult": 0.5}, DEFAULTS) == {**BASE, "lr_mult": 6.0, "wd_mult": 0.5}
     got = resolve(BASE, {"lr_mult": 1.1, "chunked_ce": False}, DEFAULTS)
     assert got == {**BASE, "lr_mult": 1.1, "chunked_ce": False}
     assert argv(got)[-2:] == ["--lr-mult=1.1", "--chunked-ce=0"]
