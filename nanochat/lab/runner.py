@@ -71,15 +71,19 @@ class _Child:
 def run_all(cycle: Cycle, runs: Sequence[Run], say: Say, with_rows: bool = True) -> None:
     """Brings every run to its end, `cycle.jobs` at a time, and its row into results.csv, in the order of `runs`.
 
-    What has an outcome is not run again. A crash or a divergence is an outcome. Raises `Stopped`.
+    What has an outcome is not run again. A crash or a divergence is an outcome. Runs of this cycle that an earlier lab has left
+    count too: beside them, those of this one would not have the machine that they are compared on. Raises `Stopped`.
     """
     waiting = [run for run in runs if not outcome_file(cycle, run).exists()]
+    waiting.sort(key=lambda run: not _is_training(cycle.run_folder(run.experiment, run.seed)))  # first, to be waited for
     done_before = len(runs) - len(waiting)
     say(f"{len(runs)} runs, {done_before} done before, {cycle.jobs} at a time")
     children: list[_Child] = []
+    if others := _others(cycle, waiting, children):
+        say(f"an earlier lab has left {', '.join(others)} under way; waiting where no more than {cycle.jobs} may run")
     with _signals() as stop:
         while waiting or children:
-            while waiting and len(children) < cycle.jobs and not stop.number:
+            while waiting and len(children) + len(_others(cycle, waiting, children)) < cycle.jobs and not stop.number:
                 children.append(_start(cycle, waiting.pop(0), say))
             ended = [child for child in children if _has_ended(cycle, child, stop)]
             for child in ended:
@@ -160,6 +164,27 @@ def resolved_flags(cycle: Cycle, experiment: Experiment) -> dict[str, Any]:
         write_json(folder / OUTCOME, {"step_seconds": figures.step_ms / 1e3})
     step_seconds = read_json(folder / OUTCOME)["step_seconds"]
     return {**experiment.flags, "num_iterations": max(1, round(experiment.budget_seconds / step_seconds))}
+
+
+def _others(cycle: Cycle, waiting: Sequence[Run], children: Sequence[_Child]) -> list[str]:
+    """Names of the run folders in which something is trained that is neither ours nor to be ours."""
+    ours = {child.folder for child in children} | {cycle.run_folder(run.experiment, run.seed) for run in waiting}
+    return [folder.name for folder in sorted((cycle.folder / "runs").glob("*")) if folder not in ours and _is_training(folder)]
+
+
+def _is_training(folder: Path) -> bool:
+    """Whether a process holds the lock of a run's folder."""
+    try:
+        lock = os.open(folder / ".lock", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def _start(cycle: Cycle, run: Run, say: Say) -> _Child:

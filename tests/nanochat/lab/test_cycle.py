@@ -1,16 +1,20 @@
 import dataclasses
+import fcntl
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from nanochat.common import UserError
+from nanochat.common import UserError, ensure_dir
 from nanochat.lab.code_version import changed_files, training_code
 from nanochat.lab.curve import read_curve, read_figures
 from nanochat.lab.cycle import cycle_names, open_cycle
 from nanochat.lab.measurements import measure, members
 from nanochat.lab.opening import alone
 from nanochat.lab.outcome import CRASHED, DIVERGED, OK, classify, metrics_folder
+from nanochat.lab.runner import Run, outcome_file, run_all
 from nanochat.lab.sweeps import at_budget, at_seeds, experiments
 from nanochat.lab.templates import Template, load_template
 from tests.nanochat.lab.planted import BATCH, STEPS, new_cycle, plant, plant_sweep, records, surroundings
@@ -129,6 +133,26 @@ def test_figures_leave_out_what_compiling_took() -> None:
     gaps = records()
     gaps[1]["val/bpb"] = None
     assert len(read_curve(gaps, "val/bpb").values) == len(records()) // 2 - 1
+
+
+def test_what_an_earlier_lab_has_left_under_way_is_waited_for(base: Path) -> None:
+    cycle = new_cycle()
+    plant_sweep(cycle)
+    finished = outcome_file(cycle, Run(cycle.baseline, 1))
+    finished.unlink()  # trained to its end, so that nothing is left but to say so
+    held = os.open(ensure_dir(cycle.folder / "runs" / "another-s1") / ".lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    found: list[bool] = []
+
+    def release() -> None:
+        found.append(finished.exists())
+        os.close(held)
+
+    threading.Timer(1.0, release).start()
+    said: list[str] = []
+    run_all(cycle, [Run(cycle.baseline, 1)], said.append, with_rows=False)
+    assert found == [False] and finished.exists()
+    assert said[1] == "an earlier lab has left another-s1 under way; waiting where no more than 1 may run"
 
 
 def test_how_a_run_ended(base: Path) -> None:
