@@ -67,12 +67,12 @@ def build_controller(trained: Trained, model: GPT) -> MCController:
 
 
 def restore_controller(trained: Trained, model: GPT, **options: Any) -> MCController:
-    """The memory of a checkpoint around `model`, to be trained on; `options` are further arguments of `MCController`.
+    """The memory of a checkpoint around `model`, to be trained on, the model too; `options` are further arguments of `MCController`.
 
     Raises `UserError` where the checkpoint does not describe a memory of this version.
     """
     try:
-        config = from_dict(MCConfig, trained.meta[META])
+        config = dataclasses.replace(from_dict(MCConfig, trained.meta[META]), mc_freeze_model=False)  # which was for that run
         controller = MCController(model, config, model.config.max_seq_len, **options)
         state = {name: tensor for name, tensor in trained.checkpoint.tensors["model"].items() if not name.startswith(PREFIX)}
         keys = controller.load_state_dict(state, strict=False)

@@ -80,9 +80,9 @@ class BaseTrain:
             raise ValueError(f"total_batch_size {B} is not a multiple of device_batch_size × max_seq_len ({b} × {T}); change one of them")
         if self.init_from and self.init_from == self.tag:
             raise ValueError(f"init_from is {self.init_from!r}, the folder that this run writes to; give another --model-tag")
-        if self.memory.mc_freeze_model and not self.init_from:
-            raise ValueError("mc_freeze_model keeps the model as it is, and this run begins with random weights; give --init-from")
         if self.mc:
+            if self.memory.mc_freeze_model and not self.init_from:
+                raise ValueError("mc_freeze_model keeps the model as it is, and this run begins with random weights; give --init-from")
             RowPlan(self.memory, T)  # refuses what does not fit a row
             if self.eval_every > 0 and self.memory.mc_eval_tokens < T:
                 raise ValueError(f"mc_eval_tokens is {self.memory.mc_eval_tokens}, which is not one row of max_seq_len {T}; give more")

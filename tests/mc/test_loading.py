@@ -11,9 +11,12 @@ import torch
 from mc.config import MCConfig
 from mc.controller import MCController
 from mc.evaluation import evaluate_memory
-from mc.loading import from_dict, load_controller
+from mc.loading import from_dict, load_controller, restore_controller
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError
+from nanochat.loading import build_model, open_trained
+from nanochat.optim import OptimFlags
+from nanochat.schedule import Plan
 from tests.mc.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
 from tests.nanochat.tiny_model import save_base, tiny_model, tiny_tokenizer
 
@@ -101,6 +104,15 @@ def test_a_checkpoint_of_another_version_is_one_line(base: Path, change: str, na
     store.save(8, tensors, meta)
     refused(f"does not describe a memory of this version .*{named}.*; train it again", step=8)
     assert load_controller(step=7, say=lambda _: None).meta["step"] == 7
+
+
+def test_a_model_that_was_frozen_is_trained_by_later_stages(base: Path) -> None:
+    save_memory(base, memory(mc_freeze_model=True))
+    trained = open_trained("base", None, None, lambda _: None)
+    model = build_model(trained, "cpu", torch.float32, "auto")
+    restored = restore_controller(trained, model.requires_grad_(True))
+    assert all(p.requires_grad for p in model.parameters())
+    assert any(group.named[0][0].startswith("model.") for group in restored.parameter_groups(OptimFlags(), Plan(64, 3, 1.0, 1.0)))
 
 
 def test_configurations_go_through_json_and_back() -> None:
