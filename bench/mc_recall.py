@@ -31,7 +31,15 @@ EASY = (
     "--mc-horizon=16",
     "--mc-train-wc-length=33",
 )
-HARD = ("--task=hard", "--steps=800", "--batch=16", "--allocator-recent-tokens=32", "--mc-horizon=32", "--mc-train-wc-length=65")
+HARD = (
+    "--task=hard",
+    "--steps=450",
+    "--lr=1.5",
+    "--batch=16",
+    "--allocator-recent-tokens=32",
+    "--mc-horizon=32",
+    "--mc-train-wc-length=65",
+)
 # Every far block a gist: narrow variants soon, and nothing for LensNet to choose.
 GISTS = ("--mc-lens-loss-weight=0", "--mc-num-random-variants=2", "--anneal=0.15", "--head-dim=16", "--gistnet-pooling=query")
 # Three of the fourteen far blocks raw, and gists that do not hold every binding, so that it matters which.

@@ -1,12 +1,12 @@
 """What a memory is worth on real text: where far context pays, and how much of that gists and focus keep.
 
-Three stages, each of which goes on where it stopped; a call stops by itself after `--minutes`:
+    python -m bench.mc_text                     three stages after each other:
+    python -m bench.mc_text --stage corpus      long documents, and a tokenizer trained on them
+    python -m bench.mc_text --stage survey      a model without a memory: what the far context gives
+    python -m bench.mc_text --stage memory      memories of each kind in that setting: what they keep of it
 
-    python -m bench.mc_text --stage corpus                   long documents, and a tokenizer trained on them
-    python -m bench.mc_text --stage survey --depth 6 …       a model without a memory: what the far context gives
-    python -m bench.mc_text --stage memory --depth 6 …       memories of each kind in that setting: what they keep of it
-
-Models are trained by `scripts.base_train`, those with a memory from the survey's model on or from scratch
+A call stops by itself after `--minutes`, and the same command goes on from there. Models are trained by `scripts.base_train`, those
+with a memory from the survey's model on, which stays as it is unless `--memory-flags` say otherwise, or from scratch
 (`--memory-tokens 0`). Everything is measured on rows that lie within one held-out document. Their losses are paired, and their
 standard errors take rows of one document for one drawing.
 """
@@ -42,10 +42,11 @@ Losses = dict[str, Tensor]  # fp32 [N] by condition
 def survey_stage(bench: Bench) -> dict[str, Any]:
     """Trains without a memory and measures what the context before a window gives."""
     config = bench.config
-    if not bench.train(config.tag, config.steps):
+    tag = config.tag if config.stage == "survey" else config.surveyed
+    if not bench.train(tag, config.steps):
         return {"finished": False}
     runtime = start(RuntimeFlags(compile=False))
-    model, tokenizer, _ = load_model("base", config.tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
+    model, tokenizer, _ = load_model("base", tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
     rows, documents = bench.held_out(tokenizer)
     windows = numbers(config.windows) or sorted({min(256, config.budget), config.budget})
     surveyed = survey(model, bench.batches(rows), numbers(config.horizons), windows, bench.late)
@@ -176,8 +177,9 @@ def main(argv: list[str] | None = None) -> int:
     ensure_dir(bench.home)
     os.environ["NANOCHAT_BASE_DIR"] = str(bench.home)
     result: dict[str, Any] = {"stage": config.stage, "setting": config.setting(), "corpus": corpus_stage(bench), "finished": True}
-    if config.stage != "corpus":
-        result |= (survey_stage if config.stage == "survey" else memory_stage)(bench)
+    for name, stage in (("survey", survey_stage), ("memory", memory_stage)):
+        if config.stage in ("all", name) and result["finished"]:
+            result |= stage(bench)
     if not result["finished"]:
         print("not finished: the same command goes on from here", flush=True)
     print(json.dumps(result, allow_nan=False))

@@ -30,13 +30,19 @@ ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER_CHARS = 30_000_000  # of text that the tokenizer is trained on
 STOP_SECONDS = 120.0  # that a training process gets to save
 TYPES = ("transformer", "context", "mean")
+# Of what was tried, these did best; see dev/LOG.md, 2026-11-30.
+RATES = "--lr-mult=3.5 --wd-mult=0.28"
+FROZEN = (
+    "--mc-freeze-model --mc-gist-kl-weight=2 --mc-anneal=0 --mc-lens-every=1 --mc-num-random-variants=2 "
+    "--allocator-recent-tokens=128 --gistnet-pooling=query --lr-mult=8 --wd-mult=0.2"
+)
 
 
 @dataclass
 class McText:
     """Measure on long documents what far context gives, and what a memory keeps of it."""
 
-    stage: Literal["corpus", "survey", "memory"] = flag("corpus", "corpus, then survey, then memory")
+    stage: Literal["all", "corpus", "survey", "memory"] = flag("all", "corpus, then survey, then memory; or one of them")
     folder: str = flag("", "where corpus, tokenizer and checkpoints are kept; empty = mc_text in the base folder")
     roots: str = flag("", f"folders of packages to read, separated by {os.pathsep!r}; empty = those of this Python")
     minutes: float = flag(9.0, "stop after so long; the same command goes on from there", unit="minutes")
@@ -45,14 +51,15 @@ class McText:
     aspect_ratio: int = flag(64, "width = depth × aspect ratio", unit="channels per layer")
     head_dim: int = flag(64, "size of an attention head", unit="channels")
     max_seq_len: int = flag(2048, "tokens in a row: T", unit="tokens")
-    train_tokens: int = flag(16_000_000, "tokens to train on, rounded to steps", unit="tokens")
-    memory_tokens: int = flag(8_000_000, "memory: tokens to train each on, from the survey's model on; 0 = from scratch, as many as that")
-    total_batch_size: int = flag(16384, "tokens per step", unit="tokens")
+    train_tokens: int = flag(8_000_000, "tokens to train on, rounded to steps", unit="tokens")
+    memory_tokens: int = flag(1_600_000, "memory: tokens to train each on, from the survey's model on; 0 = from scratch, as many as that")
+    total_batch_size: int = flag(8192, "tokens per step", unit="tokens")
     device_batch_size: int = flag(4, "rows in a micro-batch, and in a forward when measuring", unit="rows")
     packing: Literal["stream", "bestfit"] = flag(
-        "stream", "rows of training run on through the documents, or are cut from them and shuffled"
+        "bestfit", "rows of training run on through the documents, or are cut from them and shuffled"
     )
-    train_flags: str = flag("", "further flags for base_train, separated by spaces; give them a --label")
+    train_flags: str = flag(RATES, "further flags for base_train, separated by spaces; give them a --label")
+    memory_flags: str = flag(FROZEN, "memory: more of them, which come after the former")
     label: str = flag(
         "", "added to the names of what the stage trains, to keep variations apart; memories start from the survey without one"
     )
@@ -79,7 +86,7 @@ class McText:
             raise ValueError(f"horizons is {self.horizons!r}; a row has only {self.max_seq_len} tokens (max_seq_len)")
         if self.total_batch_size % (self.max_seq_len * self.device_batch_size):
             raise ValueError(f"total_batch_size {self.total_batch_size} is not a multiple of max_seq_len × device_batch_size")
-        if self.stage == "memory" and not 0 < self.recent < self.budget:
+        if self.stage in ("all", "memory") and not 0 < self.recent < self.budget:
             raise ValueError(
                 f"recent is {self.recent}; it must leave something of the budget of {self.budget} entries (a quarter of max_seq_len)"
             )
@@ -124,6 +131,7 @@ class McText:
     def setting(self) -> dict[str, Any]:
         """What was trained, for the record."""
         keys = ("depth", "aspect_ratio", "head_dim", "max_seq_len", "vocab_size", "packing", "total_batch_size", "train_flags")
+        keys += ("memory_flags",) if self.stage in ("all", "memory") else ()
         return {key: getattr(self, key) for key in keys} | {"steps": self.steps, "tokens": self.steps * self.total_batch_size}
 
 
@@ -169,6 +177,7 @@ class Bench:
             *(f"--{k}={v}" for k, v in options.items()),
             *memory,
             *config.train_flags.split(),
+            *(config.memory_flags.split() if memory else ()),
         ]
         print(f"training {stored}: {steps:,} steps, {left / 60:.1f} minutes left of this call", flush=True)
         process = subprocess.Popen(command, cwd=ROOT)

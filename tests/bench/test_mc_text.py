@@ -18,6 +18,7 @@ from tests.bench.test_long_corpus import write_packages
 from tests.nanochat.tiny_model import tiny_model
 
 SHAPE = ("--vocab-size=400", "--depth=2", "--aspect-ratio=16", "--head-dim=16", "--max-seq-len=256", "--total-batch-size=1024")
+FROZEN = "--memory-flags=--mc-freeze-model --mc-gist-kl-weight=2 --mc-anneal=0 --gistnet-pooling=query"
 RUN = ("--train-tokens=4096", "--device-batch-size=2", "--eval-rows=8", "--horizons=16,32", "--train-flags=--compile=0 --device-type=cpu")
 
 
@@ -33,8 +34,8 @@ def test_all_stages_and_going_on(base: Path, tmp_path: Path, capsys: pytest.Capt
     corpus = bench(capsys, "--stage=corpus", *where)["corpus"]
     assert corpus["train"]["tokens"] > 4096 and corpus["val"]["documents"] == 1 and corpus["vocab_size"] == 400
 
-    memory = ("--stage=memory", "--types=context", "--slots=1", "--recent=32", "--memory-tokens=2048", "--label=first")
-    with pytest.raises(UserError, match="no finished model d2-a16-t256-4x1024-stream to start from; run --stage survey"):
+    memory = ("--stage=memory", "--types=context", "--slots=1", "--recent=32", "--memory-tokens=2048", "--label=first", FROZEN)
+    with pytest.raises(UserError, match="no finished model d2-a16-t256-4x1024-bestfit to start from; run --stage survey"):
         main([*SHAPE, *RUN, *memory, *where])
     assert not bench(capsys, "--stage=survey", "--minutes=1e-9", *where)["finished"]
     surveyed = bench(capsys, "--stage=survey", "--windows=24,64", *where)
@@ -50,6 +51,8 @@ def test_all_stages_and_going_on(base: Path, tmp_path: Path, capsys: pytest.Capt
     for at in result["horizons"]:
         assert set(at["layouts"]) == {"window", "random", "recency", "lens", "oracle", "collapsed"}
         assert all(math.isfinite(layout["delta_nll"]) and layout["delta_nll_error"] is None for layout in at["layouts"].values())
+    both = bench(capsys, *memory, "--stage=all", *where)  # nothing is trained again, whichever way it is asked for
+    assert both["gains"] != surveyed["gains"] and both["memories"] == first["memories"] and "memory_flags" in both["setting"]
     more = bench(capsys, *memory, "--minutes=1e-9", *where)
     assert more["memories"] == first["memories"]  # nothing is trained or measured again
     assert not bench(capsys, *memory, "--slots=1,2", "--minutes=1e-9", *where)["finished"]
@@ -100,7 +103,7 @@ def test_a_survey_is_late_or_measures_every_window() -> None:
         (["--slots="], "slots"),
         (["--total-batch-size=1000"], "total_batch_size"),
         (["--minutes=0"], "minutes"),
-        (["--roots=/no/such/folder"], "roots"),
+        (["--stage=corpus", "--roots=/no/such/folder"], "roots"),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_nothing_is_made(base: Path, wrong: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
