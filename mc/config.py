@@ -106,6 +106,7 @@ class MCConfig:
     mc_log_timers: bool = flag(True, "log the milliseconds of the memory's parts as mc/…_ms")
     mc_log_lod_ascii: bool = flag(False, "print a picture of a few layouts with each evaluation")
     mc_lens_contexts: int = flag(1, "variants of a row in whose contexts LensNet learns, beside the collapsed one", unit="variants")
+    mc_lens_decisions: int = flag(1, "decision points of a row at which LensNet learns from attention", unit="points")
     mc_compile_variants: bool = flag(True, "compile the layers anew for each width of the variants; eager saves that in short runs")
     positional_type: Kind = flag("gaussian", "how entries are placed")
     allocator_recent_tokens: int = flag(0, "tokens before the decision point that stay raw; 0 = a sixteenth of the row", unit="tokens")
@@ -124,6 +125,7 @@ class MCConfig:
             "mc_max_lod",
             "mc_lens_every",
             "mc_lens_contexts",
+            "mc_lens_decisions",
             "mc_eval_tokens",
         ):
             if getattr(self, name) < 1:
@@ -181,6 +183,10 @@ class RowPlan:
                 f"allocator_recent_tokens {self.recent} and mc_horizon {self.horizon} "
                 f"leave no block of block_size {K} to compress in rows of {T} tokens"
             )
+        if self.config.mc_lens_decisions > self.blocks:
+            raise ValueError(
+                f"mc_lens_decisions is {self.config.mc_lens_decisions}; rows of {T} tokens have only {self.blocks} blocks to compress"
+            )
         if self.final_width <= self.tail:
             raise ValueError(
                 f"mc_train_wc_length {self.final_width} is not more than the {self.tail} tokens that stay raw "
@@ -207,6 +213,20 @@ class RowPlan:
     def blocks(self) -> int:
         """Blocks that may be compressed: F."""
         return (self.length - self.recent - self.horizon) // self.config.block_size
+
+    def decision(self, blocks: int) -> int:
+        """Tokens before the decision point behind which the first `blocks` blocks may be compressed."""
+        return self.length - self.horizon - (self.blocks - blocks) * self.config.block_size
+
+    @property
+    def far_blocks(self) -> list[int]:
+        """How many blocks may be compressed before each of the decision points that LensNet learns at, the row's own first.
+
+        They are spread over the later three quarters of the blocks.
+        """
+        points = self.config.mc_lens_decisions
+        step = max(1, 3 * self.blocks // (4 * points))
+        return [self.blocks - i * step for i in range(points)]
 
     @property
     def tail(self) -> int:

@@ -266,18 +266,22 @@ class MCController(Objective):
         return lay_out(self.plan, variants.compression, torch.cat([variants.levels[guided:], levels]))
 
     def _attention(self, row: Row, losses: Tensor) -> Tensor | None:
-        """How much attention the predictions of the horizon paid to each block in the plain rows, fp32 [B,F].
+        """How much attention the predictions after each decision point paid to each block in the plain rows, fp32 [D,B,F].
 
-        Each counts by what it lost in the variants, on average: a block matters where its tokens are missed.
+        Those of the row's horizon count by what they lost in the variants, on average: a block matters where its tokens are missed.
+        After earlier decision points nothing was compressed, and they count alike.
         """
         if not self.config.lens_loss.mc_lens_attention_weight:
             return None
-        T, H, F_, K = self.plan.length, self.plan.horizon, self.plan.blocks, self.config.block_size
+        plan, H, F_, K = self.plan, self.plan.horizon, self.plan.blocks, self.config.block_size
         horizon = slice(-H - 1, -1)
         lost = F.relu(losses.detach()[:, horizon].unflatten(0, (-1, len(row.losses))).mean(0) - row.losses[:, horizon])
+        begins = torch.tensor([plan.decision(blocks) - 1 for blocks in plan.far_blocks], device=lost.device)
+        queries = begins[:, None] + torch.arange(H, device=lost.device)
+        weights = torch.cat([lost[None], torch.ones_like(lost).expand(len(begins) - 1, -1, -1)])
         with self.spans("attention"):
-            mass = attention_mass(self.model, row.embedded, row.inputs, T - H - 1, T - 1, lost)
-        return mass[:, : F_ * K].unflatten(1, (F_, K)).sum(-1)
+            mass = attention_mass(self.model, row.embedded, row.inputs, queries, weights)
+        return mass[..., : F_ * K].unflatten(-1, (F_, K)).sum(-1)
 
     def _gist_terms(self, loss, tokens, targets, row: Row, tree: RowTree, hidden, entry_targets) -> tuple[Tensor, dict[str, Tensor]]:
         """`loss` with the terms that are on, and what they came to."""

@@ -174,7 +174,8 @@ def lens_levels(controller: MCController, probe: Probe, tree: RowTree, passes: i
 def oracle_levels(model: GPT, probe: Probe, plain: Plain) -> Tensor:
     """The layout that keeps the blocks which the horizon's predictions attend to most, int64 levels [B,F]."""
     T, F = probe.plan.length, probe.plan.blocks
-    mass = attention_mass(model, plain.embedded, plain.inputs, T - probe.horizon - 1, T - 1)
+    queries = torch.arange(T - probe.horizon - 1, T - 1, device=plain.hidden.device)
+    mass = attention_mass(model, plain.embedded, plain.inputs, queries[None])[0]
     blocks = mass[:, : F * probe.plan.config.block_size].unflatten(1, (F, -1)).sum(-1)
     return by_score(probe.compression, blocks)
 

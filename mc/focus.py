@@ -14,11 +14,11 @@ from torch import Tensor
 
 from mc import metrics as measure
 from mc.config import RowPlan
+from mc.layout import from_levels
 from mc.lens_loss import AdvantageNorm, Pairs, attention_loss, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores
 from mc.lensnet import LensNet, score_blocks
-from mc.row_tree import RowTree, assemble
-from mc.sampler import Variants, lay_out
-from mc.variants import Compression
+from mc.row_tree import RowTree, assemble, bank_index
+from mc.sampler import Variants
 from nanochat.spans import OpenSpan, untimed
 
 REFERENCE_BETA = 0.99  # decay of the reference policy's weights
@@ -52,12 +52,19 @@ class Focus(nn.Module):
             scores = score_blocks(lensnet or self.lensnet, entries, variants.layout, levels.flatten(0, 1), self.plan.length - H, H)
         return scores.view(levels.shape)
 
-    def coarse_scores(self, tree: RowTree, spans: OpenSpan = untimed) -> Tensor:
-        """Block scores fp32 [B,F] of the Working Context in which every block is a gist: what a memory starts from."""
-        B, F = tree.x.shape[0], self.plan.blocks
-        levels = torch.ones(1, B, F, dtype=torch.int64, device=tree.x.device)
-        coarse = lay_out(self.plan, Compression((F,), F, self.plan.tail, self.plan.config.geometry), levels)
-        return self.scores(assemble(tree, coarse.index).x, coarse, spans=spans)[0]
+    def coarse_scores(self, tree: RowTree, blocks: int | None = None, spans: OpenSpan = untimed) -> Tensor:
+        """Block scores fp32 [B,blocks] of the Working Context in which the first `blocks` are gists: what a memory starts from.
+
+        By default these are all that may be compressed, and the decision point is that of the row; with fewer it is as much earlier.
+        """
+        plan, geometry, B = self.plan, self.plan.config.geometry, tree.x.shape[0]
+        blocks = plan.blocks if blocks is None else blocks
+        decision, K = plan.decision(blocks), geometry.block_size
+        levels = torch.ones(B, blocks, dtype=torch.int64, device=tree.x.device)
+        layout = from_levels(levels, decision, blocks * geometry.slots + decision - blocks * K, geometry)
+        entries = assemble(tree, bank_index(layout, plan.shape)).x
+        with spans("lensnet"):
+            return score_blocks(self.lensnet, entries, layout, levels, decision, 0)
 
     def loss(
         self,
@@ -72,20 +79,25 @@ class Focus(nn.Module):
         """(LensNet's loss, fp32 scalar; detached metrics) for variants of advantages fp32 [V,B].
 
         Scores are taken in some contexts, in which all pairs of a row's variants are judged: `mc_lens_contexts` of the variants,
-        from number `origin` on, and the one where everything is collapsed. `attention` fp32 [B,F] is what the horizon paid to
-        each block where compression hurt it, None where that has no weight.
+        from number `origin` on, and the one where everything is collapsed. `attention` fp32 [D,B,F] is what the tokens after each of
+        the plan's decision points paid to each block, None where that has no weight; at all but the first of these points
+        LensNet learns from it alone.
         """
         config, V = self.config, len(advantages)
         self.advantages.update(advantages)
         mine, rows = variants.some(origin, min(V, self.plan.config.mc_lens_contexts))
         mixed = entries[rows]
-        scores = torch.cat([self.scores(mixed, mine, spans=spans), self.coarse_scores(tree, spans)[None]])  # (O, B, F)
+        scores = torch.cat([self.scores(mixed, mine, spans=spans), self.coarse_scores(tree, spans=spans)[None]])  # (O, B, F)
         pairs = make_pairs(variants.levels.transpose(0, 1), advantages.t(), config)
         policy = policy_scores(scores, pairs)  # (O, B, V, V)
         terms = lens_losses(pairs, policy, scores, self.advantages.deviation, config)
         loss = terms.preference
         if attention is not None:
-            loss = loss + config.mc_lens_attention_weight * attention_loss(scores, attention, config.mc_lens_temperature)
+            told = attention_loss(scores, attention[0], config.mc_lens_temperature)
+            for blocks, paid in zip(self.plan.far_blocks[1:], attention[1:], strict=True):
+                earlier = self.coarse_scores(tree, blocks, spans)[None]
+                told = told + attention_loss(earlier, paid[:, :blocks], config.mc_lens_temperature)
+            loss = loss + config.mc_lens_attention_weight * told / len(attention)
         if config.mc_lens_rank_weight:
             loss = loss + config.mc_lens_rank_weight * terms.rank
         if config.mc_lens_budget_weight:

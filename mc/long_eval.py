@@ -121,8 +121,9 @@ def _attended(controller: MCController, tokens: Tensor, horizon: int) -> list[tu
     if blocks < 1:
         return []
     plain = plain_forward(model, tokens[None].to(model.wte.weight.device))
-    mass = attention_mass(model, plain.embedded, plain.inputs, len(tokens) - horizon - 1, len(tokens) - 1)
-    best = mass[0, : blocks * K].view(blocks, K).sum(1).topk(min(NEEDED_BLOCKS, blocks)).indices
+    queries = torch.arange(len(tokens) - horizon - 1, len(tokens) - 1, device=plain.hidden.device)
+    mass = attention_mass(model, plain.embedded, plain.inputs, queries[None])
+    best = mass[0, 0, : blocks * K].view(blocks, K).sum(1).topk(min(NEEDED_BLOCKS, blocks)).indices
     return [(block * K, (block + 1) * K) for block in best.tolist()]
 
 

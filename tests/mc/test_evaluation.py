@@ -143,7 +143,7 @@ def test_attention_mass_is_what_the_layers_pay(pattern: str) -> None:
     tokens = torch.randint(61, (2, T), generator=generator())
     inputs: list[torch.Tensor] = []
     model.layers(model.embed(tokens), model.rotary(0, T), inputs=inputs)
-    mass = attention_mass(model, model.embed(tokens), inputs, 30, 38)
+    (mass,) = attention_mass(model, model.embed(tokens), inputs, torch.arange(30, 38)[None])
     assert torch.allclose(mass.sum(1), torch.ones(2)) and (mass[:, 38:] == 0).all() and (mass[:, :38] > 0).all()
     expected, (x, values), rotary = torch.zeros(2, T), model.embed(tokens), model.rotary(0, T)
     x0 = x

@@ -26,7 +26,7 @@ def draw(memory, rows: int = 3):
 def test_every_weighted_term_changes_the_loss_and_reaches_lensnet() -> None:
     terms = ("attention", "kl", "rank", "budget", "budget_smooth")
     off = {f"mc_lens_{term}_weight": 0.0 for term in terms}
-    attention = torch.rand(3, 10, generator=torch.Generator().manual_seed(5))
+    attention = torch.rand(1, 3, 10, generator=torch.Generator().manual_seed(5))
     losses = {}
     for term in (None, *terms):
         memory = tiny_memory(mc_max_lod=1, lens_loss=off | ({f"mc_lens_{term}_weight": 0.7} if term else {}))
@@ -81,11 +81,14 @@ def test_attention_loss_by_hand() -> None:
 def test_attention_is_weighted_by_query() -> None:
     memory = tiny_memory()
     _, row = memory.read_rows(*tiny_batch(2))
-    single = [attention_mass(memory.model, row.embedded, row.inputs, 80 + i, 81 + i) for i in range(3)]
+    single = attention_mass(memory.model, row.embedded, row.inputs, torch.arange(80, 83)[:, None])  # (3, B, T)
     weights = torch.tensor([[1.0, 0.0, 2.0], [0.5, 3.0, 0.0]])
-    mass = attention_mass(memory.model, row.embedded, row.inputs, 80, 83, weights)
-    torch.testing.assert_close(mass, sum(weights[:, i, None] * single[i] for i in range(3)))
-    torch.testing.assert_close(attention_mass(memory.model, row.embedded, row.inputs, 80, 83), sum(single) / 3)
+    together = torch.tensor([[80, 81, 82], [82, 80, 80]])
+    mass = attention_mass(memory.model, row.embedded, row.inputs, together, torch.stack([weights, weights.flip(1)]))
+    torch.testing.assert_close(mass[0], sum(weights[:, i, None] * single[i] for i in range(3)))
+    expected = weights[:, 2, None] * single[2] + (weights[:, 0, None] + weights[:, 1, None]) * single[0]
+    torch.testing.assert_close(mass[1], expected)
+    torch.testing.assert_close(attention_mass(memory.model, row.embedded, row.inputs, together)[0], single.mean(0))
 
 
 def test_blocks_count_by_what_their_readers_lost() -> None:
@@ -97,7 +100,36 @@ def test_blocks_count_by_what_their_readers_lost() -> None:
     losses = row.losses.repeat(2, 1)
     losses[:, -plan.horizon - 1] += torch.tensor([0.5, 0.1, 1.5, 0.3])  # variants 0 and 1 of rows 0 and 1: means of 1 and 0.2
     losses[:, -plan.horizon] -= 1.0  # a gain is no loss
-    blocks = memory._attention(row, losses)
-    first = attention_mass(memory.model, row.embedded, row.inputs, plan.length - plan.horizon - 1, plan.length - plan.horizon)
+    (blocks,) = memory._attention(row, losses)
+    (first,) = attention_mass(memory.model, row.embedded, row.inputs, torch.tensor([[plan.length - plan.horizon - 1]]))
     expected = first[:, : plan.blocks * 8].unflatten(1, (plan.blocks, 8)).sum(-1) * torch.tensor([[1.0], [0.2]])
     torch.testing.assert_close(blocks, expected)
+
+
+def test_lensnet_learns_at_earlier_decision_points_too() -> None:
+    """Each is told what the tokens after it attended to, and LensNet sees no more there than what came before it."""
+    memory = tiny_memory(mc_max_lod=1, mc_lens_decisions=3, mc_horizon=8)
+    plan, (tokens, targets) = memory.plan, tiny_batch(3)
+    assert len(plan.far_blocks) == 3 and plan.far_blocks[0] == plan.blocks > plan.far_blocks[1] > plan.far_blocks[2] > 0
+    memory.focus.lensnet.c_score.weight.data.normal_(generator=torch.Generator().manual_seed(7))
+    _, row = memory.read_rows(tokens, targets)
+    attention = memory._attention(row, row.losses.repeat(2, 1) + 1.0)
+    for blocks, paid in zip(plan.far_blocks, attention, strict=True):
+        t = plan.decision(blocks)
+        assert t == plan.length - 8 - (plan.blocks - blocks) * 8
+        (told,) = attention_mass(memory.model, row.embedded, row.inputs, torch.arange(t - 1, t + 7)[None])
+        torch.testing.assert_close(paid, 8 * told[:, : plan.blocks * 8].unflatten(1, (plan.blocks, 8)).sum(-1))
+        later, before = tokens.clone(), tokens.clone()
+        later[:, t:] = (later[:, t:] + 5) % 61
+        before[:, t - 1] = (before[:, t - 1] + 5) % 61
+        trees = [memory.tree(memory.read_rows(x, targets)[1]) for x in (tokens, later, before)]
+        scores, after, other = (memory.focus.coarse_scores(tree, blocks) for tree in trees)
+        assert scores.shape == (3, blocks) and torch.equal(scores, after) and not torch.equal(scores, other)
+    tree, variants, entries = draw(memory)
+    advantages = torch.zeros(variants.levels.shape[:2])
+    mine = [memory.focus.loss(tree, entries, variants, 0, advantages, told)[0].item() for told in (attention, attention.flip(2))]
+    moved = attention.clone()
+    moved[2, :, : plan.far_blocks[2]] = moved[2, :, : plan.far_blocks[2]].flip(1)
+    assert len({*mine, memory.focus.loss(tree, entries, variants, 0, advantages, moved)[0].item()}) == 3, "every point counts"
+    with pytest.raises(ValueError, match="mc_lens_decisions is 99"):
+        tiny_memory(mc_lens_decisions=99)
