@@ -218,6 +218,10 @@ class RowPlan:
         """Tokens before the decision point behind which the first `blocks` blocks may be compressed."""
         return self.length - self.horizon - (self.blocks - blocks) * self.config.block_size
 
+    def collapsed_width(self, blocks: int) -> int:
+        """Entries up to that decision point where all of these blocks are gists of level 1."""
+        return blocks * self.config.gist.gist_slots + self.decision(blocks) - blocks * self.config.block_size
+
     @property
     def far_blocks(self) -> list[int]:
         """How many blocks may be compressed before each of the decision points that LensNet learns at, the row's own first.

@@ -57,11 +57,11 @@ class Focus(nn.Module):
 
         By default these are all that may be compressed, and the decision point is that of the row; with fewer it is as much earlier.
         """
-        plan, geometry, B = self.plan, self.plan.config.geometry, tree.x.shape[0]
+        plan = self.plan
         blocks = plan.blocks if blocks is None else blocks
-        decision, K = plan.decision(blocks), geometry.block_size
-        levels = torch.ones(B, blocks, dtype=torch.int64, device=tree.x.device)
-        layout = from_levels(levels, decision, blocks * geometry.slots + decision - blocks * K, geometry)
+        decision = plan.decision(blocks)
+        levels = torch.ones(tree.x.shape[0], blocks, dtype=torch.int64, device=tree.x.device)
+        layout = from_levels(levels, decision, plan.collapsed_width(blocks), plan.config.geometry)
         entries = assemble(tree, bank_index(layout, plan.shape)).x
         with spans("lensnet"):
             return score_blocks(self.lensnet, entries, layout, levels, decision, 0)

@@ -124,6 +124,7 @@ def _networks(config: GPTConfig, memory: MCConfig, plan: RowPlan, rows: int, wid
         kept += tokens * memory.gist.gistnet_layers * LAYER * gistnet.width * size
     if memory.lens_loss.mc_lens_loss_weight:
         entries = rows * (memory.mc_lens_contexts + 1) * width
+        entries += rows * sum(plan.collapsed_width(blocks) for blocks in plan.far_blocks[1:])
         kept += entries * (memory.lens.lensnet_layers * LAYER + HEAD) * lensnet.width * size
     if memory.lens_loss.mc_lens_attention_weight:
         kept += 3 * FP32 * rows * config.heads * plan.horizon * plan.length
