@@ -45,6 +45,9 @@ def survey_stage(bench: Bench) -> dict[str, Any]:
     tag = config.tag if config.stage == "survey" else config.surveyed
     if not bench.train(tag, config.steps):
         return {"finished": False}
+    result = bench.home / "results" / f"{tag}.H{config.horizons}.W{config.windows}.N{config.eval_rows}.json"
+    if result.exists():
+        return read_json(result)
     runtime = start(RuntimeFlags(compile=False))
     model, tokenizer, _ = load_model("base", tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
     rows, documents = bench.held_out(tokenizer)
@@ -63,7 +66,9 @@ def survey_stage(bench: Bench) -> dict[str, Any]:
     print(f"  loss by position, {POSITIONS} parts of {config.max_seq_len} tokens: {' '.join(f'{nll:.3f}' for nll in by_position)}")
     parameters = sum(p.numel() for p in model.parameters())
     sample = {"rows": len(rows), "documents": len(documents.unique())}
-    return {"finished": True, "parameters": parameters, **sample, "nll_by_position": by_position, "gains": gains}
+    figures = {"finished": True, "parameters": parameters, **sample, "nll_by_position": by_position, "gains": gains}
+    write_json(ensure_dir(result.parent) / result.name, figures)
+    return figures
 
 
 @torch.no_grad()
