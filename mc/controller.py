@@ -276,9 +276,9 @@ class MCController(Objective):
         plan, H, F_, K = self.plan, self.plan.horizon, self.plan.blocks, self.config.block_size
         horizon = slice(-H - 1, -1)
         lost = F.relu(losses.detach()[:, horizon].unflatten(0, (-1, len(row.losses))).mean(0) - row.losses[:, horizon])
-        begins = torch.tensor([plan.decision(blocks) - 1 for blocks in plan.far_blocks], device=lost.device)
-        queries = begins[:, None] + torch.arange(H, device=lost.device)
-        weights = torch.cat([lost[None], torch.ones_like(lost).expand(len(begins) - 1, -1, -1)])
+        decisions = map(plan.decision, plan.far_blocks)
+        queries = torch.stack([torch.arange(t - 1, t - 1 + H, device=lost.device) for t in decisions])  # made there: a copy would wait
+        weights = torch.cat([lost[None], torch.ones_like(lost).expand(len(queries) - 1, -1, -1)])
         with self.spans("attention"):
             mass = attention_mass(self.model, row.embedded, row.inputs, queries, weights)
         return mass[..., : F_ * K].unflatten(-1, (F_, K)).sum(-1)
