@@ -20,7 +20,7 @@ from mc.config import MCConfig, RowPlan
 from mc.distillation import distillation_loss
 from mc.focus import Focus
 from mc.gistnet import GistNet
-from mc.lensnet import LensNet
+from mc.lensnet import LensNet, bank_keys
 from mc.pace import Pace
 from mc.positional import alibi_bias
 from mc.reconstruction import Reconstruction
@@ -258,7 +258,7 @@ class MCController(Objective):
         if not self.config.mc_priority_sampling or not guided:
             return variants
         with torch.no_grad(), self.spans("lens"):
-            scores = self.focus.coarse_scores(tree)
+            scores = self.focus.coarse_scores(tree, bank_keys(self.focus.lensnet, tree))
         scores = scores.expand(guided, -1, -1).flatten(0, 1) / self.config.lens_loss.mc_lens_temperature
         levels = sample_levels(variants.compression, len(scores), self.sampler.generator(self.draw), scores, scores.device).view(
             guided, rows, -1

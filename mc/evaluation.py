@@ -30,7 +30,7 @@ from mc.config import RowPlan
 from mc.controller import MCController
 from mc.layout import from_levels
 from mc.layout_choice import by_recency, by_score, coarsest, nearest_compression
-from mc.lensnet import score_blocks
+from mc.lensnet import bank_keys, score_blocks
 from mc.positional import alibi_bias
 from mc.row_tree import Positions, RowTree, assemble, bank_index, build
 from mc.variants import Compression, sample_levels
@@ -154,7 +154,9 @@ def lens_scores(controller: MCController, probe: Probe, tree: RowTree, levels: T
     """
     layout = from_levels(levels, probe.plan.length, width, probe.plan.config.geometry)
     entries = assemble(tree, bank_index(layout, probe.plan.shape))
-    return score_blocks(controller.focus.lensnet, entries.x, layout, levels, probe.decision, probe.horizon)
+    lensnet = controller.focus.lensnet
+    keys = bank_keys(lensnet, tree)
+    return score_blocks(lensnet, keys, probe.plan.shape, entries.x, layout, levels, probe.decision, probe.horizon)
 
 
 def lens_levels(controller: MCController, probe: Probe, tree: RowTree, passes: int = 1) -> Tensor:

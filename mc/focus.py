@@ -16,7 +16,7 @@ from mc import metrics as measure
 from mc.config import RowPlan
 from mc.layout import from_levels
 from mc.lens_loss import AdvantageNorm, Pairs, attention_loss, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores
-from mc.lensnet import LensNet, score_blocks
+from mc.lensnet import LensNet, bank_keys, score_blocks
 from mc.row_tree import RowTree, assemble, bank_index
 from mc.sampler import Variants
 from nanochat.spans import OpenSpan, untimed
@@ -45,14 +45,18 @@ class Focus(nn.Module):
         if self.reference is not None:
             self.reference.load_state_dict(self.lensnet.state_dict())
 
-    def scores(self, entries: Tensor, variants: Variants, lensnet: LensNet | None = None, spans: OpenSpan = untimed) -> Tensor:
+    def scores(
+        self, keys: Tensor, entries: Tensor, variants: Variants, lensnet: LensNet | None = None, spans: OpenSpan = untimed
+    ) -> Tensor:
         """Block scores fp32 [V,B,F] of Working Contexts whose entries [V·B, ≥ W, D] are cut off at the decision point."""
-        H, levels = self.plan.horizon, variants.levels
+        H, levels, shape = self.plan.horizon, variants.levels, self.plan.shape
         with spans("lensnet"):
-            scores = score_blocks(lensnet or self.lensnet, entries, variants.layout, levels.flatten(0, 1), self.plan.length - H, H)
+            scores = score_blocks(
+                lensnet or self.lensnet, keys, shape, entries, variants.layout, levels.flatten(0, 1), self.plan.length - H, H
+            )
         return scores.view(levels.shape)
 
-    def coarse_scores(self, tree: RowTree, blocks: int | None = None, spans: OpenSpan = untimed) -> Tensor:
+    def coarse_scores(self, tree: RowTree, keys: Tensor, blocks: int | None = None, spans: OpenSpan = untimed) -> Tensor:
         """Block scores fp32 [B,blocks] of the Working Context in which the first `blocks` are gists: what a memory starts from.
 
         By default these are all that may be compressed, and the decision point is that of the row; with fewer it is as much earlier.
@@ -64,7 +68,7 @@ class Focus(nn.Module):
         layout = from_levels(levels, decision, plan.collapsed_width(blocks), plan.config.geometry)
         entries = assemble(tree, bank_index(layout, plan.shape)).x
         with spans("lensnet"):
-            return score_blocks(self.lensnet, entries, layout, levels, decision, 0)
+            return score_blocks(self.lensnet, keys, plan.shape, entries, layout, levels, decision, 0)
 
     def loss(
         self,
@@ -87,7 +91,9 @@ class Focus(nn.Module):
         self.advantages.update(advantages)
         mine, rows = variants.some(origin, min(V, self.plan.config.mc_lens_contexts))
         mixed = entries[rows]
-        scores = torch.cat([self.scores(mixed, mine, spans=spans), self.coarse_scores(tree, spans=spans)[None]])  # (O, B, F)
+        with spans("lensnet"):
+            keys = bank_keys(self.lensnet, tree)
+        scores = torch.cat([self.scores(keys, mixed, mine, spans=spans), self.coarse_scores(tree, keys, spans=spans)[None]])  # (O, B, F)
         pairs = make_pairs(variants.levels.transpose(0, 1), advantages.t(), config)
         policy = policy_scores(scores, pairs)  # (O, B, V, V)
         terms = lens_losses(pairs, policy, scores, self.advantages.deviation, config)
@@ -95,7 +101,7 @@ class Focus(nn.Module):
         if attention is not None:
             told = attention_loss(scores, attention[0], config.mc_lens_temperature)
             for blocks, paid in zip(self.plan.far_blocks[1:], attention[1:], strict=True):
-                earlier = self.coarse_scores(tree, blocks, spans)[None]
+                earlier = self.coarse_scores(tree, keys, blocks, spans)[None]
                 told = told + attention_loss(earlier, paid[:, :blocks], config.mc_lens_temperature)
             loss = loss + config.mc_lens_attention_weight * told / len(attention)
         if config.mc_lens_rank_weight:
@@ -111,7 +117,7 @@ class Focus(nn.Module):
             with torch.no_grad():
                 for old, new in zip(self.reference.parameters(), self.lensnet.parameters(), strict=True):
                     old.lerp_(new, 1 - REFERENCE_BETA)
-                reference = self.scores(mixed, mine, self.reference)
+                reference = self.scores(bank_keys(self.reference, tree), mixed, mine, self.reference)
             loss = loss + config.mc_lens_kl_weight * policy_divergence(reference, scores[:-1], config.mc_lens_temperature)
         with torch.no_grad():
             self._newest = self._metrics(loss, pairs, policy, scores, advantages.t())

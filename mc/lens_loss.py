@@ -142,10 +142,13 @@ def lens_losses(pairs: Pairs, policy: Tensor, scores: Tensor, deviation: Tensor,
 
 
 def attention_loss(scores: Tensor, attention: Tensor, temperature: float) -> Tensor:
-    """Mean KL(attention ‖ scores): `attention` fp32 [B,F] and, at `temperature`, scores [O,B,F], as distributions over blocks.
+    """Mean KL(excess ‖ scores): what of `attention` fp32 [B,F] is above an even share and, at `temperature`, scores [O,B,F], as
+    distributions over blocks.
 
-    0 is perfect. Rows count by the attention in them: where compression hurt nobody there is nothing to learn.
+    Averaged over heads, attention is nearly even over blocks, and what is even says nothing. 0 is perfect. Rows count by their
+    excess: where compression hurt nobody there is nothing to learn.
     """
+    attention = F.relu(attention - attention.mean(-1, keepdim=True))
     predicted = (scores / temperature).log_softmax(-1).mean(0)
     told = torch.special.xlogy(attention, attention / attention.sum(-1, keepdim=True).clamp(min=1e-6))
     return (told - attention * predicted).sum() / attention.sum().clamp(min=1e-6)

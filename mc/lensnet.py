@@ -15,6 +15,8 @@ from torch import Tensor
 
 from mc.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
 from mc.layout import Geometry, Layout
+from mc.matching import HEADS, Below, Matching
+from mc.row_tree import RowTree, Shape, look_below
 from nanochat.flags import flag
 from nanochat.gpt import MLP, Linear, norm
 
@@ -31,7 +33,7 @@ class LensConfig:
 
 
 class LensNet(nn.Module):
-    """Entries [N,W,D] up to the decision point, their layout → scores fp32 [N,W] in −1 … 1.
+    """Entries [N,W,D] up to the decision point, their layout and what lies below them → scores fp32 [N,W] in −1 … 1.
 
     Positive asks to expand, negative to collapse. Logits are centred over the entries before the tanh: preferences between
     layouts of one width do not notice a shift, so without it the tanh would drift into saturation.
@@ -43,6 +45,8 @@ class LensNet(nn.Module):
         self.width = -(-width // 2 // HEAD_DIM) * HEAD_DIM
         self.c_in = Linear(width, self.width)
         self.c_features = Linear(FEATURES, self.width)
+        self.matching = Matching(width, geometry.block_size, dtype)
+        self.c_matching = Linear(HEADS, self.width)
         self.encoder = Encoder(self.width, config.lensnet_layers)
         self.head = MLP(self.width) if config.lensnet_head == "mlp" else None
         self.c_score = Linear(self.width, 1)
@@ -56,6 +60,8 @@ class LensNet(nn.Module):
         """
         init_linear(self.c_in.weight, generator)
         init_linear(self.c_features.weight, generator)
+        self.matching.init_weights(generator)
+        init_linear(self.c_matching.weight, generator)
         init_encoder(self.encoder, generator)
         for block in self.encoder.blocks:
             queries, keys, _ = block.c_qkv.weight.chunk(3)
@@ -66,7 +72,12 @@ class LensNet(nn.Module):
         nn.init.zeros_(self.c_score.weight)
         return self
 
-    def forward(self, entries: Tensor, layout: Layout, decision: int, multiple: int = 1) -> Tensor:
+    @property
+    def newest(self) -> int:
+        """How many of the last entries, all of them tokens, are looked for below the others: a block's worth."""
+        return self.geometry.block_size
+
+    def forward(self, entries: Tensor, layout: Layout, decision: int, below: Below, multiple: int = 1) -> Tensor:
         """`decision` is the number of tokens so far: the first token that the layout does not cover.
 
         Computed as for the next multiple of `multiple` entries: preparing products of a new shape takes a CPU longer than the
@@ -76,12 +87,13 @@ class LensNet(nn.Module):
         centre = layout.start + (stride - 1) / 2
         distance = (decision - centre).clamp(min=1)
         features = torch.stack([(layout.lod > 0).float(), layout.lod.float(), stride.log2() / 8, distance.log2() / 8], dim=-1)
-        W = entries.shape[1]
+        W, newest = entries.shape[1], entries[:, -self.newest :]
         padding, seen = -W % multiple, None
         if padding:
             entries, features = F.pad(entries, (0, 0, 0, padding)), F.pad(features, (0, 0, 0, padding))
             seen = (torch.arange(W + padding, device=entries.device) < W)[None]
-        x = self.c_in(norm(entries.to(self.dtype))) + self.c_features(features.to(self.dtype))
+        found = F.pad(self.matching(newest, below, W), (0, 0, 0, padding))
+        x = self.c_in(norm(entries.to(self.dtype))) + self.c_features(features.to(self.dtype)) + self.c_matching(found.to(self.dtype))
         # Without rotations: what is matched across hundreds of tokens is content, and where it stands is in the features.
         x = self.encoder(x, seen=seen)
         if self.head is not None:
@@ -101,12 +113,27 @@ def block_scores(scores: Tensor, layout: Layout, levels: Tensor, geometry: Geome
     return (sums.gather(1, first + count) - sums.gather(1, first)) / count
 
 
-def score_blocks(lensnet: LensNet, entries: Tensor, layout: Layout, levels: Tensor, decision: int, horizon: int) -> Tensor:
-    """LensNet's score of each block, fp32 [N,F], in Working Contexts whose last `horizon` entries come after the decision point.
+def score_blocks(
+    lensnet: LensNet,
+    keys: Tensor,
+    shape: Shape,
+    entries: Tensor,
+    layout: Layout,
+    levels: Tensor,
+    decision: int,
+    horizon: int,
+) -> Tensor:
+    """LensNet's score of each block, fp32 [N,F], in Working Contexts of rows whose last `horizon` entries come after the decision point.
 
-    These are cut off: LensNet never sees the tokens that its choice is judged on. Entries [N,W,D] are detached: what a gist
-    holds is not LensNet's to decide. `levels` int64 [N,F] is the layout by blocks.
+    These are cut off: LensNet never sees the tokens that its choice is judged on. Entries [N,W,D] are detached: what a gist holds
+    is not LensNet's to decide. `keys` are `bank_keys` of the rows, `levels` int64 [N,F] is the layout by blocks.
     """
     W = entries.shape[1] - horizon
     seen = Layout(*(part[:, :W] for part in layout))
-    return block_scores(lensnet(entries[:, :W].detach(), seen, decision), seen, levels, lensnet.geometry)
+    below = look_below(keys, shape, levels, seen, decision, lensnet.newest)
+    return block_scores(lensnet(entries[:, :W].detach(), seen, decision, below), seen, levels, lensnet.geometry)
+
+
+def bank_keys(lensnet: LensNet, tree: RowTree) -> Tensor:
+    """The keys of everything in the rows' trees, [B,M,·], once for all the contexts that LensNet scores."""
+    return lensnet.matching.keys(tree.x.detach())

@@ -12,6 +12,7 @@ from mc.config import MCConfig, RowPlan
 from mc.controller import SMALL
 from mc.gistnet import GistNet
 from mc.lensnet import LensNet
+from mc.matching import HEADS
 from mc.reconstruction import Reconstruction
 from nanochat.common import UserError
 from nanochat.gpt import GPTConfig
@@ -126,6 +127,10 @@ def _networks(config: GPTConfig, memory: MCConfig, plan: RowPlan, rows: int, wid
         entries = rows * (memory.mc_lens_contexts + 1) * width
         entries += rows * sum(plan.collapsed_width(blocks) for blocks in plan.far_blocks[1:])
         kept += entries * (memory.lens.lensnet_layers * LAYER + HEAD) * lensnet.width * size
+        # Keys of the bank, once; for each context those below it, and the attention of the newest tokens to them.
+        matched, looks = lensnet.matching.c_key.weight.shape[0], memory.mc_lens_contexts + len(plan.far_blocks)
+        kept += rows * bank * (D + 2 * matched) * size
+        kept += rows * looks * (plan.length - plan.horizon) * (matched * size + 2 * FP32 * HEADS * lensnet.newest)
     if memory.lens_loss.mc_lens_attention_weight:
         kept += 3 * FP32 * rows * config.heads * plan.horizon * plan.length
     stacks: dict[torch.Size, int] = {}

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mc.layout import Geometry, Layout, tree_levels
+from mc.layout import Geometry, Layout, from_levels, tree_levels, widths
+from mc.matching import Below
 from mc.positional import Kind, entry_rotary
 from nanochat.gpt import Embedded, Rotary
 
@@ -84,13 +85,33 @@ def bank_layout(shape: Shape, device: torch.device | str = "cpu") -> Layout:
 
 def assemble(tree: RowTree, index: Tensor) -> Embedded:
     """The entries at `index` int64 [V·B, W], V layouts of each row with layout v of row b at v·B + b: one gather."""
-    B, M, _ = tree.x.shape
-    N, W = index.shape
-    rows = torch.arange(N, device=index.device) % B
-    flat = (index + rows[:, None] * M).flatten()
-    x = F.embedding(flat, tree.x.flatten(0, 1)).view(N, W, -1)
-    values = F.embedding(flat, tree.values.flatten(2).flatten(0, 1)).view(N, W, *tree.values.shape[2:])
+    flat = _in_all_rows(tree.x, index)
+    x = F.embedding(flat, tree.x.flatten(0, 1))
+    values = F.embedding(flat, tree.values.flatten(2).flatten(0, 1)).unflatten(-1, tree.values.shape[2:])
     return Embedded(x, values)
+
+
+def _in_all_rows(bank: Tensor, index: Tensor) -> Tensor:
+    """Where the entries at `index` [V·B, W] of `bank` [B,M,·] lie where all rows are one behind the other."""
+    B, M, _ = bank.shape
+    rows = torch.arange(len(index), device=index.device) % B
+    return index + rows[:, None] * M
+
+
+def look_below(keys: Tensor, shape: Shape, levels: Tensor, layout: Layout, decision: int, newest: int) -> Below:
+    """What lies one level below the entries of layouts [V·B, W] that end at token `decision`.
+
+    `keys` [B,M,·] are of the whole bank, `levels` int64 [V·B, F] says the same as `layout`. The `newest` tokens lie under no entry.
+    """
+    geometry = shape.geometry
+    inner = (levels - 1).clamp(min=0)
+    # There are at most as many as tokens; where there are fewer, what is left begins at token 0.
+    expanded = from_levels(inner, decision, decision, geometry)
+    place = torch.arange(decision, device=levels.device)
+    counts = (place < widths(inner, decision, geometry)[:, None]) & (expanded.start < decision - newest)
+    entry = torch.searchsorted(layout.start.contiguous(), expanded.start.contiguous(), right=True) - 1
+    flat = _in_all_rows(keys, bank_index(expanded, shape))
+    return Below(F.embedding(flat, keys.flatten(0, 1)), entry.masked_fill(~counts, layout.start.shape[1]))
 
 
 class Positions:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mc.allocator import FocusAllocator, coarsest_width, count_blocks, swap_rate
 from mc.attention_mass import EagerAttention
+from mc.below_cache import BelowCache
 from mc.config import SessionConfig
 from mc.controller import MCController
 from mc.edits import Tiling, extended, raw
@@ -113,6 +114,7 @@ class MCSession:
         temperature = controller.config.lens_loss.mc_lens_temperature
         self.allocator = FocusAllocator(config.allocator, tree.spec.geometry, tree.spec.max_lod, self.budget.recent, seed, temperature)
         self.context = WorkingContext(controller.model, tree, kind)
+        self._below = BelowCache(controller.model, tree, controller.focus.lensnet.matching)
         self.figures = FocusFigures()
         self._local = kind == "local"
         self._contextual = controller.config.gist.gistnet_type == "context"
@@ -195,7 +197,8 @@ class MCSession:
         if not len(self.context):
             return np.zeros(0, dtype=np.float32)
         lensnet = self.controller.focus.lensnet
-        return lensnet(self.context.x[None], self.context.layout, self.tree.length, WIDTH_STEP)[0].cpu().numpy()
+        below = self._below(self.context.tiling, self.context.x, lensnet.newest)
+        return lensnet(self.context.x[None], self.context.layout, self.tree.length, below, WIDTH_STEP)[0].cpu().numpy()
 
     def read(self) -> tuple[Layout, Embedded, Rotary]:
         """The Working Context, as batches of one row: its layout, entries and rotations."""

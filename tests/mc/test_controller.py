@@ -113,7 +113,7 @@ def test_priority_sampling_keeps_what_lensnet_scores_high() -> None:
     memory = tiny_memory(mc_max_lod=1, mc_priority_sampling=True, mc_num_random_variants=4)
     wanted = torch.zeros(2, memory.plan.blocks)
     wanted[:, 4] = 1.0
-    memory.focus.coarse_scores = lambda tree: 10 * wanted
+    memory.focus.coarse_scores = lambda tree, keys: 10 * wanted
     tokens, targets = tiny_batch(2)
     _, row = memory.read_rows(tokens, targets)
     variants = memory._sample(memory.tree(row), 2, 0.9)

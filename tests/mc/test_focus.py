@@ -10,6 +10,7 @@ import torch
 from mc.attention_mass import attention_mass
 from mc.focus import METRICS
 from mc.lens_loss import attention_loss
+from mc.lensnet import bank_keys
 from mc.sampler import Request
 from tests.mc.tiny_memory import tiny_batch, tiny_memory
 
@@ -72,10 +73,21 @@ def test_attention_loss_by_hand() -> None:
     expected = -math.log(math.exp(-0.5 / 0.2) / (math.exp(0.5 / 0.2) + math.exp(-0.5 / 0.2)))
     assert attention_loss(scores, attention, 0.2).item() == pytest.approx(expected, rel=1e-5)
     assert attention_loss(scores, torch.zeros(2, 2), 0.2).item() == 0
-    shares = (scores[0] / 0.2).softmax(-1)
-    assert attention_loss(scores, shares * torch.tensor([[3.0], [0.1]]), 0.2).item() == pytest.approx(0, abs=1e-6), "perfect"
-    even = attention_loss(scores, torch.full((2, 2), 0.5), 0.2).item()
-    assert even == pytest.approx(sum(0.5 * math.log(0.5 / share) for share in shares.flatten().tolist()) / 2, rel=1e-5)
+    assert attention_loss(scores, torch.full((2, 2), 0.5), 0.2).item() == 0, "what is even says nothing"
+
+
+def test_attention_counts_by_what_is_above_an_even_share() -> None:
+    excess = torch.tensor([[0.3, 0.0, 0.1, 0.0], [0.0, 0.0, 0.0, 0.01]])
+    attention = excess.clone()
+    attention[0] += torch.tensor([2.0, 1.6, 2.0, 1.6])  # a mean of 1.9, above which the first has 0.4 and the third 0.2
+    scores = torch.tensor([[[0.1, 0.0, -0.2, 0.3], [0.0, 0.5, 0.2, -0.1]]])
+    log = (scores[0] / 0.2).log_softmax(-1)
+    shares = torch.tensor([[2 / 3, 0.0, 1 / 3, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    each = torch.special.xlogy(shares, shares).sum(-1) - (shares * log).sum(-1)
+    weights = torch.tensor([0.6, 0.0075])
+    assert attention_loss(scores, attention, 0.2).item() == pytest.approx(((each * weights).sum() / weights.sum()).item(), rel=1e-5)
+    perfect = torch.tensor([[[20.0, -20.0]]])
+    assert attention_loss(perfect, torch.tensor([[0.7, 0.3]]), 1.0).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_attention_is_weighted_by_query() -> None:
@@ -123,7 +135,7 @@ def test_lensnet_learns_at_earlier_decision_points_too() -> None:
         later[:, t:] = (later[:, t:] + 5) % 61
         before[:, t - 1] = (before[:, t - 1] + 5) % 61
         trees = [memory.tree(memory.read_rows(x, targets)[1]) for x in (tokens, later, before)]
-        scores, after, other = (memory.focus.coarse_scores(tree, blocks) for tree in trees)
+        scores, after, other = (memory.focus.coarse_scores(tree, bank_keys(memory.focus.lensnet, tree), blocks) for tree in trees)
         assert scores.shape == (3, blocks) and torch.equal(scores, after) and not torch.equal(scores, other)
     tree, variants, entries = draw(memory)
     advantages = torch.zeros(variants.levels.shape[:2])

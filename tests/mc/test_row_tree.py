@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mc.gistnet import GistNet
 from mc.layout import Geometry, Layout
-from mc.row_tree import RowTree, Shape, assemble, bank_index, bank_layout, build
+from mc.row_tree import RowTree, Shape, assemble, bank_index, bank_layout, build, look_below
 from nanochat.gpt import Embedded
 from tests.mc.tiny_memory import WIDTH, as_layout, entries, tiny_gistnet
 
@@ -121,3 +121,24 @@ def test_variants_of_a_row_lie_rows_apart() -> None:
     tree = RowTree(x.contiguous(), x[..., None, None].contiguous())
     got = assemble(tree, torch.zeros(6, 2, dtype=torch.int64))
     assert got.x[:, 0, 0].tolist() == got.values[:, 0, 0, 0, 0].tolist() == [0, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("shape", SHAPES[:5])
+def test_below_an_entry_lies_what_expanding_it_would_show(shape: Shape) -> None:
+    geometry, newest = shape.geometry, 2
+    K, S = geometry.block_size, geometry.slots
+    tree = build(rows(shape)[0], tiny_gistnet(gist_slots=S), shape)
+    levels = torch.tensor(LEVELS[K, S]).repeat_interleave(2, dim=0)  # layout v of row b at v·B + b
+    per_row = [entries(row, shape.length, geometry) for row in levels.tolist()]
+    below = look_below(tree.x, shape, levels, as_layout(per_row), shape.length, newest)
+    bank = list(zip(*(part[0].tolist() for part in bank_layout(shape)), strict=True))
+    for n, row in enumerate(per_row):
+        expected: dict[int, list[Tensor]] = {}
+        for i, (lod, start) in enumerate(row):
+            end, inner = start + geometry.stride(lod), max(0, lod - 1)
+            children = [m for m, (level, token) in enumerate(bank) if level == inner and start <= token < min(end, shape.length - newest)]
+            expected |= {i: [tree.x[n % 2, m] for m in children]} if children else {}
+        seen = below.entry[n] < len(row)
+        assert set(below.entry[n, seen].tolist()) == expected.keys()
+        for i, children in expected.items():
+            torch.testing.assert_close(below.keys[n, below.entry[n] == i], torch.stack(children))

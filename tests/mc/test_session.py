@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from mc.config import AllocatorConfig, SessionConfig
 from mc.controller import MCController
-from mc.layout import check
-from mc.row_tree import Shape, build
+from mc.layout import check, to_levels
+from mc.lensnet import bank_keys
+from mc.row_tree import Shape, build, look_below
 from mc.session import MCSession, least_entries, session_budget, session_spec
 from mc.tree import RamTree
 from nanochat.common import UserError, read_json, write_json
@@ -100,6 +101,27 @@ def test_entries_are_those_that_training_would_gather(gist: dict) -> None:
         else:
             node, slot = divmod(int(start) // stride, geometry.slots)
             torch.testing.assert_close(x, s.tree.gists(int(lod), torch.tensor([node]))[0, slot], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("gist", GISTS[:3])
+@torch.no_grad()
+def test_lensnet_looks_below_entries_as_in_training(gist: dict) -> None:
+    controller, tokens = memory(gist=gist), random_tokens(700)
+    s = session(controller, EAGER)
+    for piece in tokens.split([100, 3, 97, 1, 1, 300, 198]):
+        s.append(piece)
+    geometry, layout, lensnet = controller.config.geometry, s.context.layout, controller.focus.lensnet
+    assert {0, 1, 2} <= set(layout.lod.unique().tolist())
+    shape = Shape(700, 696, geometry, s.tree.spec.max_lod)
+    tree, levels = build(controller.model.embed(tokens[None]), controller.gistnet, shape), to_levels(layout, 87, geometry)
+    expected = look_below(bank_keys(lensnet, tree), shape, levels, layout, 700, lensnet.newest)
+    got = s._below(s.context.tiling, s.context.x, lensnet.newest)
+    kept = expected.entry[0] < len(s.context)
+    order = got.entry[0].argsort(stable=True)
+    assert torch.equal(got.entry[0, order], expected.entry[0, kept])
+    torch.testing.assert_close(got.keys[0, order], expected.keys[0, kept], rtol=0, atol=1e-5)
+    scores = lensnet(s.context.x[None], layout, 700, expected)[0].numpy()
+    assert s.scores() == pytest.approx(scores, abs=1e-4) and scores.std() > 1e-3
 
 
 @pytest.mark.parametrize("model", [{}, {"window_pattern": "SL", "kv_heads": 1, "head_dim": 8}])

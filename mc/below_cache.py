@@ -1,0 +1,71 @@
+"""What lies one level below a session's Working Context, kept from one refocus to the next.
+
+Nodes do not change, so that only those that have become entries since are read from the tree. Shapes: `n` nodes, `C` vectors
+below a node, `H·E` numbers of a key, as in `mc.matching`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mc.edits import Tiling
+from mc.growth import embed
+from mc.matching import Below, Matching
+from mc.tree import MegaContextTree
+from nanochat.gpt import GPT
+
+
+class BelowCache:
+    """Keys of what lies below the nodes of `tree` that are entries."""
+
+    def __init__(self, model: GPT, tree: MegaContextTree, matching: Matching) -> None:
+        self._model, self._tree, self._matching = model, tree, matching
+        self._kept: dict[int, tuple[np.ndarray, Tensor]] = {}  # level → nodes int64 [n], ascending, and keys [n,C,H·E]
+
+    def __call__(self, tiling: Tiling, x: Tensor, newest: int) -> Below:
+        """Of the entries x [W,D] of `tiling`, as a batch of one row. The `newest` entries, all of them tokens, lie under none."""
+        geometry = self._tree.spec.geometry
+        lod, start = (part[: max(0, len(x) - newest)] for part in tiling)
+        alone = np.flatnonzero(lod == 0)
+        keys, tokens = [self._matching.keys(x[torch.from_numpy(alone).to(x.device)])], [start[alone]]
+        kept = {}
+        for level in np.unique(lod[lod > 0]).tolist():
+            nodes = np.unique(start[lod == level] // geometry.span(level))
+            kept[level] = nodes, self._keys(level, nodes)
+            keys.append(kept[level][1].flatten(0, 1))
+            places = np.arange(geometry.block_size * geometry.size(level - 1)) * geometry.stride(level - 1)
+            tokens.append((nodes[:, None] * geometry.span(level) + places).flatten())
+        self._kept = kept
+        entry = np.searchsorted(tiling.start, np.concatenate(tokens), side="right") - 1
+        return Below(torch.cat(keys)[None], torch.from_numpy(entry)[None].to(x.device))
+
+    def _keys(self, level: int, nodes: np.ndarray) -> Tensor:
+        """Of what lies below these nodes of a level: [n,C,H·E]."""
+        if level not in self._kept:
+            return self._made(level, nodes)
+        had, keys = self._kept[level]
+        place = np.searchsorted(had, nodes).clip(max=len(had) - 1)
+        known = had[place] == nodes
+        out = keys[torch.from_numpy(place).to(keys.device)]
+        if not known.all():
+            out[torch.from_numpy(np.flatnonzero(~known)).to(keys.device)] = self._made(level, nodes[~known])
+        return out
+
+    def _made(self, level: int, nodes: np.ndarray) -> Tensor:
+        K = self._tree.spec.geometry.block_size
+        if level == 1:
+            spans = [(int(run[0]) * K, (int(run[-1]) + 1) * K) for run in _runs(nodes)]
+            x = torch.cat([embed(self._model, self._tree, begin, self._tree.tokens(begin, end)).x for begin, end in spans])
+        else:
+            children = (nodes[:, None] * K + np.arange(K)).flatten()
+            x = self._tree.gists(level - 1, torch.from_numpy(children)).to(self._model.wte.weight.device).flatten(0, 1)
+        return self._matching.keys(x).unflatten(0, (len(nodes), -1))
+
+
+def _runs(numbers: np.ndarray) -> Iterator[np.ndarray]:
+    """Ascending numbers as runs of consecutive ones."""
+    yield from np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
