@@ -106,7 +106,7 @@ class MCConfig:
     mc_log_timers: bool = flag(True, "log the milliseconds of the memory's parts as mc/…_ms")
     mc_log_lod_ascii: bool = flag(False, "print a picture of a few layouts with each evaluation")
     mc_lens_contexts: int = flag(1, "variants of a row in whose contexts LensNet learns, beside the collapsed one", unit="variants")
-    mc_lens_decisions: int = flag(1, "decision points of a row at which LensNet learns from attention", unit="points")
+    mc_lens_decisions: int = flag(1, "decision points of a row at which LensNet is told what comes", unit="points")
     mc_compile_variants: bool = flag(True, "compile the layers anew for each width of the variants; eager saves that in short runs")
     positional_type: Kind = flag("gaussian", "how entries are placed")
     allocator_recent_tokens: int = flag(0, "tokens before the decision point that stay raw; 0 = a sixteenth of the row", unit="tokens")
@@ -231,6 +231,11 @@ class RowPlan:
         points = self.config.mc_lens_decisions
         step = max(1, 3 * self.blocks // (4 * points))
         return [self.blocks - i * step for i in range(points)]
+
+    @property
+    def decisions(self) -> list[int]:
+        """These decision points."""
+        return [self.decision(blocks) for blocks in self.far_blocks]
 
     @property
     def tail(self) -> int:

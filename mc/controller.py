@@ -20,7 +20,9 @@ from mc.config import MCConfig, RowPlan
 from mc.distillation import distillation_loss
 from mc.focus import Focus
 from mc.gistnet import GistNet
+from mc.lens_loss import excess
 from mc.lensnet import LensNet, bank_keys
+from mc.occurrence import occurrence
 from mc.pace import Pace
 from mc.positional import alibi_bias
 from mc.reconstruction import Reconstruction
@@ -41,7 +43,7 @@ SPANS = {
     "variant": ("variant_sampling",),
     "variant_pack": ("variant_pack",),
     "positional": ("positional",),
-    "lens": ("lens", "lensnet", "attention"),
+    "lens": ("lens", "lensnet", "occurrence", "attention"),
     "other": ("metrics",),
 }
 NETWORKS = ("gistnet", "lensnet", "attention")
@@ -194,9 +196,9 @@ class MCController(Objective):
             with self.spans("lens"):
                 learns = self._lens_learns(self.draw) and V > 1
                 if learns:
-                    attention = self._attention(row, losses)
+                    told = self._told(tokens, targets, row, losses)
                     origin = self.draw // self.config.mc_lens_every % V
-                    lens_loss, lens_metrics = self.focus.loss(tree, entries.x, variants, origin, advantages, attention, self.spans)
+                    lens_loss, lens_metrics = self.focus.loss(tree, entries.x, variants, origin, advantages, told, self.spans)
                 else:
                     lens_loss, lens_metrics = self.focus.idle()
             metrics |= lens_metrics
@@ -265,23 +267,33 @@ class MCController(Objective):
         )
         return lay_out(self.plan, variants.compression, torch.cat([variants.levels[guided:], levels]))
 
-    def _attention(self, row: Row, losses: Tensor) -> Tensor | None:
-        """How much attention the predictions after each decision point paid to each block in the plain rows, fp32 [D,B,F].
+    def _told(self, tokens: Tensor, targets: Tensor, row: Row, losses: Tensor) -> list[tuple[float, Tensor]]:
+        """What LensNet is told of the blocks behind each decision point: weights and fp32 [D,B,F]."""
+        config, plan, told = self.config.lens_loss, self.plan, []
+        if config.mc_lens_occurrence_weight:
+            with self.spans("occurrence"):
+                there = occurrence(tokens, targets, plan.decisions, plan.far_blocks, plan.horizon, self.config.block_size)
+            told.append((config.mc_lens_occurrence_weight, there))
+        if config.mc_lens_attention_weight:
+            told.append((config.mc_lens_attention_weight, self._attention(row, losses)))
+        return told
+
+    def _attention(self, row: Row, losses: Tensor) -> Tensor:
+        """How much more attention than an even share the predictions after each decision point paid to each block in the plain rows.
 
         Those of the row's horizon count by what they lost in the variants, on average: a block matters where its tokens are missed.
         After earlier decision points nothing was compressed, and they count alike.
         """
-        if not self.config.lens_loss.mc_lens_attention_weight:
-            return None
         plan, H, F_, K = self.plan, self.plan.horizon, self.plan.blocks, self.config.block_size
         horizon = slice(-H - 1, -1)
         lost = F.relu(losses.detach()[:, horizon].unflatten(0, (-1, len(row.losses))).mean(0) - row.losses[:, horizon])
-        decisions = map(plan.decision, plan.far_blocks)
-        queries = torch.stack([torch.arange(t - 1, t - 1 + H, device=lost.device) for t in decisions])  # made there: a copy would wait
+        queries = torch.stack([torch.arange(t - 1, t - 1 + H, device=lost.device) for t in plan.decisions])  # made there: a copy would wait
         weights = torch.cat([lost[None], torch.ones_like(lost).expand(len(queries) - 1, -1, -1)])
         with self.spans("attention"):
             mass = attention_mass(self.model, row.embedded, row.inputs, queries, weights)
-        return mass[..., : F_ * K].unflatten(-1, (F_, K)).sum(-1)
+        mass = mass[..., : F_ * K].unflatten(-1, (F_, K)).sum(-1)
+        each = [F.pad(excess(mass[i, :, :blocks]), (0, F_ - blocks)) for i, blocks in enumerate(plan.far_blocks)]
+        return torch.stack(each)
 
     def _gist_terms(self, loss, tokens, targets, row: Row, tree: RowTree, hidden, entry_targets) -> tuple[Tensor, dict[str, Tensor]]:
         """`loss` with the terms that are on, and what they came to."""

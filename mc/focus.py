@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -15,7 +16,7 @@ from torch import Tensor
 from mc import metrics as measure
 from mc.config import RowPlan
 from mc.layout import from_levels
-from mc.lens_loss import AdvantageNorm, Pairs, attention_loss, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores
+from mc.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores, told_loss
 from mc.lensnet import LensNet, bank_keys, score_blocks
 from mc.row_tree import RowTree, assemble, bank_index
 from mc.sampler import Variants
@@ -77,15 +78,15 @@ class Focus(nn.Module):
         variants: Variants,
         origin: int,
         advantages: Tensor,
-        attention: Tensor | None,
+        told: Sequence[tuple[float, Tensor]],
         spans: OpenSpan = untimed,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(LensNet's loss, fp32 scalar; detached metrics) for variants of advantages fp32 [V,B].
 
         Scores are taken in some contexts, in which all pairs of a row's variants are judged: `mc_lens_contexts` of the variants,
-        from number `origin` on, and the one where everything is collapsed. `attention` fp32 [D,B,F] is what the tokens after each of
-        the plan's decision points paid to each block, None where that has no weight; at all but the first of these points
-        LensNet learns from it alone.
+        from number `origin` on, and the one where everything is collapsed. `told` are weights and fp32 [D,B,F]: how much detail
+        blocks deserve by what comes after each of the plan's decision points. At all but the first of these LensNet learns from
+        that alone.
         """
         config, V = self.config, len(advantages)
         self.advantages.update(advantages)
@@ -98,12 +99,12 @@ class Focus(nn.Module):
         policy = policy_scores(scores, pairs)  # (O, B, V, V)
         terms = lens_losses(pairs, policy, scores, self.advantages.deviation, config)
         loss = terms.preference
-        if attention is not None:
-            told = attention_loss(scores, attention[0], config.mc_lens_temperature)
-            for blocks, paid in zip(self.plan.far_blocks[1:], attention[1:], strict=True):
-                earlier = self.coarse_scores(tree, keys, blocks, spans)[None]
-                told = told + attention_loss(earlier, paid[:, :blocks], config.mc_lens_temperature)
-            loss = loss + config.mc_lens_attention_weight * told / len(attention)
+        if told:
+            earlier = [self.coarse_scores(tree, keys, blocks, spans)[None] for blocks in self.plan.far_blocks[1:]]
+            for weight, deserved in told:
+                points = [(seen, deserved[i, :, : seen.shape[-1]]) for i, seen in enumerate([scores, *earlier])]
+                losses = [told_loss(seen, there, config.mc_lens_temperature) for seen, there in points]
+                loss = loss + weight * sum(losses) / len(losses)
         if config.mc_lens_rank_weight:
             loss = loss + config.mc_lens_rank_weight * terms.rank
         if config.mc_lens_budget_weight:

@@ -24,6 +24,7 @@ class LensLossConfig:
 
     mc_lens_loss_weight: float = flag(0.1, "weight of LensNet's loss; 0 = LensNet is not trained")
     mc_lens_temperature: float = flag(0.1, "temperature of the preference loss, in policy scores")
+    mc_lens_occurrence_weight: float = flag(1.0, "weight of agreeing with which blocks hold the pairs of tokens that come")
     mc_lens_attention_weight: float = flag(1.0, "weight of agreeing with the attention that tokens hurt by compression paid to blocks")
     mc_lens_adv_norm_beta: float = flag(0.99, "decay of the running mean and deviation that normalise advantages")
     mc_lens_kl_weight: float = flag(0.0, "weight of the divergence from LensNet with running means of its weights")
@@ -36,7 +37,7 @@ class LensLossConfig:
     mc_max_lens_pairs: int = flag(16, "pairs of a row at most", unit="pairs")
 
     def __post_init__(self) -> None:
-        for name in ("loss", "attention", "kl", "rank", "budget", "budget_smooth"):
+        for name in ("loss", "occurrence", "attention", "kl", "rank", "budget", "budget_smooth"):
             if not 0 <= getattr(self, f"mc_lens_{name}_weight") < float("inf"):
                 raise ValueError(f"mc_lens_{name}_weight is {getattr(self, f'mc_lens_{name}_weight')}; it must be a number from 0")
         for name in ("mc_lens_temperature", "mc_lens_margin"):
@@ -141,17 +142,20 @@ def lens_losses(pairs: Pairs, policy: Tensor, scores: Tensor, deviation: Tensor,
     return LensLosses(preference, rank, imbalance(scores).mean())
 
 
-def attention_loss(scores: Tensor, attention: Tensor, temperature: float) -> Tensor:
-    """Mean KL(excess ‖ scores): what of `attention` fp32 [B,F] is above an even share and, at `temperature`, scores [O,B,F], as
+def told_loss(scores: Tensor, told: Tensor, temperature: float) -> Tensor:
+    """Mean KL(told ‖ scores): how much detail blocks deserve, `told` fp32 [B,F] from 0, and, at `temperature`, scores [O,B,F], as
     distributions over blocks.
 
-    Averaged over heads, attention is nearly even over blocks, and what is even says nothing. 0 is perfect. Rows count by their
-    excess: where compression hurt nobody there is nothing to learn.
+    0 is perfect. Rows count by the sum of what is told of them: of a row with nothing there is nothing to learn.
     """
-    attention = F.relu(attention - attention.mean(-1, keepdim=True))
     predicted = (scores / temperature).log_softmax(-1).mean(0)
-    told = torch.special.xlogy(attention, attention / attention.sum(-1, keepdim=True).clamp(min=1e-6))
-    return (told - attention * predicted).sum() / attention.sum().clamp(min=1e-6)
+    wanted = torch.special.xlogy(told, told / told.sum(-1, keepdim=True).clamp(min=1e-6))
+    return (wanted - told * predicted).sum() / told.sum().clamp(min=1e-6)
+
+
+def excess(attention: Tensor) -> Tensor:
+    """What of `attention` fp32 [·,F] is above an even share: averaged over heads nearly all of it is even, which says nothing."""
+    return F.relu(attention - attention.mean(-1, keepdim=True))
 
 
 def imbalance(scores: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ def test_flops_count_the_variants() -> None:
 
 
 def test_an_error_in_the_memory_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("tree", "_sample", "read", "_metrics", "_attention"):
+    for place in ("tree", "_sample", "read", "_metrics", "_told", "_attention"):
         memory = tiny_memory()
 
         def broken(*_args, **_kwargs):

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from mc.attention_mass import attention_mass
 from mc.focus import METRICS
-from mc.lens_loss import attention_loss
+from mc.lens_loss import excess, told_loss
 from mc.lensnet import bank_keys
 from mc.sampler import Request
 from tests.mc.tiny_memory import tiny_batch, tiny_memory
@@ -25,17 +26,17 @@ def draw(memory, rows: int = 3):
 
 
 def test_every_weighted_term_changes_the_loss_and_reaches_lensnet() -> None:
-    terms = ("attention", "kl", "rank", "budget", "budget_smooth")
-    off = {f"mc_lens_{term}_weight": 0.0 for term in terms}
-    attention = torch.rand(1, 3, 10, generator=torch.Generator().manual_seed(5))
+    terms = ("told", "kl", "rank", "budget", "budget_smooth")
+    off = {f"mc_lens_{term}_weight": 0.0 for term in (*terms[1:], "attention", "occurrence")}
+    told = torch.rand(1, 3, 10, generator=torch.Generator().manual_seed(5))
     losses = {}
     for term in (None, *terms):
-        memory = tiny_memory(mc_max_lod=1, lens_loss=off | ({f"mc_lens_{term}_weight": 0.7} if term else {}))
+        memory = tiny_memory(mc_max_lod=1, lens_loss=off | ({f"mc_lens_{term}_weight": 0.7} if term in terms[1:] else {}))
         tree, variants, entries = draw(memory)
         if term == "kl":  # a policy that has moved away from the one remembered
             memory.focus.lensnet.c_score.weight.data.mul_(-2)
         advantages = torch.randn(variants.levels.shape[:2], generator=torch.Generator().manual_seed(6))
-        loss, metrics = memory.focus.loss(tree, entries, variants, 1, advantages, attention if term == "attention" else None)
+        loss, metrics = memory.focus.loss(tree, entries, variants, 1, advantages, [(0.7, told)] if term == "told" else [])
         assert tuple(metrics) == METRICS and all(math.isfinite(float(value)) for value in metrics.values())
         loss.backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in memory.focus.lensnet.parameters())
@@ -50,7 +51,7 @@ def test_the_reference_follows_lensnet_slowly() -> None:
     tree, variants, entries = draw(memory)
     before = memory.focus.reference.c_score.weight.clone()
     memory.focus.lensnet.c_score.weight.data.add_(1.0)
-    memory.focus.loss(tree, entries, variants, 0, torch.randn(variants.levels.shape[:2]), None)
+    memory.focus.loss(tree, entries, variants, 0, torch.randn(variants.levels.shape[:2]), [])
     moved = memory.focus.reference.c_score.weight - before
     torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=0, atol=1e-6)
     assert not any(p.requires_grad for p in memory.focus.reference.parameters())
@@ -63,31 +64,25 @@ def test_resting_is_zero_and_touches_each_parameter() -> None:
     assert loss.item() == 0 and all((p.grad == 0).all() for p in memory.focus.lensnet.parameters())
     assert tuple(metrics) == METRICS and all(math.isnan(value) for value in metrics.values())
     tree, variants, entries = draw(memory)
-    _, learned = memory.focus.loss(tree, entries, variants, 0, torch.randn(variants.levels.shape[:2]), None)
+    _, learned = memory.focus.loss(tree, entries, variants, 0, torch.randn(variants.levels.shape[:2]), [])
     assert memory.focus.idle()[1] is learned
 
 
-def test_attention_loss_by_hand() -> None:
+def test_told_loss_by_hand() -> None:
     scores = torch.tensor([[[0.5, -0.5], [0.9, 0.1]]])  # one context of two rows
-    attention = torch.tensor([[0.0, 3.0], [0.0, 0.0]])  # the second row lost nothing
+    told = torch.tensor([[0.0, 3.0], [0.0, 0.0]])  # of the second row nothing
     expected = -math.log(math.exp(-0.5 / 0.2) / (math.exp(0.5 / 0.2) + math.exp(-0.5 / 0.2)))
-    assert attention_loss(scores, attention, 0.2).item() == pytest.approx(expected, rel=1e-5)
-    assert attention_loss(scores, torch.zeros(2, 2), 0.2).item() == 0
-    assert attention_loss(scores, torch.full((2, 2), 0.5), 0.2).item() == 0, "what is even says nothing"
+    assert told_loss(scores, told, 0.2).item() == pytest.approx(expected, rel=1e-5)
+    assert told_loss(scores, torch.zeros(2, 2), 0.2).item() == 0
+    shares = (scores[0] / 0.2).softmax(-1)
+    assert told_loss(scores, shares * torch.tensor([[3.0], [0.1]]), 0.2).item() == pytest.approx(0, abs=1e-6), "perfect"
+    even = told_loss(scores, torch.full((2, 2), 0.5), 0.2).item()
+    assert even == pytest.approx(sum(0.5 * math.log(0.5 / share) for share in shares.flatten().tolist()) / 2, rel=1e-5)
 
 
 def test_attention_counts_by_what_is_above_an_even_share() -> None:
-    excess = torch.tensor([[0.3, 0.0, 0.1, 0.0], [0.0, 0.0, 0.0, 0.01]])
-    attention = excess.clone()
-    attention[0] += torch.tensor([2.0, 1.6, 2.0, 1.6])  # a mean of 1.9, above which the first has 0.4 and the third 0.2
-    scores = torch.tensor([[[0.1, 0.0, -0.2, 0.3], [0.0, 0.5, 0.2, -0.1]]])
-    log = (scores[0] / 0.2).log_softmax(-1)
-    shares = torch.tensor([[2 / 3, 0.0, 1 / 3, 0.0], [0.0, 0.0, 0.0, 1.0]])
-    each = torch.special.xlogy(shares, shares).sum(-1) - (shares * log).sum(-1)
-    weights = torch.tensor([0.6, 0.0075])
-    assert attention_loss(scores, attention, 0.2).item() == pytest.approx(((each * weights).sum() / weights.sum()).item(), rel=1e-5)
-    perfect = torch.tensor([[[20.0, -20.0]]])
-    assert attention_loss(perfect, torch.tensor([[0.7, 0.3]]), 1.0).item() == pytest.approx(0, abs=1e-6)
+    attention = torch.tensor([[2.3, 1.6, 2.1, 1.6], [0.5, 0.5, 0.5, 0.5]])  # means of 1.9 and 0.5
+    torch.testing.assert_close(excess(attention), torch.tensor([[0.4, 0.0, 0.2, 0.0], [0.0, 0.0, 0.0, 0.0]]))
 
 
 def test_attention_is_weighted_by_query() -> None:
@@ -114,8 +109,8 @@ def test_blocks_count_by_what_their_readers_lost() -> None:
     losses[:, -plan.horizon] -= 1.0  # a gain is no loss
     (blocks,) = memory._attention(row, losses)
     (first,) = attention_mass(memory.model, row.embedded, row.inputs, torch.tensor([[plan.length - plan.horizon - 1]]))
-    expected = first[:, : plan.blocks * 8].unflatten(1, (plan.blocks, 8)).sum(-1) * torch.tensor([[1.0], [0.2]])
-    torch.testing.assert_close(blocks, expected)
+    paid = first[:, : plan.blocks * 8].unflatten(1, (plan.blocks, 8)).sum(-1) * torch.tensor([[1.0], [0.2]])
+    torch.testing.assert_close(blocks, (paid - paid.mean(-1, keepdim=True)).clamp(min=0))
 
 
 def test_lensnet_learns_at_earlier_decision_points_too() -> None:
@@ -126,11 +121,12 @@ def test_lensnet_learns_at_earlier_decision_points_too() -> None:
     memory.focus.lensnet.c_score.weight.data.normal_(generator=torch.Generator().manual_seed(7))
     _, row = memory.read_rows(tokens, targets)
     attention = memory._attention(row, row.losses.repeat(2, 1) + 1.0)
-    for blocks, paid in zip(plan.far_blocks, attention, strict=True):
-        t = plan.decision(blocks)
+    for blocks, t, paid in zip(plan.far_blocks, plan.decisions, attention, strict=True):
         assert t == plan.length - 8 - (plan.blocks - blocks) * 8
         (told,) = attention_mass(memory.model, row.embedded, row.inputs, torch.arange(t - 1, t + 7)[None])
-        torch.testing.assert_close(paid, 8 * told[:, : plan.blocks * 8].unflatten(1, (plan.blocks, 8)).sum(-1))
+        far = 8 * told[:, : blocks * 8].unflatten(1, (blocks, 8)).sum(-1)
+        torch.testing.assert_close(paid[:, :blocks], (far - far.mean(-1, keepdim=True)).clamp(min=0))
+        assert not paid[:, blocks:].any()
         later, before = tokens.clone(), tokens.clone()
         later[:, t:] = (later[:, t:] + 5) % 61
         before[:, t - 1] = (before[:, t - 1] + 5) % 61
@@ -139,9 +135,14 @@ def test_lensnet_learns_at_earlier_decision_points_too() -> None:
         assert scores.shape == (3, blocks) and torch.equal(scores, after) and not torch.equal(scores, other)
     tree, variants, entries = draw(memory)
     advantages = torch.zeros(variants.levels.shape[:2])
-    mine = [memory.focus.loss(tree, entries, variants, 0, advantages, told)[0].item() for told in (attention, attention.flip(2))]
+
+    def loss(*told: Tensor) -> float:
+        return memory.focus.loss(tree, entries, variants, 0, advantages, [(1.0, each) for each in told])[0].item()
+
+    mine = [loss(attention), loss(attention.flip(2)), loss(attention, attention.flip(2))]
     moved = attention.clone()
     moved[2, :, : plan.far_blocks[2]] = moved[2, :, : plan.far_blocks[2]].flip(1)
-    assert len({*mine, memory.focus.loss(tree, entries, variants, 0, advantages, moved)[0].item()}) == 3, "every point counts"
+    assert len({*mine, loss(moved)}) == 4, "every point and teacher counts"
+    assert mine[2] == pytest.approx(mine[0] + mine[1], rel=1e-5), "advantages are all alike: there are no pairs"
     with pytest.raises(ValueError, match="mc_lens_decisions is 99"):
         tiny_memory(mc_lens_decisions=99)

@@ -169,9 +169,7 @@ def test_running_mean_and_deviation_of_advantages() -> None:
     torch.testing.assert_close(first.deviation, batches[0].std(correction=0), rtol=1e-3, atol=0)  # not that of a start from zero
 
 
-WEIGHTS = (
-    "mc_lens_attention_weight", "mc_lens_kl_weight", "mc_lens_rank_weight", "mc_lens_budget_weight", "mc_lens_budget_smooth_weight"
-)  # fmt: skip
+WEIGHTS = [f"mc_lens_{name}_weight" for name in ("occurrence", "attention", "kl", "rank", "budget", "budget_smooth")]
 
 
 BAD = [(name, value) for name in ("mc_lens_loss_weight", *WEIGHTS) for value in (-0.1, math.inf, math.nan)] + [
