@@ -20,7 +20,7 @@ from functools import partial
 import torch
 
 from mc.config import MCConfig
-from mc.controller import NETWORKS, MCController
+from mc.controller import NETWORKS, SPANS, MCController
 from mc.recipe import choose_micro_batch
 from mc.row_tree import RowTree, assemble
 from mc.sampler import Request
@@ -33,7 +33,7 @@ from nanochat.schedule import Plan
 from nanochat.spans import Spans, untimed
 
 STAGES = (0.0, 0.5, 0.999)  # progress of the run
-CONTROLLER = ("tree_build", "variant_sampling", "variant_pack", "positional", "lens", "metrics")  # spans
+CONTROLLER = tuple(span for spans in SPANS.values() for span in spans if span not in NETWORKS)
 
 
 @dataclass

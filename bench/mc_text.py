@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.mc_text_setting import Bench, McText, corpus_stage, numbers
+from bench.mc_text_setting import JUDGED, Bench, McText, corpus_stage, numbers
 from mc.comparison import Comparison, Estimate, compare_rows
 from mc.evaluation import KINDS, horizon_nll, make_probe, measure, plain_forward, window_forward
 from mc.loading import load_controller
@@ -107,7 +107,7 @@ def memory_stage(bench: Bench) -> dict[str, Any]:
     for gist, slots in kinds:
         tag = f"{config.tag}-{gist}{slots}" + (f"-from{config.memory_steps}" if config.memory_tokens else "")
         options = {"gistnet-type": gist, "gist-slots": slots, "allocator-recent-tokens": config.recent}
-        options["mc-train-wc-length"] = config.budget + config.max_seq_len // 16  # the horizon of training counts too
+        options |= {"mc-horizon": JUDGED, "mc-train-wc-length": config.budget + JUDGED}  # the horizon of training counts too
         flags_of_memory = ["--mc", *(f"--{name}={value}" for name, value in options.items()), *[start_with] * bool(config.memory_tokens)]
         if not bench.train(tag, config.memory_steps, *flags_of_memory):
             break

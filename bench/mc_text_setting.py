@@ -33,9 +33,10 @@ TYPES = ("transformer", "context", "mean")
 # Of what was tried, these did best; see dev/LOG.md, 2026-11-30.
 RATES = "--lr-mult=3.5 --wd-mult=0.28"
 FROZEN = (
-    "--mc-freeze-model --mc-gist-kl-weight=2 --mc-anneal=0 --mc-lens-every=1 --mc-num-random-variants=2 "
-    "--allocator-recent-tokens=128 --gistnet-pooling=query --lr-mult=8 --wd-mult=0.2"
+    "--mc-freeze-model --mc-gist-kl-weight=2 --mc-anneal=0 --mc-lens-every=1 --mc-num-random-variants=2 --mc-lens-decisions=8 "
+    "--mc-lens-occurrence-weight=5 --mc-lens-attention-weight=5 --gistnet-pooling=query --lr-mult=2.4 --wd-mult=0.2"
 )
+JUDGED = 32  # tokens after a decision point of training: a session chooses anew after so many
 
 
 @dataclass
