@@ -33,8 +33,8 @@ EASY = (
 )
 HARD = (
     "--task=hard",
-    "--steps=450",
-    "--lr=1.5",
+    "--steps=700",
+    "--lr=1.0",
     "--batch=16",
     "--allocator-recent-tokens=32",
     "--mc-horizon=32",
