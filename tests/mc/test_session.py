@@ -44,6 +44,15 @@ def random_tokens(n: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(61, (n,), generator=torch.Generator().manual_seed(seed))
 
 
+def read_in_pieces(controller: MCController, tokens: torch.Tensor) -> MCSession:
+    """A session that has read 700 `tokens` a piece at a time, with the focus moving all the while."""
+    s = session(controller, EAGER)
+    for piece in tokens.split([100, 3, 97, 1, 1, 300, 198]):
+        s.append(piece)
+        assert_legal(s)
+    return s
+
+
 def assert_legal(s: MCSession) -> None:
     geometry = s.tree.spec.geometry
     layout, entries, _ = s.read()
@@ -84,10 +93,7 @@ def test_gists_are_those_that_training_would_make(gist: dict, pieces: list[int])
 def test_entries_are_those_that_training_would_gather(gist: dict) -> None:
     """Value embeddings and raw tokens too, whatever became of their blocks meanwhile."""
     controller, tokens = memory(gist=gist), random_tokens(700)
-    s = session(controller, EAGER)
-    for piece in tokens.split([100, 3, 97, 1, 1, 300, 198]):
-        s.append(piece)
-        assert_legal(s)
+    s = read_in_pieces(controller, tokens)
     geometry, model = controller.config.geometry, controller.model
     layout, entries, _ = s.read()
     embedded = model.embed(tokens[None])
@@ -107,9 +113,7 @@ def test_entries_are_those_that_training_would_gather(gist: dict) -> None:
 @torch.no_grad()
 def test_lensnet_looks_below_entries_as_in_training(gist: dict) -> None:
     controller, tokens = memory(gist=gist), random_tokens(700)
-    s = session(controller, EAGER)
-    for piece in tokens.split([100, 3, 97, 1, 1, 300, 198]):
-        s.append(piece)
+    s = read_in_pieces(controller, tokens)
     geometry, layout, lensnet = controller.config.geometry, s.context.layout, controller.focus.lensnet
     assert {0, 1, 2} <= set(layout.lod.unique().tolist())
     shape = Shape(700, 696, geometry, s.tree.spec.max_lod)
