@@ -24,8 +24,8 @@ from nanochat.spans import OpenSpan, untimed
 
 REFERENCE_BETA = 0.99  # decay of the reference policy's weights
 METRICS = (
-    "mc/lens_loss", "mc/lens_pairs", "mc/policy_score_abs_mean", "mc/policy_score_std_mean", "mc/preference_corr_mean",
-    "mc/preference_corr_max", "mc/pref_span_corr",
+    "mc/lens_loss", "mc/lens_explained", "mc/lens_pairs", "mc/policy_score_abs_mean", "mc/policy_score_std_mean",
+    "mc/preference_corr_mean", "mc/preference_corr_max", "mc/pref_span_corr",
 )  # fmt: skip
 
 
@@ -98,13 +98,11 @@ class Focus(nn.Module):
         pairs = make_pairs(variants.levels.transpose(0, 1), advantages.t(), config)
         policy = policy_scores(scores, pairs)  # (O, B, V, V)
         terms = lens_losses(pairs, policy, scores, self.advantages.deviation, config)
-        loss = terms.preference
+        loss, explained = terms.preference, torch.full_like(terms.preference, math.nan)
         if told:
             earlier = [self.coarse_scores(tree, keys, blocks, spans)[None] for blocks in self.plan.far_blocks[1:]]
-            for weight, deserved in told:
-                points = [(seen, deserved[i, :, : seen.shape[-1]]) for i, seen in enumerate([scores, *earlier])]
-                losses = [told_loss(seen, there, config.mc_lens_temperature) for seen, there in points]
-                loss = loss + weight * sum(losses) / len(losses)
+            ours, even = self._told_losses([scores, *earlier], told)
+            loss, explained = loss + ours, 1 - ours.detach() / even
         if config.mc_lens_rank_weight:
             loss = loss + config.mc_lens_rank_weight * terms.rank
         if config.mc_lens_budget_weight:
@@ -121,17 +119,30 @@ class Focus(nn.Module):
                 reference = self.scores(bank_keys(self.reference, tree), mixed, mine, self.reference)
             loss = loss + config.mc_lens_kl_weight * policy_divergence(reference, scores[:-1], config.mc_lens_temperature)
         with torch.no_grad():
-            self._newest = self._metrics(loss, pairs, policy, scores, advantages.t())
+            self._newest = self._metrics(loss, explained, pairs, policy, scores, advantages.t())
         return loss, self._newest
+
+    def _told_losses(self, scores: Sequence[Tensor], told: Sequence[tuple[float, Tensor]]) -> tuple[Tensor, Tensor]:
+        """(weighted sum over the teachers of their mean loss over decision points; the same of even scores, no gradient), of block
+        scores fp32 [O,B,·] of each point."""
+        ours, even = scores[0].new_zeros(()), scores[0].new_zeros(())
+        for weight, deserved in told:
+            for seen, there in zip(scores, deserved, strict=True):
+                there, share = there[:, : seen.shape[-1]], weight / len(scores)
+                ours = ours + share * told_loss(seen, there, self.config.mc_lens_temperature)
+                even = even + share * told_loss(torch.zeros_like(seen[:1]), there, self.config.mc_lens_temperature)
+        return ours, even
 
     def idle(self) -> tuple[Tensor, dict[str, Tensor | float]]:
         """The same where LensNet has a rest: zero, in which each parameter takes part, as the optimizer wants, and the metrics of
         the last time it learned: a log that is written in a rest would never have any."""
         return sum(0.0 * p.sum() for p in self.lensnet.parameters()), self._newest
 
-    def _metrics(self, loss: Tensor, pairs: Pairs, policy: Tensor, scores: Tensor, advantages: Tensor) -> dict[str, Tensor]:
+    def _metrics(
+        self, loss: Tensor, explained: Tensor, pairs: Pairs, policy: Tensor, scores: Tensor, advantages: Tensor
+    ) -> dict[str, Tensor]:
         correlations = measure.preference_correlation(policy[0], advantages, pairs.levels)
         spans = measure.span_correlation(scores[0], pairs.levels, advantages)
         spread = scores.std(-1, correction=0).mean()
         kept = pairs.kept.sum() / len(pairs.kept)
-        return dict(zip(METRICS, (loss.detach(), kept, scores.abs().mean(), spread, *correlations, spans), strict=True))
+        return dict(zip(METRICS, (loss.detach(), explained, kept, scores.abs().mean(), spread, *correlations, spans), strict=True))

@@ -57,10 +57,10 @@ MEMORY_TARGETS = (
         "mc/pref_span_corr and mc/lens_pairs: LensNet ranks layouts by something else than their loss",
     ),
     Target(
-        "mc/lens_loss",
-        Band(high=0.1, alert_high=0.1),
-        "LensNet's loss",
-        "mc/preference_corr_mean and mc/policy_score_std_mean: whether LensNet has learned to tell blocks apart",
+        "mc/lens_explained",
+        Band(low=0.1, alert_low=0.0),
+        "of what teachers say of blocks beyond even shares, how much LensNet's scores say too: 1 is all",
+        "mc/lens_loss and mc/policy_score_std_mean: whether LensNet still learns, and whether it tells blocks apart at all",
     ),
     Target(
         "mc/variant_pack_ms",

@@ -37,7 +37,9 @@ def test_every_weighted_term_changes_the_loss_and_reaches_lensnet() -> None:
             memory.focus.lensnet.c_score.weight.data.mul_(-2)
         advantages = torch.randn(variants.levels.shape[:2], generator=torch.Generator().manual_seed(6))
         loss, metrics = memory.focus.loss(tree, entries, variants, 1, advantages, [(0.7, told)] if term == "told" else [])
-        assert tuple(metrics) == METRICS and all(math.isfinite(float(value)) for value in metrics.values())
+        assert tuple(metrics) == METRICS
+        nothing = {name for name, value in metrics.items() if not math.isfinite(value)}
+        assert nothing == (set() if term == "told" else {"mc/lens_explained"}), "without teachers there is nothing to explain"
         loss.backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in memory.focus.lensnet.parameters())
         assert all(p.grad is None for p in memory.gistnet.parameters())  # what a gist holds is not LensNet's to decide
@@ -78,6 +80,26 @@ def test_told_loss_by_hand() -> None:
     assert told_loss(scores, shares * torch.tensor([[3.0], [0.1]]), 0.2).item() == pytest.approx(0, abs=1e-6), "perfect"
     even = told_loss(scores, torch.full((2, 2), 0.5), 0.2).item()
     assert even == pytest.approx(sum(0.5 * math.log(0.5 / share) for share in shares.flatten().tolist()) / 2, rel=1e-5)
+
+
+def test_explained_is_what_scores_know_of_what_teachers_say() -> None:
+    memory = tiny_memory(mc_max_lod=1)
+    tree, variants, entries = draw(memory)
+    scores = torch.randn(variants.levels.shape[1:], generator=torch.Generator().manual_seed(5))
+    memory.focus.scores = lambda *_, **__: scores[None]
+    memory.focus.coarse_scores = lambda *_, **__: scores
+    shares = (scores / memory.config.lens_loss.mc_lens_temperature).softmax(-1)
+
+    def explained(*told: tuple[float, torch.Tensor]) -> float:
+        return float(memory.focus.loss(tree, entries, variants, 0, torch.zeros(variants.levels.shape[:2]), told)[1]["mc/lens_explained"])
+
+    assert explained((1.0, shares[None])) == pytest.approx(1, abs=1e-5), "it is what they say"
+    assert explained((1.0, shares.roll(1, -1)[None])) < 0, "worse than to say nothing"
+    half, block = math.log(shares.shape[-1] / 2), torch.zeros_like(shares)
+    block[:, :2] = 1.0
+    ours = -shares[:, :2].log().mean() - math.log(2)
+    assert explained((2.0, block[None])) == pytest.approx(1 - float(ours) / half, abs=1e-5)
+    assert math.isnan(explained((1.0, torch.zeros_like(shares)[None]))), "nothing is said"
 
 
 def test_attention_counts_by_what_is_above_an_even_share() -> None:

@@ -69,11 +69,11 @@ def test_training_tells_of_what_leaves_its_band(trained: Home) -> None:
     info = json.loads((runs / "tiny-mc" / "run.json").read_text())
     assert info["steps"] == 8 and info["identity"]["max_seq_len"] == 128 and info["least"]["mc/variants_total"] >= 4
     alerts = [json.loads(line) for line in (runs / "tiny-mc" / "alerts.jsonl").read_text().splitlines()]
-    assert [alert["metric"] for alert in alerts].count("mc/lens_loss") == 1 and (runs / "tiny" / "alerts.jsonl").read_text() == ""
+    assert [alert["metric"] for alert in alerts].count("mc/lens_explained") == 1 and (runs / "tiny" / "alerts.jsonl").read_text() == ""
     (file,) = (runs / "tiny-mc").glob("wandb/offline-run-*/run-*.wandb")
-    assert b"alert/mc/lens_loss" in file.read_bytes()
+    assert b"alert/mc/lens_explained" in file.read_bytes()
     process = trained.run("scripts.compare", "tiny-mc", "--check", "--out=")
-    assert process.code == 1 and "alert: tiny-mc: mc/lens_loss is" in process.stdout
+    assert process.code == 1 and "alert: tiny-mc: mc/lens_explained is" in process.stdout
 
 
 def test_every_metric_that_a_dashboard_or_a_target_names_is_logged(trained: Home) -> None:
@@ -121,7 +121,7 @@ def test_the_targets(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "train/mfu: " in (text := capsys.readouterr().out) and "  aim: 0.45 … 0.55; alert: below 0.4" in text
     assert main(["--targets", "--json"]) == 0
     rows = {row["metric"]: row for row in json.loads(capsys.readouterr().out)}
-    assert {"train/mfu", "heartbeat", "mc/delta_nll@*", "mc/swap_rate", "mc/residency", "mc/lens_loss"} <= rows.keys()
+    assert {"train/mfu", "heartbeat", "mc/delta_nll@*", "mc/swap_rate", "mc/residency", "mc/lens_explained"} <= rows.keys()
 
 
 # --- checks ---
