@@ -58,7 +58,7 @@ MEMORY_TARGETS = (
     ),
     Target(
         "mc/lens_explained",
-        Band(low=0.1, alert_low=0.0),
+        Band(low=0.1, alert_low=0.02),
         "of what teachers say of blocks beyond even shares, how much LensNet's scores say too: 1 is all",
         "mc/lens_loss and mc/policy_score_std_mean: whether LensNet still learns, and whether it tells blocks apart at all",
     ),
