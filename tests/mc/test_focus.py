@@ -102,6 +102,16 @@ def test_explained_is_what_scores_know_of_what_teachers_say() -> None:
     assert math.isnan(explained((1.0, torch.zeros_like(shares)[None]))), "nothing is said"
 
 
+def test_teachers_weigh_and_decision_points_are_averaged() -> None:
+    focus, g = tiny_memory().focus, torch.Generator().manual_seed(5)
+    scores, told = [torch.randn(2, 3, 6, generator=g), torch.randn(1, 3, 4, generator=g)], torch.rand(2, 2, 3, 6, generator=g)
+    ours, even = focus._told_losses(scores, [(2.0, told[0]), (0.5, told[1])])
+    each = [[told_loss(s, there[..., : s.shape[-1]], 0.1) for s, there in zip(scores, teacher, strict=True)] for teacher in told]
+    torch.testing.assert_close(ours, 2.0 * sum(each[0]) / 2 + 0.5 * sum(each[1]) / 2)
+    silent = focus._told_losses([torch.zeros_like(s) for s in scores], [(2.0, told[0]), (0.5, told[1])])
+    torch.testing.assert_close(torch.stack([*silent]), torch.stack([even, even]))
+
+
 def test_attention_counts_by_what_is_above_an_even_share() -> None:
     attention = torch.tensor([[2.3, 1.6, 2.1, 1.6], [0.5, 0.5, 0.5, 0.5]])  # means of 1.9 and 0.5
     torch.testing.assert_close(excess(attention), torch.tensor([[0.4, 0.0, 0.2, 0.0], [0.0, 0.0, 0.0, 0.0]]))
