@@ -21,10 +21,8 @@ from typing import Any, Literal
 
 from bench.train_speed import KARPATHY_DTYPE
 from nanochat import flags
-from nanochat.common import UserError
+from nanochat.common import ROOT, UserError
 from nanochat.flags import flag
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass

@@ -20,13 +20,12 @@ from torch import Tensor
 
 from bench.long_corpus import installed_roots, write_corpus
 from nanochat.checkpoint import CheckpointStore
-from nanochat.common import UserError, base_dir
+from nanochat.common import ROOT, UserError, base_dir
 from nanochat.dataset import open_source
 from nanochat.flags import flag
 from nanochat.token_shards import TokenShards, open_tokens
 from nanochat.tokenizer import Tokenizer, load_tokenizer
 
-ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER_CHARS = 30_000_000  # of text that the tokenizer is trained on
 STOP_SECONDS = 120.0  # that a training process gets to save
 TYPES = ("transformer", "context", "mean")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from nanochat import flags
-from nanochat.common import UserError, base_dir
+from nanochat.common import ROOT, UserError, base_dir
 from nanochat.dataloader import RowLoader
 from nanochat.dataset import open_source
 from nanochat.flags import flag
@@ -29,7 +29,6 @@ from nanochat.metrics import read_metrics
 from nanochat.token_shards import open_tokens
 from nanochat.tokenizer import Tokenizer
 
-ROOT = Path(__file__).resolve().parent.parent
 SHAPE = {"depth": 4, "head-dim": 64, "max-seq-len": 512, "device-batch-size": 8, "total-batch-size": 8192, "window-pattern": "L"}
 VOCAB_SIZE = 8192
 PROBE_STEPS = 24  # their pace comes from the last few of these

@@ -17,10 +17,9 @@ from statistics import median
 from typing import Any, Literal
 
 from nanochat import flags
-from nanochat.common import UserError
+from nanochat.common import ROOT, UserError
 from nanochat.flags import flag
 
-ROOT = Path(__file__).resolve().parent.parent
 KARPATHY_DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 

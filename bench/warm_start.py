@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-ROOT = Path(__file__).resolve().parent.parent
+from nanochat.common import ROOT
+
 SCRIPT = "scripts.base_train"
 PRELOADED = (SCRIPT, "torch._dynamo")  # the latter comes with the first operation on a meta tensor
 POLL_SECONDS = 0.003

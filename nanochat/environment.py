@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from nanochat.common import UserError
+from nanochat.common import ROOT, UserError
 
 
 def describe_environment() -> dict[str, str]:
@@ -42,12 +42,11 @@ def describe_environment() -> dict[str, str]:
 
 def source_commit() -> str | None:
     """The commit of this source, with a `+` where tracked files were changed since; None outside a git checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
+    if not (ROOT / ".git").exists():
         return None
     try:
-        commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        commit = _git(ROOT, "rev-parse", "--short=12", "HEAD")
+        changed = _git(ROOT, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if changed else "")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nanochat.common import base_dir
+from nanochat.common import ROOT, base_dir
 
 BackendName = Literal["bubblewrap", "unshare"]
 
@@ -122,7 +122,7 @@ def visible_files(work_bytes: int) -> list[Mount]:
 
     prefix = Path(os.path.realpath(sys.base_prefix))
     library = Path(os.path.realpath(sysconfig.get_path("stdlib")))
-    private = {os.path.expanduser("~"), Path(__file__).parent.parent, base_dir(), tempfile.gettempdir()}
+    private = {os.path.expanduser("~"), ROOT, base_dir(), tempfile.gettempdir()}
     covered = sorted(
         path
         for path in {Path(os.path.realpath(name)) for name in private}

@@ -7,12 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from nanochat import markdown
 from nanochat.checkpoint import CheckpointStore
-from nanochat.common import UserError, base_dir
+from nanochat.common import ROOT, UserError, base_dir
 from nanochat.flags import flag
 from nanochat.loading import STAGES, latest_stage
 from nanochat.metrics import read_metrics
@@ -24,7 +23,6 @@ from nanochat.tokenizer import load_tokenizer
 
 SAME_BPB = 0.01  # of it: what evaluation and training may differ in, which measure the same rows with other kernels
 SAME_LOSS = 0.2  # nats per token that plain rows may lose against the baseline: a few steps, where a run is as short as the demo
-ROOT = Path(__file__).resolve().parent.parent
 
 Result = Literal["ok", "FAILED", "missing"]
 

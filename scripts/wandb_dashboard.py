@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat import flags
-from nanochat.common import UserError, read_json
+from nanochat.common import ROOT, UserError, read_json
 from nanochat.flags import flag
 from nanochat.redaction import redact
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-TEMPLATE = Path(__file__).resolve().parents[1] / "obsidian/ops/dashboards/wandb-mc-vs-baseline.json"
+TEMPLATE = ROOT / "obsidian/ops/dashboards/wandb-mc-vs-baseline.json"
 
 
 @dataclass

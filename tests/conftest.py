@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from nanochat.common import ROOT
+
 # What a user's shell may hold and a test must not see: keys, endpoints and settings that change what is computed.
 PRIVATE = ("WANDB_API_KEY", "HF_TOKEN", "MC_", "OTEL_", "NANOCHAT_", "MODEL_TAG", "WANDB_RUN")
 
@@ -26,6 +28,13 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     patch.setenv("MPLBACKEND", "Agg")
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def default_signals() -> None:
+    """Signals as a terminal gives them: `nohup … &` hands SIGINT and SIGHUP on as ignored, to the processes that tests start too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from tests.vault import ROOT, Page
+from nanochat.common import ROOT
+from tests.vault import Page
 
 PACKAGES = ("nanochat", "mc", "scripts", "bench")
 RUNNERS = ("run10.sh", "speedrun.sh", "run1000.sh")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from mc.telemetry_schema import PREFIX, schema
+from nanochat.common import ROOT
 
-FILES = sorted((Path(__file__).parents[1] / "obsidian/ops/dashboards").glob("grafana-*.json"))
+FILES = sorted((ROOT / "obsidian/ops/dashboards").glob("grafana-*.json"))
 # A selector, then one stage; what is not of this form was not meant.
 QUERY = re.compile(r'\{ name = "(\w+)" && resource\.service\.name =~ "\$service" \} \| (\w+)\((.*?)\)(?: by \((.*)\))?')
 STAGES = {"avg_over_time", "max_over_time", "sum_over_time", "count_over_time", "quantile_over_time", "select"}

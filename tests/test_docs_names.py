@@ -11,9 +11,10 @@ import pytest
 
 from mc.targets import MEMORY_TARGETS
 from mc.telemetry_schema import schema
+from nanochat.common import ROOT
 from nanochat.targets import RUN_TARGETS
 from tests.docs_commands import all_flags
-from tests.vault import ROOT, VAULT, Page, pages, read
+from tests.vault import VAULT, Page, pages, read
 
 FOLDERS = ("nanochat", "mc", "scripts")
 METRIC = re.compile(r"(?:train|val|mc|rl)/[\w@/*…{},]+|core_metric")
@@ -31,7 +32,7 @@ def sources(*folders: str, suffix: str = ".py") -> list[Path]:
 @cache
 def metric_patterns() -> list[re.Pattern[str]]:
     """Of the names that the code logs: its literals, and its f-strings with their holes filled by words of the code or numbers."""
-    trees = [ast.parse(path.read_text()) for path in sources(*FOLDERS) if not READERS.search(path.stem)]
+    trees = [ast.parse(path.read_text()) for path in sources(*FOLDERS) if not READERS.search(str(path.relative_to(ROOT)))]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     literals = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     words = {word for word in literals if re.fullmatch(r"_?[a-z][a-z0-9_]*", word)}

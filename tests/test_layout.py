@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from nanochat.common import ROOT
+
 # A package may import those after it, and itself. Nothing may import bench or tests.
 ORDER = ("scripts", "mc", "nanochat", "rustbpe")
 MAX_LINES = 500

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.common import ROOT
 from nanochat.dataset import Download
 from nanochat.flags import parse
 from nanochat.report import Report
@@ -27,7 +28,7 @@ from scripts.tok_eval import TokEval
 from scripts.tok_train import TokTrain
 from tests.runner_lab import RUNNERS, copy_checkout, dry_run, fake_gpus, run_runner, stage_commands
 
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("run*.txt")) + sorted((Path(__file__).parent / "golden").glob("speedrun*.txt"))
+GOLDEN = sorted((ROOT / "tests" / "golden").glob("run*.txt")) + sorted((ROOT / "tests" / "golden").glob("speedrun*.txt"))
 STAGES = ("tok_train", "tok_eval", "base_train", "base_eval", "mid_train", "chat_sft", "chat_eval")
 RECIPES = {
     "nanochat.dataset": Download,

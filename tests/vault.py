@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-ROOT = Path(__file__).resolve().parent.parent
+from nanochat.common import ROOT
+
 VAULT = ROOT / "obsidian"
 HOME = VAULT / "Home.md"
 README = ROOT / "README.md"

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from nanochat.common import ROOT
+
 ENTRY = "scripts.base_train"
 PACKAGES = ("scripts", "mc", "nanochat", "rustbpe")
 

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nanochat.common import ensure_dir, read_json, write_json
-from nanochat.lab.code_version import ROOT
+from nanochat.common import ROOT, ensure_dir, read_json, write_json
 from nanochat.lab.cycle import Cycle
 from nanochat.lab.gates import Gate
 from nanochat.lab.knobs import HORIZON

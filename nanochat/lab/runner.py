@@ -23,9 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nanochat.common import UserError, base_dir, ensure_dir, read_json, write_json
+from nanochat.common import ROOT, UserError, base_dir, ensure_dir, read_json, write_json
 from nanochat.gpt import GPTConfig
-from nanochat.lab.code_version import ROOT
 from nanochat.lab.curve import read_figures
 from nanochat.lab.cycle import Cycle, Experiment, threads
 from nanochat.lab.knobs import argv

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from nanochat.common import ROOT
 
 
 def last_line(base: Path, *arguments: str) -> dict:

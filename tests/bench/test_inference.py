@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench.inference import InferenceSpeed
+from nanochat.common import ROOT
 from tests.bench.test_benches import last_line
 
-ROOT = Path(__file__).parents[2]
 RIVAL = os.environ.get("KARPATHY_NANOCHAT")
 SHAPE = ("--depth=2", "--head-dim=16", "--max-seq-len=64", "--vocab-size=300", "--prompt-tokens=20", "--new-tokens=4", "--rounds=1")
 

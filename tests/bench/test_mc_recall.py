@@ -12,10 +12,9 @@ import pytest
 from bench.mc_recall import COMMON, settings, summary
 from bench.recall_rows import EASY, FOCUS, HARD, make_rows
 from bench.recall_worker import RecallWorker
+from nanochat.common import ROOT
 from nanochat.cross_entropy import IGNORE
 from nanochat.flags import parse
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("task", [EASY, HARD, FOCUS])

@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from nanochat.common import ROOT
+
 COMMAND = [sys.executable, "-m", "bench.session_files"]
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.common import ROOT
 from nanochat.execution import Execution, Limits, run_with
 from nanochat.isolation import Backend, find_backends
 from tests.nanochat.hostile import Snippet
 
-ROOT = Path(__file__).resolve().parents[2]
 SECRET = "c4nary-" + os.urandom(8).hex()
 FIRST_MARK = 300  # a number of open files that only one run has: by it, its processes are found in the host's /proc
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from nanochat.checkpoint import CheckpointStore
-from nanochat.common import UserError
+from nanochat.common import ROOT, UserError
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool, torch.uint16]
 
@@ -56,7 +56,7 @@ def in_python(code: str, *arguments: object, before: str = "") -> subprocess.Com
         [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         timeout=60,
     )
 
@@ -277,7 +277,7 @@ def test_kills_and_damage() -> None:
         [sys.executable, "-m", "bench.checkpoint_crash", "--kills", "12", "--damages", "150"],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         env=os.environ | ({"TMPDIR": "/dev/shm"} if os.access("/dev/shm", os.W_OK) else {}),
         timeout=120,
     )
@@ -288,7 +288,7 @@ def test_kills_and_damage() -> None:
 
 @pytest.mark.slow
 def test_kills_and_damage_at_length() -> None:
-    done = subprocess.run([sys.executable, "-m", "bench.checkpoint_crash"], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-m", "bench.checkpoint_crash"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.common import UserError, atomic_write, base_dir, batched_by_chars, ensure_dir, read_json, write_json
-
-ROOT = Path(__file__).parents[2]
+from nanochat.common import ROOT, UserError, atomic_write, base_dir, batched_by_chars, ensure_dir, read_json, write_json
 
 
 def test_base_dir_is_the_variable_else_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,14 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanochat.common import ROOT
 from nanochat.flags import GIVEN, flag, parse, part, rest, to_argv
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass

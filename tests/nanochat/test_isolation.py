@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nanochat import isolation
+from nanochat.common import ROOT
 from nanochat.execution import Limits, run_with
 from nanochat.isolation import find_backends, interpreter, visible_files
 
@@ -48,3 +50,20 @@ def test_installed_packages_are_covered() -> None:
         pytest.skip("this interpreter has no site-packages of its own")
     for backend in find_backends():
         assert run_with(backend, f"import os\nprint(os.listdir({str(packages)!r}))", Limits(seconds=30)).stdout == "[]\n"
+
+
+def test_the_root_is_the_checkout() -> None:
+    """What is covered is all of it: every package of ours lies below."""
+    assert (ROOT / "pyproject.toml").is_file() and ROOT.is_absolute()
+    assert all((ROOT / package / "__init__.py").is_file() for package in ("nanochat", "mc", "scripts", "rustbpe"))
+    assert Path(isolation.__file__).resolve().is_relative_to(ROOT / "nanochat")
+
+
+def test_a_checkout_inside_of_the_system_is_covered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the checkout is: its root, not some folder of it, is hidden from model-written code."""
+    checkout = next(path for path in map(Path, ("/usr/share/doc", "/usr/share/man", "/usr/share/zoneinfo")) if path.is_dir())
+    monkeypatch.setattr(isolation, "ROOT", checkout)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    assert ("tmpfs", str(checkout), 0, 0o555) in visible_files(MIB)
+    for backend in find_backends():
+        assert run_with(backend, f"import os\nprint(os.listdir({str(checkout)!r}))", Limits(seconds=30)).stdout == "[]\n"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.common import UserError
+from nanochat.common import ROOT, UserError
 from nanochat.metrics import (
     DebiasedEMA,
     JsonlSink,
@@ -25,7 +25,6 @@ from nanochat.metrics import (
     show_seconds,
 )
 
-ROOT = Path(__file__).parents[2]
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 

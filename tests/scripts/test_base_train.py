@@ -13,7 +13,7 @@ import pytest
 
 from bench.tiny_run import SHAPE, Home
 from bench.warm_start import WarmStart
-from tests.conftest import ROOT
+from nanochat.common import ROOT
 
 
 def assert_one_line(stderr: str, *parts: str) -> None:

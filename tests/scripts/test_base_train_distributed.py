@@ -15,7 +15,7 @@ import pytest
 
 from bench.tiny_run import QUIET, SHAPE, Home, new_home
 from bench.warm_start import Process, WarmStart
-from tests.conftest import ROOT
+from nanochat.common import ROOT
 
 STEPS = 12
 FLAGS = (f"--num-iterations={STEPS}", "--warmup-steps=5", "--save-every=4", "--keep-checkpoints=-1", "--eval-every=8", "--eval-tokens=8192")

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from bench.tiny_run import QUIET, SHAPE, Home, new_home, write_corpus
-from bench.warm_start import ROOT, Process, WarmStart
+from bench.warm_start import Process, WarmStart
+from nanochat.common import ROOT
 from nanochat.tokenizer import Tokenizer
 
 STEPS = 16

@@ -14,9 +14,10 @@ from bench.tiny_run import Home, new_home
 from bench.warm_start import WarmStart
 from mc.disk_tree import DiskTree
 from mc.tree import TreeSpec
+from nanochat.common import ROOT
 from tests.docs_commands import command, faults, help_of, lines, runnable, unknown_modules
 from tests.mc.tiny_tree import DEEP, MANIFEST, SMALL, WIDE, world
-from tests.vault import ROOT, VAULT, Page, pages, read
+from tests.vault import VAULT, Page, pages, read
 
 SHELL_BLOCKS = [(page.name, block) for page in pages() for block in page.blocks if block.info.split(" ")[0] in ("bash", "sh")]
 TESTED = [page for page in pages() if any("tested" in block.info.split() and block.info.startswith("bash") for block in page.blocks)]

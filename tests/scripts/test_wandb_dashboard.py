@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from nanochat.common import ROOT
 from scripts.wandb_dashboard import TEMPLATE, main, read_template
 
-ROOT = Path(__file__).parents[2]
 KEY = "0123456789abcdef0123456789abcdef01234567"
 TITLE = "MC vs Baseline (Tokens)"
 
