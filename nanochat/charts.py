@@ -59,7 +59,7 @@ def chart_png(chart: Chart) -> bytes | None:
     figure = Figure(figsize=(12 / max(columns, 2) * columns, 3.1 * rows + 0.6), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
     for place, panel in enumerate(panels, start=1):
-        _draw(figure.add_subplot(rows, columns, place), panel, labels)
+        _draw_chart(figure.add_subplot(rows, columns, place), panel, labels)
     figure.suptitle(chart["title"], color=INK, fontsize=11)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
     _legend(figure, {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels) if label in used})
@@ -99,7 +99,7 @@ def intervals_png(names: Sequence[str], series: Mapping[str, Sequence[tuple[int,
     return png.getvalue()
 
 
-def _draw(axes: Axes, panel: Mapping[str, Any], labels: Sequence[str]) -> None:
+def _draw_chart(axes: Axes, panel: Mapping[str, Any], labels: Sequence[str]) -> None:
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     places = sorted({point[0] for curve in panel["curves"] for point in curve["points"]})
@@ -124,10 +124,10 @@ def _draw(axes: Axes, panel: Mapping[str, Any], labels: Sequence[str]) -> None:
         axes.set_ylim(0, 1.08 * axes.dataLim.y1)
     axes.set_xticks(_few(places))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _compact(x)))
 
 
-def _short(number: float) -> str:
+def _compact(number: float) -> str:
     """1136 → 1.14k: three digits."""
     for unit, letter in ((1e6, "M"), (1e3, "k")):
         if number >= 0.9995 * unit:

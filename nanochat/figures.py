@@ -52,7 +52,7 @@ def memory_png(records: Records, title: str) -> bytes | None:
 
     def curves(*prefixes: str) -> list[Curve]:
         chosen = [name for name in names if name.startswith(prefixes)]
-        return [Curve(_short(n), points(records, n), COLOURS[i % len(COLOURS)]) for i, n in enumerate(chosen)]
+        return [Curve(_series_name(n), points(records, n), COLOURS[i % len(COLOURS)]) for i, n in enumerate(chosen)]
 
     correlation = Curve("", points(records, "mc/preference_corr_mean"), _LOSS, smoothed=True)
     panels = [
@@ -148,7 +148,7 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str]]) -> None:
         )
 
 
-def _short(name: str) -> str:
+def _series_name(name: str) -> str:
     """mc/delta_nll_random@32 → random layouts, 32 tokens; mc/lod_loss/1 → LOD1."""
     if "@" in name:
         kind, _, horizon = name.partition("@")

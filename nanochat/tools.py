@@ -126,7 +126,7 @@ class ToolFlags:
             return None
         if self.tools == "calculator":
             return Tools(tokenizer)
-        from nanochat.execution import isolation, run_python
+        from nanochat.sandbox.run import isolation, run_python
 
         if not self.unsafe_exec:
             isolation()

@@ -54,7 +54,7 @@ class HumanEval(Task):
 
     def check_grading(self) -> None:
         """See `Task`: programs need isolation, or leave to run without it."""
-        from nanochat.execution import isolation
+        from nanochat.sandbox.run import isolation
 
         if not self.unsafe:
             isolation()
@@ -65,7 +65,7 @@ class HumanEval(Task):
 
     def grade_all(self, conversations: Sequence[Conversation], replies: Sequence[str]) -> list[float]:
         """`grade` of each pair, several programs at a time."""
-        from nanochat.execution import Limits, run_python
+        from nanochat.sandbox.run import Limits, run_python
 
         def passes(code: str | None) -> float:
             return float(code is not None and run_python(code, Limits(seconds=SECONDS), unsafe=self.unsafe).outcome == "ok")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from nanochat.common import ROOT
-from nanochat.execution import Execution, Limits, run_with
-from nanochat.isolation import Backend, find_backends
+from nanochat.sandbox.isolation import Backend, find_backends
+from nanochat.sandbox.run import Execution, Limits, run_with
 from tests.nanochat.hostile import Snippet
 
 SECRET = "c4nary-" + os.urandom(8).hex()

@@ -1,4 +1,4 @@
-"""What hostile code cannot do in the sandbox (nanochat/execution.py), what it is reported as, that nothing of it stays behind."""
+"""What hostile code cannot do in the sandbox (nanochat/sandbox/run.py), what it is reported as, that nothing of it stays behind."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.execution import Limits, run_with
-from nanochat.isolation import find_backends
+from nanochat.sandbox.isolation import find_backends
+from nanochat.sandbox.run import Limits, run_with
 from tests.nanochat.fake_passes import FAKES
 from tests.nanochat.hostile import SNIPPETS, Snippet
 from tests.nanochat.sandbox_host import FIRST_MARK, SECRET, Host, Run, backend_named, check, run_all
@@ -66,7 +66,7 @@ def test_hostile_code_in_unshare(snippet: Snippet, with_unshare: dict[str, Run],
 
 def test_the_walls_hold_without_the_filter(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine whose system calls have other numbers there is none."""
-    monkeypatch.setattr("nanochat.execution.filter_program", lambda: b"")
+    monkeypatch.setattr("nanochat.sandbox.run.filter_program", lambda: b"")
     names = {
         "take a descriptor of the parent", "trace the parent", "read the parent's memory by call", "enter other namespaces", "mount",
         "make the system writable", "unmount", "chroot", "open by handle", "raw socket", "kernel memory", "memory of the parent",

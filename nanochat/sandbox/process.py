@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nanochat.common import UserError
-from nanochat.isolation import TOOL_PATH, Backend, Mount, interpreter
+from nanochat.sandbox.isolation import TOOL_PATH, Backend, Mount, interpreter
 
 START_SECONDS = 60.0  # a machine under load takes its time to start an interpreter
 END_SECONDS = 10.0

@@ -17,17 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import execution_child
 from nanochat.common import ROOT, UserError
-from nanochat.execution import Limits, isolation, run_python, run_with
-from nanochat.isolation import Backend, find_backends
+from nanochat.sandbox import child
+from nanochat.sandbox.isolation import Backend, find_backends
+from nanochat.sandbox.run import Limits, isolation, run_python, run_with
 from tests.nanochat.sandbox_host import FIRST_MARK, backend_named, processes_with_mark
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 
 
 def test_what_runs_inside_needs_the_standard_library_alone() -> None:
-    tree = ast.parse(inspect.getsource(execution_child))
+    tree = ast.parse(inspect.getsource(child))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert names <= sys.stdlib_module_names
     assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree))
@@ -37,7 +37,9 @@ def run_script(
     text: str, prefix: tuple[str, ...] = (), python: str = sys.executable, root: Path = ROOT, *arguments: str, **environment: str
 ) -> subprocess.Popen:
     """A program of the host that uses the sandbox, in a process of its own."""
-    start = f"import sys; sys.path.insert(0, {str(root)!r})\nfrom nanochat.execution import *\nfrom nanochat.execution import run_with\n"
+    start = (
+        f"import sys; sys.path.insert(0, {str(root)!r})\nfrom nanochat.sandbox.run import *\nfrom nanochat.sandbox.run import run_with\n"
+    )
     return subprocess.Popen(
         [*prefix, python, "-c", start + text, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", env={"PATH": os.environ["PATH"], **environment},
@@ -101,7 +103,7 @@ def test_a_flood_does_not_fill_the_host(backend: Backend | None) -> None:
         "b = run_with(B, 'while True: print(\"x\" * 100000)', Limits(seconds=20))\n".replace("B", repr(backend))
         + "print(b.outcome, len(b.stdout), next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))"
     )
-    out, error = run_script("from nanochat.isolation import Backend\n" + text).communicate(timeout=60)
+    out, error = run_script("from nanochat.sandbox.isolation import Backend\n" + text).communicate(timeout=60)
     assert error == ""
     outcome, length, peak_kib = out.split()
     assert (outcome, length) == ("output_limit", "16384")
@@ -126,7 +128,7 @@ def test_a_host_that_is_killed_leaves_no_process(backend: Backend | None) -> Non
     """Without isolation a process that leaves its group stays, so there it does not."""
     mark = FIRST_MARK - 1
     code = f"import os, time\nif os.fork() == 0:\n    {'os.setsid()' if backend else 'pass'}\n    os.fork()\ntime.sleep(1000)"
-    text = f"from nanochat.isolation import Backend\nrun_with({backend!r}, {code!r}, Limits(seconds=500, open_files={mark}))"
+    text = f"from nanochat.sandbox.isolation import Backend\nrun_with({backend!r}, {code!r}, Limits(seconds=500, open_files={mark}))"
     host = run_script(text)
     deadline = time.monotonic() + 30
     while len(processes_with_mark(mark)) < 3:
@@ -194,7 +196,7 @@ def test_unshare_where_there_is_no_bubblewrap(monkeypatch: pytest.MonkeyPatch, t
 
 UNPRIVILEGED = """
 import os
-from nanochat.isolation import find_backends
+from nanochat.sandbox.isolation import find_backends
 code = '''
 import os, resource
 print(os.getuid() != 0 or open('/proc/self/status').read().count('CapEff:\\\\t0000000000000000'), sorted(os.listdir('/')))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import isolation
 from nanochat.common import ROOT
-from nanochat.execution import Limits, run_with
-from nanochat.isolation import find_backends, interpreter, visible_files
+from nanochat.sandbox import isolation
+from nanochat.sandbox.isolation import find_backends, interpreter, visible_files
+from nanochat.sandbox.run import Limits, run_with
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 MIB = 1 << 20

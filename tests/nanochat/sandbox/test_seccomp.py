@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import syscall_filter
-from nanochat.syscall_filter import filter_program
+from nanochat.sandbox import seccomp
+from nanochat.sandbox.seccomp import filter_program
 
 ALLOW, KILL = 0x7FFF0000, 0x80000000
 X86, ARM = 0xC000003E, 0xC00000B7
@@ -40,7 +40,7 @@ def verdict(program: bytes, architecture: int, number: int, argument: int = 0) -
 @pytest.mark.parametrize("machine, architecture, column", [("x86_64", X86, 0), ("aarch64", ARM, 1)])
 def test_what_is_refused_and_what_is_not(machine: str, architecture: int, column: int) -> None:
     program = filter_program(machine)
-    refused = {numbers[column] for numbers in syscall_filter._REFUSED.values()}
+    refused = {numbers[column] for numbers in seccomp._REFUSED.values()}
     clone, clone3 = (56, 220)[column], 435
     socket, socketpair = (41, 198)[column], (53, 199)[column]
     for number in range(600):
@@ -76,6 +76,6 @@ def test_the_numbers_are_the_kernel_s(header: str, column: int) -> None:
     if not path.exists():
         pytest.skip("no kernel headers here")
     numbers = {name: int(number) for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", path.read_text())}
-    ours = syscall_filter._REFUSED | {"clone": syscall_filter._CLONE, "clone3": syscall_filter._CLONE3}
-    ours |= {"socket": syscall_filter._SOCKET, "socketpair": syscall_filter._SOCKETPAIR}
+    ours = seccomp._REFUSED | {"clone": seccomp._CLONE, "clone3": seccomp._CLONE3}
+    ours |= {"socket": seccomp._SOCKET, "socketpair": seccomp._SOCKETPAIR}
     assert {name: both[column] for name, both in ours.items()} == {name: numbers[name] for name in ours}

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Literal
 
 from nanochat.common import UserError
-from nanochat.isolation import Backend, Mount, find_backends, visible_files
-from nanochat.sandbox_process import START_SECONDS, Started, start, stop
-from nanochat.syscall_filter import filter_program
+from nanochat.sandbox.isolation import Backend, Mount, find_backends, visible_files
+from nanochat.sandbox.process import START_SECONDS, Started, start, stop
+from nanochat.sandbox.seccomp import filter_program
 
 Outcome = Literal["ok", "error", "timeout", "memory", "killed", "output_limit"]
 

@@ -1,0 +1,1 @@
+"""Sandbox for model-written code: isolation, limits, seccomp filter and the child process."""
