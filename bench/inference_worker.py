@@ -25,7 +25,7 @@ def ours(folder: Path) -> tuple[Generate, str]:
 
     from nanochat.engine import Engine
     from nanochat.gpt import GPT, GPTConfig
-    from nanochat.runtime import RuntimeFlags, start
+    from nanochat.runtime.device import RuntimeFlags, start
     from nanochat.sampling import Sampling
 
     runtime = start(RuntimeFlags(compile=False))

@@ -28,7 +28,7 @@ from nanochat.flags import flag, parse, part, run
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
-from nanochat.runtime import Runtime, RuntimeFlags, start
+from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.schedule import Plan
 from nanochat.spans import Spans, untimed
 

@@ -32,7 +32,7 @@ from nanochat.common import UserError, base_dir, ensure_dir, read_json, write_js
 from nanochat.cross_entropy import ChunkedCrossEntropy
 from nanochat.gpt import GPT
 from nanochat.loading import load_model
-from nanochat.runtime import RuntimeFlags, start
+from nanochat.runtime.device import RuntimeFlags, start
 
 POSITIONS = 16  # parts of a row that the loss is shown for
 

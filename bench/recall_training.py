@@ -24,7 +24,7 @@ from nanochat.metrics import JsonlSink, MetricsLogger
 from nanochat.objective import StepResult
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.rows import Loader
-from nanochat.runtime import Runtime, StopSignals
+from nanochat.runtime.device import Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags
 from nanochat.trainer import Event, Trainer, TrainerFlags
 

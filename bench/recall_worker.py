@@ -21,7 +21,7 @@ from mc.controller import MCController
 from mc.evaluation import Probe, choose_levels, make_probe, plain_forward, read_layouts, row_tree
 from mc.layout_choice import by_score, coarsest
 from nanochat.flags import flag, parse, part, run
-from nanochat.runtime import RuntimeFlags, start
+from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.trainer import Trainer
 
 TASKS = {"easy": recall_rows.EASY, "hard": recall_rows.HARD, "focus": recall_rows.FOCUS}

@@ -32,7 +32,7 @@ from nanochat.flags import flag, parse, part, run
 from nanochat.gpt import GPT
 from nanochat.kv_cache import KVCache
 from nanochat.memory_cache import MemoryCache
-from nanochat.runtime import Runtime, RuntimeFlags, start
+from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.trainer import Trainer
 
 TAIL, K = 64, 32

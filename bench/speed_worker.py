@@ -21,7 +21,7 @@ def ours(shape: argparse.Namespace):
     from nanochat.gpt import GPT, GPTConfig
     from nanochat.objective import NextTokenObjective
     from nanochat.optim import MuonAdamW, OptimFlags
-    from nanochat.runtime import RuntimeFlags, start
+    from nanochat.runtime.device import RuntimeFlags, start
     from nanochat.schedule import Plan
 
     runtime = start(RuntimeFlags(device_type=shape.device_type, compile=bool(shape.compile), attention=shape.attention))

@@ -16,7 +16,7 @@ from mc.positional import Kind
 from mc.row_tree import Shape
 from mc.variants import Compression, compression
 from nanochat.flags import flag, flat_values, part
-from nanochat.precision import DTYPES
+from nanochat.runtime.device import DTYPES
 
 # What a preset sets in place of the defaults of flags; a flag that is given overrides it.
 PRESETS: dict[str, dict[str, Any]] = {

@@ -12,9 +12,9 @@ from nanochat.common import UserError
 from nanochat.conversation import check_text, ending, reply_pieces
 from nanochat.decode_step import DecodeStep
 from nanochat.engine import Engine
-from nanochat.interrupts import between, held_back
 from nanochat.memory_cache import MemoryCache
 from nanochat.reply import Piece
+from nanochat.runtime.signals import between, held_back
 from nanochat.sampling import Sampling
 from nanochat.tokenizer import Tokenizer
 from nanochat.tools import Tools

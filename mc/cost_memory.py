@@ -22,7 +22,7 @@ from nanochat.engine import Engine
 from nanochat.loading import Stage
 from nanochat.memory_cache import MemoryCache
 from nanochat.metrics import peak_memory_mib
-from nanochat.runtime import RuntimeFlags, start
+from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.sampling import Sampling
 
 

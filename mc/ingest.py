@@ -25,7 +25,7 @@ from mc.session_files import CHECKSUM, columns
 from mc.tree import TreeSpec
 from nanochat.chat_format import render_around
 from nanochat.common import UserError, batched_by_chars
-from nanochat.interrupts import held_back
+from nanochat.runtime.signals import held_back
 from nanochat.tokenizer import Tokenizer
 
 QUOTA = 100_000_000  # tokens

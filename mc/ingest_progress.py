@@ -9,7 +9,7 @@ from collections.abc import Generator
 from typing import TextIO
 
 from mc.ingest import Progress
-from nanochat.interrupts import between
+from nanochat.runtime.signals import between
 
 EVERY_SECONDS = 10.0  # between two plain lines
 

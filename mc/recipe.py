@@ -17,7 +17,7 @@ from mc.targets import expected, memory_targets
 from nanochat.gpt import GPT
 from nanochat.objective import Objective
 from nanochat.run_log import MC_SUFFIX
-from nanochat.runtime import Runtime
+from nanochat.runtime.device import Runtime
 
 
 def wandb_name(run: str, memory: bool) -> str | None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mc.layout import Geometry
-from nanochat.precision import DTYPES
+from nanochat.runtime.device import DTYPES
 
 # The value embeddings of a node are the means over its tokens, which whoever needs them recomputes; where that would read
 # as many tokens as this, they are stored.

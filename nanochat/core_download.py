@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 
 from nanochat.common import UserError, base_dir, ensure_dir, fsync_dir
 from nanochat.core_tasks import FOLDER, bundle_folder, bundle_is_here, read_tasks
-from nanochat.download_progress import BarProgress, Progress
 from nanochat.fetch import TransferConfig, fetch_file
 from nanochat.flags import flag, part
+from nanochat.progress import BarProgress, Progress
 
 URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
 MOST_BYTES = 4 << 30  # unpacked; the bundle has a fraction of it

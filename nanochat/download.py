@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat.common import UserError, ensure_dir
-from nanochat.download_progress import BarProgress, Progress
 from nanochat.fetch import HUB_HOST, TransferConfig, fetch_file
 from nanochat.flags import flag, part
+from nanochat.progress import BarProgress, Progress
 
 
 @dataclass(frozen=True)

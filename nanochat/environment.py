@@ -18,7 +18,7 @@ def describe_environment() -> dict[str, str]:
     """
     import torch
 
-    from nanochat.precision import detect_precision
+    from nanochat.runtime.device import detect_precision
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

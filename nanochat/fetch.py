@@ -21,8 +21,8 @@ from typing import IO, TypeVar
 from filelock import FileLock
 
 from nanochat.common import UserError, fsync_dir
-from nanochat.download_progress import Progress
 from nanochat.flags import flag
+from nanochat.progress import Progress
 from nanochat.text_files import open_parquet
 
 HUB_HOST = "huggingface.co"  # the one host that HF_TOKEN is sent to, and only over https

@@ -13,7 +13,7 @@ from torch import Tensor
 from nanochat.common import UserError
 from nanochat.cross_entropy import IGNORE
 from nanochat.rows import Loader, inputs_and_targets
-from nanochat.runtime import Runtime
+from nanochat.runtime.device import Runtime
 
 Losses = Callable[[Tensor, Tensor, str], Tensor]  # (tokens, targets, "none") → nats of each target; what `GPT` is
 

@@ -18,7 +18,7 @@ from nanochat.metrics import read_metrics
 from nanochat.report_data import CHECK, Collected, Entry, Run, collect, run_file, section
 from nanochat.report_run import last_values
 from nanochat.report_smoke import reply
-from nanochat.runtime import RuntimeFlags
+from nanochat.runtime.device import RuntimeFlags
 from nanochat.tokenizer import load_tokenizer
 
 SAME_BPB = 0.01  # of it: what evaluation and training may differ in, which measure the same rows with other kernels

@@ -9,7 +9,7 @@ from nanochat.chat_format import render_prompt
 from nanochat.conversation import ending, reply_pieces
 from nanochat.engine import Engine
 from nanochat.loading import Stage, load_model
-from nanochat.runtime import RuntimeFlags, start
+from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.sampling import Sampling
 from nanochat.tools import ToolFlags
 

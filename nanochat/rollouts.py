@@ -25,7 +25,7 @@ from nanochat.gpt import GPT
 from nanochat.permutation import permute
 from nanochat.reply import stop_tokens
 from nanochat.rows import Loader
-from nanochat.runtime import Runtime
+from nanochat.runtime.device import Runtime
 from nanochat.sampling import LEAST_TEMPERATURE, Sampling
 from nanochat.tasks.grading import reply_text
 from nanochat.tasks.task import Task

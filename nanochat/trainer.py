@@ -32,7 +32,7 @@ from nanochat.objective import Metrics, Objective
 from nanochat.optim import MuonAdamW, check_coverage
 from nanochat.profiler import StepProfiler, parse_steps
 from nanochat.rows import Loader, count_targets, inputs_and_targets
-from nanochat.runtime import Runtime, StopSignals
+from nanochat.runtime.device import Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags, lr_multiplier, muon_momentum, weight_decay_multiplier
 from nanochat.spans import Spans
 from nanochat.train_state import TrainState, check_identity, open_checkpoint, random_states, restore_random_states, set_aside

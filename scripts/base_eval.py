@@ -28,7 +28,7 @@ from nanochat.gpt import GPT
 from nanochat.loading import build_model, open_trained
 from nanochat.loss_eval import evaluate_bpb, validation_batches
 from nanochat.report import MEMORY, section
-from nanochat.runtime import Runtime, RuntimeFlags, start
+from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.token_shards import open_tokens
 from nanochat.tokenizer import Tokenizer
 

@@ -32,7 +32,7 @@ from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.redaction import redact_all
 from nanochat.report import MEMORY, section
 from nanochat.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
-from nanochat.runtime import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
+from nanochat.runtime.device import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
 from nanochat.schedule import HorizonFlags, Plan, ScheduleFlags, plan_run
 from nanochat.token_shards import open_tokens
 from nanochat.tokenizer import Tokenizer, load_tokenizer

@@ -19,7 +19,7 @@ from nanochat.flags import flag, parse, part, run
 from nanochat.loading import Stage, latest_stage, load_model, newest_tag, say_to_stderr
 from nanochat.reply import Piece
 from nanochat.run_log import MC_SUFFIX
-from nanochat.runtime import Runtime, RuntimeFlags, start
+from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.sampling import Sampling
 from nanochat.tools import ToolFlags
 from scripts.chat_memory import Command, MemoryChat, MemoryFlags, to_path

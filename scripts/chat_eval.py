@@ -20,7 +20,7 @@ from nanochat.gpt import GPT
 from nanochat.loading import Stage, Trained, build_model, latest_stage, open_trained
 from nanochat.loss_eval import validation_batches
 from nanochat.report import MEMORY, section
-from nanochat.runtime import Runtime, RuntimeFlags, start
+from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.tasks.humaneval import HumanEval
 from nanochat.tasks.recipes import evaluation_tasks
 from nanochat.tasks.task import Task

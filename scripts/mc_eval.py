@@ -35,7 +35,7 @@ from nanochat.loading import Stage, latest_stage, newest_tag
 from nanochat.memory_debug import open_memory_debug
 from nanochat.report import section
 from nanochat.run_log import MC_SUFFIX
-from nanochat.runtime import RuntimeFlags, start
+from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tasks.long_context import SUITES
 from nanochat.text_files import read_documents
 from nanochat.token_shards import TokenShards, open_tokens

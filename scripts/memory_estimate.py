@@ -14,8 +14,7 @@ from nanochat.attention import choose_backend
 from nanochat.common import UserError
 from nanochat.flags import flag, part
 from nanochat.memory_estimate import GIB
-from nanochat.precision import Precision, detect_precision
-from nanochat.runtime import Runtime, find_device
+from nanochat.runtime.device import Precision, Runtime, detect_precision, find_device
 from scripts.base_train import BaseTrain, make_plan, model_config
 
 

@@ -26,7 +26,7 @@ from nanochat.redaction import redact_all
 from nanochat.report import MEMORY, section
 from nanochat.rows import Loader
 from nanochat.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
-from nanochat.runtime import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
+from nanochat.runtime.device import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
 from nanochat.schedule import BATCH_REFERENCE, Plan, ScheduleFlags
 from nanochat.trainer import Trainer, TrainerFlags
 

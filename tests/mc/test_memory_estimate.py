@@ -16,8 +16,7 @@ from mc.memory_estimate import Foresight, estimate_run, foresee
 from nanochat.common import UserError
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.memory_estimate import GIB, Setting
-from nanochat.precision import Precision
-from nanochat.runtime import Runtime
+from nanochat.runtime.device import Precision, Runtime
 from tests.nanochat.saved_tensors import saved_bytes
 
 CONFIG = GPTConfig(depth=4, aspect_ratio=64, head_dim=64, max_seq_len=256, window_pattern="L", vocab_size=512)

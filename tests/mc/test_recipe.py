@@ -11,8 +11,7 @@ import torch
 from mc import recipe
 from mc.config import MCConfig, SessionConfig
 from mc.recipe import choose_micro_batch, measure_memory, new_controller, picture
-from nanochat.precision import Precision
-from nanochat.runtime import Runtime
+from nanochat.runtime.device import Precision, Runtime
 from tests.nanochat.tiny_model import tiny_model
 
 T = 128

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nanochat.common import UserError
 from nanochat.memory_debug import MemoryDebug, open_memory_debug, resident_mib
 from nanochat.metrics import peak_memory_mib
-from nanochat.runtime import RuntimeFlags, start
+from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.spans import Spans
 from nanochat.trainer import Event
 from tests.nanochat.trainer_lab import STEPS, Lab, lab, loader, stop

@@ -10,9 +10,8 @@ import torch
 
 from nanochat.common import UserError
 from nanochat.gpt import GPT
-from nanochat.precision import Precision
 from nanochat.rollouts import RolloutFlags, Rollouts, advantages
-from nanochat.runtime import Runtime
+from nanochat.runtime.device import Precision, Runtime
 from nanochat.tasks.task import Task, dialogue
 from nanochat.tokenizer import Tokenizer
 from nanochat.tools import Tools

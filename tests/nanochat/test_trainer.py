@@ -19,8 +19,7 @@ from nanochat.common import UserError
 from nanochat.gpt import GPT
 from nanochat.objective import Objective, StepResult
 from nanochat.optim import OptimFlags, ParamGroup
-from nanochat.precision import Precision
-from nanochat.runtime import Runtime
+from nanochat.runtime.device import Precision, Runtime
 from nanochat.schedule import Plan
 from nanochat.trainer import Event, TrainerFlags
 from tests.nanochat.trainer_lab import STEPS, B, Lab, Scripted, another, lab, loader, stop

@@ -19,9 +19,8 @@ from nanochat.gpt import GPT, GPTConfig
 from nanochat.metrics import JsonlSink, MetricsLogger, read_metrics
 from nanochat.objective import NextTokenObjective, Objective, StepResult
 from nanochat.optim import MuonAdamW, OptimFlags
-from nanochat.precision import DTYPES, Precision
 from nanochat.rows import Loader
-from nanochat.runtime import Runtime, StopSignals
+from nanochat.runtime.device import DTYPES, Precision, Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags
 from nanochat.token_shards import open_tokens
 from nanochat.trainer import Event, Trainer, TrainerFlags

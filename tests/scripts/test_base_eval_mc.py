@@ -15,7 +15,7 @@ from nanochat.common import UserError
 from nanochat.dataloader import RowLoader
 from nanochat.dataset import open_source
 from nanochat.loss_eval import validation_batches
-from nanochat.runtime import RuntimeFlags, start
+from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.token_shards import open_tokens
 from scripts.base_eval import main
 from tests.mc.test_loading import memory, save_memory

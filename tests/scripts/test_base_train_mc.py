@@ -22,9 +22,8 @@ from mc.sampler import Request
 from nanochat.checkpoint import CheckpointStore
 from nanochat.flags import parse
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.precision import Precision
 from nanochat.report import generate
-from nanochat.runtime import Runtime
+from nanochat.runtime.device import Precision, Runtime
 from scripts.base_train import BaseTrain, build_model
 from tests.nanochat.byte_tokenizer import ByteTokenizer
 from tests.scripts.test_base_train_distributed import start_two

@@ -18,7 +18,7 @@ from nanochat.common import UserError
 from nanochat.dataloader import RowLoader
 from nanochat.dataset import open_source
 from nanochat.loss_eval import validation_batches
-from nanochat.runtime import RuntimeFlags, start
+from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tasks.recipes import RECIPES
 from nanochat.token_shards import open_tokens
 from scripts.chat_eval import main

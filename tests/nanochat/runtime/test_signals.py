@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nanochat.interrupts import between, held_back
+from nanochat.runtime.signals import between, held_back
 
 
 def press_ctrl_c() -> None:

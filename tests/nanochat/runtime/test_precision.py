@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.precision import DTYPES, Precision, detect_precision
+from nanochat.runtime.device import DTYPES, Precision, detect_precision
 
 CPU = torch.device("cpu")
 

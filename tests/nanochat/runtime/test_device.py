@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.precision import Precision
-from nanochat.runtime import PEAK_FLOPS, Runtime, RuntimeFlags, StopSignals
+from nanochat.runtime.device import PEAK_FLOPS, Precision, Runtime, RuntimeFlags, StopSignals
 
 HEAD = "import os, sys, resource, torch\nfrom nanochat import runtime\nfrom nanochat.flags import run\n"
 

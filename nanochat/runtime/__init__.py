@@ -1,0 +1,1 @@
+"""Process runtime: device, precision, threads, distributed set-up, signals."""
