@@ -17,7 +17,7 @@ from typing import Any
 
 from nanochat.flags import parse
 from nanochat.memory_estimate import MIB
-from nanochat.metrics import read_metrics
+from nanochat.tracking.sinks import read_metrics
 from scripts.memory_estimate import EstimateMemory, look_ahead
 
 VOCABULARY = 8192

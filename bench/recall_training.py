@@ -20,12 +20,12 @@ from mc.controller import MCController
 from nanochat.checkpoint import CheckpointStore
 from nanochat.cross_entropy import IGNORE
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.metrics import JsonlSink, MetricsLogger
 from nanochat.objective import StepResult
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.rows import Loader
 from nanochat.runtime.device import Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags
+from nanochat.tracking.sinks import JsonlSink, MetricsLogger
 from nanochat.trainer import Event, Trainer, TrainerFlags
 
 DEPTH, WIDTH_PER_LAYER = 3, 42  # layers, rounded up to 128 channels

@@ -28,8 +28,8 @@ from mc.telemetry import TelemetryEvent
 from mc.telemetry_schema import MOST_RUNS
 from mc.telemetry_training import TRAINED, TrainingEvents
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.metrics import Plain, Record
 from nanochat.objective import StepResult
+from nanochat.tracking.sinks import Plain, Record
 
 EVENTS = 4_000
 STEPS = 20

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.warm_start import Process, WarmStart
-from nanochat.metrics import read_metrics
 from nanochat.tokenizer import Tokenizer
+from nanochat.tracking.sinks import read_metrics
 
 TAG = "tiny"
 SHAPE = ("--depth=2", "--aspect-ratio=16", "--head-dim=16", "--max-seq-len=32", "--device-batch-size=4", "--total-batch-size=256")

@@ -21,9 +21,9 @@ from nanochat.common import UserError
 from nanochat.engine import Engine
 from nanochat.loading import Stage
 from nanochat.memory_cache import MemoryCache
-from nanochat.metrics import peak_memory_mib
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.sampling import Sampling
+from nanochat.tracking.sinks import peak_memory_mib
 
 
 class Which(NamedTuple):

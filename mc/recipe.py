@@ -16,8 +16,8 @@ from mc.evaluation import KINDS, choose_levels, evaluate_memory, plain_forward, 
 from mc.targets import expected, memory_targets
 from nanochat.gpt import GPT
 from nanochat.objective import Objective
-from nanochat.run_log import MC_SUFFIX
 from nanochat.runtime.device import Runtime
+from nanochat.tracking.run_log import MC_SUFFIX
 
 
 def wandb_name(run: str, memory: bool) -> str | None:
@@ -59,7 +59,7 @@ def choose_micro_batch(
 
 
 def watched(objective: Objective, rows: int) -> dict[str, Any]:
-    """What `nanochat.run_log.open_metrics` is told of a memory: its targets, and what they take from settings, in steps of `rows`."""
+    """What `nanochat.tracking.run_log.open_metrics` is told of a memory: its targets, and what they take from settings, in steps of `rows`."""
     if not isinstance(objective, MCController):
         return {}
     least = expected(objective.plan, rows)

@@ -1,4 +1,4 @@
-"""What the metrics of a memory should be; see `nanochat.targets`."""
+"""What the metrics of a memory should be; see `nanochat.tracking.metric_bounds`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from nanochat.targets import Band, Falling, Steady, Target, Toward
+from nanochat.tracking.metric_bounds import Band, Falling, Steady, Target, Toward
 
 if TYPE_CHECKING:
     from mc.config import RowPlan

@@ -14,7 +14,7 @@ from mc.edits import Tiling
 from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
 from mc.telemetry_layout import layout_payload
 from nanochat.common import UserError, atomic_write
-from nanochat.metrics import MetricsLogger, Record
+from nanochat.tracking.sinks import MetricsLogger, Record
 from nanochat.trainer import Trainer
 
 TRAINED = "train/dt"  # in the records of training itself, and no other
@@ -76,7 +76,7 @@ def session_id(folder: Path, resumed: int | None) -> str:
 
 
 class TrainingEvents:
-    """A `nanochat.metrics.Sink` that makes events of training records. `close` closes the provider."""
+    """A `nanochat.tracking.sinks.Sink` that makes events of training records. `close` closes the provider."""
 
     def __init__(self, provider: TelemetryProvider, controller: MCController, session_id: str) -> None:
         self._provider, self._controller, self._session_id = provider, controller, session_id

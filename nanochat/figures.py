@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nanochat.run_records import smooth
+from nanochat.tracking.run_reader import smooth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

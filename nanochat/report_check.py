@@ -14,12 +14,12 @@ from nanochat.checkpoint import CheckpointStore
 from nanochat.common import ROOT, UserError, base_dir
 from nanochat.flags import flag
 from nanochat.loading import STAGES, latest_stage
-from nanochat.metrics import read_metrics
 from nanochat.report_data import CHECK, Collected, Entry, Run, collect, run_file, section
 from nanochat.report_run import last_values
 from nanochat.report_smoke import reply
 from nanochat.runtime.device import RuntimeFlags
 from nanochat.tokenizer import load_tokenizer
+from nanochat.tracking.sinks import read_metrics
 
 SAME_BPB = 0.01  # of it: what evaluation and training may differ in, which measure the same rows with other kernels
 SAME_LOSS = 0.2  # nats per token that plain rows may lose against the baseline: a few steps, where a run is as short as the demo

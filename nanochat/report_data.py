@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from nanochat.charts import check_chart
 from nanochat.common import UserError, base_dir, ensure_dir, read_json, write_json
 from nanochat.environment import process_seconds
-from nanochat.metrics import redact_all
+from nanochat.tracking.sinks import redact_all
 
 MEMORY = "_mc"  # at the end of the names of the sections and stages of a run with a memory
 CHECK = "check"  # the section that `nanochat.report check` leaves

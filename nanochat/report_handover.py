@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanochat import markdown
-from nanochat.alerts import ALERTS_FILE
 from nanochat.checkpoint import META, CheckpointStore
 from nanochat.common import UserError, base_dir, read_json
 from nanochat.environment import describe_environment
 from nanochat.manifest import InvalidError, read_manifest
-from nanochat.metrics import read_metrics
 from nanochat.report_data import CHECK, RECIPE, Collected, run_file
 from nanochat.report_parts import Page, readable
+from nanochat.tracking.run_log import ALERTS_FILE
+from nanochat.tracking.sinks import read_metrics
 
 _ALERT = ("step", "metric", "value", "band", "message")
 _WEIGHTS = "model"  # the beginning of the names of the files that hold them

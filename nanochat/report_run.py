@@ -9,11 +9,11 @@ from typing import Any
 
 from nanochat import markdown
 from nanochat.figures import curves_png, memory_png
-from nanochat.metrics import read_metrics
 from nanochat.report_data import run_file
 from nanochat.report_parts import Page
 from nanochat.run_comparison import compare, comparison_markdown, comparison_png, notes_of
-from nanochat.run_records import LOSS, Run, read_run
+from nanochat.tracking.run_reader import LOSS, Run, read_run
+from nanochat.tracking.sinks import read_metrics
 
 Records = Sequence[Mapping[str, Any]]
 _AT_HORIZON = re.compile(r"mc/(.+)@(\d+)")

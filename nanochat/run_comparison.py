@@ -9,8 +9,8 @@ from typing import Any
 
 from nanochat import markdown
 from nanochat.figures import COLOURS, Curve, Panel, panels_png
-from nanochat.metrics import show_seconds
-from nanochat.run_records import LOSS, Axis, Run, reached, smooth
+from nanochat.tracking.run_reader import LOSS, Axis, Run, reached, smooth
+from nanochat.tracking.sinks import show_seconds
 
 # What runs are aligned by: in a table, and under a figure.
 AXES: dict[Axis, tuple[str, str]] = {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nanochat.checkpoint import Checkpoint, CheckpointStore
 from nanochat.common import UserError
-from nanochat.metrics import DebiasedEMA
+from nanochat.tracking.sinks import DebiasedEMA
 
 LOSS_BETA = 0.9  # of the running mean in train/loss
 

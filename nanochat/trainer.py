@@ -27,7 +27,6 @@ from nanochat.dataloader import Prefetcher
 from nanochat.flags import flag
 from nanochat.mean_metrics import mean_metrics
 from nanochat.memory_debug import open_memory_debug
-from nanochat.metrics import JsonlSink, MetricsLogger, peak_memory_mib
 from nanochat.objective import Metrics, Objective
 from nanochat.optim import MuonAdamW, check_coverage
 from nanochat.profiler import StepProfiler, parse_steps
@@ -35,6 +34,7 @@ from nanochat.rows import Loader, count_targets, inputs_and_targets
 from nanochat.runtime.device import Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags, lr_multiplier, muon_momentum, weight_decay_multiplier
 from nanochat.spans import Spans
+from nanochat.tracking.sinks import JsonlSink, MetricsLogger, peak_memory_mib
 from nanochat.train_state import TrainState, check_identity, open_checkpoint, random_states, restore_random_states, set_aside
 
 BAD_LOSSES_IN_A_ROW = 3  # as many, and the run stops

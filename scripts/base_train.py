@@ -26,16 +26,16 @@ from nanochat.flags import flag, part
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.loading import Trained, open_trained, start_from
 from nanochat.loss_eval import evaluate_bpb, losses_in_training, validation_batches
-from nanochat.metrics import peak_memory_mib
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.redaction import redact_all
 from nanochat.report import MEMORY, section
-from nanochat.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
 from nanochat.runtime.device import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
 from nanochat.schedule import HorizonFlags, Plan, ScheduleFlags, plan_run
 from nanochat.token_shards import open_tokens
 from nanochat.tokenizer import Tokenizer, load_tokenizer
+from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
+from nanochat.tracking.sinks import peak_memory_mib
 from nanochat.trainer import Event, Trainer, TrainerFlags
 
 REFERENCE_DEPTH = 12  # the nominal rates were tuned at this depth

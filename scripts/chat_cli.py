@@ -18,10 +18,10 @@ from nanochat.engine import Engine
 from nanochat.flags import flag, parse, part, run
 from nanochat.loading import Stage, latest_stage, load_model, newest_tag, say_to_stderr
 from nanochat.reply import Piece
-from nanochat.run_log import MC_SUFFIX
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.sampling import Sampling
 from nanochat.tools import ToolFlags
+from nanochat.tracking.run_log import MC_SUFFIX
 from scripts.chat_memory import Command, MemoryChat, MemoryFlags, to_path
 
 KEYS = "Enter sends a line; a line that ends in \\ goes on in the next. Ctrl-C stops the reply, Ctrl-D or /quit ends the program."

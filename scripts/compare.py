@@ -20,8 +20,8 @@ from nanochat.common import UserError, atomic_write
 from nanochat.flags import flag, rest
 from nanochat.markdown import escape
 from nanochat.run_comparison import Comparison, compare, comparison_markdown, comparison_png, notes_of
-from nanochat.run_records import LOSS, Axis, Run, find_runs
-from nanochat.targets import HEARTBEAT, RUN_TARGETS, Alert, Target, Watch, alert_of
+from nanochat.tracking.metric_bounds import HEARTBEAT, RUN_TARGETS, Alert, Target, Watch, alert_of
+from nanochat.tracking.run_reader import LOSS, Axis, Run, find_runs
 
 _ENDINGS = (".png", ".md")
 _LABEL, _GAP = 44, 2  # columns of a terminal

@@ -34,11 +34,11 @@ from nanochat.flags import flag, parse, part, run
 from nanochat.loading import Stage, latest_stage, newest_tag
 from nanochat.memory_debug import open_memory_debug
 from nanochat.report import section
-from nanochat.run_log import MC_SUFFIX
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tasks.long_context import SUITES
 from nanochat.text_files import read_documents
 from nanochat.token_shards import TokenShards, open_tokens
+from nanochat.tracking.run_log import MC_SUFFIX
 
 PARTS = ("text", *SUITES, MQAR, "cost")
 LENGTHS, QUICK_LENGTHS = "1,2,4,8,16,32,64", "1,4,16"

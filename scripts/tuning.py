@@ -19,15 +19,15 @@ from nanochat.common import UserError, base_dir, ensure_dir
 from nanochat.flags import flag, part
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.loading import TRAINED_BY, Stage, Trained, latest_stage, newest_tag, open_trained, start_from
-from nanochat.metrics import peak_memory_mib
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.redaction import redact_all
 from nanochat.report import MEMORY, section
 from nanochat.rows import Loader
-from nanochat.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
 from nanochat.runtime.device import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
 from nanochat.schedule import BATCH_REFERENCE, Plan, ScheduleFlags
+from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
+from nanochat.tracking.sinks import peak_memory_mib
 from nanochat.trainer import Trainer, TrainerFlags
 
 # What a stage starts from, the latest first.

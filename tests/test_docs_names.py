@@ -12,7 +12,7 @@ import pytest
 from mc.targets import MEMORY_TARGETS
 from mc.telemetry_schema import schema
 from nanochat.common import ROOT
-from nanochat.targets import RUN_TARGETS
+from nanochat.tracking.metric_bounds import RUN_TARGETS
 from tests.docs_commands import all_flags
 from tests.vault import VAULT, Page, pages, read
 

@@ -10,8 +10,8 @@ from nanochat.common import read_json
 from nanochat.lab import time_to_target
 from nanochat.lab.curve import Figures, read_curve, read_figures
 from nanochat.lab.cycle import Cycle, Experiment
-from nanochat.metrics import read_metrics
-from nanochat.run_log import METRICS_FILE, RUN_FILE
+from nanochat.tracking.run_log import METRICS_FILE, RUN_FILE
+from nanochat.tracking.sinks import read_metrics
 
 OUTCOME = "outcome.json"
 TAG = "run"  # of the checkpoints and metrics inside a run's folder

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nanochat.lab.curve import Curve
-from nanochat.run_records import crossing
+from nanochat.tracking.run_reader import crossing
 
 METHOD = "power_law"
 FIRST_SHARE = 0.2  # of the tokens, left out of the fit: the start is no power law

@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from nanochat.metrics import JsonlSink
-from nanochat.run_log import METRICS_FILE, RUN_FILE
+from nanochat.tracking.run_log import METRICS_FILE, RUN_FILE
+from nanochat.tracking.sinks import JsonlSink
 
 BATCH, ROW = 8192, 512
 IDENTITY = {"depth": 4, "aspect_ratio": 64, "head_dim": 64, "kv_heads": 0, "window_pattern": "L", "max_seq_len": ROW, "vocab_size": 8192}

@@ -17,10 +17,10 @@ from nanochat import markdown
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import ROOT, UserError
 from nanochat.figures import curves_png, memory_png
-from nanochat.metrics import JsonlSink
 from nanochat.report import generate, main, section
 from nanochat.report_data import RECIPE, collect
 from nanochat.report_page import compose, write
+from nanochat.tracking.sinks import JsonlSink
 
 NASTY = "``` `````\n# title | <script>alert(1)</script> <b>&amp; [a](b) *x* \x1b[31m\u202e\r\x00 \\ ⟶ é 日本"
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nanochat.alerts import AlertSink
 from nanochat.common import ensure_dir, write_json
-from nanochat.metrics import JsonlSink, MetricsLogger, Sink, TerminalSink, WandbSink, read_metrics
-from nanochat.targets import RUN_TARGETS, Target, Watch
+from nanochat.tracking.metric_bounds import RUN_TARGETS, Alert, Target, Watch
+from nanochat.tracking.sinks import JsonlSink, MetricsLogger, Record, Sink, TerminalSink, WandbSink, read_metrics
 
 METRICS_FILE, RUN_FILE = "metrics.jsonl", "run.json"
 MC_SUFFIX = "-mc"  # of the folders of a run with a memory, which a run without one never touches
+ALERTS_FILE = "alerts.jsonl"
 
 
 def open_metrics(
@@ -47,3 +47,35 @@ def open_metrics(
         tell.append(lambda alert: remote.mark(alert.metric, f"step {alert.step}: {alert.message}"))
     sinks.append(AlertSink(folder, Watch((*RUN_TARGETS, *targets), steps), tell, before, kept))
     return MetricsLogger(sinks)
+
+
+class AlertSink:
+    """Watches the records of a run: each alert is a line of `folder`/alerts.jsonl and is handed to every one of `tell`.
+
+    `before` are the records that a continued run keeps, which end at step `resume_step`: what they left was told of then.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        watch: Watch,
+        tell: Iterable[Callable[[Alert], None]],
+        before: Iterable[Record] = (),
+        resume_step: int | None = None,
+    ) -> None:
+        self._watch, self._tell = watch, tuple(tell)
+        self._file = JsonlSink(folder / ALERTS_FILE, resume_step)
+        for record in before:
+            watch.update(record)
+
+    def log(self, record: Record) -> None:
+        for alert in self._watch.update(record):
+            self._file.log(alert.record())
+            for tell in self._tell:
+                tell(alert)
+
+    def say(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        self._file.close()

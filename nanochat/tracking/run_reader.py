@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from nanochat.common import UserError, base_dir, read_json
-from nanochat.metrics import read_metrics
-from nanochat.run_log import MC_SUFFIX, METRICS_FILE, RUN_FILE
+from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, RUN_FILE
+from nanochat.tracking.sinks import read_metrics
 
 Axis = Literal["tokens", "flops", "time", "effective_step", "step"]
 STAGES = ("base", "mid", "sft", "rl")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.metrics import MetricsLogger
-from nanochat.run_log import open_metrics
-from nanochat.targets import LEVEL, Band, Target
+from nanochat.tracking.metric_bounds import LEVEL, Band, Target
+from nanochat.tracking.run_log import open_metrics
+from nanochat.tracking.sinks import MetricsLogger
 
 TARGETS = (Target("mc/x", Band(high=0.5, alert_high=1.0), "x", "y"),)
 

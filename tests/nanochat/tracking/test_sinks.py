@@ -14,16 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.common import ROOT, UserError
-from nanochat.metrics import (
-    DebiasedEMA,
-    JsonlSink,
-    MetricsLogger,
-    TerminalSink,
-    WandbSink,
-    read_metrics,
-    redact,
-    show_seconds,
-)
+from nanochat.tracking.sinks import DebiasedEMA, JsonlSink, MetricsLogger, TerminalSink, WandbSink, read_metrics, redact, show_seconds
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -41,7 +32,7 @@ def write(path: Path, first: int, last: int, resume_step: int | None = None) -> 
 
 def in_python(code: str, path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs `code` in a fresh process, with `path`, the sinks and `run` at hand."""
-    head = f"from pathlib import Path\nfrom nanochat.flags import run\nfrom nanochat.metrics import *\npath = Path({str(path)!r})\n"
+    head = f"from pathlib import Path\nfrom nanochat.flags import run\nfrom nanochat.tracking.sinks import *\npath = Path({str(path)!r})\n"
     env = {name: value for name, value in (os.environ | variables).items() if value}
     return subprocess.run(
         [sys.executable, "-c", head + textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT, env=env, timeout=60
@@ -83,7 +74,7 @@ def test_a_record_without_its_line_feed_is_torn(tmp_path: Path) -> None:
 def test_a_killed_writer_leaves_a_readable_file(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     code = (
-        "import sys, itertools; from pathlib import Path; from nanochat.metrics import JsonlSink; sink = JsonlSink(Path(sys.argv[1]))\n"
+        "import sys, itertools; from pathlib import Path; from nanochat.tracking.sinks import JsonlSink; sink = JsonlSink(Path(sys.argv[1]))\n"
         "for step in itertools.count():\n    sink.log({'step': step, 'text': 'x' * 5000})\n    print(step, flush=True)"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -234,7 +225,7 @@ def test_eta_is_what_is_left_at_the_pace_so_far(capsys: pytest.CaptureFixture[st
 
 def test_a_terminal_gets_a_live_bar() -> None:
     code = (
-        "from nanochat.metrics import *\nwith MetricsLogger([TerminalSink(400)]) as m:\n"
+        "from nanochat.tracking.sinks import *\nwith MetricsLogger([TerminalSink(400)]) as m:\n"
         "  m.log({'step': 100, 'train/loss': 4.5, 'train/tok_per_sec': 13902.0})\n  m.say('saved [x]')\n"
         "  m.log({'step': 200, 'train/loss': 3.25, 'train/tok_per_sec': 13902.0})"
     )
@@ -313,5 +304,5 @@ def test_peak_memory_counts_what_was_used(tmp_path: Path) -> None:
 
 
 def test_importing_metrics_stays_light() -> None:
-    heavy = "import nanochat.metrics, sys; print([m for m in ('torch', 'wandb', 'rich', 'matplotlib') if m in sys.modules])"
+    heavy = "import nanochat.tracking.sinks, sys; print([m for m in ('torch', 'wandb', 'rich', 'matplotlib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, cwd=ROOT).stdout == "[]\n"

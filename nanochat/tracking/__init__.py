@@ -1,0 +1,1 @@
+"""Run tracking: metric sinks, readers of logged runs, metric bounds and alerts."""
