@@ -28,9 +28,9 @@ from nanochat.flags import flag, parse, part, run
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
+from nanochat.profiling.timers import Spans, untimed
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.schedule import Plan
-from nanochat.spans import Spans, untimed
 
 STAGES = (0.0, 0.5, 0.999)  # progress of the run
 CONTROLLER = tuple(span for spans in SPANS.values() for span in spans if span not in NETWORKS)

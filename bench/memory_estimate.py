@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.flags import parse
-from nanochat.memory_estimate import MIB
+from nanochat.profiling.device_memory import MIB
 from nanochat.tracking.sinks import read_metrics
 from scripts.memory_estimate import EstimateMemory, look_ahead
 

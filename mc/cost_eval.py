@@ -30,8 +30,8 @@ from nanochat.engine import Engine
 from nanochat.gpt import GPT
 from nanochat.kv_cache import KVCache
 from nanochat.memory_cache import MemoryCache
+from nanochat.profiling.timers import Spans
 from nanochat.sampling import Sampling
-from nanochat.spans import Spans
 
 Kind = Literal["ram", "disk"]
 PLAIN_READS = 4  # rows that the model reads without a memory for each piece of a history: one of them alone would be too short to time

@@ -20,7 +20,7 @@ from mc.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pair
 from mc.lensnet import LensNet, bank_keys, score_blocks
 from mc.row_tree import RowTree, assemble, bank_index
 from mc.sampler import Variants
-from nanochat.spans import OpenSpan, untimed
+from nanochat.profiling.timers import OpenSpan, untimed
 
 REFERENCE_BETA = 0.99  # decay of the reference policy's weights
 METRICS = (

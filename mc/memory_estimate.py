@@ -16,7 +16,7 @@ from mc.matching import HEADS
 from mc.reconstruction import Reconstruction
 from nanochat.common import UserError
 from nanochat.gpt import GPTConfig
-from nanochat.memory_estimate import FP32, Addition, MemoryEstimate, Pass, Setting, device_memory, estimate, value_width
+from nanochat.profiling.device_memory import FP32, Addition, MemoryEstimate, Pass, Setting, device_memory, estimate, value_width
 from nanochat.runtime.device import Runtime
 
 # Channels that autograd keeps of an encoder's layer, in units of its width: as of a layer of the model, and what its head keeps.

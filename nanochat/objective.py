@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nanochat.gpt import GPT
 from nanochat.optim import OptimFlags, ParamGroup, gpt_groups
+from nanochat.profiling.timers import OpenSpan, untimed
 from nanochat.schedule import Plan
-from nanochat.spans import OpenSpan, untimed
 
 Metrics = dict[str, Tensor | float]  # by name: detached scalars, or plain numbers
 

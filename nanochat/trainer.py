@@ -26,14 +26,14 @@ from nanochat.common import UserError
 from nanochat.dataloader import Prefetcher
 from nanochat.flags import flag
 from nanochat.mean_metrics import mean_metrics
-from nanochat.memory_debug import open_memory_debug
 from nanochat.objective import Metrics, Objective
 from nanochat.optim import MuonAdamW, check_coverage
-from nanochat.profiler import StepProfiler, parse_steps
+from nanochat.profiling.memory_snapshot import open_memory_debug
+from nanochat.profiling.timers import Spans
+from nanochat.profiling.torch_profiler import StepProfiler, parse_steps
 from nanochat.rows import Loader, count_targets, inputs_and_targets
 from nanochat.runtime.device import Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags, lr_multiplier, muon_momentum, weight_decay_multiplier
-from nanochat.spans import Spans
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger, peak_memory_mib
 from nanochat.train_state import TrainState, check_identity, open_checkpoint, random_states, restore_random_states, set_aside
 

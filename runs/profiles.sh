@@ -8,7 +8,7 @@
 #   TRAIN_FLAGS       base_train's flags, as name value pairs; the same flag on the command line replaces one
 #   MC_FLAGS          more of them, with --mc; rows, steps and rates stay those of the baseline
 #   MID_FLAGS, SFT_FLAGS, CHAT_EVAL_FLAGS, RL_FLAGS, MC_EVAL_FLAGS  flags of the other stages, as they are given
-# Device batches on GPUs are the largest divisors of a process's rows that `nanochat.memory_estimate` finds room for.
+# Device batches on GPUs are the largest divisors of a process's rows that `nanochat.profiling.device_memory` finds room for.
 
 use_profile() { # RECIPE MACHINE
     local rows

@@ -24,7 +24,7 @@ from nanochat.batching import Batcher
 from nanochat.common import UserError, is_loopback
 from nanochat.flags import flag, flat_values, parse, part, run
 from nanochat.loading import Stage, latest_stage, load_model
-from nanochat.memory_debug import open_memory_debug
+from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.sampling import Sampling
 from nanochat.serving import Serving

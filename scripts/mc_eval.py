@@ -32,7 +32,7 @@ from nanochat.common import UserError, base_dir, ensure_dir, write_json
 from nanochat.dataset import open_source
 from nanochat.flags import flag, parse, part, run
 from nanochat.loading import Stage, latest_stage, newest_tag
-from nanochat.memory_debug import open_memory_debug
+from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.report import section
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tasks.long_context import SUITES

@@ -13,7 +13,7 @@ from nanochat import flags
 from nanochat.attention import choose_backend
 from nanochat.common import UserError
 from nanochat.flags import flag, part
-from nanochat.memory_estimate import GIB
+from nanochat.profiling.device_memory import GIB
 from nanochat.runtime.device import Precision, Runtime, detect_precision, find_device
 from scripts.base_train import BaseTrain, make_plan, model_config
 

@@ -15,7 +15,7 @@ from mc.lens_loss import LensLossConfig
 from mc.memory_estimate import Foresight, estimate_run, foresee
 from nanochat.common import UserError
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.memory_estimate import GIB, Setting
+from nanochat.profiling.device_memory import GIB, Setting
 from nanochat.runtime.device import Precision, Runtime
 from tests.nanochat.saved_tensors import saved_bytes
 

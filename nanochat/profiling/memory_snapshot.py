@@ -23,7 +23,7 @@ from torch.nn import Parameter
 
 from nanochat.common import UserError, atomic_write, base_dir, ensure_dir
 from nanochat.markdown import table
-from nanochat.spans import Spans
+from nanochat.profiling.timers import Spans
 from nanochat.tracking.sinks import peak_memory_mib
 
 VARIABLE = "MC_MEMORY_DEBUG"

@@ -10,7 +10,9 @@ import torch
 
 from nanochat.attention import Backend
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.memory_estimate import (
+from nanochat.objective import NextTokenObjective
+from nanochat.optim import MuonAdamW, OptimFlags
+from nanochat.profiling.device_memory import (
     GIB,
     Addition,
     Pass,
@@ -22,8 +24,6 @@ from nanochat.memory_estimate import (
     other_parameters,
     table_parameters,
 )
-from nanochat.objective import NextTokenObjective
-from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.schedule import Plan
 from tests.nanochat.saved_tensors import saved_bytes
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from nanochat.common import UserError
-from nanochat.profiler import TOP, StepProfiler, parse_steps
-from nanochat.spans import Spans
+from nanochat.profiling.timers import Spans
+from nanochat.profiling.torch_profiler import TOP, StepProfiler, parse_steps
 from nanochat.trainer import TrainerFlags
 from tests.nanochat.trainer_lab import STEPS, Lab, Scripted, another, lab, loader, stop
 

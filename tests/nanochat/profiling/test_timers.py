@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from nanochat.spans import Spans
+from nanochat.profiling.timers import Spans
 
 CPU = torch.device("cpu")
 

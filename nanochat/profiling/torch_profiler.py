@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from nanochat.common import UserError, base_dir, ensure_dir
-from nanochat.spans import Spans
+from nanochat.profiling.timers import Spans
 
 TOP = 15  # operators in the table
 

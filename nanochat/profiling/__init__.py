@@ -1,0 +1,1 @@
+"""Profiling: span timers, traces, memory snapshots and device-memory estimates."""
