@@ -114,7 +114,7 @@ def make_model(config: InferenceSpeed, folder: Path) -> list[int]:
     import torch
     from safetensors.torch import save_file
 
-    from nanochat.gpt import GPT, GPTConfig
+    from nanochat.model.gpt import GPT, GPTConfig
 
     shape = GPTConfig(config.depth, 64, config.head_dim, 0, config.max_seq_len, "L", config.vocab_size)
     if shape.width != 64 * config.depth:

@@ -24,7 +24,7 @@ def ours(folder: Path) -> tuple[Generate, str]:
     import torch
 
     from nanochat.engine import Engine
-    from nanochat.gpt import GPT, GPTConfig
+    from nanochat.model.gpt import GPT, GPTConfig
     from nanochat.runtime.device import RuntimeFlags, start
     from nanochat.sampling import Sampling
 
@@ -49,7 +49,7 @@ def karpathy(folder: Path) -> tuple[Generate, str]:
 
     from nanochat.common import COMPUTE_DTYPE
     from nanochat.engine import Engine
-    from nanochat.gpt import GPT, GPTConfig
+    from nanochat.model.gpt import GPT, GPTConfig
 
     config = json.loads((folder / "config.json").read_text())
     depth, width = config["depth"], config["depth"] * config["aspect_ratio"]

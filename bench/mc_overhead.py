@@ -25,7 +25,7 @@ from mc.recipe import choose_micro_batch
 from mc.row_tree import RowTree, assemble
 from mc.sampler import Request
 from nanochat.flags import flag, parse, part, run
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.profiling.timers import Spans, untimed

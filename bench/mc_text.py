@@ -29,9 +29,9 @@ from mc.loading import load_controller
 from nanochat import flags
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir, read_json, write_json
-from nanochat.cross_entropy import ChunkedCrossEntropy
-from nanochat.gpt import GPT
 from nanochat.loading import load_model
+from nanochat.model.cross_entropy import ChunkedCrossEntropy
+from nanochat.model.gpt import GPT
 from nanochat.runtime.device import RuntimeFlags, start
 
 POSITIONS = 16  # parts of a row that the loss is shown for

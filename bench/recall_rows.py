@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanochat.cross_entropy import IGNORE
+from nanochat.model.cross_entropy import IGNORE
 
 FILLER = 32  # kinds of it
 

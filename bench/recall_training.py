@@ -18,8 +18,8 @@ from bench.recall_rows import Task, make_rows
 from mc.config import MCConfig
 from mc.controller import MCController
 from nanochat.checkpoint import CheckpointStore
-from nanochat.cross_entropy import IGNORE
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.model.cross_entropy import IGNORE
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import StepResult
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.rows import Loader

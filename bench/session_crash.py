@@ -30,8 +30,8 @@ from mc.row_tree import Shape, build
 from mc.session import MCSession
 from mc.session_store import SessionStore
 from nanochat.flags import flag, parse, run
-from nanochat.gpt import GPT, GPTConfig
 from nanochat.memory_cache import MemoryCache
+from nanochat.model.gpt import GPT, GPTConfig
 
 IDENTITY = {"model": "bench", "weights": "0", "tokenizer": "0"}
 SHAPE = GPTConfig(depth=2, aspect_ratio=32, head_dim=32, max_seq_len=512, vocab_size=300, window_pattern="L")

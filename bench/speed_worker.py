@@ -18,7 +18,7 @@ def ours(shape: argparse.Namespace):
     """This project's training step, with the parts that `scripts.base_train` puts together."""
     import torch
 
-    from nanochat.gpt import GPT, GPTConfig
+    from nanochat.model.gpt import GPT, GPTConfig
     from nanochat.objective import NextTokenObjective
     from nanochat.optim import MuonAdamW, OptimFlags
     from nanochat.runtime.device import RuntimeFlags, start
@@ -53,7 +53,7 @@ def karpathy(shape: argparse.Namespace):
     import torch
 
     from nanochat.common import COMPUTE_DTYPE
-    from nanochat.gpt import GPT, GPTConfig
+    from nanochat.model.gpt import GPT, GPTConfig
 
     width = -(-shape.depth * 64 // shape.head_dim) * shape.head_dim
     heads = width // shape.head_dim

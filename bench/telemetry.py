@@ -27,7 +27,7 @@ from mc.otel import OpenTelemetryProvider
 from mc.telemetry import TelemetryEvent
 from mc.telemetry_schema import MOST_RUNS
 from mc.telemetry_training import TRAINED, TrainingEvents
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import StepResult
 from nanochat.tracking.sinks import Plain, Record
 

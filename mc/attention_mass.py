@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from nanochat.attention import Backend, attention
-from nanochat.gpt import GPT, Embedded, Rotary, norm, place
+from nanochat.model.attention import Backend, attention
+from nanochat.model.gpt import GPT, Embedded, Rotary, norm, place
 
 
 class EagerAttention:
@@ -29,7 +29,7 @@ class EagerAttention:
         return self
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend) -> Tensor:
-        """See `nanochat.attention.attention`."""
+        """See `nanochat.model.attention.attention`."""
         eager: Backend = "sdpa" if backend == "flex" else backend  # FlexAttention is compiled for each shape
         return attention(q, k, v, window, eager, mask=self.bias)
 

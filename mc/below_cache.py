@@ -16,7 +16,7 @@ from mc.edits import Tiling
 from mc.growth import embed
 from mc.matching import Below, Matching
 from mc.tree import MegaContextTree
-from nanochat.gpt import GPT
+from nanochat.model.gpt import GPT
 
 
 class BelowCache:

@@ -29,8 +29,8 @@ from mc.session import Budget, MCSession, session_budget, session_spec
 from mc.tree import MegaContextTree, RamTree
 from mc.watcher import Watcher
 from nanochat.decode_step import DecodeStep
-from nanochat.gpt import GPT, Embedded, Rotary, rotary_at
 from nanochat.memory_cache import MemoryCache, RowMemory
+from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
 
 Condition = Literal["full", "window", "gists", "focus", "random", "oracle"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)

@@ -29,8 +29,8 @@ from mc.reconstruction import Reconstruction
 from mc.row_tree import Positions, RowTree, assemble, build
 from mc.sampler import Request, Sampler, Variants, lay_out
 from mc.variants import compression_of, repeated, sample_levels
-from nanochat.cross_entropy import IGNORE
-from nanochat.gpt import GPT, Embedded, Rotary
+from nanochat.model.cross_entropy import IGNORE
+from nanochat.model.gpt import GPT, Embedded, Rotary
 from nanochat.objective import Objective, StepResult
 from nanochat.optim import OptimFlags, ParamGroup
 from nanochat.schedule import Plan

@@ -27,9 +27,9 @@ from mc.session_store import FOCUS
 from mc.tree import MegaContextTree, RamTree
 from nanochat.decode_step import DecodeStep
 from nanochat.engine import Engine
-from nanochat.gpt import GPT
 from nanochat.kv_cache import KVCache
 from nanochat.memory_cache import MemoryCache
+from nanochat.model.gpt import GPT
 from nanochat.profiling.timers import Spans
 from nanochat.sampling import Sampling
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from nanochat.cross_entropy import CHUNK_BYTES
-from nanochat.gpt import GPT
+from nanochat.model.cross_entropy import CHUNK_BYTES
+from nanochat.model.gpt import GPT
 
 
 def distillation_loss(model: GPT, teacher: Tensor, student: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.gpt import MLP, QK_GAIN, Linear, Rotary, norm, rotate
+from nanochat.model.gpt import MLP, QK_GAIN, Linear, Rotary, norm, rotate
 
 HEAD_DIM = 32  # of the memory's own networks; their widths are multiples of it
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mc.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
 from nanochat.flags import flag
-from nanochat.gpt import MLP, Linear, norm, rotary_at
+from nanochat.model.gpt import MLP, Linear, norm, rotary_at
 
 WIDTH_SHARE = 2  # the encoder is narrower than the model by this: it reads every token, and must not cost what the model's layers do
 

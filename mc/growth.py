@@ -1,6 +1,6 @@
 """How a session's tree grows: the gists of the blocks that new tokens complete, each made once and all of a level together.
 
-Shapes: `n` new tokens, `N` nodes, `K` block size, `S` slots, `D` width, `U`, `G`, `E` value embeddings as in `nanochat.gpt`.
+Shapes: `n` new tokens, `N` nodes, `K` block size, `S` slots, `D` width, `U`, `G`, `E` value embeddings as in `nanochat.model.gpt`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mc.gistnet import GistNet
 from mc.tree import MegaContextTree
-from nanochat.gpt import GPT, Embedded, norm
+from nanochat.model.gpt import GPT, Embedded, norm
 
 PIECE = 1 << 15  # tokens that are embedded at once: bounds the memory that a long document takes
 

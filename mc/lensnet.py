@@ -18,7 +18,7 @@ from mc.layout import Geometry, Layout
 from mc.matching import HEADS, Below, Matching
 from mc.row_tree import RowTree, Shape, look_below
 from nanochat.flags import flag
-from nanochat.gpt import MLP, Linear, norm
+from nanochat.model.gpt import MLP, Linear, norm
 
 FEATURES = 4  # is a gist, level, logarithms of stride and of distance
 

@@ -11,10 +11,10 @@ import torch
 
 from mc.config import MCConfig
 from mc.controller import MCController
-from nanochat.attention import Backend
 from nanochat.common import UserError
-from nanochat.gpt import GPT
 from nanochat.loading import PREFIX, TRAINED_BY, Stage, Trained, build_model, open_trained, say_to_stderr
+from nanochat.model.attention import Backend
+from nanochat.model.gpt import GPT
 from nanochat.tokenizer import Tokenizer
 
 Config = TypeVar("Config")

@@ -18,7 +18,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from mc.encoder import HEAD_DIM, init_linear
-from nanochat.gpt import Linear, norm
+from nanochat.model.gpt import Linear, norm
 
 HEADS = 4
 REACH = 4.0  # tokens: how fast the first head forgets at the start; each further one does so at a quarter of that pace

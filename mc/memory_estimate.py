@@ -15,7 +15,7 @@ from mc.lensnet import LensNet
 from mc.matching import HEADS
 from mc.reconstruction import Reconstruction
 from nanochat.common import UserError
-from nanochat.gpt import GPTConfig
+from nanochat.model.gpt import GPTConfig
 from nanochat.profiling.device_memory import FP32, Addition, MemoryEstimate, Pass, Setting, device_memory, estimate, value_width
 from nanochat.runtime.device import Runtime
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nanochat.cross_entropy import IGNORE
+from nanochat.model.cross_entropy import IGNORE
 
 
 def occurrence(tokens: Tensor, targets: Tensor, decisions: Sequence[int], blocks: Sequence[int], horizon: int, block_size: int) -> Tensor:

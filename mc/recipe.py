@@ -14,7 +14,7 @@ from mc.config import MCConfig
 from mc.controller import MCController
 from mc.evaluation import KINDS, choose_levels, evaluate_memory, plain_forward, row_tree, training_probes
 from mc.targets import expected, memory_targets
-from nanochat.gpt import GPT
+from nanochat.model.gpt import GPT
 from nanochat.objective import Objective
 from nanochat.runtime.device import Runtime
 from nanochat.tracking.run_log import MC_SUFFIX

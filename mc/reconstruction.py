@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mc.encoder import init_linear
 from mc.layout import Geometry
-from nanochat.gpt import GPT, MLP, norm
+from nanochat.model.gpt import GPT, MLP, norm
 
 SHARE = 4  # one block in so many is told in a micro-batch
 

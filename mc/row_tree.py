@@ -1,6 +1,6 @@
 """The tree of a training row, in RAM: its tokens' embeddings and, level upon level, the gists of its complete blocks.
 
-Shapes: `B` rows, `T` tokens, `W` entries, `D` width, `U`, `G`, `E` value embeddings as in `nanochat.gpt`. All levels lie side
+Shapes: `B` rows, `T` tokens, `W` entries, `D` width, `U`, `G`, `E` value embeddings as in `nanochat.model.gpt`. All levels lie side
 by side in one *bank* of `M = T + S·⌊T/K⌋ + S·⌊T/K²⌋ + …` vectors, so that any layout of the row is one gather.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from mc.layout import Geometry, Layout, from_levels, tree_levels, widths
 from mc.matching import Below
 from mc.positional import Kind, entry_rotary
-from nanochat.gpt import Embedded, Rotary
+from nanochat.model.gpt import Embedded, Rotary
 
 MakeGists = Callable[[Tensor, Tensor | None], Tensor]  # (children [N,C,D], hidden states or None) → gists [N,S,D], as `GistNet` does
 

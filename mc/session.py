@@ -27,7 +27,7 @@ from mc.tree import MegaContextTree, TreeSpec
 from mc.watcher import Watcher
 from mc.working_context import WorkingContext
 from nanochat.common import UserError, read_json, write_json
-from nanochat.gpt import Embedded, Rotary, pad_entries
+from nanochat.model.gpt import Embedded, Rotary, pad_entries
 
 WIDTH_STEP = 32  # entries: what is computed for all of them is computed for multiples of it
 STATES_PIECE = 4  # Working Contexts of tokens that are read at once for their hidden states

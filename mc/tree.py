@@ -27,7 +27,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 class TreeSpec:
     """What a tree holds: gists of levels 1 … `max_lod`, each S·`width` numbers of `dtype` (fp32, bf16 or fp16).
 
-    `value_width` is how many numbers the value embeddings of one entry are (U·G·E of `nanochat.gpt`), 0 for none. Tokens are
+    `value_width` is how many numbers the value embeddings of one entry are (U·G·E of `nanochat.model.gpt`), 0 for none. Tokens are
     0 … `vocab_size` − 1.
     """
 

@@ -22,7 +22,7 @@ from mc.telemetry_session import SessionTelemetry
 from mc.tree import RamTree
 from mc.web_views import focus_view, messages_view, text_view
 from nanochat.common import UserError
-from nanochat.gpt import Embedded, Rotary
+from nanochat.model.gpt import Embedded, Rotary
 from nanochat.reply import stop_tokens
 from nanochat.sessions import Answer, SessionError
 from nanochat.tokenizer import Tokenizer

@@ -1,7 +1,7 @@
 """The Working Context of a session: its layout, and the vectors that stand at its entries.
 
 Vectors are kept as long as their entry is: an edit makes new ones only for what is new. Shapes: `W` entries, `D` width, `S`
-slots, `U`, `G`, `E` value embeddings as in `nanochat.gpt`.
+slots, `U`, `G`, `E` value embeddings as in `nanochat.model.gpt`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mc.growth import embed, value_means
 from mc.layout import Layout
 from mc.positional import Kind, entry_rotary
 from mc.tree import MegaContextTree
-from nanochat.gpt import GPT, Embedded, Rotary, rotary_at
+from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
 
 
 class WorkingContext:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nanochat.engine import Engine
-from nanochat.gpt import GPT
+from nanochat.model.gpt import GPT
 from nanochat.sampling import Sampling
 from nanochat.tokenizer import Tokenizer
 

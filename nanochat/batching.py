@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 
 from nanochat.decoding import Decoder, Finish, Row, tool_state
-from nanochat.gpt import GPT
 from nanochat.kv_cache import KVCache
 from nanochat.memory_cache import MemoryCache, RowMemory
+from nanochat.model.gpt import GPT
 from nanochat.sampling import Sampling
 from nanochat.tools import Tools
 

@@ -24,7 +24,7 @@ from nanochat.batching import Batcher
 from nanochat.chat_format import render_prompt
 from nanochat.core_eval import any_shape
 from nanochat.flags import flag
-from nanochat.gpt import GPT
+from nanochat.model.gpt import GPT
 from nanochat.permutation import permute
 from nanochat.reply import stop_tokens
 from nanochat.sampling import Sampling

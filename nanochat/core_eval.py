@@ -24,8 +24,8 @@ from torch import Tensor
 from nanochat.core_download import CoreDownload, download
 from nanochat.core_tasks import Option, Task, bundle_folder, options, read_tasks
 from nanochat.flags import parse, run
-from nanochat.gpt import GPT
 from nanochat.loss_eval import never
+from nanochat.model.gpt import GPT
 from nanochat.tokenizer import Tokenizer
 
 HEAD_POSITIONS = 1024  # of which logits exist at a time

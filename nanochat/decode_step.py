@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.gpt import GATE_CHANNELS, GPT, QK_GAIN, SMEAR_CHANNELS, Block, rotary_angles, rotary_frequencies
 from nanochat.matrix import Matrix
+from nanochat.model.gpt import GATE_CHANNELS, GPT, QK_GAIN, SMEAR_CHANNELS, Block, rotary_angles, rotary_frequencies
 
 EPSILON = torch.finfo(torch.float32).eps  # what `F.rms_norm` adds to the mean square
 

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nanochat.cross_entropy import softcap
 from nanochat.matrix import Matrix
+from nanochat.model.cross_entropy import softcap
 from nanochat.sampling import BLOCK, Sampling, Settings, Uniforms, choose
 from nanochat.tools import Tools, ToolState
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from nanochat.decode_step import DecodeStep
 from nanochat.decoding import Decoder, Row, tool_state
-from nanochat.gpt import GPT
 from nanochat.kv_cache import Context, KVCache
+from nanochat.model.gpt import GPT
 from nanochat.sampling import Sampling
 from nanochat.tools import Tools
 

@@ -12,9 +12,9 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from nanochat.attention import Backend, attention, cache_mask, one_query
 from nanochat.decode_step import DecodeStep
-from nanochat.gpt import GPT, Rotary, norm, rotary_at
+from nanochat.model.attention import Backend, attention, cache_mask, one_query
+from nanochat.model.gpt import GPT, Rotary, norm, rotary_at
 
 FIRST_CAPACITY = 256  # slots
 # Slots come in multiples of this, so that a mask's rows are aligned as CUDA's kernels want them.

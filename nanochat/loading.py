@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from nanochat.attention import Backend, choose_backend
 from nanochat.checkpoint import Checkpoint, CheckpointStore
 from nanochat.common import UserError, base_dir
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.model.attention import Backend, choose_backend
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.tokenizer import Tokenizer, load_tokenizer
 
 Stage = Literal["base", "mid", "sft", "rl"]

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nanochat.common import UserError
-from nanochat.cross_entropy import IGNORE
+from nanochat.model.cross_entropy import IGNORE
 from nanochat.rows import Loader, inputs_and_targets
 from nanochat.runtime.device import Runtime
 

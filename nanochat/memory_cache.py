@@ -12,10 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nanochat.attention import Backend, attention
 from nanochat.decode_step import DecodeStep
-from nanochat.gpt import GPT, Embedded, Rotary, pad_entries
 from nanochat.kv_cache import FIRST_CAPACITY, KVCache
+from nanochat.model.attention import Backend, attention
+from nanochat.model.gpt import GPT, Embedded, Rotary, pad_entries
 
 STEP = 32  # entries
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch.nn as nn
 from torch import Tensor
 
-from nanochat.gpt import GPT
+from nanochat.model.gpt import GPT
 from nanochat.optim import OptimFlags, ParamGroup, gpt_groups
 from nanochat.profiling.timers import OpenSpan, untimed
 from nanochat.schedule import Plan

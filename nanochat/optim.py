@@ -19,7 +19,7 @@ from torch.optim.adamw import adamw
 
 from nanochat.common import UserError
 from nanochat.flags import flag
-from nanochat.gpt import GPT
+from nanochat.model.gpt import GPT
 from nanochat.muon import MuonExtras, muon_update, second_moment_shape
 from nanochat.schedule import Plan
 

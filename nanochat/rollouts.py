@@ -21,7 +21,7 @@ from nanochat.batching import Batcher, Continuation
 from nanochat.chat_format import render_prompt
 from nanochat.common import UserError
 from nanochat.flags import flag
-from nanochat.gpt import GPT
+from nanochat.model.gpt import GPT
 from nanochat.permutation import permute
 from nanochat.reply import stop_tokens
 from nanochat.rows import Loader

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from nanochat.cross_entropy import IGNORE
+from nanochat.model.cross_entropy import IGNORE
 
 
 class Loader(Protocol):

@@ -24,9 +24,9 @@ from nanochat.core_tasks import GET_IT, bundle_folder, bundle_is_here
 from nanochat.dataloader import RowLoader
 from nanochat.dataset import SPLITS, Split, open_source
 from nanochat.flags import flag, parse, run
-from nanochat.gpt import GPT
 from nanochat.loading import build_model, open_trained
 from nanochat.loss_eval import evaluate_bpb, validation_batches
+from nanochat.model.gpt import GPT
 from nanochat.report import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.token_shards import open_tokens

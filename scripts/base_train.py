@@ -23,9 +23,9 @@ from nanochat.core_tasks import GET_IT, bundle_is_here
 from nanochat.dataloader import RowLoader
 from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, part
-from nanochat.gpt import GPT, GPTConfig
 from nanochat.loading import Trained, open_trained, start_from
 from nanochat.loss_eval import evaluate_bpb, losses_in_training, validation_batches
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.redaction import redact_all

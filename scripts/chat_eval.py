@@ -16,9 +16,9 @@ from nanochat.common import UserError
 from nanochat.dataloader import RowLoader
 from nanochat.dataset import open_source
 from nanochat.flags import flag, parse, part, run
-from nanochat.gpt import GPT
 from nanochat.loading import Stage, Trained, build_model, latest_stage, open_trained
 from nanochat.loss_eval import validation_batches
+from nanochat.model.gpt import GPT
 from nanochat.report import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.tasks.humaneval import HumanEval

@@ -10,9 +10,9 @@ import torch
 
 from mc.memory_estimate import Foresight, foresee
 from nanochat import flags
-from nanochat.attention import choose_backend
 from nanochat.common import UserError
 from nanochat.flags import flag, part
+from nanochat.model.attention import choose_backend
 from nanochat.profiling.device_memory import GIB
 from nanochat.runtime.device import Precision, Runtime, detect_precision, find_device
 from scripts.base_train import BaseTrain, make_plan, model_config

@@ -17,8 +17,8 @@ from mc.telemetry_training import watch_training
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir
 from nanochat.flags import flag, part
-from nanochat.gpt import GPT, GPTConfig
 from nanochat.loading import TRAINED_BY, Stage, Trained, latest_stage, newest_tag, open_trained, start_from
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.redaction import redact_all

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import torch
 
-from nanochat.attention import QUERY_BLOCK, Backend
-from nanochat.cross_entropy import CHUNK_BYTES
-from nanochat.gpt import SMEAR_CHANNELS, GPTConfig
+from nanochat.model.attention import QUERY_BLOCK, Backend
+from nanochat.model.cross_entropy import CHUNK_BYTES
+from nanochat.model.gpt import SMEAR_CHANNELS, GPTConfig
 
 FP32 = 4
 MIB, GIB = 1 << 20, 1 << 30

@@ -21,9 +21,9 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
-from nanochat.attention import Backend, best_window_pattern, choose_backend
 from nanochat.common import UserError, base_dir
 from nanochat.flags import flag
+from nanochat.model.attention import Backend, best_window_pattern, choose_backend
 from nanochat.profiling.memory_snapshot import memory_debug_wanted
 
 # Dense bf16 peak of one device in FLOP/s, from the makers' data sheets; the first name found in the device's name counts.

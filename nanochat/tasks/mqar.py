@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanochat.cross_entropy import IGNORE
+from nanochat.model.cross_entropy import IGNORE
 from nanochat.tasks.procedural import at_least
 
 

@@ -13,8 +13,8 @@ from bench.mc_recall import COMMON, settings, summary
 from bench.recall_rows import EASY, FOCUS, HARD, make_rows
 from bench.recall_worker import RecallWorker
 from nanochat.common import ROOT
-from nanochat.cross_entropy import IGNORE
 from nanochat.flags import parse
+from nanochat.model.cross_entropy import IGNORE
 
 
 @pytest.mark.parametrize("task", [EASY, HARD, FOCUS])

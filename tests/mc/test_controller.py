@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mc.controller import MCController
-from nanochat.gpt import rotary_at
+from nanochat.model.gpt import rotary_at
 from nanochat.optim import MuonAdamW, OptimFlags, check_coverage
 from nanochat.schedule import Plan
 from tests.mc.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory

@@ -19,7 +19,7 @@ from mc.tree import RamTree
 from nanochat.chat_format import render_conversation
 from nanochat.common import UserError
 from nanochat.engine import Engine
-from nanochat.gpt import GPT
+from nanochat.model.gpt import GPT
 from nanochat.reply import Piece
 from nanochat.reply import joined as merged
 from nanochat.sampling import Sampling

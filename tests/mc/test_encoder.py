@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mc.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
-from nanochat.gpt import norm, rotary_at, rotate
+from nanochat.model.gpt import norm, rotary_at, rotate
 from tests.mc.tiny_memory import randomise
 
 WIDTH = 2 * HEAD_DIM

@@ -28,7 +28,7 @@ from mc.evaluation import (
 )
 from mc.layout import check, from_levels
 from mc.layout_choice import by_recency, coarsest
-from nanochat.gpt import GPT, norm, rotate
+from nanochat.model.gpt import GPT, norm, rotate
 from tests.mc.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_memory
 from tests.nanochat.tiny_model import tiny_model
 from tests.two_processes import in_two_processes

@@ -12,7 +12,7 @@ from mc.controller import MCController
 from mc.focus_measure import REFOCUSES, measure_focus
 from mc.session import MCSession, session_spec
 from mc.tree import RamTree
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.model.gpt import GPT, GPTConfig
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mc.gistnet import GistConfig, GistNet
-from nanochat.gpt import norm
+from nanochat.model.gpt import norm
 from tests.mc.tiny_memory import WIDTH, assert_training_moves_everything, tiny_gistnet, tiny_memory
 
 TYPES = [

@@ -14,7 +14,7 @@ from mc.gistnet import GistConfig
 from mc.lens_loss import LensLossConfig
 from mc.memory_estimate import Foresight, estimate_run, foresee
 from nanochat.common import UserError
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.profiling.device_memory import GIB, Setting
 from nanochat.runtime.device import Precision, Runtime
 from tests.nanochat.saved_tensors import saved_bytes

@@ -7,7 +7,7 @@ import math
 import torch
 
 from mc.occurrence import occurrence
-from nanochat.cross_entropy import IGNORE
+from nanochat.model.cross_entropy import IGNORE
 from tests.mc.tiny_memory import tiny_batch
 
 

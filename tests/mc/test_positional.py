@@ -10,7 +10,7 @@ import torch
 from mc.layout import Geometry, Layout, raw
 from mc.positional import KINDS, alibi_bias, entry_rotary
 from mc.row_tree import Positions, Shape, bank_index, bank_layout
-from nanochat.gpt import rotary_at
+from nanochat.model.gpt import rotary_at
 from tests.mc.tiny_memory import SEQ_LEN, as_layout, entries, tiny_batch, tiny_gpt, tiny_memory
 
 MIXED = entries([2, 2, 2, 2, 0, 1, 1, 0], 35, Geometry(4, 2))

@@ -16,7 +16,7 @@ from mc.lens_loss import LensLossConfig
 from mc.lensnet import LensConfig, LensNet
 from mc.positional import Kind, alibi_bias
 from mc.row_tree import Positions, Shape, assemble, bank_index, build
-from nanochat.gpt import GPT
+from nanochat.model.gpt import GPT
 from nanochat.optim import MuonAdamW, OptimFlags, check_coverage
 from nanochat.schedule import Plan
 from tests.nanochat.tiny_model import tiny_model

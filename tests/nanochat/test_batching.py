@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from nanochat.batching import Batcher, Event
 from nanochat.engine import Engine
-from nanochat.gpt import GPT
 from nanochat.kv_cache import FIRST_CAPACITY
+from nanochat.model.gpt import GPT
 from nanochat.sampling import BLOCK, Sampling, Uniforms
 from nanochat.tools import Tools
 from tests.nanochat.test_memory_cache import Keeper

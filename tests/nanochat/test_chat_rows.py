@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nanochat.chat_format import render_conversation, render_whole_turns
 from nanochat.chat_rows import ConversationLoader
 from nanochat.common import UserError
-from nanochat.cross_entropy import IGNORE
+from nanochat.model.cross_entropy import IGNORE
 from nanochat.packing import pack_whole
 from nanochat.rows import count_targets, inputs_and_targets
 from nanochat.tokenizer import Tokenizer

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.engine import Completion, Engine
-from nanochat.gpt import GPT
 from nanochat.kv_cache import ALIGNMENT, KVCache
+from nanochat.model.gpt import GPT
 from nanochat.sampling import BLOCK, Sampling, Settings, Uniforms, choose
 from tests.nanochat.tiny_model import full_logits, tiny_model, tiny_tokenizer
 

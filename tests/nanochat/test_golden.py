@@ -6,7 +6,7 @@ Where a change of the mathematics is meant, the new values belong into the same 
 import pytest
 import torch
 
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.schedule import Plan

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from nanochat.engine import Engine
-from nanochat.gpt import GPT, Embedded, Rotary, rotary_at
 from nanochat.kv_cache import KVCache
 from nanochat.memory_cache import MemoryCache
+from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
 from nanochat.sampling import Sampling
 from tests.nanochat.tiny_model import tiny_model
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import OptimFlags, check_coverage
 from nanochat.schedule import Plan

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nanochat.common import UserError
 from nanochat.flags import parse
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.muon import MuonExtras
 from nanochat.optim import MuonAdamW, OptimFlags, ParamGroup, check_coverage, gpt_groups
 from nanochat.schedule import Plan

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nanochat.common import UserError
-from nanochat.gpt import GPT
+from nanochat.model.gpt import GPT
 from nanochat.rollouts import RolloutFlags, Rollouts, advantages
 from nanochat.runtime.device import Precision, Runtime
 from nanochat.tasks.task import Task, dialogue

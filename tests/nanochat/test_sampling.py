@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.cross_entropy import softcap
+from nanochat.model.cross_entropy import softcap
 from nanochat.sampling import BLOCK, FOLDS, Sampling, Settings, Uniforms, choose
 
 CPU = torch.device("cpu")

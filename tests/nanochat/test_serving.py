@@ -13,7 +13,7 @@ import pytest
 from nanochat.backend import Stopped, Ticket, Update
 from nanochat.batching import Batcher
 from nanochat.engine import Engine
-from nanochat.gpt import GPT
+from nanochat.model.gpt import GPT
 from nanochat.sampling import Sampling
 from nanochat.serving import Serving
 from nanochat.serving_meter import Busy

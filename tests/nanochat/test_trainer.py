@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError
-from nanochat.gpt import GPT
+from nanochat.model.gpt import GPT
 from nanochat.objective import Objective, StepResult
 from nanochat.optim import OptimFlags, ParamGroup
 from nanochat.runtime.device import Precision, Runtime

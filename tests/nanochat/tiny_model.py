@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from nanochat.checkpoint import CheckpointStore
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 

@@ -15,7 +15,7 @@ from bench.tiny_run import CLOCK, write_corpus
 from nanochat.checkpoint import CheckpointStore
 from nanochat.dataloader import RowLoader
 from nanochat.dataset import open_source
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective, Objective, StepResult
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.rows import Loader

@@ -21,7 +21,7 @@ from mc.recipe import new_controller
 from mc.sampler import Request
 from nanochat.checkpoint import CheckpointStore
 from nanochat.flags import parse
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.report import generate
 from nanochat.runtime.device import Precision, Runtime
 from scripts.base_train import BaseTrain, build_model

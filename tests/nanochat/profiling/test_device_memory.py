@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from nanochat.attention import Backend
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.model.attention import Backend
+from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.profiling.device_memory import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nanochat.cross_entropy import IGNORE
+from nanochat.model.cross_entropy import IGNORE
 from nanochat.tasks.mqar import mqar
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from bench.tiny_chat import ALPHABET, alphabet, reciting_model, tiny_tokenizer
 from nanochat.batching import Batcher
-from nanochat.gpt import GPT
+from nanochat.model.gpt import GPT
 from nanochat.sampling import Sampling
 from nanochat.serving import Serving
 from nanochat.tokenizer import Tokenizer

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from nanochat.gpt import GPT, GPTConfig
-from nanochat.rms_norm import fused_norm, norm
+from nanochat.model.gpt import GPT, GPTConfig
+from nanochat.model.norm import fused_norm, norm
 
 
 def gradient(function, x: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nanochat.attention import QUERY_BLOCK, attention, best_window_pattern, cache_mask, choose_backend
+from nanochat.model.attention import QUERY_BLOCK, attention, best_window_pattern, cache_mask, choose_backend
 
 CPU = torch.device("cpu")
 ON_CPU = ("sdpa", "blocked")  # flex has no backward there

@@ -21,10 +21,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.attention import Backend, attention
-from nanochat.cross_entropy import IGNORE, ChunkedCrossEntropy, plain_cross_entropy, softcap
 from nanochat.flags import flag
-from nanochat.rms_norm import fused_norm, norm
+from nanochat.model.attention import Backend, attention
+from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy, plain_cross_entropy, softcap
+from nanochat.model.norm import fused_norm, norm
 
 GATE_CHANNELS = 12  # channels of the input that a value-embedding gate reads
 SMEAR_CHANNELS = 24  # channels of the embedding that the smear gate reads

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from nanochat.cross_entropy import plain_cross_entropy
-from nanochat.gpt import GPT, GPTConfig, rotary_at
+from nanochat.model.cross_entropy import plain_cross_entropy
+from nanochat.model.gpt import GPT, GPTConfig, rotary_at
 from tests.nanochat.tiny_model import tiny_model
 
 
@@ -92,7 +92,7 @@ def test_loss_of_ignored_targets_is_zero_and_does_not_count() -> None:
 
 
 def test_chunked_loss_and_its_gradients_equal_the_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nanochat.cross_entropy.CHUNK_BYTES", {"cpu": 61 * 4 * 5})  # five predictions in a chunk
+    monkeypatch.setattr("nanochat.model.cross_entropy.CHUNK_BYTES", {"cpu": 61 * 4 * 5})  # five predictions in a chunk
     model = tiny_model().requires_grad_(True)
     tokens = torch.randint(61, (2, 13), generator=torch.Generator().manual_seed(2))
     gradients, losses = [], []

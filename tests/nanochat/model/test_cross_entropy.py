@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nanochat.cross_entropy import CHUNK_BYTES, IGNORE, SOFTCAP, ChunkedCrossEntropy, plain_cross_entropy, softcap
+from nanochat.model.cross_entropy import CHUNK_BYTES, IGNORE, SOFTCAP, ChunkedCrossEntropy, plain_cross_entropy, softcap
 
 chunked = ChunkedCrossEntropy(compiled=False)
 WIDE = 1 << 16  # a vocabulary with few rows to a chunk

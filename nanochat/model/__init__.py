@@ -1,0 +1,1 @@
+"""The GPT: attention, normalisation, cross-entropy."""
