@@ -18,7 +18,7 @@ def prepare(exchange: Path) -> None:
     import torch
 
     from nanochat.common import get_base_dir
-    from nanochat.tokenizer import RustBPETokenizer
+    from nanochat.data.tokenizer import RustBPETokenizer
 
     description = json.loads((exchange / "tokenizer.json").read_text())
     ranks = {base64.b64decode(token): rank for rank, token in enumerate(description["tokens"])}

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nanochat.dataloader import RowLoader
+from nanochat.data.dataloader import RowLoader
+from nanochat.data.token_cache import open_tokens
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, parse, part, run
-from nanochat.token_shards import open_tokens
-from nanochat.tokenizer import Tokenizer
 
 T = TypeVar("T")
 

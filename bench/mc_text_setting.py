@@ -21,10 +21,10 @@ from torch import Tensor
 from bench.long_corpus import installed_roots, write_corpus
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import ROOT, UserError, base_dir
+from nanochat.data.token_cache import TokenShards, open_tokens
+from nanochat.data.tokenizer import Tokenizer, load_tokenizer
 from nanochat.dataset import open_source
 from nanochat.flags import flag
-from nanochat.token_shards import TokenShards, open_tokens
-from nanochat.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER_CHARS = 30_000_000  # of text that the tokenizer is trained on
 STOP_SECONDS = 120.0  # that a training process gets to save

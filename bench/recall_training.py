@@ -18,11 +18,11 @@ from bench.recall_rows import Task, make_rows
 from mc.config import MCConfig
 from mc.controller import MCController
 from nanochat.checkpoint import CheckpointStore
+from nanochat.data.rows import Loader
 from nanochat.model.cross_entropy import IGNORE
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import StepResult
 from nanochat.optim import MuonAdamW, OptimFlags
-from nanochat.rows import Loader
 from nanochat.runtime.device import Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger

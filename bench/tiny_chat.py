@@ -24,9 +24,9 @@ from bench.warm_start import Process, WarmStart
 from mc.config import MCConfig
 from mc.controller import MCController
 from nanochat.checkpoint import CheckpointStore
+from nanochat.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from nanochat.model.gpt import GPT, GPTConfig, norm
 from nanochat.objective import NextTokenObjective
-from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 SCRIPT = "scripts.chat_web"
 STEP = 7

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.warm_start import Process, WarmStart
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.tracking.sinks import read_metrics
 
 TAG = "tiny"

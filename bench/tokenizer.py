@@ -23,9 +23,9 @@ from typing import TypeVar
 import numpy as np
 
 from nanochat.common import UserError
+from nanochat.data.tokenizer import PATTERN, SPECIAL_TOKENS, Tokenizer
 from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, parse, part, run
-from nanochat.tokenizer import PATTERN, SPECIAL_TOKENS, Tokenizer
 
 T = TypeVar("T")
 

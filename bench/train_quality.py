@@ -22,11 +22,11 @@ import numpy as np
 
 from nanochat import flags
 from nanochat.common import ROOT, UserError, base_dir
-from nanochat.dataloader import RowLoader
+from nanochat.data.dataloader import RowLoader
+from nanochat.data.token_cache import open_tokens
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.dataset import open_source
 from nanochat.flags import flag
-from nanochat.token_shards import open_tokens
-from nanochat.tokenizer import Tokenizer
 from nanochat.tracking.sinks import read_metrics
 
 SHAPE = {"depth": 4, "head-dim": 64, "max-seq-len": 512, "device-batch-size": 8, "total-batch-size": 8192, "window-pattern": "L"}

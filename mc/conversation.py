@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import torch
 
 from mc.session import MCSession
-from nanochat.chat_format import closing, render_prompt
 from nanochat.common import UserError
 from nanochat.conversation import check_text, ending, reply_pieces
+from nanochat.data.chat_template import closing, render_prompt
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.decode_step import DecodeStep
 from nanochat.engine import Engine
 from nanochat.memory_cache import MemoryCache
 from nanochat.reply import Piece
 from nanochat.runtime.signals import between, held_back
 from nanochat.sampling import Sampling
-from nanochat.tokenizer import Tokenizer
 from nanochat.tools import Tools
 
 SCANNED_AT_ONCE = 1 << 20  # tokens

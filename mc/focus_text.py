@@ -10,7 +10,7 @@ import numpy as np
 from mc.allocator import raw_from
 from mc.ascii_layout import draw_history
 from mc.session import MCSession
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.tokenizer import Tokenizer
 
 SPANS = 12  # that are listed at most
 WORDS = 60  # characters of a span that are shown

@@ -23,10 +23,10 @@ from mc.disk_tree import DiskTree
 from mc.session import MCSession
 from mc.session_files import CHECKSUM, columns
 from mc.tree import TreeSpec
-from nanochat.chat_format import render_around
 from nanochat.common import UserError, batched_by_chars
+from nanochat.data.chat_template import render_around
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.runtime.signals import held_back
-from nanochat.tokenizer import Tokenizer
 
 QUOTA = 100_000_000  # tokens
 HEADING = 1024  # tokens that a document's name and the answer to it may take

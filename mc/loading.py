@@ -12,10 +12,10 @@ import torch
 from mc.config import MCConfig
 from mc.controller import MCController
 from nanochat.common import UserError
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.loading import PREFIX, TRAINED_BY, Stage, Trained, build_model, open_trained, say_to_stderr
 from nanochat.model.attention import Backend
 from nanochat.model.gpt import GPT
-from nanochat.tokenizer import Tokenizer
 
 Config = TypeVar("Config")
 META = "mc_config"  # key of the memory's configuration in a checkpoint's meta

@@ -22,10 +22,10 @@ from mc.telemetry_session import SessionTelemetry
 from mc.tree import RamTree
 from mc.web_views import focus_view, messages_view, text_view
 from nanochat.common import UserError
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.model.gpt import Embedded, Rotary
 from nanochat.reply import stop_tokens
 from nanochat.sessions import Answer, SessionError
-from nanochat.tokenizer import Tokenizer
 from nanochat.web.limits import WebLimits
 
 MESSAGES = 40  # of the end of a session, to be shown again

@@ -11,8 +11,8 @@ from torch import Tensor
 from mc.edits import Tiling
 from mc.layout_runs import at_most, runs
 from mc.session import MCSession
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.reply import BOUNDARIES, Reply, joined
-from nanochat.tokenizer import Tokenizer
 
 MOST_SPANS = 1024
 TEXT_CHARACTERS = 2_000

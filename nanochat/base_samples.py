@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.engine import Engine
 from nanochat.model.gpt import GPT
 from nanochat.sampling import Sampling
-from nanochat.tokenizer import Tokenizer
 
 # Beginnings that a corpus of English and Python has an answer to.
 PROMPTS = (

@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from nanochat.chat_format import render_prompt
 from nanochat.common import UserError
+from nanochat.data.chat_template import render_prompt
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.engine import Engine
 from nanochat.reply import Piece, Reply, joined, stop_tokens
 from nanochat.sampling import Sampling
-from nanochat.tokenizer import Tokenizer
 
 
 class Talker(Protocol):

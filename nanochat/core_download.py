@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from nanochat.common import UserError, base_dir, ensure_dir, fsync_dir
 from nanochat.core_tasks import FOLDER, bundle_folder, bundle_is_here, read_tasks
-from nanochat.fetch import TransferConfig, fetch_file
+from nanochat.data.http_download import TransferConfig, fetch_file
 from nanochat.flags import flag, part
 from nanochat.progress import BarProgress, Progress
 

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from nanochat.core_download import CoreDownload, download
 from nanochat.core_tasks import Option, Task, bundle_folder, options, read_tasks
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.flags import parse, run
 from nanochat.loss_eval import never
 from nanochat.model.gpt import GPT
-from nanochat.tokenizer import Tokenizer
 
 HEAD_POSITIONS = 1024  # of which logits exist at a time
 EXAMPLES_AT_A_TIME = 256  # whose options are sorted by length and batched together

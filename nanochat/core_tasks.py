@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanochat.common import UserError, base_dir
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.tokenizer import Tokenizer
 
 FOLDER = "eval_bundle"
 GET_IT = "python -m nanochat.core_eval download"

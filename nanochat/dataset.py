@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat.common import UserError, base_dir, read_json
-from nanochat.download import HUB, DownloadConfig, download
+from nanochat.data.hub_download import HUB, DownloadConfig, download
+from nanochat.data.local_corpus import local_corpus
+from nanochat.data.text_files import SUFFIXES, is_whole_text, read_documents
 from nanochat.flags import flag, parse, part, run
-from nanochat.local_corpus import local_corpus
-from nanochat.text_files import SUFFIXES, is_whole_text, read_documents
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")

@@ -13,9 +13,9 @@ import torch
 
 from nanochat.checkpoint import Checkpoint, CheckpointStore
 from nanochat.common import UserError, base_dir
+from nanochat.data.tokenizer import Tokenizer, load_tokenizer
 from nanochat.model.attention import Backend, choose_backend
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.tokenizer import Tokenizer, load_tokenizer
 
 Stage = Literal["base", "mid", "sft", "rl"]
 STAGES: tuple[Stage, ...] = ("rl", "sft", "mid", "base")  # the latest first

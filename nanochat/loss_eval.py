@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nanochat.common import UserError
+from nanochat.data.rows import Loader, inputs_and_targets
 from nanochat.model.cross_entropy import IGNORE
-from nanochat.rows import Loader, inputs_and_targets
 from nanochat.runtime.device import Runtime
 
 Losses = Callable[[Tensor, Tensor, str], Tensor]  # (tokens, targets, "none") → nats of each target; what `GPT` is

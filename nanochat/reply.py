@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.text_stream import TextStream
-from nanochat.tokenizer import Tokenizer
 
 Kind = Literal["text", "python", "python_output"]
 
@@ -27,7 +27,7 @@ def stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 class Piece(NamedTuple):
-    """Some characters of a reply. The kinds are those of `nanochat.chat_format`."""
+    """Some characters of a reply. The kinds are those of `nanochat.data.chat_template`."""
 
     kind: Kind
     text: str

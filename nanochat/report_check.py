@@ -12,13 +12,13 @@ from typing import Any, Literal, NamedTuple
 from nanochat import markdown
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import ROOT, UserError, base_dir
+from nanochat.data.tokenizer import load_tokenizer
 from nanochat.flags import flag
 from nanochat.loading import STAGES, latest_stage
 from nanochat.report_data import CHECK, Collected, Entry, Run, collect, run_file, section
 from nanochat.report_run import last_values
 from nanochat.report_smoke import reply
 from nanochat.runtime.device import RuntimeFlags
-from nanochat.tokenizer import load_tokenizer
 from nanochat.tracking.sinks import read_metrics
 
 SAME_BPB = 0.01  # of it: what evaluation and training may differ in, which measure the same rows with other kernels

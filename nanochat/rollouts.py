@@ -18,18 +18,18 @@ import torch
 import torch.distributed as dist
 
 from nanochat.batching import Batcher, Continuation
-from nanochat.chat_format import render_prompt
 from nanochat.common import UserError
+from nanochat.data.chat_template import render_prompt
+from nanochat.data.dataloader import permute
+from nanochat.data.rows import Loader
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.flags import flag
 from nanochat.model.gpt import GPT
-from nanochat.permutation import permute
 from nanochat.reply import stop_tokens
-from nanochat.rows import Loader
 from nanochat.runtime.device import Runtime
 from nanochat.sampling import LEAST_TEMPERATURE, Sampling
 from nanochat.tasks.grading import reply_text
 from nanochat.tasks.task import Task
-from nanochat.tokenizer import Tokenizer
 from nanochat.tools import Tools
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.tokenizer import Tokenizer
 
 
 class TextStream:

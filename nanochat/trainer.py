@@ -23,7 +23,8 @@ from torch import Tensor
 from nanochat.cadence import Cadence, every_steps_to_tokens
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError
-from nanochat.dataloader import Prefetcher
+from nanochat.data.dataloader import Prefetcher
+from nanochat.data.rows import Loader, count_targets, inputs_and_targets
 from nanochat.flags import flag
 from nanochat.mean_metrics import mean_metrics
 from nanochat.objective import Metrics, Objective
@@ -31,7 +32,6 @@ from nanochat.optim import MuonAdamW, check_coverage
 from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.profiling.timers import Spans
 from nanochat.profiling.torch_profiler import StepProfiler, parse_steps
-from nanochat.rows import Loader, count_targets, inputs_and_targets
 from nanochat.runtime.device import Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags, lr_multiplier, muon_momentum, weight_decay_multiplier
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger, peak_memory_mib

@@ -21,7 +21,9 @@ from nanochat.base_samples import sample_base
 from nanochat.common import UserError
 from nanochat.core_eval import evaluate_core
 from nanochat.core_tasks import GET_IT, bundle_folder, bundle_is_here
-from nanochat.dataloader import RowLoader
+from nanochat.data.dataloader import RowLoader
+from nanochat.data.token_cache import open_tokens
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.dataset import SPLITS, Split, open_source
 from nanochat.flags import flag, parse, run
 from nanochat.loading import build_model, open_trained
@@ -29,8 +31,6 @@ from nanochat.loss_eval import evaluate_bpb, validation_batches
 from nanochat.model.gpt import GPT
 from nanochat.report import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
-from nanochat.token_shards import open_tokens
-from nanochat.tokenizer import Tokenizer
 
 EVALUATIONS = ("bpb", "memory", "sample", "core")
 MEMORY_HORIZONS = (32, 128, 512)  # tokens; those that fit the rows are measured

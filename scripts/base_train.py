@@ -20,7 +20,9 @@ from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir
 from nanochat.core_eval import evaluate_core
 from nanochat.core_tasks import GET_IT, bundle_is_here
-from nanochat.dataloader import RowLoader
+from nanochat.data.dataloader import RowLoader
+from nanochat.data.token_cache import open_tokens
+from nanochat.data.tokenizer import Tokenizer, load_tokenizer
 from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, part
 from nanochat.loading import Trained, open_trained, start_from
@@ -32,8 +34,6 @@ from nanochat.redaction import redact_all
 from nanochat.report import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
 from nanochat.schedule import HorizonFlags, Plan, ScheduleFlags, plan_run
-from nanochat.token_shards import open_tokens
-from nanochat.tokenizer import Tokenizer, load_tokenizer
 from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
 from nanochat.tracking.sinks import peak_memory_mib
 from nanochat.trainer import Event, Trainer, TrainerFlags

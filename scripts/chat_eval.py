@@ -13,7 +13,8 @@ from mc.loading import build_controller, has_memory
 from nanochat import markdown
 from nanochat.chat_eval import ChatEvalFlags, chat_core, evaluate_tasks
 from nanochat.common import UserError
-from nanochat.dataloader import RowLoader
+from nanochat.data.dataloader import RowLoader
+from nanochat.data.token_cache import open_tokens
 from nanochat.dataset import open_source
 from nanochat.flags import flag, parse, part, run
 from nanochat.loading import Stage, Trained, build_model, latest_stage, open_trained
@@ -24,7 +25,6 @@ from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.tasks.humaneval import HumanEval
 from nanochat.tasks.recipes import evaluation_tasks
 from nanochat.tasks.task import Task
-from nanochat.token_shards import open_tokens
 
 STAGES: tuple[Stage, ...] = ("rl", "sft", "mid")  # the latest first
 

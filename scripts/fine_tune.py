@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from nanochat.chat_rows import ConversationLoader
 from nanochat.common import UserError
+from nanochat.data.conversation_loader import ConversationLoader
 from nanochat.flags import flag
 from nanochat.loading import Stage
 from nanochat.loss_eval import evaluate_bpb, losses_in_training, validation_batches

@@ -29,6 +29,8 @@ from mc.tree import RamTree
 from mc.watcher import Watcher
 from nanochat import markdown
 from nanochat.common import UserError, base_dir, ensure_dir, write_json
+from nanochat.data.text_files import read_documents
+from nanochat.data.token_cache import TokenShards, open_tokens
 from nanochat.dataset import open_source
 from nanochat.flags import flag, parse, part, run
 from nanochat.loading import Stage, latest_stage, newest_tag
@@ -36,8 +38,6 @@ from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.report import section
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tasks.long_context import SUITES
-from nanochat.text_files import read_documents
-from nanochat.token_shards import TokenShards, open_tokens
 from nanochat.tracking.run_log import MC_SUFFIX
 
 PARTS = ("text", *SUITES, MQAR, "cost")

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.common import UserError
+from nanochat.data.tokenizer import Tokenizer, load_tokenizer
 from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, parse, part, run
 from nanochat.report import section
-from nanochat.tokenizer import Tokenizer, load_tokenizer
 
 # One short text of each kind; what a tokenizer makes of text that its training data may not have held.
 TEXTS = {

@@ -16,6 +16,7 @@ from mc.telemetry import TelemetryFlags, open_telemetry
 from mc.telemetry_training import watch_training
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir
+from nanochat.data.rows import Loader
 from nanochat.flags import flag, part
 from nanochat.loading import TRAINED_BY, Stage, Trained, latest_stage, newest_tag, open_trained, start_from
 from nanochat.model.gpt import GPT, GPTConfig
@@ -23,7 +24,6 @@ from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.redaction import redact_all
 from nanochat.report import MEMORY, section
-from nanochat.rows import Loader
 from nanochat.runtime.device import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
 from nanochat.schedule import BATCH_REFERENCE, Plan, ScheduleFlags
 from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, open_metrics

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.tokenizer import Tokenizer
 
 _NUMBER = re.compile(r"(?P<sign>[-+]?)\$?(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?)")
 

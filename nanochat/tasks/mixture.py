@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nanochat.permutation import permute
+from nanochat.data.dataloader import permute
 from nanochat.tasks.task import Conversation, Task
 
 

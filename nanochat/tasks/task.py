@@ -1,6 +1,6 @@
 """A task: conversations by number, and how a reply is judged.
 
-A conversation is what `nanochat.chat_format` renders. Its last message is the assistant's: the reference answer. One of a
+A conversation is what `nanochat.data.chat_template` renders. Its last message is the assistant's: the reference answer. One of a
 categorical task also has `letters`, the answers to choose among. Other keys are the task's own, for grading.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal, get_args
 
-from nanochat.chat_format import render_conversation
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.chat_template import render_conversation
+from nanochat.data.tokenizer import Tokenizer
 
 Kind = Literal["categorical", "generative", "chat"]
 Split = Literal["train", "test"]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nanochat.backend import Backend, Stopped, Update
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.reply import Piece, Reply, stop_tokens
 from nanochat.sampling import Sampling
 from nanochat.serving_meter import Busy
-from nanochat.tokenizer import Tokenizer
 from nanochat.web.errors import ApiError, session_refusal
 
 FinishReason = Literal["stop", "length"]

@@ -1,6 +1,6 @@
 """What may be asked of `/v1/chat/completions`: OpenAI's request, as far as these models can follow it.
 
-Beyond OpenAI's: `top_k`, and an assistant's content may be the parts of `nanochat.chat_format` (text, python,
+Beyond OpenAI's: `top_k`, and an assistant's content may be the parts of `nanochat.data.chat_template` (text, python,
 python_output), as the server gives them out. With a `session` the history is the server's: the messages behind the last of the
 assistant's are new, and those before, which a client may send or leave out, are not read again.
 """
@@ -182,7 +182,7 @@ def new_messages(messages: Sequence[Message]) -> Sequence[Message]:
 
 
 def to_conversation(messages: Sequence[Message]) -> dict[str, Any]:
-    """The conversation that `nanochat.chat_format` renders; messages of one author in a row are one.
+    """The conversation that `nanochat.data.chat_template` renders; messages of one author in a row are one.
 
     Raises `ApiError` where the order is one that the format cannot say.
     """

@@ -13,7 +13,7 @@ import torch
 from bench.mc_text import main, survey
 from bench.mc_text_setting import rows_within_documents
 from nanochat.common import UserError
-from nanochat.token_shards import TokenShard, TokenShards
+from nanochat.data.token_cache import TokenShard, TokenShards
 from tests.bench.test_long_corpus import write_packages
 from tests.nanochat.tiny_model import tiny_model
 

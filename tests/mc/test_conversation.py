@@ -16,8 +16,8 @@ from mc.disk_tree import DiskTree
 from mc.session import MCSession, session_spec
 from mc.session_store import SessionStore
 from mc.tree import RamTree
-from nanochat.chat_format import render_conversation
 from nanochat.common import UserError
+from nanochat.data.chat_template import render_conversation
 from nanochat.engine import Engine
 from nanochat.model.gpt import GPT
 from nanochat.reply import Piece

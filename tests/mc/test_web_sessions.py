@@ -19,8 +19,8 @@ from mc.session_store import SessionStore
 from mc.web_sessions import WebSessions, open_sessions
 from nanochat.backend import Ticket, Update
 from nanochat.batching import Batcher
-from nanochat.chat_format import closing, render_prompt
 from nanochat.common import UserError
+from nanochat.data.chat_template import closing, render_prompt
 from nanochat.engine import Engine
 from nanochat.memory_cache import MemoryCache
 from nanochat.reply import stop_tokens

@@ -14,7 +14,7 @@ from mc.config import AllocatorConfig, SessionConfig
 from mc.session import MCSession, session_spec
 from mc.tree import RamTree
 from mc.web_views import focus_view, messages_view, text_view, whole_characters
-from nanochat.chat_format import render_conversation
+from nanochat.data.chat_template import render_conversation
 from tests.mc.tiny_memory import tiny_memory
 from tests.nanochat.tiny_model import tiny_tokenizer
 

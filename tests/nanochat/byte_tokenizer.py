@@ -1,4 +1,4 @@
-"""A tokenizer of single bytes that keeps the protocol of `nanochat.token_shards.Encoder`."""
+"""A tokenizer of single bytes that keeps the protocol of `nanochat.data.token_cache.Encoder`."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ import pytest
 
 from nanochat.common import UserError
 from nanochat.conversation import Conversation
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.engine import Engine
 from nanochat.reply import Piece
 from nanochat.sampling import Sampling
-from nanochat.tokenizer import Tokenizer
 from tests.nanochat.tiny_model import tiny_model, tiny_tokenizer
 
 

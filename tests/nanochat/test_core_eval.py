@@ -16,8 +16,8 @@ from nanochat.common import UserError
 from nanochat.core_download import check_archive, unpack
 from nanochat.core_eval import evaluate_core, evaluate_task, score
 from nanochat.core_tasks import Option, bundle_folder, bundle_is_here, fewshot, options, read_tasks
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.model.gpt import GPT
-from nanochat.tokenizer import Tokenizer
 from tests.nanochat.core_bundle import EXAMPLES, write_bundle, zip_bundle
 from tests.nanochat.shard_server import ShardServer
 from tests.nanochat.tiny_model import full_logits, tiny_model, tiny_tokenizer

@@ -14,11 +14,11 @@ import pytest
 from bench.tiny_chat import STEP, TEXT, reciting_model, save_chat_model, tiny_tokenizer
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.objective import NextTokenObjective
 from nanochat.report import generate, main, section
 from nanochat.report_check import Check, check
 from nanochat.report_data import RECIPE
-from nanochat.tokenizer import Tokenizer
 
 TAG = "alphabet"
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from nanochat.common import UserError
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.model.gpt import GPT
 from nanochat.rollouts import RolloutFlags, Rollouts, advantages
 from nanochat.runtime.device import Precision, Runtime
 from nanochat.tasks.task import Task, dialogue
-from nanochat.tokenizer import Tokenizer
 from nanochat.tools import Tools
 from tests.nanochat.tiny_model import tiny_model
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanochat.rows import Loader, inputs_and_targets
+from nanochat.data.rows import Loader, inputs_and_targets
 from tests.nanochat.trainer_lab import STEPS, Lab, another, lab, loader, stop
 
 __all__ = ["lab", "loader", "stop"]

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from bench.tiny_run import CLOCK, write_corpus
 from nanochat.checkpoint import CheckpointStore
-from nanochat.dataloader import RowLoader
+from nanochat.data.dataloader import RowLoader
+from nanochat.data.rows import Loader
+from nanochat.data.token_cache import open_tokens
 from nanochat.dataset import open_source
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective, Objective, StepResult
 from nanochat.optim import MuonAdamW, OptimFlags
-from nanochat.rows import Loader
 from nanochat.runtime.device import DTYPES, Precision, Runtime, StopSignals
 from nanochat.schedule import Plan, ScheduleFlags
-from nanochat.token_shards import open_tokens
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger, read_metrics
 from nanochat.trainer import Event, Trainer, TrainerFlags
 from tests.nanochat.byte_tokenizer import ByteTokenizer

@@ -150,7 +150,7 @@ def test_a_vocabulary_may_outlive_everything_else() -> None:
     """One that the interpreter frees last, as those in a cycle, ends the process no other way."""
     code = """
 import gc, sys
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.tokenizer import Tokenizer
 class Cycle: pass
 gc.disable()
 cycle = Cycle()

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import rustbpe
-from nanochat.tokenizer import PATTERN
+from nanochat.data.tokenizer import PATTERN
 
 PIECES = regex.compile(PATTERN)
 ALL_CHARACTERS = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]

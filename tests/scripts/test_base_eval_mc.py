@@ -12,11 +12,11 @@ from mc.comparison import compare_rows
 from mc.evaluation import measure, training_probes
 from mc.loading import load_controller
 from nanochat.common import UserError
-from nanochat.dataloader import RowLoader
+from nanochat.data.dataloader import RowLoader
+from nanochat.data.token_cache import open_tokens
 from nanochat.dataset import open_source
 from nanochat.loss_eval import validation_batches
 from nanochat.runtime.device import RuntimeFlags, start
-from nanochat.token_shards import open_tokens
 from scripts.base_eval import main
 from tests.mc.test_loading import memory, save_memory
 from tests.nanochat.tiny_model import TEXT, save_base, tiny_model, tiny_tokenizer

@@ -17,7 +17,7 @@ import pytest
 from bench.tiny_run import QUIET, SHAPE, Home, new_home, write_corpus
 from bench.warm_start import Process, WarmStart
 from nanochat.common import ROOT
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.tokenizer import Tokenizer
 
 STEPS = 16
 # Step 12 is both saved and evaluated. The evaluation takes long enough for a signal to find it at work.

@@ -13,7 +13,7 @@ import pytest
 from bench.tiny_chat import running, save_chat_model
 from bench.tiny_run import TAG, Home, write_corpus
 from bench.warm_start import WarmStart
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.tokenizer import Tokenizer
 from tests.mc.otlp_receiver import receiver
 
 

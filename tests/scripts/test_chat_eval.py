@@ -15,12 +15,12 @@ from mc.evaluation import evaluate_memory
 from mc.loading import load_controller
 from nanochat.checkpoint import CheckpointStore
 from nanochat.common import UserError
-from nanochat.dataloader import RowLoader
+from nanochat.data.dataloader import RowLoader
+from nanochat.data.token_cache import open_tokens
 from nanochat.dataset import open_source
 from nanochat.loss_eval import validation_batches
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tasks.recipes import RECIPES
-from nanochat.token_shards import open_tokens
 from scripts.chat_eval import main
 from tests.mc.test_loading import memory, save_memory
 from tests.nanochat.tasks.hub_files import ARC, write_lines

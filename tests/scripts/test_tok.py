@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.tokenizer import Tokenizer, load_tokenizer
+from nanochat.data.tokenizer import Tokenizer, load_tokenizer
 from scripts.tok_eval import bytes_per_token
 from scripts.tok_train import Amount, limited
 

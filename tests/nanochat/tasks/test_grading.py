@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.tasks.grading import as_number, reply_text, same_number, same_text
-from nanochat.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer([])
 

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.common import UserError
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.tasks.haystacks import WORDS, essay
 from nanochat.tasks.long_context import SUITES, Example, Suite, fill
 from nanochat.tasks.registry import open_task
-from nanochat.tokenizer import Tokenizer
 
 PLACED = [name for name in SUITES if name == "passkey" or name.startswith("niah")]
 VARIANTS = [(name, easy) for name in SUITES for easy in (False, True)]

@@ -12,10 +12,10 @@ import pytest
 
 from bench.tiny_chat import ALPHABET, alphabet, reciting_model, tiny_tokenizer
 from nanochat.batching import Batcher
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.model.gpt import GPT
 from nanochat.sampling import Sampling
 from nanochat.serving import Serving
-from nanochat.tokenizer import Tokenizer
 from nanochat.web import app as app_module
 from nanochat.web.app import ChatServer, create_app
 

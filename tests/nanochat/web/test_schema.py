@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.web_fuzz import NAMES, VALUES, malformed
-from nanochat.chat_format import render_prompt
+from nanochat.data.chat_template import render_prompt
 from nanochat.sampling import Sampling
 from nanochat.web.errors import ApiError
 from nanochat.web.limits import WebLimits

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanochat.data.rows import Loader, count_targets, inputs_and_targets
 from nanochat.model.cross_entropy import IGNORE
-from nanochat.rows import Loader, count_targets, inputs_and_targets
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), min_size=2, max_size=20))

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat import dataset, token_shards
+from nanochat import dataset
 from nanochat.common import UserError
-from nanochat.dataloader import Prefetcher, RowLoader
+from nanochat.data import token_cache
+from nanochat.data.dataloader import Prefetcher, RowLoader
+from nanochat.data.token_cache import TokenShards, open_tokens
 from nanochat.dataset import open_source
-from nanochat.token_shards import TokenShards, open_tokens
 from tests.nanochat.byte_tokenizer import ByteTokenizer
 
 BOS = ByteTokenizer().bos_id
@@ -35,8 +36,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> TokenShards:
     patch = pytest.MonkeyPatch()
     patch.setenv("NANOCHAT_BASE_DIR", str(tmp_path_factory.mktemp("base")))
     patch.setattr(dataset, "PART_BYTES", 1)
-    patch.setattr(token_shards, "SHARD_TOKENS", 10_000)
-    patch.setattr(token_shards, "BATCH_CHARS", 2_000)
+    patch.setattr(token_cache, "SHARD_TOKENS", 10_000)
+    patch.setattr(token_cache, "BATCH_CHARS", 2_000)
     try:
         opened = open_tokens(open_source(str(folder)), ByteTokenizer(), "train")
     finally:

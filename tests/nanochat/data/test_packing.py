@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.packing import plan_bestfit
+from nanochat.data.packing import plan_bestfit
 
 documents = st.lists(st.integers(0, 40), max_size=80)  # tokens after the BOS
 

@@ -14,18 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanochat import dataset, token_shards
+from nanochat import dataset
 from nanochat.common import UserError
+from nanochat.data import token_cache
+from nanochat.data.token_cache import TokenShards, open_tokens
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.dataset import Source, open_source
-from nanochat.token_shards import TokenShards, open_tokens
-from nanochat.tokenizer import Tokenizer
 from tests.nanochat.byte_tokenizer import ByteTokenizer
 
 SCRIPT = """
 import sys
 from nanochat.dataset import open_source
 from nanochat.flags import run
-from nanochat.token_shards import open_tokens
+from nanochat.data.token_cache import open_tokens
 from tests.nanochat.byte_tokenizer import ByteTokenizer
 run(lambda: print(open_tokens(open_source(sys.argv[1]), ByteTokenizer(), "train").fingerprint) or 0)
 """
@@ -55,8 +56,8 @@ def texts(shards: TokenShards, tokenizer: ByteTokenizer) -> list[str]:
 @pytest.mark.parametrize("wide", [False, True])
 def test_shards_hold_the_documents(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
     monkeypatch.setattr(dataset, "PART_BYTES", 20_000)
-    monkeypatch.setattr(token_shards, "BATCH_CHARS", 500)
-    monkeypatch.setattr(token_shards, "SHARD_TOKENS", 3_000)
+    monkeypatch.setattr(token_cache, "BATCH_CHARS", 500)
+    monkeypatch.setattr(token_cache, "SHARD_TOKENS", 3_000)
     source, tokenizer = corpus(tmp_path), ByteTokenizer(wide=wide)
     shards = open_tokens(source, tokenizer, "train")
     assert len(shards.shards) > 3 and shards.documents == 600

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from nanochat.chat_format import render_whole_turns
 from nanochat.common import UserError, base_dir, ensure_dir, fsync_dir, read_json, write_json
-from nanochat.packing import pack_whole
-from nanochat.permutation import permute
-from nanochat.rows import Loader
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.chat_template import render_whole_turns
+from nanochat.data.dataloader import permute
+from nanochat.data.packing import pack_whole
+from nanochat.data.rows import Loader
+from nanochat.data.tokenizer import Tokenizer
 
 VERSION = 1  # of the rows; another version is another order of the data
 PROGRESS_SECONDS = 10.0
@@ -74,7 +74,7 @@ class ConversationLoader(Loader):
         return row // self.rows_per_epoch
 
     def rows(self, a: int, b: int) -> np.ndarray:
-        """Rows `a … b-1` as int32 [b-a, T+1]; what is not to be learned is a complement (`nanochat.rows`)."""
+        """Rows `a … b-1` as int32 [b-a, T+1]; what is not to be learned is a complement (`nanochat.data.rows`)."""
         if not 0 <= a <= b:
             raise ValueError(f"rows {a} … {b} are no range")
         numbers, width = np.arange(a, b), self.seq_len + 1

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.chat_format import closing, render_around, render_conversation, render_prompt
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.chat_template import closing, render_around, render_conversation, render_prompt
+from nanochat.data.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer([])  # each byte is an id, so that every token of a rendering can be read
 

@@ -21,9 +21,9 @@ from typing import IO, TypeVar
 from filelock import FileLock
 
 from nanochat.common import UserError, fsync_dir
+from nanochat.data.text_files import open_parquet
 from nanochat.flags import flag
 from nanochat.progress import Progress
-from nanochat.text_files import open_parquet
 
 HUB_HOST = "huggingface.co"  # the one host that HF_TOKEN is sent to, and only over https
 MAX_ATTEMPTS = 6  # in a row that brought less than `PROGRESS_BYTES`

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat.common import UserError, ensure_dir
-from nanochat.fetch import HUB_HOST, TransferConfig, fetch_file
+from nanochat.data.http_download import HUB_HOST, TransferConfig, fetch_file
 from nanochat.flags import flag, part
 from nanochat.progress import BarProgress, Progress
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.permutation import permute
+from nanochat.data.dataloader import permute
 
 
 @given(st.integers(1, 3000), st.text(max_size=8))

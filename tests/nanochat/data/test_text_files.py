@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.common import UserError
-from nanochat.text_files import read_documents
+from nanochat.data.text_files import read_documents
 from tests.nanochat.shard_server import parquet_bytes
 
 DOCUMENTS = ["one\r\nline", "zwei: äöü ∀ 🙂", "", "three\n" * 100]

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import fetch
 from nanochat.common import UserError
+from nanochat.data import http_download
+from nanochat.data.http_download import TransferConfig
+from nanochat.data.hub_download import HUB, DownloadConfig, download
 from nanochat.dataset import main, open_source
-from nanochat.download import HUB, DownloadConfig, download
-from nanochat.fetch import TransferConfig
 from tests.nanochat.shard_server import ShardServer, parquet_bytes
 
 VAL = "shard_06542.parquet"
@@ -159,7 +159,7 @@ def test_gives_up(tmp_path: Path, server: ShardServer, capsys: pytest.CaptureFix
     server.fail(FIRST, *["503"] * 50)
     assert download(config(server), tmp_path) == 1
     assert f"gave up on {server.url}/{FIRST}" in capsys.readouterr().err
-    assert len(server.asked(FIRST)) == fetch.MAX_ATTEMPTS
+    assert len(server.asked(FIRST)) == http_download.MAX_ATTEMPTS
     assert here(tmp_path) == [VAL]
 
 
@@ -198,11 +198,11 @@ def test_token_goes_to_the_hub_alone(tmp_path: Path, server: ShardServer, monkey
     assert not [request for request in server.requests if "hf_secret" in str(request.headers)]
 
     hub = urllib.request.Request(f"{HUB['climbmix'].url}/{FIRST}")
-    fetch._authorize(hub)
+    http_download._authorize(hub)
     assert hub.get_header("Authorization") == "Bearer hf_secret"
-    opener = urllib.request.build_opener(fetch._Redirects)
+    opener = urllib.request.build_opener(http_download._Redirects)
     opener.linked = {}
-    (redirects,) = [handler for handler in opener.handlers if isinstance(handler, fetch._Redirects)]
+    (redirects,) = [handler for handler in opener.handlers if isinstance(handler, http_download._Redirects)]
     for target, kept in (
         ("https://storage.example/x", False),
         ("http://huggingface.co/x", False),

@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nanochat.common import UserError
-from nanochat.tokenizer import FILE_NAME, MIN_VOCAB_SIZE, PATTERN, SPECIAL_TOKENS, Tokenizer, load_tokenizer
+from nanochat.data.tokenizer import FILE_NAME, MIN_VOCAB_SIZE, PATTERN, SPECIAL_TOKENS, Tokenizer, load_tokenizer
 
 TEXT = Path(__file__).read_text(encoding="utf-8") + "Ünïcödé, 漢字と仮名 and 🎉🎉! I'll pay 1234567 €.\n\n\t  it's\n" * 30
 
@@ -61,7 +61,7 @@ def test_ties_go_to_the_smaller_pair() -> None:
 def test_training_reads_an_iterator_once_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [TEXT[i : i + 500] for i in range(0, len(TEXT), 500)]
     whole = Tokenizer.train(texts, 400)
-    monkeypatch.setattr("nanochat.tokenizer.BATCH_CHARS", 1200)
+    monkeypatch.setattr("nanochat.data.tokenizer.BATCH_CHARS", 1200)
     assert Tokenizer.train(iter(texts), 400).fingerprint == whole.fingerprint
     assert Tokenizer.train(pa.array(texts), 400).fingerprint == whole.fingerprint
 
@@ -166,7 +166,7 @@ def test_a_column_is_encoded_like_a_list(tokenizer: Tokenizer, kind: str, texts:
 def test_batches_of_an_iterable_are_joined(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["some words"] * 10 + ["", "x" * 50, "end"]
     whole = tokenizer.encode_bulk(texts)
-    monkeypatch.setattr("nanochat.tokenizer.BATCH_CHARS", 25)
+    monkeypatch.setattr("nanochat.data.tokenizer.BATCH_CHARS", 25)
     for once, joined in zip(whole, tokenizer.encode_bulk(iter(texts)), strict=True):
         assert once.dtype == joined.dtype and once.tolist() == joined.tolist()
 
@@ -256,11 +256,11 @@ def test_any_damage_is_found(tokenizer: Tokenizer, tmp_path: Path) -> None:
     ],
 )
 def test_a_file_of_another_shape_is_refused(tokenizer: Tokenizer, tmp_path: Path, change: dict) -> None:
-    import nanochat.tokenizer
+    import nanochat.data.tokenizer
 
     tokenizer.save(tmp_path)
     content = json.loads((tmp_path / FILE_NAME).read_text()) | change
-    content["fingerprint"] = nanochat.tokenizer._fingerprint(content["pattern"], content["special_tokens"], content["merges"])
+    content["fingerprint"] = nanochat.data.tokenizer._fingerprint(content["pattern"], content["special_tokens"], content["merges"])
     (tmp_path / FILE_NAME).write_text(json.dumps(content))
     with pytest.raises(UserError, match=FILE_NAME):
         Tokenizer.load(tmp_path)

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.chat_format import render_conversation, render_whole_turns
-from nanochat.chat_rows import ConversationLoader
 from nanochat.common import UserError
+from nanochat.data.chat_template import render_conversation, render_whole_turns
+from nanochat.data.conversation_loader import ConversationLoader
+from nanochat.data.packing import pack_whole
+from nanochat.data.rows import count_targets, inputs_and_targets
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.model.cross_entropy import IGNORE
-from nanochat.packing import pack_whole
-from nanochat.rows import count_targets, inputs_and_targets
-from nanochat.tokenizer import Tokenizer
 
 
 class Listed(list):

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from nanochat.common import UserError, base_dir, ensure_dir, fsync_dir, write_json
-from nanochat.text_files import TEXT_SUFFIXES, read_documents
+from nanochat.data.text_files import TEXT_SUFFIXES, read_documents
 
 CORPUS_BYTES = 30_000_000
 VAL_EVERY = 25  # one document in so many is for validation: 4 %

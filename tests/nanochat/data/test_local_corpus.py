@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat import local_corpus
 from nanochat.common import UserError
+from nanochat.data import local_corpus
 from nanochat.dataset import open_source
 
 

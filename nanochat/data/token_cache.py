@@ -36,7 +36,7 @@ PROGRESS_SECONDS = 5.0
 
 
 class Encoder(Protocol):
-    """What is asked of a tokenizer (`nanochat.tokenizer.Tokenizer`)."""
+    """What is asked of a tokenizer (`nanochat.data.tokenizer.Tokenizer`)."""
 
     vocab_size: int
     bos_id: int

@@ -1,0 +1,1 @@
+"""Data: text sources, downloads, tokenizer, token cache, packing and loaders."""
