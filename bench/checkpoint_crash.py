@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from nanochat.checkpoint import Checkpoint, CheckpointStore
+from nanochat.checkpoint.store import Checkpoint, CheckpointStore
 from nanochat.common import UserError
 from nanochat.flags import flag, parse, run
 

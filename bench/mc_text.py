@@ -27,9 +27,9 @@ from mc.comparison import Comparison, Estimate, compare_rows
 from mc.evaluation import KINDS, horizon_nll, make_probe, measure, plain_forward, window_forward
 from mc.loading import load_controller
 from nanochat import flags
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.load_model import load_model
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir, read_json, write_json
-from nanochat.loading import load_model
 from nanochat.model.cross_entropy import ChunkedCrossEntropy
 from nanochat.model.gpt import GPT
 from nanochat.runtime.device import RuntimeFlags, start

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.long_corpus import installed_roots, write_corpus
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import ROOT, UserError, base_dir
 from nanochat.data.token_cache import TokenShards, open_tokens
 from nanochat.data.tokenizer import Tokenizer, load_tokenizer

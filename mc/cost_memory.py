@@ -17,9 +17,9 @@ from mc.growth import PIECE
 from mc.loading import load_controller
 from mc.session import MCSession, session_spec
 from mc.tree import MegaContextTree, RamTree
+from nanochat.checkpoint.load_model import Stage
 from nanochat.common import UserError
 from nanochat.engine import Engine
-from nanochat.loading import Stage
 from nanochat.memory_cache import MemoryCache
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.sampling import Sampling

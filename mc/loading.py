@@ -11,9 +11,9 @@ import torch
 
 from mc.config import MCConfig
 from mc.controller import MCController
+from nanochat.checkpoint.load_model import PREFIX, TRAINED_BY, Stage, Trained, build_model, open_trained, say_to_stderr
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.loading import PREFIX, TRAINED_BY, Stage, Trained, build_model, open_trained, say_to_stderr
 from nanochat.model.attention import Backend
 from nanochat.model.gpt import GPT
 
@@ -42,7 +42,7 @@ def load_controller(
     backend: Backend | Literal["auto"] = "auto",
     say: Callable[[str], None] = say_to_stderr,
 ) -> LoadedController:
-    """The memory of `stage` called `tag`; arguments and errors are those of `nanochat.loading.load_model`.
+    """The memory of `stage` called `tag`; arguments and errors are those of `nanochat.checkpoint.load_model.load_model`.
 
     Raises `UserError` too where the model was trained without a memory, or with one of another version.
     """

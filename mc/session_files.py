@@ -32,8 +32,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mc.tree import TreeSpec
+from nanochat.checkpoint.manifest import canonical
 from nanochat.common import UserError, atomic_write
-from nanochat.manifest import canonical
 
 FORMAT = "megacontext-session-1"
 MANIFEST, BLOCKS, TAIL, LOCK = "manifest.json", "blocks.bin", "tail.bin", "lock"

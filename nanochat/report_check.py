@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from nanochat import markdown
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.load_model import STAGES, latest_stage
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import ROOT, UserError, base_dir
 from nanochat.data.tokenizer import load_tokenizer
 from nanochat.flags import flag
-from nanochat.loading import STAGES, latest_stage
 from nanochat.report_data import CHECK, Collected, Entry, Run, collect, run_file, section
 from nanochat.report_run import last_values
 from nanochat.report_smoke import reply

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanochat import markdown
-from nanochat.checkpoint import META, CheckpointStore
+from nanochat.checkpoint.manifest import InvalidError, read_manifest
+from nanochat.checkpoint.store import META, CheckpointStore
 from nanochat.common import UserError, base_dir, read_json
 from nanochat.environment import describe_environment
-from nanochat.manifest import InvalidError, read_manifest
 from nanochat.report_data import CHECK, RECIPE, Collected, run_file
 from nanochat.report_parts import Page, readable
 from nanochat.tracking.run_log import ALERTS_FILE

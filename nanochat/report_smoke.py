@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
+from nanochat.checkpoint.load_model import Stage, load_model
 from nanochat.conversation import ending, reply_pieces
 from nanochat.data.chat_template import render_prompt
 from nanochat.engine import Engine
-from nanochat.loading import Stage, load_model
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.sampling import Sampling
 from nanochat.tools import ToolFlags

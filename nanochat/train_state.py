@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat.checkpoint import Checkpoint, CheckpointStore
+from nanochat.checkpoint.store import Checkpoint, CheckpointStore
 from nanochat.common import UserError
 from nanochat.tracking.sinks import DebiasedEMA
 

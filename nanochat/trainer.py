@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nanochat.cadence import Cadence, every_steps_to_tokens
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.data.dataloader import Prefetcher
 from nanochat.data.rows import Loader, count_targets, inputs_and_targets

@@ -12,11 +12,11 @@ from mc.ingest import check_file
 from mc.loading import load_controller
 from mc.telemetry import open_telemetry
 from mc.telemetry_session import SessionTelemetry
+from nanochat.checkpoint.load_model import Stage, latest_stage, load_model, newest_tag, say_to_stderr
 from nanochat.common import UserError
 from nanochat.conversation import Conversation, Talker
 from nanochat.engine import Engine
 from nanochat.flags import flag, parse, part, run
-from nanochat.loading import Stage, latest_stage, load_model, newest_tag, say_to_stderr
 from nanochat.reply import Piece
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.sampling import Sampling

@@ -12,12 +12,12 @@ from mc.evaluation import HORIZONS, evaluate_memory
 from mc.loading import build_controller, has_memory
 from nanochat import markdown
 from nanochat.chat_eval import ChatEvalFlags, chat_core, evaluate_tasks
+from nanochat.checkpoint.load_model import Stage, Trained, build_model, latest_stage, open_trained
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
 from nanochat.data.token_cache import open_tokens
 from nanochat.dataset import open_source
 from nanochat.flags import flag, parse, part, run
-from nanochat.loading import Stage, Trained, build_model, latest_stage, open_trained
 from nanochat.loss_eval import validation_batches
 from nanochat.model.gpt import GPT
 from nanochat.report import MEMORY, section

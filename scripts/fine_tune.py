@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from nanochat.checkpoint.load_model import Stage
 from nanochat.common import UserError
 from nanochat.data.conversation_loader import ConversationLoader
 from nanochat.flags import flag
-from nanochat.loading import Stage
 from nanochat.loss_eval import evaluate_bpb, losses_in_training, validation_batches
 from nanochat.schedule import Plan
 from nanochat.tasks.mixture import Mixture

@@ -28,12 +28,12 @@ from mc.telemetry_session import SessionTelemetry
 from mc.tree import RamTree
 from mc.watcher import Watcher
 from nanochat import markdown
+from nanochat.checkpoint.load_model import Stage, latest_stage, newest_tag
 from nanochat.common import UserError, base_dir, ensure_dir, write_json
 from nanochat.data.text_files import read_documents
 from nanochat.data.token_cache import TokenShards, open_tokens
 from nanochat.dataset import open_source
 from nanochat.flags import flag, parse, part, run
-from nanochat.loading import Stage, latest_stage, newest_tag
 from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.report import section
 from nanochat.runtime.device import RuntimeFlags, start

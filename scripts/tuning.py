@@ -14,11 +14,11 @@ from mc.loading import has_memory, restore_controller
 from mc.recipe import choose_micro_batch, wandb_name, watched
 from mc.telemetry import TelemetryFlags, open_telemetry
 from mc.telemetry_training import watch_training
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.load_model import TRAINED_BY, Stage, Trained, latest_stage, newest_tag, open_trained, start_from
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir
 from nanochat.data.rows import Loader
 from nanochat.flags import flag, part
-from nanochat.loading import TRAINED_BY, Stage, Trained, latest_stage, newest_tag, open_trained, start_from
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags

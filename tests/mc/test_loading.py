@@ -12,9 +12,9 @@ from mc.config import MCConfig
 from mc.controller import MCController
 from mc.evaluation import evaluate_memory
 from mc.loading import from_dict, load_controller, restore_controller
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.load_model import build_model, open_trained
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
-from nanochat.loading import build_model, open_trained
 from nanochat.optim import OptimFlags
 from nanochat.schedule import Plan
 from tests.mc.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory

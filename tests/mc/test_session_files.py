@@ -16,7 +16,7 @@ from mc.disk_tree import DiskTree
 from mc.layout import Geometry
 from mc.session_files import valid_name
 from mc.tree import TreeSpec
-from nanochat.manifest import canonical
+from nanochat.checkpoint.manifest import canonical
 from tests.mc.tiny_session import COMMITTED, DATA, LENGTH, WORLD, contents, refused, reopened, start
 from tests.mc.tiny_tree import MANIFEST, SMALL, WIDE, world
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from nanochat import markdown
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import ROOT, UserError
 from nanochat.figures import curves_png, memory_png
 from nanochat.report import generate, main, section

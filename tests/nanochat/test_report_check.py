@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.tiny_chat import STEP, TEXT, reciting_model, save_chat_model, tiny_tokenizer
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.objective import NextTokenObjective

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.train_state import TrainState, check_identity, open_checkpoint, random_states, restore_random_states, set_aside
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.model.gpt import GPT
 from nanochat.objective import Objective, StepResult

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.tiny_run import CLOCK, write_corpus
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.data.dataloader import RowLoader
 from nanochat.data.rows import Loader
 from nanochat.data.token_cache import open_tokens

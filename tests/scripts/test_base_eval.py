@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from nanochat.base_samples import PROMPTS, sample_base
+from nanochat.checkpoint.load_model import load_model
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
 from nanochat.data.token_cache import open_tokens
 from nanochat.dataset import open_source
-from nanochat.loading import load_model
 from scripts.base_eval import main
 from tests.nanochat.core_bundle import write_bundle
 from tests.nanochat.tiny_model import TEXT, save_base, tiny_model, tiny_tokenizer

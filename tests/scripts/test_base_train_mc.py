@@ -19,7 +19,7 @@ from mc.config import MCConfig
 from mc.controller import MCController
 from mc.recipe import new_controller
 from mc.sampler import Request
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.flags import parse
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.report import generate

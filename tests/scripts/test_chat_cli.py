@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.checkpoint.load_model import load_model
 from nanochat.common import UserError
 from nanochat.engine import Engine
-from nanochat.loading import load_model
 from nanochat.reply import Piece
 from nanochat.sampling import Sampling
 from scripts.chat_cli import main, shown

@@ -13,7 +13,7 @@ from bench.tiny_chat import save_chat_model
 from bench.warm_start import WarmStart
 from mc.evaluation import evaluate_memory
 from mc.loading import load_controller
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
 from nanochat.data.token_cache import open_tokens

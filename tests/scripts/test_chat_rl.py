@@ -13,7 +13,7 @@ import pytest
 
 from bench.tiny_run import TAG, Home, new_home
 from bench.warm_start import WarmStart
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore
 
 BASE = ("--max-seq-len=128", "--total-batch-size=512", "--num-iterations=12", "--warmup-steps=1", "--lr-mult=3")
 SFT = ("--device-type=cpu", "--compile=0", "--log-every=-1", "--eval-every=-1", "--mixture=lists:do=first:items=3@400", "--epochs=1")

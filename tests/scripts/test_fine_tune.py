@@ -14,7 +14,7 @@ import torch
 
 from bench.tiny_run import TAG, Home, new_home
 from bench.warm_start import WarmStart
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore
 
 BASE = ("--max-seq-len=128", "--total-batch-size=512", "--num-iterations=6", "--warmup-steps=1", "--lr-mult=3")
 MEMORY = ("--mc", "--block-size=8", "--mc-num-random-variants=2", "--mc-train-wc-length=60", "--mc-log-timers=0")

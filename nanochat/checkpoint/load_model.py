@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from nanochat.checkpoint import Checkpoint, CheckpointStore
+from nanochat.checkpoint.store import Checkpoint, CheckpointStore
 from nanochat.common import UserError, base_dir
 from nanochat.data.tokenizer import Tokenizer, load_tokenizer
 from nanochat.model.attention import Backend, choose_backend

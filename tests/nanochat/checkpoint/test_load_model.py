@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.checkpoint import CheckpointStore
+from nanochat.checkpoint.load_model import load_model, open_trained, start_from
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
-from nanochat.loading import load_model, open_trained, start_from
 from tests.nanochat.tiny_model import full_logits, save_base, tiny_model, tiny_tokenizer
 
 VOCABULARY = 300

@@ -26,8 +26,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from nanochat.checkpoint.manifest import MANIFEST, InvalidError, canonical, check_file, read_file, read_manifest, write_file, write_manifest
 from nanochat.common import UserError, fsync_dir
-from nanochat.manifest import MANIFEST, InvalidError, canonical, check_file, read_file, read_manifest, write_file, write_manifest
 
 META = "meta.json"
 

@@ -1,0 +1,1 @@
+"""Checkpoints: the store, its manifests, and models loaded from them."""
