@@ -23,10 +23,10 @@ def ours(folder: Path) -> tuple[Generate, str]:
     """This project's engine on the model in `folder`."""
     import torch
 
-    from nanochat.engine import Engine
+    from nanochat.infer.engine import Engine
+    from nanochat.infer.sampling import Sampling
     from nanochat.model.gpt import GPT, GPTConfig
     from nanochat.runtime.device import RuntimeFlags, start
-    from nanochat.sampling import Sampling
 
     runtime = start(RuntimeFlags(compile=False))
     with torch.device("meta"):
@@ -48,7 +48,7 @@ def karpathy(folder: Path) -> tuple[Generate, str]:
     import torch
 
     from nanochat.common import COMPUTE_DTYPE
-    from nanochat.engine import Engine
+    from nanochat.infer.engine import Engine
     from nanochat.model.gpt import GPT, GPTConfig
 
     config = json.loads((folder / "config.json").read_text())

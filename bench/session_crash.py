@@ -30,7 +30,7 @@ from mc.row_tree import Shape, build
 from mc.session import MCSession
 from mc.session_store import SessionStore
 from nanochat.flags import flag, parse, run
-from nanochat.memory_cache import MemoryCache
+from nanochat.infer.memory_kv_cache import MemoryCache
 from nanochat.model.gpt import GPT, GPTConfig
 
 IDENTITY = {"model": "bench", "weights": "0", "tokenizer": "0"}

@@ -29,8 +29,8 @@ from mc.config import AllocatorConfig, MCConfig, SessionConfig
 from mc.session import MCSession, session_spec
 from mc.tree import RamTree
 from nanochat.flags import flag, parse, part, run
-from nanochat.kv_cache import KVCache
-from nanochat.memory_cache import MemoryCache
+from nanochat.infer.kv_cache import KVCache
+from nanochat.infer.memory_kv_cache import MemoryCache
 from nanochat.model.gpt import GPT
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.trainer import Trainer

@@ -28,8 +28,8 @@ from mc.edits import Edit, Tiling
 from mc.session import Budget, MCSession, session_budget, session_spec
 from mc.tree import MegaContextTree, RamTree
 from mc.watcher import Watcher
-from nanochat.decode_step import DecodeStep
-from nanochat.memory_cache import MemoryCache, RowMemory
+from nanochat.infer.fast_decode import DecodeStep
+from nanochat.infer.memory_kv_cache import MemoryCache, RowMemory
 from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
 
 Condition = Literal["full", "window", "gists", "focus", "random", "oracle"]

@@ -8,16 +8,16 @@ import torch
 
 from mc.session import MCSession
 from nanochat.common import UserError
-from nanochat.conversation import check_text, ending, reply_pieces
 from nanochat.data.chat_template import closing, render_prompt
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.decode_step import DecodeStep
-from nanochat.engine import Engine
-from nanochat.memory_cache import MemoryCache
-from nanochat.reply import Piece
+from nanochat.infer.conversation import check_text, ending, reply_pieces
+from nanochat.infer.engine import Engine
+from nanochat.infer.fast_decode import DecodeStep
+from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.reply import Piece
+from nanochat.infer.sampling import Sampling
+from nanochat.infer.tools import Tools
 from nanochat.runtime.signals import between, held_back
-from nanochat.sampling import Sampling
-from nanochat.tools import Tools
 
 SCANNED_AT_ONCE = 1 << 20  # tokens
 
@@ -53,7 +53,7 @@ class Turn:
 
 
 class SessionConversation:
-    """A `nanochat.conversation.Talker` that goes on in `session`, which may be exchanged for another of the same model.
+    """A `nanochat.infer.conversation.Talker` that goes on in `session`, which may be exchanged for another of the same model.
 
     A base model continues the session's text.
     """

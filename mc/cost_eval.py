@@ -25,13 +25,13 @@ from mc.growth import PIECE
 from mc.session import MCSession, session_spec
 from mc.session_store import FOCUS
 from mc.tree import MegaContextTree, RamTree
-from nanochat.decode_step import DecodeStep
-from nanochat.engine import Engine
-from nanochat.kv_cache import KVCache
-from nanochat.memory_cache import MemoryCache
+from nanochat.infer.engine import Engine
+from nanochat.infer.fast_decode import DecodeStep
+from nanochat.infer.kv_cache import KVCache
+from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT
 from nanochat.profiling.timers import Spans
-from nanochat.sampling import Sampling
 
 Kind = Literal["ram", "disk"]
 PLAIN_READS = 4  # rows that the model reads without a memory for each piece of a history: one of them alone would be too short to time

@@ -19,10 +19,10 @@ from mc.session import MCSession, session_spec
 from mc.tree import MegaContextTree, RamTree
 from nanochat.checkpoint.load_model import Stage
 from nanochat.common import UserError
-from nanochat.engine import Engine
-from nanochat.memory_cache import MemoryCache
+from nanochat.infer.engine import Engine
+from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.sampling import Sampling
 from nanochat.runtime.device import RuntimeFlags, start
-from nanochat.sampling import Sampling
 from nanochat.tracking.sinks import peak_memory_mib
 
 

@@ -23,7 +23,7 @@ from mc.config import SessionConfig
 from mc.controller import MCController
 from mc.evaluation import plain_forward
 from mc.watcher import Watcher
-from nanochat.decode_step import DecodeStep
+from nanochat.infer.fast_decode import DecodeStep
 
 NEEDED_BLOCKS = 2  # blocks that the oracle of a text asks for: those that the horizon attends to most
 

@@ -2,7 +2,7 @@
 
 `append` adds tokens to the tree, each complete block getting its gist once; `refocus` lets LensNet and the Focus Allocator
 choose what stands in detail; `read` gives the entries. What a token costs depends on the budget, never on the history.
-A session is also what a row of `nanochat.memory_cache.MemoryCache` has behind it. Shapes: `n` tokens, `W` entries, `D` width.
+A session is also what a row of `nanochat.infer.memory_kv_cache.MemoryCache` has behind it. Shapes: `n` tokens, `W` entries, `D` width.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class MCSession:
         finally:
             self.tree.close()
 
-    # What a cache asks of the history behind a row: see `nanochat.memory_cache.RowMemory`.
+    # What a cache asks of the history behind a row: see `nanochat.infer.memory_kv_cache.RowMemory`.
 
     @property
     def position(self) -> int:

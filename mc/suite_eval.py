@@ -22,10 +22,10 @@ from mc.long_eval import Effort
 from mc.watcher import Watcher
 from nanochat.chat_eval import wilson
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.decode_step import DecodeStep
-from nanochat.engine import Engine
-from nanochat.reply import stop_tokens
-from nanochat.sampling import Sampling
+from nanochat.infer.engine import Engine
+from nanochat.infer.fast_decode import DecodeStep
+from nanochat.infer.reply import stop_tokens
+from nanochat.infer.sampling import Sampling
 from nanochat.tasks.long_context import DEFINITIONS, Example, Suite
 from nanochat.tasks.mqar import mqar
 

@@ -23,8 +23,8 @@ from mc.tree import RamTree
 from mc.web_views import focus_view, messages_view, text_view
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
+from nanochat.infer.reply import stop_tokens
 from nanochat.model.gpt import Embedded, Rotary
-from nanochat.reply import stop_tokens
 from nanochat.sessions import Answer, SessionError
 from nanochat.web.limits import WebLimits
 
@@ -282,7 +282,7 @@ class WebTurn:
 
 
 class _Guarded:
-    """A session as a cache sees it (`nanochat.memory_cache.RowMemory`), whose failing files end its own turn and no other row's."""
+    """A session as a cache sees it (`nanochat.infer.memory_kv_cache.RowMemory`), whose failing files end its own turn and no other row's."""
 
     def __init__(self, session: MCSession) -> None:
         self._session = session

@@ -12,7 +12,7 @@ from mc.edits import Tiling
 from mc.layout_runs import at_most, runs
 from mc.session import MCSession
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.reply import BOUNDARIES, Reply, joined
+from nanochat.infer.reply import BOUNDARIES, Reply, joined
 
 MOST_SPANS = 1024
 TEXT_CHARACTERS = 2_000

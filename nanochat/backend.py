@@ -11,7 +11,7 @@ from nanochat.serving_meter import Counts
 from nanochat.sessions import Answer, SessionError, error_answer
 
 if TYPE_CHECKING:
-    from nanochat.sampling import Sampling
+    from nanochat.infer.sampling import Sampling
     from nanochat.sessions import SessionTurn
 
 Finish = Literal["stop", "length", "time", "error"]

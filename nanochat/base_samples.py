@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.engine import Engine
+from nanochat.infer.engine import Engine
+from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT
-from nanochat.sampling import Sampling
 
 # Beginnings that a corpus of English and Python has an answer to.
 PROMPTS = (

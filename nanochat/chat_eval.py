@@ -20,18 +20,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nanochat.batching import Batcher
 from nanochat.core_eval import any_shape
 from nanochat.data.chat_template import render_prompt
 from nanochat.data.dataloader import permute
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.flags import flag
+from nanochat.infer.continuous_batching import Batcher
+from nanochat.infer.reply import stop_tokens
+from nanochat.infer.sampling import Sampling
+from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
-from nanochat.reply import stop_tokens
-from nanochat.sampling import Sampling
 from nanochat.tasks.grading import reply_text
 from nanochat.tasks.task import Conversation, Task
-from nanochat.tools import Tools
 
 Z = 1.959964  # of a normal distribution, for 95 %
 

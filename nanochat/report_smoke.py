@@ -6,12 +6,12 @@ import time
 from typing import NamedTuple
 
 from nanochat.checkpoint.load_model import Stage, load_model
-from nanochat.conversation import ending, reply_pieces
 from nanochat.data.chat_template import render_prompt
-from nanochat.engine import Engine
+from nanochat.infer.conversation import ending, reply_pieces
+from nanochat.infer.engine import Engine
+from nanochat.infer.sampling import Sampling
+from nanochat.infer.tools import ToolFlags
 from nanochat.runtime.device import RuntimeFlags, start
-from nanochat.sampling import Sampling
-from nanochat.tools import ToolFlags
 
 MAX_TOKENS = 64
 

@@ -17,20 +17,20 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from nanochat.batching import Batcher, Continuation
 from nanochat.common import UserError
 from nanochat.data.chat_template import render_prompt
 from nanochat.data.dataloader import permute
 from nanochat.data.rows import Loader
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.flags import flag
+from nanochat.infer.continuous_batching import Batcher, Continuation
+from nanochat.infer.reply import stop_tokens
+from nanochat.infer.sampling import LEAST_TEMPERATURE, Sampling
+from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
-from nanochat.reply import stop_tokens
 from nanochat.runtime.device import Runtime
-from nanochat.sampling import LEAST_TEMPERATURE, Sampling
 from nanochat.tasks.grading import reply_text
 from nanochat.tasks.task import Task
-from nanochat.tools import Tools
 
 
 @dataclass

@@ -20,8 +20,8 @@ from nanochat.serving_meter import Counts, Meter
 from nanochat.sessions import Answer, SessionError, error_answer
 
 if TYPE_CHECKING:
-    from nanochat.batching import Batcher
-    from nanochat.sampling import Sampling
+    from nanochat.infer.continuous_batching import Batcher
+    from nanochat.infer.sampling import Sampling
     from nanochat.sessions import Sessions, SessionTurn
 
 

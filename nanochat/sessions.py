@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from nanochat.common import UserError
-from nanochat.memory_cache import RowMemory
+from nanochat.infer.memory_kv_cache import RowMemory
 
 Answer = dict[str, Any]
 

@@ -14,13 +14,13 @@ from mc.telemetry import open_telemetry
 from mc.telemetry_session import SessionTelemetry
 from nanochat.checkpoint.load_model import Stage, latest_stage, load_model, newest_tag, say_to_stderr
 from nanochat.common import UserError
-from nanochat.conversation import Conversation, Talker
-from nanochat.engine import Engine
 from nanochat.flags import flag, parse, part, run
-from nanochat.reply import Piece
+from nanochat.infer.conversation import Conversation, Talker
+from nanochat.infer.engine import Engine
+from nanochat.infer.reply import Piece
+from nanochat.infer.sampling import Sampling
+from nanochat.infer.tools import ToolFlags
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
-from nanochat.sampling import Sampling
-from nanochat.tools import ToolFlags
 from nanochat.tracking.run_log import MC_SUFFIX
 from scripts.chat_memory import Command, MemoryChat, MemoryFlags, to_path
 

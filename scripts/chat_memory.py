@@ -24,8 +24,8 @@ from mc.telemetry import TelemetryFlags
 from mc.telemetry_session import SessionTelemetry
 from nanochat.common import UserError
 from nanochat.flags import GIVEN, flag, flat_values, part
-from nanochat.sampling import Sampling
-from nanochat.tools import Tools
+from nanochat.infer.sampling import Sampling
+from nanochat.infer.tools import Tools
 
 NAME = "chat"  # of the session where none is named
 

@@ -11,9 +11,9 @@ from nanochat import flags
 from nanochat.chat_eval import ChatEvalFlags, evaluate_task
 from nanochat.common import UserError
 from nanochat.flags import flag, part
+from nanochat.infer.tools import Tools
 from nanochat.rollouts import RolloutFlags, Rollouts
 from nanochat.tasks.registry import open_task
-from nanochat.tools import Tools
 from nanochat.trainer import Event
 from scripts.tuning import Tuning, TuningOptim, TuningSchedule, begin
 

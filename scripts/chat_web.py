@@ -20,16 +20,16 @@ from mc.telemetry import TelemetryFlags, open_telemetry
 from mc.telemetry_session import SessionTelemetry
 from mc.web_sessions import open_sessions
 from nanochat.backend import Backend
-from nanochat.batching import Batcher
 from nanochat.checkpoint.load_model import Stage, latest_stage, load_model
 from nanochat.common import UserError, is_loopback
 from nanochat.data.tokenizer import load_tokenizer
 from nanochat.flags import flag, flat_values, parse, part, run
+from nanochat.infer.continuous_batching import Batcher
+from nanochat.infer.sampling import Sampling
+from nanochat.infer.tools import ToolFlags
 from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.runtime.device import RuntimeFlags, start
-from nanochat.sampling import Sampling
 from nanochat.serving import Serving
-from nanochat.tools import ToolFlags
 from nanochat.web.app import ChatServer, create_app
 from nanochat.web.limits import WebLimits
 from nanochat.web.protocol import impatient

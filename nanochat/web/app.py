@@ -19,8 +19,8 @@ from starlette.types import ASGIApp
 from nanochat.backend import Backend
 from nanochat.data.chat_template import render_prompt
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.reply import Piece
-from nanochat.sampling import Sampling
+from nanochat.infer.reply import Piece
+from nanochat.infer.sampling import Sampling
 from nanochat.web.completions import DONE, Completion, event
 from nanochat.web.errors import ApiError, json_response
 from nanochat.web.exchange import EventStream, read_json, unless_gone

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from nanochat.reply import Piece, joined
+from nanochat.infer.reply import Piece, joined
 from nanochat.web.generation import FinishReason, News, Usage
 
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from nanochat.backend import Backend, Stopped, Update
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.reply import Piece, Reply, stop_tokens
-from nanochat.sampling import Sampling
+from nanochat.infer.reply import Piece, Reply, stop_tokens
+from nanochat.infer.sampling import Sampling
 from nanochat.serving_meter import Busy
 from nanochat.web.errors import ApiError, session_refusal
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator, model_validator
 
-from nanochat.sampling import LEAST_TEMPERATURE, Sampling
+from nanochat.infer.sampling import LEAST_TEMPERATURE, Sampling
 from nanochat.web.errors import ApiError
 from nanochat.web.limits import WebLimits
 

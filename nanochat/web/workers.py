@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from nanochat.backend import STOPPED, Deliver, DeliverAnswer, Question, Stopped, Ticket, Update
 from nanochat.common import UserError
-from nanochat.sampling import Sampling
+from nanochat.infer.sampling import Sampling
 from nanochat.serving import Serving
 from nanochat.serving_meter import Counts, Meter
 from nanochat.sessions import Answer

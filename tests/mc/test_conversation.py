@@ -18,12 +18,12 @@ from mc.session_store import SessionStore
 from mc.tree import RamTree
 from nanochat.common import UserError
 from nanochat.data.chat_template import render_conversation
-from nanochat.engine import Engine
+from nanochat.infer.engine import Engine
+from nanochat.infer.reply import Piece
+from nanochat.infer.reply import joined as merged
+from nanochat.infer.sampling import Sampling
+from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
-from nanochat.reply import Piece
-from nanochat.reply import joined as merged
-from nanochat.sampling import Sampling
-from nanochat.tools import Tools
 from tests.mc.tiny_memory import SEQ_LEN, randomise, tiny_memory
 from tests.nanochat.tiny_model import tiny_tokenizer
 

@@ -20,10 +20,10 @@ from mc.long_eval import Effort, TextPoint, measure_text, text_rows
 from mc.session import MCSession, session_budget
 from mc.suite_eval import Examiner, Prediction, Unfit, suite_rows
 from nanochat.charts import chart_png, check_chart
-from nanochat.decode_step import DecodeStep
-from nanochat.engine import Engine
-from nanochat.memory_cache import MemoryCache
-from nanochat.sampling import Sampling
+from nanochat.infer.engine import Engine
+from nanochat.infer.fast_decode import DecodeStep
+from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.sampling import Sampling
 from nanochat.tasks.long_context import Suite
 from tests.mc.tiny_memory import tiny_memory
 from tests.nanochat.tiny_model import full_logits, tiny_tokenizer

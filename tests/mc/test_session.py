@@ -18,10 +18,10 @@ from mc.row_tree import Shape, build, look_below
 from mc.session import MCSession, least_entries, session_budget, session_spec
 from mc.tree import RamTree
 from nanochat.common import UserError, read_json, write_json
-from nanochat.engine import Engine
-from nanochat.kv_cache import KVCache
-from nanochat.memory_cache import MemoryCache
-from nanochat.sampling import Sampling
+from nanochat.infer.engine import Engine
+from nanochat.infer.kv_cache import KVCache
+from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.sampling import Sampling
 from tests.mc.tiny_memory import tiny_memory
 
 CONFIG = SessionConfig(mc_session_lod=3, mc_infer_refocus_interval=8)

@@ -18,13 +18,13 @@ from mc.loading import LoadedController
 from mc.session_store import SessionStore
 from mc.web_sessions import WebSessions, open_sessions
 from nanochat.backend import Ticket, Update
-from nanochat.batching import Batcher
 from nanochat.common import UserError
 from nanochat.data.chat_template import closing, render_prompt
-from nanochat.engine import Engine
-from nanochat.memory_cache import MemoryCache
-from nanochat.reply import stop_tokens
-from nanochat.sampling import Sampling
+from nanochat.infer.continuous_batching import Batcher
+from nanochat.infer.engine import Engine
+from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.reply import stop_tokens
+from nanochat.infer.sampling import Sampling
 from nanochat.serving import Serving
 from nanochat.sessions import SessionError
 from nanochat.web.limits import WebLimits

@@ -13,11 +13,11 @@ from bench.tiny_chat import reciting_model, sum_with_a_tool, tiny_tokenizer
 from bench.warm_start import WarmStart
 from nanochat.chat_eval import ChatEvalFlags, TaskResult, chat_core, choose_letters, choose_problems, evaluate_task, evaluate_tasks, wilson
 from nanochat.data.chat_template import render_prompt
-from nanochat.engine import Engine
-from nanochat.reply import stop_tokens
+from nanochat.infer.engine import Engine
+from nanochat.infer.reply import stop_tokens
+from nanochat.infer.tools import Tools
 from nanochat.tasks.grading import reply_text
 from nanochat.tasks.registry import open_task
-from nanochat.tools import Tools
 from tests.nanochat.tiny_model import full_logits, tiny_model
 from tests.nanochat.told import Told
 from tests.tiny import warm  # noqa: F401 (pytest finds fixtures by name)

@@ -10,11 +10,11 @@ import torch
 
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
+from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
 from nanochat.rollouts import RolloutFlags, Rollouts, advantages
 from nanochat.runtime.device import Precision, Runtime
 from nanochat.tasks.task import Task, dialogue
-from nanochat.tools import Tools
 from tests.nanochat.tiny_model import tiny_model
 
 T = 64

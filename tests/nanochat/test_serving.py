@@ -11,10 +11,10 @@ from collections.abc import Callable
 import pytest
 
 from nanochat.backend import Stopped, Ticket, Update
-from nanochat.batching import Batcher
-from nanochat.engine import Engine
+from nanochat.infer.continuous_batching import Batcher
+from nanochat.infer.engine import Engine
+from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT
-from nanochat.sampling import Sampling
 from nanochat.serving import Serving
 from nanochat.serving_meter import Busy
 from tests.nanochat.tiny_model import tiny_model

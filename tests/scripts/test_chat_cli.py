@@ -17,9 +17,9 @@ import pytest
 
 from nanochat.checkpoint.load_model import load_model
 from nanochat.common import UserError
-from nanochat.engine import Engine
-from nanochat.reply import Piece
-from nanochat.sampling import Sampling
+from nanochat.infer.engine import Engine
+from nanochat.infer.reply import Piece
+from nanochat.infer.sampling import Sampling
 from scripts.chat_cli import main, shown
 from tests.nanochat.tiny_model import save_base, tiny_model, tiny_tokenizer
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.calculator import calculate
 from nanochat.common import UserError
+from nanochat.infer.calculator import calculate
 from nanochat.tasks.procedural import Drawn, Procedural
 from nanochat.tasks.recipes import RECIPES
 from nanochat.tasks.registry import PROCEDURAL, open_task

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from bench.tiny_chat import ALPHABET, alphabet, reciting_model, tiny_tokenizer
-from nanochat.batching import Batcher
 from nanochat.data.tokenizer import Tokenizer
+from nanochat.infer.continuous_batching import Batcher
+from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT
-from nanochat.sampling import Sampling
 from nanochat.serving import Serving
 from nanochat.web import app as app_module
 from nanochat.web.app import ChatServer, create_app

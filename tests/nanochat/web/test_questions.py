@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.batching import Batcher
+from nanochat.infer.continuous_batching import Batcher
 from nanochat.serving import Serving
 from nanochat.sessions import Answer, SessionError, SessionTurn
 from nanochat.web.errors import ApiError

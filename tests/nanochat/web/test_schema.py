@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench.web_fuzz import NAMES, VALUES, malformed
 from nanochat.data.chat_template import render_prompt
-from nanochat.sampling import Sampling
+from nanochat.infer.sampling import Sampling
 from nanochat.web.errors import ApiError
 from nanochat.web.limits import WebLimits
 from nanochat.web.schema import ChatRequest, Message, parse_request, to_conversation, to_sampling

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from nanochat.common import UserError
 from nanochat.data.chat_template import render_prompt
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.engine import Engine
-from nanochat.reply import Piece, Reply, joined, stop_tokens
-from nanochat.sampling import Sampling
+from nanochat.infer.engine import Engine
+from nanochat.infer.reply import Piece, Reply, joined, stop_tokens
+from nanochat.infer.sampling import Sampling
 
 
 class Talker(Protocol):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.tools import MAX_CODE_TOKENS, Tools, ToolState
+from nanochat.infer.tools import MAX_CODE_TOKENS, Tools, ToolState
 from tests.nanochat.tiny_model import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

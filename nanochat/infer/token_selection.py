@@ -12,10 +12,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nanochat.matrix import Matrix
+from nanochat.infer.packed_linear import Matrix
+from nanochat.infer.sampling import BLOCK, Sampling, Settings, Uniforms, choose
+from nanochat.infer.tools import Tools, ToolState
 from nanochat.model.cross_entropy import softcap
-from nanochat.sampling import BLOCK, Sampling, Settings, Uniforms, choose
-from nanochat.tools import Tools, ToolState
 
 Finish = Literal["stop", "length"]
 

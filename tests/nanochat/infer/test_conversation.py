@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from nanochat.common import UserError
-from nanochat.conversation import Conversation
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.engine import Engine
-from nanochat.reply import Piece
-from nanochat.sampling import Sampling
+from nanochat.infer.conversation import Conversation
+from nanochat.infer.engine import Engine
+from nanochat.infer.reply import Piece
+from nanochat.infer.sampling import Sampling
 from tests.nanochat.tiny_model import tiny_model, tiny_tokenizer
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat.engine import Engine
-from nanochat.kv_cache import KVCache
-from nanochat.memory_cache import MemoryCache
+from nanochat.infer.engine import Engine
+from nanochat.infer.kv_cache import KVCache
+from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
-from nanochat.sampling import Sampling
 from tests.nanochat.tiny_model import tiny_model
 
 GREEDY = Sampling(temperature=0, max_tokens=30)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from nanochat.calculator import calculate
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.flags import flag
+from nanochat.infer.calculator import calculate
 
 MAX_CODE_TOKENS = 2048  # a longer block of code is not run
 MAX_OUTPUT_TOKENS = 256  # of a result; the rest is left out

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.batching import Batcher, Event
-from nanochat.engine import Engine
-from nanochat.kv_cache import FIRST_CAPACITY
+from nanochat.infer.continuous_batching import Batcher, Event
+from nanochat.infer.engine import Engine
+from nanochat.infer.kv_cache import FIRST_CAPACITY
+from nanochat.infer.sampling import BLOCK, Sampling, Uniforms
+from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
-from nanochat.sampling import BLOCK, Sampling, Uniforms
-from nanochat.tools import Tools
-from tests.nanochat.test_memory_cache import Keeper
+from tests.nanochat.infer.test_memory_kv_cache import Keeper
 from tests.nanochat.tiny_model import full_logits, tiny_model, tiny_tokenizer
 
 STOP = (5, 9, 17)

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import torch
 
-from nanochat.decoding import Decoder, Finish, Row, tool_state
-from nanochat.kv_cache import KVCache
-from nanochat.memory_cache import MemoryCache, RowMemory
+from nanochat.infer.kv_cache import KVCache
+from nanochat.infer.memory_kv_cache import MemoryCache, RowMemory
+from nanochat.infer.sampling import Sampling
+from nanochat.infer.token_selection import Decoder, Finish, Row, tool_state
+from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
-from nanochat.sampling import Sampling
-from nanochat.tools import Tools
 
 TOOL_POLL_SECONDS = 0.05  # how long a step waits where there is nothing but running code
 PREFILL_CHUNK = 512  # tokens of prompts read between two steps: bounds how long rows wait for a newcomer

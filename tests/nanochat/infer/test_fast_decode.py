@@ -7,11 +7,11 @@ import itertools
 import pytest
 import torch
 
-from nanochat.decode_step import DecodeStep
-from nanochat.engine import Engine
-from nanochat.kv_cache import KVCache
-from nanochat.matrix import Matrix
-from nanochat.sampling import Sampling
+from nanochat.infer.engine import Engine
+from nanochat.infer.fast_decode import DecodeStep
+from nanochat.infer.kv_cache import KVCache
+from nanochat.infer.packed_linear import Matrix
+from nanochat.infer.sampling import Sampling
 from tests.nanochat.tiny_model import full_logits, tiny_model
 
 GREEDY = Sampling(temperature=0, max_tokens=20)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nanochat.decode_step import DecodeStep
-from nanochat.decoding import Decoder, Row, tool_state
-from nanochat.kv_cache import Context, KVCache
+from nanochat.infer.fast_decode import DecodeStep
+from nanochat.infer.kv_cache import Context, KVCache
+from nanochat.infer.sampling import Sampling
+from nanochat.infer.token_selection import Decoder, Row, tool_state
+from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
-from nanochat.sampling import Sampling
-from nanochat.tools import Tools
 
 PREFILL_TOKENS = 8192  # of all rows together, in one forward: bounds the memory that a long prompt takes
 

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nanochat.decode_step import DecodeStep
-from nanochat.kv_cache import FIRST_CAPACITY, KVCache
+from nanochat.infer.fast_decode import DecodeStep
+from nanochat.infer.kv_cache import FIRST_CAPACITY, KVCache
 from nanochat.model.attention import Backend, attention
 from nanochat.model.gpt import GPT, Embedded, Rotary, pad_entries
 

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from nanochat.decode_step import DecodeStep
+from nanochat.infer.fast_decode import DecodeStep
 from nanochat.model.attention import Backend, attention, cache_mask, one_query
 from nanochat.model.gpt import GPT, Rotary, norm, rotary_at
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.engine import Completion, Engine
-from nanochat.kv_cache import ALIGNMENT, KVCache
+from nanochat.infer.engine import Completion, Engine
+from nanochat.infer.kv_cache import ALIGNMENT, KVCache
+from nanochat.infer.sampling import BLOCK, Sampling, Settings, Uniforms, choose
 from nanochat.model.gpt import GPT
-from nanochat.sampling import BLOCK, Sampling, Settings, Uniforms, choose
 from tests.nanochat.tiny_model import full_logits, tiny_model, tiny_tokenizer
 
 GREEDY = Sampling(temperature=0, max_tokens=40)
@@ -220,7 +220,7 @@ def test_long_prompts_are_read_in_chunks(monkeypatch: pytest.MonkeyPatch) -> Non
     model = tiny_model(window_pattern="SL")
     prompts = prompts_of(50, 7, 33)
     whole = Engine(model).generate(prompts, GREEDY)
-    monkeypatch.setattr("nanochat.engine.PREFILL_TOKENS", 24)
+    monkeypatch.setattr("nanochat.infer.engine.PREFILL_TOKENS", 24)
     assert Engine(model).generate(prompts, GREEDY) == whole
 
 
@@ -329,7 +329,7 @@ def test_uniforms_are_uniform_and_differ_between_streams() -> None:
 
 
 def test_text_stream_shows_whole_characters_only() -> None:
-    from nanochat.text_stream import TextStream
+    from nanochat.infer.reply import TextStream
 
     tokenizer = tiny_tokenizer()
     text = "naïve 東京 🙂 end"

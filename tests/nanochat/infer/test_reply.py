@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.reply import Piece, Reply, joined
+from nanochat.infer.reply import Piece, Reply, joined
 from tests.nanochat.tiny_model import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

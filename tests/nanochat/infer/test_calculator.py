@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.calculator import MAX_CHARS, calculate
+from nanochat.infer.calculator import MAX_CHARS, calculate
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,9 @@ LONG = [
 
 def test_nothing_takes_long() -> None:
     """In a process that can be killed: what is calculated in full would take hours and all memory, or overflow the stack."""
-    program = "import json, sys; from nanochat.calculator import calculate; print(json.dumps([calculate(e) for e in json.load(sys.stdin)]))"
+    program = (
+        "import json, sys; from nanochat.infer.calculator import calculate; print(json.dumps([calculate(e) for e in json.load(sys.stdin)]))"
+    )
     done = subprocess.run([sys.executable, "-c", program], input=json.dumps(LONG), capture_output=True, text=True, timeout=60, check=True)
     assert all(result is None or len(result) <= 1000 for result in json.loads(done.stdout))
 

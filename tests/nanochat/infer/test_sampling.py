@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat.infer.sampling import BLOCK, FOLDS, Sampling, Settings, Uniforms, choose
 from nanochat.model.cross_entropy import softcap
-from nanochat.sampling import BLOCK, FOLDS, Sampling, Settings, Uniforms, choose
 
 CPU = torch.device("cpu")
 KINDS = [

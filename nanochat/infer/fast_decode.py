@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.matrix import Matrix
+from nanochat.infer.packed_linear import Matrix
 from nanochat.model.gpt import GATE_CHANNELS, GPT, QK_GAIN, SMEAR_CHANNELS, Block, rotary_angles, rotary_frequencies
 
 EPSILON = torch.finfo(torch.float32).eps  # what `F.rms_norm` adds to the mean square

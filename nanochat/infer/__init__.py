@@ -1,0 +1,1 @@
+"""Inference: KV caches, sampling, the engine, continuous batching, tools and replies."""
