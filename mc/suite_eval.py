@@ -26,8 +26,8 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.reply import stop_tokens
 from nanochat.infer.sampling import Sampling
-from nanochat.tasks.long_context import DEFINITIONS, Example, Suite
-from nanochat.tasks.mqar import mqar
+from nanochat.tasks.long.mqar import mqar
+from nanochat.tasks.long.suite import DEFINITIONS, Example, Suite
 
 Scoring = Literal["generate", "likelihood"]
 MQAR = "mqar"

@@ -23,7 +23,7 @@ from nanochat.model.gpt import GPT
 from nanochat.report import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.tasks.humaneval import HumanEval
-from nanochat.tasks.recipes import evaluation_tasks
+from nanochat.tasks.mixtures import evaluation_tasks
 from nanochat.tasks.task import Task
 
 STAGES: tuple[Stage, ...] = ("rl", "sft", "mid")  # the latest first

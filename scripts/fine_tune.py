@@ -15,7 +15,7 @@ from nanochat.data.conversation_loader import ConversationLoader
 from nanochat.flags import flag
 from nanochat.loss_eval import evaluate_bpb, losses_in_training, validation_batches
 from nanochat.schedule import Plan
-from nanochat.tasks.mixture import Mixture
+from nanochat.tasks.mixtures import Mixture
 from nanochat.trainer import Event, Trainer
 from scripts.tuning import Begun, Tuning, begin
 

@@ -37,7 +37,7 @@ from nanochat.flags import flag, parse, part, run
 from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.report import section
 from nanochat.runtime.device import RuntimeFlags, start
-from nanochat.tasks.long_context import SUITES
+from nanochat.tasks.long.suite import SUITES
 from nanochat.tracking.run_log import MC_SUFFIX
 
 PARTS = ("text", *SUITES, MQAR, "cost")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nanochat import flags
-from nanochat.tasks.recipes import mid_mixtures
+from nanochat.tasks.mixtures import mid_mixtures
 from scripts.fine_tune import FineTune, fine_tune
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from nanochat.tasks.dataset_task import TableTask
 from nanochat.tasks.grading import as_number
 from nanochat.tasks.hub import Source
-from nanochat.tasks.table import TableTask
 from nanochat.tasks.task import Conversation, dialogue, reference
 
 ANSWER = "####"  # stands before the final number

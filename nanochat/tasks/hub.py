@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanochat.common import UserError
-from nanochat.tasks.rows import Rows, local_rows
+from nanochat.tasks.dataset_rows import Rows, local_rows
 from nanochat.tasks.task import Split
 
 PROBE_SECONDS = 4.0  # in which the hub has to answer, before anything is asked of it

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nanochat.tasks.dataset_task import TableTask
 from nanochat.tasks.hub import Source
-from nanochat.tasks.table import TableTask
 from nanochat.tasks.task import Conversation, dialogue
 
 LETTERS = "ABCDEFGHIJ"

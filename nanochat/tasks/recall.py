@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from nanochat.tasks.grading import same_text
-from nanochat.tasks.haystacks import sentence
+from nanochat.tasks.long.filler import sentence
 from nanochat.tasks.procedural import Drawn, Procedural, at_least
 from nanochat.tasks.task import Conversation, dialogue, reference
 from nanochat.tasks.words import simple

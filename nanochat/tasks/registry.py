@@ -13,21 +13,20 @@ from typing import Any
 
 from nanochat.common import UserError
 from nanochat.tasks.arithmetic import Arithmetic, Compare
-from nanochat.tasks.customjson import CustomJson
+from nanochat.tasks.conversations import CustomJson, SmolTalk
 from nanochat.tasks.gsm8k import Gsm8k
-from nanochat.tasks.gym import Gym, gym_options
 from nanochat.tasks.humaneval import HumanEval
 from nanochat.tasks.identity import Identity
 from nanochat.tasks.lists import Lists
+from nanochat.tasks.long.needles import Niah, NiahMultikey, Passkey
+from nanochat.tasks.long.variables import Variables
+from nanochat.tasks.long.word_counts import CommonWords, FrequentWords
 from nanochat.tasks.multiple_choice import ArcChallenge, ArcEasy, Mmlu
-from nanochat.tasks.needles import Niah, NiahMultikey, Passkey
 from nanochat.tasks.procedural import Procedural
+from nanochat.tasks.reasoning_gym import Gym, gym_options
 from nanochat.tasks.recall import Recall
-from nanochat.tasks.smoltalk import SmolTalk
 from nanochat.tasks.spelling import Spelling, SpellingBee
 from nanochat.tasks.task import SPLITS, Split, Task
-from nanochat.tasks.variables import Variables
-from nanochat.tasks.word_counts import CommonWords, FrequentWords
 
 PROCEDURAL: dict[str, type[Procedural]] = {
     kind.label: kind

@@ -24,7 +24,7 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.memory_kv_cache import MemoryCache
 from nanochat.infer.sampling import Sampling
-from nanochat.tasks.long_context import Suite
+from nanochat.tasks.long.suite import Suite
 from tests.mc.tiny_memory import tiny_memory
 from tests.nanochat.tiny_model import full_logits, tiny_tokenizer
 

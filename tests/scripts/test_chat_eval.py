@@ -20,7 +20,7 @@ from nanochat.data.token_cache import open_tokens
 from nanochat.dataset import open_source
 from nanochat.loss_eval import validation_batches
 from nanochat.runtime.device import RuntimeFlags, start
-from nanochat.tasks.recipes import RECIPES
+from nanochat.tasks.mixtures import RECIPES
 from scripts.chat_eval import main
 from tests.mc.test_loading import memory, save_memory
 from tests.nanochat.tasks.hub_files import ARC, write_lines

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from nanochat.common import UserError
+from nanochat.tasks.dataset_task import TableTask
 from nanochat.tasks.registry import HUB, open_task
-from nanochat.tasks.table import TableTask
 from nanochat.tasks.task import dialogue, reference, with_tool
 from tests.nanochat.tasks.hub_files import ARC, GSM8K, MMLU, SMOLTALK, write_lines, write_parquet
 

@@ -14,8 +14,8 @@ import pytest
 
 from nanochat.common import UserError
 from nanochat.infer.calculator import calculate
+from nanochat.tasks.mixtures import RECIPES
 from nanochat.tasks.procedural import Drawn, Procedural
-from nanochat.tasks.recipes import RECIPES
 from nanochat.tasks.registry import PROCEDURAL, open_task
 from nanochat.tasks.task import check_conversation, dialogue, reference
 

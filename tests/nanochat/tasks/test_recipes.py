@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.common import UserError
-from nanochat.tasks.recipes import EVALUATIONS, RECIPES, Ingredient, evaluation_tasks, mid_mixtures, mixtures, parse, sft_mixtures
+from nanochat.tasks.mixtures import EVALUATIONS, RECIPES, Ingredient, evaluation_tasks, mid_mixtures, mixtures, parse, sft_mixtures
 from nanochat.tasks.registry import HUB
 from nanochat.tasks.task import check_conversation
 from tests.nanochat.tasks.hub_files import GSM8K, write_lines

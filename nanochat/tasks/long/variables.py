@@ -11,8 +11,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from nanochat.tasks.haystacks import noise, variable_names
-from nanochat.tasks.long_prompts import LongPrompt, Prompt, Span, moved, woven
+from nanochat.tasks.long.filler import noise, variable_names
+from nanochat.tasks.long.prompt_task import LongPrompt, Prompt, Span, moved, woven
 from nanochat.tasks.procedural import at_least
 
 TASK = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.common import UserError
-from nanochat.tasks.haystacks import NOISE, WORDS, different_words, essay, noise, variable_names
-from nanochat.tasks.long_prompts import woven
+from nanochat.tasks.long.filler import NOISE, WORDS, different_words, essay, noise, variable_names
+from nanochat.tasks.long.prompt_task import woven
+from nanochat.tasks.long.word_counts import FrequentWords, zeta
 from nanochat.tasks.registry import open_task
 from nanochat.tasks.task import dialogue
-from nanochat.tasks.word_counts import FrequentWords, zeta
 
 
 @given(st.lists(st.integers(0, 9), max_size=12), st.lists(st.integers(0, 12), max_size=6), st.sampled_from([" ", "\n"]))

@@ -13,8 +13,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nanochat.tasks.haystacks import NOISE, NOUNS, PAIRS, essay, noise, number, pair, uuid4
-from nanochat.tasks.long_prompts import LongPrompt, Prompt, moved, woven
+from nanochat.tasks.long.filler import NOISE, NOUNS, PAIRS, essay, noise, number, pair, uuid4
+from nanochat.tasks.long.prompt_task import LongPrompt, Prompt, moved, woven
 from nanochat.tasks.procedural import at_least, one_of
 
 PASSKEY_TASK = (

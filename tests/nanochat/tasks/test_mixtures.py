@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.tasks.mixture import Mixture, Part
+from nanochat.tasks.mixtures import Mixture, Part
 from nanochat.tasks.registry import open_task
 from nanochat.tasks.task import Task, dialogue
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.common import UserError
-from nanochat.tasks.harmless import harmless_formula, harmless_to_eval
 from nanochat.tasks.procedural import Drawn, Procedural
+from nanochat.tasks.safe_eval import harmless_formula, harmless_to_eval
 from nanochat.tasks.task import Conversation, dialogue
 
 POOL = 1 << 20  # examples of a data set of the library that are drawn from

@@ -12,8 +12,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanochat.tasks.haystacks import NOUNS, WORDS, coded_words, different_words
-from nanochat.tasks.long_prompts import LongPrompt, Prompt
+from nanochat.tasks.long.filler import NOUNS, WORDS, coded_words, different_words
+from nanochat.tasks.long.prompt_task import LongPrompt, Prompt
 from nanochat.tasks.procedural import at_least, one_of
 
 COMMON_TASK = (

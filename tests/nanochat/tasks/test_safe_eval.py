@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nanochat.tasks.gym import Gym, reply_check
-from nanochat.tasks.harmless import harmless_formula, harmless_to_eval
+from nanochat.tasks.reasoning_gym import Gym, reply_check
+from nanochat.tasks.safe_eval import harmless_formula, harmless_to_eval
 from nanochat.tasks.task import reference
 
 EVALUATING = {

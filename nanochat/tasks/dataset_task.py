@@ -6,8 +6,8 @@ import hashlib
 from typing import Any
 
 from nanochat.common import UserError
+from nanochat.tasks.dataset_rows import Rows
 from nanochat.tasks.hub import Source, open_rows
-from nanochat.tasks.rows import Rows
 from nanochat.tasks.task import Conversation, Split, Task, check_conversation
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nanochat.common import UserError
+from nanochat.tasks.dataset_rows import local_rows
 from nanochat.tasks.registry import open_task
-from nanochat.tasks.rows import local_rows
 from tests.nanochat.tasks.hub_files import GSM8K, MMLU, write_lines, write_parquet
 
 

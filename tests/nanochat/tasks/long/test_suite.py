@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.tasks.haystacks import WORDS, essay
-from nanochat.tasks.long_context import SUITES, Example, Suite, fill
+from nanochat.tasks.long.filler import WORDS, essay
+from nanochat.tasks.long.suite import SUITES, Example, Suite, fill
 from nanochat.tasks.registry import open_task
 
 PLACED = [name for name in SUITES if name == "passkey" or name.startswith("niah")]
@@ -151,7 +151,7 @@ def test_an_example_is_a_function_of_its_suite_length_seed_and_number(root: Path
         assert all(other[0].prompt != examples[0].prompt for other in others)
     code = """
 import hashlib
-from nanochat.tasks.long_context import SUITES, Suite
+from nanochat.tasks.long.suite import SUITES, Suite
 prompts = "".join(Suite(name, str.split).examples(1, 3000, 7)[0].prompt for name in SUITES)
 print(hashlib.sha256(prompts.encode()).hexdigest())
 """

@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat.common import UserError
-from nanochat.tasks.long_prompts import LongPrompt, Span
-from nanochat.tasks.needles import Niah, NiahMultikey, Passkey
+from nanochat.tasks.long.needles import Niah, NiahMultikey, Passkey
+from nanochat.tasks.long.prompt_task import LongPrompt, Span
+from nanochat.tasks.long.variables import SHOT_LETTERS, Variables
+from nanochat.tasks.long.word_counts import ASKED, CommonWords, FrequentWords
 from nanochat.tasks.procedural import MAX_DRAWS, at_least
-from nanochat.tasks.variables import SHOT_LETTERS, Variables
-from nanochat.tasks.word_counts import ASKED, CommonWords, FrequentWords
 
 Encode = Callable[[str], Sequence[int]]
 SHORT = 4096  # tokens; RULER's lists of common words are thinner below

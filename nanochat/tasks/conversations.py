@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.common import UserError
-from nanochat.tasks.rows import local_rows
-from nanochat.tasks.table import TableTask
+from nanochat.tasks.dataset_rows import local_rows
+from nanochat.tasks.dataset_task import TableTask
+from nanochat.tasks.hub import Source
 from nanochat.tasks.task import Conversation, Split
 
 
@@ -31,4 +32,19 @@ class CustomJson(TableTask):
     def convert(self, row: Any) -> Conversation:
         """See `TableTask`."""
         messages = row["messages"] if isinstance(row, dict) else row
+        return {"messages": messages}
+
+
+class SmolTalk(TableTask):
+    """Conversations to learn from; nothing is graded."""
+
+    label = "smoltalk"
+    kind = "chat"
+    source = Source("HuggingFaceTB/smol-smoltalk", None, {"train": "train", "test": "test"})
+
+    def convert(self, row: dict[str, Any]) -> Conversation:
+        """See `TableTask`. Column: messages [{role, content}]. What comes after the assistant's last turn is left out."""
+        messages = [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
+        while messages and messages[-1]["role"] != "assistant":
+            messages.pop()
         return {"messages": messages}

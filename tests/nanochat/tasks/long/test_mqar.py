@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nanochat.model.cross_entropy import IGNORE
-from nanochat.tasks.mqar import mqar
+from nanochat.tasks.long.mqar import mqar
 
 
 def test_what_is_asked_was_paired_before() -> None:

@@ -1,7 +1,7 @@
 """Tasks of one long prompt that hides what is needed: what they have in common.
 
 Such a task writes a prompt with as much filler as it is told to. As a task of the registry it gives conversations with `filler`
-units of it, to learn from; `nanochat.tasks.long_context` fits the same prompts to a number of tokens, to measure with.
+units of it, to learn from; `nanochat.tasks.long.suite` fits the same prompts to a number of tokens, to measure with.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Long-context tasks: needles, variables, word counts, MQAR and their filler text."""
