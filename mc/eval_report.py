@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mc.conditions import CONDITIONS
 from mc.targets import MEMORY_TARGETS
-from nanochat.chat_eval import Z
+from nanochat.eval.chat_eval import Z
 
 Row = dict[str, Any]
 REFERENCE = 1 << 12  # tokens of history that longer ones are compared with

@@ -34,7 +34,7 @@ from mc.lensnet import bank_keys, score_blocks
 from mc.positional import alibi_bias
 from mc.row_tree import Positions, RowTree, assemble, bank_index, build
 from mc.variants import Compression, sample_levels
-from nanochat.loss_eval import never
+from nanochat.eval.bits_per_byte import never
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy
 from nanochat.model.gpt import GPT, Embedded
 

@@ -20,8 +20,8 @@ from mc.config import SessionConfig
 from mc.controller import MCController
 from mc.long_eval import Effort
 from mc.watcher import Watcher
-from nanochat.chat_eval import wilson
 from nanochat.data.tokenizer import Tokenizer
+from nanochat.eval.chat_eval import wilson
 from nanochat.infer.engine import Engine
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.reply import stop_tokens

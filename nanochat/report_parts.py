@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat import markdown
-from nanochat.chat_eval import Z
+from nanochat.eval.chat_eval import Z
 
 LONGEST_SAMPLE = 2_000  # characters that are shown
 VAGUE = 0.5  # standard error of a recovery that says nothing

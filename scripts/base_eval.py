@@ -17,17 +17,17 @@ from mc.focus_measure import measure_focus
 from mc.loading import build_controller, has_memory
 from mc.recipe import picture
 from nanochat import markdown
-from nanochat.base_samples import sample_base
 from nanochat.checkpoint.load_model import build_model, open_trained
 from nanochat.common import UserError
-from nanochat.core_eval import evaluate_core
-from nanochat.core_tasks import GET_IT, bundle_folder, bundle_is_here
 from nanochat.data.dataloader import RowLoader
 from nanochat.data.token_cache import open_tokens
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.dataset import SPLITS, Split, open_source
+from nanochat.eval.bits_per_byte import evaluate_bpb, validation_batches
+from nanochat.eval.core import evaluate_core
+from nanochat.eval.core_tasks import GET_IT, bundle_folder, bundle_is_here
+from nanochat.eval.samples import sample_base
 from nanochat.flags import flag, parse, run
-from nanochat.loss_eval import evaluate_bpb, validation_batches
 from nanochat.model.gpt import GPT
 from nanochat.report import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, start

@@ -15,18 +15,18 @@ from mc.recipe import choose_micro_batch, measure_memory, new_controller, pictur
 from mc.telemetry import TelemetryFlags, open_telemetry
 from mc.telemetry_training import watch_training
 from nanochat import flags
-from nanochat.base_samples import sample_base
 from nanochat.checkpoint.load_model import Trained, open_trained, start_from
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir
-from nanochat.core_eval import evaluate_core
-from nanochat.core_tasks import GET_IT, bundle_is_here
 from nanochat.data.dataloader import RowLoader
 from nanochat.data.token_cache import open_tokens
 from nanochat.data.tokenizer import Tokenizer, load_tokenizer
 from nanochat.dataset import DataFlags, open_source
+from nanochat.eval.bits_per_byte import evaluate_bpb, losses_in_training, validation_batches
+from nanochat.eval.core import evaluate_core
+from nanochat.eval.core_tasks import GET_IT, bundle_is_here
+from nanochat.eval.samples import sample_base
 from nanochat.flags import flag, part
-from nanochat.loss_eval import evaluate_bpb, losses_in_training, validation_batches
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.objective import NextTokenObjective, Objective
 from nanochat.optim import MuonAdamW, OptimFlags

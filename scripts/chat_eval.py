@@ -11,14 +11,14 @@ from mc.eval_report import delta_nll_targets
 from mc.evaluation import HORIZONS, evaluate_memory
 from mc.loading import build_controller, has_memory
 from nanochat import markdown
-from nanochat.chat_eval import ChatEvalFlags, chat_core, evaluate_tasks
 from nanochat.checkpoint.load_model import Stage, Trained, build_model, latest_stage, open_trained
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
 from nanochat.data.token_cache import open_tokens
 from nanochat.dataset import open_source
+from nanochat.eval.bits_per_byte import validation_batches
+from nanochat.eval.chat_eval import ChatEvalFlags, chat_core, evaluate_tasks
 from nanochat.flags import flag, parse, part, run
-from nanochat.loss_eval import validation_batches
 from nanochat.model.gpt import GPT
 from nanochat.report import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, start

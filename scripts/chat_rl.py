@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat import flags
-from nanochat.chat_eval import ChatEvalFlags, evaluate_task
 from nanochat.common import UserError
+from nanochat.eval.chat_eval import ChatEvalFlags, evaluate_task
 from nanochat.flags import flag, part
 from nanochat.infer.tools import Tools
 from nanochat.rollouts import RolloutFlags, Rollouts

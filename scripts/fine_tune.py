@@ -12,8 +12,8 @@ import torch
 from nanochat.checkpoint.load_model import Stage
 from nanochat.common import UserError
 from nanochat.data.conversation_loader import ConversationLoader
+from nanochat.eval.bits_per_byte import evaluate_bpb, losses_in_training, validation_batches
 from nanochat.flags import flag
-from nanochat.loss_eval import evaluate_bpb, losses_in_training, validation_batches
 from nanochat.schedule import Plan
 from nanochat.tasks.mixtures import Mixture
 from nanochat.trainer import Event, Trainer

@@ -8,7 +8,7 @@ import json
 import torch.distributed as dist
 
 from bench.tiny_chat import reciting_model, sum_with_a_tool, tiny_tokenizer
-from nanochat.chat_eval import ChatEvalFlags, evaluate_task
+from nanochat.eval.chat_eval import ChatEvalFlags, evaluate_task
 from tests.nanochat.told import Told
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
 from nanochat.data.token_cache import open_tokens
 from nanochat.dataset import open_source
-from nanochat.loss_eval import validation_batches
+from nanochat.eval.bits_per_byte import validation_batches
 from nanochat.runtime.device import RuntimeFlags, start
 from scripts.base_eval import main
 from tests.mc.test_loading import memory, save_memory

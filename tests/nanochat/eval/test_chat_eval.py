@@ -11,8 +11,17 @@ import pytest
 
 from bench.tiny_chat import reciting_model, sum_with_a_tool, tiny_tokenizer
 from bench.warm_start import WarmStart
-from nanochat.chat_eval import ChatEvalFlags, TaskResult, chat_core, choose_letters, choose_problems, evaluate_task, evaluate_tasks, wilson
 from nanochat.data.chat_template import render_prompt
+from nanochat.eval.chat_eval import (
+    ChatEvalFlags,
+    TaskResult,
+    chat_core,
+    choose_letters,
+    choose_problems,
+    evaluate_task,
+    evaluate_tasks,
+    wilson,
+)
 from nanochat.infer.engine import Engine
 from nanochat.infer.reply import stop_tokens
 from nanochat.infer.tools import Tools

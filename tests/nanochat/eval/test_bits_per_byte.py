@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nanochat.common import UserError
-from nanochat.loss_eval import evaluate_bpb, validation_batches
+from nanochat.eval.bits_per_byte import evaluate_bpb, validation_batches
 from tests.nanochat.tiny_model import tiny_model
 from tests.two_processes import in_two_processes
 
@@ -106,8 +106,8 @@ def test_no_more_rows_than_there_are_and_no_fewer_than_one() -> None:
 WORKER = """
 import sys, torch, torch.distributed as dist
 from types import SimpleNamespace
-from nanochat.loss_eval import evaluate_bpb, validation_batches
-from tests.nanochat.test_loss_eval import Rows, lengths
+from nanochat.eval.bits_per_byte import evaluate_bpb, validation_batches
+from tests.nanochat.eval.test_bits_per_byte import Rows, lengths
 from tests.nanochat.tiny_model import tiny_model
 dist.init_process_group("gloo")
 rank = dist.get_rank()

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nanochat.common import UserError, base_dir, ensure_dir, fsync_dir
-from nanochat.core_tasks import FOLDER, bundle_folder, bundle_is_here, read_tasks
 from nanochat.data.http_download import TransferConfig, fetch_file
+from nanochat.eval.core_tasks import FOLDER, bundle_folder, bundle_is_here, read_tasks
 from nanochat.flags import flag, part
 from nanochat.progress import BarProgress, Progress
 

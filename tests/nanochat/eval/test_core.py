@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat import core_eval
 from nanochat.common import UserError
-from nanochat.core_download import check_archive, unpack
-from nanochat.core_eval import evaluate_core, evaluate_task, score
-from nanochat.core_tasks import Option, bundle_folder, bundle_is_here, fewshot, options, read_tasks
 from nanochat.data.tokenizer import Tokenizer
+from nanochat.eval import core
+from nanochat.eval.core import evaluate_core, evaluate_task, score
+from nanochat.eval.core_download import check_archive, unpack
+from nanochat.eval.core_tasks import Option, bundle_folder, bundle_is_here, fewshot, options, read_tasks
 from nanochat.model.gpt import GPT
 from tests.nanochat.core_bundle import EXAMPLES, write_bundle, zip_bundle
 from tests.nanochat.shard_server import ShardServer
@@ -156,7 +156,7 @@ def test_fewer_examples_and_stopping(folder: Path, model: GPT, tokenizer: Tokeni
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        ("core.yaml", None, "get it so: python -m nanochat.core_eval download"),
+        ("core.yaml", None, "get it so: python -m nanochat.eval.core download"),
         ("core.yaml", b"icl_tasks: [", "core.yaml is no list of tasks"),
         ("core.yaml", b"tasks: []", "core.yaml is no list of tasks"),
         ("core.yaml", b"icl_tasks: []", "lists no task"),
@@ -185,9 +185,9 @@ def test_download_survives_faults_and_puts_the_bundle_in_place(base: Path, capsy
     with ShardServer({"eval_bundle.zip": zip_bundle()}) as server:
         server.fail("eval_bundle.zip", "503", "drop", "flip", "short")
         command = ["download", "--url", f"{server.url}/eval_bundle.zip", "--retry-seconds", "0.01"]
-        assert core_eval.main(command) == 0
+        assert core.main(command) == 0
         asked = len(server.requests)
-        assert core_eval.main(command) == 0  # it is here: nothing is asked for
+        assert core.main(command) == 0  # it is here: nothing is asked for
         assert len(server.requests) == asked
     assert [task.label for task in read_tasks(bundle_folder())] == ["pick", "who", "copy"]
     assert sorted(path.name for path in base.iterdir() if not path.name.endswith(".lock")) == ["eval_bundle"]
@@ -227,7 +227,7 @@ def test_an_archive_that_is_no_bundle_leaves_nothing(base: Path, archive: bytes,
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nanochat.core_download.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("nanochat.eval.core_download.MOST_BYTES", 1 << 20)
     path = base / "eval_bundle.zip"
     path.write_bytes(zip_bundle({"eval_bundle/zeros": bytes(2 << 20)}))
     with pytest.raises(UserError, match="this is not the CORE bundle"):
@@ -261,7 +261,7 @@ def _same_files(a: bytes, b: bytes) -> bool:
 )
 def test_commands_that_are_none_are_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
-        code = core_eval.main(arguments)
+        code = core.main(arguments)
     except SystemExit as exit:
         code = exit.code
     error = capsys.readouterr().err
@@ -270,5 +270,5 @@ def test_commands_that_are_none_are_one_line(arguments: list[str], says: str, ca
 
 def test_a_server_that_has_no_bundle_is_one_line(base: Path) -> None:
     with ShardServer({}) as server, pytest.raises(UserError, match="404"):
-        core_eval.main(["download", "--url", f"{server.url}/eval_bundle.zip"])
+        core.main(["download", "--url", f"{server.url}/eval_bundle.zip"])
     assert [p.name for p in base.iterdir() if p.suffix != ".lock"] == []

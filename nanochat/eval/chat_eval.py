@@ -20,10 +20,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nanochat.core_eval import any_shape
 from nanochat.data.chat_template import render_prompt
 from nanochat.data.dataloader import permute
 from nanochat.data.tokenizer import Tokenizer
+from nanochat.eval.core import any_shape
 from nanochat.flags import flag
 from nanochat.infer.continuous_batching import Batcher
 from nanochat.infer.reply import stop_tokens

@@ -2,7 +2,7 @@
 
 An example with several options counts as solved where the model finds the right one the least surprising, per token; one
 with a single continuation where the likeliest token is right at every position. Centered: 0 is guessing, 1 is perfect.
-`python -m nanochat.core_eval download` brings the bundle here.
+`python -m nanochat.eval.core download` brings the bundle here.
 
 Shapes: `b` options in a batch, `T` tokens of the longest, `N` scored positions of all, `D` width.
 """
@@ -21,11 +21,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.core_download import CoreDownload, download
-from nanochat.core_tasks import Option, Task, bundle_folder, options, read_tasks
 from nanochat.data.tokenizer import Tokenizer
+from nanochat.eval.bits_per_byte import never
+from nanochat.eval.core_download import CoreDownload, download
+from nanochat.eval.core_tasks import Option, Task, bundle_folder, options, read_tasks
 from nanochat.flags import parse, run
-from nanochat.loss_eval import never
 from nanochat.model.gpt import GPT
 
 HEAD_POSITIONS = 1024  # of which logits exist at a time
