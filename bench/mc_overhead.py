@@ -26,11 +26,11 @@ from mc.row_tree import RowTree, assemble
 from mc.sampler import Request
 from nanochat.flags import flag, parse, part, run
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.objective import NextTokenObjective, Objective
-from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.profiling.timers import Spans, untimed
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
-from nanochat.schedule import Plan
+from nanochat.train.objective import NextTokenObjective, Objective
+from nanochat.train.optim import MuonAdamW, OptimFlags
+from nanochat.train.schedule import Plan
 
 STAGES = (0.0, 0.5, 0.999)  # progress of the run
 CONTROLLER = tuple(span for spans in SPANS.values() for span in spans if span not in NETWORKS)

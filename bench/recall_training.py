@@ -21,12 +21,12 @@ from nanochat.checkpoint.store import CheckpointStore
 from nanochat.data.rows import Loader
 from nanochat.model.cross_entropy import IGNORE
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.objective import StepResult
-from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.runtime.device import Runtime, StopSignals
-from nanochat.schedule import Plan, ScheduleFlags
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger
-from nanochat.trainer import Event, Trainer, TrainerFlags
+from nanochat.train.objective import StepResult
+from nanochat.train.optim import MuonAdamW, OptimFlags
+from nanochat.train.schedule import Plan, ScheduleFlags
+from nanochat.train.trainer import Event, Trainer, TrainerFlags
 
 DEPTH, WIDTH_PER_LAYER = 3, 42  # layers, rounded up to 128 channels
 

@@ -22,7 +22,7 @@ from mc.evaluation import Probe, choose_levels, make_probe, plain_forward, read_
 from mc.layout_choice import by_score, coarsest
 from nanochat.flags import flag, parse, part, run
 from nanochat.runtime.device import RuntimeFlags, start
-from nanochat.trainer import Trainer
+from nanochat.train.trainer import Trainer
 
 TASKS = {"easy": recall_rows.EASY, "hard": recall_rows.HARD, "focus": recall_rows.FOCUS}
 MEASURED = 512  # fresh rows

@@ -33,7 +33,7 @@ from nanochat.infer.kv_cache import KVCache
 from nanochat.infer.memory_kv_cache import MemoryCache
 from nanochat.model.gpt import GPT
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
-from nanochat.trainer import Trainer
+from nanochat.train.trainer import Trainer
 
 TAIL, K = 64, 32
 SHORT_ROWS = Task(512, 16, 64, 64, TAIL, K, named=2)

@@ -19,10 +19,10 @@ def ours(shape: argparse.Namespace):
     import torch
 
     from nanochat.model.gpt import GPT, GPTConfig
-    from nanochat.objective import NextTokenObjective
-    from nanochat.optim import MuonAdamW, OptimFlags
     from nanochat.runtime.device import RuntimeFlags, start
-    from nanochat.schedule import Plan
+    from nanochat.train.objective import NextTokenObjective
+    from nanochat.train.optim import MuonAdamW, OptimFlags
+    from nanochat.train.schedule import Plan
 
     runtime = start(RuntimeFlags(device_type=shape.device_type, compile=bool(shape.compile), attention=shape.attention))
     pattern = runtime.window_pattern(shape.window_pattern)

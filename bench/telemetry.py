@@ -28,8 +28,8 @@ from mc.telemetry import TelemetryEvent
 from mc.telemetry_schema import MOST_RUNS
 from mc.telemetry_training import TRAINED, TrainingEvents
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.objective import StepResult
 from nanochat.tracking.sinks import Plain, Record
+from nanochat.train.objective import StepResult
 
 EVENTS = 4_000
 STEPS = 20

@@ -26,7 +26,7 @@ from mc.controller import MCController
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from nanochat.model.gpt import GPT, GPTConfig, norm
-from nanochat.objective import NextTokenObjective
+from nanochat.train.objective import NextTokenObjective
 
 SCRIPT = "scripts.chat_web"
 STEP = 7

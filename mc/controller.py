@@ -31,9 +31,9 @@ from mc.sampler import Request, Sampler, Variants, lay_out
 from mc.variants import compression_of, repeated, sample_levels
 from nanochat.model.cross_entropy import IGNORE
 from nanochat.model.gpt import GPT, Embedded, Rotary
-from nanochat.objective import Objective, StepResult
-from nanochat.optim import OptimFlags, ParamGroup
-from nanochat.schedule import Plan
+from nanochat.train.objective import Objective, StepResult
+from nanochat.train.optim import OptimFlags, ParamGroup
+from nanochat.train.schedule import Plan
 
 ADAM_LR = 0.02  # nominal rate of the memory's vectors and scores
 SMALL = 4  # a matrix with a side of at most this is no matter for Muon

@@ -15,9 +15,9 @@ from mc.controller import MCController
 from mc.evaluation import KINDS, choose_levels, evaluate_memory, plain_forward, row_tree, training_probes
 from mc.targets import expected, memory_targets
 from nanochat.model.gpt import GPT
-from nanochat.objective import Objective
 from nanochat.runtime.device import Runtime
 from nanochat.tracking.run_log import MC_SUFFIX
+from nanochat.train.objective import Objective
 
 
 def wandb_name(run: str, memory: bool) -> str | None:

@@ -15,7 +15,7 @@ from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvide
 from mc.telemetry_layout import layout_payload
 from nanochat.common import UserError, atomic_write
 from nanochat.tracking.sinks import MetricsLogger, Record
-from nanochat.trainer import Trainer
+from nanochat.train.trainer import Trainer
 
 TRAINED = "train/dt"  # in the records of training itself, and no other
 # Attribute → key of the record.

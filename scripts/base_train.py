@@ -28,15 +28,15 @@ from nanochat.eval.core_tasks import GET_IT, bundle_is_here
 from nanochat.eval.samples import sample_base
 from nanochat.flags import flag, part
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.objective import NextTokenObjective, Objective
-from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.redaction import redact_all
 from nanochat.report import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
-from nanochat.schedule import HorizonFlags, Plan, ScheduleFlags, plan_run
 from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
 from nanochat.tracking.sinks import peak_memory_mib
-from nanochat.trainer import Event, Trainer, TrainerFlags
+from nanochat.train.objective import NextTokenObjective, Objective
+from nanochat.train.optim import MuonAdamW, OptimFlags
+from nanochat.train.schedule import HorizonFlags, Plan, ScheduleFlags, plan_run
+from nanochat.train.trainer import Event, Trainer, TrainerFlags
 
 REFERENCE_DEPTH = 12  # the nominal rates were tuned at this depth
 

@@ -12,9 +12,9 @@ from nanochat.common import UserError
 from nanochat.eval.chat_eval import ChatEvalFlags, evaluate_task
 from nanochat.flags import flag, part
 from nanochat.infer.tools import Tools
-from nanochat.rollouts import RolloutFlags, Rollouts
 from nanochat.tasks.registry import open_task
-from nanochat.trainer import Event
+from nanochat.train.rollouts import RolloutFlags, Rollouts
+from nanochat.train.trainer import Event
 from scripts.tuning import Tuning, TuningOptim, TuningSchedule, begin
 
 

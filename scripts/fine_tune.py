@@ -14,9 +14,9 @@ from nanochat.common import UserError
 from nanochat.data.conversation_loader import ConversationLoader
 from nanochat.eval.bits_per_byte import evaluate_bpb, losses_in_training, validation_batches
 from nanochat.flags import flag
-from nanochat.schedule import Plan
 from nanochat.tasks.mixtures import Mixture
-from nanochat.trainer import Event, Trainer
+from nanochat.train.schedule import Plan
+from nanochat.train.trainer import Event, Trainer
 from scripts.tuning import Begun, Tuning, begin
 
 

@@ -20,15 +20,15 @@ from nanochat.common import UserError, base_dir, ensure_dir
 from nanochat.data.rows import Loader
 from nanochat.flags import flag, part
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.objective import NextTokenObjective, Objective
-from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.redaction import redact_all
 from nanochat.report import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
-from nanochat.schedule import BATCH_REFERENCE, Plan, ScheduleFlags
 from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
 from nanochat.tracking.sinks import peak_memory_mib
-from nanochat.trainer import Trainer, TrainerFlags
+from nanochat.train.objective import NextTokenObjective, Objective
+from nanochat.train.optim import MuonAdamW, OptimFlags
+from nanochat.train.schedule import BATCH_REFERENCE, Plan, ScheduleFlags
+from nanochat.train.trainer import Trainer, TrainerFlags
 
 # What a stage starts from, the latest first.
 BEFORE: dict[Stage, tuple[Stage, ...]] = {"mid": ("base",), "sft": ("mid", "base"), "rl": ("sft", "mid", "base")}

@@ -6,7 +6,7 @@ Beside every flag of base_train there are four relative knobs:
 `depth_mult`, layers against the profile's; the width follows as 1/√depth, so that the matrices keep their parameters;
 `head_dim_mult`, size of an attention head against the profile's, at the same width.
 Rates need nothing else: base_train sets η ∝ √B and λ by τ = B/(η·λ·D) from the batch and the steps it is given, and `lr_mult`
-and `wd_mult` act around that (see `nanochat.schedule`); as knobs they multiply those of the profile, where it has any.
+and `wd_mult` act around that (see `nanochat.train.schedule`); as knobs they multiply those of the profile, where it has any.
 """
 
 from __future__ import annotations

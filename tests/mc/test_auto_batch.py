@@ -23,7 +23,7 @@ from mc.config import MCConfig, RowPlan
 from mc.controller import MCController
 from mc.sampler import Request
 from nanochat.common import UserError
-from nanochat.objective import StepResult
+from nanochat.train.objective import StepResult
 from tests.nanochat.tiny_model import tiny_model
 
 T = 96

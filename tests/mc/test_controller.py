@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from mc.controller import MCController
 from nanochat.model.gpt import rotary_at
-from nanochat.optim import MuonAdamW, OptimFlags, check_coverage
-from nanochat.schedule import Plan
+from nanochat.train.optim import MuonAdamW, OptimFlags, check_coverage
+from nanochat.train.schedule import Plan
 from tests.mc.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
 
 

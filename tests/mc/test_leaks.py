@@ -14,8 +14,8 @@ from mc.positional import KINDS
 from mc.row_tree import Shape
 from mc.sampler import Request, Sampler, Variants
 from mc.variants import Compression, sample_levels
-from nanochat.optim import MuonAdamW, OptimFlags
-from nanochat.schedule import Plan
+from nanochat.train.optim import MuonAdamW, OptimFlags
+from nanochat.train.schedule import Plan
 from tests.mc.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_gistnet, tiny_gpt, tiny_memory
 
 GISTS = [

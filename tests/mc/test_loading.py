@@ -15,8 +15,8 @@ from mc.loading import from_dict, load_controller, restore_controller
 from nanochat.checkpoint.load_model import build_model, open_trained
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
-from nanochat.optim import OptimFlags
-from nanochat.schedule import Plan
+from nanochat.train.optim import OptimFlags
+from nanochat.train.schedule import Plan
 from tests.mc.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
 from tests.nanochat.tiny_model import save_base, tiny_model, tiny_tokenizer
 

@@ -17,8 +17,8 @@ from mc.lensnet import LensConfig, LensNet
 from mc.positional import Kind, alibi_bias
 from mc.row_tree import Positions, Shape, assemble, bank_index, build
 from nanochat.model.gpt import GPT
-from nanochat.optim import MuonAdamW, OptimFlags, check_coverage
-from nanochat.schedule import Plan
+from nanochat.train.optim import MuonAdamW, OptimFlags, check_coverage
+from nanochat.train.schedule import Plan
 from tests.nanochat.tiny_model import tiny_model
 
 WIDTH = 32

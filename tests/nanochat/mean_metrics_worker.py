@@ -7,7 +7,7 @@ import json
 import torch
 import torch.distributed as dist
 
-from nanochat.mean_metrics import mean_metrics
+from nanochat.train.reduce_metrics import mean_metrics
 
 MEASURED = ([{"all": 1.0, "first": 5.0}, {"all": 2.0, "é": 1.0}], [{"all": 6.0}, {"a much longer name of the second": 7.0}])
 

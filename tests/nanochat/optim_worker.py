@@ -14,8 +14,8 @@ import torch.nn as nn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nanochat.optim import MuonAdamW, ParamGroup
 from nanochat.runtime.device import RuntimeFlags, start
+from nanochat.train.optim import MuonAdamW, ParamGroup
 
 # Stacks that divide over no, one and two processes; a table that is split by 2 and 3, one only by 2, one by none, small ones.
 MATRICES = {"a": (8, 16), "b": (8, 16), "c": (8, 16), "d": (8, 16), "single": (16, 8), "e": (5, 5), "f": (5, 5)}

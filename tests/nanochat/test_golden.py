@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.objective import NextTokenObjective
-from nanochat.optim import MuonAdamW, OptimFlags
-from nanochat.schedule import Plan
+from nanochat.train.objective import NextTokenObjective
+from nanochat.train.optim import MuonAdamW, OptimFlags
+from nanochat.train.schedule import Plan
 
 FRESH = 4.574942
 TRAINED = [4.735322, 4.185567, 3.781587, 3.479948, 3.247980, 3.067214]

@@ -10,7 +10,7 @@ import torch
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.objective import NextTokenObjective
+from nanochat.train.objective import NextTokenObjective
 
 TEXT = """The capital of France is Paris. def add(a, b): return a + b. class Node: pass. Grüße, señor — 東京 is a city.
 The most important thing is to keep the loop small; the rest of the module returns True if it can, and False if not.

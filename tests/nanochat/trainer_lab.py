@@ -18,12 +18,12 @@ from nanochat.data.rows import Loader
 from nanochat.data.token_cache import open_tokens
 from nanochat.dataset import open_source
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.objective import NextTokenObjective, Objective, StepResult
-from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.runtime.device import DTYPES, Precision, Runtime, StopSignals
-from nanochat.schedule import Plan, ScheduleFlags
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger, read_metrics
-from nanochat.trainer import Event, Trainer, TrainerFlags
+from nanochat.train.objective import NextTokenObjective, Objective, StepResult
+from nanochat.train.optim import MuonAdamW, OptimFlags
+from nanochat.train.schedule import Plan, ScheduleFlags
+from nanochat.train.trainer import Event, Trainer, TrainerFlags
 from tests.nanochat.byte_tokenizer import ByteTokenizer
 
 T, B, STEPS = 32, 256, 8  # tokens of a row, tokens of a step, steps of a run

@@ -7,7 +7,7 @@ from nanochat.lab.knobs import argv, check_knobs, resolve
 from nanochat.lab.profiles import PROFILES, Profile, load_profile
 from nanochat.lab.templates import TEMPLATES, grid, load_template
 from nanochat.model.gpt import GPTConfig
-from nanochat.schedule import HorizonFlags, Plan, plan_run
+from nanochat.train.schedule import HorizonFlags, Plan, plan_run
 from scripts.base_train import BaseTrain
 
 DEFAULTS = flags.flat_values(BaseTrain())

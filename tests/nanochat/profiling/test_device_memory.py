@@ -10,8 +10,6 @@ import torch
 
 from nanochat.model.attention import Backend
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.objective import NextTokenObjective
-from nanochat.optim import MuonAdamW, OptimFlags
 from nanochat.profiling.device_memory import (
     GIB,
     Addition,
@@ -24,7 +22,9 @@ from nanochat.profiling.device_memory import (
     other_parameters,
     table_parameters,
 )
-from nanochat.schedule import Plan
+from nanochat.train.objective import NextTokenObjective
+from nanochat.train.optim import MuonAdamW, OptimFlags
+from nanochat.train.schedule import Plan
 from tests.nanochat.saved_tensors import saved_bytes
 
 SMALL = GPTConfig(depth=3, aspect_ratio=64, head_dim=64, max_seq_len=256, window_pattern="L", vocab_size=2048)

@@ -14,7 +14,7 @@ from nanochat.profiling.memory_snapshot import MemoryDebug, open_memory_debug, r
 from nanochat.profiling.timers import Spans
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tracking.sinks import peak_memory_mib
-from nanochat.trainer import Event
+from nanochat.train.trainer import Event
 from tests.nanochat.trainer_lab import STEPS, Lab, lab, loader, stop
 
 __all__ = ["lab", "loader", "stop"]

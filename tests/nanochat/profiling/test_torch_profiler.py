@@ -17,7 +17,7 @@ from torch import Tensor
 from nanochat.common import UserError
 from nanochat.profiling.timers import Spans
 from nanochat.profiling.torch_profiler import TOP, StepProfiler, parse_steps
-from nanochat.trainer import TrainerFlags
+from nanochat.train.trainer import TrainerFlags
 from tests.nanochat.trainer_lab import STEPS, Lab, Scripted, another, lab, loader, stop
 
 __all__ = ["lab", "loader", "stop"]

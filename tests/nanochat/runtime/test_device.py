@@ -105,7 +105,7 @@ def test_what_is_not_there_is_one_line(root):
 
 def test_starting_sets_the_process_up(root, base):
     code = """
-import nanochat.trainer
+import nanochat.train.trainer
 print(torch.get_default_dtype(), "torch._dynamo" in sys.modules, "TORCHINDUCTOR_CACHE_DIR" in os.environ)
 r = runtime.start(runtime.RuntimeFlags(device_type="cpu", compile=False))
 print(r.describe())

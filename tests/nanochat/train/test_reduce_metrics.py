@@ -9,7 +9,7 @@ import socket
 import torch
 
 from bench.warm_start import WarmStart
-from nanochat.mean_metrics import mean_metrics
+from nanochat.train.reduce_metrics import mean_metrics
 from tests.tiny import warm  # noqa: F401 (pytest finds fixtures by name)
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.cadence import Cadence, every_steps_to_tokens
+from nanochat.train.schedule import Cadence, every_steps_to_tokens
 
 COUNT = st.integers(0, 10**7)
 

@@ -20,22 +20,29 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nanochat.cadence import Cadence, every_steps_to_tokens
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.data.dataloader import Prefetcher
 from nanochat.data.rows import Loader, count_targets, inputs_and_targets
 from nanochat.flags import flag
-from nanochat.mean_metrics import mean_metrics
-from nanochat.objective import Metrics, Objective
-from nanochat.optim import MuonAdamW, check_coverage
 from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.profiling.timers import Spans
 from nanochat.profiling.torch_profiler import StepProfiler, parse_steps
 from nanochat.runtime.device import Runtime, StopSignals
-from nanochat.schedule import Plan, ScheduleFlags, lr_multiplier, muon_momentum, weight_decay_multiplier
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger, peak_memory_mib
-from nanochat.train_state import TrainState, check_identity, open_checkpoint, random_states, restore_random_states, set_aside
+from nanochat.train.objective import Metrics, Objective
+from nanochat.train.optim import MuonAdamW, check_coverage
+from nanochat.train.reduce_metrics import mean_metrics
+from nanochat.train.schedule import (
+    Cadence,
+    Plan,
+    ScheduleFlags,
+    every_steps_to_tokens,
+    lr_multiplier,
+    muon_momentum,
+    weight_decay_multiplier,
+)
+from nanochat.train.state import TrainState, check_identity, open_checkpoint, random_states, restore_random_states, set_aside
 
 BAD_LOSSES_IN_A_ROW = 3  # as many, and the run stops
 

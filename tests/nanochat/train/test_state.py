@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
-from nanochat.train_state import TrainState, check_identity, open_checkpoint, random_states, restore_random_states, set_aside
+from nanochat.train.state import TrainState, check_identity, open_checkpoint, random_states, restore_random_states, set_aside
 
 CPU = torch.device("cpu")
 

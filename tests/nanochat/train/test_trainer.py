@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.model.gpt import GPT
-from nanochat.objective import Objective, StepResult
-from nanochat.optim import OptimFlags, ParamGroup
 from nanochat.runtime.device import Precision, Runtime
-from nanochat.schedule import Plan
-from nanochat.trainer import Event, TrainerFlags
+from nanochat.train.objective import Objective, StepResult
+from nanochat.train.optim import OptimFlags, ParamGroup
+from nanochat.train.schedule import Plan
+from nanochat.train.trainer import Event, TrainerFlags
 from tests.nanochat.trainer_lab import STEPS, B, Lab, Scripted, another, lab, loader, stop
 
 __all__ = ["lab", "loader", "stop"]

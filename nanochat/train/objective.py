@@ -11,9 +11,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from nanochat.model.gpt import GPT
-from nanochat.optim import OptimFlags, ParamGroup, gpt_groups
 from nanochat.profiling.timers import OpenSpan, untimed
-from nanochat.schedule import Plan
+from nanochat.train.optim import OptimFlags, ParamGroup, gpt_groups
+from nanochat.train.schedule import Plan
 
 Metrics = dict[str, Tensor | float]  # by name: detached scalars, or plain numbers
 

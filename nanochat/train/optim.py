@@ -20,8 +20,8 @@ from torch.optim.adamw import adamw
 from nanochat.common import UserError
 from nanochat.flags import flag
 from nanochat.model.gpt import GPT
-from nanochat.muon import MuonExtras, muon_update, second_moment_shape
-from nanochat.schedule import Plan
+from nanochat.train.muon import MuonExtras, muon_update, second_moment_shape
+from nanochat.train.schedule import Plan
 
 WIDTH_REFERENCE = 768  # AdamW's rates were tuned at this width and scale with 1/√width
 ROW_SHARD_MIN = 1 << 16  # tables below this many elements are updated by every process

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.objective import NextTokenObjective, Objective
-from nanochat.optim import OptimFlags, check_coverage
-from nanochat.schedule import Plan
+from nanochat.train.objective import NextTokenObjective, Objective
+from nanochat.train.optim import OptimFlags, check_coverage
+from nanochat.train.schedule import Plan
 
 
 def build() -> NextTokenObjective:

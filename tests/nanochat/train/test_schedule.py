@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.flags import parse
-from nanochat.schedule import HorizonFlags, Plan, ScheduleFlags, lr_multiplier, muon_momentum, plan_run, weight_decay_multiplier
+from nanochat.train.schedule import HorizonFlags, Plan, ScheduleFlags, lr_multiplier, muon_momentum, plan_run, weight_decay_multiplier
 
 # Scaling parameters and FLOPs per token of karpathy/nanochat's models (July 2026), vocabulary 32,768.
 D12, D20, D24 = 110_100_000, 435_200_000, 729_800_000

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nanochat.muon import POLAR_EXPRESS, MuonExtras, muon_update, orthogonalize, reduce_variance, second_moment_shape
+from nanochat.train.muon import POLAR_EXPRESS, MuonExtras, muon_update, orthogonalize, reduce_variance, second_moment_shape
 
 NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5  # torch.optim.Muon's default
 PLAIN = MuonExtras(NEWTON_SCHULZ, norm_margin=1.0, equilibrate=False, renormalize=False, variance_beta=None, cautious=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-from nanochat.objective import Metrics
+from nanochat.train.objective import Metrics
 
 
 def mean_metrics(metrics: Sequence[Metrics], device: torch.device) -> dict[str, float]:

@@ -10,9 +10,9 @@ from torch import Tensor
 from nanochat.common import UserError
 from nanochat.flags import parse
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.muon import MuonExtras
-from nanochat.optim import MuonAdamW, OptimFlags, ParamGroup, check_coverage, gpt_groups
-from nanochat.schedule import Plan
+from nanochat.train.muon import MuonExtras
+from nanochat.train.optim import MuonAdamW, OptimFlags, ParamGroup, check_coverage, gpt_groups
+from nanochat.train.schedule import Plan
 
 NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5  # torch.optim.Muon's default
 PLAIN = MuonExtras(NEWTON_SCHULZ, norm_margin=1.0, equilibrate=False, renormalize=False, variance_beta=None, cautious=False)

@@ -12,9 +12,9 @@ from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
-from nanochat.rollouts import RolloutFlags, Rollouts, advantages
 from nanochat.runtime.device import Precision, Runtime
 from nanochat.tasks.task import Task, dialogue
+from nanochat.train.rollouts import RolloutFlags, Rollouts, advantages
 from tests.nanochat.tiny_model import tiny_model
 
 T = 64

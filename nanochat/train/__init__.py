@@ -1,0 +1,1 @@
+"""Training: the trainer, objective, optimizer, schedules, rollouts."""
