@@ -1,4 +1,4 @@
-"""The sessions of a chat server: opened when they are asked for, closed when nobody has for a while. See `nanochat.sessions`."""
+"""The sessions of a chat server: opened when they are asked for, closed when nobody has for a while. See `nanochat.serve.backend`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.reply import stop_tokens
 from nanochat.model.gpt import Embedded, Rotary
-from nanochat.sessions import Answer, SessionError
-from nanochat.web.limits import WebLimits
+from nanochat.serve.backend import Answer, SessionError
+from nanochat.serve.http.limits import WebLimits
 
 MESSAGES = 40  # of the end of a session, to be shown again
 
@@ -56,7 +56,7 @@ class WebSessions:
     """The sessions in `store`: at most `max_open` open at a time, and those closed that nobody uses for `idle_seconds`.
 
     `max_sessions` is how many there may be, `quota` how many tokens a document may have. `at_end` is called when all are closed.
-    See `nanochat.sessions.Sessions`.
+    See `nanochat.serve.backend.Sessions`.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class WebSessions:
         self._busy: set[str] = set()
 
     def turn(self, name: str, tokens: Sequence[int]) -> WebTurn:
-        """See `nanochat.sessions.Sessions`."""
+        """See `nanochat.serve.backend.Sessions`."""
         with _refusing():
             session = self._acquire(name)
             try:
@@ -86,7 +86,7 @@ class WebSessions:
                 raise
 
     def answer(self, operation: str, arguments: Mapping[str, Any]) -> Answer:
-        """See `nanochat.sessions.Sessions`."""
+        """See `nanochat.serve.backend.Sessions`."""
         operations: dict[str, Callable[..., Answer]] = {
             "list": self._list,
             "check": self._check,
@@ -101,7 +101,7 @@ class WebSessions:
             return operations[operation](**arguments)
 
     def ingest(self, arguments: Mapping[str, Any]) -> Iterator[Answer]:
-        """See `nanochat.sessions.Sessions`. The arguments are `session`, the `path` of a file, and the document's `title`."""
+        """See `nanochat.serve.backend.Sessions`. The arguments are `session`, the `path` of a file, and the document's `title`."""
         name, path, title = arguments["session"], Path(arguments["path"]), arguments["title"]
         with _refusing():
             session = self._acquire(name)
@@ -121,14 +121,14 @@ class WebSessions:
             self._release(name, broken)
 
     def tidy(self) -> float | None:
-        """See `nanochat.sessions.Sessions`."""
+        """See `nanochat.serve.backend.Sessions`."""
         now = time.monotonic()
         for name in [name for name in self._open if name not in self._busy and now - self._used[name] >= self._idle_seconds]:
             self._close(name)
         return min((max(0.01, self._used[name] + self._idle_seconds - now) for name in self._open if name not in self._busy), default=None)
 
     def close(self) -> None:
-        """See `nanochat.sessions.Sessions`."""
+        """See `nanochat.serve.backend.Sessions`."""
         for name in list(self._open):
             self._close(name)
         self._at_end()
@@ -237,7 +237,7 @@ class WebSessions:
 
 
 class WebTurn:
-    """See `nanochat.sessions.SessionTurn`. `release(broken)` is called at the end."""
+    """See `nanochat.serve.backend.SessionTurn`. `release(broken)` is called at the end."""
 
     def __init__(self, session: MCSession, tokenizer: Tokenizer, tokens: Sequence[int], release: Callable[[bool], None]) -> None:
         self._session, self._tokenizer, self._release = session, tokenizer, release
@@ -251,24 +251,24 @@ class WebTurn:
 
     @property
     def trouble(self) -> str | None:
-        """See `nanochat.sessions.SessionTurn`."""
+        """See `nanochat.serve.backend.SessionTurn`."""
         return self.memory.trouble
 
     def feed(self, token: int) -> None:
-        """See `nanochat.sessions.SessionTurn`."""
+        """See `nanochat.serve.backend.SessionTurn`."""
         if self._newest is not None:
             self._turn.add(self._newest)
         self._newest = token
 
     def news(self) -> Answer | None:
-        """See `nanochat.sessions.SessionTurn`."""
+        """See `nanochat.serve.backend.SessionTurn`."""
         if self._session.figures.refocuses == self._refocuses:
             return None
         self._refocuses = self._session.figures.refocuses
         return focus_view(self._session)
 
     def end(self) -> None:
-        """See `nanochat.sessions.SessionTurn`. A turn that was never read is none."""
+        """See `nanochat.serve.backend.SessionTurn`. A turn that was never read is none."""
         broken = self.trouble is not None
         try:
             if not broken and self._session.length > self._before:

@@ -19,7 +19,6 @@ from mc.loading import load_controller
 from mc.telemetry import TelemetryFlags, open_telemetry
 from mc.telemetry_session import SessionTelemetry
 from mc.web_sessions import open_sessions
-from nanochat.backend import Backend
 from nanochat.checkpoint.load_model import Stage, latest_stage, load_model
 from nanochat.common import UserError, is_loopback
 from nanochat.data.tokenizer import load_tokenizer
@@ -29,11 +28,12 @@ from nanochat.infer.sampling import Sampling
 from nanochat.infer.tools import ToolFlags
 from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.runtime.device import RuntimeFlags, start
-from nanochat.serving import Serving
-from nanochat.web.app import ChatServer, create_app
-from nanochat.web.limits import WebLimits
-from nanochat.web.protocol import impatient
-from nanochat.web.workers import Workers
+from nanochat.serve.backend import Backend
+from nanochat.serve.decode_thread import Serving
+from nanochat.serve.http.app import ChatServer, create_app
+from nanochat.serve.http.limits import WebLimits
+from nanochat.serve.http.security import impatient
+from nanochat.serve.workers import Workers
 
 TOKEN_VARIABLE = "MC_CHAT_TOKEN"
 TOKEN_CHARACTERS = 8  # at least

@@ -17,7 +17,6 @@ from mc.controller import MCController
 from mc.loading import LoadedController
 from mc.session_store import SessionStore
 from mc.web_sessions import WebSessions, open_sessions
-from nanochat.backend import Ticket, Update
 from nanochat.common import UserError
 from nanochat.data.chat_template import closing, render_prompt
 from nanochat.infer.continuous_batching import Batcher
@@ -25,9 +24,9 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.memory_kv_cache import MemoryCache
 from nanochat.infer.reply import stop_tokens
 from nanochat.infer.sampling import Sampling
-from nanochat.serving import Serving
-from nanochat.sessions import SessionError
-from nanochat.web.limits import WebLimits
+from nanochat.serve.backend import SessionError, Ticket, Update
+from nanochat.serve.decode_thread import Serving
+from nanochat.serve.http.limits import WebLimits
 from tests.mc.tiny_memory import tiny_memory
 from tests.nanochat.tiny_model import tiny_tokenizer
 

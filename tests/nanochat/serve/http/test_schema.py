@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from bench.web_fuzz import NAMES, VALUES, malformed
 from nanochat.data.chat_template import render_prompt
 from nanochat.infer.sampling import Sampling
-from nanochat.web.errors import ApiError
-from nanochat.web.limits import WebLimits
-from nanochat.web.schema import ChatRequest, Message, parse_request, to_conversation, to_sampling
+from nanochat.serve.http.errors import ApiError
+from nanochat.serve.http.limits import WebLimits
+from nanochat.serve.http.schema import ChatRequest, Message, parse_request, to_conversation, to_sampling
 from tests.nanochat.tiny_model import tiny_tokenizer
 
 LIMITS = WebLimits(max_characters=10_000)

@@ -16,19 +16,18 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from nanochat.backend import Backend
 from nanochat.data.chat_template import render_prompt
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.reply import Piece
 from nanochat.infer.sampling import Sampling
-from nanochat.web.completions import DONE, Completion, event
-from nanochat.web.errors import ApiError, json_response
-from nanochat.web.exchange import EventStream, read_json, unless_gone
-from nanochat.web.generation import FinishReason, Generation
-from nanochat.web.guard import Guard
-from nanochat.web.limits import WebLimits
-from nanochat.web.schema import ChatRequest, new_messages, parse_request, to_conversation, to_sampling
-from nanochat.web.sessions import add_session_routes
+from nanochat.serve.backend import Backend
+from nanochat.serve.http.completions import DONE, Completion, FinishReason, Generation, event
+from nanochat.serve.http.errors import ApiError, json_response
+from nanochat.serve.http.limits import WebLimits
+from nanochat.serve.http.schema import ChatRequest, new_messages, parse_request, to_conversation, to_sampling
+from nanochat.serve.http.security import Guard
+from nanochat.serve.http.session_routes import add_session_routes
+from nanochat.serve.http.streaming import EventStream, read_json, unless_gone
 
 PAGE = Path(__file__).parent / "page"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator, model_validator
 
 from nanochat.infer.sampling import LEAST_TEMPERATURE, Sampling
-from nanochat.web.errors import ApiError
-from nanochat.web.limits import WebLimits
+from nanochat.serve.http.errors import ApiError
+from nanochat.serve.http.limits import WebLimits
 
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from nanochat.infer.continuous_batching import Batcher
-from nanochat.serving import Serving
-from nanochat.sessions import Answer, SessionError, SessionTurn
-from nanochat.web.errors import ApiError
-from nanochat.web.questions import Inquiry, ask
+from nanochat.serve.backend import Answer, SessionError, SessionTurn
+from nanochat.serve.decode_thread import Serving
+from nanochat.serve.http.errors import ApiError
+from nanochat.serve.http.session_routes import Inquiry, ask
 from tests.nanochat.tiny_model import tiny_model
 
 

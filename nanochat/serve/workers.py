@@ -18,12 +18,11 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from nanochat.backend import STOPPED, Deliver, DeliverAnswer, Question, Stopped, Ticket, Update
 from nanochat.common import UserError
 from nanochat.infer.sampling import Sampling
-from nanochat.serving import Serving
-from nanochat.serving_meter import Counts, Meter
-from nanochat.sessions import Answer
+from nanochat.serve.admission import Counts, Meter
+from nanochat.serve.backend import STOPPED, Answer, Deliver, DeliverAnswer, Question, Stopped, Ticket, Update
+from nanochat.serve.decode_thread import Serving
 
 END_SECONDS = 10.0  # how long a worker may take to end before it is killed
 

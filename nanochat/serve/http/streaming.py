@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from nanochat.web.errors import ApiError
-from nanochat.web.limits import WebLimits
+from nanochat.serve.http.errors import ApiError
+from nanochat.serve.http.limits import WebLimits
 
 Result = TypeVar("Result")
 

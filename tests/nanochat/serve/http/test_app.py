@@ -15,9 +15,9 @@ from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.continuous_batching import Batcher
 from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT
-from nanochat.serving import Serving
-from nanochat.web import app as app_module
-from nanochat.web.app import ChatServer, create_app
+from nanochat.serve.decode_thread import Serving
+from nanochat.serve.http import app as app_module
+from nanochat.serve.http.app import ChatServer, create_app
 
 ASK = {"messages": [{"role": "user", "content": "go"}]}
 

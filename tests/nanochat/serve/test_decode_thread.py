@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 import pytest
 
-from nanochat.backend import Stopped, Ticket, Update
 from nanochat.infer.continuous_batching import Batcher
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT
-from nanochat.serving import Serving
-from nanochat.serving_meter import Busy
+from nanochat.serve.admission import Busy
+from nanochat.serve.backend import Stopped, Ticket, Update
+from nanochat.serve.decode_thread import Serving
 from tests.nanochat.tiny_model import tiny_model
 
 LONG = Sampling(temperature=0, max_tokens=100_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,14 +12,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from nanochat.backend import Backend
-from nanochat.sessions import Answer
-from nanochat.web.completions import DONE, event
-from nanochat.web.errors import ApiError, json_response
-from nanochat.web.exchange import EventStream, body, read_json, unless_gone
-from nanochat.web.limits import WebLimits
-from nanochat.web.questions import Inquiry, ask
-from nanochat.web.schema import MAX_NAME_CHARACTERS, parse_session
+from nanochat.serve.backend import Answer, Backend, Stopped
+from nanochat.serve.http.completions import DONE, event
+from nanochat.serve.http.errors import ApiError, json_response, session_refusal
+from nanochat.serve.http.limits import WebLimits
+from nanochat.serve.http.schema import MAX_NAME_CHARACTERS, parse_session
+from nanochat.serve.http.streaming import EventStream, body, read_json, unless_gone
 
 UPLOADS_AT_ONCE = 4  # each takes up to `max_document_bytes` of the disk for temporary files
 READ_HOURS = 24  # at most, for a document
@@ -135,3 +134,50 @@ def _token(request: Request, name: str) -> int:
     if not (value.isascii() and value.isdigit() and len(value) <= 15):
         raise ApiError(400, f"{name} must be the number of a token, as in …/text?start=0&end=100", name)
     return int(value)
+
+
+class Inquiry:
+    """An operation of `nanochat.serve.backend.Sessions`. Whatever happens, `close` must be called: it ends what is still going on."""
+
+    def __init__(self, backend: Backend, operation: str, **arguments: Any) -> None:
+        self._backend, self._done = backend, False
+        self._coming: asyncio.Queue[Answer] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def deliver(answer: Answer) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the program is ending
+                loop.call_soon_threadsafe(self._coming.put_nowait, answer)
+
+        try:
+            self._question = backend.ask(operation, arguments, deliver)
+        except Stopped:
+            raise ApiError(503, "the model has stopped; the server must be started again", code="model_stopped") from None
+
+    async def next(self) -> Answer | None:
+        """The next answer, None behind the last. Raises `ApiError` where the operation is refused."""
+        if self._done:
+            return None
+        answer = await self._coming.get()
+        self._done = "error" in answer or bool(answer.get("done"))
+        if "error" in answer:
+            raise session_refusal(answer)
+        answer = {key: value for key, value in answer.items() if key != "done"}
+        return answer or None
+
+    def close(self) -> None:
+        """Ends an operation that has not come to its end; there are no more answers."""
+        if not self._done:
+            self._backend.drop(self._question)
+            self._done = True
+
+
+async def ask(backend: Backend, seconds: float, operation: str, **arguments: Any) -> Answer:
+    """The answer of an operation that takes a moment. Raises `ApiError` where it is refused, or does not come within `seconds`."""
+    inquiry = Inquiry(backend, operation, **arguments)
+    try:
+        async with asyncio.timeout(seconds):
+            return await inquiry.next() or {}
+    except TimeoutError:
+        raise ApiError(429, "the server is busy; try again", None, "server_busy", {"retry-after": "1"}) from None
+    finally:
+        inquiry.close()

@@ -43,7 +43,7 @@ class ApiError(Exception):
 
 
 def session_refusal(answer: Mapping[str, Any]) -> ApiError:
-    """The refusal that an answer of `nanochat.sessions.error_answer` tells of."""
+    """The refusal that an answer of `nanochat.serve.backend.error_answer` tells of."""
     status, message = answer["error"]["status"], answer["error"]["message"]
     retry = {"retry-after": "1"} if status in (409, 429) else {}
     return ApiError(status, message, "session", CODES.get(status), retry)

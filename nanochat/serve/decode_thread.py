@@ -15,14 +15,25 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from nanochat.backend import STOPPED, Deliver, DeliverAnswer, Finish, Question, Stopped, Ticket, Update
-from nanochat.serving_meter import Counts, Meter
-from nanochat.sessions import Answer, SessionError, error_answer
+from nanochat.serve.admission import Counts, Meter
+from nanochat.serve.backend import (
+    STOPPED,
+    Answer,
+    Deliver,
+    DeliverAnswer,
+    Finish,
+    Question,
+    SessionError,
+    Stopped,
+    Ticket,
+    Update,
+    error_answer,
+)
 
 if TYPE_CHECKING:
     from nanochat.infer.continuous_batching import Batcher
     from nanochat.infer.sampling import Sampling
-    from nanochat.sessions import Sessions, SessionTurn
+    from nanochat.serve.backend import Sessions, SessionTurn
 
 
 class Serving:

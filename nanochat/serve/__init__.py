@@ -1,0 +1,1 @@
+"""Serving: decoding thread, worker processes, admission control and the HTTP server."""
