@@ -82,7 +82,7 @@ def _at_least(figure: str, value: float, limit: float) -> Target:
 
 
 def charts(text: Sequence[Row], suites: Sequence[Row], cost: Sequence[Row]) -> list[dict[str, Any]]:
-    """Charts of what was measured; see `nanochat.charts`."""
+    """Charts of what was measured; see `nanochat.report.figures`."""
     made = []
     if text:
         made.append(

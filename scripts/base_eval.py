@@ -29,7 +29,7 @@ from nanochat.eval.core_tasks import GET_IT, bundle_folder, bundle_is_here
 from nanochat.eval.samples import sample_base
 from nanochat.flags import flag, parse, run
 from nanochat.model.gpt import GPT
-from nanochat.report import MEMORY, section
+from nanochat.report.sections import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 
 EVALUATIONS = ("bpb", "memory", "sample", "core")

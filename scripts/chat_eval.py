@@ -20,7 +20,7 @@ from nanochat.eval.bits_per_byte import validation_batches
 from nanochat.eval.chat_eval import ChatEvalFlags, chat_core, evaluate_tasks
 from nanochat.flags import flag, parse, part, run
 from nanochat.model.gpt import GPT
-from nanochat.report import MEMORY, section
+from nanochat.report.sections import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.tasks.humaneval import HumanEval
 from nanochat.tasks.mixtures import evaluation_tasks

@@ -19,7 +19,7 @@ from nanochat import flags
 from nanochat.common import UserError, atomic_write
 from nanochat.flags import flag, rest
 from nanochat.markdown import escape
-from nanochat.run_comparison import Comparison, compare, comparison_markdown, comparison_png, notes_of
+from nanochat.report.run_comparison import Comparison, compare, comparison_markdown, comparison_png, notes_of
 from nanochat.tracking.metric_bounds import HEARTBEAT, RUN_TARGETS, Alert, Target, Watch, alert_of
 from nanochat.tracking.run_reader import LOSS, Axis, Run, find_runs
 

@@ -35,7 +35,7 @@ from nanochat.data.token_cache import TokenShards, open_tokens
 from nanochat.dataset import open_source
 from nanochat.flags import flag, parse, part, run
 from nanochat.profiling.memory_snapshot import open_memory_debug
-from nanochat.report import section
+from nanochat.report.sections import section
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tasks.long.suite import SUITES
 from nanochat.tracking.run_log import MC_SUFFIX

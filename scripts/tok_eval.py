@@ -13,7 +13,7 @@ from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer, load_tokenizer
 from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, parse, part, run
-from nanochat.report import section
+from nanochat.report.sections import section
 
 # One short text of each kind; what a tokenizer makes of text that its training data may not have held.
 TEXTS = {

@@ -10,7 +10,7 @@ from nanochat.common import base_dir
 from nanochat.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer
 from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, parse, part, run
-from nanochat.report import section
+from nanochat.report.sections import section
 
 
 @dataclass

@@ -21,7 +21,7 @@ from nanochat.data.rows import Loader
 from nanochat.flags import flag, part
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.redaction import redact_all
-from nanochat.report import MEMORY, section
+from nanochat.report.sections import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
 from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
 from nanochat.tracking.sinks import peak_memory_mib

@@ -14,7 +14,7 @@ import pytest
 from nanochat.common import ROOT
 from nanochat.dataset import Download
 from nanochat.flags import parse
-from nanochat.report import Report
+from nanochat.report.__main__ import Report
 from scripts.base_eval import BaseEval
 from scripts.base_train import BaseTrain
 from scripts.chat_cli import ChatCli

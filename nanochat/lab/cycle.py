@@ -14,11 +14,11 @@ from typing import Any
 
 from nanochat.common import UserError, base_dir, ensure_dir, read_json, write_json
 from nanochat.data.tokenizer import load_tokenizer
-from nanochat.environment import describe_environment, source_commit
 from nanochat.lab.code_version import changed_files, digest, training_code
 from nanochat.lab.knobs import resolve
 from nanochat.lab.profiles import Flags, Profile
 from nanochat.lab.results import Results
+from nanochat.report.environment import describe_environment, source_commit
 
 BASELINE = "baseline"
 LOCK_FILE = "lab.json"

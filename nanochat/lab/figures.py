@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nanochat.figures import COLOURS, INK, dress
+from nanochat.report.figures import COLOURS, INK, dress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,11 +19,11 @@ from mc.eval_report import charts, cost_targets, recall_targets
 from mc.long_eval import Effort, TextPoint, measure_text, text_rows
 from mc.session import MCSession, session_budget
 from mc.suite_eval import Examiner, Prediction, Unfit, suite_rows
-from nanochat.charts import chart_png, check_chart
 from nanochat.infer.engine import Engine
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.memory_kv_cache import MemoryCache
 from nanochat.infer.sampling import Sampling
+from nanochat.report.figures import chart_png, check_chart
 from nanochat.tasks.long.suite import Suite
 from tests.mc.tiny_memory import tiny_memory
 from tests.nanochat.tiny_model import full_logits, tiny_tokenizer

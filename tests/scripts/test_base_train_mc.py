@@ -22,7 +22,7 @@ from mc.sampler import Request
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.flags import parse
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.report import generate
+from nanochat.report.__main__ import generate
 from nanochat.runtime.device import Precision, Runtime
 from scripts.base_train import BaseTrain, build_model
 from tests.nanochat.byte_tokenizer import ByteTokenizer

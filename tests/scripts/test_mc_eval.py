@@ -9,7 +9,7 @@ import pytest
 
 from mc.conditions import CONDITIONS
 from nanochat.common import UserError
-from nanochat.report import generate
+from nanochat.report.__main__ import generate
 from scripts import mc_eval
 from scripts.mc_eval import main
 from tests.mc.test_loading import memory, save_memory

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from nanochat import markdown
-from nanochat.report_data import CHECK, MEMORY, Collected, Run, now
-from nanochat.report_handover import Alerts
-from nanochat.report_parts import Page, centered, plus_minus, readable, recovery
+from nanochat.report.handover import Alerts
+from nanochat.report.page import Page, centered, plus_minus, readable, recovery
+from nanochat.report.sections import CHECK, MEMORY, Collected, Run, now
 from nanochat.tracking.sinks import show_seconds
 
 _NOT_STAGES = ("report", f"report{MEMORY}", "check", f"check{MEMORY}")  # what looks at the stages

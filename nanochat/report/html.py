@@ -11,7 +11,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from nanochat.report_parts import LAYOUT
+from nanochat.report.page import LAYOUT
 
 # Whatever slipped through, the browser would load and run nothing but this style and the images in the file.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

@@ -15,9 +15,9 @@ from bench.tiny_chat import STEP, TEXT, reciting_model, save_chat_model, tiny_to
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.report import generate, main, section
-from nanochat.report_check import Check, check
-from nanochat.report_data import RECIPE
+from nanochat.report.__main__ import generate, main
+from nanochat.report.check import Check, check
+from nanochat.report.sections import RECIPE, section
 from nanochat.train.objective import NextTokenObjective
 
 TAG = "alphabet"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanochat.run_comparison import compare, comparison_markdown, comparison_png, notes_of
+from nanochat.report.run_comparison import compare, comparison_markdown, comparison_png, notes_of
 from nanochat.tracking.run_reader import LOSS, Axis, Run, read_run
 from tests.nanochat.run_files import BATCH, write_info, write_run
 

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nanochat.charts import check_chart
 from nanochat.common import UserError, base_dir, ensure_dir, read_json, write_json
-from nanochat.environment import process_seconds
+from nanochat.report.environment import process_seconds
+from nanochat.report.figures import check_chart
 from nanochat.tracking.sinks import redact_all
 
 MEMORY = "_mc"  # at the end of the names of the sections and stages of a run with a memory
@@ -143,7 +143,7 @@ def section(name: str, values: Mapping[str, Any]) -> None:
 
     `values` is JSON: scalars and nests become tables; `samples`, a list of `{"prompt", "text"}`, and `layouts`, one of
     `{"title", "text"}`, become text blocks; `metrics_file`, the path of a metrics.jsonl, becomes a figure, with that of
-    `baseline_metrics_file` beside it, and so does each of `charts` (see `nanochat.charts`). Numbers that are not finite are kept
+    `baseline_metrics_file` beside it, and so does each of `charts` (see `nanochat.report.figures`). Numbers that are not finite are kept
     as words.
 
     Raises `ValueError` for samples, layouts and charts of another form.

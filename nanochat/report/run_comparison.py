@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat import markdown
-from nanochat.figures import COLOURS, Curve, Panel, panels_png
+from nanochat.report.figures import COLOURS, Curve, Panel, panels_png
 from nanochat.tracking.run_reader import LOSS, Axis, Run, reached, smooth
 from nanochat.tracking.sinks import show_seconds
 

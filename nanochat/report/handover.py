@@ -10,9 +10,9 @@ from nanochat import markdown
 from nanochat.checkpoint.manifest import InvalidError, read_manifest
 from nanochat.checkpoint.store import META, CheckpointStore
 from nanochat.common import UserError, base_dir, read_json
-from nanochat.environment import describe_environment
-from nanochat.report_data import CHECK, RECIPE, Collected, run_file
-from nanochat.report_parts import Page, readable
+from nanochat.report.environment import describe_environment
+from nanochat.report.page import Page, readable
+from nanochat.report.sections import CHECK, RECIPE, Collected, run_file
 from nanochat.tracking.run_log import ALERTS_FILE
 from nanochat.tracking.sinks import read_metrics
 

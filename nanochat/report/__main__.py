@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.flags import flag, parse, run
-from nanochat.report_data import MEMORY, collect, section, sections_folder
+from nanochat.report.sections import MEMORY, collect, section, sections_folder
 
 __all__ = ["MEMORY", "generate", "main", "reset", "section"]
 
@@ -29,7 +29,7 @@ def generate(out: Path) -> list[str]:
 
     Raises `UserError` where a section is broken or `out` cannot be written.
     """
-    from nanochat.report_page import compose, write  # it needs torch, which a stage that only leaves a section may do without
+    from nanochat.report.compose import compose, write  # it needs torch, which a stage that only leaves a section may do without
 
     collected = collect()
     write(compose(collected), out)
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {command} is not a command; there are generate, check and reset", file=sys.stderr)
         return 2
     if command == "check":
-        from nanochat.report_check import Check, check
+        from nanochat.report.check import Check, check
 
         return check(parse(Check, arguments))
     config = parse(Report, arguments)

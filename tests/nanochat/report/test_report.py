@@ -16,10 +16,10 @@ from markdown_it import MarkdownIt
 from nanochat import markdown
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import ROOT, UserError
-from nanochat.figures import curves_png, memory_png
-from nanochat.report import generate, main, section
-from nanochat.report_data import RECIPE, collect
-from nanochat.report_page import compose, write
+from nanochat.report.__main__ import generate, main
+from nanochat.report.compose import compose, write
+from nanochat.report.figures import curves_png, memory_png
+from nanochat.report.sections import RECIPE, collect, section
 from nanochat.tracking.sinks import JsonlSink
 
 NASTY = "``` `````\n# title | <script>alert(1)</script> <b>&amp; [a](b) *x* \x1b[31m\u202e\r\x00 \\ ⟶ é 日本"
@@ -79,7 +79,7 @@ def test_a_section_is_json_with_a_stamp(base: Path) -> None:
 
 
 def test_process_seconds_count_from_the_start_of_the_process() -> None:
-    code = "import time; time.sleep(0.5); from nanochat.environment import process_seconds; print(process_seconds())"
+    code = "import time; time.sleep(0.5); from nanochat.report.environment import process_seconds; print(process_seconds())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert 0.5 <= float(done.stdout) < 5
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from nanochat import markdown
 from nanochat.common import UserError, atomic_write
-from nanochat.report_data import CHECK, Collected
-from nanochat.report_handover import add_alerts, add_check, add_checkpoints, add_commands, add_environment, collect_alerts
-from nanochat.report_html import to_html
-from nanochat.report_parts import Page, readable
-from nanochat.report_results import add_evaluation, add_memory, add_other_values, add_samples, add_training
-from nanochat.report_summary import add_stages, add_summary
+from nanochat.report.handover import add_alerts, add_check, add_checkpoints, add_commands, add_environment, collect_alerts
+from nanochat.report.html import to_html
+from nanochat.report.page import Page, readable
+from nanochat.report.results import add_evaluation, add_memory, add_other_values, add_samples, add_training
+from nanochat.report.sections import CHECK, Collected
+from nanochat.report.summary import add_stages, add_summary
 from nanochat.tracking.sinks import show_seconds
 
 

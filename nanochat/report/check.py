@@ -5,26 +5,32 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from nanochat import markdown
-from nanochat.checkpoint.load_model import STAGES, latest_stage
+from nanochat.checkpoint.load_model import STAGES, Stage, latest_stage, load_model
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import ROOT, UserError, base_dir
+from nanochat.data.chat_template import render_prompt
 from nanochat.data.tokenizer import load_tokenizer
 from nanochat.flags import flag
-from nanochat.report_data import CHECK, Collected, Entry, Run, collect, run_file, section
-from nanochat.report_run import last_values
-from nanochat.report_smoke import reply
-from nanochat.runtime.device import RuntimeFlags
+from nanochat.infer.conversation import ending, reply_pieces
+from nanochat.infer.engine import Engine
+from nanochat.infer.sampling import Sampling
+from nanochat.infer.tools import ToolFlags
+from nanochat.report.results import last_values
+from nanochat.report.sections import CHECK, Collected, Entry, Run, collect, run_file, section
+from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tracking.sinks import read_metrics
 
 SAME_BPB = 0.01  # of it: what evaluation and training may differ in, which measure the same rows with other kernels
 SAME_LOSS = 0.2  # nats per token that plain rows may lose against the baseline: a few steps, where a run is as short as the demo
 
 Result = Literal["ok", "FAILED", "missing"]
+MAX_TOKENS = 64
 
 
 class Point(NamedTuple):
@@ -234,3 +240,31 @@ def _shown(text: str) -> str:
     """The beginning of a reply, on one line."""
     line = markdown.visible(" ".join(text.split()))
     return line if len(line) <= 80 else f"{line[:79]}…"
+
+
+class Said(NamedTuple):
+    """A reply; `tokens` were drawn, the one that ended it included, the first of them `first_seconds` after the question."""
+
+    text: str
+    tokens: int
+    first_seconds: float
+    tokens_per_second: float
+
+
+def reply(stage: Stage, tag: str, prompt: str, device_type: str) -> Said:
+    """What the model of `stage` called `tag` makes of `prompt`, the likeliest token each time: the path of `chat_cli -p`.
+
+    The time does not include that of loading the model. Raises `UserError` where it cannot be loaded.
+    """
+    runtime = start(RuntimeFlags(device_type=device_type, compile=False))
+    model, tokenizer, _ = load_model(stage, tag, None, runtime.device, runtime.precision.dtype, say=lambda _: None)
+    base = stage == "base"
+    messages = {"messages": [{"role": "user", "content": prompt}]}
+    tokens = tokenizer.encode(prompt, bos=True) if base else render_prompt(tokenizer, messages)
+    engine, stop = Engine(model, tools=None if base else ToolFlags().open(tokenizer)), ending(tokenizer, base)
+    drawn, times = [], [time.monotonic()]
+    for (token,) in engine.stream([tokens], Sampling(temperature=0.0, max_tokens=MAX_TOKENS), stop):
+        times.append(time.monotonic())
+        drawn.append(token)
+    text = "".join(piece.text for piece in reply_pieces(tokenizer, drawn, stop))
+    return Said(text, len(drawn), times[1] - times[0], len(drawn) / (times[-1] - times[0]))

@@ -1,0 +1,1 @@
+"""The report of a run: its sections, figures, checks and pages."""
