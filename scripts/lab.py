@@ -22,18 +22,14 @@ from typing import Any, Literal
 from nanochat import flags
 from nanochat.common import UserError
 from nanochat.flags import flag, part, rest
-from nanochat.lab import decisions, miniseries, scaling
-from nanochat.lab.cycle import BASELINE, LOCK_FILE, Cycle, cycle_names, lab_folder, open_cycle
-from nanochat.lab.knobs import check_knobs
-from nanochat.lab.measurements import measure, members, variance
-from nanochat.lab.opening import Asked, alone, begin, reopen
-from nanochat.lab.plateau import look, plateau
-from nanochat.lab.profiles import load_profile
+from nanochat.lab import decisions, scaling
+from nanochat.lab.cycle import BASELINE, LOCK_FILE, Asked, Cycle, alone, begin, cycle_names, lab_folder, open_cycle, reopen
+from nanochat.lab.decisions import look, plateau
+from nanochat.lab.measurements import lock_threshold, measure, members, variance
+from nanochat.lab.profiles import check_knobs, load_profile
 from nanochat.lab.report import write_report
 from nanochat.lab.runner import Run, Stopped, add_rows, command, forget_failures, outcome_file, run_all
-from nanochat.lab.sweeps import at_seeds, best_of, experiments
-from nanochat.lab.targets import lock_threshold
-from nanochat.lab.templates import load_template
+from nanochat.lab.templates import at_seeds, best_of, experiments, load_template
 from scripts.base_train import BaseTrain
 
 
@@ -216,11 +212,11 @@ def run_miniseries(recipe: Miniseries) -> int:
     cycle.require_threshold()
     depths = _numbers(recipe.depths, "depths", int) or cycle.profile.depths
     with alone(cycle):
-        targets = _usage(miniseries.run_series, cycle, names, depths, _say)
+        targets = _usage(scaling.run_series, cycle, names, depths, _say)
         for depth, target in targets.items():
             _say(f"depth {depth}: target {cycle.metric} ≤ {target:.4f}")
         if len(names) == 2:
-            answer = miniseries.judge_series(cycle, *names, targets)
+            answer = scaling.judge_series(cycle, *names, targets)
             for found in answer["depths"]:
                 _say(f"depth {found['depth']}: saves {found['saved']:+.1%} of the time, final loss {found['loss']:+.2%}")
             _say(f"{names[1]} {'holds' if answer['passed'] else 'does not hold'} across depths: {answer['why']}")

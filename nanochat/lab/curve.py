@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from nanochat.tracking.run_reader import crossing
+
 Records = Sequence[Mapping[str, Any]]
 
 FINAL_SHARE = 0.05  # of the run's tokens, over which the final training loss is a mean
 SPIKE = 0.10  # a rise of the training loss above its least value so far by this share is an instability
+METHOD = "power_law"
+FIRST_SHARE = 0.2  # of the tokens, left out of the fit: the start is no power law
+LEAST_POINTS = 6
+EXPONENTS = np.geomspace(0.05, 2.0, 60)
+DRAWS = 200
+CONFIDENCE = 0.9
+MOST_CORRELATION = 0.9  # of the noise of neighbouring points
+FARTHEST = 10.0  # no crossing beyond so many times the run's tokens is believed
+_PARAMETERS = 3
 
 
 @dataclass(frozen=True)
@@ -79,3 +91,110 @@ def read_figures(records: Records) -> Figures | None:
         peak_mem_mib=max(r["train/peak_mem_mib"] for r in steps),
         spike=spike,
     )
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """L(t) = floor + scale·t^(−exponent)."""
+
+    floor: float
+    scale: float
+    exponent: float
+
+    def at(self, t: np.ndarray) -> np.ndarray:
+        """L at t [points] > 0."""
+        return self.floor + self.scale * t**-self.exponent
+
+    def crossing(self, level: float) -> float:
+        """The t at which L is `level`; infinite where it never is."""
+        if level <= self.floor or self.scale <= 0:
+            return math.inf
+        return float(np.exp(min(math.log(self.scale / (level - self.floor)) / self.exponent, 700.0)))
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """Tokens at the crossing and the bounds of its interval, which holds the truth with probability `CONFIDENCE`."""
+
+    tokens: float
+    low: float
+    high: float
+
+
+def measured(curve: Curve, target: float) -> float | None:
+    """Tokens at which the curve first is at `target` or below, between two points on the line; None where it never is."""
+    return crossing(curve.tokens, curve.values, target)
+
+
+def extrapolated(curve: Curve, target: float, seed: int = 0) -> Extrapolation | None:
+    """Tokens at which the curve would be at `target`; None where it has too few points, or would not within `FARTHEST`."""
+    later = curve.tokens >= FIRST_SHARE * curve.tokens[-1] if len(curve.tokens) else np.zeros(0, bool)
+    t, y = curve.tokens[later], curve.values[later]
+    if len(t) < LEAST_POINTS:
+        return None
+    law = fit(t, y)
+    crossing = law.crossing(target)
+    if crossing > FARTHEST * t[-1]:
+        return None
+    again = [PowerLaw(*row).crossing(target) for row in _fits(t, _redrawn(law.at(t), y, seed))]
+    low, high = np.quantile(again, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="inverted_cdf")
+    return Extrapolation(crossing, float(min(low, crossing)), float(max(high, crossing)))
+
+
+def fit(t: np.ndarray, y: np.ndarray) -> PowerLaw:
+    """The law nearest to y [points] at t [points] > 0."""
+    return PowerLaw(*_fits(t, y[None])[0])
+
+
+def r_squared(y: np.ndarray, fitted: np.ndarray) -> float:
+    """The share of the variance of y that the fit explains."""
+    spread = np.square(y - y.mean()).sum()
+    return float(1 - np.square(y - fitted).sum() / spread) if spread > 0 else math.nan
+
+
+def _redrawn(fitted: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
+    """Curves [DRAWS, points] from the fit and noise that is correlated as the residuals are: autoregressive of first order.
+
+    A fit takes some of the noise and of its correlation with it; both are corrected for its three parameters.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(y)
+    residuals = y - fitted
+    spread = np.square(residuals).sum()
+    lag = float((residuals[1:] * residuals[:-1]).sum() / spread) if spread > 0 else 0.0
+    correlation = min(max((lag * n + _PARAMETERS) / (n - 2 * _PARAMETERS), 0.0), MOST_CORRELATION)
+    size = math.sqrt(spread / (n - _PARAMETERS) * (1 + 2 * _PARAMETERS * correlation / (n * (1 - correlation))))
+    noise = rng.standard_normal((DRAWS, n)) * size
+    innovation = math.sqrt(1 - correlation**2)
+    for i in range(1, n):
+        noise[:, i] = correlation * noise[:, i - 1] + innovation * noise[:, i]
+    return fitted + noise
+
+
+def _fits(t: np.ndarray, curves: np.ndarray) -> np.ndarray:
+    """(floor, scale, exponent) [curves, 3] for each row of curves [curves, points]."""
+    unit = t / t[-1]  # well conditioned
+    coarse, _ = _search(unit, curves, np.broadcast_to(EXPONENTS, (len(curves), len(EXPONENTS))))
+    step = EXPONENTS[1] / EXPONENTS[0]
+    finer = coarse[:, 2:] * np.geomspace(1 / step, step, 41)
+    best, _ = _search(unit, curves, np.clip(finer, EXPONENTS[0], EXPONENTS[-1]))
+    best[:, 1] *= t[-1] ** best[:, 2]
+    return best
+
+
+def _search(t: np.ndarray, curves: np.ndarray, exponents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best of `exponents` [curves, tries] for each curve, with floor and scale: [curves, 3], and its error [curves]."""
+    x = t ** -exponents[:, :, None]  # (curves, tries, points)
+    y = curves[:, None, :]
+    mean_x, mean_y = x.mean(-1), y.mean(-1)
+    dx = x - mean_x[..., None]
+    scale = (dx * (y - mean_y[..., None])).sum(-1) / np.square(dx).sum(-1)
+    floor = mean_y - scale * mean_x
+    through_zero = np.maximum((x * y).sum(-1) / np.square(x).sum(-1), 0.0)
+    negative = floor < 0
+    floor, scale = np.where(negative, 0.0, floor), np.where(negative, through_zero, scale)
+    flat = scale < 0
+    floor, scale = np.where(flat, mean_y, floor), np.where(flat, 0.0, scale)
+    error = np.square(y - floor[..., None] - scale[..., None] * x).sum(-1)
+    rows, best = np.arange(len(curves)), error.argmin(1)
+    return np.stack([floor[rows, best], scale[rows, best], exponents[rows, best]], axis=1), error[rows, best]

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from nanochat import markdown
-from nanochat.common import UserError, atomic_write, ensure_dir, read_json, write_json
+from nanochat.common import ROOT, UserError, atomic_write, ensure_dir, read_json, write_json
 from nanochat.lab.cycle import BASELINE, Cycle
-from nanochat.lab.gates import OPTIONAL, PROMOTE, Gate, Judgement, Measured, judge
+from nanochat.lab.gates import LEAST_GAIN, OPTIONAL, PROMOTE, Gate, Judgement, Measured, judge
 from nanochat.lab.measurements import hashes, measure, members
-from nanochat.lab.outcome import OK, OUTCOME
-from nanochat.lab.resume_check import check_resume
+from nanochat.lab.profiles import HORIZON
+from nanochat.lab.run_outcome import OK, OUTCOME, TAG
+from nanochat.lab.runner import command, environment
 
 _ENTRY = re.compile(r"^## \d{4}-\d{2}-\d{2}", re.MULTILINE)
+CYCLES = 2
+# What makes a cycle full: theory, data and shape have each been swept and decided. Phase 4 is for after them.
+PHASES = {"1 theory": ("B", "C", "D"), "2 data and horizon": ("E",), "3 shape": ("F",)}
+STEPS = 6
+NAME = "checkpoint and resume"
 
 
 @dataclass(frozen=True)
@@ -146,3 +154,94 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _show(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class State:
+    """A cycle as the plateau sees it."""
+
+    name: str
+    missing: tuple[str, ...]  # phases that are not done; a full cycle has none
+    improvement: float  # the largest gain that passed all gates, as a share of the time
+    held: tuple[str, ...]  # candidates whose gain held across depths
+
+    @property
+    def flat(self) -> bool:
+        """Whether it found nothing to speak of."""
+        return not self.missing and self.improvement < LEAST_GAIN and not self.held
+
+
+def look(cycle: Cycle) -> State:
+    """Reads the decisions of a cycle."""
+    decisions = kept(cycle)
+    path = cycle.folder / "miniseries.json"
+    series: dict[str, Any] = read_json(path) if path.exists() else {}
+    decided = {record["candidate"].partition("/")[0] for record in decisions}
+    missing = [phase for phase, sweeps in PHASES.items() if not all(s in decided and members(cycle, s) for s in sweeps)]
+    promoted = [record for record in decisions if record["verdict"] == PROMOTE]
+    undecided = [r["candidate"] for r in promoted if r["config_hash"] not in series]
+    if undecided:
+        missing.append("5 miniseries of " + ", ".join(undecided))
+    names = {config: name for name, config in hashes(cycle).items()}
+    held = tuple(names.get(config, config) for config, found in series.items() if found["passed"])
+    return State(cycle.name, tuple(missing), max((r["gain"] or 0.0 for r in promoted), default=0.0), held)
+
+
+def plateau(states: Sequence[State]) -> tuple[bool, list[str]]:
+    """Whether the last two full cycles are flat, with a line about each cycle and the conclusion."""
+    lines = []
+    for state in states:
+        what = f"improvement {state.improvement:.1%}" + (f", held across depths: {', '.join(state.held)}" if state.held else "")
+        lines.append(f"{state.name}: " + (f"not full, without {'; '.join(state.missing)}; {what}" if state.missing else f"full; {what}"))
+    full = [state for state in states if not state.missing]
+    last = full[-CYCLES:]
+    reached = len(last) == CYCLES and all(state.flat for state in last)
+    if len(full) < CYCLES:
+        lines.append(f"no plateau: {len(full)} of {CYCLES} full cycles")
+    elif reached:
+        lines.append(f"plateau: the last {CYCLES} full cycles each improved by less than {LEAST_GAIN:.0%} and promoted nothing")
+    else:
+        lines.append(f"no plateau: {', '.join(state.name for state in last if not state.flat)} improved")
+    return reached, lines
+
+
+def check_resume(cycle: Cycle, config: str, flags: Mapping[str, Any]) -> Gate:
+    """Trains `STEPS` steps through and again from the checkpoint in the middle; passes where the tensors are equal, bit for bit.
+
+    The answer is kept in the cycle's folder by the config hash. What was said is in output.txt beside it.
+    """
+    folder = cycle.folder / "resume" / config
+    answer = folder / "answer.json"
+    if not answer.exists():
+        ensure_dir(folder)
+        write_json(answer, {"differs": _trained_twice(cycle, folder, flags)})
+    differs = read_json(answer)["differs"]
+    return Gate(NAME, not differs, differs or "exact")
+
+
+def _trained_twice(cycle: Cycle, folder: Path, flags: Mapping[str, Any]) -> str:
+    """What differs between the two trainings; empty where nothing does."""
+    short = {name: value for name, value in flags.items() if name not in HORIZON}
+    short |= {"num_iterations": STEPS, "save_every": STEPS // 2, "keep_checkpoints": -1, "eval_every": -1, "log_every": 1}
+    store = folder / "base_checkpoints" / TAG
+    whole = folder / "whole"
+    shutil.rmtree(store, ignore_errors=True)
+    if code := _train(cycle, folder, short, "never"):
+        return f"training {STEPS} steps ended with exit code {code}"
+    last = f"step_{STEPS:07d}"
+    shutil.rmtree(whole, ignore_errors=True)
+    (store / last).rename(whole)
+    if code := _train(cycle, folder, short, str(STEPS // 2)):
+        return f"resuming at step {STEPS // 2} ended with exit code {code}"
+    names = sorted(path.name for path in whole.glob("*.safetensors"))
+    different = [name for name in names if (whole / name).read_bytes() != (store / last / name).read_bytes()]
+    for done in (whole, folder / "base_checkpoints"):
+        shutil.rmtree(done)
+    return f"{', '.join(different)} differ after a resume at step {STEPS // 2}" if different else ""
+
+
+def _train(cycle: Cycle, folder: Path, flags: dict[str, Any], resume: str) -> int:
+    with open(folder / "output.txt", "ab") as output:
+        line = [*command(flags, cycle.seeds[0]), f"--resume={resume}"]
+        done = subprocess.run(line, cwd=ROOT, env=environment(folder, cycle.jobs), stdout=output, stderr=output, check=False)
+    return done.returncode

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nanochat.lab.curve import SPIKE
-from nanochat.lab.outcome import OK
+from nanochat.lab.run_outcome import OK
 from nanochat.lab.statistics import Comparison, compare
 
 PROMOTE, OPTIONAL, REJECT = "promote", "keep optional", "reject"

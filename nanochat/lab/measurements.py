@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanochat.common import UserError, read_json
-from nanochat.lab import time_to_target
 from nanochat.lab.curve import read_curve, read_figures
 from nanochat.lab.cycle import BASELINE, Cycle
 from nanochat.lab.gates import Measured
-from nanochat.lab.outcome import OK, OUTCOME, records
 from nanochat.lab.results import Row, key
+from nanochat.lab.run_outcome import OK, OUTCOME, records
+from nanochat.lab.runner import Run, outcome_file
 
 _NORMAL_90 = 1.645  # half the width of a normal's 90 % interval, in standard deviations
+_DIGITS = 4
 
 
 def hashes(cycle: Cycle) -> dict[str, str]:
@@ -85,8 +86,8 @@ def _measured(cycle: Cycle, row: Row, target: float) -> Measured:
     figures = read_figures(logged)
     assert figures is not None, "a run that is ok has figures"
     curve = read_curve(logged, cycle.metric)
-    tokens, uncertainty = time_to_target.measured(curve, target), 0.0
-    if tokens is None and (guess := time_to_target.extrapolated(curve, target)) is not None:
+    tokens, uncertainty = curve.measured(curve, target), 0.0
+    if tokens is None and (guess := curve.extrapolated(curve, target)) is not None:
         tokens = guess.tokens
         uncertainty = math.log(guess.high / guess.low) / (2 * _NORMAL_90)
     outcome = read_json(cycle.folder / "runs" / f"{config}-s{seed}" / OUTCOME)
@@ -101,3 +102,32 @@ def _measured(cycle: Cycle, row: Row, target: float) -> Measured:
         outcome["bad_batches"],
         figures.spike,
     )
+
+
+def lock_threshold(cycle: Cycle, runs: Sequence[Run]) -> None:
+    """Sets the threshold of a cycle that has none to `slowest_end` of the baseline's runs, rounded up, and writes it down.
+
+    Raises `UserError` where a run of the baseline has failed: there is nothing to compare with then.
+    """
+    for run in runs:
+        outcome = read_json(outcome_file(cycle, run))
+        if outcome["status"] != OK:
+            folder = outcome_file(cycle, run).parent
+            raise UserError(
+                f"{run} {outcome['status']} ({outcome['reason']}); see {folder / 'output.txt'}, then remove {folder} and run again"
+            )
+    if cycle.threshold is None:
+        cycle.threshold = math.ceil(slowest_end(cycle, runs) * 10**_DIGITS) / 10**_DIGITS
+        cycle.save()
+
+
+def slowest_end(cycle: Cycle, runs: Sequence[Run]) -> float:
+    """The largest of the last values of the metric: what every run got to. Raises `UserError` where one has logged none."""
+    ends = []
+    for run in runs:
+        folder = outcome_file(cycle, run).parent
+        values = read_curve(records(folder), cycle.metric).values
+        if not len(values):
+            raise UserError(f"{run} has logged no {cycle.metric}; what it said is in {folder / 'output.txt'}")
+        ends.append(float(values[-1]))
+    return max(ends)

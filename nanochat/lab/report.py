@@ -16,9 +16,8 @@ from nanochat.lab.cycle import BASELINE, Cycle
 from nanochat.lab.figures import Bar, Line, curves_png, depths_png, gains_png, mean_line, scaling_png
 from nanochat.lab.gates import Measured, saved, target_gain
 from nanochat.lab.measurements import hashes, measure, run_records
-from nanochat.lab.miniseries import SERIES
-from nanochat.lab.outcome import OK
-from nanochat.lab.scaling import SCALING
+from nanochat.lab.run_outcome import OK
+from nanochat.lab.scaling import SCALING, SERIES
 from nanochat.lab.templates import TEMPLATES
 
 

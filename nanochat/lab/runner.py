@@ -26,9 +26,9 @@ from typing import Any
 from nanochat.common import ROOT, UserError, base_dir, ensure_dir, read_json, write_json
 from nanochat.lab.curve import read_figures
 from nanochat.lab.cycle import Cycle, Experiment, threads
-from nanochat.lab.knobs import argv
-from nanochat.lab.outcome import OK, OUTCOME, TAG, bad_batches, classify, reached_end, records, row
+from nanochat.lab.profiles import argv
 from nanochat.lab.results import key
+from nanochat.lab.run_outcome import OK, OUTCOME, TAG, bad_batches, classify, reached_end, records, row
 from nanochat.model.gpt import GPTConfig
 
 POLL_SECONDS = 0.1

@@ -8,15 +8,12 @@ from pathlib import Path
 import pytest
 
 from nanochat.common import UserError, ensure_dir
-from nanochat.lab.code_version import changed_files, training_code
 from nanochat.lab.curve import read_curve, read_figures
-from nanochat.lab.cycle import cycle_names, open_cycle
+from nanochat.lab.cycle import alone, changed_files, cycle_names, open_cycle, training_code
 from nanochat.lab.measurements import measure, members
-from nanochat.lab.opening import alone
-from nanochat.lab.outcome import CRASHED, DIVERGED, OK, classify, metrics_folder
+from nanochat.lab.run_outcome import CRASHED, DIVERGED, OK, classify, metrics_folder
 from nanochat.lab.runner import Run, outcome_file, run_all
-from nanochat.lab.sweeps import at_budget, at_seeds, experiments
-from nanochat.lab.templates import Template, load_template
+from nanochat.lab.templates import Template, at_budget, at_seeds, experiments, load_template
 from tests.nanochat.lab.planted import BATCH, STEPS, new_cycle, plant, plant_sweep, records, surroundings
 
 

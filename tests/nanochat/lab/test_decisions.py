@@ -7,12 +7,11 @@ import pytest
 from nanochat.common import UserError, read_json, write_json
 from nanochat.lab import decisions
 from nanochat.lab.cycle import BASELINE
+from nanochat.lab.decisions import State, look, plateau
 from nanochat.lab.gates import OPTIONAL, PROMOTE, REJECT
 from nanochat.lab.measurements import hashes, measure, variance
-from nanochat.lab.miniseries import judge_series
-from nanochat.lab.plateau import State, look, plateau
-from nanochat.lab.scaling import fit_points
-from nanochat.lab.sweeps import best_of
+from nanochat.lab.scaling import fit_points, judge_series
+from nanochat.lab.templates import best_of
 from tests.nanochat.lab.planted import BATCH, STEPS, new_cycle, plant, plant_sweep
 
 DAY = date(2026, 1, 2)

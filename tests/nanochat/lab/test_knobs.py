@@ -3,8 +3,7 @@ import math
 import pytest
 
 from nanochat import flags
-from nanochat.lab.knobs import argv, check_knobs, resolve
-from nanochat.lab.profiles import PROFILES, Profile, load_profile
+from nanochat.lab.profiles import PROFILES, Profile, argv, check_knobs, load_profile, resolve
 from nanochat.lab.templates import TEMPLATES, grid, load_template
 from nanochat.model.gpt import GPTConfig
 from nanochat.train.schedule import HorizonFlags, Plan, plan_run

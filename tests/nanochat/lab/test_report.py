@@ -7,9 +7,8 @@ import numpy as np
 from nanochat.common import write_json
 from nanochat.lab import decisions
 from nanochat.lab.cycle import BASELINE
-from nanochat.lab.miniseries import judge_series
 from nanochat.lab.report import write_report
-from nanochat.lab.scaling import fit_points
+from nanochat.lab.scaling import fit_points, judge_series
 from tests.nanochat.lab.planted import new_cycle, plant, plant_sweep
 from tests.nanochat.lab.test_decisions import plant_series
 

@@ -3,8 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from nanochat.lab.curve import Curve
-from nanochat.lab.time_to_target import PowerLaw, extrapolated, fit, measured, r_squared
+from nanochat.lab.curve import Curve, PowerLaw, extrapolated, fit, measured, r_squared
 
 LAW = PowerLaw(1.0, 30.0, 0.3)
 END = 1.5e6
