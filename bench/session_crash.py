@@ -25,7 +25,7 @@ from torch import Tensor
 from bench.checkpoint_crash import in_child
 from mc.config import AllocatorConfig, MCConfig, SessionConfig
 from mc.controller import MCController
-from mc.layout import check
+from mc.layout.layout import check
 from mc.row_tree import Shape, build
 from mc.session import MCSession
 from mc.session_store import SessionStore

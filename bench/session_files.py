@@ -27,7 +27,7 @@ from torch import Tensor
 
 from bench.checkpoint_crash import in_child
 from mc.disk_tree import DiskTree
-from mc.layout import Geometry
+from mc.layout.layout import Geometry
 from mc.session_list import delete_session, list_sessions
 from mc.tree import TreeSpec
 from nanochat.common import UserError

@@ -1,6 +1,6 @@
 """The Focus Allocator: from LensNet's scores to the edits of a Working Context, within a budget of entries.
 
-A *replacement* is the expansion of a gist node and the collapses of families (see `mc.edits`) that pay for it. What must be
+A *replacement* is the expansion of a gist node and the collapses of families (see `mc.layout.tiling`) that pay for it. What must be
 collapsed as the history grows is no replacement: that is `fit`.
 """
 
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mc.config import AllocatorConfig
-from mc.edits import BEYOND, Edit, Editor, Tiling
-from mc.layout import Geometry
+from mc.layout.layout import Geometry
+from mc.layout.tiling import BEYOND, Edit, Editor, Tiling
 
 COOLDOWN = 2  # refocuses after that of an edit in which it may not be undone
 

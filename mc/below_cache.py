@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mc.edits import Tiling
 from mc.growth import embed
+from mc.layout.tiling import Tiling
 from mc.matching import Below, Matching
 from mc.tree import MegaContextTree
 from nanochat.model.gpt import GPT

@@ -24,7 +24,7 @@ from torch import Tensor
 from mc.allocator import FocusAllocator
 from mc.config import SessionConfig
 from mc.controller import MCController
-from mc.edits import Edit, Tiling
+from mc.layout.tiling import Edit, Tiling
 from mc.session import Budget, MCSession, session_budget, session_spec
 from mc.tree import MegaContextTree, RamTree
 from mc.watcher import Watcher

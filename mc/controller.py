@@ -20,15 +20,15 @@ from mc.config import MCConfig, RowPlan
 from mc.distillation import distillation_loss
 from mc.focus import Focus
 from mc.gistnet import GistNet
+from mc.layout.compression import compression_of, repeated, sample_levels
+from mc.layout.positions import alibi_bias
 from mc.lens_loss import excess
 from mc.lensnet import LensNet, bank_keys
 from mc.occurrence import occurrence
 from mc.pace import Pace
-from mc.positional import alibi_bias
 from mc.reconstruction import Reconstruction
 from mc.row_tree import Positions, RowTree, assemble, build
 from mc.sampler import Request, Sampler, Variants, lay_out
-from mc.variants import compression_of, repeated, sample_levels
 from nanochat.model.cross_entropy import IGNORE
 from nanochat.model.gpt import GPT, Embedded, Rotary
 from nanochat.train.objective import Objective, StepResult

@@ -28,12 +28,12 @@ from mc.attention_mass import EagerAttention, attention_mass
 from mc.comparison import Comparison, compare_rows
 from mc.config import RowPlan
 from mc.controller import MCController
-from mc.layout import from_levels
+from mc.layout.compression import Compression, sample_levels
+from mc.layout.layout import from_levels
+from mc.layout.positions import alibi_bias
 from mc.layout_choice import by_recency, by_score, coarsest, nearest_compression
 from mc.lensnet import bank_keys, score_blocks
-from mc.positional import alibi_bias
 from mc.row_tree import Positions, RowTree, assemble, bank_index, build
-from mc.variants import Compression, sample_levels
 from nanochat.eval.bits_per_byte import never
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy
 from nanochat.model.gpt import GPT, Embedded

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mc import metrics as measure
 from mc.config import RowPlan
-from mc.layout import from_levels
+from mc.layout.layout import from_levels
 from mc.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores, told_loss
 from mc.lensnet import LensNet, bank_keys, score_blocks
 from mc.row_tree import RowTree, assemble, bank_index

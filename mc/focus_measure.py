@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mc.ascii_layout import draw_history
 from mc.controller import MCController
+from mc.layout.draw import draw_history
 from mc.session import MCSession, session_spec
 from mc.tree import RamTree
 

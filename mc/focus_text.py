@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mc.allocator import raw_from
-from mc.ascii_layout import draw_history
+from mc.layout.draw import draw_history
 from mc.session import MCSession
 from nanochat.data.tokenizer import Tokenizer
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mc.config import RowPlan
-from mc.layout import Geometry
-from mc.variants import Compression, compression, fill_levels
+from mc.layout.compression import Compression, compression, fill_levels
+from mc.layout.layout import Geometry
 
 
 def nearest_compression(width: int, plan: RowPlan) -> Compression:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mc.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
-from mc.layout import Geometry, Layout
+from mc.layout.layout import Geometry, Layout
 from mc.matching import HEADS, Below, Matching
 from mc.row_tree import RowTree, Shape, look_below
 from nanochat.flags import flag

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mc.ascii_layout import draw_layouts
 from mc.auto_batch import estimate_mc_device_batch, probe_micro_batch
 from mc.config import MCConfig
 from mc.controller import MCController
 from mc.evaluation import KINDS, choose_levels, evaluate_memory, plain_forward, row_tree, training_probes
+from mc.layout.draw import draw_layouts
 from mc.targets import expected, memory_targets
 from nanochat.model.gpt import GPT
 from nanochat.runtime.device import Runtime

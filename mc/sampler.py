@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mc.config import RowPlan
-from mc.layout import Layout, entry_ends, from_levels
+from mc.layout.compression import Compression, sample_distinct
+from mc.layout.layout import Layout, entry_ends, from_levels
 from mc.row_tree import bank_index
-from mc.variants import Compression, sample_distinct
 
 
 class Variants(NamedTuple):

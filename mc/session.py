@@ -20,9 +20,9 @@ from mc.attention_mass import EagerAttention
 from mc.below_cache import BelowCache
 from mc.config import SessionConfig
 from mc.controller import MCController
-from mc.edits import Tiling, extended, raw
 from mc.growth import PIECE, embed, grow
-from mc.layout import Geometry, Layout, check
+from mc.layout.layout import Geometry, Layout, check
+from mc.layout.tiling import Tiling, extended, raw
 from mc.tree import MegaContextTree, TreeSpec
 from mc.watcher import Watcher
 from mc.working_context import WorkingContext

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mc.edits import Tiling
-from mc.layout_runs import at_most, runs
+from mc.layout.draw import at_most, runs
+from mc.layout.tiling import Tiling
 from mc.telemetry_schema import MOST_RUNS, Value
 
 

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from mc.edits import Edit
+from mc.layout.tiling import Edit
 from mc.session import MCSession
 from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
 from mc.telemetry_layout import layout_payload

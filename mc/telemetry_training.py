@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mc.controller import MCController
-from mc.edits import Tiling
+from mc.layout.tiling import Tiling
 from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
 from mc.telemetry_layout import layout_payload
 from nanochat.common import UserError, atomic_write

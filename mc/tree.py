@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mc.layout import Geometry
+from mc.layout.layout import Geometry
 from nanochat.runtime.device import DTYPES
 
 # The value embeddings of a node are the means over its tokens, which whoever needs them recomputes; where that would read

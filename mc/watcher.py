@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mc.edits import Edit
+from mc.layout.tiling import Edit
 
 if TYPE_CHECKING:
     from mc.session import MCSession

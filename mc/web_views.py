@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mc.edits import Tiling
-from mc.layout_runs import at_most, runs
+from mc.layout.draw import at_most, runs
+from mc.layout.tiling import Tiling
 from mc.session import MCSession
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.reply import BOUNDARIES, Reply, joined
@@ -45,7 +45,7 @@ def focus_view(session: MCSession, with_scores: bool = False) -> dict[str, Any]:
 
 
 def _spans(session: MCSession, scores: np.ndarray) -> np.ndarray:
-    """The runs of the session's layout (`mc.layout_runs`), of what has been read and is not yet laid out too."""
+    """The runs of the session's layout (`mc.layout.draw`), of what has been read and is not yet laid out too."""
     lod, start = session.context.tiling
     raw = session.length - session.tree.length
     lod = np.append(lod, np.zeros(raw, dtype=np.int64))

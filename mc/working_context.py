@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mc.edits import Tiling
 from mc.growth import embed, value_means
-from mc.layout import Layout
-from mc.positional import Kind, entry_rotary
+from mc.layout.layout import Layout
+from mc.layout.positions import Kind, entry_rotary
+from mc.layout.tiling import Tiling
 from mc.tree import MegaContextTree
 from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from mc.allocator import COOLDOWN, FocusAllocator, coarsest_width, count_blocks, raw_from, swap_rate
 from mc.config import AllocatorConfig
-from mc.edits import Edit, Tiling, extended, raw
-from mc.layout import Geometry, Layout, check
+from mc.layout.layout import Geometry, Layout, check
+from mc.layout.tiling import Edit, Tiling, extended, raw
 from tests.mc.tiny_memory import entries
 from tests.mc.tiny_tilings import Entry, as_tiling, children, families, gists, histories, node, random_tiling, replaced, rows
 
@@ -31,7 +31,7 @@ def random_scores(rng: random.Random, width: int) -> np.ndarray:
 
 
 def assert_legal(tiling: Tiling, allocator: FocusAllocator, length: int, budget: int) -> None:
-    """By `mc.layout.check`."""
+    """By `mc.layout.layout.check`."""
     layout = Layout(*(torch.from_numpy(part)[None] for part in tiling))
     check(layout, allocator.geometry, end=length, max_entries=budget, recent=allocator.recent, max_lod=allocator.max_lod)
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from mc.disk_tree import DiskTree
-from mc.layout import Geometry
+from mc.layout.layout import Geometry
 from mc.session_list import list_sessions
 from mc.tree import TreeSpec
 from nanochat.common import UserError

@@ -7,7 +7,7 @@ import torch
 
 from mc import distillation
 from mc.distillation import distillation_loss
-from mc.layout import Geometry
+from mc.layout.layout import Geometry
 from mc.reconstruction import SHARE, Reconstruction
 from nanochat.model.cross_entropy import CHUNK_BYTES
 from tests.mc.tiny_memory import WIDTH, randomise, tiny_gpt

@@ -26,7 +26,7 @@ from mc.evaluation import (
     training_probes,
     window_forward,
 )
-from mc.layout import check, from_levels
+from mc.layout.layout import check, from_levels
 from mc.layout_choice import by_recency, coarsest
 from nanochat.model.gpt import GPT, norm, rotate
 from tests.mc.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_memory

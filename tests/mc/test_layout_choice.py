@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from mc.config import MCConfig, RowPlan
 from mc.gistnet import GistConfig
-from mc.layout import check, from_levels, widths
+from mc.layout.compression import Compression
+from mc.layout.layout import check, from_levels, widths
 from mc.layout_choice import by_recency, by_score, coarsest, nearest_compression
-from mc.variants import Compression
 
 
 @st.composite

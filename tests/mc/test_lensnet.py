@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mc.layout import Geometry, Layout
+from mc.layout.layout import Geometry, Layout
 from mc.lensnet import LensConfig, LensNet, block_scores
 from mc.matching import Below
 from tests.mc.tiny_memory import (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mc.config import AllocatorConfig, SessionConfig
 from mc.controller import MCController
-from mc.layout import check, to_levels
+from mc.layout.layout import check, to_levels
 from mc.lensnet import bank_keys
 from mc.row_tree import Shape, build, look_below
 from mc.session import MCSession, least_entries, session_budget, session_spec

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mc.disk_tree import DiskTree
-from mc.layout import Geometry
+from mc.layout.layout import Geometry
 from mc.session_files import valid_name
 from mc.tree import TreeSpec
 from nanochat.checkpoint.manifest import canonical

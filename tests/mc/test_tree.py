@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc.disk_tree import DiskTree
-from mc.layout import Geometry
+from mc.layout.layout import Geometry
 from mc.tree import MegaContextTree, RamTree, TreeSpec
 from tests.mc.tiny_tree import DEEP, MANIFEST, NO_VALUES, SMALL, WIDE, World, world
 

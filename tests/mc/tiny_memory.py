@@ -11,10 +11,10 @@ from torch import Tensor
 from mc.config import MCConfig
 from mc.controller import MCController
 from mc.gistnet import GistConfig, GistNet
-from mc.layout import Geometry, Layout
+from mc.layout.layout import Geometry, Layout
+from mc.layout.positions import Kind, alibi_bias
 from mc.lens_loss import LensLossConfig
 from mc.lensnet import LensConfig, LensNet
-from mc.positional import Kind, alibi_bias
 from mc.row_tree import Positions, Shape, assemble, bank_index, build
 from nanochat.model.gpt import GPT
 from nanochat.train.optim import MuonAdamW, OptimFlags, check_coverage

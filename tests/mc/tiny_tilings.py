@@ -7,8 +7,8 @@ import random
 import numpy as np
 from hypothesis import strategies as st
 
-from mc.edits import Tiling
-from mc.layout import Geometry
+from mc.layout.layout import Geometry
+from mc.layout.tiling import Tiling
 
 Entry = tuple[int, int]  # (level, start)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mc.layout import Geometry
+from mc.layout.layout import Geometry
 from mc.tree import MegaContextTree, TreeSpec
 
 MANIFEST = {"model": "tiny", "digest": "0f1e", "tokenizer": "bytes", "step": 7}

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mc.edits import Tiling
-from mc.layout import Geometry
-from mc.layout_runs import at_most, runs
+from mc.layout.draw import at_most, runs
+from mc.layout.layout import Geometry
+from mc.layout.tiling import Tiling
 from mc.telemetry_layout import layout_payload
 from mc.telemetry_schema import MOST_RUNS, allowed
 from tests.mc.tiny_memory import entries, random_levels

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mc.layout import Geometry, check, from_levels, widths
-from mc.variants import Compression, compression, repeated, sample_distinct, sample_levels
+from mc.layout.compression import Compression, compression, repeated, sample_distinct, sample_levels
+from mc.layout.layout import Geometry, check, from_levels, widths
 
 
 def generator(seed: int) -> torch.Generator:

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mc.edits import Edit, Editor, Tiling, extended, raw
-from mc.layout import Geometry, Layout, check
+from mc.layout.layout import Geometry, Layout, check
+from mc.layout.tiling import Edit, Editor, Tiling, extended, raw
 from tests.mc.tiny_memory import entries, random_levels
 from tests.mc.tiny_tilings import Entry, as_tiling, children, families, gists, histories, node, random_tiling, replaced, rows
 

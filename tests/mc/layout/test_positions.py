@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from mc.layout import Geometry, Layout, raw
-from mc.positional import KINDS, alibi_bias, entry_rotary
+from mc.layout.layout import Geometry, Layout, raw
+from mc.layout.positions import KINDS, alibi_bias, entry_rotary
 from mc.row_tree import Positions, Shape, bank_index, bank_layout
 from nanochat.model.gpt import rotary_at
 from tests.mc.tiny_memory import SEQ_LEN, as_layout, entries, tiny_batch, tiny_gpt, tiny_memory

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mc.ascii_layout import draw_history, draw_layouts
 from mc.config import MCConfig, RowPlan
-from mc.edits import Tiling
 from mc.gistnet import GistConfig
-from mc.layout import Geometry, widths
+from mc.layout.draw import draw_history, draw_layouts
+from mc.layout.layout import Geometry, widths
+from mc.layout.tiling import Tiling
 
 
 def plan_of(length: int = 1024, slots: int = 1, **config) -> RowPlan:

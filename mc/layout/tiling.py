@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mc.layout import Geometry, Layout, check
+from mc.layout.layout import Geometry, Layout, check
 
 BEYOND = 1 << 62  # tokens: more than any history has, and twice that is still an int64
 
@@ -26,7 +26,7 @@ class Edit(NamedTuple):
 
 
 class Tiling(NamedTuple):
-    """One row of `mc.layout.Layout`: level and first token of each entry, int64 [W]."""
+    """One row of `mc.layout.layout.Layout`: level and first token of each entry, int64 [W]."""
 
     lod: np.ndarray
     start: np.ndarray
@@ -66,17 +66,17 @@ class Editor:
         self.saving = np.append(0, self.family[:-1] - geometry.slots)
 
     def check(self, tiling: Tiling, length: int, recent: int) -> None:
-        """Raises `ValueError`, as `mc.layout.check` words it, where `tiling` is no legal one of `length` tokens, the last `recent` raw."""
+        """Raises `ValueError`, as `mc.layout.layout.check` words it, where `tiling` is no legal one of `length` tokens, the last `recent` raw."""
         lod, start = tiling
         if lod.ndim != 1 or lod.shape != start.shape or lod.dtype != np.int64 or start.dtype != np.int64:
             raise ValueError(f"lod {lod.shape} {lod.dtype} and start {start.shape} {start.dtype} are no pair of int64 [W]")
         if not self._legal(tiling, length, recent):
             layout = Layout(torch.from_numpy(lod)[None], torch.from_numpy(start)[None])
             check(layout, self.geometry, end=length, recent=recent, max_lod=self.max_lod)
-            raise AssertionError("a tiling that mc.layout.check allows was refused")
+            raise AssertionError("a tiling that mc.layout.layout.check allows was refused")
 
     def _legal(self, tiling: Tiling, length: int, recent: int) -> bool:
-        """`mc.layout.check` in a tenth of its time."""
+        """`mc.layout.layout.check` in a tenth of its time."""
         lod, start = tiling
         if not len(lod):
             return length == 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mc.layout import Geometry
+from mc.layout.layout import Geometry
 
 
 @dataclass(frozen=True)

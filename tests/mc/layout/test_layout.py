@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mc.layout import Geometry, Layout, check, entry_ends, from_levels, raw, to_levels, tree_levels, widths
+from mc.layout.layout import Geometry, Layout, check, entry_ends, from_levels, raw, to_levels, tree_levels, widths
 from tests.mc.tiny_memory import as_layout, entries, random_levels
 
 ROOM = 3_000  # blocks at most in a drawn layout

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from mc.layout import Geometry, Layout
+from mc.layout.layout import Geometry, Layout
 from nanochat.model.gpt import Rotary, rotary_angles, rotary_at, rotary_frequencies
 
 Kind = Literal["gaussian", "simple", "gaussian_lod2d", "gaussian_alibi", "gaussian_lod2d_alibi", "local"]

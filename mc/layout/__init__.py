@@ -1,0 +1,1 @@
+"""Layouts: tilings of a history by tokens and gists, positions, drawing, compression."""
