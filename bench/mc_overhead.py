@@ -21,8 +21,8 @@ import torch
 
 from mc.config import MCConfig
 from mc.controller import NETWORKS, SPANS, MCController
+from mc.nets.gist_bank import RowTree, assemble
 from mc.recipe import choose_micro_batch
-from mc.row_tree import RowTree, assemble
 from mc.sampler import Request
 from nanochat.flags import flag, parse, part, run
 from nanochat.model.gpt import GPT, GPTConfig

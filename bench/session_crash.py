@@ -26,7 +26,7 @@ from bench.checkpoint_crash import in_child
 from mc.config import AllocatorConfig, MCConfig, SessionConfig
 from mc.controller import MCController
 from mc.layout.layout import check
-from mc.row_tree import Shape, build
+from mc.nets.gist_bank import Shape, build
 from mc.session import MCSession
 from mc.session_store import SessionStore
 from nanochat.flags import flag, parse, run

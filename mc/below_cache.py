@@ -1,7 +1,7 @@
 """What lies one level below a session's Working Context, kept from one refocus to the next.
 
 Nodes do not change, so that only those that have become entries since are read from the tree. Shapes: `n` nodes, `C` vectors
-below a node, `H·E` numbers of a key, as in `mc.matching`.
+below a node, `H·E` numbers of a key, as in `mc.nets.child_attention`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mc.growth import embed
 from mc.layout.tiling import Tiling
-from mc.matching import Below, Matching
+from mc.nets.child_attention import Below, Matching
 from mc.tree import MegaContextTree
 from nanochat.model.gpt import GPT
 

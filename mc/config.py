@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 
-from mc.gistnet import GistConfig
 from mc.layout.compression import Compression, compression
 from mc.layout.layout import Geometry
 from mc.layout.positions import Kind
 from mc.lens_loss import LensLossConfig
-from mc.lensnet import LensConfig
-from mc.row_tree import Shape
+from mc.nets.gist_bank import Shape
+from mc.nets.gistnet import GistConfig
+from mc.nets.lensnet import LensConfig
 from nanochat.flags import flag, flat_values, part
 from nanochat.runtime.device import DTYPES
 

@@ -24,7 +24,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mc.attention_mass import EagerAttention, attention_mass
 from mc.comparison import Comparison, compare_rows
 from mc.config import RowPlan
 from mc.controller import MCController
@@ -32,8 +31,9 @@ from mc.layout.compression import Compression, sample_levels
 from mc.layout.layout import from_levels
 from mc.layout.positions import alibi_bias
 from mc.layout_choice import by_recency, by_score, coarsest, nearest_compression
-from mc.lensnet import bank_keys, score_blocks
-from mc.row_tree import Positions, RowTree, assemble, bank_index, build
+from mc.nets.attention_probe import EagerAttention, attention_mass
+from mc.nets.gist_bank import Positions, RowTree, assemble, bank_index, build
+from mc.nets.lensnet import bank_keys, score_blocks
 from nanochat.eval.bits_per_byte import never
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy
 from nanochat.model.gpt import GPT, Embedded

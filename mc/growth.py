@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mc.gistnet import GistNet
+from mc.nets.gistnet import GistNet
 from mc.tree import MegaContextTree
 from nanochat.model.gpt import GPT, Embedded, norm
 

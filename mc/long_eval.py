@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mc.attention_mass import attention_mass
 from mc.comparison import Comparison, Estimate, compare_rows
 from mc.conditions import Condition, Opened, Reader, forced, joined
 from mc.config import SessionConfig
 from mc.controller import MCController
 from mc.evaluation import plain_forward
+from mc.nets.attention_probe import attention_mass
 from mc.watcher import Watcher
 from nanochat.infer.fast_decode import DecodeStep
 

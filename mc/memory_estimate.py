@@ -10,9 +10,9 @@ import torch.nn as nn
 from mc.auto_batch import divisors, estimate_mc_device_batch
 from mc.config import MCConfig, RowPlan
 from mc.controller import SMALL
-from mc.gistnet import GistNet
-from mc.lensnet import LensNet
-from mc.matching import HEADS
+from mc.nets.child_attention import HEADS
+from mc.nets.gistnet import GistNet
+from mc.nets.lensnet import LensNet
 from mc.reconstruction import Reconstruction
 from nanochat.common import UserError
 from nanochat.model.gpt import GPTConfig

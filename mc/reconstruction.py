@@ -10,8 +10,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from mc.encoder import init_linear
 from mc.layout.layout import Geometry
+from mc.nets.encoder import init_linear
 from nanochat.model.gpt import GPT, MLP, norm
 
 SHARE = 4  # one block in so many is told in a micro-batch

@@ -12,7 +12,7 @@ from torch import Tensor
 from mc.config import RowPlan
 from mc.layout.compression import Compression, sample_distinct
 from mc.layout.layout import Layout, entry_ends, from_levels
-from mc.row_tree import bank_index
+from mc.nets.gist_bank import bank_index
 
 
 class Variants(NamedTuple):

@@ -113,7 +113,7 @@ def test_a_rehearsal_runs_the_backward_at_the_widest_step() -> None:
 def test_an_error_in_a_rehearsal_is_not_hidden_and_leaves_no_trace() -> None:
     mc = controller()
     before = state(mc)
-    hook = mc.gistnet.c_out.weight.register_hook(lambda gradient: 1 / 0)
+    hook = mc.nets.gistnet.c_out.weight.register_hook(lambda gradient: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         rehearse(mc, 2, T)
     hook.remove()

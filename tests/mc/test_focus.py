@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mc.attention_mass import attention_mass
 from mc.focus import METRICS
 from mc.lens_loss import excess, told_loss
-from mc.lensnet import bank_keys
+from mc.nets.attention_probe import attention_mass
+from mc.nets.lensnet import bank_keys
 from mc.sampler import Request
 from tests.mc.tiny_memory import tiny_batch, tiny_memory
 

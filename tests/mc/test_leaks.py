@@ -12,7 +12,7 @@ from mc.controller import MCController
 from mc.layout.compression import Compression, sample_levels
 from mc.layout.layout import Geometry, entry_ends, from_levels
 from mc.layout.positions import KINDS
-from mc.row_tree import Shape
+from mc.nets.gist_bank import Shape
 from mc.sampler import Request, Sampler, Variants
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import Plan

@@ -185,8 +185,8 @@ def test_the_report_shows_both(both: tuple[Home, Home], tmp_path: Path, monkeypa
 
 
 PLACES = [
-    "mc.gistnet:GistNet.forward",
-    "mc.lensnet:LensNet.forward",
+    "mc.nets.gistnet:GistNet.forward",
+    "mc.nets.lensnet:LensNet.forward",
     "mc.sampler:Sampler.sample",
     "mc.controller:assemble",
     "mc.controller:build",

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mc.config import MCConfig, RowPlan
-from mc.gistnet import GistConfig
 from mc.layout.draw import draw_history, draw_layouts
 from mc.layout.layout import Geometry, widths
 from mc.layout.tiling import Tiling
+from mc.nets.gistnet import GistConfig
 
 
 def plan_of(length: int = 1024, slots: int = 1, **config) -> RowPlan:

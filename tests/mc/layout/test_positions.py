@@ -9,7 +9,7 @@ import torch
 
 from mc.layout.layout import Geometry, Layout, raw
 from mc.layout.positions import KINDS, alibi_bias, entry_rotary
-from mc.row_tree import Positions, Shape, bank_index, bank_layout
+from mc.nets.gist_bank import Positions, Shape, bank_index, bank_layout
 from nanochat.model.gpt import rotary_at
 from tests.mc.tiny_memory import SEQ_LEN, as_layout, entries, tiny_batch, tiny_gpt, tiny_memory
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mc.matching import HEADS, Below, Matching
+from mc.nets.child_attention import HEADS, Below, Matching
 
 D, K, W = 64, 8, 12
 

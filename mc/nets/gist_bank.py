@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mc.layout.layout import Geometry, Layout, from_levels, tree_levels, widths
 from mc.layout.positions import Kind, entry_rotary
-from mc.matching import Below
+from mc.nets.child_attention import Below
 from nanochat.model.gpt import Embedded, Rotary
 
 MakeGists = Callable[[Tensor, Tensor | None], Tensor]  # (children [N,C,D], hidden states or None) → gists [N,S,D], as `GistNet` does

@@ -16,7 +16,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from mc.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
+from mc.nets.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
 from nanochat.flags import flag
 from nanochat.model.gpt import MLP, Linear, norm, rotary_at
 

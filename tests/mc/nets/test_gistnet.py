@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from mc.gistnet import GistConfig, GistNet
+from mc.nets.gistnet import GistConfig, GistNet
 from nanochat.model.gpt import norm
 from tests.mc.tiny_memory import WIDTH, assert_training_moves_everything, tiny_gistnet, tiny_memory
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mc.gistnet import GistNet
 from mc.layout.layout import Geometry, Layout
-from mc.row_tree import RowTree, Shape, assemble, bank_index, bank_layout, build, look_below
+from mc.nets.gist_bank import RowTree, Shape, assemble, bank_index, bank_layout, build, look_below
+from mc.nets.gistnet import GistNet
 from nanochat.model.gpt import Embedded
 from tests.mc.tiny_memory import WIDTH, as_layout, entries, tiny_gistnet
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mc.layout.layout import Geometry, Layout
-from mc.lensnet import LensConfig, LensNet, block_scores
-from mc.matching import Below
+from mc.nets.child_attention import Below
+from mc.nets.lensnet import LensConfig, LensNet, block_scores
 from tests.mc.tiny_memory import (
     SEQ_LEN,
     WIDTH,

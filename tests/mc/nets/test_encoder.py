@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mc.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
+from mc.nets.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
 from nanochat.model.gpt import norm, rotary_at, rotate
 from tests.mc.tiny_memory import randomise
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from mc.encoder import HEAD_DIM, init_linear
+from mc.nets.encoder import HEAD_DIM, init_linear
 from nanochat.model.gpt import Linear, norm
 
 HEADS = 4

@@ -13,10 +13,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from mc.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
 from mc.layout.layout import Geometry, Layout
-from mc.matching import HEADS, Below, Matching
-from mc.row_tree import RowTree, Shape, look_below
+from mc.nets.child_attention import HEADS, Below, Matching
+from mc.nets.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
+from mc.nets.gist_bank import RowTree, Shape, look_below
 from nanochat.flags import flag
 from nanochat.model.gpt import MLP, Linear, norm
 
