@@ -20,10 +20,10 @@ from functools import partial
 import torch
 
 from mc.config import MCConfig
-from mc.controller import NETWORKS, SPANS, MCController
 from mc.nets.gist_bank import RowTree, assemble
 from mc.recipe import choose_micro_batch
-from mc.sampler import Request
+from mc.train.controller import NETWORKS, SPANS, MCController
+from mc.train.variant_sampler import Request
 from nanochat.flags import flag, parse, part, run
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.profiling.timers import Spans, untimed

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.recall_rows import Task, make_rows
 from mc.config import MCConfig
-from mc.controller import MCController
+from mc.train.controller import MCController
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.data.rows import Loader
 from nanochat.model.cross_entropy import IGNORE

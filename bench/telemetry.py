@@ -22,11 +22,11 @@ import torch
 
 from mc.collector import find_collector
 from mc.config import MCConfig
-from mc.controller import MCController
 from mc.otel import OpenTelemetryProvider
 from mc.telemetry import TelemetryEvent
 from mc.telemetry_schema import MOST_RUNS
 from mc.telemetry_training import TRAINED, TrainingEvents
+from mc.train.controller import MCController
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.tracking.sinks import Plain, Record
 from nanochat.train.objective import StepResult

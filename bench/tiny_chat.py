@@ -22,7 +22,7 @@ import torch
 
 from bench.warm_start import Process, WarmStart
 from mc.config import MCConfig
-from mc.controller import MCController
+from mc.train.controller import MCController
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from nanochat.model.gpt import GPT, GPTConfig, norm

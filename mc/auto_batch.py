@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from mc.config import RowPlan
-from mc.controller import MCController
+from mc.train.controller import MCController
 from nanochat.common import UserError
 
 MEMORY_SHARE = 0.92  # of a GPU's memory that a micro-batch may take: the optimizer's update wants some as well

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from mc.allocator import FocusAllocator
 from mc.config import SessionConfig
-from mc.controller import MCController
 from mc.layout.tiling import Edit, Tiling
 from mc.session import Budget, MCSession, session_budget, session_spec
+from mc.train.controller import MCController
 from mc.tree import MegaContextTree, RamTree
 from mc.watcher import Watcher
 from nanochat.infer.fast_decode import DecodeStep

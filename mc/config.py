@@ -11,10 +11,10 @@ import torch
 from mc.layout.compression import Compression, compression
 from mc.layout.layout import Geometry
 from mc.layout.positions import Kind
-from mc.lens_loss import LensLossConfig
 from mc.nets.gist_bank import Shape
 from mc.nets.gistnet import GistConfig
 from mc.nets.lensnet import LensConfig
+from mc.train.lens_loss import LensLossConfig
 from nanochat.flags import flag, flat_values, part
 from nanochat.runtime.device import DTYPES
 

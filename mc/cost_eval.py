@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from mc.config import SessionConfig
-from mc.controller import MCController
 from mc.disk_tree import DiskTree
 from mc.growth import PIECE
 from mc.session import MCSession, session_spec
 from mc.session_store import FOCUS
+from mc.train.controller import MCController
 from mc.tree import MegaContextTree, RamTree
 from nanochat.infer.engine import Engine
 from nanochat.infer.fast_decode import DecodeStep

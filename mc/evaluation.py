@@ -26,7 +26,6 @@ from torch import Tensor
 
 from mc.comparison import Comparison, compare_rows
 from mc.config import RowPlan
-from mc.controller import MCController
 from mc.layout.compression import Compression, sample_levels
 from mc.layout.layout import from_levels
 from mc.layout.positions import alibi_bias
@@ -34,6 +33,7 @@ from mc.layout_choice import by_recency, by_score, coarsest, nearest_compression
 from mc.nets.attention_probe import EagerAttention, attention_mass
 from mc.nets.gist_bank import Positions, RowTree, assemble, bank_index, build
 from mc.nets.lensnet import bank_keys, score_blocks
+from mc.train.controller import MCController
 from nanochat.eval.bits_per_byte import never
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy
 from nanochat.model.gpt import GPT, Embedded

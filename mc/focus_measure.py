@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mc.controller import MCController
 from mc.layout.draw import draw_history
 from mc.session import MCSession, session_spec
+from mc.train.controller import MCController
 from mc.tree import RamTree
 
 REFOCUSES = 64  # that are measured at most, after the Working Context is full

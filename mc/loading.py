@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 
 from mc.config import MCConfig
-from mc.controller import MCController
+from mc.train.controller import MCController
 from nanochat.checkpoint.load_model import PREFIX, TRAINED_BY, Stage, Trained, build_model, open_trained, say_to_stderr
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer

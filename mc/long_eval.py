@@ -19,9 +19,9 @@ from torch import Tensor
 from mc.comparison import Comparison, Estimate, compare_rows
 from mc.conditions import Condition, Opened, Reader, forced, joined
 from mc.config import SessionConfig
-from mc.controller import MCController
 from mc.evaluation import plain_forward
 from mc.nets.attention_probe import attention_mass
+from mc.train.controller import MCController
 from mc.watcher import Watcher
 from nanochat.infer.fast_decode import DecodeStep
 

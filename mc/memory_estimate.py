@@ -9,11 +9,11 @@ import torch.nn as nn
 
 from mc.auto_batch import divisors, estimate_mc_device_batch
 from mc.config import MCConfig, RowPlan
-from mc.controller import SMALL
 from mc.nets.child_attention import HEADS
 from mc.nets.gistnet import GistNet
 from mc.nets.lensnet import LensNet
-from mc.reconstruction import Reconstruction
+from mc.train.controller import SMALL
+from mc.train.gist_losses import Reconstruction
 from nanochat.common import UserError
 from nanochat.model.gpt import GPTConfig
 from nanochat.profiling.device_memory import FP32, Addition, MemoryEstimate, Pass, Setting, device_memory, estimate, value_width

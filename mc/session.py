@@ -18,11 +18,11 @@ from torch import Tensor
 from mc.allocator import FocusAllocator, coarsest_width, count_blocks, swap_rate
 from mc.below_cache import BelowCache
 from mc.config import SessionConfig
-from mc.controller import MCController
 from mc.growth import PIECE, embed, grow
 from mc.layout.layout import Geometry, Layout, check
 from mc.layout.tiling import Tiling, extended, raw
 from mc.nets.attention_probe import EagerAttention
+from mc.train.controller import MCController
 from mc.tree import MegaContextTree, TreeSpec
 from mc.watcher import Watcher
 from mc.working_context import WorkingContext

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mc.config import SessionConfig
-from mc.controller import MCController
 from mc.disk_tree import DiskTree
 from mc.session import MCSession, session_spec
 from mc.session_files import MANIFEST, valid_name
 from mc.session_list import SessionInfo, delete_session, list_sessions
+from mc.train.controller import MCController
 from mc.tree import MegaContextTree, RamTree
 from mc.watcher import Watcher, unwatched
 from nanochat.common import UserError, base_dir

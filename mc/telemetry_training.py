@@ -9,10 +9,10 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from mc.controller import MCController
 from mc.layout.tiling import Tiling
 from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
 from mc.telemetry_layout import layout_payload
+from mc.train.controller import MCController
 from nanochat.common import UserError, atomic_write
 from nanochat.tracking.sinks import MetricsLogger, Record
 from nanochat.train.trainer import Trainer

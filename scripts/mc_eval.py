@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mc.conditions import CONDITIONS, Condition
 from mc.config import SessionConfig
-from mc.controller import MCController
 from mc.cost_eval import Kind, measure_cost
 from mc.cost_memory import Which, peak_of
 from mc.eval_report import REFERENCE, Target, charts, cost_targets, recall_targets
@@ -25,6 +24,7 @@ from mc.session import Budget, MCSession, session_spec
 from mc.suite_eval import MQAR, Examiner, Prediction, Unfit, suite_rows
 from mc.telemetry import TelemetryFlags, open_telemetry
 from mc.telemetry_session import SessionTelemetry
+from mc.train.controller import MCController
 from mc.tree import RamTree
 from mc.watcher import Watcher
 from nanochat import markdown

@@ -20,8 +20,8 @@ from mc.auto_batch import (
     rehearse,
 )
 from mc.config import MCConfig, RowPlan
-from mc.controller import MCController
-from mc.sampler import Request
+from mc.train.controller import MCController
+from mc.train.variant_sampler import Request
 from nanochat.common import UserError
 from nanochat.train.objective import StepResult
 from tests.nanochat.tiny_model import tiny_model
@@ -60,7 +60,7 @@ def test_the_multiplier_counts_what_the_widest_step_forwards() -> None:
     for settings in ({}, {"mc_num_random_variants": 1}, {"mc_train_wc_length": 90}):
         mc = controller(**settings)
         N = max(2, mc.config.mc_num_random_variants)
-        drawn = max(mc.sampler.sample(Request(draw, N, 1, mc.plan.width(0.0))).index.numel() for draw in range(20))
+        drawn = max(mc.train.variant_sampler.sample(Request(draw, N, 1, mc.plan.width(0.0))).index.numel() for draw in range(20))
         assert compute_variant_multiplier(mc.plan) == pytest.approx(1 + drawn / T, abs=N * 8 / T)  # to the nearest block
     few = RowPlan(MCConfig(block_size=32, mc_num_random_variants=50, mc_train_wc_length=92), T)  # one block: two layouts at most
     assert compute_variant_multiplier(few) <= 3

@@ -10,11 +10,11 @@ import torch
 
 from bench.tiny_chat import reciting_model, sum_with_a_tool
 from mc.config import AllocatorConfig, SessionConfig
-from mc.controller import MCController
 from mc.conversation import SessionConversation, Turn, end_turns
 from mc.disk_tree import DiskTree
 from mc.session import MCSession, session_spec
 from mc.session_store import SessionStore
+from mc.train.controller import MCController
 from mc.tree import RamTree
 from nanochat.common import UserError
 from nanochat.data.chat_template import render_conversation

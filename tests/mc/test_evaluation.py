@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from mc.comparison import compare_rows
-from mc.controller import MCController
 from mc.evaluation import (
     KINDS,
     choose_levels,
@@ -28,6 +27,7 @@ from mc.evaluation import (
 from mc.layout.layout import check, from_levels
 from mc.layout_choice import by_recency, coarsest
 from mc.nets.attention_probe import attention_mass
+from mc.train.controller import MCController
 from nanochat.model.gpt import GPT, norm, rotate
 from tests.mc.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_memory
 from tests.nanochat.tiny_model import tiny_model

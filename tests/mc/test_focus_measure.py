@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from bench.tiny_chat import wandering_memory
-from mc.controller import MCController
 from mc.focus_measure import REFOCUSES, measure_focus
 from mc.session import MCSession, session_spec
+from mc.train.controller import MCController
 from mc.tree import RamTree
 from nanochat.model.gpt import GPT, GPTConfig
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mc.controller import MCController
 from mc.layout.compression import Compression, sample_levels
 from mc.layout.layout import Geometry, entry_ends, from_levels
 from mc.layout.positions import KINDS
 from mc.nets.gist_bank import Shape
-from mc.sampler import Request, Sampler, Variants
+from mc.train.controller import MCController
+from mc.train.variant_sampler import Request, Sampler, Variants
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import Plan
 from tests.mc.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_gistnet, tiny_gpt, tiny_memory

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mc.config import MCConfig, RowPlan
-from mc.controller import SMALL, MCController
-from mc.lens_loss import LensLossConfig
 from mc.memory_estimate import Foresight, estimate_run, foresee
 from mc.nets.gistnet import GistConfig
+from mc.train.controller import SMALL, MCController
+from mc.train.lens_loss import LensLossConfig
 from nanochat.common import UserError
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.profiling.device_memory import GIB, Setting

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc.config import AllocatorConfig, SessionConfig
-from mc.controller import MCController
 from mc.layout.layout import check, to_levels
 from mc.nets.gist_bank import Shape, build, look_below
 from mc.nets.lensnet import bank_keys
 from mc.session import MCSession, least_entries, session_budget, session_spec
+from mc.train.controller import MCController
 from mc.tree import RamTree
 from nanochat.common import UserError, read_json, write_json
 from nanochat.infer.engine import Engine

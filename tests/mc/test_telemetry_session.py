@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from mc.config import AllocatorConfig, SessionConfig
-from mc.controller import MCController
 from mc.session import MCSession, session_spec
 from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent
 from mc.telemetry_schema import allowed
 from mc.telemetry_session import SessionEvents, SessionTelemetry
+from mc.train.controller import MCController
 from mc.tree import RamTree
 from mc.watcher import Watcher
 from tests.mc.tiny_memory import tiny_memory

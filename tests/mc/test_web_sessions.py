@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from mc.config import AllocatorConfig, SessionConfig
-from mc.controller import MCController
 from mc.loading import LoadedController
 from mc.session_store import SessionStore
+from mc.train.controller import MCController
 from mc.web_sessions import WebSessions, open_sessions
 from nanochat.common import UserError
 from nanochat.data.chat_template import closing, render_prompt

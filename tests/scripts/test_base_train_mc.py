@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from bench.tiny_run import QUIET, SHAPE, TAG, Home, new_home
 from bench.warm_start import Process, WarmStart
 from mc.config import MCConfig
-from mc.controller import MCController
 from mc.recipe import new_controller
-from mc.sampler import Request
+from mc.train.controller import MCController
+from mc.train.variant_sampler import Request
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.flags import parse
 from nanochat.model.gpt import GPT, GPTConfig
@@ -187,10 +187,10 @@ def test_the_report_shows_both(both: tuple[Home, Home], tmp_path: Path, monkeypa
 PLACES = [
     "mc.nets.gistnet:GistNet.forward",
     "mc.nets.lensnet:LensNet.forward",
-    "mc.sampler:Sampler.sample",
-    "mc.controller:assemble",
-    "mc.controller:build",
-    "mc.focus:lens_losses",
+    "mc.train.variant_sampler:Sampler.sample",
+    "mc.train.controller:assemble",
+    "mc.train.controller:build",
+    "mc.train.lens_objective:lens_losses",
     "mc.recipe:evaluate_memory",
 ]
 

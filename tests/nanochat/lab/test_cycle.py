@@ -59,7 +59,7 @@ def test_the_hash_goes_by_flags_code_and_tokenizer_and_by_nothing_else(base: Pat
 
 def test_the_training_code_is_what_training_imports() -> None:
     code = training_code()
-    assert {"scripts/base_train.py", "nanochat/train/trainer.py", "nanochat/model/gpt.py", "mc/controller.py"} <= code.keys()
+    assert {"scripts/base_train.py", "nanochat/train/trainer.py", "nanochat/model/gpt.py", "mc/train/controller.py"} <= code.keys()
     assert not [name for name in code if name.startswith(("nanochat/lab", "nanochat/web", "tests"))]
     assert changed_files({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}) == ["b", "c"]
 

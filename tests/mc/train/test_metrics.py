@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mc.metrics import by_level, correlation, preference_correlation, span_correlation
+from mc.train.metrics import by_level, correlation, preference_correlation, span_correlation
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

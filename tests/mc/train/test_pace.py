@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from mc.pace import PATIENCE, Pace
+from mc.train.variant_sampler import PATIENCE, Pace
 
 
 def run(pace: Pace, micro_batches: int, clock: list[float], seconds_per_variant: float) -> None:

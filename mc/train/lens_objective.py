@@ -13,13 +13,13 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from mc import metrics as measure
 from mc.config import RowPlan
 from mc.layout.layout import from_levels
-from mc.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores, told_loss
 from mc.nets.gist_bank import RowTree, assemble, bank_index
 from mc.nets.lensnet import LensNet, bank_keys, score_blocks
-from mc.sampler import Variants
+from mc.train import metrics as measure
+from mc.train.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores, told_loss
+from mc.train.variant_sampler import Variants
 from nanochat.profiling.timers import OpenSpan, untimed
 
 REFERENCE_BETA = 0.99  # decay of the reference policy's weights

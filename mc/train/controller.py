@@ -14,21 +14,19 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from mc import metrics as measure
 from mc.config import MCConfig, RowPlan
-from mc.distillation import distillation_loss
-from mc.focus import Focus
 from mc.layout.compression import compression_of, repeated, sample_levels
 from mc.layout.positions import alibi_bias
-from mc.lens_loss import excess
 from mc.nets.attention_probe import EagerAttention, attention_mass
 from mc.nets.gist_bank import Positions, RowTree, assemble, build
 from mc.nets.gistnet import GistNet
 from mc.nets.lensnet import LensNet, bank_keys
-from mc.occurrence import occurrence
-from mc.pace import Pace
-from mc.reconstruction import Reconstruction
-from mc.sampler import Request, Sampler, Variants, lay_out
+from mc.train import metrics as measure
+from mc.train.gist_losses import Reconstruction, distillation_loss
+from mc.train.lens_loss import excess
+from mc.train.lens_objective import Focus
+from mc.train.lens_teachers import occurrence
+from mc.train.variant_sampler import Pace, Request, Sampler, Variants, lay_out
 from nanochat.model.cross_entropy import IGNORE
 from nanochat.model.gpt import GPT, Embedded, Rotary
 from nanochat.train.objective import Objective, StepResult

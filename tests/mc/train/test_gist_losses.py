@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mc import distillation
-from mc.distillation import distillation_loss
 from mc.layout.layout import Geometry
-from mc.reconstruction import SHARE, Reconstruction
+from mc.train import gist_losses
+from mc.train.gist_losses import SHARE, Reconstruction, distillation_loss
 from nanochat.model.cross_entropy import CHUNK_BYTES
 from tests.mc.tiny_memory import WIDTH, randomise, tiny_gpt
 
@@ -37,7 +36,7 @@ def test_divergence_is_its_definition_in_chunks_of_any_size(chunk_bytes: int, mo
 def test_equal_predictions_do_not_diverge() -> None:
     same = hidden(2, 5)
     assert distillation_loss(tiny_gpt(), same, same.expand(3, 2, 5, WIDTH)).item() == pytest.approx(0, abs=1e-6)
-    assert distillation.CHUNK_BYTES is CHUNK_BYTES
+    assert gist_losses.CHUNK_BYTES is CHUNK_BYTES
 
 
 @pytest.mark.parametrize("slots", [1, 2])

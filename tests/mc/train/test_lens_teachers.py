@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from mc.occurrence import occurrence
+from mc.train.lens_teachers import occurrence
 from nanochat.model.cross_entropy import IGNORE
 from tests.mc.tiny_memory import tiny_batch
 

@@ -1,7 +1,7 @@
-"""Telling a block's tokens from its gist: a loss that makes gists hold what a prediction may need later.
+"""What a Working Context should predict: as the whole row does.
 
-Shapes: `B` rows, `F` blocks, `K` tokens of a block, `S` slots, `D` width. Source of the idea: REFRAG's reconstruction (arXiv
-2509.01092), here in one step for all tokens instead of one after the other.
+Shapes: `V` variants, `B` rows, `P` predictions that both make, `D` width. Source of the idea: context distillation (Cartridges,
+arXiv 2506.06266).
 """
 
 from __future__ import annotations
@@ -9,12 +9,37 @@ from __future__ import annotations
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mc.layout.layout import Geometry
 from mc.nets.encoder import init_linear
+from nanochat.model.cross_entropy import CHUNK_BYTES
 from nanochat.model.gpt import GPT, MLP, norm
 
 SHARE = 4  # one block in so many is told in a micro-batch
+
+
+def distillation_loss(model: GPT, teacher: Tensor, student: Tensor) -> Tensor:
+    """Mean KL(teacher ‖ student) of the predictions at hidden states [B,P,D] and [V,B,P,D], in nats, fp32.
+
+    The teacher gets no gradient. Logits exist for a chunk at a time, and once more in the backward.
+    """
+    V, D = student.shape[0], student.shape[-1]
+    teacher, student = teacher.detach().reshape(-1, D), student.reshape(V, -1, D)
+    budget = CHUNK_BYTES.get(teacher.device.type, CHUNK_BYTES["cpu"])
+    size = max(1, budget // (4 * (V + 1) * model.config.vocab_size))
+    total = teacher.new_zeros((), dtype=torch.float32)
+    for begin in range(0, len(teacher), size):
+        chunk = slice(begin, begin + size)
+        total = total + checkpoint(_divergence, model, teacher[chunk], student[:, chunk], use_reentrant=False)
+    return total / (V * len(teacher))
+
+
+def _divergence(model: GPT, teacher: Tensor, student: Tensor) -> Tensor:
+    with torch.no_grad():
+        reference = model.logits(teacher).log_softmax(-1)
+    mine = model.logits(student).log_softmax(-1)
+    return (reference.exp() * (reference - mine)).sum()
 
 
 class Reconstruction(nn.Module):

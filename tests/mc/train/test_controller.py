@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mc.controller import MCController
+from mc.train.controller import MCController
 from nanochat.model.gpt import rotary_at
 from nanochat.train.optim import MuonAdamW, OptimFlags, check_coverage
 from nanochat.train.schedule import Plan

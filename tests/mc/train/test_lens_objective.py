@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mc.focus import METRICS
-from mc.lens_loss import excess, told_loss
 from mc.nets.attention_probe import attention_mass
 from mc.nets.lensnet import bank_keys
-from mc.sampler import Request
+from mc.train.lens_loss import excess, told_loss
+from mc.train.lens_objective import METRICS
+from mc.train.variant_sampler import Request
 from tests.mc.tiny_memory import tiny_batch, tiny_memory
 
 

@@ -8,7 +8,7 @@ import torch
 from mc.config import MCConfig, RowPlan
 from mc.layout.compression import compression_of
 from mc.layout.layout import check
-from mc.sampler import Request, Sampler, lay_out
+from mc.train.variant_sampler import Request, Sampler, lay_out
 
 CPU = torch.device("cpu")
 

@@ -8,16 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mc.lens_loss import (
-    AdvantageNorm,
-    LensLossConfig,
-    Pairs,
-    imbalance,
-    lens_losses,
-    make_pairs,
-    policy_divergence,
-    policy_scores,
-)
+from mc.train.lens_loss import AdvantageNorm, LensLossConfig, Pairs, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores
 
 ONE = torch.ones(())
 

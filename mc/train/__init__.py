@@ -1,0 +1,1 @@
+"""Training with a memory: the controller, variants, losses and teachers."""
