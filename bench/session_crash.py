@@ -26,8 +26,8 @@ from bench.checkpoint_crash import in_child
 from mc.config import AllocatorConfig, MCConfig, SessionConfig
 from mc.layout.layout import check
 from mc.nets.gist_bank import Shape, build
-from mc.session import MCSession
-from mc.session_store import SessionStore
+from mc.session.session import MCSession
+from mc.session.store import SessionStore
 from mc.train.controller import MCController
 from nanochat.flags import flag, parse, run
 from nanochat.infer.memory_kv_cache import MemoryCache

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from bench.checkpoint_crash import in_child
-from mc.disk_tree import DiskTree
 from mc.layout.layout import Geometry
-from mc.session_list import delete_session, list_sessions
-from mc.tree import TreeSpec
+from mc.session.disk_tree import DiskTree
+from mc.session.files import delete_session, list_sessions
+from mc.session.tree import TreeSpec
 from nanochat.common import UserError
 from nanochat.flags import flag, parse, run
 

@@ -26,8 +26,8 @@ from bench.recall_training import RecallController, RecallRows, new_model, train
 from bench.recall_worker import measure
 from mc.conditions import Steered, random_scores, unfocused
 from mc.config import AllocatorConfig, MCConfig, SessionConfig
-from mc.session import MCSession, session_spec
-from mc.tree import RamTree
+from mc.session.session import MCSession, session_spec
+from mc.session.tree import RamTree
 from nanochat.flags import flag, parse, part, run
 from nanochat.infer.kv_cache import KVCache
 from nanochat.infer.memory_kv_cache import MemoryCache

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mc.allocator import FocusAllocator
 from mc.config import SessionConfig
 from mc.layout.tiling import Edit, Tiling
-from mc.session import Budget, MCSession, session_budget, session_spec
+from mc.session.allocator import FocusAllocator
+from mc.session.hooks import Watcher
+from mc.session.session import Budget, MCSession, session_budget, session_spec
+from mc.session.tree import MegaContextTree, RamTree
 from mc.train.controller import MCController
-from mc.tree import MegaContextTree, RamTree
-from mc.watcher import Watcher
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.memory_kv_cache import MemoryCache, RowMemory
 from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from mc.config import SessionConfig
-from mc.disk_tree import DiskTree
-from mc.growth import PIECE
-from mc.session import MCSession, session_spec
-from mc.session_store import FOCUS
+from mc.session.disk_tree import DiskTree
+from mc.session.session import MCSession, session_spec
+from mc.session.store import FOCUS
+from mc.session.tree import MegaContextTree, RamTree
+from mc.session.tree_builder import PIECE
 from mc.train.controller import MCController
-from mc.tree import MegaContextTree, RamTree
 from nanochat.infer.engine import Engine
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.kv_cache import KVCache

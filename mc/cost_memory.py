@@ -12,11 +12,11 @@ from typing import Literal, NamedTuple
 import torch
 
 from mc.config import SessionConfig
-from mc.disk_tree import DiskTree
-from mc.growth import PIECE
 from mc.loading import load_controller
-from mc.session import MCSession, session_spec
-from mc.tree import MegaContextTree, RamTree
+from mc.session.disk_tree import DiskTree
+from mc.session.session import MCSession, session_spec
+from mc.session.tree import MegaContextTree, RamTree
+from mc.session.tree_builder import PIECE
 from nanochat.checkpoint.load_model import Stage
 from nanochat.common import UserError
 from nanochat.infer.engine import Engine

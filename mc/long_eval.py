@@ -21,8 +21,8 @@ from mc.conditions import Condition, Opened, Reader, forced, joined
 from mc.config import SessionConfig
 from mc.evaluation import plain_forward
 from mc.nets.attention_probe import attention_mass
+from mc.session.hooks import Watcher
 from mc.train.controller import MCController
-from mc.watcher import Watcher
 from nanochat.infer.fast_decode import DecodeStep
 
 NEEDED_BLOCKS = 2  # blocks that the oracle of a text asks for: those that the horizon attends to most

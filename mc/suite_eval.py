@@ -18,8 +18,8 @@ from torch import Tensor
 from mc.conditions import Condition, Opened, Reader, Spans, forced, joined
 from mc.config import SessionConfig
 from mc.long_eval import Effort
+from mc.session.hooks import Watcher
 from mc.train.controller import MCController
-from mc.watcher import Watcher
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.eval.chat_eval import wilson
 from nanochat.infer.engine import Engine

@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 
 from mc.layout.tiling import Edit
-from mc.session import MCSession
+from mc.session.hooks import Watcher
+from mc.session.session import MCSession
+from mc.session.tree import RamTree
 from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
 from mc.telemetry_layout import layout_payload
 from mc.telemetry_schema import Value
-from mc.tree import RamTree
-from mc.watcher import Watcher
 
 SNAPSHOT_SECONDS = 0.25  # at least between two snapshots of one kind of a session
 
@@ -39,7 +39,7 @@ class SessionTelemetry:
 
 
 class SessionEvents(Watcher):
-    """The `mc.watcher.Watcher` that makes events.
+    """The `mc.session.hooks.Watcher` that makes events.
 
     Of snapshots of one kind there is at most one in `snapshot_seconds`; what is counted in them goes on being counted.
     """

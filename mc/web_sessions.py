@@ -12,14 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from mc.config import SessionConfig
-from mc.conversation import Turn
-from mc.ingest import ingest
 from mc.loading import LoadedController
-from mc.session import MCSession
-from mc.session_files import valid_name
-from mc.session_store import SessionStore
+from mc.session.conversation import Turn
+from mc.session.files import valid_name
+from mc.session.ingest import ingest
+from mc.session.session import MCSession
+from mc.session.store import SessionStore
+from mc.session.tree import RamTree
 from mc.telemetry_session import SessionTelemetry
-from mc.tree import RamTree
 from mc.web_views import focus_view, messages_view, text_view
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer

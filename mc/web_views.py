@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mc.layout.draw import at_most, runs
 from mc.layout.tiling import Tiling
-from mc.session import MCSession
+from mc.session.session import MCSession
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.reply import BOUNDARIES, Reply, joined
 

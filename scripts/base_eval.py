@@ -12,9 +12,9 @@ from torch import Tensor
 from mc.comparison import compare_rows
 from mc.eval_report import delta_nll_targets
 from mc.evaluation import measure, training_probes
-from mc.focus_measure import measure_focus
 from mc.loading import build_controller, has_memory
 from mc.recipe import picture
+from mc.session.describe import measure_focus
 from mc.train.controller import MCController
 from nanochat import markdown
 from nanochat.checkpoint.load_model import build_model, open_trained

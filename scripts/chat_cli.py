@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mc.ingest import check_file
 from mc.loading import load_controller
+from mc.session.ingest import check_file
 from mc.telemetry import open_telemetry
 from mc.telemetry_session import SessionTelemetry
 from nanochat.checkpoint.load_model import Stage, latest_stage, load_model, newest_tag, say_to_stderr

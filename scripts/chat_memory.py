@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mc.config import SessionConfig
-from mc.conversation import SessionConversation
-from mc.focus_text import describe_focus
-from mc.ingest import QUOTA, ingest
-from mc.ingest_progress import follow, is_whole
 from mc.loading import LoadedController
-from mc.session_files import valid_name
-from mc.session_list import SessionInfo
-from mc.session_store import SessionStore
+from mc.session.conversation import SessionConversation
+from mc.session.describe import describe_focus
+from mc.session.files import SessionInfo, valid_name
+from mc.session.ingest import QUOTA, follow, ingest, is_whole
+from mc.session.store import SessionStore
 from mc.telemetry import TelemetryFlags
 from mc.telemetry_session import SessionTelemetry
 from nanochat.common import UserError

@@ -20,13 +20,13 @@ from mc.cost_memory import Which, peak_of
 from mc.eval_report import REFERENCE, Target, charts, cost_targets, recall_targets
 from mc.loading import LoadedController, load_controller
 from mc.long_eval import Effort, TextPoint, measure_text, text_rows
-from mc.session import Budget, MCSession, session_spec
+from mc.session.hooks import Watcher
+from mc.session.session import Budget, MCSession, session_spec
+from mc.session.tree import RamTree
 from mc.suite_eval import MQAR, Examiner, Prediction, Unfit, suite_rows
 from mc.telemetry import TelemetryFlags, open_telemetry
 from mc.telemetry_session import SessionTelemetry
 from mc.train.controller import MCController
-from mc.tree import RamTree
-from mc.watcher import Watcher
 from nanochat import markdown
 from nanochat.checkpoint.load_model import Stage, latest_stage, newest_tag
 from nanochat.common import UserError, base_dir, ensure_dir, write_json

@@ -16,7 +16,7 @@ from mc.config import AllocatorConfig, SessionConfig
 from mc.cost_eval import measure_cost
 from mc.eval_report import charts, cost_targets, recall_targets
 from mc.long_eval import Effort, TextPoint, measure_text, text_rows
-from mc.session import MCSession, session_budget
+from mc.session.session import MCSession, session_budget
 from mc.suite_eval import Examiner, Prediction, Unfit, suite_rows
 from mc.train.controller import MCController
 from nanochat.infer.engine import Engine

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from mc.config import AllocatorConfig, SessionConfig
-from mc.session import MCSession, session_spec
+from mc.session.hooks import Watcher
+from mc.session.session import MCSession, session_spec
+from mc.session.tree import RamTree
 from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent
 from mc.telemetry_schema import allowed
 from mc.telemetry_session import SessionEvents, SessionTelemetry
 from mc.train.controller import MCController
-from mc.tree import RamTree
-from mc.watcher import Watcher
 from tests.mc.tiny_memory import tiny_memory
 
 CONFIG = SessionConfig(mc_session_lod=3, mc_infer_refocus_interval=8, allocator=AllocatorConfig(allocator_soft_max_length=64))

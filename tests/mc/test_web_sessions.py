@@ -14,7 +14,7 @@ import pytest
 
 from mc.config import AllocatorConfig, SessionConfig
 from mc.loading import LoadedController
-from mc.session_store import SessionStore
+from mc.session.store import SessionStore
 from mc.train.controller import MCController
 from mc.web_sessions import WebSessions, open_sessions
 from nanochat.common import UserError
@@ -256,7 +256,7 @@ def test_those_not_used_for_longest_are_closed_and_all_of_them_when_idle(control
 
 
 def test_a_document_is_read_between_the_tokens_of_others(controller: MCController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mc.ingest.STEP", 100)
+    monkeypatch.setattr("mc.session.ingest.STEP", 100)
     (path := tmp_path / "text").write_text("The quick brown fox. " * 200, encoding="utf-8")
     with serving(controller, tmp_path / "s") as server:
         server.ask("create", session="a")

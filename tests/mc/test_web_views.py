@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mc import web_views
 from mc.config import AllocatorConfig, SessionConfig
-from mc.session import MCSession, session_spec
-from mc.tree import RamTree
+from mc.session.session import MCSession, session_spec
+from mc.session.tree import RamTree
 from mc.web_views import focus_view, messages_view, text_view, whole_characters
 from nanochat.data.chat_template import render_conversation
 from tests.mc.tiny_memory import tiny_memory

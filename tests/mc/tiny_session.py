@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mc.disk_tree import DiskTree
+from mc.session.disk_tree import DiskTree
 from nanochat.common import UserError
 from tests.mc.tiny_tree import MANIFEST, SMALL, World, world
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mc.layout.layout import Geometry
-from mc.tree import MegaContextTree, TreeSpec
+from mc.session.tree import MegaContextTree, TreeSpec
 
 MANIFEST = {"model": "tiny", "digest": "0f1e", "tokenizer": "bytes", "step": 7}
 SMALL = TreeSpec(width=3, geometry=Geometry(4, 2), max_lod=3, dtype=torch.bfloat16, value_width=5, vocab_size=300)

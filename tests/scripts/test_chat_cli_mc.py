@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bench.tiny_chat import save_chat_model
-from mc.ingest import ingest
 from mc.loading import load_controller
-from mc.session_list import list_sessions
-from mc.session_store import SessionStore
+from mc.session.files import list_sessions
+from mc.session.ingest import ingest
+from mc.session.store import SessionStore
 from nanochat.common import UserError
 from nanochat.flags import parse
 from scripts.chat_cli import ChatCli, main

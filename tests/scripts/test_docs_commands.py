@@ -12,8 +12,8 @@ import pytest
 
 from bench.tiny_run import Home, new_home
 from bench.warm_start import WarmStart
-from mc.disk_tree import DiskTree
-from mc.tree import TreeSpec
+from mc.session.disk_tree import DiskTree
+from mc.session.tree import TreeSpec
 from nanochat.common import ROOT
 from tests.docs_commands import command, faults, help_of, lines, runnable, unknown_modules
 from tests.mc.tiny_tree import DEEP, MANIFEST, SMALL, WIDE, world

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mc.below_cache import BelowCache
-from tests.mc.test_session import EAGER, GISTS, memory, random_tokens, session
+from mc.session.child_key_cache import BelowCache
+from tests.mc.session.test_session import EAGER, GISTS, memory, random_tokens, session
 
 
 @pytest.mark.parametrize("gist", GISTS[:3])

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from bench.tiny_chat import wandering_memory
-from mc.focus_measure import REFOCUSES, measure_focus
-from mc.session import MCSession, session_spec
+from mc.session.describe import REFOCUSES, measure_focus
+from mc.session.session import MCSession, session_spec
+from mc.session.tree import RamTree
 from mc.train.controller import MCController
-from mc.tree import RamTree
 from nanochat.model.gpt import GPT, GPTConfig
 
 

@@ -14,9 +14,9 @@ from mc.config import AllocatorConfig, SessionConfig
 from mc.layout.layout import check, to_levels
 from mc.nets.gist_bank import Shape, build, look_below
 from mc.nets.lensnet import bank_keys
-from mc.session import MCSession, least_entries, session_budget, session_spec
+from mc.session.session import MCSession, least_entries, session_budget, session_spec
+from mc.session.tree import RamTree
 from mc.train.controller import MCController
-from mc.tree import RamTree
 from nanochat.common import UserError, read_json, write_json
 from nanochat.infer.engine import Engine
 from nanochat.infer.kv_cache import KVCache

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mc.disk_tree import DiskTree
 from mc.layout.layout import Geometry
-from mc.session_files import valid_name
-from mc.tree import TreeSpec
+from mc.session.disk_tree import DiskTree
+from mc.session.files import valid_name
+from mc.session.tree import TreeSpec
 from nanochat.checkpoint.manifest import canonical
 from tests.mc.tiny_session import COMMITTED, DATA, LENGTH, WORLD, contents, refused, reopened, start
 from tests.mc.tiny_tree import MANIFEST, SMALL, WIDE, world
@@ -136,7 +136,7 @@ def test_damage_of_stored_values_is_found(tmp_path: Path) -> None:
 
 
 def test_damage_is_found_beyond_what_is_checked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mc.session_files.VERIFIED_AT_ONCE", 100)
+    monkeypatch.setattr("mc.session.files.VERIFIED_AT_ONCE", 100)
     what = world(SMALL, 3000)
     start(tmp_path / "talk", what, 2900).close()
     data = bytearray((tmp_path / "talk" / "lod2.bin").read_bytes())

@@ -1,7 +1,7 @@
 """The tree of a session: all its tokens and, level upon level, the gists of its complete blocks.
 
 A node of level l stands for `K^l` tokens, so there are `length // K^l` of them; each has S slots, vectors of width D.
-`RamTree` is here, `mc.disk_tree` keeps the same in files. Shapes: `n` tokens or nodes, `S` slots, `D` width, `V` numbers of
+`RamTree` is here, `mc.session.disk_tree` keeps the same in files. Shapes: `n` tokens or nodes, `S` slots, `D` width, `V` numbers of
 the value embeddings of an entry.
 """
 

@@ -15,14 +15,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import mc.ingest
+import mc.session.ingest
 from mc.config import SessionConfig
-from mc.disk_tree import DiskTree
-from mc.ingest import Progress, bytes_per_token, ingest, read_text
-from mc.ingest_progress import follow, is_whole
-from mc.session import MCSession, session_spec
-from mc.session_store import SessionStore
-from mc.tree import RamTree
+from mc.session.disk_tree import DiskTree
+from mc.session.ingest import Progress, bytes_per_token, follow, ingest, is_whole, read_text
+from mc.session.session import MCSession, session_spec
+from mc.session.store import SessionStore
+from mc.session.tree import RamTree
 from nanochat.common import UserError
 from tests.mc.tiny_memory import tiny_memory
 from tests.nanochat.tiny_model import TEXT, tiny_tokenizer
@@ -85,21 +84,21 @@ PARTS = ["a", "bc ", "\n", "\n\n", "  ", " ", "東", "!", "!!\n", "\r\n", "\u300
 @given(st.lists(st.sampled_from(PARTS), max_size=60).map("".join), st.integers(1, 20))
 def test_pieces_are_tokenized_as_the_whole_text_would_be(text: str, at_once: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mc.ingest.READ_AT_ONCE", at_once)
+        patch.setattr("mc.session.ingest.READ_AT_ONCE", at_once)
         pieces = list(read_text(io.BytesIO(text.encode()), Path("x")))
         assert "".join(pieces) == text
         assert [i for piece in pieces for i in TOKENIZER.encode(piece)] == TOKENIZER.encode(text)
-        patch.setattr("mc.ingest.UNCUT", 5)
+        patch.setattr("mc.session.ingest.UNCUT", 5)
         assert "".join(read_text(io.BytesIO(("\ufeff" + text).encode()), Path("x"))) == text, "where it is cut anywhere, too"
 
 
 def test_a_long_document_comes_in_steps_and_is_saved_on_the_way(
     store: SessionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mc.ingest.STEP", 100)
-    monkeypatch.setattr("mc.ingest.SAVE_EVERY", 1000)
-    monkeypatch.setattr("mc.ingest.READ_AT_ONCE", 64)
-    monkeypatch.setattr("mc.ingest.BATCH_CHARS", 512)
+    monkeypatch.setattr("mc.session.ingest.STEP", 100)
+    monkeypatch.setattr("mc.session.ingest.SAVE_EVERY", 1000)
+    monkeypatch.setattr("mc.session.ingest.READ_AT_ONCE", 64)
+    monkeypatch.setattr("mc.session.ingest.BATCH_CHARS", 512)
     s, saved = store.open("a"), []
     whole = MCSession.save
     monkeypatch.setattr(MCSession, "save", lambda self: (saved.append(self.length), whole(self)))
@@ -129,7 +128,7 @@ BAD = {
 def test_what_cannot_be_read_changes_nothing(
     session: MCSession, tmp_path: Path, what: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mc.ingest.READ_AT_ONCE", at_once)
+    monkeypatch.setattr("mc.session.ingest.READ_AT_ONCE", at_once)
     data, match = BAD[what]
     path = tmp_path / "a.txt" if data is None else file(tmp_path, data)
     session.append(torch.tensor([TOKENIZER.bos_id, 65]))
@@ -152,7 +151,7 @@ def test_what_is_no_file_is_refused(session: MCSession, tmp_path: Path) -> None:
 
 
 def test_stopping_leaves_what_was_read_as_a_whole_turn(session: MCSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mc.ingest.STEP", 50)
+    monkeypatch.setattr("mc.session.ingest.STEP", 50)
     path = file(tmp_path, TEXT * 10)
     reading = ingest(session, TOKENIZER, path, chat=True)
     for news in reading:
@@ -189,8 +188,8 @@ def test_a_document_that_the_disk_has_no_room_for_is_not_begun(
     store: SessionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s = store.open("a")
-    usage = mc.ingest.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("mc.ingest.shutil.disk_usage", lambda path: usage._replace(free=1000))
+    usage = mc.session.ingest.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("mc.session.ingest.shutil.disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"tokens take 0\.\d MB and .*sessions has room for 0\.0 MB; free some space"):
         read(s, file(tmp_path, TEXT * 30))
     assert s.length == 0
@@ -218,7 +217,7 @@ def test_what_a_token_takes_of_the_disk(store: SessionStore, tmp_path: Path) -> 
 
 def test_a_session_that_fails_in_the_midst_says_so(store: SessionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full behind the first step: what it has stays, and a later turn ends the document's."""
-    monkeypatch.setattr("mc.ingest.STEP", 200)
+    monkeypatch.setattr("mc.session.ingest.STEP", 200)
     s, whole, calls = store.open("a"), DiskTree.append, []
 
     def failing(self, *arguments) -> None:
@@ -239,7 +238,7 @@ def test_a_session_that_fails_in_the_midst_says_so(store: SessionStore, tmp_path
 
 
 def test_progress_on_no_terminal_is_lines_now_and_then(session: MCSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mc.ingest_progress.EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("mc.session.ingest.EVERY_SECONDS", 0.0)
     out, tokens = io.StringIO(), len(TOKENIZER.encode(TEXT))
     last = follow(ingest(session, TOKENIZER, file(tmp_path, TEXT), chat=True), "a.txt", out)
     assert is_whole(last) and last.total == tokens
@@ -248,7 +247,7 @@ def test_progress_on_no_terminal_is_lines_now_and_then(session: MCSession, tmp_p
 
 
 def test_ctrl_c_ends_the_reading_between_two_steps(session: MCSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mc.ingest.STEP", 50)
+    monkeypatch.setattr("mc.session.ingest.STEP", 50)
     whole = MCSession.append
 
     def pressed(self, tokens) -> None:
@@ -265,14 +264,14 @@ def test_ctrl_c_ends_the_reading_between_two_steps(session: MCSession, tmp_path:
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from mc.ingest import read_text
+from mc.session.ingest import read_text
 from tests.nanochat.tiny_model import tiny_tokenizer
-import mc.ingest
+import mc.session.ingest
 tokenizer = tiny_tokenizer()
 path = Path(sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with open(path, "rb") as file:
-    tokens = sum(len(ids) for ids in mc.ingest._encoded(file, path, tokenizer))
+    tokens = sum(len(ids) for ids in mc.session.ingest._encoded(file, path, tokenizer))
 print(tokens, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mc.nets.gistnet import GistNet
-from mc.tree import MegaContextTree
+from mc.session.tree import MegaContextTree
 from nanochat.model.gpt import GPT, Embedded, norm
 
 PIECE = 1 << 15  # tokens that are embedded at once: bounds the memory that a long document takes

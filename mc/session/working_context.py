@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mc.growth import embed, value_means
 from mc.layout.layout import Layout
 from mc.layout.positions import Kind, entry_rotary
 from mc.layout.tiling import Tiling
-from mc.tree import MegaContextTree
+from mc.session.tree import MegaContextTree
+from mc.session.tree_builder import embed, value_means
 from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mc.layout.tiling import Edit
 
 if TYPE_CHECKING:
-    from mc.session import MCSession
+    from mc.session.session import MCSession
 
 
 class Watcher:

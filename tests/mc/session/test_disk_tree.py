@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mc.disk_tree import DiskTree
 from mc.layout.layout import Geometry
-from mc.session_list import list_sessions
-from mc.tree import TreeSpec
+from mc.session.disk_tree import DiskTree
+from mc.session.files import list_sessions
+from mc.session.tree import TreeSpec
 from nanochat.common import UserError
 from tests.mc.tiny_session import COMMITTED, DATA, LENGTH, WORLD, contents, refused, reopened, start
 from tests.mc.tiny_tree import MANIFEST, SMALL, world
@@ -40,7 +40,7 @@ def test_reopened_it_goes_on(session: Path) -> None:
 APPEND_AND_WAIT = """
 import sys
 from pathlib import Path
-from mc.disk_tree import DiskTree
+from mc.session.disk_tree import DiskTree
 from tests.mc.tiny_tree import MANIFEST, SMALL, world
 what = world(SMALL, 400)
 tree = DiskTree.open(Path(sys.argv[1]), MANIFEST)

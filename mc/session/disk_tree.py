@@ -1,7 +1,7 @@
-"""The tree of a session in files: memory-mapped, append-only, safe against kills; `mc.session_files` has the format.
+"""The tree of a session in files: memory-mapped, append-only, safe against kills; `mc.session.files` has the format.
 
 What `append` returned from survives the process; what was there at the last `save` survives the machine, too, and only that
-includes the incomplete block. Opening checks every byte. Shapes as in `mc.tree`.
+includes the incomplete block. Opening checks every byte. Shapes as in `mc.session.tree`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mc.session_files import (
+from mc.session.files import (
     BLOCKS,
     CHECKSUM,
     LOCK,
@@ -30,6 +30,7 @@ from mc.session_files import (
     check_same,
     checksums,
     columns,
+    list_sessions,
     lock,
     make_header,
     read_at,
@@ -42,8 +43,7 @@ from mc.session_files import (
     write_header,
     write_tail,
 )
-from mc.session_list import list_sessions
-from mc.tree import TreeSpec, check_append, check_index, check_level, check_range
+from mc.session.tree import TreeSpec, check_append, check_index, check_level, check_range
 from nanochat.common import UserError, fsync_dir
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mc.config import AllocatorConfig, SessionConfig
-from mc.session import MCSession
-from mc.session_store import FOCUS, SessionStore
+from mc.session.session import MCSession
+from mc.session.store import FOCUS, SessionStore
 from nanochat.common import UserError
 from tests.mc.tiny_memory import tiny_memory
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from mc.config import AllocatorConfig, SessionConfig
-from mc.focus_text import Span, beginning, describe_focus, opened
-from mc.session import MCSession, session_spec
-from mc.tree import RamTree
+from mc.session.describe import Span, beginning, describe_focus, opened
+from mc.session.session import MCSession, session_spec
+from mc.session.tree import RamTree
 from tests.mc.tiny_memory import tiny_memory
 from tests.nanochat.tiny_model import TEXT, tiny_tokenizer
 

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mc.allocator import COOLDOWN, FocusAllocator, coarsest_width, count_blocks, raw_from, swap_rate
 from mc.config import AllocatorConfig
 from mc.layout.layout import Geometry, Layout, check
 from mc.layout.tiling import Edit, Tiling, extended, raw
+from mc.session.allocator import COOLDOWN, FocusAllocator, coarsest_width, count_blocks, raw_from, swap_rate
 from tests.mc.tiny_memory import entries
 from tests.mc.tiny_tilings import Entry, as_tiling, children, families, gists, histories, node, random_tiling, replaced, rows
 

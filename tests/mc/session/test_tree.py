@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mc.disk_tree import DiskTree
 from mc.layout.layout import Geometry
-from mc.tree import MegaContextTree, RamTree, TreeSpec
+from mc.session.disk_tree import DiskTree
+from mc.session.tree import MegaContextTree, RamTree, TreeSpec
 from tests.mc.tiny_tree import DEEP, MANIFEST, NO_VALUES, SMALL, WIDE, World, world
 
 Make = Callable[[TreeSpec, Path], MegaContextTree]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mc.disk_tree import DiskTree
-from mc.session_list import delete_session, list_sessions
+from mc.session.disk_tree import DiskTree
+from mc.session.files import delete_session, list_sessions
 from nanochat.common import UserError
 from tests.mc.tiny_session import LENGTH, WORLD, contents, reopened, start
 from tests.mc.tiny_tree import MANIFEST

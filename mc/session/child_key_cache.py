@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mc.growth import embed
 from mc.layout.tiling import Tiling
 from mc.nets.child_attention import Below, Matching
-from mc.tree import MegaContextTree
+from mc.session.tree import MegaContextTree
+from mc.session.tree_builder import embed
 from nanochat.model.gpt import GPT
 
 

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mc.allocator import FocusAllocator, coarsest_width, count_blocks, swap_rate
-from mc.below_cache import BelowCache
 from mc.config import SessionConfig
-from mc.growth import PIECE, embed, grow
 from mc.layout.layout import Geometry, Layout, check
 from mc.layout.tiling import Tiling, extended, raw
 from mc.nets.attention_probe import EagerAttention
+from mc.session.allocator import FocusAllocator, coarsest_width, count_blocks, swap_rate
+from mc.session.child_key_cache import BelowCache
+from mc.session.hooks import Watcher
+from mc.session.tree import MegaContextTree, TreeSpec
+from mc.session.tree_builder import PIECE, embed, grow
+from mc.session.working_context import WorkingContext
 from mc.train.controller import MCController
-from mc.tree import MegaContextTree, TreeSpec
-from mc.watcher import Watcher
-from mc.working_context import WorkingContext
 from nanochat.common import UserError, read_json, write_json
 from nanochat.model.gpt import Embedded, Rotary, pad_entries
 

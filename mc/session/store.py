@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mc.config import SessionConfig
-from mc.disk_tree import DiskTree
-from mc.session import MCSession, session_spec
-from mc.session_files import MANIFEST, valid_name
-from mc.session_list import SessionInfo, delete_session, list_sessions
+from mc.session.disk_tree import DiskTree
+from mc.session.files import MANIFEST, SessionInfo, delete_session, list_sessions, valid_name
+from mc.session.hooks import Watcher, unwatched
+from mc.session.session import MCSession, session_spec
+from mc.session.tree import MegaContextTree, RamTree
 from mc.train.controller import MCController
-from mc.tree import MegaContextTree, RamTree
-from mc.watcher import Watcher, unwatched
 from nanochat.common import UserError, base_dir
 
 FOCUS = "focus.json"  # in a session's folder: its Working Context's layout

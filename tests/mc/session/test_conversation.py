@@ -10,12 +10,12 @@ import torch
 
 from bench.tiny_chat import reciting_model, sum_with_a_tool
 from mc.config import AllocatorConfig, SessionConfig
-from mc.conversation import SessionConversation, Turn, end_turns
-from mc.disk_tree import DiskTree
-from mc.session import MCSession, session_spec
-from mc.session_store import SessionStore
+from mc.session.conversation import SessionConversation, Turn, end_turns
+from mc.session.disk_tree import DiskTree
+from mc.session.session import MCSession, session_spec
+from mc.session.store import SessionStore
+from mc.session.tree import RamTree
 from mc.train.controller import MCController
-from mc.tree import RamTree
 from nanochat.common import UserError
 from nanochat.data.chat_template import render_conversation
 from nanochat.infer.engine import Engine
@@ -192,7 +192,7 @@ def test_a_turn_that_the_session_has_no_room_for_is_not_begun() -> None:
 
 
 def test_the_last_special_token_is_found_however_far_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mc.conversation.SCANNED_AT_ONCE", 7)
+    monkeypatch.setattr("mc.session.conversation.SCANNED_AT_ONCE", 7)
     s = session(memory())
     s.append(torch.tensor([TOKENIZER.bos_id, SPECIAL["<|user_start|>"], *b"x" * 100]))
     end_turns(s, TOKENIZER)

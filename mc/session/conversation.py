@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from mc.session import MCSession
+from mc.session.session import MCSession
 from nanochat.common import UserError
 from nanochat.data.chat_template import closing, render_prompt
 from nanochat.data.tokenizer import Tokenizer

@@ -1,0 +1,1 @@
+"""Sessions: trees in RAM and on disk, the focus, files and the store."""
