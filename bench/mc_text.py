@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from bench.mc_text_setting import JUDGED, Bench, McText, corpus_stage, numbers
-from mc.comparison import Comparison, Estimate, compare_rows
-from mc.evaluation import KINDS, horizon_nll, make_probe, measure, plain_forward, window_forward
+from mc.eval.paired_stats import Comparison, Estimate, compare_rows
+from mc.eval.row_eval import KINDS, horizon_nll, make_probe, measure, plain_forward, window_forward
 from mc.loading import load_controller
 from nanochat import flags
 from nanochat.checkpoint.load_model import load_model

@@ -17,8 +17,8 @@ from bench import recall_rows
 from bench.recall_rows import Rows, Task, make_rows
 from bench.recall_training import RecallController, RecallRows, new_model, train
 from mc.config import MCConfig
-from mc.evaluation import Probe, choose_levels, make_probe, plain_forward, read_layouts, row_tree
-from mc.layout_choice import by_score, coarsest
+from mc.eval.choose_layout import by_score, coarsest
+from mc.eval.row_eval import Probe, choose_levels, make_probe, plain_forward, read_layouts, row_tree
 from mc.train.controller import MCController
 from nanochat.flags import flag, parse, part, run
 from nanochat.runtime.device import RuntimeFlags, start

@@ -24,8 +24,8 @@ from torch import Tensor
 from bench.recall_rows import Rows, Task, make_rows
 from bench.recall_training import RecallController, RecallRows, new_model, train
 from bench.recall_worker import measure
-from mc.conditions import Steered, random_scores, unfocused
 from mc.config import AllocatorConfig, MCConfig, SessionConfig
+from mc.eval.session_baselines import Steered, random_scores, unfocused
 from mc.session.session import MCSession, session_spec
 from mc.session.tree import RamTree
 from nanochat.flags import flag, parse, part, run

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mc.auto_batch import estimate_mc_device_batch, probe_micro_batch
 from mc.config import MCConfig
-from mc.evaluation import KINDS, choose_levels, evaluate_memory, plain_forward, row_tree, training_probes
+from mc.eval.metric_bounds import expected, memory_targets
+from mc.eval.row_eval import KINDS, choose_levels, evaluate_memory, plain_forward, row_tree, training_probes
 from mc.layout.draw import draw_layouts
-from mc.targets import expected, memory_targets
 from mc.train.controller import MCController
 from nanochat.model.gpt import GPT
 from nanochat.runtime.device import Runtime

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mc.comparison import compare_rows
-from mc.eval_report import delta_nll_targets
-from mc.evaluation import measure, training_probes
+from mc.eval.paired_stats import compare_rows
+from mc.eval.report import delta_nll_targets
+from mc.eval.row_eval import measure, training_probes
 from mc.loading import build_controller, has_memory
 from mc.recipe import picture
 from mc.session.describe import measure_focus

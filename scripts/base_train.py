@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mc.config import MCConfig, RowPlan
-from mc.memory_estimate import foresee
+from mc.device_memory import foresee
 from mc.recipe import choose_micro_batch, measure_memory, new_controller, picture, wandb_name, watched
 from mc.telemetry import TelemetryFlags, open_telemetry
 from mc.telemetry_training import watch_training

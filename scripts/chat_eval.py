@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mc.eval_report import delta_nll_targets
-from mc.evaluation import HORIZONS, evaluate_memory
+from mc.eval.report import delta_nll_targets
+from mc.eval.row_eval import HORIZONS, evaluate_memory
 from mc.loading import build_controller, has_memory
 from nanochat import markdown
 from nanochat.checkpoint.load_model import Stage, Trained, build_model, latest_stage, open_trained

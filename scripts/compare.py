@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mc.targets import memory_targets
+from mc.eval.metric_bounds import memory_targets
 from nanochat import flags
 from nanochat.common import UserError, atomic_write
 from nanochat.flags import flag, rest

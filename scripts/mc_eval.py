@@ -13,17 +13,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mc.conditions import CONDITIONS, Condition
 from mc.config import SessionConfig
-from mc.cost_eval import Kind, measure_cost
-from mc.cost_memory import Which, peak_of
-from mc.eval_report import REFERENCE, Target, charts, cost_targets, recall_targets
+from mc.eval.cost_eval import Kind, Which, measure_cost, peak_of
+from mc.eval.report import REFERENCE, Target, charts, cost_targets, recall_targets
+from mc.eval.session_baselines import CONDITIONS, Condition
+from mc.eval.suite_eval import MQAR, Examiner, Prediction, Unfit, suite_rows
+from mc.eval.text_eval import Effort, TextPoint, measure_text, text_rows
 from mc.loading import LoadedController, load_controller
-from mc.long_eval import Effort, TextPoint, measure_text, text_rows
 from mc.session.hooks import Watcher
 from mc.session.session import Budget, MCSession, session_spec
 from mc.session.tree import RamTree
-from mc.suite_eval import MQAR, Examiner, Prediction, Unfit, suite_rows
 from mc.telemetry import TelemetryFlags, open_telemetry
 from mc.telemetry_session import SessionTelemetry
 from mc.train.controller import MCController

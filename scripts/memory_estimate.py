@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mc.memory_estimate import Foresight, foresee
+from mc.device_memory import Foresight, foresee
 from nanochat import flags
 from nanochat.common import UserError
 from nanochat.flags import flag, part

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mc.targets import MEMORY_TARGETS
+from mc.eval.metric_bounds import MEMORY_TARGETS
 from mc.telemetry_schema import schema
 from nanochat.common import ROOT
 from nanochat.tracking.metric_bounds import RUN_TARGETS

@@ -49,7 +49,7 @@ class Pass(NamedTuple):
 
 
 class Addition(NamedTuple):
-    """What is trained beside the language model (see `mc.memory_estimate`)."""
+    """What is trained beside the language model (see `mc.device_memory`)."""
 
     matrices: int = 0  # parameters under Muon
     vectors: int = 0  # parameters under AdamW

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mc.config import MCConfig
-from mc.evaluation import evaluate_memory
+from mc.eval.row_eval import evaluate_memory
 from mc.loading import from_dict, load_controller, restore_controller
 from mc.train.controller import MCController
 from nanochat.checkpoint.load_model import build_model, open_trained

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mc.comparison import compare_rows
-from mc.evaluation import measure, training_probes
+from mc.eval.paired_stats import compare_rows
+from mc.eval.row_eval import measure, training_probes
 from mc.loading import load_controller
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader

@@ -11,7 +11,7 @@ import pytest
 
 from bench.tiny_chat import save_chat_model
 from bench.warm_start import WarmStart
-from mc.evaluation import evaluate_memory
+from mc.eval.row_eval import evaluate_memory
 from mc.loading import load_controller
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError

@@ -9,7 +9,7 @@ import pytest
 
 from bench.tiny_run import Home, new_home
 from bench.warm_start import WarmStart
-from mc.targets import MEMORY_TARGETS
+from mc.eval.metric_bounds import MEMORY_TARGETS
 from nanochat.tracking.run_reader import Run, read_run
 from scripts.compare import main
 from scripts.wandb_dashboard import TEMPLATE, read_template

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mc.conditions import CONDITIONS
+from mc.eval.session_baselines import CONDITIONS
 from nanochat.common import UserError
 from nanochat.report.__main__ import generate
 from scripts import mc_eval

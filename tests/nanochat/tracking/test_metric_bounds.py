@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mc.config import MCConfig, RowPlan
-from mc.targets import MEMORY_TARGETS, VARIANTS, expected, memory_targets
+from mc.eval.metric_bounds import MEMORY_TARGETS, VARIANTS, expected, memory_targets
 from nanochat.tracking.metric_bounds import LEVEL, RUN_TARGETS, TREND, Band, Falling, Steady, Target, Toward, Watch
 
 MFU = next(target for target in RUN_TARGETS if target.metric == "train/mfu")

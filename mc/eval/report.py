@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mc.conditions import CONDITIONS
-from mc.targets import MEMORY_TARGETS
+from mc.eval.metric_bounds import MEMORY_TARGETS
+from mc.eval.session_baselines import CONDITIONS
 from nanochat.eval.chat_eval import Z
 
 Row = dict[str, Any]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mc.comparison import compare_rows
-from mc.evaluation import (
+from mc.eval.choose_layout import by_recency, coarsest
+from mc.eval.paired_stats import compare_rows
+from mc.eval.row_eval import (
     KINDS,
     choose_levels,
     evaluate_memory,
@@ -25,7 +26,6 @@ from mc.evaluation import (
     window_forward,
 )
 from mc.layout.layout import check, from_levels
-from mc.layout_choice import by_recency, coarsest
 from mc.nets.attention_probe import attention_mass
 from mc.train.controller import MCController
 from nanochat.model.gpt import GPT, norm, rotate
@@ -234,8 +234,8 @@ def test_a_budget_that_cannot_be_is_refused(horizon: int, width: int, recent: in
 
 WORKER = """
 import torch, torch.distributed as dist
-from mc.evaluation import evaluate_memory
-from tests.mc.test_evaluation import memory
+from mc.eval.row_eval import evaluate_memory
+from tests.mc.eval.test_row_eval import memory
 from tests.mc.tiny_memory import tiny_batch
 dist.init_process_group("gloo")
 rank = dist.get_rank()

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc.config import MCConfig, RowPlan
+from mc.eval.choose_layout import by_recency, by_score, coarsest, nearest_compression
 from mc.layout.compression import Compression
 from mc.layout.layout import check, from_levels, widths
-from mc.layout_choice import by_recency, by_score, coarsest, nearest_compression
 from mc.nets.gistnet import GistConfig
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mc.conditions import CONDITIONS, Reader, Window, forced, joined
 from mc.config import AllocatorConfig, SessionConfig
-from mc.cost_eval import measure_cost
-from mc.eval_report import charts, cost_targets, recall_targets
-from mc.long_eval import Effort, TextPoint, measure_text, text_rows
+from mc.eval.cost_eval import measure_cost
+from mc.eval.report import charts, cost_targets, recall_targets
+from mc.eval.session_baselines import CONDITIONS, Reader, Window, forced, joined
+from mc.eval.suite_eval import Examiner, Prediction, Unfit, suite_rows
+from mc.eval.text_eval import Effort, TextPoint, measure_text, text_rows
 from mc.session.session import MCSession, session_budget
-from mc.suite_eval import Examiner, Prediction, Unfit, suite_rows
 from mc.train.controller import MCController
 from nanochat.infer.engine import Engine
 from nanochat.infer.fast_decode import DecodeStep

@@ -1,6 +1,6 @@
 """What a memory is worth on long documents, through sessions: the tokens to come, predicted behind a history of growing length.
 
-A document is read up to a decision point; the `H` tokens after it are predicted under each of `mc.conditions`, the cache going on
+A document is read up to a decision point; the `H` tokens after it are predicted under each of `mc.eval.session_baselines`, the cache going on
 token by token as at inference. Documents are paired, so differences have the errors of paired differences. Shapes: `H` horizon,
 `N` documents, `B` rows.
 """
@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mc.comparison import Comparison, Estimate, compare_rows
-from mc.conditions import Condition, Opened, Reader, forced, joined
 from mc.config import SessionConfig
-from mc.evaluation import plain_forward
+from mc.eval.paired_stats import Comparison, Estimate, compare_rows
+from mc.eval.row_eval import plain_forward
+from mc.eval.session_baselines import Condition, Opened, Reader, forced, joined
 from mc.nets.attention_probe import attention_mass
 from mc.session.hooks import Watcher
 from mc.train.controller import MCController
@@ -129,7 +129,7 @@ def _attended(controller: MCController, tokens: Tensor, horizon: int) -> list[tu
 
 def text_rows(points: Sequence[TextPoint], horizons: Sequence[int]) -> list[dict[str, Any]]:
     """What the losses come to by length, horizon and condition, in nats: `nll`; `gain`, what the condition is better by than the
-    window; and where the full history was read, `delta_nll` and `recovery` (see `mc.comparison`), else None. Errors are standard
+    window; and where the full history was read, `delta_nll` and `recovery` (see `mc.eval.paired_stats`), else None. Errors are standard
     errors of paired differences, None where there is one document."""
     rows: list[dict[str, Any]] = []
     for length in sorted({point.length for point in points}):

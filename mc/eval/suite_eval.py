@@ -1,6 +1,6 @@
 """Long-context suites asked through sessions: is what a long prompt hides found again?
 
-The prompt is read as a history under each of `mc.conditions`, and the model goes on from its end: greedily (`generate`), or it is
+The prompt is read as a history under each of `mc.eval.session_baselines`, and the model goes on from its end: greedily (`generate`), or it is
 only looked whether each token of the right reply is the likeliest (`likelihood`). Shapes: `B` rows, `n` tokens of a reply.
 """
 
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mc.conditions import Condition, Opened, Reader, Spans, forced, joined
 from mc.config import SessionConfig
-from mc.long_eval import Effort
+from mc.eval.session_baselines import Condition, Opened, Reader, Spans, forced, joined
+from mc.eval.text_eval import Effort
 from mc.session.hooks import Watcher
 from mc.train.controller import MCController
 from nanochat.data.tokenizer import Tokenizer

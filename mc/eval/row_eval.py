@@ -24,12 +24,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mc.comparison import Comparison, compare_rows
 from mc.config import RowPlan
+from mc.eval.choose_layout import by_recency, by_score, coarsest, nearest_compression
+from mc.eval.paired_stats import Comparison, compare_rows
 from mc.layout.compression import Compression, sample_levels
 from mc.layout.layout import from_levels
 from mc.layout.positions import alibi_bias
-from mc.layout_choice import by_recency, by_score, coarsest, nearest_compression
 from mc.nets.attention_probe import EagerAttention, attention_mass
 from mc.nets.gist_bank import Positions, RowTree, assemble, bank_index, build
 from mc.nets.lensnet import bank_keys, score_blocks

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mc.config import MCConfig, RowPlan
-from mc.memory_estimate import Foresight, estimate_run, foresee
+from mc.device_memory import Foresight, estimate_run, foresee
 from mc.nets.gistnet import GistConfig
 from mc.train.controller import SMALL, MCController
 from mc.train.lens_loss import LensLossConfig

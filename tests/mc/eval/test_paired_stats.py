@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mc.comparison import Estimate, compare_rows
+from mc.eval.paired_stats import Estimate, compare_rows
 
 
 def losses(rows: int = 40, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -1,0 +1,1 @@
+"""Evaluation of the memory: rows, sessions, long text, recall suites and cost."""
