@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mc.collector import find_collector
 from mc.config import MCConfig
-from mc.otel import OpenTelemetryProvider
-from mc.telemetry import TelemetryEvent
-from mc.telemetry_schema import MOST_RUNS
-from mc.telemetry_training import TRAINED, TrainingEvents
+from mc.telemetry.collector import find_collector
+from mc.telemetry.exporter import OpenTelemetryProvider
+from mc.telemetry.provider import TelemetryEvent
+from mc.telemetry.schema import MOST_RUNS
+from mc.telemetry.training import TRAINED, TrainingEvents
 from mc.train.controller import MCController
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.tracking.sinks import Plain, Record

@@ -19,7 +19,7 @@ from mc.session.ingest import ingest
 from mc.session.session import MCSession
 from mc.session.store import SessionStore
 from mc.session.tree import RamTree
-from mc.telemetry_session import SessionTelemetry
+from mc.telemetry.sessions import SessionTelemetry
 from mc.web_views import focus_view, messages_view, text_view
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer

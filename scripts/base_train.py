@@ -12,8 +12,8 @@ import torch
 from mc.config import MCConfig, RowPlan
 from mc.device_memory import foresee
 from mc.recipe import choose_micro_batch, measure_memory, new_controller, picture, wandb_name, watched
-from mc.telemetry import TelemetryFlags, open_telemetry
-from mc.telemetry_training import watch_training
+from mc.telemetry.provider import TelemetryFlags, open_telemetry
+from mc.telemetry.training import watch_training
 from nanochat import flags
 from nanochat.checkpoint.load_model import Trained, open_trained, start_from
 from nanochat.checkpoint.store import CheckpointStore

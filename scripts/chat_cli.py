@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from mc.loading import load_controller
 from mc.session.ingest import check_file
-from mc.telemetry import open_telemetry
-from mc.telemetry_session import SessionTelemetry
+from mc.telemetry.provider import open_telemetry
+from mc.telemetry.sessions import SessionTelemetry
 from nanochat.checkpoint.load_model import Stage, latest_stage, load_model, newest_tag, say_to_stderr
 from nanochat.common import UserError
 from nanochat.flags import flag, parse, part, run

@@ -18,8 +18,8 @@ from mc.session.describe import describe_focus
 from mc.session.files import SessionInfo, valid_name
 from mc.session.ingest import QUOTA, follow, ingest, is_whole
 from mc.session.store import SessionStore
-from mc.telemetry import TelemetryFlags
-from mc.telemetry_session import SessionTelemetry
+from mc.telemetry.provider import TelemetryFlags
+from mc.telemetry.sessions import SessionTelemetry
 from nanochat.common import UserError
 from nanochat.flags import GIVEN, flag, flat_values, part
 from nanochat.infer.sampling import Sampling

@@ -23,8 +23,8 @@ from mc.loading import LoadedController, load_controller
 from mc.session.hooks import Watcher
 from mc.session.session import Budget, MCSession, session_spec
 from mc.session.tree import RamTree
-from mc.telemetry import TelemetryFlags, open_telemetry
-from mc.telemetry_session import SessionTelemetry
+from mc.telemetry.provider import TelemetryFlags, open_telemetry
+from mc.telemetry.sessions import SessionTelemetry
 from mc.train.controller import MCController
 from nanochat import markdown
 from nanochat.checkpoint.load_model import Stage, latest_stage, newest_tag

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from mc.collector import ENDPOINTS, INSECURE, Collector, endpoint_is_set, find_collector
-from mc.telemetry import missing_packages
-from mc.telemetry_schema import PREFIX
+from mc.telemetry.collector import ENDPOINTS, INSECURE, Collector, endpoint_is_set, find_collector
+from mc.telemetry.provider import missing_packages
+from mc.telemetry.schema import PREFIX
 from nanochat.flags import flag, parse, run
 from nanochat.redaction import redact
 
 if TYPE_CHECKING:
-    from mc.otlp import Outcome
+    from mc.telemetry.otlp import Outcome
 
 SAID_CHARACTERS = 200
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def send_test(collector: Collector, timeout_seconds: float) -> tuple[Outcome, float]:
     """What became of a request with one event, and how many seconds that took."""
-    from mc.otlp import Moment, open_sender, to_request
+    from mc.telemetry.otlp import Moment, open_sender, to_request
 
     now, begin = time.time_ns(), time.perf_counter()
     attributes = {f"{PREFIX}dropped_events": 0, f"{PREFIX}redacted_values": 0}

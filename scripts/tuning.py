@@ -12,8 +12,8 @@ import torch
 
 from mc.loading import has_memory, restore_controller
 from mc.recipe import choose_micro_batch, wandb_name, watched
-from mc.telemetry import TelemetryFlags, open_telemetry
-from mc.telemetry_training import watch_training
+from mc.telemetry.provider import TelemetryFlags, open_telemetry
+from mc.telemetry.training import watch_training
 from nanochat.checkpoint.load_model import TRAINED_BY, Stage, Trained, latest_stage, newest_tag, open_trained, start_from
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir

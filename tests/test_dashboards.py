@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mc.telemetry_schema import PREFIX, schema
+from mc.telemetry.schema import PREFIX, schema
 from nanochat.common import ROOT
 
 FILES = sorted((ROOT / "obsidian/ops/dashboards").glob("grafana-*.json"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mc.eval.metric_bounds import MEMORY_TARGETS
-from mc.telemetry_schema import schema
+from mc.telemetry.schema import schema
 from nanochat.common import ROOT
 from nanochat.tracking.metric_bounds import RUN_TARGETS
 from tests.docs_commands import all_flags

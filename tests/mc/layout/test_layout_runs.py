@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mc.layout.draw import at_most, runs
 from mc.layout.layout import Geometry
 from mc.layout.tiling import Tiling
-from mc.telemetry_layout import layout_payload
-from mc.telemetry_schema import MOST_RUNS, allowed
+from mc.telemetry.schema import MOST_RUNS, allowed
+from mc.telemetry.sessions import layout_payload
 from tests.mc.tiny_memory import entries, random_levels
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-import mc.otel
-from mc.collector import Collector, find_collector
-from mc.otel import BATCH, CLOSE_SECONDS, QUEUE, OpenTelemetryProvider
-from mc.otlp import Moment, open_sender, to_request, trace_id
-from mc.telemetry import TelemetryEvent
+import mc.telemetry.exporter
+from mc.telemetry.collector import Collector, find_collector
+from mc.telemetry.exporter import BATCH, CLOSE_SECONDS, QUEUE, OpenTelemetryProvider
+from mc.telemetry.otlp import Moment, open_sender, to_request, trace_id
+from mc.telemetry.provider import TelemetryEvent
 from nanochat.common import UserError
 from tests.mc.otlp_receiver import attributes, receiver
 
@@ -26,8 +26,8 @@ HANG_SECONDS = 30.0  # a guard: what takes as long hangs
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits for seconds that need not."""
-    monkeypatch.setattr(mc.otel, "GATHER_SECONDS", 0.02)
-    monkeypatch.setattr(mc.otel, "PAUSES", (0.05,))
+    monkeypatch.setattr(mc.telemetry.exporter, "GATHER_SECONDS", 0.02)
+    monkeypatch.setattr(mc.telemetry.exporter, "PAUSES", (0.05,))
 
 
 def opened(collector: Collector, said: list[str]) -> OpenTelemetryProvider:

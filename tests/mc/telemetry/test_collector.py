@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mc.collector import find_collector
+from mc.telemetry.collector import find_collector
 from nanochat.common import UserError
 
 SECRET = "s3cr3t"

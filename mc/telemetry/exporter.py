@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mc.collector import Collector, find_collector
-from mc.otlp import Moment, Outcome, open_sender, to_request
-from mc.telemetry import TelemetryEvent
-from mc.telemetry_schema import EVENTS, PREFIX, Value, allowed
+from mc.telemetry.collector import Collector, find_collector
+from mc.telemetry.otlp import Moment, Outcome, open_sender, to_request
+from mc.telemetry.provider import TelemetryEvent
+from mc.telemetry.schema import EVENTS, PREFIX, Value, allowed
 
 QUEUE = 2048  # events
 BATCH = 128  # events of a request
@@ -36,7 +36,7 @@ class _Waiting(NamedTuple):
 
 
 class OpenTelemetryProvider:
-    """A `mc.telemetry.TelemetryProvider` that sends to `collector`, by default the one that the environment names.
+    """A `mc.telemetry.provider.TelemetryProvider` that sends to `collector`, by default the one that the environment names.
 
     `say` is told once, at the end, what was not sent. Any thread may log. Raises `UserError` where the environment is wrong,
     `ImportError` where the packages for the collector's protocol are missing.

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mc.layout.tiling import Tiling
-from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
-from mc.telemetry_layout import layout_payload
+from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
+from mc.telemetry.sessions import layout_payload
 from mc.train.controller import MCController
 from nanochat.common import UserError, atomic_write
 from nanochat.tracking.sinks import MetricsLogger, Record

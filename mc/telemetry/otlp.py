@@ -7,6 +7,7 @@ request is one request, with a limit of time. Specification: OTLP 1.x of opentel
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import ssl
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,13 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, Instr
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from mc.collector import FILES, Collector
-from mc.telemetry_schema import Value
+from mc.telemetry.collector import FILES, Collector
+from mc.telemetry.schema import Value
 from nanochat.common import UserError
 
 AGAIN_STATUS = (408, 429, 502, 503, 504)  # the collector may take the same request later
 AGAIN_CODES = ("CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
+RECONNECT_MS = 5_000  # at most between two attempts to connect: gRPC's own two minutes would outlast the collector's restart
 
 
 class Moment(NamedTuple):
@@ -65,7 +67,7 @@ def open_sender(collector: Collector) -> Sender:
     Raises `ImportError` where the packages for its protocol are missing, `UserError` where its certificates are none.
     """
     if collector.protocol == "grpc":
-        from mc.otlp_grpc import GrpcSender
+        pass
 
         return GrpcSender(collector)
     return HttpSender(collector)
@@ -165,3 +167,42 @@ def _tls(collector: Collector) -> ssl.SSLContext:
         names = ", ".join(FILES[key] for key in collector.paths)
         raise UserError(f"the files of {names} hold no certificates in PEM ({error.reason}); give such files") from error
     return context
+
+
+class GrpcSender:
+    """See `mc.telemetry.otlp.Sender`. `close` ends a request that hangs."""
+
+    def __init__(self, collector: Collector) -> None:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read at import; what went wrong is in the outcome
+        import grpc
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
+
+        options = [("grpc.max_reconnect_backoff_ms", RECONNECT_MS)]
+        if collector.tls:
+            files = collector.files
+            credentials = grpc.ssl_channel_credentials(files.get("authority"), files.get("key"), files.get("certificate"))
+            self._channel = grpc.secure_channel(collector.address, credentials, options)
+        else:
+            self._channel = grpc.insecure_channel(collector.address, options)
+        self._export, self._error = TraceServiceStub(self._channel).Export, grpc.RpcError
+        self._metadata = tuple(collector.headers.items())
+
+    def send(self, request: ExportTraceServiceRequest, timeout_seconds: float) -> Outcome:
+        """See `mc.telemetry.otlp.Sender`."""
+        try:
+            return answered(self._export(request, timeout=timeout_seconds, metadata=self._metadata))
+        except self._error as error:
+            code, details = error.code().name, error.details() or ""
+        except ValueError:  # the channel was closed
+            return Outcome(False, "closed")
+        again = code in AGAIN_CODES
+        if code == "DEADLINE_EXCEEDED":
+            return Outcome(False, "timed out", again)
+        if code == "UNAVAILABLE":
+            what = "TLS failed" if "ssl" in details.lower() or "certificate" in details.lower() else "no connection"
+            return Outcome(False, what, again, said=details)
+        return Outcome(False, f"refused with status {code}", again, said=details)
+
+    def close(self) -> None:
+        """See `mc.telemetry.otlp.Sender`."""
+        self._channel.close()

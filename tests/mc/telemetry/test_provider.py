@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mc.otel import OpenTelemetryProvider
-from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent, TelemetryFlags, open_telemetry
+from mc.telemetry.exporter import OpenTelemetryProvider
+from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryEvent, TelemetryFlags, open_telemetry
 from nanochat.common import UserError
 from nanochat.flags import to_argv
 

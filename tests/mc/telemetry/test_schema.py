@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mc.telemetry import schema
-from mc.telemetry_schema import EVENTS, MOST_RUNS, PREFIX, allowed
+from mc.telemetry.provider import schema
+from mc.telemetry.schema import EVENTS, MOST_RUNS, PREFIX, allowed
 
 ANYTHING = st.one_of(
     st.text(),

@@ -12,9 +12,9 @@ from mc.config import AllocatorConfig, SessionConfig
 from mc.session.hooks import Watcher
 from mc.session.session import MCSession, session_spec
 from mc.session.tree import RamTree
-from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent
-from mc.telemetry_schema import allowed
-from mc.telemetry_session import SessionEvents, SessionTelemetry
+from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryEvent
+from mc.telemetry.schema import allowed
+from mc.telemetry.sessions import SessionEvents, SessionTelemetry
 from mc.train.controller import MCController
 from tests.mc.tiny_memory import tiny_memory
 

@@ -1,7 +1,7 @@
-"""Events of a memory at work, to an OpenTelemetry collector or to nobody. What events may say is in `mc.telemetry_schema`.
+"""Events of a memory at work, to an OpenTelemetry collector or to nobody. What events may say is in `mc.telemetry.schema`.
 
 Nothing is sent unless the user has asked for it: with `--mc-telemetry otlp`, or by naming a collector in a variable (see
-`mc.collector`). There is no way to send text.
+`mc.telemetry.collector`). There is no way to send text.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from mc.collector import Collector, endpoint_is_set, find_collector
-from mc.telemetry_schema import schema
+from mc.telemetry.collector import Collector, endpoint_is_set, find_collector
+from mc.telemetry.schema import schema
 from nanochat.flags import flag, flat_values
 
 __all__ = ["NoOpTelemetryProvider", "TelemetryEvent", "TelemetryFlags", "TelemetryProvider", "open_telemetry", "schema"]
@@ -22,7 +22,7 @@ __all__ = ["NoOpTelemetryProvider", "TelemetryEvent", "TelemetryFlags", "Telemet
 class TelemetryEvent(NamedTuple):
     """What happened in the session `session_id`, any text: it becomes the trace's id by way of a hash.
 
-    `event_type` and the keys of `payload` are those of `mc.telemetry_schema.EVENTS`.
+    `event_type` and the keys of `payload` are those of `mc.telemetry.schema.EVENTS`.
     """
 
     session_id: str
@@ -91,7 +91,7 @@ def open_telemetry(
     if collector is None or rank > 0:
         return NoOpTelemetryProvider()
     try:
-        from mc.otel import OpenTelemetryProvider
+        from mc.telemetry.exporter import OpenTelemetryProvider
 
         return OpenTelemetryProvider(service_name, collector, say)
     except ImportError as error:

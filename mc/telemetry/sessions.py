@@ -8,13 +8,15 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from mc.layout.tiling import Edit
+import numpy as np
+
+from mc.layout.draw import at_most, runs
+from mc.layout.tiling import Edit, Tiling
 from mc.session.hooks import Watcher
 from mc.session.session import MCSession
 from mc.session.tree import RamTree
-from mc.telemetry import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
-from mc.telemetry_layout import layout_payload
-from mc.telemetry_schema import Value
+from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
+from mc.telemetry.schema import MOST_RUNS, Value
 
 SNAPSHOT_SECONDS = 0.25  # at least between two snapshots of one kind of a session
 
@@ -122,3 +124,22 @@ class SessionEvents(Watcher):
 
 def _shares(session: MCSession) -> dict[str, Value]:
     return {"swap_rate": float(session.figures.swap_rate), "residency": float(session.figures.residency)}
+
+
+def layout_payload(tiling: Tiling, length: int, budget: int, recent: int) -> dict[str, Value]:
+    """Of the layout of `length` tokens; `budget` entries are allowed, and the last `recent` tokens stay raw."""
+    spans = runs(tiling, length)
+    lod, start, _, count, _ = at_most(spans, MOST_RUNS).astype(np.int64).T.tolist()
+    entries = len(tiling.lod)
+    return {
+        "tokens": length,
+        "entries": entries,
+        "budget": budget,
+        "residency": entries / budget,
+        "recent": recent,
+        "entries_per_lod": np.bincount(tiling.lod).tolist(),
+        "layout_lod": lod,
+        "layout_start": start,
+        "layout_count": count,
+        "layout_runs": len(spans),
+    }

@@ -1,0 +1,1 @@
+"""Telemetry: events, their schema, and their export over OTLP."""
