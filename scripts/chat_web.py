@@ -16,9 +16,9 @@ import uvicorn
 
 from mc.config import SessionConfig
 from mc.loading import load_controller
+from mc.serve.web_sessions import open_sessions
 from mc.telemetry.provider import TelemetryFlags, open_telemetry
 from mc.telemetry.sessions import SessionTelemetry
-from mc.web_sessions import open_sessions
 from nanochat.checkpoint.load_model import Stage, latest_stage, load_model
 from nanochat.common import UserError, is_loopback
 from nanochat.data.tokenizer import load_tokenizer

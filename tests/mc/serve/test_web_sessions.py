@@ -14,9 +14,9 @@ import pytest
 
 from mc.config import AllocatorConfig, SessionConfig
 from mc.loading import LoadedController
+from mc.serve.web_sessions import WebSessions, open_sessions
 from mc.session.store import SessionStore
 from mc.train.controller import MCController
-from mc.web_sessions import WebSessions, open_sessions
 from nanochat.common import UserError
 from nanochat.data.chat_template import closing, render_prompt
 from nanochat.infer.continuous_batching import Batcher

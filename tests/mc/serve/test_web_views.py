@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mc import web_views
 from mc.config import AllocatorConfig, SessionConfig
+from mc.serve import web_views
+from mc.serve.web_views import focus_view, messages_view, text_view, whole_characters
 from mc.session.session import MCSession, session_spec
 from mc.session.tree import RamTree
-from mc.web_views import focus_view, messages_view, text_view, whole_characters
 from nanochat.data.chat_template import render_conversation
 from tests.mc.tiny_memory import tiny_memory
 from tests.nanochat.tiny_model import tiny_tokenizer

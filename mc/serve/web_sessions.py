@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mc.config import SessionConfig
 from mc.loading import LoadedController
+from mc.serve.web_views import focus_view, messages_view, text_view
 from mc.session.conversation import Turn
 from mc.session.files import valid_name
 from mc.session.ingest import ingest
@@ -20,7 +21,6 @@ from mc.session.session import MCSession
 from mc.session.store import SessionStore
 from mc.session.tree import RamTree
 from mc.telemetry.sessions import SessionTelemetry
-from mc.web_views import focus_view, messages_view, text_view
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.reply import stop_tokens

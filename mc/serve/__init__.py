@@ -1,0 +1,1 @@
+"""Sessions behind the chat server."""
