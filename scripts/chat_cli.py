@@ -22,7 +22,7 @@ from nanochat.infer.sampling import Sampling
 from nanochat.infer.tools import ToolFlags
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.tracking.run_log import MC_SUFFIX
-from scripts.chat_memory import Command, MemoryChat, MemoryFlags, to_path
+from scripts.shared.memory_chat import Command, MemoryChat, MemoryFlags, to_path
 
 KEYS = "Enter sends a line; a line that ends in \\ goes on in the next. Ctrl-C stops the reply, Ctrl-D or /quit ends the program."
 BASE = "A base model continues what you type. "

@@ -15,7 +15,7 @@ from nanochat.infer.tools import Tools
 from nanochat.tasks.registry import open_task
 from nanochat.train.rollouts import RolloutFlags, Rollouts
 from nanochat.train.trainer import Event
-from scripts.tuning import Tuning, TuningOptim, TuningSchedule, begin
+from scripts.shared.stage import Tuning, TuningOptim, TuningSchedule, begin
 
 
 @dataclass

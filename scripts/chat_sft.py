@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nanochat import flags
 from nanochat.tasks.mixtures import sft_mixtures
-from scripts.fine_tune import FineTune, fine_tune
+from scripts.shared.fine_tune import FineTune, fine_tune
 
 
 @dataclass

@@ -17,7 +17,7 @@ from nanochat.flags import flag
 from nanochat.tasks.mixtures import Mixture
 from nanochat.train.schedule import Plan
 from nanochat.train.trainer import Event, Trainer
-from scripts.tuning import Begun, Tuning, begin
+from scripts.shared.stage import Begun, Tuning, begin
 
 
 @dataclass
