@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vault import HOME, README, VAULT, Block, Page, notes, pages, read
+from tests.helpers.vault import HOME, README, VAULT, Block, Page, notes, pages, read
 
 README_LINES = 200
 NOTE_LINES = 150

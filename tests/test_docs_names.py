@@ -13,8 +13,8 @@ from mc.eval.metric_bounds import MEMORY_TARGETS
 from mc.telemetry.schema import schema
 from nanochat.common import ROOT
 from nanochat.tracking.metric_bounds import RUN_TARGETS
-from tests.docs_commands import all_flags
-from tests.vault import VAULT, Page, pages, read
+from tests.helpers.docs_commands import all_flags
+from tests.helpers.vault import VAULT, Page, pages, read
 
 FOLDERS = ("nanochat", "mc", "scripts")
 METRIC = re.compile(r"(?:train|val|mc|rl)/[\w@/*…{},]+|core_metric")
@@ -66,7 +66,7 @@ def is_logged(name: str) -> bool:
 @cache
 def code_words() -> frozenset[str]:
     """Every word of the code."""
-    files = [*sources(*FOLDERS, "bench", "rustbpe"), *sources("nanochat/web", suffix=".js"), *sources("rustbpe/src", suffix=".rs")]
+    files = [*sources(*FOLDERS, "bench", "rustbpe"), *sources("nanochat/serve/http", suffix=".js"), *sources("rustbpe/src", suffix=".rs")]
     return frozenset(word for path in files for word in re.findall(r"\w+", path.read_text()))
 
 

@@ -26,7 +26,7 @@ from scripts.memory_estimate import EstimateMemory, look_ahead
 from scripts.mid_train import MidTrain
 from scripts.tok_eval import TokEval
 from scripts.tok_train import TokTrain
-from tests.runner_lab import RUNNERS, copy_checkout, dry_run, fake_gpus, run_runner, stage_commands
+from tests.helpers.runner_lab import RUNNERS, copy_checkout, dry_run, fake_gpus, run_runner, stage_commands
 
 GOLDEN = sorted((ROOT / "tests" / "golden").glob("run*.txt")) + sorted((ROOT / "tests" / "golden").glob("speedrun*.txt"))
 STAGES = ("tok_train", "tok_eval", "base_train", "base_eval", "mid_train", "chat_sft", "chat_eval")

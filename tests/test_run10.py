@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runner_lab import dry_run, run_runner, stage_commands
+from tests.helpers.runner_lab import dry_run, run_runner, stage_commands
 
 FLAGS = "--gpu cpu --depth 2 --max-seq-len 128 --total-batch-size 1024 --num-iterations 60 --log-every 10 --save-every 1000"
 FLAGS += " --eval-every 30 --eval-tokens 8192 --compile 0 --model-tag tiny"

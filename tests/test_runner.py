@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runner_lab import run_script, script
+from tests.helpers.runner_lab import run_script, script
 
 
 def here(folder: Path) -> list[str]:

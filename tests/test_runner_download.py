@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.nanochat.shard_server import ShardServer, parquet_bytes
-from tests.runner_lab import run_script, script
+from tests.helpers.runner_lab import run_script, script
+from tests.helpers.shard_server import ShardServer, parquet_bytes
 
 FIRST, SECOND, VAL = "shard_00000.parquet", "shard_00001.parquet", "shard_06542.parquet"
 

@@ -62,7 +62,7 @@ class Backend:
     def command(self, mounts: list[Mount], program: list[str]) -> list[str]:
         """The command that starts `program` as process 1 of a sandbox. Its file system is `mounts`, /dev and /proc.
 
-        With "unshare" the program has to build that file system itself (`execution_child.build_root`).
+        With "unshare" the program has to build that file system itself (`child.build_root`).
         """
         unshare = self.tools[-1]
         if self.name == "unshare":

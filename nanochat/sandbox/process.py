@@ -1,6 +1,6 @@
 """The process of a run: starts it, in a sandbox or without, hands it its job, ends it.
 
-`execution_child` is the program; what is said over the control socket is described there.
+`child` is the program; what is said over the control socket is described there.
 """
 
 from __future__ import annotations
@@ -132,4 +132,4 @@ def _end(started: Started) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _child_source() -> str:
-    return Path(__file__).with_name("execution_child.py").read_text(encoding="utf-8")
+    return Path(__file__).with_name("child.py").read_text(encoding="utf-8")

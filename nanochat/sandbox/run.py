@@ -1,6 +1,6 @@
 """Runs Python that a model wrote, shut in: `run_python` is the whole interface.
 
-The code gets a fresh interpreter in namespaces of its own (`isolation`), with a supervisor over it (`execution_child`), a filter
+The code gets a fresh interpreter in namespaces of its own (`isolation`), with a supervisor over it (`child`), a filter
 on system calls (`syscall_filter`), limits, no network, no environment and an empty working directory that vanishes with it.
 What is guaranteed, and what is not: obsidian/Sandbox.md.
 """

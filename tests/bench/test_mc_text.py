@@ -15,7 +15,7 @@ from bench.mc_text_setting import rows_within_documents
 from nanochat.common import UserError
 from nanochat.data.token_cache import TokenShard, TokenShards
 from tests.bench.test_long_corpus import write_packages
-from tests.nanochat.tiny_model import tiny_model
+from tests.helpers.tiny_model import tiny_model
 
 SHAPE = ("--vocab-size=400", "--depth=2", "--aspect-ratio=16", "--head-dim=16", "--max-seq-len=256", "--total-batch-size=1024")
 FROZEN = "--memory-flags=--mc-freeze-model --mc-gist-kl-weight=2 --mc-anneal=0 --gistnet-pooling=query"

@@ -24,7 +24,7 @@ from mc.train.controller import MCController
 from mc.train.variant_sampler import Request
 from nanochat.common import UserError
 from nanochat.train.objective import StepResult
-from tests.nanochat.tiny_model import tiny_model
+from tests.helpers.tiny_model import tiny_model
 
 T = 96
 

@@ -17,7 +17,7 @@ from nanochat.common import UserError
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.profiling.device_memory import GIB, Setting
 from nanochat.runtime.device import Precision, Runtime
-from tests.nanochat.saved_tensors import saved_bytes
+from tests.helpers.saved_tensors import saved_bytes
 
 CONFIG = GPTConfig(depth=4, aspect_ratio=64, head_dim=64, max_seq_len=256, window_pattern="L", vocab_size=512)
 CPU = Setting(torch.float32, "cpu", "blocked", compiled=False)

@@ -17,8 +17,8 @@ from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.train.optim import OptimFlags
 from nanochat.train.schedule import Plan
-from tests.mc.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
-from tests.nanochat.tiny_model import save_base, tiny_model, tiny_tokenizer
+from tests.helpers.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
+from tests.helpers.tiny_model import save_base, tiny_model, tiny_tokenizer
 
 VOCABULARY = 300
 CONFIGS = [

@@ -12,7 +12,7 @@ from mc import recipe
 from mc.config import MCConfig, SessionConfig
 from mc.recipe import choose_micro_batch, measure_memory, new_controller, picture
 from nanochat.runtime.device import Precision, Runtime
-from tests.nanochat.tiny_model import tiny_model
+from tests.helpers.tiny_model import tiny_model
 
 T = 128
 RUNTIME = Runtime(torch.device("cpu"), Precision(torch.float32, "test"), "sdpa", False, 0, 1)

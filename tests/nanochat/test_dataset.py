@@ -14,7 +14,7 @@ from nanochat import dataset
 from nanochat.common import UserError
 from nanochat.dataset import DataFlags, Skipped, open_source
 from nanochat.flags import parse
-from tests.nanochat.shard_server import parquet_bytes
+from tests.helpers.shard_server import parquet_bytes
 
 
 def jsonl(path: Path, documents: list[str]) -> Path:

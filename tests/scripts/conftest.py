@@ -1,4 +1,4 @@
-"""Tests of scripts train in processes: `home` and what it is made of (tests/tiny.py); those of pages have a `browser`."""
+"""Tests of scripts train in processes: `home` and what it is made of (tests/helpers/tiny.py); those of pages have a `browser`."""
 
-from tests.scripts.headless import browser  # noqa: F401
-from tests.tiny import corpus, home, warm  # noqa: F401 (pytest finds fixtures by name)
+from tests.helpers.headless import browser  # noqa: F401
+from tests.helpers.tiny import corpus, home, warm  # noqa: F401 (pytest finds fixtures by name)

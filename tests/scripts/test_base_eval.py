@@ -16,8 +16,8 @@ from nanochat.data.token_cache import open_tokens
 from nanochat.dataset import open_source
 from nanochat.eval.samples import PROMPTS, sample_base
 from scripts.base_eval import main
-from tests.nanochat.core_bundle import write_bundle
-from tests.nanochat.tiny_model import TEXT, save_base, tiny_model, tiny_tokenizer
+from tests.helpers.core_bundle import write_bundle
+from tests.helpers.tiny_model import TEXT, save_base, tiny_model, tiny_tokenizer
 
 
 @pytest.fixture

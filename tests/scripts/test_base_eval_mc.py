@@ -18,8 +18,8 @@ from nanochat.dataset import open_source
 from nanochat.eval.bits_per_byte import validation_batches
 from nanochat.runtime.device import RuntimeFlags, start
 from scripts.base_eval import main
+from tests.helpers.tiny_model import TEXT, save_base, tiny_model, tiny_tokenizer
 from tests.mc.test_loading import memory, save_memory
-from tests.nanochat.tiny_model import TEXT, save_base, tiny_model, tiny_tokenizer
 
 
 @pytest.fixture

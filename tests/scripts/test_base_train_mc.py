@@ -25,7 +25,7 @@ from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.report.__main__ import generate
 from nanochat.runtime.device import Precision, Runtime
 from scripts.base_train import BaseTrain, build_model
-from tests.nanochat.byte_tokenizer import ByteTokenizer
+from tests.helpers.byte_tokenizer import ByteTokenizer
 from tests.scripts.test_base_train_distributed import start_two
 
 STEPS = 50
@@ -200,7 +200,7 @@ def test_an_error_in_the_memory_stops_the_run(home: Home, place: str) -> None:
     calls = "0" if place.endswith("evaluate_memory") else "20"
     argv = [*SHAPE, *QUIET, f"--dataset={home.corpus}", *FLAGS, *MEMORY, "--num-iterations=30", "--save-every=-1"]
     surroundings = {"NANOCHAT_BASE_DIR": str(home.base), "NANOCHAT_DTYPE": "fp32"}
-    process = home.warm.start("tests.scripts.broken_memory", [place, calls, *argv], surroundings)
+    process = home.warm.start("tests.helpers.broken_memory", [place, calls, *argv], surroundings)
     assert process.wait() == 1
     assert f"RuntimeError: injected into {place}" in process.stderr
     memory = with_memory(home)

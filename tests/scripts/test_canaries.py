@@ -14,7 +14,7 @@ from bench.tiny_chat import running, save_chat_model
 from bench.tiny_run import TAG, Home, write_corpus
 from bench.warm_start import WarmStart
 from nanochat.data.tokenizer import Tokenizer
-from tests.mc.otlp_receiver import receiver
+from tests.helpers.otlp_receiver import receiver
 
 
 def canary(number: int) -> str:

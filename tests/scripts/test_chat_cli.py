@@ -21,7 +21,7 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.reply import Piece
 from nanochat.infer.sampling import Sampling
 from scripts.chat_cli import main, shown
-from tests.nanochat.tiny_model import save_base, tiny_model, tiny_tokenizer
+from tests.helpers.tiny_model import save_base, tiny_model, tiny_tokenizer
 
 CTRL_C = "\x03"
 

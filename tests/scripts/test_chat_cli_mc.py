@@ -16,7 +16,7 @@ from mc.session.store import SessionStore
 from nanochat.common import UserError
 from nanochat.flags import parse
 from scripts.chat_cli import ChatCli, main
-from tests.nanochat.tiny_model import save_base, tiny_model, tiny_tokenizer
+from tests.helpers.tiny_model import save_base, tiny_model, tiny_tokenizer
 from tests.scripts.test_chat_cli import CTRL_C, Terminal
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz "

@@ -22,9 +22,9 @@ from nanochat.eval.bits_per_byte import validation_batches
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tasks.mixtures import RECIPES
 from scripts.chat_eval import main
+from tests.helpers.hub_files import ARC, write_lines
+from tests.helpers.tiny_model import TEXT
 from tests.mc.test_loading import memory, save_memory
-from tests.nanochat.tasks.hub_files import ARC, write_lines
-from tests.nanochat.tiny_model import TEXT
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from bench.tiny_chat import ALPHABET, Server, running, save_chat_model
 from bench.warm_start import WarmStart
-from tests.scripts.headless import needs_chromium
+from tests.helpers.headless import needs_chromium
 
 pytestmark = needs_chromium
 TOKEN = "correct-horse-battery"

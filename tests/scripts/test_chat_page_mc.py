@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from bench.tiny_chat import ALPHABET, Server, running, save_chat_model, tiny_tokenizer
 from bench.warm_start import WarmStart
-from tests.scripts.headless import needs_chromium
+from tests.helpers.headless import needs_chromium
 from tests.scripts.test_chat_page import open_page, replies, say
 
 pytestmark = needs_chromium

@@ -13,7 +13,7 @@ from mc.eval.metric_bounds import MEMORY_TARGETS
 from nanochat.tracking.run_reader import Run, read_run
 from scripts.compare import main
 from scripts.wandb_dashboard import TEMPLATE, read_template
-from tests.nanochat.run_files import write_info, write_run
+from tests.helpers.run_files import write_info, write_run
 
 
 def read_of(home: Home) -> Callable[[str], Run]:

@@ -15,9 +15,9 @@ from bench.warm_start import WarmStart
 from mc.session.disk_tree import DiskTree
 from mc.session.tree import TreeSpec
 from nanochat.common import ROOT
-from tests.docs_commands import command, faults, help_of, lines, runnable, unknown_modules
-from tests.mc.tiny_tree import DEEP, MANIFEST, SMALL, WIDE, world
-from tests.vault import VAULT, Page, pages, read
+from tests.helpers.docs_commands import command, faults, help_of, lines, runnable, unknown_modules
+from tests.helpers.tiny_tree import DEEP, MANIFEST, SMALL, WIDE, world
+from tests.helpers.vault import VAULT, Page, pages, read
 
 SHELL_BLOCKS = [(page.name, block) for page in pages() for block in page.blocks if block.info.split(" ")[0] in ("bash", "sh")]
 TESTED = [page for page in pages() if any("tested" in block.info.split() and block.info.startswith("bash") for block in page.blocks)]

@@ -15,7 +15,7 @@ from nanochat.lab.cycle import Cycle, Surroundings, lab_folder, open_cycle
 from nanochat.lab.profiles import Profile
 from nanochat.lab.runner import command, environment
 from scripts.base_train import BaseTrain
-from tests.nanochat.lab.planted import plant
+from tests.helpers.planted import plant
 
 # What two runs of the same configuration and seed may differ in.
 CLOCK = ("timestamp", "time_to_target_sec_measured", "time_to_target_sec_extrapolated", "tok_per_sec_median", "dt_median_ms")

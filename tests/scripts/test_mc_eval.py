@@ -12,8 +12,8 @@ from nanochat.common import UserError
 from nanochat.report.__main__ import generate
 from scripts import mc_eval
 from scripts.mc_eval import main
+from tests.helpers.tiny_model import TEXT, save_base, tiny_model, tiny_tokenizer
 from tests.mc.test_loading import memory, save_memory
-from tests.nanochat.tiny_model import TEXT, save_base, tiny_model, tiny_tokenizer
 
 TINY = ["--device-type", "cpu", "--mc-session-lod", "2", "--examples", "2", "--easy", "1"]
 

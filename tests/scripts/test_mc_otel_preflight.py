@@ -8,7 +8,7 @@ import pytest
 
 from nanochat.common import UserError
 from scripts.mc_otel_preflight import main
-from tests.mc.otlp_receiver import Receiver, receiver
+from tests.helpers.otlp_receiver import Receiver, receiver
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from bench.tiny_chat import save_chat_model
 from bench.tiny_run import TAG, Home
 from bench.warm_start import WarmStart
 from mc.telemetry.schema import EVENTS
-from tests.mc.otlp_receiver import receiver
+from tests.helpers.otlp_receiver import receiver
 
 TRAIN = ("--max-seq-len=128", "--total-batch-size=512", "--warmup-steps=1", "--mc", "--block-size=8", "--mc-num-random-variants=2")
 TUNE = ("--device-type=cpu", "--compile=0", "--log-every=1", "--eval-every=-1", "--mixture=spelling:words=simple@60,identity@60")

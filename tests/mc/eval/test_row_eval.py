@@ -29,9 +29,9 @@ from mc.layout.layout import check, from_levels
 from mc.nets.attention_probe import attention_mass
 from mc.train.controller import MCController
 from nanochat.model.gpt import GPT, norm, rotate
-from tests.mc.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_memory
-from tests.nanochat.tiny_model import tiny_model
-from tests.two_processes import in_two_processes
+from tests.helpers.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_memory
+from tests.helpers.tiny_model import tiny_model
+from tests.helpers.two_processes import in_two_processes
 
 H, RECENT = 6, 8
 
@@ -236,7 +236,7 @@ WORKER = """
 import torch, torch.distributed as dist
 from mc.eval.row_eval import evaluate_memory
 from tests.mc.eval.test_row_eval import memory
-from tests.mc.tiny_memory import tiny_batch
+from tests.helpers.tiny_memory import tiny_batch
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 tokens, targets = tiny_batch(5)

@@ -25,8 +25,8 @@ from nanochat.infer.memory_kv_cache import MemoryCache
 from nanochat.infer.sampling import Sampling
 from nanochat.report.figures import chart_png, check_chart
 from nanochat.tasks.long.suite import Suite
-from tests.mc.tiny_memory import tiny_memory
-from tests.nanochat.tiny_model import full_logits, tiny_tokenizer
+from tests.helpers.tiny_memory import tiny_memory
+from tests.helpers.tiny_model import full_logits, tiny_tokenizer
 
 NARROW = SessionConfig(mc_session_lod=2, mc_infer_refocus_interval=8)
 EAGER = AllocatorConfig(allocator_expand_threshold=0.0, allocator_collapse_threshold=0.0, allocator_iterations=2)

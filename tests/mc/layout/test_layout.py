@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc.layout.layout import Geometry, Layout, check, entry_ends, from_levels, raw, to_levels, tree_levels, widths
-from tests.mc.tiny_memory import as_layout, entries, random_levels
+from tests.helpers.tiny_memory import as_layout, entries, random_levels
 
 ROOM = 3_000  # blocks at most in a drawn layout
 

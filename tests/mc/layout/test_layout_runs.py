@@ -13,7 +13,7 @@ from mc.layout.layout import Geometry
 from mc.layout.tiling import Tiling
 from mc.telemetry.schema import MOST_RUNS, allowed
 from mc.telemetry.sessions import layout_payload
-from tests.mc.tiny_memory import entries, random_levels
+from tests.helpers.tiny_memory import entries, random_levels
 
 
 def drawn(seed: int, blocks: int) -> tuple[Tiling, int]:

@@ -11,7 +11,7 @@ from mc.layout.layout import Geometry, Layout, raw
 from mc.layout.positions import KINDS, alibi_bias, entry_rotary
 from mc.nets.gist_bank import Positions, Shape, bank_index, bank_layout
 from nanochat.model.gpt import rotary_at
-from tests.mc.tiny_memory import SEQ_LEN, as_layout, entries, tiny_batch, tiny_gpt, tiny_memory
+from tests.helpers.tiny_memory import SEQ_LEN, as_layout, entries, tiny_batch, tiny_gpt, tiny_memory
 
 MIXED = entries([2, 2, 2, 2, 0, 1, 1, 0], 35, Geometry(4, 2))
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mc.layout.layout import Geometry, Layout, check
 from mc.layout.tiling import Edit, Editor, Tiling, extended, raw
-from tests.mc.tiny_memory import entries, random_levels
-from tests.mc.tiny_tilings import Entry, as_tiling, children, families, gists, histories, node, random_tiling, replaced, rows
+from tests.helpers.tiny_memory import entries, random_levels
+from tests.helpers.tiny_tilings import Entry, as_tiling, children, families, gists, histories, node, random_tiling, replaced, rows
 
 
 def assert_source(before: Tiling, after: Tiling, source: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mc.nets.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
 from nanochat.model.gpt import norm, rotary_at, rotate
-from tests.mc.tiny_memory import randomise
+from tests.helpers.tiny_memory import randomise
 
 WIDTH = 2 * HEAD_DIM
 

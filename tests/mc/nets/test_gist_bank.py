@@ -10,7 +10,7 @@ from mc.layout.layout import Geometry, Layout
 from mc.nets.gist_bank import RowTree, Shape, assemble, bank_index, bank_layout, build, look_below
 from mc.nets.gistnet import GistNet
 from nanochat.model.gpt import Embedded
-from tests.mc.tiny_memory import WIDTH, as_layout, entries, tiny_gistnet
+from tests.helpers.tiny_memory import WIDTH, as_layout, entries, tiny_gistnet
 
 SHAPES = [
     Shape(23, 20, Geometry(4), 2),

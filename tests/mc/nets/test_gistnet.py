@@ -9,7 +9,7 @@ import torch
 
 from mc.nets.gistnet import GistConfig, GistNet
 from nanochat.model.gpt import norm
-from tests.mc.tiny_memory import WIDTH, assert_training_moves_everything, tiny_gistnet, tiny_memory
+from tests.helpers.tiny_memory import WIDTH, assert_training_moves_everything, tiny_gistnet, tiny_memory
 
 TYPES = [
     {"gistnet_type": kind, "gistnet_pooling": pooling}

@@ -8,7 +8,7 @@ import torch
 from mc.layout.layout import Geometry, Layout
 from mc.nets.child_attention import Below
 from mc.nets.lensnet import LensConfig, LensNet, block_scores
-from tests.mc.tiny_memory import (
+from tests.helpers.tiny_memory import (
     SEQ_LEN,
     WIDTH,
     as_layout,

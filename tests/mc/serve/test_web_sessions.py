@@ -27,8 +27,8 @@ from nanochat.infer.sampling import Sampling
 from nanochat.serve.backend import SessionError, Ticket, Update
 from nanochat.serve.decode_thread import Serving
 from nanochat.serve.http.limits import WebLimits
-from tests.mc.tiny_memory import tiny_memory
-from tests.nanochat.tiny_model import tiny_tokenizer
+from tests.helpers.tiny_memory import tiny_memory
+from tests.helpers.tiny_model import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 STOP = frozenset(stop_tokens(TOKENIZER))

@@ -15,8 +15,8 @@ from mc.serve.web_views import focus_view, messages_view, text_view, whole_chara
 from mc.session.session import MCSession, session_spec
 from mc.session.tree import RamTree
 from nanochat.data.chat_template import render_conversation
-from tests.mc.tiny_memory import tiny_memory
-from tests.nanochat.tiny_model import tiny_tokenizer
+from tests.helpers.tiny_memory import tiny_memory
+from tests.helpers.tiny_model import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 CONFIG = SessionConfig(

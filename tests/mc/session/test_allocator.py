@@ -17,8 +17,8 @@ from mc.config import AllocatorConfig
 from mc.layout.layout import Geometry, Layout, check
 from mc.layout.tiling import Edit, Tiling, extended, raw
 from mc.session.allocator import COOLDOWN, FocusAllocator, coarsest_width, count_blocks, raw_from, swap_rate
-from tests.mc.tiny_memory import entries
-from tests.mc.tiny_tilings import Entry, as_tiling, children, families, gists, histories, node, random_tiling, replaced, rows
+from tests.helpers.tiny_memory import entries
+from tests.helpers.tiny_tilings import Entry, as_tiling, children, families, gists, histories, node, random_tiling, replaced, rows
 
 
 def random_scores(rng: random.Random, width: int) -> np.ndarray:

@@ -24,8 +24,8 @@ from nanochat.infer.reply import joined as merged
 from nanochat.infer.sampling import Sampling
 from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
-from tests.mc.tiny_memory import SEQ_LEN, randomise, tiny_memory
-from tests.nanochat.tiny_model import tiny_tokenizer
+from tests.helpers.tiny_memory import SEQ_LEN, randomise, tiny_memory
+from tests.helpers.tiny_model import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 WIDE = SessionConfig(mc_session_lod=3, allocator=AllocatorConfig(allocator_soft_max_length=400))

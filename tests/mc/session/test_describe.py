@@ -8,8 +8,8 @@ from mc.config import AllocatorConfig, SessionConfig
 from mc.session.describe import Span, beginning, describe_focus, opened
 from mc.session.session import MCSession, session_spec
 from mc.session.tree import RamTree
-from tests.mc.tiny_memory import tiny_memory
-from tests.nanochat.tiny_model import TEXT, tiny_tokenizer
+from tests.helpers.tiny_memory import tiny_memory
+from tests.helpers.tiny_model import TEXT, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 

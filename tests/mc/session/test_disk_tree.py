@@ -21,8 +21,8 @@ from mc.session.disk_tree import DiskTree
 from mc.session.files import list_sessions
 from mc.session.tree import TreeSpec
 from nanochat.common import UserError
-from tests.mc.tiny_session import COMMITTED, DATA, LENGTH, WORLD, contents, refused, reopened, start
-from tests.mc.tiny_tree import MANIFEST, SMALL, world
+from tests.helpers.tiny_session import COMMITTED, DATA, LENGTH, WORLD, contents, refused, reopened, start
+from tests.helpers.tiny_tree import MANIFEST, SMALL, world
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ APPEND_AND_WAIT = """
 import sys
 from pathlib import Path
 from mc.session.disk_tree import DiskTree
-from tests.mc.tiny_tree import MANIFEST, SMALL, world
+from tests.helpers.tiny_tree import MANIFEST, SMALL, world
 what = world(SMALL, 400)
 tree = DiskTree.open(Path(sys.argv[1]), MANIFEST)
 for end in (210, 213):

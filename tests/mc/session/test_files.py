@@ -17,8 +17,8 @@ from mc.session.disk_tree import DiskTree
 from mc.session.files import valid_name
 from mc.session.tree import TreeSpec
 from nanochat.checkpoint.manifest import canonical
-from tests.mc.tiny_session import COMMITTED, DATA, LENGTH, WORLD, contents, refused, reopened, start
-from tests.mc.tiny_tree import MANIFEST, SMALL, WIDE, world
+from tests.helpers.tiny_session import COMMITTED, DATA, LENGTH, WORLD, contents, refused, reopened, start
+from tests.helpers.tiny_tree import MANIFEST, SMALL, WIDE, world
 
 
 @pytest.fixture

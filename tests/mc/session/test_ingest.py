@@ -23,8 +23,8 @@ from mc.session.session import MCSession, session_spec
 from mc.session.store import SessionStore
 from mc.session.tree import RamTree
 from nanochat.common import UserError
-from tests.mc.tiny_memory import tiny_memory
-from tests.nanochat.tiny_model import TEXT, tiny_tokenizer
+from tests.helpers.tiny_memory import tiny_memory
+from tests.helpers.tiny_model import TEXT, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 CONFIG = SessionConfig(mc_session_lod=3)
@@ -265,7 +265,7 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from mc.session.ingest import read_text
-from tests.nanochat.tiny_model import tiny_tokenizer
+from tests.helpers.tiny_model import tiny_tokenizer
 import mc.session.ingest
 tokenizer = tiny_tokenizer()
 path = Path(sys.argv[1])

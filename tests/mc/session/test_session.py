@@ -22,7 +22,7 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.kv_cache import KVCache
 from nanochat.infer.memory_kv_cache import MemoryCache
 from nanochat.infer.sampling import Sampling
-from tests.mc.tiny_memory import tiny_memory
+from tests.helpers.tiny_memory import tiny_memory
 
 CONFIG = SessionConfig(mc_session_lod=3, mc_infer_refocus_interval=8)
 EAGER = SessionConfig(

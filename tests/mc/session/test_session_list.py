@@ -11,8 +11,8 @@ import pytest
 from mc.session.disk_tree import DiskTree
 from mc.session.files import delete_session, list_sessions
 from nanochat.common import UserError
-from tests.mc.tiny_session import LENGTH, WORLD, contents, reopened, start
-from tests.mc.tiny_tree import MANIFEST
+from tests.helpers.tiny_session import LENGTH, WORLD, contents, reopened, start
+from tests.helpers.tiny_tree import MANIFEST
 
 
 def test_no_folder_no_sessions(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from mc.config import AllocatorConfig, SessionConfig
 from mc.session.session import MCSession
 from mc.session.store import FOCUS, SessionStore
 from nanochat.common import UserError
-from tests.mc.tiny_memory import tiny_memory
+from tests.helpers.tiny_memory import tiny_memory
 
 IDENTITY = {"model": "base tiny-mc, step 3", "weights": "0123456789abcdef", "tokenizer": "feedbeef"}
 KINDS = ("ram", "disk")

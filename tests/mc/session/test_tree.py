@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mc.layout.layout import Geometry
 from mc.session.disk_tree import DiskTree
 from mc.session.tree import MegaContextTree, RamTree, TreeSpec
-from tests.mc.tiny_tree import DEEP, MANIFEST, NO_VALUES, SMALL, WIDE, World, world
+from tests.helpers.tiny_tree import DEEP, MANIFEST, NO_VALUES, SMALL, WIDE, World, world
 
 Make = Callable[[TreeSpec, Path], MegaContextTree]
 TREES: dict[str, Make] = {

@@ -17,7 +17,7 @@ from mc.telemetry.exporter import BATCH, CLOSE_SECONDS, QUEUE, OpenTelemetryProv
 from mc.telemetry.otlp import Moment, open_sender, to_request, trace_id
 from mc.telemetry.provider import TelemetryEvent
 from nanochat.common import UserError
-from tests.mc.otlp_receiver import attributes, receiver
+from tests.helpers.otlp_receiver import attributes, receiver
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["http", "grpc"])
 HANG_SECONDS = 30.0  # a guard: what takes as long hangs

@@ -16,7 +16,7 @@ from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryEvent
 from mc.telemetry.schema import allowed
 from mc.telemetry.sessions import SessionEvents, SessionTelemetry
 from mc.train.controller import MCController
-from tests.mc.tiny_memory import tiny_memory
+from tests.helpers.tiny_memory import tiny_memory
 
 CONFIG = SessionConfig(mc_session_lod=3, mc_infer_refocus_interval=8, allocator=AllocatorConfig(allocator_soft_max_length=64))
 

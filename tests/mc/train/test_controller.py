@@ -10,7 +10,7 @@ from mc.train.controller import MCController
 from nanochat.model.gpt import rotary_at
 from nanochat.train.optim import MuonAdamW, OptimFlags, check_coverage
 from nanochat.train.schedule import Plan
-from tests.mc.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
+from tests.helpers.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
 
 
 @pytest.mark.parametrize("at_gists", [True, False])

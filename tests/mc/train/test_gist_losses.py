@@ -9,7 +9,7 @@ from mc.layout.layout import Geometry
 from mc.train import gist_losses
 from mc.train.gist_losses import SHARE, Reconstruction, distillation_loss
 from nanochat.model.cross_entropy import CHUNK_BYTES
-from tests.mc.tiny_memory import WIDTH, randomise, tiny_gpt
+from tests.helpers.tiny_memory import WIDTH, randomise, tiny_gpt
 
 
 def hidden(*shape: int, seed: int = 0) -> torch.Tensor:

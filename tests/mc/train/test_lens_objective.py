@@ -13,7 +13,7 @@ from mc.nets.lensnet import bank_keys
 from mc.train.lens_loss import excess, told_loss
 from mc.train.lens_objective import METRICS
 from mc.train.variant_sampler import Request
-from tests.mc.tiny_memory import tiny_batch, tiny_memory
+from tests.helpers.tiny_memory import tiny_batch, tiny_memory
 
 
 def draw(memory, rows: int = 3):

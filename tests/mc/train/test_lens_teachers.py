@@ -8,7 +8,7 @@ import torch
 
 from mc.train.lens_teachers import occurrence
 from nanochat.model.cross_entropy import IGNORE
-from tests.mc.tiny_memory import tiny_batch
+from tests.helpers.tiny_memory import tiny_batch
 
 
 def by_hand(row: list[int], targets: list[int], decision: int, blocks: int, horizon: int, K: int) -> list[float]:

@@ -12,7 +12,7 @@ import torch
 from nanochat.checkpoint.load_model import load_model, open_trained, start_from
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
-from tests.nanochat.tiny_model import full_logits, save_base, tiny_model, tiny_tokenizer
+from tests.helpers.tiny_model import full_logits, save_base, tiny_model, tiny_tokenizer
 
 VOCABULARY = 300
 

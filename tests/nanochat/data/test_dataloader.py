@@ -20,7 +20,7 @@ from nanochat.data import token_cache
 from nanochat.data.dataloader import Prefetcher, RowLoader
 from nanochat.data.token_cache import TokenShards, open_tokens
 from nanochat.dataset import open_source
-from tests.nanochat.byte_tokenizer import ByteTokenizer
+from tests.helpers.byte_tokenizer import ByteTokenizer
 
 BOS = ByteTokenizer().bos_id
 

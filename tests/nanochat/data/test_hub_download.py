@@ -20,7 +20,7 @@ from nanochat.data import http_download
 from nanochat.data.http_download import TransferConfig
 from nanochat.data.hub_download import HUB, DownloadConfig, download
 from nanochat.dataset import main, open_source
-from tests.nanochat.shard_server import ShardServer, parquet_bytes
+from tests.helpers.shard_server import ShardServer, parquet_bytes
 
 VAL = "shard_06542.parquet"
 FIRST = "shard_00000.parquet"

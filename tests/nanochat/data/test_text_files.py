@@ -12,7 +12,7 @@ import pytest
 
 from nanochat.common import UserError
 from nanochat.data.text_files import read_documents
-from tests.nanochat.shard_server import parquet_bytes
+from tests.helpers.shard_server import parquet_bytes
 
 DOCUMENTS = ["one\r\nline", "zwei: äöü ∀ 🙂", "", "three\n" * 100]
 

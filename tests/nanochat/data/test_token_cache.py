@@ -20,14 +20,14 @@ from nanochat.data import token_cache
 from nanochat.data.token_cache import TokenShards, open_tokens
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.dataset import Source, open_source
-from tests.nanochat.byte_tokenizer import ByteTokenizer
+from tests.helpers.byte_tokenizer import ByteTokenizer
 
 SCRIPT = """
 import sys
 from nanochat.dataset import open_source
 from nanochat.flags import run
 from nanochat.data.token_cache import open_tokens
-from tests.nanochat.byte_tokenizer import ByteTokenizer
+from tests.helpers.byte_tokenizer import ByteTokenizer
 run(lambda: print(open_tokens(open_source(sys.argv[1]), ByteTokenizer(), "train").fingerprint) or 0)
 """
 

@@ -12,8 +12,8 @@ import torch
 
 from nanochat.common import UserError
 from nanochat.eval.bits_per_byte import evaluate_bpb, validation_batches
-from tests.nanochat.tiny_model import tiny_model
-from tests.two_processes import in_two_processes
+from tests.helpers.tiny_model import tiny_model
+from tests.helpers.two_processes import in_two_processes
 
 
 class Rows:
@@ -108,7 +108,7 @@ import sys, torch, torch.distributed as dist
 from types import SimpleNamespace
 from nanochat.eval.bits_per_byte import evaluate_bpb, validation_batches
 from tests.nanochat.eval.test_bits_per_byte import Rows, lengths
-from tests.nanochat.tiny_model import tiny_model
+from tests.helpers.tiny_model import tiny_model
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 batches = lambda: validation_batches(Rows(13), 13 * 6, 2, SimpleNamespace(rank=rank, world_size=2))

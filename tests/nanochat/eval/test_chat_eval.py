@@ -27,9 +27,9 @@ from nanochat.infer.reply import stop_tokens
 from nanochat.infer.tools import Tools
 from nanochat.tasks.grading import reply_text
 from nanochat.tasks.registry import open_task
-from tests.nanochat.tiny_model import full_logits, tiny_model
-from tests.nanochat.told import Told
-from tests.tiny import warm  # noqa: F401 (pytest finds fixtures by name)
+from tests.helpers.tiny import warm  # noqa: F401 (pytest finds fixtures by name)
+from tests.helpers.tiny_model import full_logits, tiny_model
+from tests.helpers.told import Told
 
 TOKENIZER = tiny_tokenizer()
 LETTERS = ["ABCD", "AB", "ABC", "ABCDE", "ABCD", "ABCDEFGHIJ", "CA"] * 3
@@ -155,7 +155,7 @@ def test_two_processes_share_the_problems(warm: WarmStart) -> None:  # noqa: F81
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    workers = [warm.start("tests.nanochat.chat_eval_worker", [], world | {"RANK": rank}) for rank in "01"]
+    workers = [warm.start("tests.helpers.chat_eval_worker", [], world | {"RANK": rank}) for rank in "01"]
     assert [worker.wait() for worker in workers] == [0, 0], workers[0].stderr + workers[1].stderr
     results = [json.loads(worker.stdout) for worker in workers]
     assert results[0] == results[1]

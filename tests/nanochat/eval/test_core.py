@@ -18,9 +18,9 @@ from nanochat.eval.core import evaluate_core, evaluate_task, score
 from nanochat.eval.core_download import check_archive, unpack
 from nanochat.eval.core_tasks import Option, bundle_folder, bundle_is_here, fewshot, options, read_tasks
 from nanochat.model.gpt import GPT
-from tests.nanochat.core_bundle import EXAMPLES, write_bundle, zip_bundle
-from tests.nanochat.shard_server import ShardServer
-from tests.nanochat.tiny_model import full_logits, tiny_model, tiny_tokenizer
+from tests.helpers.core_bundle import EXAMPLES, write_bundle, zip_bundle
+from tests.helpers.shard_server import ShardServer
+from tests.helpers.tiny_model import full_logits, tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from nanochat.infer.kv_cache import FIRST_CAPACITY
 from nanochat.infer.sampling import BLOCK, Sampling, Uniforms
 from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
+from tests.helpers.tiny_model import full_logits, tiny_model, tiny_tokenizer
 from tests.nanochat.infer.test_memory_kv_cache import Keeper
-from tests.nanochat.tiny_model import full_logits, tiny_model, tiny_tokenizer
 
 STOP = (5, 9, 17)
 SAMPLINGS = [

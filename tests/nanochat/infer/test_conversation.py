@@ -13,7 +13,7 @@ from nanochat.infer.conversation import Conversation
 from nanochat.infer.engine import Engine
 from nanochat.infer.reply import Piece
 from nanochat.infer.sampling import Sampling
-from tests.nanochat.tiny_model import tiny_model, tiny_tokenizer
+from tests.helpers.tiny_model import tiny_model, tiny_tokenizer
 
 
 class Parrot:

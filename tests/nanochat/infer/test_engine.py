@@ -14,7 +14,7 @@ from nanochat.infer.engine import Completion, Engine
 from nanochat.infer.kv_cache import ALIGNMENT, KVCache
 from nanochat.infer.sampling import BLOCK, Sampling, Settings, Uniforms, choose
 from nanochat.model.gpt import GPT
-from tests.nanochat.tiny_model import full_logits, tiny_model, tiny_tokenizer
+from tests.helpers.tiny_model import full_logits, tiny_model, tiny_tokenizer
 
 GREEDY = Sampling(temperature=0, max_tokens=40)
 SHAPES = [

@@ -12,7 +12,7 @@ from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.kv_cache import KVCache
 from nanochat.infer.packed_linear import Matrix
 from nanochat.infer.sampling import Sampling
-from tests.nanochat.tiny_model import full_logits, tiny_model
+from tests.helpers.tiny_model import full_logits, tiny_model
 
 GREEDY = Sampling(temperature=0, max_tokens=20)
 

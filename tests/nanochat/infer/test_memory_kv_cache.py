@@ -11,7 +11,7 @@ from nanochat.infer.kv_cache import KVCache
 from nanochat.infer.memory_kv_cache import MemoryCache
 from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
-from tests.nanochat.tiny_model import tiny_model
+from tests.helpers.tiny_model import tiny_model
 
 GREEDY = Sampling(temperature=0, max_tokens=30)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.infer.reply import Piece, Reply, joined
-from tests.nanochat.tiny_model import tiny_tokenizer
+from tests.helpers.tiny_model import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 

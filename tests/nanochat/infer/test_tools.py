@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.infer.tools import MAX_CODE_TOKENS, Tools, ToolState
-from tests.nanochat.tiny_model import tiny_tokenizer
+from tests.helpers.tiny_model import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 SPECIAL = TOKENIZER.special_tokens

@@ -14,7 +14,7 @@ from nanochat.lab.measurements import measure, members
 from nanochat.lab.run_outcome import CRASHED, DIVERGED, OK, classify, metrics_folder
 from nanochat.lab.runner import Run, outcome_file, run_all
 from nanochat.lab.templates import Template, at_budget, at_seeds, experiments, load_template
-from tests.nanochat.lab.planted import BATCH, STEPS, new_cycle, plant, plant_sweep, records, surroundings
+from tests.helpers.planted import BATCH, STEPS, new_cycle, plant, plant_sweep, records, surroundings
 
 
 def test_what_is_locked_comes_back(base: Path) -> None:
@@ -60,7 +60,7 @@ def test_the_hash_goes_by_flags_code_and_tokenizer_and_by_nothing_else(base: Pat
 def test_the_training_code_is_what_training_imports() -> None:
     code = training_code()
     assert {"scripts/base_train.py", "nanochat/train/trainer.py", "nanochat/model/gpt.py", "mc/train/controller.py"} <= code.keys()
-    assert not [name for name in code if name.startswith(("nanochat/lab", "nanochat/web", "tests"))]
+    assert not [name for name in code if name.startswith(("nanochat/lab", "nanochat/serve", "tests"))]
     assert changed_files({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}) == ["b", "c"]
 
 

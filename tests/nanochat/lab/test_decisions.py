@@ -12,7 +12,7 @@ from nanochat.lab.gates import OPTIONAL, PROMOTE, REJECT
 from nanochat.lab.measurements import hashes, measure, variance
 from nanochat.lab.scaling import fit_points, judge_series
 from nanochat.lab.templates import best_of
-from tests.nanochat.lab.planted import BATCH, STEPS, new_cycle, plant, plant_sweep
+from tests.helpers.planted import BATCH, STEPS, new_cycle, plant, plant_sweep
 
 DAY = date(2026, 1, 2)
 

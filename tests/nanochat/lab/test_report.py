@@ -9,7 +9,7 @@ from nanochat.lab import decisions
 from nanochat.lab.cycle import BASELINE
 from nanochat.lab.report import write_report
 from nanochat.lab.scaling import fit_points, judge_series
-from tests.nanochat.lab.planted import new_cycle, plant, plant_sweep
+from tests.helpers.planted import new_cycle, plant, plant_sweep
 from tests.nanochat.lab.test_decisions import plant_series
 
 

@@ -9,7 +9,7 @@ import torch
 
 from nanochat.model.cross_entropy import plain_cross_entropy
 from nanochat.model.gpt import GPT, GPTConfig, rotary_at
-from tests.nanochat.tiny_model import tiny_model
+from tests.helpers.tiny_model import tiny_model
 
 
 def naive_hidden(model: GPT, tokens: list[int]) -> torch.Tensor:

@@ -25,7 +25,7 @@ from nanochat.profiling.device_memory import (
 from nanochat.train.objective import NextTokenObjective
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import Plan
-from tests.nanochat.saved_tensors import saved_bytes
+from tests.helpers.saved_tensors import saved_bytes
 
 SMALL = GPTConfig(depth=3, aspect_ratio=64, head_dim=64, max_seq_len=256, window_pattern="L", vocab_size=2048)
 GROUPED = GPTConfig(depth=4, aspect_ratio=64, head_dim=32, kv_heads=2, max_seq_len=256, window_pattern="L", vocab_size=512)

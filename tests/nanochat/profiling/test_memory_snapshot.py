@@ -15,7 +15,7 @@ from nanochat.profiling.timers import Spans
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tracking.sinks import peak_memory_mib
 from nanochat.train.trainer import Event
-from tests.nanochat.trainer_lab import STEPS, Lab, lab, loader, stop
+from tests.helpers.trainer_lab import STEPS, Lab, lab, loader, stop
 
 __all__ = ["lab", "loader", "stop"]
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from nanochat.common import UserError
 from nanochat.profiling.timers import Spans
 from nanochat.profiling.torch_profiler import TOP, StepProfiler, parse_steps
 from nanochat.train.trainer import TrainerFlags
-from tests.nanochat.trainer_lab import STEPS, Lab, Scripted, another, lab, loader, stop
+from tests.helpers.trainer_lab import STEPS, Lab, Scripted, another, lab, loader, stop
 
 __all__ = ["lab", "loader", "stop"]
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from nanochat import markdown
 from nanochat.report.__main__ import generate
 from nanochat.report.html import to_html
 from nanochat.report.sections import section
-from tests.scripts.headless import browser, needs_chromium  # noqa: F401
+from tests.helpers.headless import browser, needs_chromium  # noqa: F401
 
 EVIL = '</pre></code><script>window.evil = 1</script><img src="http://127.0.0.1:9/x.png" onerror="window.evil = 2">'
 ATTACKS = (

@@ -7,7 +7,7 @@ import pytest
 
 from nanochat.report.run_comparison import compare, comparison_markdown, comparison_png, notes_of
 from nanochat.tracking.run_reader import LOSS, Axis, Run, read_run
-from tests.nanochat.run_files import BATCH, write_info, write_run
+from tests.helpers.run_files import BATCH, write_info, write_run
 
 
 def pair(folder: Path, **more) -> list[Run]:

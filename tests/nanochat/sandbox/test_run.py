@@ -21,7 +21,7 @@ from nanochat.common import ROOT, UserError
 from nanochat.sandbox import child
 from nanochat.sandbox.isolation import Backend, find_backends
 from nanochat.sandbox.run import Limits, isolation, run_python, run_with
-from tests.nanochat.sandbox_host import FIRST_MARK, backend_named, processes_with_mark
+from tests.helpers.sandbox_host import FIRST_MARK, backend_named, processes_with_mark
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 

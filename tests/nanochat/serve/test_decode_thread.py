@@ -17,7 +17,7 @@ from nanochat.model.gpt import GPT
 from nanochat.serve.admission import Busy
 from nanochat.serve.backend import Stopped, Ticket, Update
 from nanochat.serve.decode_thread import Serving
-from tests.nanochat.tiny_model import tiny_model
+from tests.helpers.tiny_model import tiny_model
 
 LONG = Sampling(temperature=0, max_tokens=100_000)
 

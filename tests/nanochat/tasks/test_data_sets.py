@@ -13,7 +13,7 @@ from nanochat.common import UserError
 from nanochat.tasks.dataset_task import TableTask
 from nanochat.tasks.registry import HUB, open_task
 from nanochat.tasks.task import dialogue, reference, with_tool
-from tests.nanochat.tasks.hub_files import ARC, GSM8K, MMLU, SMOLTALK, write_lines, write_parquet
+from tests.helpers.hub_files import ARC, GSM8K, MMLU, SMOLTALK, write_lines, write_parquet
 
 
 def task_of(folder: Path, name: str, rows: list[dict[str, Any]], split: str = "test"):

@@ -10,7 +10,7 @@ import pytest
 from nanochat.common import UserError
 from nanochat.tasks.dataset_rows import local_rows
 from nanochat.tasks.registry import open_task
-from tests.nanochat.tasks.hub_files import GSM8K, MMLU, write_lines, write_parquet
+from tests.helpers.hub_files import GSM8K, MMLU, write_lines, write_parquet
 
 
 @pytest.mark.parametrize("write", [write_lines, write_parquet])

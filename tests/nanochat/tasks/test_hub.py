@@ -13,8 +13,8 @@ import pytest
 
 from nanochat.common import UserError
 from nanochat.tasks.registry import open_task
-from tests.nanochat.tasks.hub_files import ARC, GSM8K, MMLU, SMOLTALK, write_parquet
-from tests.nanochat.tasks.hub_server import card, hub
+from tests.helpers.hub_files import ARC, GSM8K, MMLU, SMOLTALK, write_parquet
+from tests.helpers.hub_server import card, hub
 
 ASK = """
 import json, sys, time

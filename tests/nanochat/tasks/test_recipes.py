@@ -11,7 +11,7 @@ from nanochat.common import UserError
 from nanochat.tasks.mixtures import EVALUATIONS, RECIPES, Ingredient, evaluation_tasks, mid_mixtures, mixtures, parse, sft_mixtures
 from nanochat.tasks.registry import HUB
 from nanochat.tasks.task import check_conversation
-from tests.nanochat.tasks.hub_files import GSM8K, write_lines
+from tests.helpers.hub_files import GSM8K, write_lines
 
 
 def asked(mixture) -> list[str]:

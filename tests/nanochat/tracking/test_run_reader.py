@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nanochat.common import UserError
 from nanochat.tracking.run_reader import LOSS, find_runs, newest_pair, reached, read_run, smooth
-from tests.nanochat.run_files import BATCH, IDENTITY, ROW, write_info, write_run
+from tests.helpers.run_files import BATCH, IDENTITY, ROW, write_info, write_run
 
 
 def names(runs) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 
 from bench.warm_start import WarmStart
 from nanochat.train.reduce_metrics import mean_metrics
-from tests.tiny import warm  # noqa: F401 (pytest finds fixtures by name)
+from tests.helpers.tiny import warm  # noqa: F401 (pytest finds fixtures by name)
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def test_two_processes_get_the_same_means_whoever_measured(warm: WarmStart) -> N
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    workers = [warm.start("tests.nanochat.mean_metrics_worker", [], world | {"RANK": rank}) for rank in "01"]
+    workers = [warm.start("tests.helpers.mean_metrics_worker", [], world | {"RANK": rank}) for rank in "01"]
     assert [worker.wait() for worker in workers] == [0, 0], workers[0].stderr + workers[1].stderr
     assert workers[0].stdout == workers[1].stdout
     means, nothing = map(json.loads, workers[0].stdout.splitlines())

@@ -15,7 +15,7 @@ from nanochat.model.gpt import GPT
 from nanochat.runtime.device import Precision, Runtime
 from nanochat.tasks.task import Task, dialogue
 from nanochat.train.rollouts import RolloutFlags, Rollouts, advantages
-from tests.nanochat.tiny_model import tiny_model
+from tests.helpers.tiny_model import tiny_model
 
 T = 64
 

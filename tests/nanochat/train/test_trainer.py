@@ -22,7 +22,7 @@ from nanochat.train.objective import Objective, StepResult
 from nanochat.train.optim import OptimFlags, ParamGroup
 from nanochat.train.schedule import Plan
 from nanochat.train.trainer import Event, TrainerFlags
-from tests.nanochat.trainer_lab import STEPS, B, Lab, Scripted, another, lab, loader, stop
+from tests.helpers.trainer_lab import STEPS, B, Lab, Scripted, another, lab, loader, stop
 
 __all__ = ["lab", "loader", "stop"]
 

@@ -14,7 +14,7 @@ from nanochat.serve.backend import Answer, SessionError, SessionTurn
 from nanochat.serve.decode_thread import Serving
 from nanochat.serve.http.errors import ApiError
 from nanochat.serve.http.session_routes import Inquiry, ask
-from tests.nanochat.tiny_model import tiny_model
+from tests.helpers.tiny_model import tiny_model
 
 
 class Counting:

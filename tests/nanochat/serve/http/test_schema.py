@@ -17,7 +17,7 @@ from nanochat.infer.sampling import Sampling
 from nanochat.serve.http.errors import ApiError
 from nanochat.serve.http.limits import WebLimits
 from nanochat.serve.http.schema import ChatRequest, Message, parse_request, to_conversation, to_sampling
-from tests.nanochat.tiny_model import tiny_tokenizer
+from tests.helpers.tiny_model import tiny_tokenizer
 
 LIMITS = WebLimits(max_characters=10_000)
 TOKENIZER = tiny_tokenizer()

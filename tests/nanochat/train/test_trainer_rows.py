@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nanochat.data.rows import Loader, inputs_and_targets
-from tests.nanochat.trainer_lab import STEPS, Lab, another, lab, loader, stop
+from tests.helpers.trainer_lab import STEPS, Lab, another, lab, loader, stop
 
 __all__ = ["lab", "loader", "stop"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.nanochat import optim_worker as worker
-from tests.nanochat.optim_worker import HALF, MATRICES, PHASES, SKIPPED, TABLES, WHOLE
+from tests.helpers import optim_worker as worker
+from tests.helpers.optim_worker import HALF, MATRICES, PHASES, SKIPPED, TABLES, WHOLE
 
 
 def launch(out: Path, root: Path) -> None:

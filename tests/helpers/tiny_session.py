@@ -8,7 +8,7 @@ import pytest
 
 from mc.session.disk_tree import DiskTree
 from nanochat.common import UserError
-from tests.mc.tiny_tree import MANIFEST, SMALL, World, world
+from tests.helpers.tiny_tree import MANIFEST, SMALL, World, world
 
 WORLD = world(SMALL, 400)
 LENGTH = 203  # 50 blocks and 3 tokens

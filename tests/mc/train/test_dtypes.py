@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.mc.tiny_memory import tiny_batch, tiny_memory
+from tests.helpers.tiny_memory import tiny_batch, tiny_memory
 
 PAIRS = [
     (torch.bfloat16, "fp32", torch.float32),

@@ -12,7 +12,7 @@ from functools import cache
 from typing import NamedTuple
 
 from nanochat.common import ROOT
-from tests.vault import Page
+from tests.helpers.vault import Page
 
 PACKAGES = ("nanochat", "mc", "scripts", "bench")
 RUNNERS = ("run10.sh", "speedrun.sh", "run1000.sh")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.nanochat.hostile import Snippet
+from tests.helpers.hostile import Snippet
 
 CHECK = "\nassert False, 'the check'\n"
 LEAVE = "import os\nos._exit(0)"

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from bench.tiny_chat import reciting_model, sum_with_a_tool, tiny_tokenizer
 from nanochat.eval.chat_eval import ChatEvalFlags, evaluate_task
-from tests.nanochat.told import Told
+from tests.helpers.told import Told
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")

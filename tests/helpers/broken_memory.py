@@ -1,4 +1,4 @@
-"""base_train with an error in the middle of the memory: `python -m tests.scripts.broken_memory MODULE:NAME CALLS FLAGS…`.
+"""base_train with an error in the middle of the memory: `python -m tests.helpers.broken_memory MODULE:NAME CALLS FLAGS…`.
 
 The function or method raises at its call number CALLS, counted from 0.
 """

@@ -24,7 +24,7 @@ from nanochat.train.objective import NextTokenObjective, Objective, StepResult
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import Plan, ScheduleFlags
 from nanochat.train.trainer import Event, Trainer, TrainerFlags
-from tests.nanochat.byte_tokenizer import ByteTokenizer
+from tests.helpers.byte_tokenizer import ByteTokenizer
 
 T, B, STEPS = 32, 256, 8  # tokens of a row, tokens of a step, steps of a run
 CONFIG = GPTConfig(depth=2, aspect_ratio=16, head_dim=16, max_seq_len=T, window_pattern="L", vocab_size=257)

@@ -19,7 +19,7 @@ from mc.train.lens_loss import LensLossConfig
 from nanochat.model.gpt import GPT
 from nanochat.train.optim import MuonAdamW, OptimFlags, check_coverage
 from nanochat.train.schedule import Plan
-from tests.nanochat.tiny_model import tiny_model
+from tests.helpers.tiny_model import tiny_model
 
 WIDTH = 32
 SEQ_LEN = 96  # 10 blocks of 8 tokens that may be compressed, 8 recent tokens, a horizon of 6 and 2 tokens of an incomplete block

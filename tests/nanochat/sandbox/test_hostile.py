@@ -12,9 +12,9 @@ import pytest
 
 from nanochat.sandbox.isolation import find_backends
 from nanochat.sandbox.run import Limits, run_with
-from tests.nanochat.fake_passes import FAKES
-from tests.nanochat.hostile import SNIPPETS, Snippet
-from tests.nanochat.sandbox_host import FIRST_MARK, SECRET, Host, Run, backend_named, check, run_all
+from tests.helpers.fake_passes import FAKES
+from tests.helpers.hostile import SNIPPETS, Snippet
+from tests.helpers.sandbox_host import FIRST_MARK, SECRET, Host, Run, backend_named, check, run_all
 
 ALL = [*SNIPPETS, *FAKES]
 # A second backend has its own mounts and its own process 1; the rest of its walls are the same.

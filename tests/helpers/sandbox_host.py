@@ -15,7 +15,7 @@ import pytest
 from nanochat.common import ROOT
 from nanochat.sandbox.isolation import Backend, find_backends
 from nanochat.sandbox.run import Execution, Limits, run_with
-from tests.nanochat.hostile import Snippet
+from tests.helpers.hostile import Snippet
 
 SECRET = "c4nary-" + os.urandom(8).hex()
 FIRST_MARK = 300  # a number of open files that only one run has: by it, its processes are found in the host's /proc

@@ -16,7 +16,7 @@ from mc.train.controller import MCController
 from mc.train.variant_sampler import Request, Sampler, Variants
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import Plan
-from tests.mc.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_gistnet, tiny_gpt, tiny_memory
+from tests.helpers.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_gistnet, tiny_gpt, tiny_memory
 
 GISTS = [
     {"gistnet_type": "transformer", "gistnet_pooling": "mean"},

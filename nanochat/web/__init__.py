@@ -1,1 +1,0 @@
-"""The chat server: an API in the form of OpenAI's, and a page."""
