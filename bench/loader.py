@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from nanochat.data.dataloader import RowLoader
+from nanochat.data.sources import DataFlags, open_source
 from nanochat.data.token_cache import open_tokens
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, parse, part, run
 
 T = TypeVar("T")

@@ -19,9 +19,9 @@ from functools import partial
 
 import torch
 
+from mc.auto_batch import choose_micro_batch
 from mc.config import MCConfig
 from mc.nets.gist_bank import RowTree, assemble
-from mc.recipe import choose_micro_batch
 from mc.train.controller import NETWORKS, SPANS, MCController
 from mc.train.variant_sampler import Request
 from nanochat.flags import flag, parse, part, run

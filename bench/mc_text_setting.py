@@ -21,9 +21,9 @@ from torch import Tensor
 from bench.long_corpus import installed_roots, write_corpus
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import ROOT, UserError, base_dir
+from nanochat.data.sources import open_source
 from nanochat.data.token_cache import TokenShards, open_tokens
 from nanochat.data.tokenizer import Tokenizer, load_tokenizer
-from nanochat.dataset import open_source
 from nanochat.flags import flag
 
 TOKENIZER_CHARS = 30_000_000  # of text that the tokenizer is trained on

@@ -21,7 +21,8 @@ from nanochat.checkpoint.store import CheckpointStore
 from nanochat.data.rows import Loader
 from nanochat.model.cross_entropy import IGNORE
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.runtime.device import Runtime, StopSignals
+from nanochat.runtime.device import Runtime
+from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger
 from nanochat.train.objective import StepResult
 from nanochat.train.optim import MuonAdamW, OptimFlags

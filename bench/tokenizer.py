@@ -23,8 +23,8 @@ from typing import TypeVar
 import numpy as np
 
 from nanochat.common import UserError
+from nanochat.data.sources import DataFlags, open_source
 from nanochat.data.tokenizer import PATTERN, SPECIAL_TOKENS, Tokenizer
-from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, parse, part, run
 
 T = TypeVar("T")

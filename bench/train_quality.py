@@ -23,9 +23,9 @@ import numpy as np
 from nanochat import flags
 from nanochat.common import ROOT, UserError, base_dir
 from nanochat.data.dataloader import RowLoader
+from nanochat.data.sources import open_source
 from nanochat.data.token_cache import open_tokens
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.dataset import open_source
 from nanochat.flags import flag
 from nanochat.tracking.sinks import read_metrics
 

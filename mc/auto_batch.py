@@ -13,6 +13,7 @@ import torch.distributed as dist
 from mc.config import RowPlan
 from mc.train.controller import MCController
 from nanochat.common import UserError
+from nanochat.runtime.device import Runtime
 
 MEMORY_SHARE = 0.92  # of a GPU's memory that a micro-batch may take: the optimizer's update wants some as well
 
@@ -118,3 +119,26 @@ def rehearse(objective: MCController, rows: int, seq_len: int) -> None:
 
 def _has_extra_state(module: torch.nn.Module) -> bool:
     return type(module).get_extra_state is not torch.nn.Module.get_extra_state
+
+
+def choose_micro_batch(
+    controller: MCController, baseline_rows: int, total_batch_size: int, runtime: Runtime, say: Callable[[str], None]
+) -> int:
+    """Rows of a micro-batch, where one of the baseline has `baseline_rows`: always a divisor of a step's rows in a process.
+
+    On a CPU they are the baseline's: memory is plenty there, and small micro-batches cost time. Elsewhere what fits decides.
+    A step stays `total_batch_size` tokens. Raises `UserError` where a GPU does not hold a single row.
+    """
+    config, T = controller.config, controller.plan.length
+    budget = total_batch_size // (T * runtime.world_size)
+    rows = baseline_rows
+    if config.mc_auto_batch and runtime.device.type != "cpu":
+        rows, _ = estimate_mc_device_batch(baseline_rows, budget, controller.plan)
+        if runtime.device.type == "cuda":
+            rows = probe_micro_batch(controller, budget, rows, T)
+    assert budget * runtime.world_size * T == total_batch_size and budget % rows == 0, "tokens per step are not the baseline's"
+    controller.micro_batches = budget // rows * runtime.world_size
+    say(f"memory: {budget // rows} micro-batches of {rows} rows in a step; {budget // baseline_rows} of {baseline_rows} without a memory")
+    if config.session.mc_tree == "disk":
+        say("memory: training rows live in RAM whatever --mc-tree says; disk is for sessions")
+    return rows

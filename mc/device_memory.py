@@ -40,7 +40,7 @@ class Foresight:
 
     @property
     def searches(self) -> bool:
-        """Whether the run itself looks for the micro-batch that fits (see `mc.recipe.choose_micro_batch`)."""
+        """Whether the run itself looks for the micro-batch that fits (see `mc.auto_batch.choose_micro_batch`)."""
         return self.memory is not None and self.memory.mc_auto_batch and self.setting.device_type == "cuda"
 
     def at(self, device_batch_size: int) -> MemoryEstimate:

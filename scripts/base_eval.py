@@ -11,18 +11,17 @@ from torch import Tensor
 
 from mc.eval.paired_stats import compare_rows
 from mc.eval.report import delta_nll_targets
-from mc.eval.row_eval import measure, training_probes
+from mc.eval.row_eval import measure, picture, training_probes
 from mc.loading import build_controller, has_memory
-from mc.recipe import picture
 from mc.session.describe import measure_focus
 from mc.train.controller import MCController
 from nanochat import markdown
 from nanochat.checkpoint.load_model import build_model, open_trained
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
+from nanochat.data.sources import SPLITS, Split, open_source
 from nanochat.data.token_cache import open_tokens
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.dataset import SPLITS, Split, open_source
 from nanochat.eval.bits_per_byte import evaluate_bpb, validation_batches
 from nanochat.eval.core import evaluate_core
 from nanochat.eval.core_tasks import GET_IT, bundle_folder, bundle_is_here

@@ -9,30 +9,34 @@ from typing import Any
 
 import torch
 
+from mc.auto_batch import choose_micro_batch
 from mc.config import MCConfig, RowPlan
 from mc.device_memory import foresee
-from mc.recipe import choose_micro_batch, measure_memory, new_controller, picture, wandb_name, watched
+from mc.eval.metric_bounds import watched
+from mc.eval.row_eval import measure_memory, picture
 from mc.telemetry.provider import TelemetryFlags, open_telemetry
 from mc.telemetry.training import watch_training
+from mc.train.controller import new_controller
 from nanochat import flags
 from nanochat.checkpoint.load_model import Trained, open_trained, start_from
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir
 from nanochat.data.dataloader import RowLoader
+from nanochat.data.sources import DataFlags, open_source
 from nanochat.data.token_cache import open_tokens
 from nanochat.data.tokenizer import Tokenizer, load_tokenizer
-from nanochat.dataset import DataFlags, open_source
 from nanochat.eval.bits_per_byte import evaluate_bpb, losses_in_training, validation_batches
 from nanochat.eval.core import evaluate_core
 from nanochat.eval.core_tasks import GET_IT, bundle_is_here
 from nanochat.eval.samples import sample_base
 from nanochat.flags import flag, part
 from nanochat.model.gpt import GPT, GPTConfig
+from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.redaction import redact_all
 from nanochat.report.sections import MEMORY, section
-from nanochat.runtime.device import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
-from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
-from nanochat.tracking.sinks import peak_memory_mib
+from nanochat.runtime.device import Runtime, RuntimeFlags, start
+from nanochat.runtime.signals import StopSignals, outlive_readers
+from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, open_metrics, wandb_name
 from nanochat.train.objective import NextTokenObjective, Objective
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import HorizonFlags, Plan, ScheduleFlags, plan_run

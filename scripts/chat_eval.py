@@ -14,8 +14,8 @@ from nanochat import markdown
 from nanochat.checkpoint.load_model import Stage, Trained, build_model, latest_stage, open_trained
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
+from nanochat.data.sources import open_source
 from nanochat.data.token_cache import open_tokens
-from nanochat.dataset import open_source
 from nanochat.eval.bits_per_byte import validation_batches
 from nanochat.eval.chat_eval import ChatEvalFlags, chat_core, evaluate_tasks
 from nanochat.flags import flag, parse, part, run

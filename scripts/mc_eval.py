@@ -29,9 +29,9 @@ from mc.train.controller import MCController
 from nanochat import markdown
 from nanochat.checkpoint.load_model import Stage, latest_stage, newest_tag
 from nanochat.common import UserError, base_dir, ensure_dir, write_json
+from nanochat.data.sources import open_source
 from nanochat.data.text_files import read_documents
 from nanochat.data.token_cache import TokenShards, open_tokens
-from nanochat.dataset import open_source
 from nanochat.flags import flag, parse, part, run
 from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.report.sections import section

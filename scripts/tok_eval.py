@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.common import UserError
+from nanochat.data.sources import DataFlags, open_source
 from nanochat.data.tokenizer import Tokenizer, load_tokenizer
-from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, parse, part, run
 from nanochat.report.sections import section
 

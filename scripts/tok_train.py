@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from nanochat.common import base_dir
+from nanochat.data.sources import DataFlags, open_source
 from nanochat.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer
-from nanochat.dataset import DataFlags, open_source
 from nanochat.flags import flag, parse, part, run
 from nanochat.report.sections import section
 

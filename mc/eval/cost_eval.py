@@ -38,9 +38,9 @@ from nanochat.infer.kv_cache import KVCache
 from nanochat.infer.memory_kv_cache import MemoryCache
 from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT
+from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.profiling.timers import Spans
 from nanochat.runtime.device import RuntimeFlags, start
-from nanochat.tracking.sinks import peak_memory_mib
 
 Kind = Literal["ram", "disk"]
 PLAIN_READS = 4  # rows that the model reads without a memory for each piece of a history: one of them alone would be too short to time

@@ -10,6 +10,10 @@ from nanochat.tracking.metric_bounds import Band, Falling, Steady, Target, Towar
 
 if TYPE_CHECKING:
     from mc.config import RowPlan
+from typing import Any
+
+from mc.train.controller import MCController
+from nanochat.train.objective import Objective
 
 VARIANTS = "mc/variants_total"
 
@@ -94,3 +98,11 @@ def expected(plan: RowPlan, rows: int) -> dict[str, float]:
     """
     most = 1 if plan.config.mc_target_tok_per_sec else plan.config.mc_num_random_variants
     return {VARIANTS: float(rows * min(min(most, plan.compression(plan.width(stage)).possibilities) for stage in plan.stages))}
+
+
+def watched(objective: Objective, rows: int) -> dict[str, Any]:
+    """Keyword arguments of `open_metrics` for a memory: its metric bounds and the values they depend on, for steps of `rows`."""
+    if not isinstance(objective, MCController):
+        return {}
+    least = expected(objective.plan, rows)
+    return {"targets": memory_targets(least), "least": least}

@@ -28,13 +28,15 @@ from mc.config import RowPlan
 from mc.eval.choose_layout import by_recency, by_score, coarsest, nearest_compression
 from mc.eval.paired_stats import Comparison, compare_rows
 from mc.layout.compression import Compression, sample_levels
+from mc.layout.draw import draw_layouts
 from mc.layout.layout import from_levels
 from mc.layout.positions import alibi_bias
-from mc.nets.attention_probe import EagerAttention, attention_mass
+from mc.nets.attention_probe import attention_mass
 from mc.nets.gist_bank import Positions, RowTree, assemble, bank_index, build
 from mc.nets.lensnet import bank_keys, score_blocks
 from mc.train.controller import MCController
 from nanochat.eval.bits_per_byte import never
+from nanochat.model.attention import EagerAttention
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy
 from nanochat.model.gpt import GPT, Embedded
 
@@ -285,3 +287,25 @@ def evaluate_memory(
             figures[f"mc/recovery{suffix}@{probe.horizon}"] = compared.recovery(condition).value
         figures[f"mc/delta_nll_window@{probe.horizon}"] = compared.delta_nll("window").value
     return figures
+
+
+def measure_memory(
+    controller: MCController, batches: Iterable[tuple[Tensor, Tensor]], should_stop: Callable[[], bool]
+) -> dict[str, float] | None:
+    """The figures of `evaluate_memory` but for those that are not defined; None where it was stopped."""
+    figures = evaluate_memory(controller, batches, should_stop)
+    return None if figures is None else {name: value for name, value in figures.items() if value == value}
+
+
+@torch.no_grad()
+def picture(controller: MCController, batches: Iterable[tuple[Tensor, Tensor]]) -> str:
+    """The layouts that each way to choose gives the first row of `batches` at the widest horizon measured, as lines of text."""
+    probes = training_probes(controller)
+    if not probes:
+        return "rows are too short for the horizons that layouts are chosen for"
+    probe, (tokens, _) = probes[-1], next(iter(batches))
+    plain = plain_forward(controller.model, tokens[:1].to(controller.model.wte.weight.device))
+    tree, generator = row_tree(controller, probe, plain), torch.Generator().manual_seed(0)
+    kinds = [kind for kind in KINDS if kind != "collapsed"]
+    levels = torch.cat([choose_levels(controller, probe, plain, tree, kind, generator) for kind in kinds])
+    return draw_layouts(levels.cpu(), probe.plan, kinds)

@@ -1,7 +1,7 @@
 """Long-context suites asked through sessions: is what a long prompt hides found again?
 
-The prompt is read as a history under each of `mc.eval.session_baselines`, and the model goes on from its end: greedily (`generate`), or it is
-only looked whether each token of the right reply is the likeliest (`likelihood`). Shapes: `B` rows, `n` tokens of a reply.
+The prompt is read as a history under each of `mc.eval.session_baselines`; then the model continues greedily (`generate`), or each token of
+the right reply is checked for being the likeliest (`likelihood`). Shapes: `B` rows, `n` tokens of a reply.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a memory is worth on long documents, through sessions: the tokens to come, predicted behind a history of growing length.
 
-A document is read up to a decision point; the `H` tokens after it are predicted under each of `mc.eval.session_baselines`, the cache going on
-token by token as at inference. Documents are paired, so differences have the errors of paired differences. Shapes: `H` horizon,
+A document is read up to a decision point; the `H` tokens after it are predicted under each of `mc.eval.session_baselines`, token by token
+from the cache as at inference. Documents are paired, so differences have the errors of paired differences. Shapes: `H` horizon,
 `N` documents, `B` rows.
 """
 

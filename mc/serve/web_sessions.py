@@ -282,7 +282,7 @@ class WebTurn:
 
 
 class _Guarded:
-    """A session as a cache sees it (`nanochat.infer.memory_kv_cache.RowMemory`), whose failing files end its own turn and no other row's."""
+    """A session as a cache sees it (`RowMemory`): if its files fail, its own turn ends and no other row's."""
 
     def __init__(self, session: MCSession) -> None:
         self._session = session

@@ -18,7 +18,6 @@ from torch import Tensor
 from mc.config import SessionConfig
 from mc.layout.layout import Geometry, Layout, check
 from mc.layout.tiling import Tiling, extended, raw
-from mc.nets.attention_probe import EagerAttention
 from mc.session.allocator import FocusAllocator, coarsest_width, count_blocks, swap_rate
 from mc.session.child_key_cache import BelowCache
 from mc.session.hooks import Watcher
@@ -27,6 +26,7 @@ from mc.session.tree_builder import PIECE, embed, grow
 from mc.session.working_context import WorkingContext
 from mc.train.controller import MCController
 from nanochat.common import UserError, read_json, write_json
+from nanochat.model.attention import EagerAttention
 from nanochat.model.gpt import Embedded, Rotary, pad_entries
 
 WIDTH_STEP = 32  # entries: what is computed for all of them is computed for multiples of it

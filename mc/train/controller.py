@@ -17,7 +17,7 @@ from torch import Tensor
 from mc.config import MCConfig, RowPlan
 from mc.layout.compression import compression_of, repeated, sample_levels
 from mc.layout.positions import alibi_bias
-from mc.nets.attention_probe import EagerAttention, attention_mass
+from mc.nets.attention_probe import attention_mass
 from mc.nets.gist_bank import Positions, RowTree, assemble, build
 from mc.nets.gistnet import GistNet
 from mc.nets.lensnet import LensNet, bank_keys
@@ -27,8 +27,10 @@ from mc.train.lens_loss import excess
 from mc.train.lens_objective import Focus
 from mc.train.lens_teachers import occurrence
 from mc.train.variant_sampler import Pace, Request, Sampler, Variants, lay_out
+from nanochat.model.attention import EagerAttention
 from nanochat.model.cross_entropy import IGNORE
 from nanochat.model.gpt import GPT, Embedded, Rotary
+from nanochat.runtime.device import Runtime
 from nanochat.train.objective import Objective, StepResult
 from nanochat.train.optim import OptimFlags, ParamGroup
 from nanochat.train.schedule import Plan
@@ -346,3 +348,13 @@ class MCController(Objective):
             metrics[f"mc/lod_loss/{level}"] = level_losses[level]
             metrics[f"mc/lod_delta/{level}"] = deltas[level]
         return metrics
+
+
+def new_controller(model: GPT, config: MCConfig, seq_len: int, seed: int, runtime: Runtime) -> MCController:
+    """`model`, whose weights stay as they are, with a fresh memory on its device.
+
+    The memory's weights are the same in all processes, the layouts are each process's own.
+    """
+    controller = MCController(model, config, seq_len, seed, rank=runtime.rank)
+    # Other numbers than those that the model's weights were drawn from.
+    return controller.init_weights(torch.Generator().manual_seed(seed + 1)).to(runtime.device).use_kernels(runtime.compile)

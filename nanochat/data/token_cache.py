@@ -27,7 +27,7 @@ import numpy as np
 from filelock import FileLock
 
 from nanochat.common import UserError, base_dir, batched_by_chars, ensure_dir, fsync_dir, read_json, write_json
-from nanochat.dataset import Part, Skipped, Source, Split
+from nanochat.data.sources import Part, Skipped, Source, Split
 
 FORMAT = "nanochat-tokens-1"
 SHARD_TOKENS = 1 << 25  # a shard is closed at the first batch that reaches this

@@ -2,14 +2,13 @@
 
 An example with several options counts as solved where the model finds the right one the least surprising, per token; one
 with a single continuation where the likeliest token is right at every position. Centered: 0 is guessing, 1 is perfect.
-`python -m nanochat.eval.core download` brings the bundle here.
+`python -m nanochat.core_eval download` brings the bundle here.
 
 Shapes: `b` options in a batch, `T` tokens of the longest, `N` scored positions of all, `D` width.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,9 +22,7 @@ from torch import Tensor
 
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.eval.bits_per_byte import never
-from nanochat.eval.core_download import CoreDownload, download
 from nanochat.eval.core_tasks import Option, Task, bundle_folder, options, read_tasks
-from nanochat.flags import parse, run
 from nanochat.model.gpt import GPT
 
 HEAD_POSITIONS = 1024  # of which logits exist at a time
@@ -156,18 +153,3 @@ def any_shape(model: GPT) -> Iterator[None]:
             yield
     finally:
         model.backend = backend
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    command = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    config = parse(CoreDownload, arguments)
-    if command != "download":
-        print(f"error: {command or 'nothing'} is not a command; there is: download", file=sys.stderr)
-        return 2
-    download(config)
-    return 0
-
-
-if __name__ == "__main__":
-    run(main)

@@ -24,7 +24,7 @@ from nanochat.common import UserError, base_dir
 from nanochat.data.tokenizer import Tokenizer
 
 FOLDER = "eval_bundle"
-GET_IT = "python -m nanochat.eval.core download"
+GET_IT = "python -m nanochat.core_eval download"
 SUBSET_SEED = 1337  # orders the examples before the first `max_examples` are taken
 FEWSHOT_SEED = 1234  # plus the number of the example: draws the examples shown before it
 

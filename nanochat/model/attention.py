@@ -235,3 +235,23 @@ def _backward(ctx, grads):
 
 
 _blocked_forward.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+class EagerAttention:
+    """Plain causal attention, given to a model as its cache: layers run uncompiled for it, so that nothing is compiled for a width
+    that comes up once.
+
+    `bias` is added to the scores, as in `GPT.backbone`; windows then count for nothing.
+    """
+
+    def __init__(self, bias: Tensor | None = None) -> None:
+        self.bias = bias
+
+    def layer(self, index: int) -> EagerAttention:
+        """The same for each layer."""
+        return self
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend) -> Tensor:
+        """See `nanochat.model.attention.attention`."""
+        eager: Backend = "sdpa" if backend == "flex" else backend  # FlexAttention is compiled for each shape
+        return attention(q, k, v, window, eager, mask=self.bias)

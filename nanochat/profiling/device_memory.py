@@ -10,16 +10,20 @@ Shapes: `N` positions of all rows of a pass, `D` width, `V` vocabulary, `L` laye
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from nanochat.model.attention import QUERY_BLOCK, Backend
 from nanochat.model.cross_entropy import CHUNK_BYTES
 from nanochat.model.gpt import SMEAR_CHANNELS, GPTConfig
+
+if TYPE_CHECKING:
+    import torch
 
 FP32 = 4
 MIB, GIB = 1 << 20, 1 << 30
@@ -220,3 +224,20 @@ def device_memory(device: torch.device) -> int | None:
 
 def _gib(size: int) -> str:
     return f"{size / GIB:.1f}"
+
+
+def peak_memory_mib(device: torch.device | str) -> float:
+    """The most memory this process has used, in MiB: allocated by torch on a CUDA device, resident elsewhere."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    # VmHWM before ru_maxrss: the latter counts the process that started this one as well.
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) / 2**10
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

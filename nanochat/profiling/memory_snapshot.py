@@ -23,8 +23,8 @@ from torch.nn import Parameter
 
 from nanochat.common import UserError, atomic_write, base_dir, ensure_dir
 from nanochat.markdown import table
+from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.profiling.timers import Spans
-from nanochat.tracking.sinks import peak_memory_mib
 
 VARIABLE = "MC_MEMORY_DEBUG"
 LARGEST = 20  # tensors that a snapshot names

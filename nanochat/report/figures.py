@@ -6,13 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nanochat.tracking.run_reader import smooth
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-from typing import TYPE_CHECKING
-
 from nanochat.markdown import visible
+from nanochat.tracking.run_reader import smooth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,8 +17,6 @@ from nanochat.serve.admission import Counts
 if TYPE_CHECKING:
     from nanochat.infer.sampling import Sampling
 
-    pass
-
 Answer = dict[str, Any]
 Finish = Literal["stop", "length", "time", "error"]
 

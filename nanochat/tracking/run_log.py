@@ -79,3 +79,8 @@ class AlertSink:
 
     def close(self) -> None:
         self._file.close()
+
+
+def wandb_name(run: str, memory: bool) -> str | None:
+    """Name of the W&B run that `--run` asks for; None where it asks for none."""
+    return None if run == "dummy" else run + MC_SUFFIX * (memory and not run.endswith(MC_SUFFIX))

@@ -12,15 +12,11 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from nanochat.common import UserError, atomic_write, ensure_dir
 from nanochat.redaction import redact, redact_all
-
-if TYPE_CHECKING:
-    import torch
 
 Plain = int | float | str | bool | None
 Record = Mapping[str, Plain]
@@ -247,59 +243,9 @@ class _Bar:
         self._progress.stop()
 
 
-@dataclass
-class DebiasedEMA:
-    """Exponential moving average without the pull towards its zero start (the bias correction of Adam, arXiv 1412.6980)."""
-
-    beta: float
-    total: float = 0.0
-    weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.beta < 1.0:
-            raise ValueError(f"beta is {self.beta}; it must lie in [0, 1)")
-
-    def update(self, value: float) -> float:
-        """Takes `value` in and returns the average. Raises `ValueError` for NaN or infinity, which would never leave it."""
-        if not math.isfinite(value):
-            raise ValueError(f"{value} cannot enter a moving average")
-        self.total = self.beta * self.total + (1.0 - self.beta) * value
-        self.weight = self.beta * self.weight + (1.0 - self.beta)
-        return self.value
-
-    @property
-    def value(self) -> float:
-        """The average so far; NaN before the first value."""
-        return self.total / self.weight if self.weight else math.nan
-
-    def state_dict(self) -> dict[str, float]:
-        """JSON that `load_state_dict` restores bit for bit."""
-        return {"total": self.total, "weight": self.weight}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        self.total, self.weight = state["total"], state["weight"]
-
-
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records in `path`. A torn last line is left out; another broken line raises `UserError`."""
     return [record for _, record in _lines(path)]
-
-
-def peak_memory_mib(device: torch.device | str) -> float:
-    """The most memory this process has used, in MiB: allocated by torch on a CUDA device, resident elsewhere."""
-    if str(device).startswith("cuda"):
-        import torch
-
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    # VmHWM before ru_maxrss: the latter counts the process that started this one as well.
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) / 2**10
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def show_seconds(seconds: float) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from nanochat.checkpoint.store import Checkpoint, CheckpointStore
 from nanochat.common import UserError
-from nanochat.tracking.sinks import DebiasedEMA
 
 LOSS_BETA = 0.9  # of the running mean in train/loss
 
@@ -91,3 +91,36 @@ def check_identity(saved: dict[str, Any], now: dict[str, Any], folder: object) -
                 f"the checkpoint in {folder} has {name} {saved.get(name)}, this run {value}; "
                 "use another --model-tag, or --resume never to start again"
             )
+
+
+@dataclass
+class DebiasedEMA:
+    """Exponential moving average without the pull towards its zero start (the bias correction of Adam, arXiv 1412.6980)."""
+
+    beta: float
+    total: float = 0.0
+    weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.beta < 1.0:
+            raise ValueError(f"beta is {self.beta}; it must lie in [0, 1)")
+
+    def update(self, value: float) -> float:
+        """Takes `value` in and returns the average. Raises `ValueError` for NaN or infinity, which would never leave it."""
+        if not math.isfinite(value):
+            raise ValueError(f"{value} cannot enter a moving average")
+        self.total = self.beta * self.total + (1.0 - self.beta) * value
+        self.weight = self.beta * self.weight + (1.0 - self.beta)
+        return self.value
+
+    @property
+    def value(self) -> float:
+        """The average so far; NaN before the first value."""
+        return self.total / self.weight if self.weight else math.nan
+
+    def state_dict(self) -> dict[str, float]:
+        """JSON that `load_state_dict` restores bit for bit."""
+        return {"total": self.total, "weight": self.weight}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self.total, self.weight = state["total"], state["weight"]

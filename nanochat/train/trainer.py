@@ -25,11 +25,13 @@ from nanochat.common import UserError
 from nanochat.data.dataloader import Prefetcher
 from nanochat.data.rows import Loader, count_targets, inputs_and_targets
 from nanochat.flags import flag
+from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.profiling.timers import Spans
 from nanochat.profiling.torch_profiler import StepProfiler, parse_steps
-from nanochat.runtime.device import Runtime, StopSignals
-from nanochat.tracking.sinks import JsonlSink, MetricsLogger, peak_memory_mib
+from nanochat.runtime.device import Runtime
+from nanochat.runtime.signals import StopSignals
+from nanochat.tracking.sinks import JsonlSink, MetricsLogger
 from nanochat.train.objective import Metrics, Objective
 from nanochat.train.optim import MuonAdamW, check_coverage
 from nanochat.train.reduce_metrics import mean_metrics

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import torch
 
+from mc.auto_batch import choose_micro_batch
+from mc.eval.metric_bounds import watched
 from mc.loading import has_memory, restore_controller
-from mc.recipe import choose_micro_batch, wandb_name, watched
 from mc.telemetry.provider import TelemetryFlags, open_telemetry
 from mc.telemetry.training import watch_training
 from nanochat.checkpoint.load_model import TRAINED_BY, Stage, Trained, latest_stage, newest_tag, open_trained, start_from
@@ -20,11 +21,12 @@ from nanochat.common import UserError, base_dir, ensure_dir
 from nanochat.data.rows import Loader
 from nanochat.flags import flag, part
 from nanochat.model.gpt import GPT, GPTConfig
+from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.redaction import redact_all
 from nanochat.report.sections import MEMORY, section
-from nanochat.runtime.device import Runtime, RuntimeFlags, StopSignals, outlive_readers, start
-from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, open_metrics
-from nanochat.tracking.sinks import peak_memory_mib
+from nanochat.runtime.device import Runtime, RuntimeFlags, start
+from nanochat.runtime.signals import StopSignals, outlive_readers
+from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, open_metrics, wandb_name
 from nanochat.train.objective import NextTokenObjective, Objective
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import BATCH_REFERENCE, Plan, ScheduleFlags

@@ -15,10 +15,11 @@ from bench.tiny_run import CLOCK, write_corpus
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.data.dataloader import RowLoader
 from nanochat.data.rows import Loader
+from nanochat.data.sources import open_source
 from nanochat.data.token_cache import open_tokens
-from nanochat.dataset import open_source
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.runtime.device import DTYPES, Precision, Runtime, StopSignals
+from nanochat.runtime.device import DTYPES, Precision, Runtime
+from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger, read_metrics
 from nanochat.train.objective import NextTokenObjective, Objective, StepResult
 from nanochat.train.optim import MuonAdamW, OptimFlags

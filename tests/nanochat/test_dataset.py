@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nanochat import dataset
 from nanochat.common import UserError
-from nanochat.dataset import DataFlags, Skipped, open_source
+from nanochat.data.sources import DataFlags, Skipped, open_source
 from nanochat.flags import parse
 from tests.helpers.shard_server import parquet_bytes
 

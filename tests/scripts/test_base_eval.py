@@ -12,8 +12,8 @@ import torch
 from nanochat.checkpoint.load_model import load_model
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
+from nanochat.data.sources import open_source
 from nanochat.data.token_cache import open_tokens
-from nanochat.dataset import open_source
 from nanochat.eval.samples import PROMPTS, sample_base
 from scripts.base_eval import main
 from tests.helpers.core_bundle import write_bundle
@@ -63,7 +63,7 @@ def test_evaluates_as_in_training_and_reports(trained: Path, capsys: pytest.Capt
     model, tokenizer, _ = load_model(say=lambda _: None)
     assert values["samples"] == sample_base(model, tokenizer)
     assert [sample["prompt"] for sample in values["samples"]] == [*PROMPTS, *[""] * 4]
-    assert "core_metric" not in values and "CORE: left out" in out and "python -m nanochat.eval.core download" in out
+    assert "core_metric" not in values and "CORE: left out" in out and "python -m nanochat.core_eval download" in out
     assert f"val: {values['val_bpb']:.4f} bits per byte" in out
 
 
@@ -86,7 +86,7 @@ def test_core_is_evaluated_where_its_bundle_is(trained: Path, capsys: pytest.Cap
 
 
 def test_core_that_is_asked_for_but_not_here_is_one_line(trained: Path) -> None:
-    with pytest.raises(UserError, match="the CORE bundle is not here .*; get it so: python -m nanochat.eval.core download"):
+    with pytest.raises(UserError, match="the CORE bundle is not here .*; get it so: python -m nanochat.core_eval download"):
         main(["--eval", "bpb,core"])
     assert not (trained / "report").exists()
 

@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from bench.tiny_run import QUIET, SHAPE, TAG, Home, new_home
 from bench.warm_start import Process, WarmStart
 from mc.config import MCConfig
-from mc.recipe import new_controller
-from mc.train.controller import MCController
+from mc.train.controller import MCController, new_controller
 from mc.train.variant_sampler import Request
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.flags import parse

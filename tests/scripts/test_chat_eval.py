@@ -16,8 +16,8 @@ from mc.loading import load_controller
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
+from nanochat.data.sources import open_source
 from nanochat.data.token_cache import open_tokens
-from nanochat.dataset import open_source
 from nanochat.eval.bits_per_byte import validation_batches
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tasks.mixtures import RECIPES

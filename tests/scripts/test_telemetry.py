@@ -123,7 +123,8 @@ def test_a_chat(tmp_path: Path, warm: WarmStart) -> None:
 def test_without_the_packages_there_is_a_warning_and_no_telemetry(tmp_path: Path, root: Path) -> None:
     (tmp_path / "opentelemetry").mkdir()
     (tmp_path / "opentelemetry" / "__init__.py").write_text("raise ModuleNotFoundError('No module', name='opentelemetry')")
-    code = "from mc.telemetry.provider import *; p = open_telemetry(TelemetryFlags('otlp')); p.log_event(None); p.close(); print(type(p).__name__)"
+    code = "from mc.telemetry.provider import *; p = open_telemetry(TelemetryFlags('otlp'))\n"
+    code += "p.log_event(None); p.close(); print(type(p).__name__)"
     hidden = {"PYTHONPATH": f"{tmp_path}:{root}", "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], env=hidden, capture_output=True, text=True, timeout=60)
     assert done.stdout == "NoOpTelemetryProvider\n" and done.stderr.count("\n") == 1

@@ -50,8 +50,8 @@ def flip(path: Path, place: int = -1, bit: int = 0) -> None:
 
 def in_python(code: str, *arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
     """Runs `code` in a fresh process, with `store` and `state` at hand."""
-    head = f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n{before}\n"
-    head += "from test_checkpoint import CheckpointStore, state, saved\nfrom nanochat.flags import run\n"
+    head = f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(ROOT)!r})\n{before}\n"
+    head += "from tests.nanochat.checkpoint.test_store import CheckpointStore, state, saved\nfrom nanochat.flags import run\n"
     return subprocess.run(
         [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)],
         capture_output=True,

@@ -18,8 +18,8 @@ from nanochat import dataset
 from nanochat.common import UserError
 from nanochat.data import token_cache
 from nanochat.data.dataloader import Prefetcher, RowLoader
+from nanochat.data.sources import open_source
 from nanochat.data.token_cache import TokenShards, open_tokens
-from nanochat.dataset import open_source
 from tests.helpers.byte_tokenizer import ByteTokenizer
 
 BOS = ByteTokenizer().bos_id

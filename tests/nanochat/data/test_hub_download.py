@@ -19,7 +19,8 @@ from nanochat.common import UserError
 from nanochat.data import http_download
 from nanochat.data.http_download import TransferConfig
 from nanochat.data.hub_download import HUB, DownloadConfig, download
-from nanochat.dataset import main, open_source
+from nanochat.data.sources import open_source
+from nanochat.dataset import main
 from tests.helpers.shard_server import ShardServer, parquet_bytes
 
 VAL = "shard_06542.parquet"

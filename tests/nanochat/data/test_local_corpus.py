@@ -11,7 +11,7 @@ import pytest
 
 from nanochat.common import UserError
 from nanochat.data import local_corpus
-from nanochat.dataset import open_source
+from nanochat.data.sources import open_source
 
 
 def test_corpus_is_about_thirty_megabytes_of_text_in_two_splits(base: Path) -> None:

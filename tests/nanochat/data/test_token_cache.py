@@ -17,9 +17,9 @@ import pytest
 from nanochat import dataset
 from nanochat.common import UserError
 from nanochat.data import token_cache
+from nanochat.data.sources import Source, open_source
 from nanochat.data.token_cache import TokenShards, open_tokens
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.dataset import Source, open_source
 from tests.helpers.byte_tokenizer import ByteTokenizer
 
 SCRIPT = """

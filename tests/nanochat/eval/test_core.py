@@ -156,7 +156,7 @@ def test_fewer_examples_and_stopping(folder: Path, model: GPT, tokenizer: Tokeni
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        ("core.yaml", None, "get it so: python -m nanochat.eval.core download"),
+        ("core.yaml", None, "get it so: python -m nanochat.core_eval download"),
         ("core.yaml", b"icl_tasks: [", "core.yaml is no list of tasks"),
         ("core.yaml", b"tasks: []", "core.yaml is no list of tasks"),
         ("core.yaml", b"icl_tasks: []", "lists no task"),

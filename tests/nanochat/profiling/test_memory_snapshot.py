@@ -10,10 +10,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nanochat.common import UserError
+from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.profiling.memory_snapshot import MemoryDebug, open_memory_debug, resident_mib
 from nanochat.profiling.timers import Spans
 from nanochat.runtime.device import RuntimeFlags, start
-from nanochat.tracking.sinks import peak_memory_mib
 from nanochat.train.trainer import Event
 from tests.helpers.trainer_lab import STEPS, Lab, lab, loader, stop
 

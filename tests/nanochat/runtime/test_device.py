@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.runtime.device import PEAK_FLOPS, Precision, Runtime, RuntimeFlags, StopSignals
+from nanochat.runtime.device import PEAK_FLOPS, Precision, Runtime, RuntimeFlags
+from nanochat.runtime.signals import StopSignals
 
 HEAD = "import os, sys, resource, torch\nfrom nanochat import runtime\nfrom nanochat.flags import run\n"
 

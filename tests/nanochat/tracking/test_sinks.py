@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.common import ROOT, UserError
-from nanochat.tracking.sinks import DebiasedEMA, JsonlSink, MetricsLogger, TerminalSink, WandbSink, read_metrics, redact, show_seconds
+from nanochat.tracking.sinks import JsonlSink, MetricsLogger, TerminalSink, WandbSink, read_metrics, redact, show_seconds
+from nanochat.train.state import DebiasedEMA
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -74,7 +75,8 @@ def test_a_record_without_its_line_feed_is_torn(tmp_path: Path) -> None:
 def test_a_killed_writer_leaves_a_readable_file(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     code = (
-        "import sys, itertools; from pathlib import Path; from nanochat.tracking.sinks import JsonlSink; sink = JsonlSink(Path(sys.argv[1]))\n"
+        "import sys, itertools; from pathlib import Path\n"
+        "from nanochat.tracking.sinks import JsonlSink; sink = JsonlSink(Path(sys.argv[1]))\n"
         "for step in itertools.count():\n    sink.log({'step': step, 'text': 'x' * 5000})\n    print(step, flush=True)"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT)

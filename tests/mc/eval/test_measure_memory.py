@@ -8,9 +8,11 @@ import math
 import pytest
 import torch
 
-from mc import recipe
+from mc.eval import row_eval
+from mc.auto_batch import choose_micro_batch
 from mc.config import MCConfig, SessionConfig
-from mc.recipe import choose_micro_batch, measure_memory, new_controller, picture
+from mc.eval.row_eval import measure_memory, picture
+from mc.train.controller import new_controller
 from nanochat.runtime.device import Precision, Runtime
 from tests.helpers.tiny_model import tiny_model
 
@@ -43,7 +45,7 @@ def test_figures_that_are_not_defined_are_left_out_and_a_stop_is_passed_on(monke
     figures = measure_memory(controller(), [rows()], lambda: False)
     assert figures is not None and "mc/delta_nll@32" in figures and all(math.isfinite(value) for value in figures.values())
     assert measure_memory(controller(), [rows()], lambda: True) is None
-    monkeypatch.setattr(recipe, "evaluate_memory", lambda *_: {"mc/recovery@32": math.nan, "mc/delta_nll@32": 0.0})
+    monkeypatch.setattr(row_eval, "evaluate_memory", lambda *_: {"mc/recovery@32": math.nan, "mc/delta_nll@32": 0.0})
     assert measure_memory(controller(), [rows()], lambda: False) == {"mc/delta_nll@32": 0.0}
 
 
