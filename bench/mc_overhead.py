@@ -21,16 +21,16 @@ import torch
 
 from mc.auto_batch import choose_micro_batch
 from mc.config import MCConfig
-from mc.nets.gist_bank import RowTree, assemble
+from mc.nets.gist_bank import GistBank, assemble
 from mc.train.controller import NETWORKS, SPANS, MCController
 from mc.train.variant_sampler import Request
 from nanochat.flags import flag, parse, part, run
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.profiling.timers import Spans, untimed
+from nanochat.profiling.timers import SpanTimers, untimed
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.train.objective import NextTokenObjective, Objective
 from nanochat.train.optim import MuonAdamW, OptimFlags
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 
 STAGES = (0.0, 0.5, 0.999)  # progress of the run
 CONTROLLER = tuple(span for spans in SPANS.values() for span in spans if span not in NETWORKS)
@@ -65,10 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     memory.use_kernels(runtime.compile)
     rows = torch.randint(vocab, (config.total_batch_size // T, T + 1), device=runtime.device)
     micro = choose_micro_batch(memory, config.device_batch_size, config.total_batch_size, runtime, print)
-    plan = Plan(config.total_batch_size, 1000, 0.1, 0.1)
+    plan = TrainPlan(config.total_batch_size, 1000, 0.1, 0.1)
     sides: list[tuple[Objective, int]] = [(vanilla, config.device_batch_size), (memory, micro)]
     optimizers = [MuonAdamW(o.parameter_groups(OptimFlags(), plan), runtime.muon_dtype) for o, _ in sides]
-    spans = Spans(runtime.device)
+    spans = SpanTimers(runtime.device)
     memory.spans = spans
     worst: dict[str, float] = {}
     total = total_predicted = 0.0
@@ -136,7 +136,7 @@ def gather_backward(runtime: Runtime, memory: MCController, rows: int, progress:
     values.requires_grad_()
 
     def once() -> float:
-        entries = assemble(RowTree(bank, values), index)
+        entries = assemble(GistBank(bank, values), index)
         grads = [torch.ones_like(entries.x), torch.ones_like(entries.values)]
         return timed(runtime, lambda: torch.autograd.grad([entries.x, entries.values], [bank, values], grads))
 
@@ -149,7 +149,7 @@ def timers(runtime: Runtime, memory: MCController, rows: torch.Tensor, progress:
     memory.spans = lambda name: (opened.append(name), untimed(name))[1]
     memory(rows[:, :-1], rows[:, 1:], progress)
     memory.spans = real
-    spans, times = Spans(runtime.device), 200
+    spans, times = SpanTimers(runtime.device), 200
 
     def once() -> None:
         for _ in range(times):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bench.mc_text_setting import JUDGED, Bench, McText, corpus_stage, numbers
-from mc.eval.paired_stats import Comparison, Estimate, compare_rows
+from mc.eval.paired_stats import Estimate, PairedComparison, compare_rows
 from mc.eval.row_eval import KINDS, horizon_nll, make_probe, measure, plain_forward, window_forward
 from mc.loading import load_controller
 from nanochat import flags
@@ -145,7 +145,7 @@ def _number(value: float) -> float | None:
     return value if value == value else None
 
 
-def _at_horizon(horizon: int, entries: int, compared: Comparison) -> dict[str, Any]:
+def _at_horizon(horizon: int, entries: int, compared: PairedComparison) -> dict[str, Any]:
     layouts = {
         name: _figures("delta_nll", compared.delta_nll(name)) | _figures("recovery", compared.recovery(name)) for name in ("window", *KINDS)
     }

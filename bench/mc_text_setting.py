@@ -22,7 +22,7 @@ from bench.long_corpus import installed_roots, write_corpus
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import ROOT, UserError, base_dir
 from nanochat.data.sources import open_source
-from nanochat.data.token_cache import TokenShards, open_tokens
+from nanochat.data.token_cache import TokenCache, open_tokens
 from nanochat.data.tokenizer import Tokenizer, load_tokenizer
 from nanochat.flags import flag
 
@@ -207,7 +207,7 @@ class Bench:
             yield batch[:, :-1], batch[:, 1:]
 
 
-def rows_within_documents(shards: TokenShards, seq_len: int, limit: int) -> tuple[Tensor, Tensor]:
+def rows_within_documents(shards: TokenCache, seq_len: int, limit: int) -> tuple[Tensor, Tensor]:
     """Up to `limit` rows int64 [N,T+1] that lie within one document, evenly over all of them, and their documents' numbers [N].
 
     Raises `UserError` where no document is that long.

@@ -26,7 +26,7 @@ from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger
 from nanochat.train.objective import StepResult
 from nanochat.train.optim import MuonAdamW, OptimFlags
-from nanochat.train.schedule import Plan, ScheduleFlags
+from nanochat.train.schedule import ScheduleFlags, TrainPlan
 from nanochat.train.trainer import Event, Trainer, TrainerFlags
 
 DEPTH, WIDTH_PER_LAYER = 3, 42  # layers, rounded up to 128 channels
@@ -97,7 +97,7 @@ def train(
     show_every: int,
 ) -> None:
     """Trains for `steps` of `batch` rows at `lr` times the nominal rates, calling `show` every so many steps (−1: never)."""
-    plan = Plan(batch * loader.seq_len, steps, lr, 0.0)
+    plan = TrainPlan(batch * loader.seq_len, steps, lr, 0.0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             objective=controller,

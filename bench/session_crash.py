@@ -25,12 +25,12 @@ from torch import Tensor
 from bench.checkpoint_crash import in_child
 from mc.config import AllocatorConfig, MCConfig, SessionConfig
 from mc.layout.layout import check
-from mc.nets.gist_bank import Shape, build
+from mc.nets.gist_bank import BankShape, build
 from mc.session.session import MCSession
 from mc.session.store import SessionStore
 from mc.train.controller import MCController
 from nanochat.flags import flag, parse, run
-from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.model.gpt import GPT, GPTConfig
 
 IDENTITY = {"model": "bench", "weights": "0", "tokenizer": "0"}
@@ -78,14 +78,14 @@ def go_on(store: SessionStore, tokens: Tensor, seed: int) -> Callable[[int], Non
         rng = random.Random(seed)
         number = max([0, *(int(info.name) for info in store.list())])
         session = store.open(str(number))
-        cache = MemoryCache(store.controller.model, [session])
+        cache = MemoryKVCache(store.controller.model, [session])
         while True:
             os.write(pipe, _REPORT.pack(number, session.tree.length))
             if session.length > LONGEST:
                 store.close(str(number))
                 number += 1
                 session = store.open(str(number))
-                cache = MemoryCache(store.controller.model, [session])
+                cache = MemoryKVCache(store.controller.model, [session])
             at, chance = session.length, rng.random()
             if chance < 0.1:
                 session.save()
@@ -133,7 +133,7 @@ def _holds(session: MCSession, tokens: Tensor) -> bool:
     length, geometry = tree.length, tree.spec.geometry
     if not torch.equal(tree.tokens(0, length), tokens[:length]):
         return False
-    row = build(controller.model.embed(tokens[None, :length]), controller.gistnet, Shape(length, length, geometry, tree.spec.max_lod))
+    row = build(controller.model.embed(tokens[None, :length]), controller.gistnet, BankShape(length, length, geometry, tree.spec.max_lod))
     begin = length
     for level in range(1, tree.spec.max_lod + 1):
         nodes = tree.nodes(level)

@@ -30,7 +30,7 @@ from mc.session.session import MCSession, session_spec
 from mc.session.tree import RamTree
 from nanochat.flags import flag, parse, part, run
 from nanochat.infer.kv_cache import KVCache
-from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.model.gpt import GPT
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.train.trainer import Trainer
@@ -155,7 +155,7 @@ def recalled(controller: RecallController, config: SessionRecall, rows: Rows, nu
     else:
         session = open_session(controller, config, condition, number)
         session.append(tokens[: decision - TAIL // 2])
-        cache = MemoryCache(model, [session])
+        cache = MemoryKVCache(model, [session])
         cache.append(tokens[None, decision - TAIL // 2 : decision])
         tiling = session.context.tiling
         raw = float((tiling.lod[tiling.start.searchsorted(rows.where[number], side="right") - 1] == 0).mean())

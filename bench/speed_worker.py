@@ -22,7 +22,7 @@ def ours(shape: argparse.Namespace):
     from nanochat.runtime.device import RuntimeFlags, start
     from nanochat.train.objective import NextTokenObjective
     from nanochat.train.optim import MuonAdamW, OptimFlags
-    from nanochat.train.schedule import Plan
+    from nanochat.train.schedule import TrainPlan
 
     runtime = start(RuntimeFlags(device_type=shape.device_type, compile=bool(shape.compile), attention=shape.attention))
     pattern = runtime.window_pattern(shape.window_pattern)
@@ -30,7 +30,7 @@ def ours(shape: argparse.Namespace):
     model = GPT(config, runtime.precision.dtype, runtime.backend).init_weights(torch.Generator().manual_seed(0))
     model.to(runtime.device).use_kernels(runtime.compile, chunked_ce=True)
     objective = NextTokenObjective(model)
-    groups = objective.parameter_groups(OptimFlags(), Plan(shape.total_batch_size, 1000, 0.1, 0.1))
+    groups = objective.parameter_groups(OptimFlags(), TrainPlan(shape.total_batch_size, 1000, 0.1, 0.1))
     optimizer = MuonAdamW(groups, runtime.muon_dtype, compiled=runtime.compile and runtime.device.type == "cuda")
     print(runtime.describe(), file=sys.stderr)
 

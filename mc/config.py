@@ -10,8 +10,8 @@ import torch
 
 from mc.layout.compression import Compression, compression
 from mc.layout.layout import Geometry
-from mc.layout.positions import Kind
-from mc.nets.gist_bank import Shape
+from mc.layout.positions import PositionType
+from mc.nets.gist_bank import BankShape
 from mc.nets.gistnet import GistConfig
 from mc.nets.lensnet import LensConfig
 from mc.train.lens_loss import LensLossConfig
@@ -108,7 +108,7 @@ class MCConfig:
     mc_lens_contexts: int = flag(1, "variants of a row in whose contexts LensNet learns, beside the collapsed one", unit="variants")
     mc_lens_decisions: int = flag(1, "decision points of a row at which LensNet is told what comes", unit="points")
     mc_compile_variants: bool = flag(True, "compile the layers anew for each width of the variants; eager saves that in short runs")
-    positional_type: Kind = flag("gaussian", "how entries are placed")
+    positional_type: PositionType = flag("gaussian", "how entries are placed")
     allocator_recent_tokens: int = flag(0, "tokens before the decision point that stay raw; 0 = a sixteenth of the row", unit="tokens")
     session: SessionConfig = part(SessionConfig)
     gist: GistConfig = part(GistConfig)
@@ -261,9 +261,9 @@ class RowPlan:
         return [stage / LENGTHS for stage in range(LENGTHS)]
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> BankShape:
         """The tree of a row."""
-        return Shape(self.length, self.blocks * self.config.block_size, self.config.geometry, self.max_lod)
+        return BankShape(self.length, self.blocks * self.config.block_size, self.config.geometry, self.max_lod)
 
     def width(self, progress: float) -> int:
         """The width to aim at when `progress` (0 … 1) of the run is done: from 0.8 T down in equal steps."""

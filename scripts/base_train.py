@@ -18,7 +18,7 @@ from mc.telemetry.provider import TelemetryFlags, open_telemetry
 from mc.telemetry.training import watch_training
 from mc.train.controller import new_controller
 from nanochat import flags
-from nanochat.checkpoint.load_model import Trained, open_trained, start_from
+from nanochat.checkpoint.load_model import Trained, load_weights_into, open_trained
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir
 from nanochat.data.dataloader import RowLoader
@@ -39,7 +39,7 @@ from nanochat.runtime.signals import StopSignals, outlive_readers
 from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, open_metrics, wandb_name
 from nanochat.train.objective import NextTokenObjective, Objective
 from nanochat.train.optim import MuonAdamW, OptimFlags
-from nanochat.train.schedule import HorizonFlags, Plan, ScheduleFlags, plan_run
+from nanochat.train.schedule import HorizonFlags, ScheduleFlags, TrainPlan, plan_run
 from nanochat.train.trainer import Event, Trainer, TrainerFlags
 
 REFERENCE_DEPTH = 12  # the nominal rates were tuned at this depth
@@ -227,7 +227,7 @@ def build_model(recipe: BaseTrain, tokenizer: Tokenizer, runtime: Runtime, begin
     torch.manual_seed(recipe.trainer.seed + runtime.rank)  # for objectives that draw; the weights and rows have their own
     model.init_weights(torch.Generator().manual_seed(recipe.trainer.seed))
     if begin is not None:
-        start_from(model, begin)
+        load_weights_into(model, begin)
     return model.to(runtime.device).use_kernels(runtime.compile, recipe.chunked_ce, recipe.fused_rmsnorm)
 
 
@@ -236,7 +236,7 @@ def tokens_trained(meta: dict[str, Any]) -> int:
     return meta["state"]["step"] * meta["identity"]["total_batch_size"] + meta.get("tokens_before", 0)
 
 
-def make_plan(recipe: BaseTrain, config: GPTConfig, runtime: Runtime, tokens_before: int = 0) -> Plan:
+def make_plan(recipe: BaseTrain, config: GPTConfig, runtime: Runtime, tokens_before: int = 0) -> TrainPlan:
     """Batch, horizon and scales; see `plan_run`. Raises `UserError` where the batch does not divide over the processes."""
     reference = dataclasses.replace(config, depth=REFERENCE_DEPTH, aspect_ratio=64, head_dim=128, kv_heads=0)
     try:
@@ -252,7 +252,7 @@ def make_plan(recipe: BaseTrain, config: GPTConfig, runtime: Runtime, tokens_bef
         raise UserError(str(error)) from error
 
 
-def identity(recipe: BaseTrain, model: GPT, plan: Plan, tokenizer: Tokenizer, loader: RowLoader) -> dict[str, Any]:
+def identity(recipe: BaseTrain, model: GPT, plan: TrainPlan, tokenizer: Tokenizer, loader: RowLoader) -> dict[str, Any]:
     """What makes this run this run: a checkpoint that differs in any of it belongs to another."""
     return {
         **dataclasses.asdict(model.config),
@@ -303,7 +303,7 @@ def events(recipe: BaseTrain, trainer: Trainer, model: GPT, tokenizer: Tokenizer
     return [Event(trainer.cadence(every), action) for every, action in wanted if every > 0]
 
 
-def describe(model: GPT, plan: Plan) -> str:
+def describe(model: GPT, plan: TrainPlan) -> str:
     """One line about what will be trained, for how long."""
     parameters = sum(p.numel() for p in model.parameters())
     flops = model.flops_per_token() * plan.total_tokens

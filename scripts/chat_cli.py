@@ -15,7 +15,7 @@ from mc.telemetry.sessions import SessionTelemetry
 from nanochat.checkpoint.load_model import Stage, latest_stage, load_model, newest_tag, say_to_stderr
 from nanochat.common import UserError
 from nanochat.flags import flag, parse, part, run
-from nanochat.infer.conversation import Conversation, Talker
+from nanochat.infer.conversation import ChatSession, Conversation
 from nanochat.infer.engine import Engine
 from nanochat.infer.reply import Piece
 from nanochat.infer.sampling import Sampling
@@ -131,7 +131,7 @@ def again(chat: Conversation) -> None:
         print("nothing was said yet")
 
 
-def talk(chat: Talker, commands: Mapping[str, Command], help_text: str) -> None:
+def talk(chat: ChatSession, commands: Mapping[str, Command], help_text: str) -> None:
     """Reads what the user says until there is no more."""
     if sys.stdin.isatty():
         import readline  # noqa: F401  (arrow keys edit a line and find earlier ones)

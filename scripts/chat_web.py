@@ -29,7 +29,7 @@ from nanochat.infer.tools import ToolFlags
 from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.serve.backend import Backend
-from nanochat.serve.decode_thread import Serving
+from nanochat.serve.decode_thread import DecodeThread
 from nanochat.serve.http.app import ChatServer, create_app
 from nanochat.serve.http.limits import WebLimits
 from nanochat.serve.http.security import impatient
@@ -162,7 +162,7 @@ def open_backend(config: ChatWeb, failed: Callable[[], None]) -> tuple[Backend, 
     return workers, workers.description
 
 
-def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None]) -> tuple[Serving, dict[str, Any]]:
+def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None]) -> tuple[DecodeThread, dict[str, Any]]:
     """Loads the model in this process, the one of this index, and serves it; see `open_backend`."""
     os.environ["LOCAL_RANK"] = str(index)
     runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))
@@ -181,7 +181,7 @@ def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None
     if debug is not None:
         debug.record("start")
     served = None if debug is None else lambda: debug.record("first_request")
-    serving = Serving(batcher, limits.max_rows, max_queue, limits.max_seconds, failed, sessions, served)
+    serving = DecodeThread(batcher, limits.max_rows, max_queue, limits.max_seconds, failed, sessions, served)
     described = {"levels": config.session.mc_session_lod, "tree": config.session.mc_tree} if config.mc else None
     return serving, {"name": name, "context_tokens": model.config.max_seq_len, "sessions": described}
 

@@ -19,9 +19,9 @@ from nanochat import flags
 from nanochat.common import UserError, atomic_write
 from nanochat.flags import flag, rest
 from nanochat.markdown import escape
-from nanochat.report.run_comparison import Comparison, compare, comparison_markdown, comparison_png, notes_of
-from nanochat.tracking.metric_bounds import HEARTBEAT, RUN_TARGETS, Alert, Target, Watch, alert_of
-from nanochat.tracking.run_reader import LOSS, Axis, Run, find_runs
+from nanochat.report.run_comparison import RunComparison, compare, comparison_markdown, comparison_png, notes_of
+from nanochat.tracking.metric_bounds import HEARTBEAT, RUN_BOUNDS, Alert, MetricBound, Watch, alert_of
+from nanochat.tracking.run_reader import LOSS, Axis, LoggedRun, find_runs
 
 _ENDINGS = (".png", ".md")
 _LABEL, _GAP = 44, 2  # columns of a terminal
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     """Compares, and returns the exit code."""
     recipe = flags.parse(Compare, argv)
     if recipe.targets:
-        print_targets((*RUN_TARGETS, *memory_targets({})), recipe.json)
+        print_targets((*RUN_BOUNDS, *memory_targets({})), recipe.json)
         return 0
     runs = find_runs(recipe.runs)
     for name in recipe.metrics:
@@ -83,9 +83,9 @@ def main(argv: list[str] | None = None) -> int:
     return int(recipe.check and failed)
 
 
-def outside(run: Run) -> list[Alert]:
+def outside(run: LoggedRun) -> list[Alert]:
     """What is out of its band at the end of a run, or now; a run that is going on and silent too."""
-    watch = Watch((*RUN_TARGETS, *memory_targets(run.info.get("least", {}))), run.steps or run.step)
+    watch = Watch((*RUN_BOUNDS, *memory_targets(run.info.get("least", {}))), run.steps or run.step)
     for record in run.records:
         watch.update(record)
     alerts = watch.outside()
@@ -98,7 +98,7 @@ def outside(run: Run) -> list[Alert]:
     return alerts
 
 
-def as_text(comparison: Comparison) -> str:
+def as_text(comparison: RunComparison) -> str:
     """The table for a terminal."""
     rows = [("", *(figures["run"] for figures in comparison.figures)), *comparison.rows()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -109,7 +109,7 @@ def as_text(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def remarks(runs: Sequence[Run], comparison: Comparison, alerts: dict[str, list[Alert]]) -> list[str]:
+def remarks(runs: Sequence[LoggedRun], comparison: RunComparison, alerts: dict[str, list[Alert]]) -> list[str]:
     """What is to be said beside the table: verdicts, notes, alerts."""
     lines = []
     for verdict in comparison.verdicts:
@@ -118,7 +118,7 @@ def remarks(runs: Sequence[Run], comparison: Comparison, alerts: dict[str, list[
     return lines + [f"alert: {name}: {alert.message}" for name, found in alerts.items() for alert in found]
 
 
-def draw(recipe: Compare, runs: Sequence[Run], comparison: Comparison, alerts: dict[str, list[Alert]]) -> Path | None:
+def draw(recipe: Compare, runs: Sequence[LoggedRun], comparison: RunComparison, alerts: dict[str, list[Alert]]) -> Path | None:
     """Writes the figure, and the page where that is asked for; returns what was asked for. Raises `UserError`."""
     if not recipe.out:
         return None
@@ -138,7 +138,7 @@ def draw(recipe: Compare, runs: Sequence[Run], comparison: Comparison, alerts: d
     return out
 
 
-def print_targets(targets: Sequence[Target], as_json: bool) -> None:
+def print_targets(targets: Sequence[MetricBound], as_json: bool) -> None:
     """What metrics should be, for a terminal or as JSON."""
     rows: list[dict[str, Any]] = [target.row() for target in targets]
     if as_json:

@@ -20,7 +20,7 @@ from mc.eval.session_baselines import CONDITIONS, Condition
 from mc.eval.suite_eval import MQAR, Examiner, Prediction, Unfit, suite_rows
 from mc.eval.text_eval import Effort, TextPoint, measure_text, text_rows
 from mc.loading import LoadedController, load_controller
-from mc.session.hooks import Watcher
+from mc.session.hooks import SessionHooks
 from mc.session.session import Budget, MCSession, session_spec
 from mc.session.tree import RamTree
 from mc.telemetry.provider import TelemetryFlags, open_telemetry
@@ -31,7 +31,7 @@ from nanochat.checkpoint.load_model import Stage, latest_stage, newest_tag
 from nanochat.common import UserError, base_dir, ensure_dir, write_json
 from nanochat.data.sources import open_source
 from nanochat.data.text_files import read_documents
-from nanochat.data.token_cache import TokenShards, open_tokens
+from nanochat.data.token_cache import TokenCache, open_tokens
 from nanochat.flags import flag, parse, part, run
 from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.report.sections import section
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return evaluate(config, telemetry.watcher("mc_eval"))
 
 
-def evaluate(config: MCEval, watcher: Watcher) -> int:
+def evaluate(config: MCEval, watcher: SessionHooks) -> int:
     """See `main`; `watcher` sees the sessions whose focus is judged, not those whose cost is."""
     runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))
     if runtime.world_size > 1:
@@ -187,7 +187,7 @@ def _cost_lengths(config: MCEval) -> list[int]:
 
 
 def _text(
-    config: MCEval, loaded: LoadedController, budget: Budget, effort: Effort, left_out: dict[str, str], watcher: Watcher
+    config: MCEval, loaded: LoadedController, budget: Budget, effort: Effort, left_out: dict[str, str], watcher: SessionHooks
 ) -> list[TextPoint]:
     horizon = max(config.judged)
     lengths = [multiple * budget.most for multiple in config.multiples]
@@ -215,7 +215,7 @@ def _documents(config: MCEval, loaded: LoadedController, count: int, most: int) 
     return [torch.from_numpy(shards.shards[number].tokens[at : at + min(size, most)].astype("int64")) for size, number, at in longest]
 
 
-def _shards(loaded: LoadedController) -> TokenShards:
+def _shards(loaded: LoadedController) -> TokenCache:
     """The validation tokens of base training."""
     recipe = loaded.meta.get("recipe")
     if recipe is None:
@@ -226,7 +226,7 @@ def _shards(loaded: LoadedController) -> TokenShards:
 
 
 def _recall(
-    config: MCEval, loaded: LoadedController, budget: Budget, effort: Effort, chat: bool, left_out: dict[str, str], watcher: Watcher
+    config: MCEval, loaded: LoadedController, budget: Budget, effort: Effort, chat: bool, left_out: dict[str, str], watcher: SessionHooks
 ) -> list[Prediction]:
     easy = config.quick if config.easy is None else config.easy
     examiner = Examiner(

@@ -35,11 +35,11 @@ from nanochat.common import UserError
 from nanochat.infer.engine import Engine
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.kv_cache import KVCache
-from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT
 from nanochat.profiling.device_memory import peak_memory_mib
-from nanochat.profiling.timers import Spans
+from nanochat.profiling.timers import SpanTimers
 from nanochat.runtime.device import RuntimeFlags, start
 
 Kind = Literal["ram", "disk"]
@@ -56,7 +56,7 @@ class Candidate:
     kind: Kind
     history: int  # tokens before decoding
     session: MCSession
-    spans: Spans
+    spans: SpanTimers
     stream: Iterator[list[int | None]]
     entries: int = 0
     disk_bytes: int | None = None
@@ -66,10 +66,10 @@ class Candidate:
     refocus_ms: list[dict[str, float]] = field(default_factory=list)  # of each refocus, by parts
 
 
-class TimedCache(MemoryCache):
+class TimedCache(MemoryKVCache):
     """A cache that tells how long it reads what a refocus has changed."""
 
-    spans: Spans
+    spans: SpanTimers
 
     def _rewrite(self, row: int, begin: int) -> None:
         with self.spans("forward"):
@@ -132,7 +132,7 @@ def _opened(
     if kind == "disk":
         tree = DiskTree.create(folder / f"history-{length}", {"made_by": "mc_eval"}, spec)
     session = MCSession(controller, tree, config, file=folder / f"history-{length}" / FOCUS if kind == "disk" else None)
-    spans = Spans(device)
+    spans = SpanTimers(device)
     cache = TimedCache(controller.model, [session], step=step)
     cache.spans = spans
     candidate = Candidate(kind, length, session, spans, iter(()))
@@ -153,7 +153,7 @@ def _opened(
     return candidate
 
 
-def _time_parts(session: MCSession, spans: Spans) -> None:
+def _time_parts(session: MCSession, spans: SpanTimers) -> None:
     """Puts a span around what a refocus calls: from outside, so that a session knows of no clock."""
     for owner, name, span in (
         (session, "note", "note"),
@@ -278,7 +278,7 @@ def _peak(which: Which, config: SessionConfig, kind: Literal["ram", "disk"], len
         session = MCSession(controller, tree, config)
         for begin in range(0, length - 1, PIECE):
             session.append(torch.randint(spec.vocab_size, (min(PIECE, length - 1 - begin),), generator=generator))
-        cache, engine = MemoryCache(model, [session]), Engine(model)
+        cache, engine = MemoryKVCache(model, [session]), Engine(model)
         hidden = cache.append(torch.zeros(1, 1, dtype=torch.int64))
         decoded = Sampling(temperature=0, max_tokens=2 * config.mc_infer_refocus_interval)
         for _ in engine.resume(cache, hidden, decoded):

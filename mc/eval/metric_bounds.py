@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from nanochat.tracking.metric_bounds import Band, Falling, Steady, Target, Toward
+from nanochat.tracking.metric_bounds import Band, Falling, MetricBound, Steady, Toward
 
 if TYPE_CHECKING:
     from mc.config import RowPlan
@@ -17,62 +17,62 @@ from nanochat.train.objective import Objective
 
 VARIANTS = "mc/variants_total"
 
-MEMORY_TARGETS = (
-    Target(
+MEMORY_BOUNDS = (
+    MetricBound(
         "mc/delta_nll@*",
         Band(high=0.10, alert_high=0.15, window=3, least=2),
         "nats that the H tokens behind LensNet's layout lose against the full history",
         "mc/lod_delta/1 (gists drift) and mc/preference_corr_mean (LensNet), or a tokenizer other than the checkpoint's",
     ),
-    Target(
+    MetricBound(
         "mc/swap_rate",
         Steady(Band(0.05, 0.20, alert_high=0.25)),
         "blocks edited in a refocus, of the blocks in the Working Context",
         "--allocator-expand-threshold and --allocator-max-replacements; train LensNet longer",
     ),
-    Target(
+    MetricBound(
         "mc/residency",
         Band(0.90, 1.0, alert_low=0.80),
         "entries in use, of those that a Working Context may have",
         "the allocator's collapse threshold and LensNet's scores: too much is collapsed",
     ),
-    Target(
+    MetricBound(
         "mc/token_loss",
         Falling("falling, and at most the baseline's loss"),
         "mean loss of plain rows and variants, in nats",
         "--mc-train-wc-length, the weights of the gist losses, and train/loss_lod0: whether the model itself still learns",
     ),
-    Target(
+    MetricBound(
         VARIANTS,
         Band(low=1, alert_low=1),
         "variants in a step: as configured, by the rows of a step",
         "the settings of variants (--mc-num-random-variants) and whether rows are long enough to compress",
     ),
-    Target(
+    MetricBound(
         "mc/adv_delta_mean",
         Toward(0.0, slack=0.05, furthest=0.15),
         "nats that variants lose on the horizon against plain rows",
         "mc/adv_delta_p95 and mc/variant_width: gists that lose what is needed",
     ),
-    Target(
+    MetricBound(
         "mc/preference_corr_mean",
         Toward(-1.0, slack=0.1, furthest=1.0),
         "correlation of LensNet's preferences with what layouts lose: −1 is perfect",
         "mc/pref_span_corr and mc/lens_pairs: LensNet ranks layouts by something else than their loss",
     ),
-    Target(
+    MetricBound(
         "mc/lens_explained",
         Band(low=0.1, alert_low=0.02),
         "of what teachers say of blocks beyond even shares, how much LensNet's scores say too: 1 is all",
         "mc/lens_loss and mc/policy_score_std_mean: whether LensNet still learns, and whether it tells blocks apart at all",
     ),
-    Target(
+    MetricBound(
         "mc/variant_pack_ms",
         Band(high=10, alert_high=10),
         "milliseconds of a step that gathering the variants' entries takes",
         "the number and width of variants, and whether the device is shared",
     ),
-    Target(
+    MetricBound(
         "mc/time_controller_ms",
         Band(high=200, alert_high=200),
         "milliseconds of a step that the controller takes beside the networks",
@@ -81,13 +81,13 @@ MEMORY_TARGETS = (
 )
 
 
-def memory_targets(least: Mapping[str, float]) -> tuple[Target, ...]:
+def memory_targets(least: Mapping[str, float]) -> tuple[MetricBound, ...]:
     """The targets of a run whose settings ask for at `least` so much of some metrics (see `expected`)."""
     return tuple(
         dataclasses.replace(target, rule=dataclasses.replace(target.rule, low=least[target.metric], alert_low=least[target.metric]))
         if isinstance(target.rule, Band) and target.metric in least
         else target
-        for target in MEMORY_TARGETS
+        for target in MEMORY_BOUNDS
     )
 
 

@@ -25,7 +25,7 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """Mean loss of each condition over `rows` rows in `groups` groups, and the covariance [C,C] of these means, fp64 on the CPU.
 
     Rows are paired, so that what makes one row harder than another drops out of every difference.
@@ -69,7 +69,7 @@ class Comparison:
         return Estimate(float(total @ self.means), float((total @ self.covariance @ total).clamp(min=0).sqrt()))
 
 
-def compare_rows(losses: Mapping[str, Tensor], groups: Tensor | None = None) -> Comparison:
+def compare_rows(losses: Mapping[str, Tensor], groups: Tensor | None = None) -> PairedComparison:
     """The comparison of `losses`, [N] of each condition, over the rows of all processes.
 
     Rows of a group (int64 [N], the same number for each row of it; None: each row alone) are not taken to be independent,
@@ -93,7 +93,7 @@ def compare_rows(losses: Mapping[str, Tensor], groups: Tensor | None = None) -> 
     count = int(second[-1])
     correction = count / (count - 1) if count > 1 else float("nan")
     covariance = second[:-1].view(C, C) / rows**2 * correction
-    return Comparison(conditions, rows, count, means.double().cpu(), covariance.double().cpu())
+    return PairedComparison(conditions, rows, count, means.double().cpu(), covariance.double().cpu())
 
 
 def _summed(tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mc.eval.metric_bounds import MEMORY_TARGETS
+from mc.eval.metric_bounds import MEMORY_BOUNDS
 from mc.eval.session_baselines import CONDITIONS
 from nanochat.eval.chat_eval import Z
 
@@ -57,7 +57,7 @@ def cost_targets(rows: Sequence[Row]) -> list[Target]:
 
 def delta_nll_targets(delta_nll: Mapping[int, float]) -> list[Target]:
     """Of ΔNLL behind LensNet's layouts, by horizon."""
-    (most,) = [target.rule.high for target in MEMORY_TARGETS if target.metric == DELTA_NLL]
+    (most,) = [target.rule.high for target in MEMORY_BOUNDS if target.metric == DELTA_NLL]
     return [_at_most(f"ΔNLL@{horizon}", value, most) for horizon, value in sorted(delta_nll.items())]
 
 

@@ -26,13 +26,13 @@ from torch import Tensor
 
 from mc.config import RowPlan
 from mc.eval.choose_layout import by_recency, by_score, coarsest, nearest_compression
-from mc.eval.paired_stats import Comparison, compare_rows
+from mc.eval.paired_stats import PairedComparison, compare_rows
 from mc.layout.compression import Compression, sample_levels
 from mc.layout.draw import draw_layouts
 from mc.layout.layout import from_levels
 from mc.layout.positions import alibi_bias
 from mc.nets.attention_probe import attention_mass
-from mc.nets.gist_bank import Positions, RowTree, assemble, bank_index, build
+from mc.nets.gist_bank import GistBank, Positions, assemble, bank_index, build
 from mc.nets.lensnet import bank_keys, score_blocks
 from mc.train.controller import MCController
 from nanochat.eval.bits_per_byte import never
@@ -134,13 +134,13 @@ def horizon_nll(model: GPT, hidden: Tensor, targets: Tensor, horizon: int) -> Te
     return losses.view(targets.shape).sum(1) / (targets != IGNORE).sum(1)
 
 
-def row_tree(controller: MCController, probe: Probe, plain: Plain) -> RowTree:
+def row_tree(controller: MCController, probe: Probe, plain: Plain) -> GistBank:
     """The rows' gists, as far as the blocks of `probe` go: none of them knows a token of the horizon."""
     context = controller.config.gist.gistnet_type == "context"
     return build(plain.embedded, controller.gistnet, probe.plan.shape, plain.middle if context else None)
 
 
-def read_layouts(controller: MCController, probe: Probe, tree: RowTree, levels: Tensor, width: int) -> Tensor:
+def read_layouts(controller: MCController, probe: Probe, tree: GistBank, levels: Tensor, width: int) -> Tensor:
     """Hidden states [V·B, width, D] of the Working Contexts `levels` [V,B,F], all of `width` entries, horizon included."""
     model, geometry, kind = controller.model, probe.plan.config.geometry, probe.plan.config.positional_type
     layout = from_levels(levels.flatten(0, 1), probe.plan.length, width, geometry)
@@ -149,7 +149,7 @@ def read_layouts(controller: MCController, probe: Probe, tree: RowTree, levels: 
     return model.backbone(assemble(tree, index), probe.positions(layout, index), cache=EagerAttention(bias))
 
 
-def lens_scores(controller: MCController, probe: Probe, tree: RowTree, levels: Tensor, width: int) -> Tensor:
+def lens_scores(controller: MCController, probe: Probe, tree: GistBank, levels: Tensor, width: int) -> Tensor:
     """LensNet's score of each block, fp32 [B,F], out of the entries before the decision point of the layouts `levels` [B,F].
 
     `width` counts all entries of these layouts, horizon included.
@@ -161,7 +161,7 @@ def lens_scores(controller: MCController, probe: Probe, tree: RowTree, levels: T
     return score_blocks(lensnet, keys, probe.plan.shape, entries.x, layout, levels, probe.decision, probe.horizon)
 
 
-def lens_levels(controller: MCController, probe: Probe, tree: RowTree, passes: int = 1) -> Tensor:
+def lens_levels(controller: MCController, probe: Probe, tree: GistBank, passes: int = 1) -> Tensor:
     """The layout that LensNet asks for, int64 levels [B,F].
 
     It sees everything collapsed, and the blocks that it scores highest become raw. With more `passes` it looks again, at the
@@ -185,7 +185,7 @@ def oracle_levels(model: GPT, probe: Probe, plain: Plain) -> Tensor:
 
 
 def choose_levels(
-    controller: MCController, probe: Probe, plain: Plain, tree: RowTree, kind: Kind, generator: torch.Generator, passes: int = 1
+    controller: MCController, probe: Probe, plain: Plain, tree: GistBank, kind: Kind, generator: torch.Generator, passes: int = 1
 ) -> Tensor:
     """The layout of `kind` for each row, int64 levels [B,F]; `generator`, on the CPU, draws the random ones."""
     rows, device = tree.x.shape[0], tree.x.device
@@ -281,7 +281,7 @@ def evaluate_memory(
         return None
     figures: dict[str, float] = {}
     for probe, rows in zip(probes, losses, strict=True):
-        compared: Comparison = compare_rows(rows)
+        compared: PairedComparison = compare_rows(rows)
         for condition, suffix in (("lens", ""), ("random", "_random")):
             figures[f"mc/delta_nll{suffix}@{probe.horizon}"] = compared.delta_nll(condition).value
             figures[f"mc/recovery{suffix}@{probe.horizon}"] = compared.recovery(condition).value

@@ -24,12 +24,12 @@ from torch import Tensor
 from mc.config import SessionConfig
 from mc.layout.tiling import Edit, Tiling
 from mc.session.allocator import FocusAllocator
-from mc.session.hooks import Watcher
+from mc.session.hooks import SessionHooks
 from mc.session.session import Budget, MCSession, session_budget, session_spec
 from mc.session.tree import MegaContextTree, RamTree
 from mc.train.controller import MCController
 from nanochat.infer.fast_decode import DecodeStep
-from nanochat.infer.memory_kv_cache import MemoryCache, RowMemory
+from nanochat.infer.memory_kv_cache import ExternalMemory, MemoryKVCache
 from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
 
 Condition = Literal["full", "window", "gists", "focus", "random", "oracle"]
@@ -39,7 +39,7 @@ Spans = Sequence[tuple[int, int]]  # tokens [begin, end)
 
 
 class Window:
-    """A `RowMemory` of the last tokens: up to `budget.most` of them, and `budget.target` after every `budget.interval` new ones."""
+    """A `ExternalMemory` of the last tokens: up to `budget.most` of them, and `budget.target` after every `budget.interval` new ones."""
 
     def __init__(self, model: GPT, budget: Budget) -> None:
         self._model, self._budget = model, budget
@@ -49,23 +49,23 @@ class Window:
 
     @property
     def newest(self) -> int:
-        """See `RowMemory`."""
+        """See `ExternalMemory`."""
         return int(self._tokens[-1])
 
     def extend(self, tokens: Tensor) -> int:
-        """See `RowMemory`."""
+        """See `ExternalMemory`."""
         self._take(tokens)
         self._drop()
         return 0
 
     def note(self, token: Tensor, middle: Tensor) -> int | None:
-        """See `RowMemory`."""
+        """See `ExternalMemory`."""
         self._take(token)
         self._since += 1
         return 0 if self._since >= self._budget.interval and self._drop() else None
 
     def entries(self, begin: int) -> tuple[Embedded, Rotary]:
-        """See `RowMemory`."""
+        """See `ExternalMemory`."""
         device, config = self._model.wte.weight.device, self._model.config
         embedded = self._model.embed(self._tokens.to(device)[None])
         places = torch.arange(self.position - len(self._tokens) + begin, self.position, device=device)
@@ -140,7 +140,7 @@ def needed_scores(needed: Spans) -> Score:
 class Opened(NamedTuple):
     """A history under one condition: a cache of one row that has read it, and the hidden state [1,D] of its last token."""
 
-    cache: MemoryCache
+    cache: MemoryKVCache
     hidden: Tensor
 
 
@@ -152,7 +152,7 @@ class Reader:
     """
 
     def __init__(
-        self, controller: MCController, config: SessionConfig, full_limit: int, step: DecodeStep, watcher: Watcher | None = None
+        self, controller: MCController, config: SessionConfig, full_limit: int, step: DecodeStep, watcher: SessionHooks | None = None
     ) -> None:
         self._controller, self._config, self._full_limit, self._step, self._watcher = controller, config, full_limit, step, watcher
         self.budget = session_budget(controller, config)
@@ -180,10 +180,10 @@ class Reader:
             return None
         raw = condition in ("full", "window")
         memory = None if condition == "full" else self._memory(condition, seed, needed)
-        cache = MemoryCache(self._controller.model, [memory], step=self._step)
+        cache = MemoryKVCache(self._controller.model, [memory], step=self._step)
         return Opened(cache, cache.append((self._tokens if raw else self._tokens[-1:])[None]))
 
-    def _memory(self, condition: Condition, seed: int, needed: Spans) -> RowMemory:
+    def _memory(self, condition: Condition, seed: int, needed: Spans) -> ExternalMemory:
         if condition == "window":
             return Window(self._controller.model, self.budget)
         tree = self._tree.copy()
@@ -196,7 +196,7 @@ class Reader:
 
 def joined(model: GPT, rows: Sequence[Opened], step: DecodeStep) -> Opened:
     """One cache of all rows, to be gone on with together."""
-    cache = MemoryCache(model, max_rows=len(rows), step=step)
+    cache = MemoryKVCache(model, max_rows=len(rows), step=step)
     for row in rows:
         cache.admit(row.cache)
     return Opened(cache, torch.cat([row.hidden for row in rows]))

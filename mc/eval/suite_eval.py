@@ -18,7 +18,7 @@ from torch import Tensor
 from mc.config import SessionConfig
 from mc.eval.session_baselines import Condition, Opened, Reader, Spans, forced, joined
 from mc.eval.text_eval import Effort
-from mc.session.hooks import Watcher
+from mc.session.hooks import SessionHooks
 from mc.train.controller import MCController
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.eval.chat_eval import wilson
@@ -81,7 +81,7 @@ class Examiner:
         scoring: Scoring = "generate",
         easy: bool = False,
         seed: int = 0,
-        watcher: Watcher | None = None,
+        watcher: SessionHooks | None = None,
     ) -> None:
         self._controller, self._tokenizer, self._config = controller, tokenizer, config
         self._conditions, self._effort, self._chat, self._scoring = tuple(conditions), effort, chat, scoring

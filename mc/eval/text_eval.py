@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mc.config import SessionConfig
-from mc.eval.paired_stats import Comparison, Estimate, compare_rows
+from mc.eval.paired_stats import Estimate, PairedComparison, compare_rows
 from mc.eval.row_eval import plain_forward
 from mc.eval.session_baselines import Condition, Opened, Reader, forced, joined
 from mc.nets.attention_probe import attention_mass
-from mc.session.hooks import Watcher
+from mc.session.hooks import SessionHooks
 from mc.train.controller import MCController
 from nanochat.infer.fast_decode import DecodeStep
 
@@ -67,7 +67,7 @@ def measure_text(
     effort: Effort,
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
-    watcher: Watcher | None = None,
+    watcher: SessionHooks | None = None,
 ) -> list[TextPoint]:
     """The losses of `documents`, int64 [n] each, cut at every one of `lengths` that leaves `horizon` tokens behind it.
 
@@ -143,7 +143,7 @@ def text_rows(points: Sequence[TextPoint], horizons: Sequence[int]) -> list[dict
     return rows
 
 
-def _figures(compared: Comparison, name: str) -> dict[str, float | None]:
+def _figures(compared: PairedComparison, name: str) -> dict[str, float | None]:
     full, window = ("full" in compared.conditions), ("window" in compared.conditions)
     estimates = {
         "nll": compared.mean(name),

@@ -18,13 +18,13 @@ from torch import Tensor
 from mc.layout.layout import Geometry, Layout
 from nanochat.model.gpt import Rotary, rotary_angles, rotary_at, rotary_frequencies
 
-Kind = Literal["gaussian", "simple", "gaussian_lod2d", "gaussian_alibi", "gaussian_lod2d_alibi", "local"]
-KINDS: tuple[str, ...] = get_args(Kind)
+PositionType = Literal["gaussian", "simple", "gaussian_lod2d", "gaussian_alibi", "gaussian_lod2d_alibi", "local"]
+KINDS: tuple[str, ...] = get_args(PositionType)
 LOD_SHARE = 4  # lod2d: one in so many frequencies, the lowest ones, also turns with the level
 LOD_ANGLE = math.pi / 4  # by this much a level
 
 
-def entry_rotary(layout: Layout, geometry: Geometry, kind: Kind, head_dim: int, dtype: torch.dtype) -> Rotary:
+def entry_rotary(layout: Layout, geometry: Geometry, kind: PositionType, head_dim: int, dtype: torch.dtype) -> Rotary:
     """The rotation of each entry: cos and sin [B,W,1,E/2] in `dtype`.
 
     `local` goes by the entry's index instead of its tokens, the same for all rows: [1,W,1,E/2].
@@ -46,7 +46,7 @@ def entry_rotary(layout: Layout, geometry: Geometry, kind: Kind, head_dim: int, 
     return Rotary(cos.to(dtype).unsqueeze(2), sin.to(dtype).unsqueeze(2))
 
 
-def alibi_bias(layout: Layout, geometry: Geometry, kind: Kind, heads: int, dtype: torch.dtype) -> Tensor | None:
+def alibi_bias(layout: Layout, geometry: Geometry, kind: PositionType, heads: int, dtype: torch.dtype) -> Tensor | None:
     """Causal mask with ALiBi (arXiv 2108.12409) for gists, [B,H,W,W] to be added to the scores; None for kinds without.
 
     A gist is scored lower by the head's slope for every block of distance; tokens are not, so that a layout of tokens

@@ -66,7 +66,7 @@ class Editor:
         self.saving = np.append(0, self.family[:-1] - geometry.slots)
 
     def check(self, tiling: Tiling, length: int, recent: int) -> None:
-        """Raises `ValueError`, as `mc.layout.layout.check` words it, if `tiling` is not legal for `length` tokens, the last `recent` raw."""
+        """Raises `ValueError` (see `layout.check`) if `tiling` is not legal for `length` tokens, the last `recent` raw."""
         lod, start = tiling
         if lod.ndim != 1 or lod.shape != start.shape or lod.dtype != np.int64 or start.dtype != np.int64:
             raise ValueError(f"lod {lod.shape} {lod.dtype} and start {start.shape} {start.dtype} are no pair of int64 [W]")

@@ -28,10 +28,10 @@ TINY = 1e-30  # no sum of weights is less, so that none divides by zero
 FAINT = 1e-3  # attention below this is hardly told from none
 
 
-class Below(NamedTuple):
+class ChildKeys(NamedTuple):
     """What expanding every gist of a Working Context by one level would show.
 
-    `keys` [N,C,H·E] are those that `Matching` makes of tokens' embeddings and gists, `entry` int64 [N,C] says which entry each
+    `keys` [N,C,H·E] are those that `ChildAttention` makes of tokens' embeddings and gists, `entry` int64 [N,C] says which entry each
     lies under: a raw one under itself. What is not to be looked at, such as the newest tokens, has the entry W, which there is not.
     """
 
@@ -39,7 +39,7 @@ class Below(NamedTuple):
     entry: Tensor
 
 
-class Matching(nn.Module):
+class ChildAttention(nn.Module):
     """Newest tokens [N,Q,D] and what lies below W entries → how much of it they find there, fp32 [N,W,H], 0 for nothing."""
 
     def __init__(self, width: int, newest: int, dtype: torch.dtype = torch.float32) -> None:
@@ -52,7 +52,7 @@ class Matching(nn.Module):
         self.age = nn.Parameter(torch.empty(HEADS, newest))
 
     @torch.no_grad()
-    def init_weights(self, generator: torch.Generator | None = None) -> Matching:
+    def init_weights(self, generator: torch.Generator | None = None) -> ChildAttention:
         """Queries start equal to keys: tokens look for themselves. Returns self."""
         init_linear(self.c_key.weight, generator)
         self.c_query.weight.copy_(self.c_key.weight)
@@ -67,7 +67,7 @@ class Matching(nn.Module):
         """Of tokens' embeddings or gists [·,D]: [·,H·E]."""
         return _heads(self.c_key, x.to(self.dtype)).flatten(-2)
 
-    def forward(self, newest: Tensor, below: Below, entries: int) -> Tensor:
+    def forward(self, newest: Tensor, below: ChildKeys, entries: int) -> Tensor:
         """`entries` is W."""
         q = _heads(self.c_query, newest.to(self.dtype)).permute(0, 2, 3, 1)  # (N, H, E, Q)
         k = below.keys.unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2)  # (N, H, C, E)

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mc.layout.layout import Geometry, Layout, from_levels, tree_levels, widths
-from mc.layout.positions import Kind, entry_rotary
-from mc.nets.child_attention import Below
+from mc.layout.positions import PositionType, entry_rotary
+from mc.nets.child_attention import ChildKeys
 from nanochat.model.gpt import Embedded, Rotary
 
 MakeGists = Callable[[Tensor, Tensor | None], Tensor]  # (children [N,C,D], hidden states or None) → gists [N,S,D], as `GistNet` does
 
 
-class RowTree(NamedTuple):
+class GistBank(NamedTuple):
     """The bank of B rows: x [B,M,D] and values [B,M,U,G,E], differentiable into gists and embeddings."""
 
     x: Tensor
@@ -30,7 +30,7 @@ class RowTree(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shape:
+class BankShape:
     """Of a row's tree: T tokens, of which the first T' have gists, of levels up to `max_lod`."""
 
     length: int
@@ -44,7 +44,7 @@ class Shape:
         return tree_levels(self.length, self.gisted, self.geometry, self.max_lod)
 
 
-def build(embedded: Embedded, gistnet: MakeGists, shape: Shape, hidden: Tensor | None = None) -> RowTree:
+def build(embedded: Embedded, gistnet: MakeGists, shape: BankShape, hidden: Tensor | None = None) -> GistBank:
     """The tree of `embedded` rows. `hidden` [B,T,D] is what gists of type `context` read."""
     geometry = shape.geometry
     x, values = embedded
@@ -62,10 +62,10 @@ def build(embedded: Embedded, gistnet: MakeGists, shape: Shape, hidden: Tensor |
         banks.append(children)
         value_banks.append(shared)
     x, shared = torch.cat(banks, dim=1), torch.cat(value_banks, dim=1)
-    return RowTree(x, shared.unflatten(2, values.shape[2:]))
+    return GistBank(x, shared.unflatten(2, values.shape[2:]))
 
 
-def bank_index(layout: Layout, shape: Shape) -> Tensor:
+def bank_index(layout: Layout, shape: BankShape) -> Tensor:
     """Where in the bank each entry of a legal `layout` lies, int64 [B,W]."""
     index = layout.start // shape.geometry.strides(layout.lod)
     # By comparisons and not by a table, which would have to be copied to the device for every call.
@@ -74,7 +74,7 @@ def bank_index(layout: Layout, shape: Shape) -> Tensor:
     return index
 
 
-def bank_layout(shape: Shape, device: torch.device | str = "cpu") -> Layout:
+def bank_layout(shape: BankShape, device: torch.device | str = "cpu") -> Layout:
     """(level, token) of each vector of the bank of a row, int64 [1,M]: what `bank_index` inverts."""
     lods, starts = [], []
     for level, nodes in enumerate(shape.levels):
@@ -83,7 +83,7 @@ def bank_layout(shape: Shape, device: torch.device | str = "cpu") -> Layout:
     return Layout(torch.cat(lods)[None], torch.cat(starts)[None])
 
 
-def assemble(tree: RowTree, index: Tensor) -> Embedded:
+def assemble(tree: GistBank, index: Tensor) -> Embedded:
     """The entries at `index` int64 [V·B, W], V layouts of each row with layout v of row b at v·B + b: one gather."""
     flat = _in_all_rows(tree.x, index)
     x = F.embedding(flat, tree.x.flatten(0, 1))
@@ -98,7 +98,7 @@ def _in_all_rows(bank: Tensor, index: Tensor) -> Tensor:
     return index + rows[:, None] * M
 
 
-def look_below(keys: Tensor, shape: Shape, levels: Tensor, layout: Layout, decision: int, newest: int) -> Below:
+def look_below(keys: Tensor, shape: BankShape, levels: Tensor, layout: Layout, decision: int, newest: int) -> ChildKeys:
     """What lies one level below the entries of layouts [V·B, W] that end at token `decision`.
 
     `keys` [B,M,·] are of the whole bank, `levels` int64 [V·B, F] says the same as `layout`. The `newest` tokens lie under no entry.
@@ -111,13 +111,13 @@ def look_below(keys: Tensor, shape: Shape, levels: Tensor, layout: Layout, decis
     counts = (place < widths(inner, decision, geometry)[:, None]) & (expanded.start < decision - newest)
     entry = torch.searchsorted(layout.start.contiguous(), expanded.start.contiguous(), right=True) - 1
     flat = _in_all_rows(keys, bank_index(expanded, shape))
-    return Below(F.embedding(flat, keys.flatten(0, 1)), entry.masked_fill(~counts, layout.start.shape[1]))
+    return ChildKeys(F.embedding(flat, keys.flatten(0, 1)), entry.masked_fill(~counts, layout.start.shape[1]))
 
 
 class Positions:
     """The rotations of a row's whole bank, made once, so that those of a layout are the same gather."""
 
-    def __init__(self, shape: Shape, kind: Kind, head_dim: int, dtype: torch.dtype) -> None:
+    def __init__(self, shape: BankShape, kind: PositionType, head_dim: int, dtype: torch.dtype) -> None:
         self.shape, self.kind, self.head_dim, self.dtype = shape, kind, head_dim, dtype
         self._bank: Rotary | None = None
 

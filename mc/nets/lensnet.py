@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mc.layout.layout import Geometry, Layout
-from mc.nets.child_attention import HEADS, Below, Matching
+from mc.nets.child_attention import HEADS, ChildAttention, ChildKeys
 from mc.nets.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
-from mc.nets.gist_bank import RowTree, Shape, look_below
+from mc.nets.gist_bank import BankShape, GistBank, look_below
 from nanochat.flags import flag
 from nanochat.model.gpt import MLP, Linear, norm
 
@@ -45,7 +45,7 @@ class LensNet(nn.Module):
         self.width = -(-width // 2 // HEAD_DIM) * HEAD_DIM
         self.c_in = Linear(width, self.width)
         self.c_features = Linear(FEATURES, self.width)
-        self.matching = Matching(width, geometry.block_size, dtype)
+        self.matching = ChildAttention(width, geometry.block_size, dtype)
         self.c_matching = Linear(HEADS, self.width)
         self.encoder = Encoder(self.width, config.lensnet_layers)
         self.head = MLP(self.width) if config.lensnet_head == "mlp" else None
@@ -77,7 +77,7 @@ class LensNet(nn.Module):
         """How many of the last entries, all of them tokens, are looked for below the others: a block's worth."""
         return self.geometry.block_size
 
-    def forward(self, entries: Tensor, layout: Layout, decision: int, below: Below, multiple: int = 1) -> Tensor:
+    def forward(self, entries: Tensor, layout: Layout, decision: int, below: ChildKeys, multiple: int = 1) -> Tensor:
         """`decision` is the number of tokens so far: the first token that the layout does not cover.
 
         Computed as for the next multiple of `multiple` entries: preparing products of a new shape takes a CPU longer than the
@@ -116,7 +116,7 @@ def block_scores(scores: Tensor, layout: Layout, levels: Tensor, geometry: Geome
 def score_blocks(
     lensnet: LensNet,
     keys: Tensor,
-    shape: Shape,
+    shape: BankShape,
     entries: Tensor,
     layout: Layout,
     levels: Tensor,
@@ -134,6 +134,6 @@ def score_blocks(
     return block_scores(lensnet(entries[:, :W].detach(), seen, decision, below), seen, levels, lensnet.geometry)
 
 
-def bank_keys(lensnet: LensNet, tree: RowTree) -> Tensor:
+def bank_keys(lensnet: LensNet, tree: GistBank) -> Tensor:
     """The keys of everything in the rows' trees, [B,M,·], once for all the contexts that LensNet scores."""
     return lensnet.matching.keys(tree.x.detach())

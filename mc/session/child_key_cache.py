@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 from mc.layout.tiling import Tiling
-from mc.nets.child_attention import Below, Matching
+from mc.nets.child_attention import ChildAttention, ChildKeys
 from mc.session.tree import MegaContextTree
 from mc.session.tree_builder import embed
 from nanochat.model.gpt import GPT
 
 
-class BelowCache:
+class ChildKeyCache:
     """Keys of what lies below the nodes of `tree` that are entries."""
 
-    def __init__(self, model: GPT, tree: MegaContextTree, matching: Matching) -> None:
+    def __init__(self, model: GPT, tree: MegaContextTree, matching: ChildAttention) -> None:
         self._model, self._tree, self._matching = model, tree, matching
         self._kept: dict[int, tuple[np.ndarray, Tensor]] = {}  # level → nodes int64 [n], ascending, and keys [n,C,H·E]
 
-    def __call__(self, tiling: Tiling, x: Tensor, newest: int) -> Below:
+    def __call__(self, tiling: Tiling, x: Tensor, newest: int) -> ChildKeys:
         """Of the entries x [W,D] of `tiling`, as a batch of one row. The `newest` entries, all of them tokens, lie under none."""
         geometry = self._tree.spec.geometry
         lod, start = (part[: max(0, len(x) - newest)] for part in tiling)
@@ -41,7 +41,7 @@ class BelowCache:
             tokens.append((nodes[:, None] * geometry.span(level) + places).flatten())
         self._kept = kept
         entry = np.searchsorted(tiling.start, np.concatenate(tokens), side="right") - 1
-        return Below(torch.cat(keys)[None], torch.from_numpy(entry)[None].to(x.device))
+        return ChildKeys(torch.cat(keys)[None], torch.from_numpy(entry)[None].to(x.device))
 
     def _keys(self, level: int, nodes: np.ndarray) -> Tensor:
         """Of what lies below these nodes of a level: [n,C,H·E]."""

@@ -13,7 +13,7 @@ from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.conversation import check_text, ending, reply_pieces
 from nanochat.infer.engine import Engine
 from nanochat.infer.fast_decode import DecodeStep
-from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.infer.reply import Piece
 from nanochat.infer.sampling import Sampling
 from nanochat.infer.tools import Tools
@@ -53,7 +53,7 @@ class Turn:
 
 
 class SessionConversation:
-    """A `nanochat.infer.conversation.Talker` that goes on in `session`, which may be exchanged for another of the same model.
+    """A `nanochat.infer.conversation.ChatSession` that goes on in `session`, which may be exchanged for another of the same model.
 
     A base model continues the session's text.
     """
@@ -62,7 +62,7 @@ class SessionConversation:
         self.session, self.tokenizer, self.sampling, self.base = session, tokenizer, sampling, base
         model = session.controller.model
         step = DecodeStep(model)
-        self._engine = Engine(model, lambda rows, tokens: MemoryCache(model, [self.session], step=step), None if base else tools)
+        self._engine = Engine(model, lambda rows, tokens: MemoryKVCache(model, [self.session], step=step), None if base else tools)
 
     def say(self, text: str) -> Iterator[Piece]:
         """See `Talker`. The session holds whole turns behind it, also where the reply was stopped, and is saved."""

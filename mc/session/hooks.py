@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mc.session.session import MCSession
 
 
-class Watcher:
+class SessionHooks:
     """Sees nothing. Who wants to see overrides what is of interest; the session is not to be changed meanwhile."""
 
     def appended(self, session: MCSession) -> None:
@@ -30,6 +30,6 @@ class Watcher:
         """That has been added; of a turn, so many tokens are the reply."""
 
 
-def unwatched(name: str) -> Watcher:
+def unwatched(name: str) -> SessionHooks:
     """The watcher of a session, whatever its name, that nobody looks at."""
-    return Watcher()
+    return SessionHooks()

@@ -2,7 +2,7 @@
 
 `append` adds tokens to the tree, each complete block getting its gist once; `refocus` lets LensNet and the Focus Allocator
 choose what stands in detail; `read` gives the entries. What a token costs depends on the budget, never on the history.
-A session is also what a row of `nanochat.infer.memory_kv_cache.MemoryCache` has behind it. Shapes: `n` tokens, `W` entries, `D` width.
+A session is also what a row of `nanochat.infer.memory_kv_cache.MemoryKVCache` has behind it. Shapes: `n` tokens, `W` entries, `D` width.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from mc.config import SessionConfig
 from mc.layout.layout import Geometry, Layout, check
 from mc.layout.tiling import Tiling, extended, raw
 from mc.session.allocator import FocusAllocator, coarsest_width, count_blocks, swap_rate
-from mc.session.child_key_cache import BelowCache
-from mc.session.hooks import Watcher
+from mc.session.child_key_cache import ChildKeyCache
+from mc.session.hooks import SessionHooks
 from mc.session.tree import MegaContextTree, TreeSpec
-from mc.session.tree_builder import PIECE, embed, grow
+from mc.session.tree_builder import PIECE, append_tokens, embed
 from mc.session.working_context import WorkingContext
 from mc.train.controller import MCController
 from nanochat.common import UserError, read_json, write_json
@@ -100,7 +100,7 @@ class MCSession:
         config: SessionConfig,
         seed: int = 0,
         file: Path | None = None,
-        watcher: Watcher | None = None,
+        watcher: SessionHooks | None = None,
         focus: dict[str, Any] | None = None,
     ) -> None:
         kind = controller.config.positional_type
@@ -109,12 +109,12 @@ class MCSession:
         if tree.spec != session_spec(controller, config):
             raise ValueError(f"the tree holds {tree.spec}, and this memory makes {session_spec(controller, config)}")
         self.controller, self.tree, self.config, self.file = controller, tree, config, file
-        self.watcher = watcher or Watcher()
+        self.watcher = watcher or SessionHooks()
         self.budget = session_budget(controller, config)
         temperature = controller.config.lens_loss.mc_lens_temperature
         self.allocator = FocusAllocator(config.allocator, tree.spec.geometry, tree.spec.max_lod, self.budget.recent, seed, temperature)
         self.context = WorkingContext(controller.model, tree, kind)
-        self._below = BelowCache(controller.model, tree, controller.focus.lensnet.matching)
+        self._below = ChildKeyCache(controller.model, tree, controller.focus.lensnet.matching)
         self.figures = FocusFigures()
         self._local = kind == "local"
         self._contextual = controller.config.gist.gistnet_type == "context"
@@ -225,7 +225,7 @@ class MCSession:
         finally:
             self.tree.close()
 
-    # What a cache asks of the history behind a row: see `nanochat.infer.memory_kv_cache.RowMemory`.
+    # What a cache asks of the history behind a row: see `nanochat.infer.memory_kv_cache.ExternalMemory`.
 
     @property
     def position(self) -> int:
@@ -283,7 +283,7 @@ class MCSession:
         """Adds tokens [n], with their states [n,D] for gists that are made of them, to tree and layout."""
         if states is not None:
             states = torch.cat([self._states, states])
-        grow(self.tree, self.controller.model, self.controller.gistnet, tokens, states)
+        append_tokens(self.tree, self.controller.model, self.controller.gistnet, tokens, states)
         if states is not None:  # not before: where the disk fails, all is as it was
             self._states = states[len(states) - self.tree.length % self.tree.spec.geometry.block_size :]
         first = self._cover(self.tree.length)

@@ -9,7 +9,7 @@ from typing import Any
 from mc.config import SessionConfig
 from mc.session.disk_tree import DiskTree
 from mc.session.files import MANIFEST, SessionInfo, delete_session, list_sessions, valid_name
-from mc.session.hooks import Watcher, unwatched
+from mc.session.hooks import SessionHooks, unwatched
 from mc.session.session import MCSession, session_spec
 from mc.session.tree import MegaContextTree, RamTree
 from mc.train.controller import MCController
@@ -31,7 +31,7 @@ class SessionStore:
         identity: Mapping[str, str],
         config: SessionConfig,
         root: Path | None = None,
-        watch: Callable[[str], Watcher] = unwatched,
+        watch: Callable[[str], SessionHooks] = unwatched,
     ) -> None:
         self.controller, self.identity, self.config = controller, identity, config
         self.root = root or base_dir() / "sessions"

@@ -18,7 +18,7 @@ from nanochat.model.gpt import GPT, Embedded, norm
 PIECE = 1 << 15  # tokens that are embedded at once: bounds the memory that a long document takes
 
 
-def grow(tree: MegaContextTree, model: GPT, gistnet: GistNet, tokens: Tensor, states: Tensor | None = None) -> None:
+def append_tokens(tree: MegaContextTree, model: GPT, gistnet: GistNet, tokens: Tensor, states: Tensor | None = None) -> None:
     """Adds `tokens`, int64 [n], and the gists and stored values of all nodes that they complete.
 
     `states` [·,D], for gists of type `context`, are the hidden states at the tokens of the blocks that are completed, from the

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mc.layout.layout import Layout
-from mc.layout.positions import Kind, entry_rotary
+from mc.layout.positions import PositionType, entry_rotary
 from mc.layout.tiling import Tiling
 from mc.session.tree import MegaContextTree
 from mc.session.tree_builder import embed, value_means
@@ -23,7 +23,7 @@ from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
 class WorkingContext:
     """What of `tree` the model reads, as entries in the order of the tokens they stand for."""
 
-    def __init__(self, model: GPT, tree: MegaContextTree, kind: Kind) -> None:
+    def __init__(self, model: GPT, tree: MegaContextTree, kind: PositionType) -> None:
         self._model, self._tree, self._kind = model, tree, kind
         self.tiling = Tiling(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
         D, device = model.config.width, model.wte.weight.device

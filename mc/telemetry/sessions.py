@@ -12,7 +12,7 @@ import numpy as np
 
 from mc.layout.draw import at_most, runs
 from mc.layout.tiling import Edit, Tiling
-from mc.session.hooks import Watcher
+from mc.session.hooks import SessionHooks
 from mc.session.session import MCSession
 from mc.session.tree import RamTree
 from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
@@ -28,10 +28,10 @@ class SessionTelemetry:
         self._provider, self._snapshot_seconds = provider or NoOpTelemetryProvider(), snapshot_seconds
         self._key = secrets.token_bytes(16)
 
-    def watcher(self, name: str) -> Watcher:
+    def watcher(self, name: str) -> SessionHooks:
         """That of the session called `name`: whenever it is opened again, its events go on in the same trace."""
         if isinstance(self._provider, NoOpTelemetryProvider):
-            return Watcher()
+            return SessionHooks()
         session_id = hashlib.blake2b(name.encode("utf-8"), key=self._key, digest_size=16).hexdigest()
         return SessionEvents(self._provider, session_id, self._snapshot_seconds)
 
@@ -40,8 +40,8 @@ class SessionTelemetry:
         self._provider.close()
 
 
-class SessionEvents(Watcher):
-    """The `mc.session.hooks.Watcher` that makes events.
+class SessionEvents(SessionHooks):
+    """The `mc.session.hooks.SessionHooks` that makes events.
 
     Of snapshots of one kind there is at most one in `snapshot_seconds`; what is counted in them goes on being counted.
     """
@@ -54,7 +54,7 @@ class SessionEvents(Watcher):
         self._turn_begun, self._turn_length, self._turn_refocuses, self._turn_refocus_seconds = 0.0, 0, 0, 0.0
 
     def appended(self, session: MCSession) -> None:
-        """See `Watcher`."""
+        """See `SessionHooks`."""
         if not self._due("mc_tree_snapshot"):
             return
         tree, spec = session.tree, session.tree.spec
@@ -71,11 +71,11 @@ class SessionEvents(Watcher):
         )
 
     def refocusing(self, session: MCSession) -> None:
-        """See `Watcher`."""
+        """See `SessionHooks`."""
         self._begun = time.perf_counter()
 
     def refocused(self, session: MCSession, edits: Sequence[Edit]) -> None:
-        """See `Watcher`."""
+        """See `SessionHooks`."""
         seconds = time.perf_counter() - self._begun
         self._turn_refocus_seconds += seconds
         expanded = sum(edit.expand for edit in edits)
@@ -89,12 +89,12 @@ class SessionEvents(Watcher):
             self._log("working_context_snapshot", {"where": "session", **layout})
 
     def turn_begins(self, session: MCSession) -> None:
-        """See `Watcher`."""
+        """See `SessionHooks`."""
         self._turn_begun, self._turn_length = time.perf_counter(), session.length
         self._turn_refocuses, self._turn_refocus_seconds = session.figures.refocuses, 0.0
 
     def turn_ends(self, session: MCSession, reply_tokens: int) -> None:
-        """See `Watcher`."""
+        """See `SessionHooks`."""
         seconds, new = time.perf_counter() - self._turn_begun, session.length - self._turn_length
         self._log(
             "inference_update",

@@ -18,22 +18,22 @@ from mc.config import MCConfig, RowPlan
 from mc.layout.compression import compression_of, repeated, sample_levels
 from mc.layout.positions import alibi_bias
 from mc.nets.attention_probe import attention_mass
-from mc.nets.gist_bank import Positions, RowTree, assemble, build
+from mc.nets.gist_bank import GistBank, Positions, assemble, build
 from mc.nets.gistnet import GistNet
 from mc.nets.lensnet import LensNet, bank_keys
 from mc.train import metrics as measure
 from mc.train.gist_losses import Reconstruction, distillation_loss
 from mc.train.lens_loss import excess
-from mc.train.lens_objective import Focus
+from mc.train.lens_objective import LensObjective
 from mc.train.lens_teachers import occurrence
-from mc.train.variant_sampler import Pace, Request, Sampler, Variants, lay_out
+from mc.train.variant_sampler import Request, Sampler, Variants, VariantThrottle, lay_out
 from nanochat.model.attention import EagerAttention
 from nanochat.model.cross_entropy import IGNORE
 from nanochat.model.gpt import GPT, Embedded, Rotary
 from nanochat.runtime.device import Runtime
 from nanochat.train.objective import Objective, StepResult
 from nanochat.train.optim import OptimFlags, ParamGroup
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 
 ADAM_LR = 0.02  # nominal rate of the memory's vectors and scores
 SMALL = 4  # a matrix with a side of at most this is no matter for Muon
@@ -94,14 +94,14 @@ class MCController(Objective):
         self.plan = RowPlan(config, seq_len)
         D, aux, geometry = model.config.width, config.aux_dtype(model.dtype), config.geometry
         self.gistnet = GistNet(config.gist, D, aux)
-        self.focus = Focus(LensNet(config.lens, D, geometry, aux), self.plan)
+        self.focus = LensObjective(LensNet(config.lens, D, geometry, aux), self.plan)
         self.focus.lensnet.requires_grad_(config.lens_loss.mc_lens_loss_weight > 0)
         if config.mc_freeze_model:
             model.requires_grad_(False)
         self.reconstruction = Reconstruction(D, geometry) if config.mc_gist_recon_weight else None
         self.positions = Positions(self.plan.shape, config.positional_type, model.config.head_dim, model.dtype)
         self.sampler = Sampler(self.plan, seed, model.wte.weight.is_cuda, rank)
-        self.pace = Pace(config.mc_target_tok_per_sec, config.mc_num_random_variants, model.wte.weight.device)
+        self.pace = VariantThrottle(config.mc_target_tok_per_sec, config.mc_num_random_variants, model.wte.weight.device)
         self.draw = 0  # micro-batches so far
         self.contexts = 0  # Working Contexts of them, in all processes
 
@@ -121,7 +121,7 @@ class MCController(Objective):
                 block.compile(dynamic=False)
         return self
 
-    def parameter_groups(self, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
+    def parameter_groups(self, flags: OptimFlags, plan: TrainPlan) -> list[ParamGroup]:
         """The model's groups as without a memory, unless it is frozen, and the memory's own: matrices to Muon, the rest to AdamW."""
         named = [(n, p) for n, p in self.named_parameters() if not n.startswith("model.") and p.requires_grad]
         matrices = [(n, p) for n, p in named if p.ndim == 2 and min(p.shape) > SMALL]
@@ -220,7 +220,7 @@ class MCController(Objective):
         loss, losses = self.model.loss(hidden, targets, "both", weights)
         return loss, Row(embedded, hidden, middle, losses, rotary, inputs)
 
-    def tree(self, row: Row) -> RowTree:
+    def tree(self, row: Row) -> GistBank:
         """The trees of rows."""
         contextual = self.config.gist.gistnet_type == "context"
         return build(row.embedded, self._gists, self.plan.shape, row.middle if contextual else None)
@@ -233,7 +233,7 @@ class MCController(Objective):
         """Layouts from `levels` [V,B,F], with equally many nodes of each level in all."""
         return lay_out(self.plan, compression_of(levels[0, 0], self.plan.tail, self.config.geometry), levels)
 
-    def read(self, tree: RowTree, variants: Variants) -> tuple[Embedded, Tensor, tuple[Tensor, Tensor, Tensor | None]]:
+    def read(self, tree: GistBank, variants: Variants) -> tuple[Embedded, Tensor, tuple[Tensor, Tensor, Tensor | None]]:
         """(entries, hidden states [V·B,W,D], (cos, sin, bias)) of Working Contexts."""
         with self.spans("variant_pack"):
             entries = assemble(tree, variants.index)
@@ -251,7 +251,7 @@ class MCController(Objective):
         """Variants of a row in a micro-batch: LensNet learns from pairs."""
         return max(self.pace.variants, 2) if self._lens_learns(draw) else self.pace.variants
 
-    def _sample(self, tree: RowTree, rows: int, progress: float) -> Variants:
+    def _sample(self, tree: GistBank, rows: int, progress: float) -> Variants:
         """The variants of this micro-batch: random ones, and with priority sampling half of them by LensNet's scores."""
         width = self.plan.width(progress)
         request, following = (Request(draw, self._per_row(draw), rows, width) for draw in (self.draw, self.draw + 1))
@@ -295,7 +295,7 @@ class MCController(Objective):
         each = [F.pad(excess(mass[i, :, :blocks]), (0, F_ - blocks)) for i, blocks in enumerate(plan.far_blocks)]
         return torch.stack(each)
 
-    def _gist_terms(self, loss, tokens, targets, row: Row, tree: RowTree, hidden, entry_targets) -> tuple[Tensor, dict[str, Tensor]]:
+    def _gist_terms(self, loss, tokens, targets, row: Row, tree: GistBank, hidden, entry_targets) -> tuple[Tensor, dict[str, Tensor]]:
         """`loss` with the terms that are on, and what they came to."""
         config, metrics = self.config, {}
         if config.mc_gist_delta_weight:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mc.config import RowPlan
 from mc.layout.layout import from_levels
-from mc.nets.gist_bank import RowTree, assemble, bank_index
+from mc.nets.gist_bank import GistBank, assemble, bank_index
 from mc.nets.lensnet import LensNet, bank_keys, score_blocks
 from mc.train import metrics as measure
 from mc.train.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores, told_loss
@@ -29,7 +29,7 @@ METRICS = (
 )  # fmt: skip
 
 
-class Focus(nn.Module):
+class LensObjective(nn.Module):
     """`lensnet` and the running figures of its loss."""
 
     def __init__(self, lensnet: LensNet, plan: RowPlan) -> None:
@@ -57,7 +57,7 @@ class Focus(nn.Module):
             )
         return scores.view(levels.shape)
 
-    def coarse_scores(self, tree: RowTree, keys: Tensor, blocks: int | None = None, spans: OpenSpan = untimed) -> Tensor:
+    def coarse_scores(self, tree: GistBank, keys: Tensor, blocks: int | None = None, spans: OpenSpan = untimed) -> Tensor:
         """Block scores fp32 [B,blocks] of the Working Context in which the first `blocks` are gists: what a memory starts from.
 
         By default these are all that may be compressed, and the decision point is that of the row; with fewer it is as much earlier.
@@ -73,7 +73,7 @@ class Focus(nn.Module):
 
     def loss(
         self,
-        tree: RowTree,
+        tree: GistBank,
         entries: Tensor,
         variants: Variants,
         origin: int,

@@ -122,7 +122,7 @@ def _generator(seed: int, draw: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + draw)
 
 
-class Pace:
+class VariantThrottle:
     """Between 1 and `most` variants, by the clock: `saw(tokens)` once a micro-batch. A `target` of 0 (tokens/s) keeps `most`.
 
     Speeds are those of the slowest process, and all processes have equally many variants. Runs that adapt are not

@@ -126,7 +126,7 @@ def _folder(stage: Stage, tag: str | None) -> Path:
     return root / newest
 
 
-def start_from(model: GPT, trained: Trained) -> None:
+def load_weights_into(model: GPT, trained: Trained) -> None:
     """Gives `model`, which is to be trained on, the weights of a checkpoint. Raises `UserError` where its shape is another."""
     theirs, mine = trained.meta["model_config"], dataclasses.asdict(model.config)
     for name in mine:

@@ -21,9 +21,9 @@ import numpy as np
 from filelock import FileLock
 
 from nanochat.common import UserError, atomic_write, ensure_dir
-from nanochat.data.packing import VERSION, Plan, plan_bestfit
+from nanochat.data.packing import VERSION, PackingPlan, plan_bestfit
 from nanochat.data.rows import Loader
-from nanochat.data.token_cache import TokenShards
+from nanochat.data.token_cache import TokenCache
 
 Packing = Literal["bestfit", "stream"]
 Item = TypeVar("Item")
@@ -45,7 +45,7 @@ class RowLoader(Loader):
 
     def __init__(
         self,
-        shards: TokenShards,
+        shards: TokenCache,
         seq_len: int,
         packing: Packing = "bestfit",
         seed: int = 0,
@@ -188,7 +188,7 @@ class Prefetcher(Generic[Item]):
         self.close()
 
 
-def _open_plans(shards: TokenShards, seq_len: int, say: Callable[[str], None]) -> list[Plan]:
+def _open_plans(shards: TokenCache, seq_len: int, say: Callable[[str], None]) -> list[PackingPlan]:
     begin, made = time.monotonic(), 0
     plans = []
     for shard in shards.shards:
@@ -211,7 +211,7 @@ def _open_plans(shards: TokenShards, seq_len: int, say: Callable[[str], None]) -
     return plans
 
 
-def _open_plan(path: Path, seq_len: int) -> Plan:
+def _open_plan(path: Path, seq_len: int) -> PackingPlan:
     try:
         plan = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except (ValueError, EOFError) as error:

@@ -12,10 +12,10 @@ import numpy as np
 
 VERSION = 1  # of the plans; another version is another order of the data
 
-Plan = np.ndarray  # int64 [2, pieces + 1]: source (its last entry unused) and target
+PackingPlan = np.ndarray  # int64 [2, pieces + 1]: source (its last entry unused) and target
 
 
-def plan_bestfit(offsets: np.ndarray, seq_len: int) -> Plan:
+def plan_bestfit(offsets: np.ndarray, seq_len: int) -> PackingPlan:
     """Packs the documents between `offsets` (int64 [documents + 1], BOS first in each) into whole rows.
 
     Documents are cut into pieces of `seq_len` tokens after their BOS. Then each row takes the longest piece that fits into

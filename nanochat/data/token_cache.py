@@ -67,7 +67,7 @@ class TokenShard:
 
 
 @dataclass(frozen=True)
-class TokenShards:
+class TokenCache:
     """The tokens of one split of a source, in order."""
 
     name: str
@@ -101,7 +101,7 @@ class TokenShards:
             shard.verify()
 
 
-def open_tokens(source: Source, tokenizer: Encoder, split: Split, workers: int = 0, say: Callable[[str], None] = print) -> TokenShards:
+def open_tokens(source: Source, tokenizer: Encoder, split: Split, workers: int = 0, say: Callable[[str], None] = print) -> TokenCache:
     """The tokens of `split`; what is not in the cache yet is tokenized first, by `workers` threads (0: one per core).
 
     Several processes may call this at once: one tokenizes, the others wait for it. Raises `UserError` where the split has no
@@ -123,7 +123,7 @@ def open_tokens(source: Source, tokenizer: Encoder, split: Split, workers: int =
         skipped = {why: count + manifest["skipped"][why] for why, count in skipped.items()}
     if not shards:
         raise UserError(f"{source.name}: no documents for {split}; give it more documents, or files named {split}…")
-    return TokenShards(name, tuple(shards), tokenizer.vocab_size, tokenizer.bos_id, skipped)
+    return TokenCache(name, tuple(shards), tokenizer.vocab_size, tokenizer.bos_id, skipped)
 
 
 def _key(part: Part, tokenizer: Encoder) -> str:

@@ -105,7 +105,7 @@ class TaskResult:
         return row | ({} if self.pass_at_k is None else {"pass_at_k": self.pass_at_k})
 
 
-class Reply(NamedTuple):
+class ScoredReply(NamedTuple):
     """What a reply says, whether it came to an end, and all of it as it is shown, tool calls included."""
 
     text: str
@@ -149,7 +149,7 @@ def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, flags: ChatEvalF
     return TaskResult(task.name, task.kind, len(chosen), accuracy, chance, pass_at_k, time.monotonic() - begin, shown)
 
 
-def solved(task: Task, conversations: Sequence[Conversation], replies: Sequence[Reply]) -> Tensor:
+def solved(task: Task, conversations: Sequence[Conversation], replies: Sequence[ScoredReply]) -> Tensor:
     """Which of the S replies to each of n problems, those of a problem one after the other, are right: bool [n,S].
 
     A reply that did not come to an end has not answered, and a grade below 1 is not right.
@@ -173,7 +173,7 @@ def choose_problems(task: Task, most: int) -> np.ndarray:
 @torch.no_grad()
 def choose_letters(
     model: GPT, tokenizer: Tokenizer, task: Task, conversations: Sequence[Conversation], flags: ChatEvalFlags
-) -> list[Reply]:
+) -> list[ScoredReply]:
     """The likeliest of each problem's letters where the reply begins. A prompt that is too long loses its beginning."""
     device, longest = model.wte.weight.device, model.config.max_seq_len
     prompts = [render_prompt(tokenizer, conversation)[-longest:] for conversation in conversations]
@@ -192,10 +192,10 @@ def choose_letters(
             for i, letter in zip(batch, scores.argmax(1).tolist(), strict=True):
                 chosen[i] = letter
     said = [conversation["letters"][letter] for conversation, letter in zip(conversations, chosen, strict=True)]
-    return [Reply(letter, True, letter) for letter in said]
+    return [ScoredReply(letter, True, letter) for letter in said]
 
 
-def reply(model: GPT, tokenizer: Tokenizer, task: Task, conversations: Sequence[Conversation], flags: ChatEvalFlags) -> list[Reply]:
+def reply(model: GPT, tokenizer: Tokenizer, task: Task, conversations: Sequence[Conversation], flags: ChatEvalFlags) -> list[ScoredReply]:
     """`num_samples` replies to each problem, those of a problem one after the other, many drawn at a time, with the calculator."""
     prompts = [render_prompt(tokenizer, conversation) for conversation in conversations]
     batcher, sampling, stop = Batcher(model, flags.batch_size, Tools(tokenizer)), flags.sampling(task.reply_tokens), stop_tokens(tokenizer)
@@ -205,7 +205,7 @@ def reply(model: GPT, tokenizer: Tokenizer, task: Task, conversations: Sequence[
             place[batcher.add(prompts[i], sampling, stop, stream)] = i * flags.num_samples + stream
     replies = batcher.drain()
     ordered = [replies[number] for number in sorted(place, key=place.__getitem__)]
-    return [Reply(reply_text(tokenizer, each.said), each.ended, tokenizer.decode(each.said)) for each in ordered]
+    return [ScoredReply(reply_text(tokenizer, each.said), each.ended, tokenizer.decode(each.said)) for each in ordered]
 
 
 def _by_length(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:

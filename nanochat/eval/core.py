@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.eval.bits_per_byte import never
-from nanochat.eval.core_tasks import Option, Task, bundle_folder, options, read_tasks
+from nanochat.eval.core_tasks import CoreTask, Option, bundle_folder, options, read_tasks
 from nanochat.model.gpt import GPT
 
 HEAD_POSITIONS = 1024  # of which logits exist at a time
@@ -71,7 +71,7 @@ def evaluate_core(
 def evaluate_task(
     model: GPT,
     tokenizer: Tokenizer,
-    task: Task,
+    task: CoreTask,
     batch_tokens: int,
     max_examples: int = -1,
     should_stop: Callable[[], bool] = never,

@@ -28,9 +28,9 @@ GET_IT = "python -m nanochat.core_eval download"
 SUBSET_SEED = 1337  # orders the examples before the first `max_examples` are taken
 FEWSHOT_SEED = 1234  # plus the number of the example: draws the examples shown before it
 
-Kind = Literal["multiple_choice", "schema", "language_modeling"]
+CoreTaskType = Literal["multiple_choice", "schema", "language_modeling"]
 # The keys of an example: where there is a `gold`, it is the index of the right one in the list under the first key.
-_KEYS: dict[Kind, tuple[str, ...]] = {
+_KEYS: dict[CoreTaskType, tuple[str, ...]] = {
     "multiple_choice": ("choices", "query", "gold"),
     "schema": ("context_options", "continuation", "gold"),
     "language_modeling": ("context", "continuation"),
@@ -38,11 +38,11 @@ _KEYS: dict[Kind, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Task:
+class CoreTask:
     """One task. `baseline` is the accuracy of guessing, 0 … 1; `path` holds the examples."""
 
     label: str
-    kind: Kind
+    kind: CoreTaskType
     path: Path
     shots: int
     delimiter: str
@@ -82,7 +82,7 @@ def bundle_is_here() -> bool:
     return (bundle_folder() / "core.yaml").exists()
 
 
-def read_tasks(folder: Path) -> list[Task]:
+def read_tasks(folder: Path) -> list[CoreTask]:
     """The tasks of the bundle in `folder`. Raises `UserError` where it is not there or not whole."""
     import yaml
 
@@ -105,7 +105,7 @@ def fewshot(examples: Sequence[dict[str, Any]], index: int, shots: int) -> list[
     return [examples[i + (i >= index)] for i in drawn]
 
 
-def options(task: Task, tokenizer: Tokenizer, examples: Sequence[dict[str, Any]], index: int) -> list[Option]:
+def options(task: CoreTask, tokenizer: Tokenizer, examples: Sequence[dict[str, Any]], index: int) -> list[Option]:
     """The candidates of example `index`, in their order; of a `language_modeling` task, the one text to be produced.
 
     What is scored is what the candidates do not share, and at least one token of each, also where one text begins another.
@@ -140,7 +140,7 @@ def _common(*rows: list[int]) -> int:
     return next((i for i in range(shortest) if any(row[i] != rows[0][i] for row in rows)), shortest)
 
 
-def _task(entry: dict[str, Any], baselines: dict[str, float], data: Path) -> Task:
+def _task(entry: dict[str, Any], baselines: dict[str, float], data: Path) -> CoreTask:
     label, kind = entry["label"], entry["icl_task_type"]
     path = data / entry["dataset_uri"]
     if kind not in _KEYS:
@@ -149,7 +149,7 @@ def _task(entry: dict[str, Any], baselines: dict[str, float], data: Path) -> Tas
         raise UserError(f"{data.parent / 'eval_meta_data.csv'} has no random baseline for {label}")
     if not path.resolve().is_relative_to(data.resolve()):
         raise UserError(f"{data.parent / 'core.yaml'}: the examples of {label} are outside of {data}")
-    return Task(label, kind, path, int(entry["num_fewshot"][0]), entry.get("continuation_delimiter", " "), baselines[label])
+    return CoreTask(label, kind, path, int(entry["num_fewshot"][0]), entry.get("continuation_delimiter", " "), baselines[label])
 
 
 def _read_baselines(path: Path) -> dict[str, float]:
@@ -160,7 +160,7 @@ def _read_baselines(path: Path) -> dict[str, float]:
         raise UserError(f"{path} is no table of random baselines ({error!r}); delete {path.parent} and run {GET_IT}") from error
 
 
-def _parse(line: str, kind: Kind, where: str) -> dict[str, Any]:
+def _parse(line: str, kind: CoreTaskType, where: str) -> dict[str, Any]:
     try:
         example = json.loads(line)
     except ValueError as error:
@@ -170,7 +170,7 @@ def _parse(line: str, kind: Kind, where: str) -> dict[str, Any]:
     return example
 
 
-def _gold_fits(example: dict[str, Any], kind: Kind) -> bool:
+def _gold_fits(example: dict[str, Any], kind: CoreTaskType) -> bool:
     several, gold = example[_KEYS[kind][0]], example.get("gold", 0)
     return kind == "language_modeling" or (isinstance(several, list) and isinstance(gold, int) and 0 <= gold < len(several))
 

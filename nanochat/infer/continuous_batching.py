@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 
 from nanochat.infer.kv_cache import KVCache
-from nanochat.infer.memory_kv_cache import MemoryCache, RowMemory
+from nanochat.infer.memory_kv_cache import ExternalMemory, MemoryKVCache
 from nanochat.infer.sampling import Sampling
-from nanochat.infer.token_selection import Decoder, Finish, Row, tool_state
+from nanochat.infer.token_selection import Finish, RowSampler, SequenceState, tool_state
 from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
 
@@ -25,7 +25,7 @@ TOOL_POLL_SECONDS = 0.05  # how long a step waits where there is nothing but run
 PREFILL_CHUNK = 512  # tokens of prompts read between two steps: bounds how long rows wait for a newcomer
 
 
-class Event(NamedTuple):
+class TokenEvent(NamedTuple):
     """A new token of request `id`, whether a tool forced it, and why it is the last one, where it is.
 
     With the finish `stop` the token is the stop token.
@@ -55,8 +55,8 @@ class Continuation:
 class _Request:
     id: int
     prompt: tuple[int, ...]
-    row: Row
-    memory: RowMemory | None
+    row: SequenceState
+    memory: ExternalMemory | None
 
 
 class _Prefill:
@@ -64,7 +64,7 @@ class _Prefill:
 
     def __init__(self, model: GPT, request: _Request, like: KVCache) -> None:
         self._request = request
-        self._cache = MemoryCache(model, [request.memory], len(request.prompt), dtype=like.dtype, step=like.step)
+        self._cache = MemoryKVCache(model, [request.memory], len(request.prompt), dtype=like.dtype, step=like.step)
         self._tokens = torch.tensor([request.prompt])
         self.left = len(request.prompt)  # tokens that are still to be read
 
@@ -88,7 +88,7 @@ class _Prefill:
 
 
 @dataclass(eq=False)
-class _Parked:
+class _WaitingForTool:
     """A request whose code is being run: its row is out of the batch meanwhile."""
 
     request: _Request
@@ -110,11 +110,11 @@ class Batcher:
         if max_rows < 1 or prefill_chunk < 1:
             raise ValueError(f"max_rows is {max_rows} and prefill_chunk {prefill_chunk}; both must be at least 1")
         self.max_rows, self._model, self._tools, self._prefill_chunk = max_rows, model, tools, prefill_chunk
-        self._cache = MemoryCache(model, max_rows=max_rows)
-        self._decoder = Decoder(self._cache.step.head, model.wte.weight.device)
+        self._cache = MemoryKVCache(model, max_rows=max_rows)
+        self._decoder = RowSampler(self._cache.step.head, model.wte.weight.device)
         self._waiting: deque[_Request] = deque()
         self._active: list[_Request] = []  # in the order of the cache's rows
-        self._parked: list[_Parked] = []
+        self._parked: list[_WaitingForTool] = []
         self._runners = ThreadPoolExecutor(max_rows, "tool") if tools is not None and tools.run is not None else None
         self._prefill: _Prefill | None = None
         self._next_id = 0
@@ -136,7 +136,7 @@ class Batcher:
         return not self.active and not self._waiting
 
     def add(
-        self, prompt: Sequence[int], sampling: Sampling, stop: Collection[int] = (), stream: int = 0, memory: RowMemory | None = None
+        self, prompt: Sequence[int], sampling: Sampling, stop: Collection[int] = (), stream: int = 0, memory: ExternalMemory | None = None
     ) -> int:
         """Takes a request; returns its id. The same prompt given several times in a row is read once.
 
@@ -155,7 +155,7 @@ class Batcher:
         others = [*self._waiting, *self._active, *(parked.request for parked in self._parked)]
         if memory is not None and any(other.memory is memory for other in others):
             raise ValueError("another request goes on with this memory; wait for its end, or give a fork")
-        request = _Request(self._next_id, prompt, Row(sampling, stop, stream, tool_state(self._tools)), memory)
+        request = _Request(self._next_id, prompt, SequenceState(sampling, stop, stream, tool_state(self._tools)), memory)
         self._next_id += 1
         self._waiting.append(request)
         return request.id
@@ -172,7 +172,7 @@ class Batcher:
         self._waiting = deque(request for request in self._waiting if request.id != id)
 
     @torch.no_grad()
-    def step(self) -> list[Event]:
+    def step(self) -> list[TokenEvent]:
         """One new token for each active row; before, reads on in a waiting prompt and admits those that are read.
 
         Where all there is to do is to wait for code that runs, it waits for a moment and returns no events.
@@ -184,12 +184,12 @@ class Batcher:
         if not self._active:
             return []
         choices, self._tokens = self._decoder.step(self._cache.hidden)
-        events = [Event(request.id, *choice) for request, choice in zip(self._active, choices, strict=True)]
+        events = [TokenEvent(request.id, *choice) for request, choice in zip(self._active, choices, strict=True)]
         ended = {i for i, choice in enumerate(choices) if choice.finish is not None}
         for i, request in enumerate(self._active):
             if i not in ended and request.row.tool is not None and request.row.tool.pending is not None:
                 output = self._runners.submit(self._tools.run, request.row.tool.pending)
-                self._parked.append(_Parked(request, self._cache.select([i]), choices[i].token, output))
+                self._parked.append(_WaitingForTool(request, self._cache.select([i]), choices[i].token, output))
                 ended.add(i)
         self._remove(sorted(ended))
         return events

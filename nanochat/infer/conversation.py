@@ -14,7 +14,7 @@ from nanochat.infer.reply import Piece, Reply, joined, stop_tokens
 from nanochat.infer.sampling import Sampling
 
 
-class Talker(Protocol):
+class ChatSession(Protocol):
     """Whoever can be talked to."""
 
     def say(self, text: str) -> Iterator[Piece]:
@@ -27,7 +27,7 @@ class Talker(Protocol):
 
 @dataclass
 class Conversation:
-    """A `Talker` that keeps what was said as messages; a base model keeps nothing and continues each text on its own.
+    """A `ChatSession` that keeps what was said as messages; a base model keeps nothing and continues each text on its own.
 
     `warn` is told where the conversation is longer than what the model was trained on.
     """
@@ -40,7 +40,7 @@ class Conversation:
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def say(self, text: str) -> Iterator[Piece]:
-        """See `Talker`."""
+        """See `ChatSession`."""
         check_text(text)
         if self.base:
             yield Piece("text", text)

@@ -15,7 +15,7 @@ from torch import Tensor
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.kv_cache import Context, KVCache
 from nanochat.infer.sampling import Sampling
-from nanochat.infer.token_selection import Decoder, Row, tool_state
+from nanochat.infer.token_selection import RowSampler, SequenceState, tool_state
 from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
 
@@ -110,9 +110,9 @@ class Engine:
         the last token but one, until half of its rows have ended; the others go on in a copy.
         """
         rows = context.rows
-        decoder = Decoder(self._decode_step().head, hidden.device)
+        decoder = RowSampler(self._decode_step().head, hidden.device)
         for stream in range(rows) if streams is None else streams:
-            decoder.add(Row(sampling, stop, stream, tool_state(self._tools)))
+            decoder.add(SequenceState(sampling, stop, stream, tool_state(self._tools)))
         active = list(range(rows))  # the row that each row of the context yields to
         running = set(active)
         while True:

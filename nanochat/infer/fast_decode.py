@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.infer.packed_linear import Matrix
+from nanochat.infer.packed_linear import PackedLinear
 from nanochat.model.gpt import GATE_CHANNELS, GPT, QK_GAIN, SMEAR_CHANNELS, Block, rotary_angles, rotary_frequencies
 
 EPSILON = torch.finfo(torch.float32).eps  # what `F.rms_norm` adds to the mean square
@@ -49,9 +49,9 @@ class DecodeStep:
         return not any(p.requires_grad for p in self._model.parameters()) and self._versions == _versions(self._model)
 
     @functools.cached_property
-    def head(self) -> Matrix:
+    def head(self) -> PackedLinear:
         """From hidden states to scores, which `cross_entropy.softcap` makes logits of."""
-        return Matrix(self._model.lm_head.weight, self.dtype)
+        return PackedLinear(self._model.lm_head.weight, self.dtype)
 
     @functools.cached_property
     def _layers(self) -> list[_Layer]:
@@ -117,9 +117,9 @@ class _Layer:
         self.gated = attention.value_gate is not None
         if self.gated:
             rows.append(F.pad(attention.value_gate.weight, (0, q.shape[1] - GATE_CHANNELS)))  # zeros for what a gate does not read
-        self.projections = Matrix(torch.cat(rows), dtype)
+        self.projections = PackedLinear(torch.cat(rows), dtype)
         self.sizes = [len(q) + len(k), len(v), sum(map(len, rows[3:]))]  # queries and keys, values, gates
-        self.attention_out, self.mlp_in, self.mlp_out = (Matrix(m.weight, dtype) for m in (attention.c_proj, mlp.c_fc, mlp.c_proj))
+        self.attention_out, self.mlp_in, self.mlp_out = (PackedLinear(m.weight, dtype) for m in (attention.c_proj, mlp.c_fc, mlp.c_proj))
 
 
 def _versions(model: GPT) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ from nanochat.model.gpt import GPT, Embedded, Rotary, pad_entries
 STEP = 32  # entries
 
 
-class RowMemory(Protocol):
+class ExternalMemory(Protocol):
     """The history behind a row of a cache, and what the model reads of it: a sequence of entries, the last of them the newest token."""
 
     @property
@@ -47,13 +47,13 @@ class RowMemory(Protocol):
         ...
 
 
-class MemoryCache(KVCache):
+class MemoryKVCache(KVCache):
     """A `KVCache` each row of which has a memory, or none (`memories[b]` is None) and is a plain one then."""
 
     def __init__(
         self,
         model: GPT,
-        memories: Sequence[RowMemory | None] = (),
+        memories: Sequence[ExternalMemory | None] = (),
         capacity: int = FIRST_CAPACITY,
         max_rows: int = 0,
         dtype: torch.dtype | None = None,
@@ -88,7 +88,7 @@ class MemoryCache(KVCache):
                 self._rewrite(row, min(memory.extend(tokens[row, :count]), self.lengths[row]))
         return self._hidden
 
-    def select(self, rows: Sequence[int]) -> MemoryCache:
+    def select(self, rows: Sequence[int]) -> MemoryKVCache:
         """See `Context`. A row with a memory goes on in the new one; raises `ValueError` where it would go on twice."""
         once = [row for row in rows if self.memories[row] is not None]
         if len(once) != len(set(once)):
@@ -101,7 +101,7 @@ class MemoryCache(KVCache):
     def admit(self, other: KVCache, row: int = 0) -> None:
         """See `KVCache`."""
         super().admit(other, row)
-        with_memory = isinstance(other, MemoryCache)
+        with_memory = isinstance(other, MemoryKVCache)
         self.memories.append(other.memories[row] if with_memory else None)
         offset = other._offsets[row : row + 1] if with_memory else self._offsets.new_zeros(1)
         self._offsets = torch.cat([self._offsets, offset])
@@ -115,8 +115,8 @@ class MemoryCache(KVCache):
         self.memories.pop()
         self._offsets = self._offsets[:last].clone()
 
-    def _like(self, rows: int, dtype: torch.dtype | None) -> MemoryCache:
-        return MemoryCache(self._model, [None] * rows, self._capacity, dtype=dtype, step=self.step)
+    def _like(self, rows: int, dtype: torch.dtype | None) -> MemoryKVCache:
+        return MemoryKVCache(self._model, [None] * rows, self._capacity, dtype=dtype, step=self.step)
 
     @property
     def _positions(self) -> Tensor:
@@ -147,7 +147,7 @@ class MemoryCache(KVCache):
 class _OneRow:
     """What attention is given where one row of a cache is read alone, from slot `begin` to `end`."""
 
-    def __init__(self, cache: MemoryCache, row: int, begin: int, end: int) -> None:
+    def __init__(self, cache: MemoryKVCache, row: int, begin: int, end: int) -> None:
         self._cache, self._row, self._begin, self._end = cache, row, begin, end
         self._index = 0
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Matrix:
+class PackedLinear:
     """`weight` [N,K] in `dtype`, arranged for speed; a copy of it, unless it is that already.
 
     A CPU's oneDNN brings a plain matrix in bf16 into its own order at each product, which for few rows takes as long as the

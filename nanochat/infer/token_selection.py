@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nanochat.infer.packed_linear import Matrix
+from nanochat.infer.packed_linear import PackedLinear
 from nanochat.infer.sampling import BLOCK, Sampling, Settings, Uniforms, choose
 from nanochat.infer.tools import Tools, ToolState
 from nanochat.model.cross_entropy import softcap
@@ -29,7 +29,7 @@ class Choice(NamedTuple):
 
 
 @dataclass(eq=False)
-class Row:
+class SequenceState:
     """A row to be continued: at most `sampling.max_tokens` tokens, or up to one of `stop`, which is its last then.
 
     `stream` numbers its random numbers among those of the seed: two samples of a prompt take two streams.
@@ -65,19 +65,19 @@ class Row:
         return Choice(token, forced, finish)
 
 
-class Decoder:
+class RowSampler:
     """The rows of a context, in its order: from their hidden states to their next tokens, through a model's `head`.
 
     `rows` is not to be changed directly.
     """
 
-    def __init__(self, head: Matrix, device: torch.device) -> None:
-        self.rows: list[Row] = []
+    def __init__(self, head: PackedLinear, device: torch.device) -> None:
+        self.rows: list[SequenceState] = []
         self._head, self._device = head, device
         self._settings: Settings | None = None  # None: the rows are others than at the last step
         self._uniforms = torch.empty(0, BLOCK, device=self._device)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: SequenceState) -> None:
         """A new last row."""
         self.rows.append(row)
         self._uniforms = torch.cat([self._uniforms, row.block.to(self._device)[None]])

@@ -24,7 +24,7 @@ from torch.nn import Parameter
 from nanochat.common import UserError, atomic_write, base_dir, ensure_dir
 from nanochat.markdown import table
 from nanochat.profiling.device_memory import peak_memory_mib
-from nanochat.profiling.timers import Spans
+from nanochat.profiling.timers import SpanTimers
 
 VARIABLE = "MC_MEMORY_DEBUG"
 LARGEST = 20  # tensors that a snapshot names
@@ -70,7 +70,7 @@ class MemoryDebug:
         self._rows: list[_Row] = []
         self._seen: set[str] = set()
 
-    def watch(self, spans: Spans, last: str) -> None:
+    def watch(self, spans: SpanTimers, last: str) -> None:
         """Records each span at its first end, inner ones too, until the first end of the one named `last`."""
 
         @contextmanager

@@ -20,7 +20,7 @@ def untimed(name: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-class Spans:
+class SpanTimers:
     """`with spans("forward"): …`. A span inside another counts for itself alone, so spans never overlap.
 
     Each of `watchers` is entered with the name of a span around it, and left after its time was taken.

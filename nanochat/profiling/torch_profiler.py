@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from nanochat.common import UserError, base_dir, ensure_dir
-from nanochat.profiling.timers import Spans
+from nanochat.profiling.timers import SpanTimers
 
 TOP = 15  # operators in the table
 
@@ -72,7 +72,7 @@ class StepProfiler:
         return self.first <= step < self.end
 
     @contextmanager
-    def step(self, step: int, spans: Spans) -> Iterator[None]:
+    def step(self, step: int, spans: SpanTimers) -> Iterator[None]:
         """Profiles what is done inside, where `step` is one of those to profile."""
         if not self.covers(step):
             yield

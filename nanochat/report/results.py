@@ -12,7 +12,7 @@ from nanochat.report.figures import chart_png, curves_png, intervals_png, memory
 from nanochat.report.page import LAYOUT, Page, plus_minus, recovery, sample, share
 from nanochat.report.run_comparison import compare, comparison_markdown, comparison_png, notes_of
 from nanochat.report.sections import MEMORY, Collected, run_file
-from nanochat.tracking.run_reader import LOSS, Run, read_run
+from nanochat.tracking.run_reader import LOSS, LoggedRun, read_run
 from nanochat.tracking.sinks import read_metrics
 
 _TRAININGS = ("base_training", "mid_training", "chat_sft", "chat_rl")
@@ -204,14 +204,14 @@ def show_memory_run(page: Page, name: str, metrics_file: str) -> None:
     page.add(*markdown.values(_memory_values(records), level=4))
 
 
-def _baseline(page: Page, path: Path) -> Run | None:
+def _baseline(page: Page, path: Path) -> LoggedRun | None:
     if path.exists():
         return read_run(path, "baseline")
     page.add(f"No baseline to compare with: {markdown.escape(str(path))} is not there; run the same without --mc.")
     return None
 
 
-def _compare(page: Page, runs: Sequence[Run]) -> None:
+def _compare(page: Page, runs: Sequence[LoggedRun]) -> None:
     """Adds what `scripts.compare` prints of these runs."""
     comparison = compare(runs)
     page.add(comparison_markdown(comparison))

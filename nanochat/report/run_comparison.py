@@ -9,7 +9,7 @@ from typing import Any
 
 from nanochat import markdown
 from nanochat.report.figures import COLOURS, Curve, Panel, panels_png
-from nanochat.tracking.run_reader import LOSS, Axis, Run, reached, smooth
+from nanochat.tracking.run_reader import LOSS, Axis, LoggedRun, reached, smooth
 from nanochat.tracking.sinks import show_seconds
 
 # What runs are aligned by: in a table, and under a figure.
@@ -45,7 +45,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """What runs are aligned by, figures of each (see `figures_of`), the loss whose time is told, a verdict on each but the first."""
 
     axis: str
@@ -88,7 +88,9 @@ class Comparison:
         return {"x": self.axis, "runs": self.figures, "target_loss": self.target_loss, "comparable": self.comparable, "verdicts": verdicts}
 
 
-def compare(runs: Sequence[Run], axis: Axis = "tokens", metrics: Sequence[str] = (), target_loss: float | None = None) -> Comparison:
+def compare(
+    runs: Sequence[LoggedRun], axis: Axis = "tokens", metrics: Sequence[str] = (), target_loss: float | None = None
+) -> RunComparison:
     """The comparison of one run or more along `axis`, with the last values of `metrics` beside the usual figures.
 
     `target_loss` is by default the worst of their final losses: the one that all of them reach.
@@ -96,16 +98,16 @@ def compare(runs: Sequence[Run], axis: Axis = "tokens", metrics: Sequence[str] =
     finals = [final for run in runs if (final := final_loss(run)) is not None]
     target = max(finals, default=None) if target_loss is None else target_loss
     figures = [figures_of(run, axis, metrics, target) for run in runs]
-    return Comparison(AXES[axis][0], figures, target, [verdict(runs[0], run) for run in runs[1:]])
+    return RunComparison(AXES[axis][0], figures, target, [verdict(runs[0], run) for run in runs[1:]])
 
 
-def final_loss(run: Run) -> float | None:
+def final_loss(run: LoggedRun) -> float | None:
     """The loss of plain rows at the end, smoothed: what one step came to is mostly noise."""
     losses = run.values(LOSS)
     return smooth(losses)[-1] if losses else None
 
 
-def figures_of(run: Run, axis: Axis, metrics: Sequence[str], target_loss: float | None) -> dict[str, Any]:
+def figures_of(run: LoggedRun, axis: Axis, metrics: Sequence[str], target_loss: float | None) -> dict[str, Any]:
     """Figures of one run; None where it has not logged what they take. Losses in nats, times in seconds of steps."""
     figures: dict[str, Any] = {
         "run": run.name,
@@ -132,7 +134,7 @@ def figures_of(run: Run, axis: Axis, metrics: Sequence[str], target_loss: float 
     return figures
 
 
-def verdict(reference: Run, run: Run) -> Verdict:
+def verdict(reference: LoggedRun, run: LoggedRun) -> Verdict:
     """Whether `run` had the tokens, batches and learning rates of `reference`, at the steps that both logged."""
     logged = {r["step"]: r for r in reference.records if "train/lrm" in r}
     both = [(logged[r["step"]], r) for r in run.records if "train/lrm" in r and r["step"] in logged]
@@ -152,7 +154,7 @@ def verdict(reference: Run, run: Run) -> Verdict:
     return Verdict(run.name, reference.name, len(both), tuple(reasons), tuple(_notes(reference, run)))
 
 
-def notes_of(run: Run) -> list[str]:
+def notes_of(run: LoggedRun) -> list[str]:
     """What one should know of a run before one reads its figures."""
     notes = []
     if run.going:
@@ -166,7 +168,7 @@ def notes_of(run: Run) -> list[str]:
     return notes
 
 
-def comparison_png(runs: Sequence[Run], axis: Axis, metrics: Sequence[str], smoothed: bool) -> bytes | None:
+def comparison_png(runs: Sequence[LoggedRun], axis: Axis, metrics: Sequence[str], smoothed: bool) -> bytes | None:
     """The runs' curves over `axis`, one panel for each metric, as the bytes of a PNG; None where there is nothing to draw.
 
     `smoothed` draws what is logged with every record as smooth curves over faint ones.
@@ -181,20 +183,20 @@ def comparison_png(runs: Sequence[Run], axis: Axis, metrics: Sequence[str], smoo
     return panels_png(panels, " · ".join(run.name for run in runs), AXES[axis][1])
 
 
-def comparison_markdown(comparison: Comparison) -> str:
+def comparison_markdown(comparison: RunComparison) -> str:
     """The table."""
     names = [figures["run"] for figures in comparison.figures]
     return markdown.table(("", *names), comparison.rows(), right=range(1, len(names) + 1))
 
 
-def _notes(reference: Run, run: Run) -> list[str]:
+def _notes(reference: LoggedRun, run: LoggedRun) -> list[str]:
     differ = [key for key in _MODEL if reference.identity.get(key) != run.identity.get(key)]
     if not (reference.identity and run.identity and differ):
         return []
     return [f"other models: {', '.join(f'{key} {run.identity.get(key)} against {reference.identity.get(key)}' for key in differ)}"]
 
 
-def _median(run: Run, name: str) -> float | None:
+def _median(run: LoggedRun, name: str) -> float | None:
     values = run.values(name)
     return statistics.median(values) if values else None
 

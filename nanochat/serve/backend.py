@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from nanochat.common import UserError
-from nanochat.infer.memory_kv_cache import RowMemory
+from nanochat.infer.memory_kv_cache import ExternalMemory
 from nanochat.serve.admission import Counts
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class SessionTurn(Protocol):
         ...
 
     @property
-    def memory(self) -> RowMemory:
+    def memory(self) -> ExternalMemory:
         """The session, as a row of a cache has it behind it."""
         ...
 
@@ -126,7 +126,7 @@ class Stopped(Exception):
 
 
 @dataclass(eq=False)
-class Ticket:
+class PendingReply:
     """A request that was taken. `unfinished` holds the rows that are not at their end."""
 
     prompt: Sequence[int]
@@ -141,7 +141,7 @@ class Ticket:
 
 
 @dataclass(eq=False)
-class Question:
+class SessionRequest:
     """An operation of `nanochat.serve.backend.Sessions` that was asked for. The last answer has the key `done` or `error`."""
 
     operation: str
@@ -160,7 +160,7 @@ class Backend(Protocol):
         rows: int,
         deliver: Deliver,
         session: str | None = None,
-    ) -> Ticket:
+    ) -> PendingReply:
         """Queues `rows` continuations of `prompt`, row i with random stream i. `deliver` is called in another thread.
 
         With a `session` there is one row, and the prompt goes on with what the session holds. Raises `Busy` where no more rows
@@ -168,15 +168,15 @@ class Backend(Protocol):
         """
         ...
 
-    def ask(self, operation: str, arguments: Mapping[str, Any], deliver: DeliverAnswer) -> Question:
+    def ask(self, operation: str, arguments: Mapping[str, Any], deliver: DeliverAnswer) -> SessionRequest:
         """Asks for an operation of sessions; `deliver` is called in another thread. `ingest` has several answers. Raises `Stopped`."""
         ...
 
-    def drop(self, question: Question) -> None:
+    def drop(self, question: SessionRequest) -> None:
         """Ends an `ingest` early; what has been read stays, and there are no more answers."""
         ...
 
-    def cancel(self, ticket: Ticket, row: int | None = None) -> None:
+    def cancel(self, ticket: PendingReply, row: int | None = None) -> None:
         """Ends a row (None: all of them) without a word; what has ended already stays so."""
         ...
 

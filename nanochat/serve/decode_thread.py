@@ -22,10 +22,10 @@ from nanochat.serve.backend import (
     Deliver,
     DeliverAnswer,
     Finish,
-    Question,
+    PendingReply,
     SessionError,
+    SessionRequest,
     Stopped,
-    Ticket,
     Update,
     error_answer,
 )
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nanochat.serve.backend import Sessions, SessionTurn
 
 
-class Serving:
+class DecodeThread:
     """The thread that owns `batcher`, which decodes `max_rows` rows at a time; `max_queue` more may wait.
 
     A request that takes longer than `max_seconds`, waiting included, is ended. Where decoding fails the thread ends with
@@ -61,8 +61,8 @@ class Serving:
         self._gate = threading.Lock()  # a request is taken before the thread ends, or not at all
         self._alive = True
         self._closing = False
-        self._owners: dict[int, tuple[Ticket, int]] = {}  # of the thread: the batcher's number → request and its row
-        self._readings: deque[tuple[Question, Iterator[Answer]]] = deque()  # of the thread: documents that are being read
+        self._owners: dict[int, tuple[PendingReply, int]] = {}  # of the thread: the batcher's number → request and its row
+        self._readings: deque[tuple[SessionRequest, Iterator[Answer]]] = deque()  # of the thread: documents that are being read
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
 
@@ -85,11 +85,11 @@ class Serving:
         rows: int,
         deliver: Deliver,
         session: str | None = None,
-    ) -> Ticket:
+    ) -> PendingReply:
         """See `Backend`. A prompt that the batcher refuses ends with `error`."""
         if session is not None and (rows != 1 or self._sessions is None):
             raise ValueError(f"{rows} rows of session {session} were asked for; there is one, where there are sessions")
-        ticket = Ticket(prompt, sampling, stop, deliver, set(range(rows)), session)
+        ticket = PendingReply(prompt, sampling, stop, deliver, set(range(rows)), session)
         with self._gate:
             if not self._alive:
                 raise Stopped
@@ -97,20 +97,20 @@ class Serving:
             self._commands.put(lambda: self._add(ticket))
         return ticket
 
-    def cancel(self, ticket: Ticket, row: int | None = None) -> None:
+    def cancel(self, ticket: PendingReply, row: int | None = None) -> None:
         """See `Backend`."""
         self._commands.put(lambda: self._cancel(ticket, row))
 
-    def ask(self, operation: str, arguments: Mapping[str, Any], deliver: DeliverAnswer) -> Question:
+    def ask(self, operation: str, arguments: Mapping[str, Any], deliver: DeliverAnswer) -> SessionRequest:
         """See `Backend`."""
-        question = Question(operation, arguments, deliver)
+        question = SessionRequest(operation, arguments, deliver)
         with self._gate:
             if not self._alive or self._sessions is None:
                 raise Stopped
             self._commands.put(lambda: self._answer(question))
         return question
 
-    def drop(self, question: Question) -> None:
+    def drop(self, question: SessionRequest) -> None:
         """See `Backend`."""
         self._commands.put(lambda: self._stop_reading(question))
 
@@ -168,7 +168,7 @@ class Serving:
         """Lets sessions be closed that nobody uses. Returns after how many seconds to do so again, if at all."""
         return None if self._sessions is None else self._sessions.tidy()
 
-    def _add(self, ticket: Ticket) -> None:
+    def _add(self, ticket: PendingReply) -> None:
         if not self._alive:
             self._refuse(ticket)
             return
@@ -186,7 +186,7 @@ class Serving:
         except ValueError:  # the batcher's word for a prompt that cannot be continued: this request's trouble alone
             self._refuse(ticket)
 
-    def _answer(self, question: Question) -> None:
+    def _answer(self, question: SessionRequest) -> None:
         if not self._alive:
             question.deliver(STOPPED)
             return
@@ -213,7 +213,7 @@ class Serving:
             self._readings.append((question, reading))
             question.deliver(answer)
 
-    def _stop_reading(self, question: Question) -> None:
+    def _stop_reading(self, question: SessionRequest) -> None:
         for each, reading in [*self._readings]:
             if each is question:
                 self._readings.remove((each, reading))
@@ -221,14 +221,14 @@ class Serving:
                     with contextlib.suppress(SessionError):  # nobody waits for it any more
                         reading.close()
 
-    def _refuse(self, ticket: Ticket, news: Answer | None = None) -> None:
+    def _refuse(self, ticket: PendingReply, news: Answer | None = None) -> None:
         """Ends the request with an error."""
         rows = sorted(ticket.unfinished)
         for row in rows:
             self._end(ticket, row)
         ticket.deliver([Update(row, None, finish="error", news=news) for row in rows])
 
-    def _cancel(self, ticket: Ticket, row: int | None) -> None:
+    def _cancel(self, ticket: PendingReply, row: int | None) -> None:
         for each in sorted(ticket.unfinished if row is None else ticket.unfinished & {row}):
             if self._alive:
                 self._batcher.cancel(ticket.ids[each])
@@ -236,7 +236,7 @@ class Serving:
 
     def _step(self) -> None:
         """One token for each row that is decoded."""
-        news: dict[Ticket, list[Update]] = {}
+        news: dict[PendingReply, list[Update]] = {}
         tokens = 0
         for event in self._batcher.step():
             if event.id in self._owners:
@@ -261,21 +261,21 @@ class Serving:
             served, self._served = self._served, None
             served()
 
-    def _look_after(self, ticket: Ticket, turn: SessionTurn) -> list[Update]:
+    def _look_after(self, ticket: PendingReply, turn: SessionTurn) -> list[Update]:
         """What there is to say of a session."""
         if turn.trouble is not None:
             return self._break_off(ticket, "error", error_answer(SessionError(turn.trouble, 507)))
         focus = turn.news()
         return [] if focus is None else [Update(row, None, news={"focus": focus}) for row in sorted(ticket.unfinished)]
 
-    def _break_off(self, ticket: Ticket, finish: Finish, news: Answer | None = None) -> list[Update]:
+    def _break_off(self, ticket: PendingReply, finish: Finish, news: Answer | None = None) -> list[Update]:
         rows = sorted(ticket.unfinished)
         for row in rows:
             self._batcher.cancel(ticket.ids[row])
             self._end(ticket, row)
         return [Update(row, None, finish=finish, news=news) for row in rows]
 
-    def _end(self, ticket: Ticket, row: int, cancelled: bool = False) -> None:
+    def _end(self, ticket: PendingReply, row: int, cancelled: bool = False) -> None:
         ticket.unfinished.remove(row)
         if row in ticket.ids:
             self._owners.pop(ticket.ids[row])

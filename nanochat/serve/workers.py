@@ -21,13 +21,13 @@ from typing import Any, NoReturn
 from nanochat.common import UserError
 from nanochat.infer.sampling import Sampling
 from nanochat.serve.admission import Counts, Meter
-from nanochat.serve.backend import STOPPED, Answer, Deliver, DeliverAnswer, Question, Stopped, Ticket, Update
-from nanochat.serve.decode_thread import Serving
+from nanochat.serve.backend import STOPPED, Answer, Deliver, DeliverAnswer, PendingReply, SessionRequest, Stopped, Update
+from nanochat.serve.decode_thread import DecodeThread
 
 END_SECONDS = 10.0  # how long a worker may take to end before it is killed
 
 # In the worker: makes what serves the model there, and says what the front has to know about it.
-Build = Callable[[int, Callable[[], None]], tuple[Serving, dict[str, Any]]]
+Build = Callable[[int, Callable[[], None]], tuple[DecodeThread, dict[str, Any]]]
 
 
 class Workers:
@@ -41,9 +41,9 @@ class Workers:
         self._meter = Meter(count * max_rows, max_queue)
         self._failed = failed
         self._lock = threading.Lock()  # of tickets, questions and loads
-        self._tickets: dict[int, tuple[Ticket, _Link]] = {}
-        self._numbers: dict[Ticket, int] = {}
-        self._questions: dict[int, tuple[Question, _Link]] = {}
+        self._tickets: dict[int, tuple[PendingReply, _Link]] = {}
+        self._numbers: dict[PendingReply, int] = {}
+        self._questions: dict[int, tuple[SessionRequest, _Link]] = {}
         self._next = 0
         self._closing, self._closed = False, 0
         self._links: list[_Link] = []
@@ -70,9 +70,9 @@ class Workers:
         rows: int,
         deliver: Deliver,
         session: str | None = None,
-    ) -> Ticket:
+    ) -> PendingReply:
         """See `Backend`."""
-        ticket = Ticket(prompt, sampling, stop, deliver, set(range(rows)), session)
+        ticket = PendingReply(prompt, sampling, stop, deliver, set(range(rows)), session)
         with self._lock:
             link = self._least_busy() if session is None else self._place(session)
             self._meter.take(rows, len(prompt))
@@ -84,7 +84,7 @@ class Workers:
         link.send({"add": number, **request})
         return ticket
 
-    def cancel(self, ticket: Ticket, row: int | None = None) -> None:
+    def cancel(self, ticket: PendingReply, row: int | None = None) -> None:
         """See `Backend`."""
         with self._lock:
             number = self._numbers.get(ticket)
@@ -95,17 +95,17 @@ class Workers:
                 self._end(ticket, each, cancelled=True)
         link.send({"cancel": number, "row": row})
 
-    def ask(self, operation: str, arguments: Mapping[str, Any], deliver: DeliverAnswer) -> Question:
+    def ask(self, operation: str, arguments: Mapping[str, Any], deliver: DeliverAnswer) -> SessionRequest:
         """See `Backend`. All workers are asked for a `list`."""
         if operation == "list":
             return self._ask_all(operation, arguments, deliver)
-        question = Question(operation, arguments, deliver)
+        question = SessionRequest(operation, arguments, deliver)
         with self._lock:
             link = self._place(arguments["session"])
         self._send_question(question, link)
         return question
 
-    def drop(self, question: Question) -> None:
+    def drop(self, question: SessionRequest) -> None:
         """See `Backend`."""
         with self._lock:
             asked = [(number, link) for number, (each, link) in self._questions.items() if each is question]
@@ -136,7 +136,7 @@ class Workers:
             raise Stopped
         return link
 
-    def _ask_all(self, operation: str, arguments: Mapping[str, Any], deliver: DeliverAnswer) -> Question:
+    def _ask_all(self, operation: str, arguments: Mapping[str, Any], deliver: DeliverAnswer) -> SessionRequest:
         """Asks every worker, and puts what they know together: of a session, what its own worker says of it."""
         links, said = [link for link in self._links if link.alive], {}
         if not links:
@@ -156,10 +156,10 @@ class Workers:
             deliver({"sessions": newest_first, "done": True})
 
         for link in links:
-            self._send_question(Question(operation, arguments, lambda answer, link=link: collect(link, answer)), link)
-        return Question(operation, arguments, deliver)
+            self._send_question(SessionRequest(operation, arguments, lambda answer, link=link: collect(link, answer)), link)
+        return SessionRequest(operation, arguments, deliver)
 
-    def _send_question(self, question: Question, link: _Link) -> None:
+    def _send_question(self, question: SessionRequest, link: _Link) -> None:
         with self._lock:
             number, self._next = self._next, self._next + 1
             self._questions[number] = question, link
@@ -216,7 +216,7 @@ class Workers:
             if not left:
                 self._failed()
 
-    def _end(self, ticket: Ticket, row: int, cancelled: bool = False) -> None:
+    def _end(self, ticket: PendingReply, row: int, cancelled: bool = False) -> None:
         number = self._numbers[ticket]
         ticket.unfinished.remove(row)
         self._tickets[number][1].rows -= 1
@@ -301,8 +301,8 @@ def _work(index: int, link: socket.socket, build: Build) -> NoReturn:
         send({"error": str(error)})
         os._exit(1)
     send(description)
-    tickets: dict[int, Ticket] = {}
-    questions: dict[int, Question] = {}
+    tickets: dict[int, PendingReply] = {}
+    questions: dict[int, SessionRequest] = {}
     answered: set[int] = set()
     for line in link.makefile("r", encoding="ascii"):
         message = json.loads(line)

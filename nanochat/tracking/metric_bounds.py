@@ -162,7 +162,7 @@ class Toward:
 
 
 @dataclass(frozen=True)
-class Target:
+class MetricBound:
     """What the metrics that match `metric`, a name or a pattern with *, should be, what they mean, and where to look where they
     are not."""
 
@@ -182,14 +182,14 @@ class Target:
         }
 
 
-HEARTBEAT = Target(
+HEARTBEAT = MetricBound(
     "heartbeat",
     Band(high=SILENT, alert_high=SILENT, window=1, least=1),
     "seconds since the newest record of a run that has not finished",
     "whether the process still runs and the network is there; run the same command again to resume",
 )
-RUN_TARGETS = (
-    Target(
+RUN_BOUNDS = (
+    MetricBound(
         "train/mfu",
         Band(0.45, 0.55, alert_low=0.40),
         "share of the device's peak that the model's FLOPs take; logged where the peak is known",
@@ -221,7 +221,7 @@ class Watch:
     that wavers about a bound is not told of again and again.
     """
 
-    def __init__(self, targets: Sequence[Target], steps: int) -> None:
+    def __init__(self, targets: Sequence[MetricBound], steps: int) -> None:
         self._targets, self._first = tuple(targets), WARMUP * steps
         self._values: dict[str, list[float]] = {}
         self._told: set[str] = set()
@@ -253,11 +253,11 @@ class Watch:
         """What is out of its band after the last record."""
         return list(self._outside.values())
 
-    def _target(self, metric: str) -> Target | None:
+    def _target(self, metric: str) -> MetricBound | None:
         return next((target for target in self._targets if fnmatch.fnmatchcase(metric, target.metric)), None)
 
 
-def alert_of(target: Target, metric: str, step: int, judged: Judgement) -> Alert:
+def alert_of(target: MetricBound, metric: str, step: int, judged: Judgement) -> Alert:
     """The alert of a judgement that finds something wrong."""
     message = f"{metric} is {judged.value:.4g}, {judged.wrong} (aim: {target.rule.aim}); look at {target.look_at}"
     return Alert(step, metric, judged.value, target.rule.band, message)

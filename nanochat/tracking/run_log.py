@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.common import ensure_dir, write_json
-from nanochat.tracking.metric_bounds import RUN_TARGETS, Alert, Target, Watch
+from nanochat.tracking.metric_bounds import RUN_BOUNDS, Alert, MetricBound, Watch
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger, Record, Sink, TerminalSink, WandbSink, read_metrics
 
 METRICS_FILE, RUN_FILE = "metrics.jsonl", "run.json"
@@ -23,14 +23,14 @@ def open_metrics(
     resumed: int | None,
     rank: int,
     identity: Mapping[str, Any],
-    targets: Sequence[Target] = (),
+    targets: Sequence[MetricBound] = (),
     least: Mapping[str, float] | None = None,
 ) -> MetricsLogger:
     """The sinks of a run of `steps`: those of the first process, the others are silent.
 
     `record` is what W&B is told about the run, under `wandb_name` (None = no W&B). A run that continues from step `resumed`
     writes the records of that boundary again. `identity` is what makes the run this run, for those who compare runs; `targets`
-    are watched beside `RUN_TARGETS`, and `least` is what some of them take from the run's settings.
+    are watched beside `RUN_BOUNDS`, and `least` is what some of them take from the run's settings.
     """
     if rank > 0:
         return MetricsLogger([])
@@ -45,7 +45,7 @@ def open_metrics(
         remote = WandbSink(wandb_name, record, folder, resume_step=kept)
         sinks.append(remote)
         tell.append(lambda alert: remote.mark(alert.metric, f"step {alert.step}: {alert.message}"))
-    sinks.append(AlertSink(folder, Watch((*RUN_TARGETS, *targets), steps), tell, before, kept))
+    sinks.append(AlertSink(folder, Watch((*RUN_BOUNDS, *targets), steps), tell, before, kept))
     return MetricsLogger(sinks)
 
 

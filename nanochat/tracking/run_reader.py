@@ -26,7 +26,7 @@ Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Run:
+class LoggedRun:
     """A run: its name for tables, its metrics file, its records in order, and seconds since the newest was written.
 
     `info` is what run.json says: `steps` planned, `identity`, `least`. Runs without that file have theirs from a checkpoint, and
@@ -96,7 +96,7 @@ class Run:
         return lambda record: float(np.interp(record["step"], steps, contexts))
 
 
-def read_run(path: Path, name: str) -> Run:
+def read_run(path: Path, name: str) -> LoggedRun:
     """The run that logs to `path`. Raises `UserError` where there is no record, or the file is broken."""
     records: list[dict[str, Any]] = []
     for record in read_metrics(path):
@@ -105,10 +105,10 @@ def read_run(path: Path, name: str) -> Run:
         records.append(record)
     if not records:
         raise UserError(f"{path} has no record yet; wait for the first, or see whether the run has begun")
-    return Run(name, path, records, max(time.time() - path.stat().st_mtime, 0.0), _info(path))
+    return LoggedRun(name, path, records, max(time.time() - path.stat().st_mtime, 0.0), _info(path))
 
 
-def find_runs(names: Sequence[str]) -> list[Run]:
+def find_runs(names: Sequence[str]) -> list[LoggedRun]:
     """Runs given as tags (`d4`, `mid/d4`), folders or metrics files; without any, the newest baseline and its run with a memory.
 
     Raises `UserError` for what is not there.

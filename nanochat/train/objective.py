@@ -13,7 +13,7 @@ from torch import Tensor
 from nanochat.model.gpt import GPT
 from nanochat.profiling.timers import OpenSpan, untimed
 from nanochat.train.optim import OptimFlags, ParamGroup, gpt_groups
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 
 Metrics = dict[str, Tensor | float]  # by name: detached scalars, or plain numbers
 
@@ -42,7 +42,7 @@ class Objective(nn.Module):
         """`progress` is the share of the run that is done, 0 … 1; `weights`, fp32 [B], multiply the losses of the rows."""
         raise TypeError(f"{type(self).__name__} defines no forward")
 
-    def parameter_groups(self, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
+    def parameter_groups(self, flags: OptimFlags, plan: TrainPlan) -> list[ParamGroup]:
         """Optimizer groups that hold each trainable parameter once, under its name in this module."""
         return gpt_groups(self.model, "model.", flags, plan)
 

@@ -21,7 +21,7 @@ from nanochat.common import UserError
 from nanochat.flags import flag
 from nanochat.model.gpt import GPT
 from nanochat.train.muon import MuonExtras, muon_update, second_moment_shape
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 
 WIDTH_REFERENCE = 768  # AdamW's rates were tuned at this width and scale with 1/√width
 ROW_SHARD_MIN = 1 << 16  # tables below this many elements are updated by every process
@@ -60,7 +60,7 @@ class OptimFlags:
                 raise ValueError(f"{name} is {value}; it must be a number from 0")
 
 
-def gpt_groups(model: GPT, prefix: str, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
+def gpt_groups(model: GPT, prefix: str, flags: OptimFlags, plan: TrainPlan) -> list[ParamGroup]:
     """The groups of a GPT's parameters, named `prefix` + their name: matrices of the layers to Muon, the rest to AdamW.
 
     Rates and betas follow karpathy/nanochat (July 2026).

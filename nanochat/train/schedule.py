@@ -68,7 +68,7 @@ class ScheduleFlags:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainPlan:
     """What the laws decide for a run."""
 
     total_batch_size: int  # tokens per step
@@ -90,7 +90,7 @@ def plan_run(
     flops_per_token: float,
     rows_multiple: int,
     tokens_before: int = 0,
-) -> Plan:
+) -> TrainPlan:
     """Horizon, batch and scales for a model of `scaling_parameters`; `reference_parameters` are those of depth 12.
 
     The batch of the law is the power of two nearest to it, but at least `rows_multiple` tokens (a micro-batch of all
@@ -113,7 +113,7 @@ def plan_run(
     steps = flags.num_iterations if flags.num_iterations > 0 else max(1, round(tokens / B))
     reference_steps = max(1, round(reference_tokens / BATCH_REFERENCE))
     lr_scale = (B / BATCH_REFERENCE) ** 0.5
-    return Plan(B, steps, lr_scale, lr_scale * (BATCH_REFERENCE * reference_steps) / (tokens_before + B * steps))
+    return TrainPlan(B, steps, lr_scale, lr_scale * (BATCH_REFERENCE * reference_steps) / (tokens_before + B * steps))
 
 
 def lr_multiplier(flags: ScheduleFlags, step: int, total: int) -> float:

@@ -27,7 +27,7 @@ from nanochat.data.rows import Loader, count_targets, inputs_and_targets
 from nanochat.flags import flag
 from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.profiling.memory_snapshot import open_memory_debug
-from nanochat.profiling.timers import Spans
+from nanochat.profiling.timers import SpanTimers
 from nanochat.profiling.torch_profiler import StepProfiler, parse_steps
 from nanochat.runtime.device import Runtime
 from nanochat.runtime.signals import StopSignals
@@ -37,8 +37,8 @@ from nanochat.train.optim import MuonAdamW, check_coverage
 from nanochat.train.reduce_metrics import mean_metrics
 from nanochat.train.schedule import (
     Cadence,
-    Plan,
     ScheduleFlags,
+    TrainPlan,
     every_steps_to_tokens,
     lr_multiplier,
     muon_momentum,
@@ -110,7 +110,7 @@ class Trainer:
 
     objective: Objective
     optimizer: MuonAdamW
-    plan: Plan
+    plan: TrainPlan
     schedule: ScheduleFlags
     flags: TrainerFlags
     grad_clip: float
@@ -137,7 +137,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.runtime.device.type) if self.runtime.precision.needs_scaler else None
         self.flops_per_token = self.objective.flops_per_token()
         self.log_cadence, self.save_cadence = self.cadence(self.flags.log_every), self.cadence(self.flags.save_every)
-        self.objective.spans = self.spans = Spans(self.runtime.device)
+        self.objective.spans = self.spans = SpanTimers(self.runtime.device)
         self._watch()
         self.state = TrainState()
         self._saved_step: int | None = None

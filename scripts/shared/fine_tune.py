@@ -15,7 +15,7 @@ from nanochat.data.conversation_loader import ConversationLoader
 from nanochat.eval.bits_per_byte import evaluate_bpb, losses_in_training, validation_batches
 from nanochat.flags import flag
 from nanochat.tasks.mixtures import Mixture
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 from nanochat.train.trainer import Event, Trainer
 from scripts.shared.stage import Begun, Tuning, begin
 
@@ -62,7 +62,7 @@ def fine_tune(recipe: FineTune, stage: Stage, mixtures: Callable[..., tuple[Mixt
     return begun.finish(trainer, {"epochs": epochs, **figures, **kept})
 
 
-def plan_epochs(recipe: FineTune, begun: Begun, loader: ConversationLoader) -> Plan:
+def plan_epochs(recipe: FineTune, begun: Begun, loader: ConversationLoader) -> TrainPlan:
     """Batch and horizon. Raises `UserError` where the batch does not divide over micro-batches and processes."""
     B = recipe.total_batch_size if recipe.total_batch_size > 0 else begun.trained.meta["identity"]["total_batch_size"]
     multiple = loader.seq_len * begun.device_batch_size * begun.runtime.world_size

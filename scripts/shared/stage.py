@@ -15,7 +15,7 @@ from mc.eval.metric_bounds import watched
 from mc.loading import has_memory, restore_controller
 from mc.telemetry.provider import TelemetryFlags, open_telemetry
 from mc.telemetry.training import watch_training
-from nanochat.checkpoint.load_model import TRAINED_BY, Stage, Trained, latest_stage, newest_tag, open_trained, start_from
+from nanochat.checkpoint.load_model import TRAINED_BY, Stage, Trained, latest_stage, load_weights_into, newest_tag, open_trained
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir
 from nanochat.data.rows import Loader
@@ -29,7 +29,7 @@ from nanochat.runtime.signals import StopSignals, outlive_readers
 from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, open_metrics, wandb_name
 from nanochat.train.objective import NextTokenObjective, Objective
 from nanochat.train.optim import MuonAdamW, OptimFlags
-from nanochat.train.schedule import BATCH_REFERENCE, Plan, ScheduleFlags
+from nanochat.train.schedule import BATCH_REFERENCE, ScheduleFlags, TrainPlan
 from nanochat.train.trainer import Trainer, TrainerFlags
 
 # What a stage starts from, the latest first.
@@ -120,12 +120,12 @@ class Begun:
         """Of the metrics."""
         return base_dir() / f"{self.stage}_runs" / self.tag
 
-    def plan(self, total_batch_size: int, num_iterations: int) -> Plan:
+    def plan(self, total_batch_size: int, num_iterations: int) -> TrainPlan:
         """The rates go by the batch as in base training."""
         scale = (total_batch_size / BATCH_REFERENCE) ** 0.5
-        return Plan(total_batch_size, num_iterations, scale, scale)
+        return TrainPlan(total_batch_size, num_iterations, scale, scale)
 
-    def trainer(self, loader: Loader, plan: Plan, rows: int, identity: dict[str, Any]) -> Trainer:
+    def trainer(self, loader: Loader, plan: TrainPlan, rows: int, identity: dict[str, Any]) -> Trainer:
         """The trainer of the model, and of its memory where it has one, in micro-batches of about `rows` rows.
 
         `identity` is what the stage adds to what makes its run this run.
@@ -223,7 +223,7 @@ def begin(recipe: Tuning, stage: Stage) -> Begun:
     check_telemetry(recipe.telemetry, has_memory(trained.meta))
     model = GPT(GPTConfig(**trained.meta["model_config"]), runtime.precision.dtype, runtime.backend)
     torch.manual_seed(recipe.trainer.seed + runtime.rank)  # for objectives that draw
-    start_from(model, trained)
+    load_weights_into(model, trained)
     model.to(runtime.device).use_kernels(runtime.compile, recipe.chunked_ce)
     return Begun(recipe, stage, runtime, stop, origin, trained, model, say)
 

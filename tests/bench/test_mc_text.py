@@ -13,7 +13,7 @@ import torch
 from bench.mc_text import main, survey
 from bench.mc_text_setting import rows_within_documents
 from nanochat.common import UserError
-from nanochat.data.token_cache import TokenShard, TokenShards
+from nanochat.data.token_cache import TokenCache, TokenShard
 from tests.bench.test_long_corpus import write_packages
 from tests.helpers.tiny_model import tiny_model
 
@@ -63,13 +63,13 @@ def test_all_stages_and_going_on(base: Path, tmp_path: Path, capsys: pytest.Capt
         main([*SHAPE, *RUN, "--stage=corpus", "--vocab-size=500", *where])
 
 
-def shards(lengths: list[list[int]]) -> TokenShards:
+def shards(lengths: list[list[int]]) -> TokenCache:
     """Documents of these lengths, shard by shard; a token is its place."""
     made = []
     for documents in lengths:
         offsets = np.cumsum([0, *documents])
         made.append(TokenShard(Path(), "s", np.arange(offsets[-1], dtype=np.uint16), offsets, {}))
-    return TokenShards("val", tuple(made), 400, 0, {})
+    return TokenCache("val", tuple(made), 400, 0, {})
 
 
 def test_rows_lie_within_a_document_and_are_spread_over_all() -> None:

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from mc.config import MCConfig
 from mc.layout.layout import Geometry, Layout
-from mc.layout.positions import Kind, alibi_bias
-from mc.nets.gist_bank import Positions, Shape, assemble, bank_index, build
+from mc.layout.positions import PositionType, alibi_bias
+from mc.nets.gist_bank import BankShape, Positions, assemble, bank_index, build
 from mc.nets.gistnet import GistConfig, GistNet
 from mc.nets.lensnet import LensConfig, LensNet
 from mc.train.controller import MCController
 from mc.train.lens_loss import LensLossConfig
 from nanochat.model.gpt import GPT
 from nanochat.train.optim import MuonAdamW, OptimFlags, check_coverage
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 from tests.helpers.tiny_model import tiny_model
 
 WIDTH = 32
@@ -86,7 +86,9 @@ def tiny_batch(rows: int = 2, seed: int = 0, vocab: int = 61) -> tuple[Tensor, T
     return row[:, :-1], row[:, 1:]
 
 
-def hidden_states(model: GPT, gistnet: GistNet, shape: Shape, tokens: Tensor, layout: Layout, kind: Kind = "gaussian") -> Tensor:
+def hidden_states(
+    model: GPT, gistnet: GistNet, shape: BankShape, tokens: Tensor, layout: Layout, kind: PositionType = "gaussian"
+) -> Tensor:
     """What the head reads at each entry of `layout` [V·B, W] of `tokens` [B,T]: [V·B, W, D]."""
     embedded = model.embed(tokens)
     middle = model.layers(embedded, model.rotary(0, tokens.shape[1]))[1] if gistnet.config.gistnet_type == "context" else None
@@ -136,7 +138,7 @@ def assert_training_moves_everything(memory: MCController, prefix: str, steps: i
     mine = {name: p for name, p in memory.named_parameters() if name.startswith(prefix)}
     assert mine
     before = {name: p.detach().clone() for name, p in mine.items()}
-    groups = memory.parameter_groups(OptimFlags(weight_decay=0.0), Plan(SEQ_LEN, steps, 1.0, 1.0))
+    groups = memory.parameter_groups(OptimFlags(weight_decay=0.0), TrainPlan(SEQ_LEN, steps, 1.0, 1.0))
     check_coverage(memory, groups)
     optimizer, reached = MuonAdamW(groups), set()
     for step in range(steps):

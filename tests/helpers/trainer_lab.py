@@ -23,7 +23,7 @@ from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger, read_metrics
 from nanochat.train.objective import NextTokenObjective, Objective, StepResult
 from nanochat.train.optim import MuonAdamW, OptimFlags
-from nanochat.train.schedule import Plan, ScheduleFlags
+from nanochat.train.schedule import ScheduleFlags, TrainPlan
 from nanochat.train.trainer import Event, Trainer, TrainerFlags
 from tests.helpers.byte_tokenizer import ByteTokenizer
 
@@ -81,7 +81,7 @@ class Lab:
         torch.manual_seed(0)
         model = GPT(CONFIG, DTYPES[self.dtype]).init_weights(torch.Generator().manual_seed(0))
         objective = self.wrap(model)
-        plan = Plan(total_batch_size=B, num_iterations=STEPS, lr_scale=0.1, weight_decay_scale=0.1)
+        plan = TrainPlan(total_batch_size=B, num_iterations=STEPS, lr_scale=0.1, weight_decay_scale=0.1)
         return Trainer(
             objective=objective,
             optimizer=MuonAdamW(objective.parameter_groups(OptimFlags(), plan)),

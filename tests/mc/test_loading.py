@@ -16,7 +16,7 @@ from nanochat.checkpoint.load_model import build_model, open_trained
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.train.optim import OptimFlags
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 from tests.helpers.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
 from tests.helpers.tiny_model import save_base, tiny_model, tiny_tokenizer
 
@@ -112,7 +112,7 @@ def test_a_model_that_was_frozen_is_trained_by_later_stages(base: Path) -> None:
     model = build_model(trained, "cpu", torch.float32, "auto")
     restored = restore_controller(trained, model.requires_grad_(True))
     assert all(p.requires_grad for p in model.parameters())
-    assert any(group.named[0][0].startswith("model.") for group in restored.parameter_groups(OptimFlags(), Plan(64, 3, 1.0, 1.0)))
+    assert any(group.named[0][0].startswith("model.") for group in restored.parameter_groups(OptimFlags(), TrainPlan(64, 3, 1.0, 1.0)))
 
 
 def test_configurations_go_through_json_and_back() -> None:

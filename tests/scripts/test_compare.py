@@ -9,14 +9,14 @@ import pytest
 
 from bench.tiny_run import Home, new_home
 from bench.warm_start import WarmStart
-from mc.eval.metric_bounds import MEMORY_TARGETS
-from nanochat.tracking.run_reader import Run, read_run
+from mc.eval.metric_bounds import MEMORY_BOUNDS
+from nanochat.tracking.run_reader import LoggedRun, read_run
 from scripts.compare import main
 from scripts.wandb_dashboard import TEMPLATE, read_template
 from tests.helpers.run_files import write_info, write_run
 
 
-def read_of(home: Home) -> Callable[[str], Run]:
+def read_of(home: Home) -> Callable[[str], LoggedRun]:
     """Reads a run of `home` by its tag."""
     return lambda tag: read_run(home.base / "base_runs" / tag / "metrics.jsonl", tag)
 
@@ -81,7 +81,7 @@ def test_every_metric_that_a_dashboard_or_a_target_names_is_logged(trained: Home
     for panel in read_template(TEMPLATE).panels:
         assert set(panel.metrics) <= plain | memory and set(panel.metrics) & memory, panel
     assert {read_template(TEMPLATE).x} <= plain & memory
-    for target in MEMORY_TARGETS:
+    for target in MEMORY_BOUNDS:
         if target.metric not in ("mc/swap_rate", "mc/residency"):  # of sessions
             assert fnmatch.filter(memory, target.metric), target.metric
     assert "train/mfu" not in plain, "the peak of a CPU is not known"

@@ -75,7 +75,7 @@ def add_session_routes(app: FastAPI, backend: Backend, limits: WebLimits, there_
             try:
                 path = Path(folder.name) / "document"
                 await _store(request, path, limits)
-                inquiry = Inquiry(backend, "ingest", session=name, path=str(path), title=title)
+                inquiry = SessionCall(backend, "ingest", session=name, path=str(path), title=title)
                 try:
                     return await _progress(request, inquiry, folder)
                 except BaseException:
@@ -100,7 +100,7 @@ async def _store(request: Request, path: Path, limits: WebLimits) -> None:
         raise ApiError(507, f"the document cannot be stored: {error.strerror}", code="storage_failed") from error
 
 
-async def _progress(request: Request, inquiry: Inquiry, folder: tempfile.TemporaryDirectory) -> EventStream:
+async def _progress(request: Request, inquiry: SessionCall, folder: tempfile.TemporaryDirectory) -> EventStream:
     """How far the document has been read, as events. One that is refused is an answer with a status of its own."""
 
     async def first_answer() -> Answer | None:
@@ -136,7 +136,7 @@ def _token(request: Request, name: str) -> int:
     return int(value)
 
 
-class Inquiry:
+class SessionCall:
     """An operation of `nanochat.serve.backend.Sessions`. Whatever happens, `close` must be called: it ends what is still going on."""
 
     def __init__(self, backend: Backend, operation: str, **arguments: Any) -> None:
@@ -173,7 +173,7 @@ class Inquiry:
 
 async def ask(backend: Backend, seconds: float, operation: str, **arguments: Any) -> Answer:
     """The answer of an operation that takes a moment. Raises `ApiError` where it is refused, or does not come within `seconds`."""
-    inquiry = Inquiry(backend, operation, **arguments)
+    inquiry = SessionCall(backend, operation, **arguments)
     try:
         async with asyncio.timeout(seconds):
             return await inquiry.next() or {}

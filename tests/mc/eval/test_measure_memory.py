@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from mc.eval import row_eval
 from mc.auto_batch import choose_micro_batch
 from mc.config import MCConfig, SessionConfig
+from mc.eval import row_eval
 from mc.eval.row_eval import measure_memory, picture
 from mc.train.controller import new_controller
 from nanochat.runtime.device import Precision, Runtime

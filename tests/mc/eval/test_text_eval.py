@@ -21,7 +21,7 @@ from mc.session.session import MCSession, session_budget
 from mc.train.controller import MCController
 from nanochat.infer.engine import Engine
 from nanochat.infer.fast_decode import DecodeStep
-from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.infer.sampling import Sampling
 from nanochat.report.figures import chart_png, check_chart
 from nanochat.tasks.long.suite import Suite
@@ -47,7 +47,7 @@ def plain_losses(controller: MCController, tokens: torch.Tensor, begin: int) -> 
     return F.cross_entropy(full_logits(controller.model, tokens.tolist())[begin - 1 : -1], tokens[begin:], reduction="none")
 
 
-def opened(controller: MCController, config: SessionConfig, condition: str, tokens: torch.Tensor, **options) -> MemoryCache:
+def opened(controller: MCController, config: SessionConfig, condition: str, tokens: torch.Tensor, **options) -> MemoryKVCache:
     reader = Reader(controller, config, 1000, DecodeStep(controller.model))
     for piece in tokens.split(150):
         reader.read(piece)

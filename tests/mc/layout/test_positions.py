@@ -9,7 +9,7 @@ import torch
 
 from mc.layout.layout import Geometry, Layout, raw
 from mc.layout.positions import KINDS, alibi_bias, entry_rotary
-from mc.nets.gist_bank import Positions, Shape, bank_index, bank_layout
+from mc.nets.gist_bank import BankShape, Positions, bank_index, bank_layout
 from nanochat.model.gpt import rotary_at
 from tests.helpers.tiny_memory import SEQ_LEN, as_layout, entries, tiny_batch, tiny_gpt, tiny_memory
 
@@ -26,7 +26,7 @@ def frequencies(head_dim: int) -> torch.Tensor:
 def test_tokens_get_ordinary_rope_bit_for_bit(kind: str, dtype: torch.dtype) -> None:
     model = tiny_gpt(dtype=dtype)
     ordinary = model.rotary(0, 24)
-    shape = Shape(24, 16, Geometry(4, 2), 2)
+    shape = BankShape(24, 16, Geometry(4, 2), 2)
     layout = raw(3, 24)
     direct = entry_rotary(layout, shape.geometry, kind, 8, dtype)
     gathered = Positions(shape, kind, 8, dtype)(layout, bank_index(layout, shape))
@@ -71,7 +71,7 @@ def test_local_positions_are_places_in_the_working_context() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_positions_of_a_bank_are_those_of_the_layout(kind: str) -> None:
-    shape = Shape(35, 32, Geometry(4, 2), 2)
+    shape = BankShape(35, 32, Geometry(4, 2), 2)
     layout = as_layout([MIXED, entries([0, 0, 1, 1, 2, 2, 2, 2], 35, shape.geometry)])
     positions = Positions(shape, kind, 8, torch.float32)
     for _ in range(2):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mc.nets.child_attention import HEADS, Below, Matching
+from mc.nets.child_attention import HEADS, ChildAttention, ChildKeys
 
 D, K, W = 64, 8, 12
 
 
-def matching(newest: int = K, dtype: torch.dtype = torch.float32) -> Matching:
-    return Matching(D, newest, dtype).init_weights(torch.Generator().manual_seed(0))
+def matching(newest: int = K, dtype: torch.dtype = torch.float32) -> ChildAttention:
+    return ChildAttention(D, newest, dtype).init_weights(torch.Generator().manual_seed(0))
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -27,8 +27,8 @@ class Under(NamedTuple):
     x: Tensor
     entry: Tensor
 
-    def found(self, net: Matching, newest: Tensor) -> Tensor:
-        return net(newest, Below(net.keys(self.x), self.entry), W)
+    def found(self, net: ChildAttention, newest: Tensor) -> Tensor:
+        return net(newest, ChildKeys(net.keys(self.x), self.entry), W)
 
 
 def below(seed: int = 0, rows: int = 1) -> Under:

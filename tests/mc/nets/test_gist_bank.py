@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from mc.layout.layout import Geometry, Layout
-from mc.nets.gist_bank import RowTree, Shape, assemble, bank_index, bank_layout, build, look_below
+from mc.nets.gist_bank import BankShape, GistBank, assemble, bank_index, bank_layout, build, look_below
 from mc.nets.gistnet import GistNet
 from nanochat.model.gpt import Embedded
 from tests.helpers.tiny_memory import WIDTH, as_layout, entries, tiny_gistnet
 
 SHAPES = [
-    Shape(23, 20, Geometry(4), 2),
-    Shape(23, 20, Geometry(4, 2), 2),
-    Shape(30, 29, Geometry(3), 3),
-    Shape(9, 8, Geometry(2), 3),
-    Shape(70, 64, Geometry(8, 4), 2),
-    Shape(7, 0, Geometry(4), 2),
+    BankShape(23, 20, Geometry(4), 2),
+    BankShape(23, 20, Geometry(4, 2), 2),
+    BankShape(30, 29, Geometry(3), 3),
+    BankShape(9, 8, Geometry(2), 3),
+    BankShape(70, 64, Geometry(8, 4), 2),
+    BankShape(7, 0, Geometry(4), 2),
 ]
 # Layouts of one width of the rows of each shape, by its block size and slots.
 LEVELS = {
@@ -30,7 +30,7 @@ LEVELS = {
 }
 
 
-def rows(shape: Shape, B: int = 2) -> tuple[Embedded, Tensor]:
+def rows(shape: BankShape, B: int = 2) -> tuple[Embedded, Tensor]:
     """(embedded tokens of a model with two layers of value embeddings, hidden states)."""
     generator = torch.Generator().manual_seed(3)
     T = shape.length
@@ -54,7 +54,7 @@ def slow_node(row: Embedded, hidden: Tensor | None, net: GistNet, geometry: Geom
 
 @pytest.mark.parametrize("kind", ["transformer", "context"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_node_is_what_gistnet_makes_of_its_children(shape: Shape, kind: str) -> None:
+def test_every_node_is_what_gistnet_makes_of_its_children(shape: BankShape, kind: str) -> None:
     net = tiny_gistnet(gistnet_type=kind, gist_slots=shape.geometry.slots)
     embedded, hidden = rows(shape)
     hidden = hidden if kind == "context" else None
@@ -74,7 +74,7 @@ def test_every_node_is_what_gistnet_makes_of_its_children(shape: Shape, kind: st
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_index_inverts_the_layout_of_the_bank(shape: Shape) -> None:
+def test_the_index_inverts_the_layout_of_the_bank(shape: BankShape) -> None:
     layout = bank_layout(shape)
     index = bank_index(layout, shape)
     assert torch.equal(index[0], torch.arange(index.shape[1]))
@@ -84,7 +84,7 @@ def test_the_index_inverts_the_layout_of_the_bank(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES[:5])
-def test_assembling_picks_each_row_s_own_entries_and_takes_gradients_back(shape: Shape) -> None:
+def test_assembling_picks_each_row_s_own_entries_and_takes_gradients_back(shape: BankShape) -> None:
     net = tiny_gistnet(gist_slots=shape.geometry.slots)
     embedded, _ = rows(shape)
     layouts = LEVELS[shape.geometry.block_size, shape.geometry.slots]
@@ -118,13 +118,13 @@ def test_assembling_picks_each_row_s_own_entries_and_takes_gradients_back(shape:
 def test_variants_of_a_row_lie_rows_apart() -> None:
     """Variant v of row b is at v·B + b: it must read row b."""
     x = torch.arange(2.0)[:, None, None].expand(2, 3, 4)  # row b holds b
-    tree = RowTree(x.contiguous(), x[..., None, None].contiguous())
+    tree = GistBank(x.contiguous(), x[..., None, None].contiguous())
     got = assemble(tree, torch.zeros(6, 2, dtype=torch.int64))
     assert got.x[:, 0, 0].tolist() == got.values[:, 0, 0, 0, 0].tolist() == [0, 1, 0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("shape", SHAPES[:5])
-def test_below_an_entry_lies_what_expanding_it_would_show(shape: Shape) -> None:
+def test_below_an_entry_lies_what_expanding_it_would_show(shape: BankShape) -> None:
     geometry, newest = shape.geometry, 2
     K, S = geometry.block_size, geometry.slots
     tree = build(rows(shape)[0], tiny_gistnet(gist_slots=S), shape)

@@ -11,11 +11,11 @@ from torch import Tensor
 from mc.layout.compression import Compression, sample_levels
 from mc.layout.layout import Geometry, entry_ends, from_levels
 from mc.layout.positions import KINDS
-from mc.nets.gist_bank import Shape
+from mc.nets.gist_bank import BankShape
 from mc.train.controller import MCController
 from mc.train.variant_sampler import Request, Sampler, Variants
 from nanochat.train.optim import MuonAdamW, OptimFlags
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 from tests.helpers.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_gistnet, tiny_gpt, tiny_memory
 
 GISTS = [
@@ -42,7 +42,7 @@ def assert_nothing_is_foreseen(gist: dict, compression: Compression, kind: str, 
     bit. What stands for it changes. Tries all gists' targets and one in `every` of the other tokens."""
     geometry = compression.geometry
     T = compression.blocks * geometry.block_size + compression.tail
-    shape = Shape(T, T - compression.tail, geometry, len(compression.nodes))
+    shape = BankShape(T, T - compression.tail, geometry, len(compression.nodes))
     levels = sample_levels(compression, 3, torch.Generator().manual_seed(1))
     layout = from_levels(levels, T, compression.width, geometry)
     ends, limits = entry_ends(layout, geometry), layout.start + geometry.strides(layout.lod)
@@ -108,7 +108,7 @@ def trained(gist: dict, steps: int, peeking: bool = False) -> MCController:
     memory.model.init_weights(torch.Generator().manual_seed(0))
     if peeking:
         memory.sampler = PeekingSampler(memory.plan, 0, pin=False)
-    optimizer = MuonAdamW(memory.parameter_groups(OptimFlags(), Plan(SEQ_LEN, steps, 1.0, 1.0)))
+    optimizer = MuonAdamW(memory.parameter_groups(OptimFlags(), TrainPlan(SEQ_LEN, steps, 1.0, 1.0)))
     for step in range(steps):
         memory(*tiny_batch(8, seed=step, vocab=VOCAB), step % 8 / 8).loss.backward()
         optimizer.reduce_gradients()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mc.layout.layout import Geometry, Layout
-from mc.nets.child_attention import Below
+from mc.nets.child_attention import ChildKeys
 from mc.nets.lensnet import LensConfig, LensNet, block_scores
 from tests.helpers.tiny_memory import (
     SEQ_LEN,
@@ -27,7 +27,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def below(net: LensNet, layout: Layout, changed: int | None = None, seed: int = 5) -> Below:
+def below(net: LensNet, layout: Layout, changed: int | None = None, seed: int = 5) -> ChildKeys:
     """Of random vectors, number `changed` of each row another than without: K lie under each gist, one under each raw entry but the
     last K."""
     lod, K, W = layout.lod, net.geometry.block_size, layout.lod.shape[1]
@@ -37,7 +37,7 @@ def below(net: LensNet, layout: Layout, changed: int | None = None, seed: int = 
     x = normal(len(lod), len(entry[0]), WIDTH, seed=seed)
     if changed is not None:
         x[:, changed] = normal(WIDTH, seed=seed + 1)
-    return Below(net.matching.keys(x), torch.stack(entry))
+    return ChildKeys(net.matching.keys(x), torch.stack(entry))
 
 
 def logits(scores: torch.Tensor) -> torch.Tensor:

@@ -21,11 +21,11 @@ from nanochat.common import UserError
 from nanochat.data.chat_template import closing, render_prompt
 from nanochat.infer.continuous_batching import Batcher
 from nanochat.infer.engine import Engine
-from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.infer.reply import stop_tokens
 from nanochat.infer.sampling import Sampling
-from nanochat.serve.backend import SessionError, Ticket, Update
-from nanochat.serve.decode_thread import Serving
+from nanochat.serve.backend import PendingReply, SessionError, Update
+from nanochat.serve.decode_thread import DecodeThread
 from nanochat.serve.http.limits import WebLimits
 from tests.helpers.tiny_memory import tiny_memory
 from tests.helpers.tiny_model import tiny_tokenizer
@@ -54,7 +54,7 @@ class Server:
         settings = {"max_open": 4, "idle_seconds": 60.0, "max_sessions": 9, "quota": 5_000} | limits
         self.controller, self.store = controller, SessionStore(controller, IDENTITY, config(kind), root)
         self.sessions = WebSessions(self.store, TOKENIZER, **settings)
-        self.serving = Serving(Batcher(controller.model, 2), 2, 8, 60.0, sessions=self.sessions)
+        self.serving = DecodeThread(Batcher(controller.model, 2), 2, 8, 60.0, sessions=self.sessions)
 
     def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """The last answer. Raises `SessionError`."""
@@ -71,7 +71,7 @@ class Server:
             raise SessionError(answers[-1]["error"]["message"], answers[-1]["error"]["status"])
         return answers
 
-    def say(self, name: str, text: str, sampling: Sampling = LONG) -> tuple[Ticket, queue.Queue[list[Update]]]:
+    def say(self, name: str, text: str, sampling: Sampling = LONG) -> tuple[PendingReply, queue.Queue[list[Update]]]:
         inbox: queue.Queue[list[Update]] = queue.Queue()
         return self.serving.submit(asked(text), sampling, STOP, 1, inbox.put, name), inbox
 
@@ -119,7 +119,7 @@ def asked(text: str, first: bool = False) -> list[int]:
 def test_replies_are_what_the_engine_says_and_the_history_is_what_was_said(controller: MCController, tmp_path: Path, kind: str) -> None:
     short, first, second = Sampling(temperature=0, max_tokens=30), "What is a loop? " * 20, "And now?"
     alone = SessionStore(controller, IDENTITY, config("ram")).open("alone")
-    engine = Engine(controller.model, lambda rows, tokens: MemoryCache(controller.model, [alone]))
+    engine = Engine(controller.model, lambda rows, tokens: MemoryKVCache(controller.model, [alone]))
     expected = [token for (token,) in engine.stream([asked(first, True)], short, STOP)]
     with serving(controller, tmp_path, kind=kind) as server:
         server.ask("create", session="a")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mc.session.child_key_cache import BelowCache
+from mc.session.child_key_cache import ChildKeyCache
 from tests.mc.session.test_session import EAGER, GISTS, memory, random_tokens, session
 
 
@@ -15,21 +15,21 @@ from tests.mc.session.test_session import EAGER, GISTS, memory, random_tokens, s
 def test_what_is_kept_is_what_would_be_made(gist: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     controller = memory(gist=gist)
     s, matching, newest = session(controller, EAGER), controller.focus.lensnet.matching, controller.focus.lensnet.newest
-    kept = BelowCache(controller.model, s.tree, matching)
+    kept = ChildKeyCache(controller.model, s.tree, matching)
     made: list[tuple[int, int]] = []
-    make = BelowCache._made
+    make = ChildKeyCache._made
 
-    def noting(self: BelowCache, level: int, nodes: np.ndarray) -> torch.Tensor:
+    def noting(self: ChildKeyCache, level: int, nodes: np.ndarray) -> torch.Tensor:
         if self is kept:
             made.extend((level, node) for node in nodes.tolist())
         return make(self, level, nodes)
 
-    monkeypatch.setattr(BelowCache, "_made", noting)
+    monkeypatch.setattr(ChildKeyCache, "_made", noting)
     before, edits = set(), 0
     for piece in random_tokens(700).split([100, 3, 97, 1, 1, 300, 198]):
         s.append(piece)
         tiling, x = s.context.tiling, s.context.x
-        got, fresh = kept(tiling, x, newest), BelowCache(controller.model, s.tree, matching)(tiling, x, newest)
+        got, fresh = kept(tiling, x, newest), ChildKeyCache(controller.model, s.tree, matching)(tiling, x, newest)
         assert torch.equal(got.entry, fresh.entry)
         torch.testing.assert_close(got.keys, fresh.keys, rtol=0, atol=1e-6)
         span = s.tree.spec.geometry.span

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mc.config import AllocatorConfig, SessionConfig
 from mc.layout.layout import check, to_levels
-from mc.nets.gist_bank import Shape, build, look_below
+from mc.nets.gist_bank import BankShape, build, look_below
 from mc.nets.lensnet import bank_keys
 from mc.session.session import MCSession, least_entries, session_budget, session_spec
 from mc.session.tree import RamTree
@@ -20,7 +20,7 @@ from mc.train.controller import MCController
 from nanochat.common import UserError, read_json, write_json
 from nanochat.infer.engine import Engine
 from nanochat.infer.kv_cache import KVCache
-from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.infer.sampling import Sampling
 from tests.helpers.tiny_memory import tiny_memory
 
@@ -77,7 +77,7 @@ def test_gists_are_those_that_training_would_make(gist: dict, pieces: list[int])
     for piece in tokens.split(pieces):
         s.append(piece)
     geometry = controller.config.geometry
-    shape = Shape(600, 600, geometry, 3)
+    shape = BankShape(600, 600, geometry, 3)
     row = build(controller.model.embed(tokens[None]), controller.gistnet, shape)
     begin = 600
     assert torch.equal(s.tree.tokens(0, 600), tokens) and s.length == 600
@@ -116,7 +116,7 @@ def test_lensnet_looks_below_entries_as_in_training(gist: dict) -> None:
     s = read_in_pieces(controller, tokens)
     geometry, layout, lensnet = controller.config.geometry, s.context.layout, controller.focus.lensnet
     assert {0, 1, 2} <= set(layout.lod.unique().tolist())
-    shape = Shape(700, 696, geometry, s.tree.spec.max_lod)
+    shape = BankShape(700, 696, geometry, s.tree.spec.max_lod)
     tree, levels = build(controller.model.embed(tokens[None]), controller.gistnet, shape), to_levels(layout, 87, geometry)
     expected = look_below(bank_keys(lensnet, tree), shape, levels, layout, 700, lensnet.newest)
     got = s._below(s.context.tiling, s.context.x, lensnet.newest)
@@ -137,7 +137,7 @@ def test_a_short_history_is_read_as_without_a_memory(gist: dict, kind: str, mode
     config = dataclasses.replace(CONFIG, allocator=AllocatorConfig(allocator_soft_max_length=300))
     prompt, greedy = random_tokens(100).tolist(), Sampling(temperature=0, max_tokens=150)
     s = session(controller, config)
-    with_memory = Engine(controller.model, open_context=lambda rows, tokens: MemoryCache(controller.model, [s]))
+    with_memory = Engine(controller.model, open_context=lambda rows, tokens: MemoryKVCache(controller.model, [s]))
     assert with_memory.generate([prompt], greedy) == Engine(controller.model).generate([prompt], greedy)
     assert s.length == 249 and s.figures.refocuses > 15  # the last token is never appended
 
@@ -148,7 +148,7 @@ def test_a_short_history_is_read_as_without_a_memory(gist: dict, kind: str, mode
 def test_a_cache_that_is_kept_says_what_the_whole_working_context_says(gist: dict, kind: str) -> None:
     controller = memory(gist=gist, positional_type=kind)
     s = session(controller, EAGER)
-    cache, tokens = MemoryCache(controller.model, [s]), random_tokens(400)
+    cache, tokens = MemoryKVCache(controller.model, [s]), random_tokens(400)
     rewritten = []
     whole = cache._rewrite
     cache._rewrite = lambda row, begin: (rewritten.append(begin), whole(row, begin))
@@ -169,7 +169,7 @@ def test_sessions_and_plain_rows_share_a_cache() -> None:
 
     def replies(rows: list[int], with_memory: list[bool]) -> list:
         sessions = [session(controller, EAGER) if wanted else None for wanted in with_memory]
-        engine = Engine(controller.model, open_context=lambda count, tokens: MemoryCache(controller.model, sessions))
+        engine = Engine(controller.model, open_context=lambda count, tokens: MemoryKVCache(controller.model, sessions))
         return engine.generate([prompts[row] for row in rows], greedy)
 
     together = replies([0, 1, 2], [True, False, True])
@@ -180,9 +180,9 @@ def test_sessions_and_plain_rows_share_a_cache() -> None:
 
 def test_rows_with_a_memory_come_go_and_move_but_are_not_doubled() -> None:
     controller = memory()
-    s, cache = session(controller), MemoryCache(controller.model, [], max_rows=4)
+    s, cache = session(controller), MemoryKVCache(controller.model, [], max_rows=4)
     for prompt, row_memory in (([1, 2, 3], None), (random_tokens(90).tolist(), s), ([4, 5], None)):
-        newcomer = MemoryCache(controller.model, [row_memory])
+        newcomer = MemoryKVCache(controller.model, [row_memory])
         newcomer.append(torch.tensor([prompt]))
         cache.admit(newcomer)
     with pytest.raises(ValueError, match="session of its own"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mc.config import AllocatorConfig, SessionConfig
-from mc.session.hooks import Watcher
+from mc.session.hooks import SessionHooks
 from mc.session.session import MCSession, session_spec
 from mc.session.tree import RamTree
 from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryEvent
@@ -45,7 +45,7 @@ def controller() -> MCController:
     return tiny_memory().requires_grad_(False).eval()
 
 
-def session(controller: MCController, watcher: Watcher | None) -> MCSession:
+def session(controller: MCController, watcher: SessionHooks | None) -> MCSession:
     return MCSession(controller, RamTree(session_spec(controller, CONFIG)), CONFIG, watcher=watcher)
 
 
@@ -130,4 +130,4 @@ def test_a_name_becomes_an_id_that_lasts_as_long_as_the_process() -> None:
 
 
 def test_nobody_watches_where_nothing_is_sent() -> None:
-    assert type(SessionTelemetry().watcher("a")) is type(SessionTelemetry(NoOpTelemetryProvider()).watcher("a")) is Watcher
+    assert type(SessionTelemetry().watcher("a")) is type(SessionTelemetry(NoOpTelemetryProvider()).watcher("a")) is SessionHooks

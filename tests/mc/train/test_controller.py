@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mc.train.controller import MCController
 from nanochat.model.gpt import rotary_at
 from nanochat.train.optim import MuonAdamW, OptimFlags, check_coverage
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 from tests.helpers.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
 
 
@@ -173,7 +173,7 @@ def test_a_frozen_model_stays_as_it_is(kind: str) -> None:
     own = [(name, p, q) for (name, p), q in zip(moving.named_parameters(), frozen.parameters(), strict=True)]
     for name, p, q in own:  # the memory's networks learn the same from it as beside a model that moves
         assert q.grad is None if name.startswith("model.") else torch.equal(p.grad, q.grad), name
-    groups = frozen.parameter_groups(OptimFlags(), Plan(SEQ_LEN, 3, 1.0, 1.0))
+    groups = frozen.parameter_groups(OptimFlags(), TrainPlan(SEQ_LEN, 3, 1.0, 1.0))
     check_coverage(frozen, groups)
     optimizer = MuonAdamW(groups)
     optimizer.reduce_gradients()
@@ -186,7 +186,10 @@ def test_a_frozen_model_stays_as_it_is(kind: str) -> None:
 
 def test_the_memory_may_learn_faster_than_the_model() -> None:
     plain, quick = (
-        {group.named[0][0]: group for group in tiny_memory(mc_lr_mult=times).parameter_groups(OptimFlags(), Plan(SEQ_LEN, 3, 1.0, 1.0))}
+        {
+            group.named[0][0]: group
+            for group in tiny_memory(mc_lr_mult=times).parameter_groups(OptimFlags(), TrainPlan(SEQ_LEN, 3, 1.0, 1.0))
+        }
         for times in (1.0, 8.0)
     )
     assert plain.keys() == quick.keys() and any(not name.startswith("model.") for name in plain)

@@ -7,10 +7,10 @@ import time
 import pytest
 import torch
 
-from mc.train.variant_sampler import PATIENCE, Pace
+from mc.train.variant_sampler import PATIENCE, VariantThrottle
 
 
-def run(pace: Pace, micro_batches: int, clock: list[float], seconds_per_variant: float) -> None:
+def run(pace: VariantThrottle, micro_batches: int, clock: list[float], seconds_per_variant: float) -> None:
     for _ in range(micro_batches):
         pace.saw(1000)
         clock[0] += seconds_per_variant * pace.variants
@@ -24,7 +24,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_it_finds_as_many_variants_as_the_target_allows(clock: list[float]) -> None:
-    pace = Pace(460.0, 6, torch.device("cpu"))  # 1000 tokens take a second for each variant
+    pace = VariantThrottle(460.0, 6, torch.device("cpu"))  # 1000 tokens take a second for each variant
     run(pace, 12 * PATIENCE, clock, 1.0)
     assert pace.variants == 2
     run(pace, 30 * PATIENCE, clock, 0.1)  # ten times as fast: all of them
@@ -34,13 +34,13 @@ def test_it_finds_as_many_variants_as_the_target_allows(clock: list[float]) -> N
 
 
 def test_without_a_target_nothing_changes(clock: list[float]) -> None:
-    pace = Pace(0.0, 4, torch.device("cpu"))
+    pace = VariantThrottle(0.0, 4, torch.device("cpu"))
     run(pace, 10 * PATIENCE, clock, 1e6)
     assert pace.variants == 4
 
 
 def test_a_pause_does_not_count(clock: list[float]) -> None:
-    pace = Pace(460.0, 2, torch.device("cpu"))
+    pace = VariantThrottle(460.0, 2, torch.device("cpu"))
     for _ in range(10 * PATIENCE):
         run(pace, 1, clock, 1.0)
         clock[0] += 1e6

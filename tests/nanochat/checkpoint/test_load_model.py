@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.checkpoint.load_model import load_model, open_trained, start_from
+from nanochat.checkpoint.load_model import load_model, load_weights_into, open_trained
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from tests.helpers.tiny_model import full_logits, save_base, tiny_model, tiny_tokenizer
@@ -112,7 +112,7 @@ def test_training_starts_from_the_weights_of_a_checkpoint(base: Path) -> None:
     model, tokenizer = tiny_model(1, vocab_size=VOCABULARY), tiny_tokenizer()
     save_base(base, model, tokenizer)
     other = tiny_model(2, vocab_size=VOCABULARY, max_seq_len=48, dtype=torch.bfloat16).requires_grad_(True)
-    start_from(other, open_trained(say=lambda _: None))
+    load_weights_into(other, open_trained(say=lambda _: None))
     for name, parameter in other.named_parameters():
         assert torch.equal(parameter, model.state_dict()[name]) and parameter.requires_grad and parameter.dtype == torch.float32
 
@@ -122,4 +122,4 @@ def test_another_shape_is_named(base: Path, shape: dict[str, int]) -> None:
     save_base(base, tiny_model(vocab_size=VOCABULARY, kv_heads=2), tiny_tokenizer())
     ((name, value),) = shape.items()
     with pytest.raises(UserError, match=rf"tiny step 7 has {name} \d+ and this run {value}; give --{name.replace('_', '-')} as there"):
-        start_from(tiny_model(**({"vocab_size": VOCABULARY, "kv_heads": 2} | shape)), open_trained(say=lambda _: None))
+        load_weights_into(tiny_model(**({"vocab_size": VOCABULARY, "kv_heads": 2} | shape)), open_trained(say=lambda _: None))

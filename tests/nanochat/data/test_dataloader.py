@@ -19,14 +19,14 @@ from nanochat.common import UserError
 from nanochat.data import token_cache
 from nanochat.data.dataloader import Prefetcher, RowLoader
 from nanochat.data.sources import open_source
-from nanochat.data.token_cache import TokenShards, open_tokens
+from nanochat.data.token_cache import TokenCache, open_tokens
 from tests.helpers.byte_tokenizer import ByteTokenizer
 
 BOS = ByteTokenizer().bos_id
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> TokenShards:
+def shards(tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     """Some 60 K tokens in several shards: documents of 1 … 700 letters, each with its number inside."""
     folder = tmp_path_factory.mktemp("source")
     rng = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> TokenShards:
     seq_len=st.sampled_from([16, 64, 255]),
 )
 def test_a_step_is_the_same_rows_for_every_split(
-    shards: TokenShards, packing: str, shuffle: bool, world_size: int, micro_batch: int, accumulate: int, start: int, seq_len: int
+    shards: TokenCache, packing: str, shuffle: bool, world_size: int, micro_batch: int, accumulate: int, start: int, seq_len: int
 ) -> None:
     rows_per_step = world_size * micro_batch * accumulate
 
@@ -74,7 +74,7 @@ def test_a_step_is_the_same_rows_for_every_split(
 
 
 @pytest.mark.parametrize("seq_len", [16, 100, 512])
-def test_bestfit_rows_are_pieces_that_begin_with_bos(shards: TokenShards, seq_len: int) -> None:
+def test_bestfit_rows_are_pieces_that_begin_with_bos(shards: TokenCache, seq_len: int) -> None:
     loader = RowLoader(shards, seq_len, "bestfit", seed=1)
     rows = loader.rows(0, loader.rows_per_epoch)
     assert rows.shape == (loader.rows_per_epoch, seq_len + 1) and rows.dtype == np.int32
@@ -86,7 +86,7 @@ def test_bestfit_rows_are_pieces_that_begin_with_bos(shards: TokenShards, seq_le
         assert all(bytes(piece[1:].astype(np.uint8)) in text for piece in pieces)
 
 
-def test_bestfit_reads_nearly_all_of_the_text_once(shards: TokenShards) -> None:
+def test_bestfit_reads_nearly_all_of_the_text_once(shards: TokenCache) -> None:
     loader = RowLoader(shards, 64, "bestfit", seed=1)
     rows = loader.rows(0, loader.rows_per_epoch)
     tokens = np.concatenate([shard.tokens for shard in shards.shards])
@@ -94,7 +94,7 @@ def test_bestfit_reads_nearly_all_of_the_text_once(shards: TokenShards) -> None:
     assert (read <= there).all() and read.sum() > 0.97 * there.sum()
 
 
-def test_stream_rows_are_the_text_in_order(shards: TokenShards) -> None:
+def test_stream_rows_are_the_text_in_order(shards: TokenCache) -> None:
     loader = RowLoader(shards, 100, "stream", seed=3)
     rows = loader.rows(0, loader.rows_per_epoch)
     expected = []
@@ -104,7 +104,7 @@ def test_stream_rows_are_the_text_in_order(shards: TokenShards) -> None:
     assert (loader.rows(loader.rows_per_epoch, loader.rows_per_epoch + 5) == rows[:5]).all()
 
 
-def test_an_epoch_is_every_row_once_in_an_order_of_its_own(shards: TokenShards) -> None:
+def test_an_epoch_is_every_row_once_in_an_order_of_its_own(shards: TokenCache) -> None:
     loader, plain = RowLoader(shards, 64, seed=5), RowLoader(shards, 64, seed=5, shuffle=False)
     n = loader.rows_per_epoch
     epochs = [loader.rows(e * n, (e + 1) * n) for e in range(3)]
@@ -119,7 +119,7 @@ def test_an_epoch_is_every_row_once_in_an_order_of_its_own(shards: TokenShards) 
     assert loader.rows(4, 4).shape == (0, 65)
 
 
-def test_fingerprint_tells_whether_rows_are_the_same(shards: TokenShards) -> None:
+def test_fingerprint_tells_whether_rows_are_the_same(shards: TokenCache) -> None:
     def of(*arguments: object, **options: object) -> str:
         return RowLoader(shards, *arguments, **options).fingerprint
 
@@ -128,7 +128,7 @@ def test_fingerprint_tells_whether_rows_are_the_same(shards: TokenShards) -> Non
     assert of(64, "stream", 1) == of(64, "stream", 2)
 
 
-def test_plans_are_made_once(shards: TokenShards) -> None:
+def test_plans_are_made_once(shards: TokenCache) -> None:
     said: list[str] = []
     RowLoader(shards, 33, say=said.append)
     assert len(said) == 1 and "33" in said[0]
@@ -138,7 +138,7 @@ def test_plans_are_made_once(shards: TokenShards) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 50, -8])
-def test_truncated_plan_is_refused(shards: TokenShards, keep: int) -> None:
+def test_truncated_plan_is_refused(shards: TokenCache, keep: int) -> None:
     RowLoader(shards, 37)
     path = next(shards.shards[0].folder.glob("*bestfit-37-*.npy"))
     data = path.read_bytes()
@@ -150,7 +150,7 @@ def test_truncated_plan_is_refused(shards: TokenShards, keep: int) -> None:
     assert path.read_bytes() == data
 
 
-def test_plan_of_other_rows_is_refused(shards: TokenShards) -> None:
+def test_plan_of_other_rows_is_refused(shards: TokenCache) -> None:
     paths = []
     for seq_len in (38, 39):
         RowLoader(shards, seq_len)
@@ -161,7 +161,7 @@ def test_plan_of_other_rows_is_refused(shards: TokenShards) -> None:
     paths[0].unlink()
 
 
-def test_bad_settings(shards: TokenShards) -> None:
+def test_bad_settings(shards: TokenCache) -> None:
     with pytest.raises(UserError, match="do not fill one row"):
         RowLoader(shards, 10**6)
     with pytest.raises(UserError, match="do not fill one row"):

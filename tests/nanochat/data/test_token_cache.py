@@ -18,7 +18,7 @@ from nanochat import dataset
 from nanochat.common import UserError
 from nanochat.data import token_cache
 from nanochat.data.sources import Source, open_source
-from nanochat.data.token_cache import TokenShards, open_tokens
+from nanochat.data.token_cache import TokenCache, open_tokens
 from nanochat.data.tokenizer import Tokenizer
 from tests.helpers.byte_tokenizer import ByteTokenizer
 
@@ -44,7 +44,7 @@ def corpus(folder: Path, files: int = 3, documents: int = 200) -> Source:
     return open_source(str(folder))
 
 
-def texts(shards: TokenShards, tokenizer: ByteTokenizer) -> list[str]:
+def texts(shards: TokenCache, tokenizer: ByteTokenizer) -> list[str]:
     out = []
     for shard in shards.shards:
         for a, b in zip(shard.offsets[:-1], shard.offsets[1:], strict=True):

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.infer.continuous_batching import Batcher, Event
+from nanochat.infer.continuous_batching import Batcher, TokenEvent
 from nanochat.infer.engine import Engine
 from nanochat.infer.kv_cache import FIRST_CAPACITY
 from nanochat.infer.sampling import BLOCK, Sampling, Uniforms
@@ -39,12 +39,12 @@ def alone(model: GPT, prompt: Sequence[int], sampling: Sampling, stop: Sequence[
     return [token for (token,) in engine.resume(context, hidden, sampling, stop, [stream])]
 
 
-def drain(batcher: Batcher, events: list[Event] | None = None) -> dict[int, list[Event]]:
+def drain(batcher: Batcher, events: list[TokenEvent] | None = None) -> dict[int, list[TokenEvent]]:
     """Steps until nothing is left; the events of each request."""
     events = events if events is not None else []
     while not batcher.idle:
         events += batcher.step()
-    by_id: dict[int, list[Event]] = {}
+    by_id: dict[int, list[TokenEvent]] = {}
     for event in events:
         by_id.setdefault(event.id, []).append(event)
     return by_id
@@ -125,7 +125,7 @@ def test_rows_with_a_memory_go_on_with_it_beside_others(seed: int, max_rows: int
     model, random_ = tiny_model(depth=2), random.Random(seed)
     batcher = Batcher(model, max_rows, prefill_chunk=chunk)
     requests: dict[int, tuple[list[int], list[int], Sampling, int, Keeper | None]] = {}
-    events: list[Event] = []
+    events: list[TokenEvent] = []
     ended: set[int] = set()
 
     def check(id: int, cancelled: bool = False) -> None:

@@ -10,7 +10,7 @@ import torch
 from nanochat.infer.engine import Engine
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.kv_cache import KVCache
-from nanochat.infer.packed_linear import Matrix
+from nanochat.infer.packed_linear import PackedLinear
 from nanochat.infer.sampling import Sampling
 from tests.helpers.tiny_model import full_logits, tiny_model
 
@@ -94,7 +94,7 @@ def test_hidden_states_can_be_trained_on() -> None:
 def test_matrix_is_the_linear_map(dtype: torch.dtype, rows: int) -> None:
     generator = torch.Generator().manual_seed(rows)
     weight, x, total = (torch.randn(*size, generator=generator) for size in ((50, 24), (rows, 24), (rows, 50)))
-    matrix = Matrix(weight, dtype)
+    matrix = PackedLinear(weight, dtype)
     exact = (x.to(dtype).double() @ weight.to(dtype).double().t()).float()
     assert matrix(x).dtype == dtype
     torch.testing.assert_close(matrix(x).float(), exact, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=2e-2)

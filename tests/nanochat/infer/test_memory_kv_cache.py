@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nanochat.infer.engine import Engine
 from nanochat.infer.kv_cache import KVCache
-from nanochat.infer.memory_kv_cache import MemoryCache
+from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
 from tests.helpers.tiny_model import tiny_model
@@ -54,7 +54,7 @@ def test_memories_that_keep_everything_change_nothing(model: dict, dtype: torch.
     gpt = tiny_model(dtype=dtype, **model)
     prompts = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10], [11, 12, 13]]
     memories = [Keeper(gpt), None, Keeper(gpt, every=5, keep=0)]
-    plain, cache = KVCache(gpt, 3), MemoryCache(gpt, memories)
+    plain, cache = KVCache(gpt, 3), MemoryKVCache(gpt, memories)
     counts = [len(prompt) for prompt in prompts]
     padded = torch.tensor([prompt + [0] * (8 - len(prompt)) for prompt in prompts])
     tolerance = {"rtol": 0, "atol": 5e-5 if dtype == torch.float32 else 0.15}
@@ -72,7 +72,7 @@ def test_rows_that_end_leave_the_others_their_memories() -> None:
     prompts = [[1, 2, 3, 4], [9, 10], [11, 12, 13], [5, 6]]
     stop = set(range(30))  # rows end at different times
     memories = [Keeper(gpt), Keeper(gpt), None, Keeper(gpt)]
-    engine = Engine(gpt, open_context=lambda rows, tokens: MemoryCache(gpt, memories))
+    engine = Engine(gpt, open_context=lambda rows, tokens: MemoryKVCache(gpt, memories))
     replies = engine.generate(prompts, GREEDY, stop)
     assert replies == Engine(gpt).generate(prompts, GREEDY, stop)
     for prompt, reply, memory in zip(prompts, replies, memories, strict=True):
@@ -83,7 +83,7 @@ def test_rows_that_end_leave_the_others_their_memories() -> None:
 
 def test_what_a_memory_holds_already_is_read_with_the_first_tokens() -> None:
     gpt = tiny_model()
-    cache = MemoryCache(gpt, [Keeper(gpt, tokens=torch.tensor([1, 2, 3]))])
+    cache = MemoryKVCache(gpt, [Keeper(gpt, tokens=torch.tensor([1, 2, 3]))])
     plain = KVCache(gpt, 1)
     expected = plain.append(torch.tensor([[1, 2, 3, 4]]))
     torch.testing.assert_close(cache.append(torch.tensor([[4]])), expected, rtol=0, atol=5e-5)

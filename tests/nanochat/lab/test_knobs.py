@@ -6,7 +6,7 @@ from nanochat import flags
 from nanochat.lab.profiles import PROFILES, Profile, argv, check_knobs, load_profile, resolve
 from nanochat.lab.templates import TEMPLATES, grid, load_template
 from nanochat.model.gpt import GPTConfig
-from nanochat.train.schedule import HorizonFlags, Plan, plan_run
+from nanochat.train.schedule import HorizonFlags, TrainPlan, plan_run
 from scripts.base_train import BaseTrain
 
 DEFAULTS = flags.flat_values(BaseTrain())
@@ -21,7 +21,7 @@ BASE = {
 }
 
 
-def plan(changed: dict) -> Plan:
+def plan(changed: dict) -> TrainPlan:
     full = DEFAULTS | changed
     horizon = HorizonFlags(num_iterations=full["num_iterations"], total_batch_size=full["total_batch_size"])
     rows = full["device_batch_size"] * full["max_seq_len"]
@@ -36,7 +36,7 @@ def test_another_batch_keeps_the_tokens_and_the_rates_follow(factor: float, rows
     assert after.total_tokens == pytest.approx(before.total_tokens, rel=0.005)
     assert after.lr_scale / before.lr_scale == pytest.approx(math.sqrt(rows / 16))
 
-    def tau(p: Plan) -> float:
+    def tau(p: TrainPlan) -> float:
         return p.total_batch_size / (p.lr_scale * p.weight_decay_scale * p.total_tokens)
 
     assert tau(after) == pytest.approx(tau(before))

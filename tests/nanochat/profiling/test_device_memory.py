@@ -24,7 +24,7 @@ from nanochat.profiling.device_memory import (
 )
 from nanochat.train.objective import NextTokenObjective
 from nanochat.train.optim import MuonAdamW, OptimFlags
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 from tests.helpers.saved_tensors import saved_bytes
 
 SMALL = GPTConfig(depth=3, aspect_ratio=64, head_dim=64, max_seq_len=256, window_pattern="L", vocab_size=2048)
@@ -42,7 +42,7 @@ def parts(config: GPTConfig = D12, rows: int = 14, addition: Addition | None = N
 def test_parameters_and_state_are_those_of_the_model_and_its_optimizer(config: GPTConfig) -> None:
     objective = NextTokenObjective(GPT(config))
     assert sum(p.numel() for p in objective.parameters()) == sum(f(config) for f in (matrix_parameters, table_parameters, other_parameters))
-    optimizer = MuonAdamW(objective.parameter_groups(OptimFlags(), Plan(256, 1, 1.0, 1.0)))
+    optimizer = MuonAdamW(objective.parameter_groups(OptimFlags(), TrainPlan(256, 1, 1.0, 1.0)))
     kinds = ("momentum", "exp_avg", "exp_avg_sq")  # the others are a number or two for each row
     state = sum(t.nbytes for name, t in optimizer.state_tensors().items() if name.endswith(kinds))
     told = estimate(config, [Pass(2, 256, False)], CPU).parts

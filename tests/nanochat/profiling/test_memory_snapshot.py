@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nanochat.common import UserError
 from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.profiling.memory_snapshot import MemoryDebug, open_memory_debug, resident_mib
-from nanochat.profiling.timers import Spans
+from nanochat.profiling.timers import SpanTimers
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.train.trainer import Event
 from tests.helpers.trainer_lab import STEPS, Lab, lab, loader, stop
@@ -70,7 +70,7 @@ def test_what_is_resident_now_and_at_most() -> None:
 
 
 def test_spans_are_recorded_at_their_first_end_until_the_last(wanted: Path) -> None:
-    spans, debug = Spans(CPU), open_memory_debug("x", CPU)
+    spans, debug = SpanTimers(CPU), open_memory_debug("x", CPU)
     assert debug is not None
     debug.watch(spans, last="optimizer")
     for _ in range(2):
@@ -86,7 +86,7 @@ def test_spans_are_recorded_at_their_first_end_until_the_last(wanted: Path) -> N
 
 
 def test_running_out_of_memory_leaves_a_snapshot(wanted: Path) -> None:
-    spans, debug = Spans(CPU), open_memory_debug("x", CPU)
+    spans, debug = SpanTimers(CPU), open_memory_debug("x", CPU)
     assert debug is not None
     debug.watch(spans, last="optimizer")
     with pytest.raises(torch.OutOfMemoryError), spans("forward"):

@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from nanochat.profiling.timers import Spans
+from nanochat.profiling.timers import SpanTimers
 
 CPU = torch.device("cpu")
 
@@ -15,7 +15,7 @@ def busy(milliseconds: float) -> None:
 
 
 def test_spans_add_up_to_the_time_they_cover():
-    spans = Spans(CPU)
+    spans = SpanTimers(CPU)
     begin = time.perf_counter()
     with spans("step"):
         busy(10)
@@ -33,7 +33,7 @@ def test_spans_add_up_to_the_time_they_cover():
 
 
 def test_a_span_inside_another_counts_for_itself_alone():
-    spans = Spans(CPU)
+    spans = SpanTimers(CPU)
     with spans("outer"), spans("inner"):
         busy(50)
     figures = spans.collect()
@@ -41,7 +41,7 @@ def test_a_span_inside_another_counts_for_itself_alone():
 
 
 def test_a_span_inside_itself_counts_once():
-    spans = Spans(CPU)
+    spans = SpanTimers(CPU)
     begin = time.perf_counter()
     with spans("a"), spans("a"):
         busy(10)
@@ -49,7 +49,7 @@ def test_a_span_inside_itself_counts_once():
 
 
 def test_collecting_starts_anew():
-    spans = Spans(CPU)
+    spans = SpanTimers(CPU)
     assert spans.collect() == {}
     for _ in range(3):
         with spans("a"):
@@ -59,7 +59,7 @@ def test_collecting_starts_anew():
 
 
 def test_an_error_ends_its_spans():
-    spans = Spans(CPU)
+    spans = SpanTimers(CPU)
     with pytest.raises(ZeroDivisionError), spans("outer"), spans("inner"):
         _ = 1 / 0
     with spans("after"):
@@ -69,7 +69,7 @@ def test_an_error_ends_its_spans():
 
 
 def test_what_is_ignored_does_not_count():
-    spans = Spans(CPU)
+    spans = SpanTimers(CPU)
     with spans("kept"):
         busy(2)
     with pytest.raises(ZeroDivisionError), spans.ignored(), spans("other"), spans("kept"):
@@ -84,7 +84,7 @@ def test_what_is_ignored_does_not_count():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_cuda_the_device_is_timed():
-    spans = Spans(torch.device("cuda"))
+    spans = SpanTimers(torch.device("cuda"))
     x = torch.randn(4096, 4096, device="cuda")
     with spans("outer"), spans("matmuls"):
         for _ in range(20):

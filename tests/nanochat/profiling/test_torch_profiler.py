@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nanochat.common import UserError
-from nanochat.profiling.timers import Spans
+from nanochat.profiling.timers import SpanTimers
 from nanochat.profiling.torch_profiler import TOP, StepProfiler, parse_steps
 from nanochat.train.trainer import TrainerFlags
 from tests.helpers.trainer_lab import STEPS, Lab, Scripted, another, lab, loader, stop
@@ -99,14 +99,14 @@ def test_a_resumed_run_profiles_what_is_left(lab: Lab, folder: Path) -> None:
 
 def test_a_run_that_resumes_behind_the_steps_says_so(folder: Path) -> None:
     said: list[str] = []
-    with StepProfiler((2, 4), 8, "x", CPU)(4, said.append) as profiler, profiler.step(4, Spans(CPU)):
+    with StepProfiler((2, 4), 8, "x", CPU)(4, said.append) as profiler, profiler.step(4, SpanTimers(CPU)):
         pass
     assert said == ["profile_steps 2:4: the run resumes at step 4, there is nothing left to profile"]
     assert not folder.exists()
 
 
 def profiled(profiler: StepProfiler, say: list[str]) -> None:
-    spans = Spans(CPU)
+    spans = SpanTimers(CPU)
     with profiler(None, say.append):
         for step in range(3):
             with profiler.step(step, spans), spans("forward"):
@@ -132,7 +132,7 @@ def test_each_process_writes_a_trace(folder: Path) -> None:
 
 
 def test_a_step_that_fails_ends_the_profile(folder: Path) -> None:
-    spans, profiler = Spans(CPU), StepProfiler((0, 3), 3, "x", CPU)
+    spans, profiler = SpanTimers(CPU), StepProfiler((0, 3), 3, "x", CPU)
     with pytest.raises(ZeroDivisionError), profiler(None, lambda _: None):
         with profiler.step(0, spans):
             pass

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from nanochat.report.run_comparison import compare, comparison_markdown, comparison_png, notes_of
-from nanochat.tracking.run_reader import LOSS, Axis, Run, read_run
+from nanochat.tracking.run_reader import LOSS, Axis, LoggedRun, read_run
 from tests.helpers.run_files import BATCH, write_info, write_run
 
 
-def pair(folder: Path, **more) -> list[Run]:
+def pair(folder: Path, **more) -> list[LoggedRun]:
     """A baseline, and a run with a memory that is 0.1 nats behind; `more` is of the latter."""
     write_run(folder / "d4")
     write_info(folder / "d4", 300)

@@ -15,8 +15,8 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT
 from nanochat.serve.admission import Busy
-from nanochat.serve.backend import Stopped, Ticket, Update
-from nanochat.serve.decode_thread import Serving
+from nanochat.serve.backend import PendingReply, Stopped, Update
+from nanochat.serve.decode_thread import DecodeThread
 from tests.helpers.tiny_model import tiny_model
 
 LONG = Sampling(temperature=0, max_tokens=100_000)
@@ -54,16 +54,18 @@ class Inbox:
             self.read()
 
 
-def serve(model: GPT, **settings: float) -> Serving:
+def serve(model: GPT, **settings: float) -> DecodeThread:
     limits = {"max_rows": 2, "max_queue": 3, "max_seconds": 60.0} | settings
-    return Serving(Batcher(model, int(limits["max_rows"])), int(limits["max_rows"]), int(limits["max_queue"]), limits["max_seconds"])
+    return DecodeThread(Batcher(model, int(limits["max_rows"])), int(limits["max_rows"]), int(limits["max_queue"]), limits["max_seconds"])
 
 
-def submit(serving: Serving, inbox: Inbox, name: str, sampling: Sampling = LONG, rows: int = 1, prompt: tuple[int, ...] = (1, 2)) -> Ticket:
+def submit(
+    serving: DecodeThread, inbox: Inbox, name: str, sampling: Sampling = LONG, rows: int = 1, prompt: tuple[int, ...] = (1, 2)
+) -> PendingReply:
     return serving.submit(prompt, sampling, (), rows, inbox.deliver(name))
 
 
-def settle(serving: Serving, active: int, queued: int) -> None:
+def settle(serving: DecodeThread, active: int, queued: int) -> None:
     end = time.monotonic() + 10
     while (serving.counts().active, serving.counts().queued) != (active, queued):
         assert time.monotonic() < end, serving.counts()
@@ -159,7 +161,7 @@ def test_closing_ends_what_runs_and_what_waits(model: GPT) -> None:
 def test_where_decoding_fails_everyone_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """No request waits for ever, and nobody is let in any more. The model breaks in the middle of a reply."""
     model, inbox, told = tiny_model(), Inbox(), threading.Event()
-    serving = Serving(Batcher(model, 1), 1, 5, 60.0, told.set)
+    serving = DecodeThread(Batcher(model, 1), 1, 5, 60.0, told.set)
     for name in "ab":
         submit(serving, inbox, name)
     inbox.read()

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mc.config import MCConfig, RowPlan
-from mc.eval.metric_bounds import MEMORY_TARGETS, VARIANTS, expected, memory_targets
-from nanochat.tracking.metric_bounds import LEVEL, RUN_TARGETS, TREND, Band, Falling, Steady, Target, Toward, Watch
+from mc.eval.metric_bounds import MEMORY_BOUNDS, VARIANTS, expected, memory_targets
+from nanochat.tracking.metric_bounds import LEVEL, RUN_BOUNDS, TREND, Band, Falling, MetricBound, Steady, Toward, Watch
 
-MFU = next(target for target in RUN_TARGETS if target.metric == "train/mfu")
+MFU = next(target for target in RUN_BOUNDS if target.metric == "train/mfu")
 RNG = np.random.default_rng(0)
 
 
@@ -19,8 +19,8 @@ def watch(targets, values, metric="m", steps=0) -> list[int]:
     return [a.step for step, value in enumerate(values, start=1) for a in watching.update({"step": step, metric: value})]
 
 
-def target(rule) -> Target:
-    return Target("m", rule, "meaning", "place")
+def target(rule) -> MetricBound:
+    return MetricBound("m", rule, "meaning", "place")
 
 
 # --- one line when a band is left ---
@@ -59,7 +59,7 @@ def test_what_is_no_number_does_not_count(value) -> None:
 
 
 def test_a_pattern_watches_each_of_its_metrics_alone() -> None:
-    watching = Watch(MEMORY_TARGETS, 0)
+    watching = Watch(MEMORY_BOUNDS, 0)
     for step in range(4):
         watching.update({"step": step, "mc/delta_nll@32": 0.05, "mc/delta_nll@128": 0.2, "mc/delta_nll_random@32": 0.9})
     assert [alert.metric for alert in watching.outside()] == ["mc/delta_nll@128"]
@@ -119,7 +119,7 @@ def test_towards_a_goal() -> None:
 
 
 def test_towards_minus_one() -> None:
-    rule = next(t.rule for t in MEMORY_TARGETS if t.metric == "mc/preference_corr_mean")
+    rule = next(t.rule for t in MEMORY_BOUNDS if t.metric == "mc/preference_corr_mean")
     for _ in range(50):
         learning = rule.judge(noisy(lambda x: -0.8 * x, deviation=0.2))
         assert learning.wrong is None and learning.reached
@@ -131,7 +131,7 @@ def test_towards_minus_one() -> None:
 
 
 def test_every_target_says_what_it_is() -> None:
-    rows = [target.row() for target in (*RUN_TARGETS, *MEMORY_TARGETS)]
+    rows = [target.row() for target in (*RUN_BOUNDS, *MEMORY_BOUNDS)]
     assert all(all(row.values()) for row in rows) and len({row["metric"] for row in rows}) == len(rows)
     words = {row["metric"]: (row["aim"], row["alert"]) for row in rows}
     assert words["train/mfu"] == ("0.45 … 0.55", "below 0.4")

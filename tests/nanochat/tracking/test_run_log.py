@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.tracking.metric_bounds import LEVEL, Band, Target
+from nanochat.tracking.metric_bounds import LEVEL, Band, MetricBound
 from nanochat.tracking.run_log import open_metrics
 from nanochat.tracking.sinks import MetricsLogger
 
-TARGETS = (Target("mc/x", Band(high=0.5, alert_high=1.0), "x", "y"),)
+TARGETS = (MetricBound("mc/x", Band(high=0.5, alert_high=1.0), "x", "y"),)
 
 
 def opened(folder: Path, resumed: int | None = None, wandb_name: str | None = None, rank: int = 0) -> MetricsLogger:

@@ -9,7 +9,7 @@ import torch
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.train.objective import NextTokenObjective
 from nanochat.train.optim import MuonAdamW, OptimFlags
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 
 FRESH = 4.574942
 TRAINED = [4.735322, 4.185567, 3.781587, 3.479948, 3.247980, 3.067214]
@@ -35,7 +35,7 @@ def test_five_steps_give_the_pinned_losses(backend, chunked_ce):
         for p in objective.parameters():  # a fresh model has zeros, whose gradients Muon and AdamW amplify from rounding errors
             p.add_(0.1 * torch.randn(p.shape, generator=g))
     tokens, targets = rows(g)
-    optimizer = MuonAdamW(objective.parameter_groups(OptimFlags(lr_mult=0.1), Plan(192, 10, 1.0, 1.0)))
+    optimizer = MuonAdamW(objective.parameter_groups(OptimFlags(lr_mult=0.1), TrainPlan(192, 10, 1.0, 1.0)))
     losses = []
     for step in range(6):
         loss = objective(tokens, targets, progress=step / 10).loss

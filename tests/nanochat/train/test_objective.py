@@ -4,7 +4,7 @@ import torch
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.train.objective import NextTokenObjective, Objective
 from nanochat.train.optim import OptimFlags, check_coverage
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 
 
 def build() -> NextTokenObjective:
@@ -42,7 +42,7 @@ def test_weights_multiply_the_losses_of_rows():
 
 def test_every_parameter_is_optimized_under_its_name_in_the_checkpoint():
     objective = build()
-    groups = objective.parameter_groups(OptimFlags(), Plan(512, 10, 1.0, 1.0))
+    groups = objective.parameter_groups(OptimFlags(), TrainPlan(512, 10, 1.0, 1.0))
     check_coverage(objective, groups)
     assert {name for group in groups for name, _ in group.named} == {name for name, _ in objective.named_parameters()}
     assert {name for name, _ in objective.named_parameters()} <= objective.state_dict().keys()

@@ -12,7 +12,7 @@ from nanochat.flags import parse
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.train.muon import MuonExtras
 from nanochat.train.optim import MuonAdamW, OptimFlags, ParamGroup, check_coverage, gpt_groups
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 
 NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5  # torch.optim.Muon's default
 PLAIN = MuonExtras(NEWTON_SCHULZ, norm_margin=1.0, equilibrate=False, renormalize=False, variance_beta=None, cautious=False)
@@ -208,7 +208,7 @@ def small_gpt() -> GPT:
     return GPT(GPTConfig(depth=3, aspect_ratio=16, head_dim=16, kv_heads=1, max_seq_len=16, window_pattern="L", vocab_size=50))
 
 
-PLAN = Plan(total_batch_size=1 << 17, num_iterations=10, lr_scale=0.5, weight_decay_scale=2.0)
+PLAN = TrainPlan(total_batch_size=1 << 17, num_iterations=10, lr_scale=0.5, weight_decay_scale=2.0)
 
 
 def test_every_parameter_of_a_gpt_is_in_one_group():
@@ -222,7 +222,7 @@ def test_every_parameter_of_a_gpt_is_in_one_group():
 
 def test_the_plan_and_the_multipliers_scale_every_rate():
     model = small_gpt()
-    one = Plan(1 << 19, 10, lr_scale=1.0, weight_decay_scale=1.0)
+    one = TrainPlan(1 << 19, 10, lr_scale=1.0, weight_decay_scale=1.0)
     nominal, planned = (gpt_groups(model, "", OptimFlags(), plan) for plan in (one, PLAN))
     multiplied = gpt_groups(model, "", OptimFlags(lr_mult=3.0, wd_mult=0.5), one)
     for a, b, c in zip(nominal, planned, multiplied, strict=True):

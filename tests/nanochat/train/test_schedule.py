@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.flags import parse
-from nanochat.train.schedule import HorizonFlags, Plan, ScheduleFlags, lr_multiplier, muon_momentum, plan_run, weight_decay_multiplier
+from nanochat.train.schedule import HorizonFlags, ScheduleFlags, TrainPlan, lr_multiplier, muon_momentum, plan_run, weight_decay_multiplier
 
 # Scaling parameters and FLOPs per token of karpathy/nanochat's models (July 2026), vocabulary 32,768.
 D12, D20, D24 = 110_100_000, 435_200_000, 729_800_000
 FLOPS = {D12: 0.760e9, D20: 2.886e9, D24: 4.775e9}
 
 
-def plan(scaling: int = D12, rows_multiple: int = 32 * 2048, tokens_before: int = 0, **flags) -> Plan:
+def plan(scaling: int = D12, rows_multiple: int = 32 * 2048, tokens_before: int = 0, **flags) -> TrainPlan:
     return plan_run(
         HorizonFlags(**flags),
         scaling_parameters=scaling,
@@ -60,7 +60,7 @@ def test_tau_is_the_same_for_every_batch_and_horizon(horizon, scaling, batch):
     p = plan(scaling, rows_multiple=4096, **horizon, **batch)
     reference = plan(D12, total_batch_size=2**19)
 
-    def tau(p: Plan) -> float:  # B / (η·λ·D), in units of 1 / (η_ref·λ_ref)
+    def tau(p: TrainPlan) -> float:  # B / (η·λ·D), in units of 1 / (η_ref·λ_ref)
         return p.total_batch_size / (p.lr_scale * p.weight_decay_scale * p.total_tokens)
 
     assert tau(p) == pytest.approx(tau(reference))

@@ -20,7 +20,7 @@ from nanochat.model.gpt import GPT
 from nanochat.runtime.device import Precision, Runtime
 from nanochat.train.objective import Objective, StepResult
 from nanochat.train.optim import OptimFlags, ParamGroup
-from nanochat.train.schedule import Plan
+from nanochat.train.schedule import TrainPlan
 from nanochat.train.trainer import Event, TrainerFlags
 from tests.helpers.trainer_lab import STEPS, B, Lab, Scripted, another, lab, loader, stop
 
@@ -287,7 +287,7 @@ class Gained(Objective):
     def forward(self, tokens: Tensor, targets: Tensor, progress: float) -> StepResult:
         return StepResult(self.model(tokens, targets) * self.gain.square().mean(), {"mc/gain": self.gain.detach().mean()})
 
-    def parameter_groups(self, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
+    def parameter_groups(self, flags: OptimFlags, plan: TrainPlan) -> list[ParamGroup]:
         return [*super().parameter_groups(flags, plan), ParamGroup("adamw", [("gain", self.gain)], lr=0.01)]
 
 
@@ -306,7 +306,7 @@ def test_parameters_of_the_objective_are_trained_saved_and_restored(lab: Lab) ->
 
 def test_a_parameter_in_no_group_is_refused_at_the_start(lab: Lab) -> None:
     class Forgetful(Gained):
-        def parameter_groups(self, flags: OptimFlags, plan: Plan) -> list[ParamGroup]:
+        def parameter_groups(self, flags: OptimFlags, plan: TrainPlan) -> list[ParamGroup]:
             return super().parameter_groups(flags, plan)[:-1]
 
     lab.wrap = Forgetful

@@ -15,7 +15,7 @@ from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.continuous_batching import Batcher
 from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT
-from nanochat.serve.decode_thread import Serving
+from nanochat.serve.decode_thread import DecodeThread
 from nanochat.serve.http import app as app_module
 from nanochat.serve.http.app import ChatServer, create_app
 
@@ -34,7 +34,7 @@ def model(tokenizer: Tokenizer) -> GPT:
 
 @pytest.fixture
 def server(model: GPT, tokenizer: Tokenizer) -> Iterator[ChatServer]:
-    with Serving(Batcher(model, 2), 2, 2, 60.0) as serving:
+    with DecodeThread(Batcher(model, 2), 2, 2, 60.0) as serving:
         yield ChatServer(serving, tokenizer, "sft-alphabet", 100_000, Sampling(temperature=0, max_tokens=10))
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from nanochat.infer.continuous_batching import Batcher
 from nanochat.serve.backend import Answer, SessionError, SessionTurn
-from nanochat.serve.decode_thread import Serving
+from nanochat.serve.decode_thread import DecodeThread
 from nanochat.serve.http.errors import ApiError
-from nanochat.serve.http.session_routes import Inquiry, ask
+from nanochat.serve.http.session_routes import SessionCall, ask
 from tests.helpers.tiny_model import tiny_model
 
 
@@ -56,12 +56,12 @@ def sessions() -> Counting:
 
 
 @pytest.fixture
-def serving(sessions: Counting) -> Iterator[Serving]:
-    with Serving(Batcher(tiny_model(), 1), 1, 1, 60.0, sessions=sessions) as started:
+def serving(sessions: Counting) -> Iterator[DecodeThread]:
+    with DecodeThread(Batcher(tiny_model(), 1), 1, 1, 60.0, sessions=sessions) as started:
         yield started
 
 
-def test_an_answer_a_refusal_and_none_in_time(serving: Serving) -> None:
+def test_an_answer_a_refusal_and_none_in_time(serving: DecodeThread) -> None:
     assert asyncio.run(ask(serving, 10, "focus", session="a")) == {"session": "a"}
     with pytest.raises(ApiError, match="busy") as error:
         asyncio.run(ask(serving, 10, "delete", session="a"))
@@ -72,16 +72,16 @@ def test_an_answer_a_refusal_and_none_in_time(serving: Serving) -> None:
     assert asyncio.run(ask(serving, 10, "check")) == {}
 
 
-async def all_answers(inquiry: Inquiry) -> list[Answer]:
+async def all_answers(inquiry: SessionCall) -> list[Answer]:
     answers = []
     while (answer := await inquiry.next()) is not None:
         answers.append(answer)
     return answers
 
 
-def test_several_answers_and_trouble_in_the_midst(serving: Serving, sessions: Counting) -> None:
+def test_several_answers_and_trouble_in_the_midst(serving: DecodeThread, sessions: Counting) -> None:
     async def main(**arguments: Any) -> list[Answer]:
-        return await all_answers(Inquiry(serving, "ingest", **arguments))
+        return await all_answers(SessionCall(serving, "ingest", **arguments))
 
     assert asyncio.run(main(until=5)) == [{"read": count} for count in range(1, 6)]
     assert sessions.ended_at == 5
@@ -90,9 +90,9 @@ def test_several_answers_and_trouble_in_the_midst(serving: Serving, sessions: Co
     assert error.value.status == 507 and error.value.code == "storage_failed"
 
 
-def test_what_is_given_up_ends(serving: Serving, sessions: Counting) -> None:
+def test_what_is_given_up_ends(serving: DecodeThread, sessions: Counting) -> None:
     async def main() -> None:
-        inquiry = Inquiry(serving, "ingest", until=10**9)
+        inquiry = SessionCall(serving, "ingest", until=10**9)
         assert (await inquiry.next())["read"] == 1
         inquiry.close()
         assert await inquiry.next() is None
@@ -102,12 +102,12 @@ def test_what_is_given_up_ends(serving: Serving, sessions: Counting) -> None:
     asyncio.run(main())
 
 
-def test_a_server_that_has_stopped_or_has_none_says_so(serving: Serving) -> None:
+def test_a_server_that_has_stopped_or_has_none_says_so(serving: DecodeThread) -> None:
     serving.close()
     with pytest.raises(ApiError, match="started again") as error:
         asyncio.run(ask(serving, 10, "focus"))
     assert error.value.status == 503
-    with Serving(Batcher(tiny_model(), 1), 1, 1, 60.0) as plain:
+    with DecodeThread(Batcher(tiny_model(), 1), 1, 1, 60.0) as plain:
         with pytest.raises(ApiError):
             asyncio.run(ask(plain, 10, "focus"))
         with pytest.raises(ValueError, match="there is one, where there are sessions"):
