@@ -23,8 +23,7 @@ import torch
 from mc.config import MCConfig
 from mc.telemetry.collector import find_collector
 from mc.telemetry.exporter import OpenTelemetryProvider
-from mc.telemetry.provider import TelemetryEvent
-from mc.telemetry.schema import MOST_RUNS
+from mc.telemetry.schema import MOST_RUNS, TelemetryEvent
 from mc.telemetry.training import TRAINED, TrainingEvents
 from mc.train.controller import MCController
 from nanochat.model.gpt import GPT, GPTConfig

@@ -20,8 +20,9 @@ from mc.eval.session_baselines import CONDITIONS, Condition
 from mc.eval.suite_eval import MQAR, Examiner, Prediction, Unfit, suite_rows
 from mc.eval.text_eval import Effort, TextPoint, measure_text, text_rows
 from mc.loading import LoadedController, load_controller
+from mc.session.budget import Budget
 from mc.session.hooks import SessionHooks
-from mc.session.session import Budget, MCSession, session_spec
+from mc.session.session import MCSession, session_spec
 from mc.session.tree import RamTree
 from mc.telemetry.provider import TelemetryFlags, open_telemetry
 from mc.telemetry.sessions import SessionTelemetry
@@ -105,11 +106,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluates, prints and reports; returns the exit code."""
     config = parse(MCEval, argv)
     with contextlib.closing(SessionTelemetry(open_telemetry(config.telemetry, "megacontext-eval"))) as telemetry:
-        return evaluate(config, telemetry.watcher("mc_eval"))
+        return evaluate(config, telemetry.hooks("mc_eval"))
 
 
-def evaluate(config: MCEval, watcher: SessionHooks) -> int:
-    """See `main`; `watcher` sees the sessions whose focus is judged, not those whose cost is."""
+def evaluate(config: MCEval, hooks: SessionHooks) -> int:
+    """See `main`; `hooks` sees the sessions whose focus is judged, not those whose cost is."""
     runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))
     if runtime.world_size > 1:
         raise UserError("mc_eval runs in one process; start it with python -m scripts.mc_eval")
@@ -129,9 +130,9 @@ def evaluate(config: MCEval, watcher: SessionHooks) -> int:
         config.full_limit or loaded.controller.model.config.max_seq_len,
     )
     left_out: dict[str, str] = {}
-    points = _text(config, loaded, budget, effort, left_out, watcher) if "text" in config.parts else []
+    points = _text(config, loaded, budget, effort, left_out, hooks) if "text" in config.parts else []
     note("text")
-    predictions = _recall(config, loaded, budget, effort, stage != "base", left_out, watcher)
+    predictions = _recall(config, loaded, budget, effort, stage != "base", left_out, hooks)
     note("recall")
     cost = _cost(config, loaded, stage) if "cost" in config.parts else []
     note("cost")
@@ -187,7 +188,7 @@ def _cost_lengths(config: MCEval) -> list[int]:
 
 
 def _text(
-    config: MCEval, loaded: LoadedController, budget: Budget, effort: Effort, left_out: dict[str, str], watcher: SessionHooks
+    config: MCEval, loaded: LoadedController, budget: Budget, effort: Effort, left_out: dict[str, str], hooks: SessionHooks
 ) -> list[TextPoint]:
     horizon = max(config.judged)
     lengths = [multiple * budget.most for multiple in config.multiples]
@@ -198,9 +199,7 @@ def _text(
             f"no document has the {short[0] + horizon:,} tokens that {len(short)} of the lengths take; the longest has {longest:,}"
         )
         print(f"text: {left_out['text']}")
-    return measure_text(
-        loaded.controller, documents, config.session, lengths, horizon, config.compared, effort, config.seed, print, watcher
-    )
+    return measure_text(loaded.controller, documents, config.session, lengths, horizon, config.compared, effort, config.seed, print, hooks)
 
 
 def _documents(config: MCEval, loaded: LoadedController, count: int, most: int) -> list[Tensor]:
@@ -226,11 +225,11 @@ def _shards(loaded: LoadedController) -> TokenCache:
 
 
 def _recall(
-    config: MCEval, loaded: LoadedController, budget: Budget, effort: Effort, chat: bool, left_out: dict[str, str], watcher: SessionHooks
+    config: MCEval, loaded: LoadedController, budget: Budget, effort: Effort, chat: bool, left_out: dict[str, str], hooks: SessionHooks
 ) -> list[Prediction]:
     easy = config.quick if config.easy is None else config.easy
     examiner = Examiner(
-        loaded.controller, loaded.tokenizer, config.session, config.compared, effort, chat, config.scoring, easy, config.seed, watcher
+        loaded.controller, loaded.tokenizer, config.session, config.compared, effort, chat, config.scoring, easy, config.seed, hooks
     )
     predictions: list[Prediction] = []
     for suite in (name for name in config.parts if name not in ("text", "cost")):

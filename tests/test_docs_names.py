@@ -144,7 +144,9 @@ def test_what_there_is_not_is_found() -> None:
     wrong = ["mc/no_such", "train/time/nothing", "mc/delta_nlls@H", "mc/lod_sum/1", "mc/no_such_*"]
     right = ["train/loss", "train/time/lens", "mc/lod_loss/1", "mc/delta_nll@H", "mc/delta_nll_random@32", "mc/build_ms", "train/time/*"]
     assert unknown_metrics(wrong + right) == wrong
-    assert missing_files(["mc/session/tree.py", "mc/no_such.py", "bench.loader", "nanochat.report", "bench.no_such", "tests/", "mc/lod_loss/k"]) == [
+    assert missing_files(
+        ["mc/session/tree.py", "mc/no_such.py", "bench.loader", "nanochat.report", "bench.no_such", "tests/", "mc/lod_loss/k"]
+    ) == [
         "mc/no_such.py",
         "bench.no_such",
     ]

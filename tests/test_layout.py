@@ -15,7 +15,34 @@ from nanochat.common import ROOT
 
 # A package may import those after it, and itself. Nothing may import bench or tests.
 ORDER = ("scripts", "mc", "nanochat", "rustbpe")
-MAX_LINES = 500
+# The rooms of a package, top first. A room may import those in the lines below its own, and its own modules; rooms of one line know
+# nothing of each other. A room is a folder with all its subfolders, or a module that lies in none.
+FOLDER_ORDER = {
+    "nanochat": (
+        {"lab"},
+        {"report"},
+        {"core_eval"},
+        {"eval", "serve", "train"},
+        {"tasks", "checkpoint", "runtime"},
+        {"infer", "dataset"},
+        {"data", "profiling"},
+        {"model"},
+        {"sandbox", "tracking"},
+        {"flags"},
+        {"common", "markdown", "redaction", "progress"},
+    ),
+    "mc": (
+        {"serve"},
+        {"telemetry", "eval", "device_memory"},
+        {"session", "loading", "auto_batch"},
+        {"train"},
+        {"config"},
+        {"nets"},
+        {"layout"},
+    ),
+}
+MAX_LINES = 400
+MAX_MODULES = 20
 
 
 def python_files(*folders: str) -> list[Path]:
@@ -53,6 +80,65 @@ def test_dependencies_point_one_way(package: str) -> None:
     for path in python_files(package):
         wrong = {name for name in imports(ast.parse(path.read_text())) if name.split(".")[0] in forbidden}
         assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Our modules and packages that a file imports, each by its longest name that is one."""
+    found = set()
+    for name in imports(ast.parse(path.read_text())):
+        parts = name.split(".")
+        while parts and not (is_ours := (ROOT / "/".join(parts)).with_suffix(".py").is_file() or (ROOT / "/".join(parts)).is_dir()):
+            parts.pop()
+        if parts and is_ours and parts[0] in ORDER:
+            found.add(".".join(parts))
+    return found - {module_name(path), module_name(path).rpartition(".")[0]}
+
+
+def test_rooms_import_downwards() -> None:
+    """`FOLDER_ORDER` names every room, and no import goes up or sideways."""
+    for package, lines in FOLDER_ORDER.items():
+        height = {room: number for number, line in enumerate(lines) for room in line}
+        there = {path.relative_to(ROOT / package).parts[0].removesuffix(".py") for path in python_files(package)} - {"__init__"}
+        assert there == height.keys(), f"{package}: {there ^ height.keys()} is in the order or in the folder, not in both"
+        for path in python_files(package):
+            room = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+            for name in imported_modules(path):
+                other = name.split(".")[1] if name.startswith(f"{package}.") else room
+                assert other == room or room == "__init__" or height[other] > height[room], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def circles(uses: dict[str, set[str]]) -> list[set[str]]:
+    """Sets of modules that import each other, directly or not, for type checking included."""
+
+    def reached(name: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [name]
+        while todo:
+            for used in uses.get(todo.pop(), set()) - seen:
+                seen.add(used)
+                todo.append(used)
+        return seen
+
+    reach = {name: reached(name) for name in uses}
+    return [{name} | {other for other in reach[name] if name in reach.get(other, ())} for name in uses if name in reach[name]]
+
+
+def test_no_modules_import_each_other() -> None:
+    uses = {module_name(path): imported_modules(path) for path in python_files(*ORDER) if path.name != "__init__.py"}
+    assert not circles(uses)
+
+
+def test_the_checks_see_circles_and_wrong_ways(tmp_path: Path) -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}] * 3
+    assert not circles({"a": {"b"}, "b": {"c"}, "c": set()})
+    assert "nanochat.model.gpt" in imported_modules(ROOT / "nanochat" / "train" / "objective.py")
+
+
+def test_folders_stay_readable() -> None:
+    for package in ORDER:
+        for folder in {path.parent for path in python_files(package)}:
+            modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+            assert len(modules) <= MAX_MODULES, f"{folder.relative_to(ROOT)} has {len(modules)} modules: it is more than one room"
 
 
 def test_the_check_sees_every_form_of_import() -> None:

@@ -308,4 +308,4 @@ def picture(controller: MCController, batches: Iterable[tuple[Tensor, Tensor]]) 
     tree, generator = row_tree(controller, probe, plain), torch.Generator().manual_seed(0)
     kinds = [kind for kind in KINDS if kind != "collapsed"]
     levels = torch.cat([choose_levels(controller, probe, plain, tree, kind, generator) for kind in kinds])
-    return draw_layouts(levels.cpu(), probe.plan, kinds)
+    return draw_layouts(levels.cpu(), probe.plan.config.geometry, probe.plan.length, probe.plan.horizon, kinds)

@@ -24,8 +24,9 @@ from torch import Tensor
 from mc.config import SessionConfig
 from mc.layout.tiling import Edit, Tiling
 from mc.session.allocator import FocusAllocator
+from mc.session.budget import Budget
 from mc.session.hooks import SessionHooks
-from mc.session.session import Budget, MCSession, session_budget, session_spec
+from mc.session.session import MCSession, session_budget, session_spec
 from mc.session.tree import MegaContextTree, RamTree
 from mc.train.controller import MCController
 from nanochat.infer.fast_decode import DecodeStep
@@ -147,14 +148,14 @@ class Opened(NamedTuple):
 class Reader:
     """Reads one history from its beginning, and opens it under conditions wherever it has come to.
 
-    `full_limit` is how many tokens the condition `full` may have; `watcher` sees the sessions of the condition `focus`. Raises
+    `full_limit` is how many tokens the condition `full` may have; `hooks` sees the sessions of the condition `focus`. Raises
     `ValueError` where `config` does not fit the memory.
     """
 
     def __init__(
-        self, controller: MCController, config: SessionConfig, full_limit: int, step: DecodeStep, watcher: SessionHooks | None = None
+        self, controller: MCController, config: SessionConfig, full_limit: int, step: DecodeStep, hooks: SessionHooks | None = None
     ) -> None:
-        self._controller, self._config, self._full_limit, self._step, self._watcher = controller, config, full_limit, step, watcher
+        self._controller, self._config, self._full_limit, self._step, self._hooks = controller, config, full_limit, step, hooks
         self.budget = session_budget(controller, config)
         self._tokens = torch.zeros(0, dtype=torch.int64)
         self._tree = RamTree(session_spec(controller, config), controller.model.wte.weight.device)
@@ -190,7 +191,7 @@ class Reader:
         if condition == "gists":
             return unfocused(self._controller, tree, self._config)
         if condition == "focus":
-            return MCSession(self._controller, tree, self._config, watcher=self._watcher)
+            return MCSession(self._controller, tree, self._config, hooks=self._hooks)
         return Steered(self._controller, tree, self._config, random_scores(seed) if condition == "random" else needed_scores(needed))
 
 

@@ -81,11 +81,11 @@ class Examiner:
         scoring: Scoring = "generate",
         easy: bool = False,
         seed: int = 0,
-        watcher: SessionHooks | None = None,
+        hooks: SessionHooks | None = None,
     ) -> None:
         self._controller, self._tokenizer, self._config = controller, tokenizer, config
         self._conditions, self._effort, self._chat, self._scoring = tuple(conditions), effort, chat, scoring
-        self._easy, self._seed, self._watcher = easy, seed, watcher
+        self._easy, self._seed, self._hooks = easy, seed, hooks
         self._engine, self._step = Engine(controller.model), DecodeStep(controller.model)
 
     def run(self, suite: str, length: int) -> list[Prediction]:
@@ -101,7 +101,7 @@ class Examiner:
             raise Unfit(str(error)) from error
         for number, example in enumerate(examples):
             asked = self._asked(tasks, example)
-            reader = Reader(self._controller, self._config, self._effort.full_limit, self._step, self._watcher)
+            reader = Reader(self._controller, self._config, self._effort.full_limit, self._step, self._hooks)
             reader.read(asked.tokens)
             for condition in self._conditions:
                 opened = reader.open(condition, self._seed + number, asked.needed)
@@ -171,7 +171,7 @@ class Examiner:
         for number, tokens in enumerate(torch.from_numpy(np.ascontiguousarray(rows.tokens))):
             queries = np.argsort(rows.asked[number])
             for condition in self._conditions:
-                reader = Reader(self._controller, self._config, self._effort.full_limit, self._step, self._watcher)
+                reader = Reader(self._controller, self._config, self._effort.full_limit, self._step, self._hooks)
                 first = int(rows.asked[number][queries[0]]) + 1
                 reader.read(tokens[:first])
                 needed = [(int(place), int(place) + 2) for place in rows.pairs[number]]

@@ -67,7 +67,7 @@ def measure_text(
     effort: Effort,
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
-    watcher: SessionHooks | None = None,
+    hooks: SessionHooks | None = None,
 ) -> list[TextPoint]:
     """The losses of `documents`, int64 [n] each, cut at every one of `lengths` that leaves `horizon` tokens behind it.
 
@@ -81,7 +81,7 @@ def measure_text(
         cuts = [length for length in left if left[length] and length + horizon <= len(tokens)]
         if not cuts:
             continue
-        reader = Reader(controller, config, effort.full_limit, step, watcher)
+        reader = Reader(controller, config, effort.full_limit, step, hooks)
         for cut in cuts:
             left[cut] -= 1
             reader.read(tokens[reader.length : cut])

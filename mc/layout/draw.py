@@ -8,32 +8,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mc.layout.layout import widths
+from mc.layout.layout import Geometry, widths
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mc.config import RowPlan
-    from mc.layout.layout import Geometry
-    from mc.layout.tiling import Tiling
 from mc.layout.tiling import Tiling
 
 LEVELS = "█▓▒░·"  # a level above the last is drawn as the last
 DECISION = "│"
 
 
-def draw_layouts(levels: Tensor, plan: RowPlan, names: Sequence[str] = (), columns: int = 100) -> str:
-    """One line for each layout of a row, `levels` int64 [V,F], under a legend; no line is longer than `columns` characters.
+def draw_layouts(levels: Tensor, geometry: Geometry, length: int, horizon: int, names: Sequence[str] = (), columns: int = 100) -> str:
+    """One line for each layout of a row of `length` tokens, `levels` int64 [V,F], under a legend; no line is longer than `columns`
+    characters.
 
     A character stands for a block, or where blocks are too many for as many of them as it takes, whose most frequent level
     it shows, the most detailed of equals. Raises `ValueError` where `columns` leave no room or `names` are not one for each.
     """
-    V = levels.shape[0]
+    V, F = levels.shape
     names = names or [f"layout {v}" for v in range(V)]
     if len(names) != V:
         raise ValueError(f"{len(names)} names for {V} layouts")
-    K, F, T, H = plan.config.block_size, plan.blocks, plan.length, plan.horizon
-    entries = [f"{width:,}" for width in widths(levels, T, plan.config.geometry).tolist()]
+    K, T, H = geometry.block_size, length, horizon
+    entries = [f"{width:,}" for width in widths(levels, T, geometry).tolist()]
     label, figure = max(map(len, names)), max(map(len, entries))
     room = columns - label - figure - 4  # spaces around the bar, the mark of the decision point, one to spare
     before, after = -(-(T - H) // K), -(-H // K)  # blocks before the decision point and after it

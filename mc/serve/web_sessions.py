@@ -37,7 +37,7 @@ def open_sessions(
     """The sessions of a server of `loaded`. Raises `UserError` where `config` does not fit its memory."""
     telemetry = telemetry or SessionTelemetry()
     try:
-        store = SessionStore(loaded.controller, loaded.identity, config, watch=telemetry.watcher)
+        store = SessionStore(loaded.controller, loaded.identity, config, watch=telemetry.hooks)
         MCSession(loaded.controller, RamTree(store.spec), config)  # what is wrong with a session is wrong with all of them
     except ValueError as error:
         raise UserError(str(error)) from error

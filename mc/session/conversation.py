@@ -36,7 +36,7 @@ class Turn:
             end_turns(session, tokenizer)
         self.prompt, self._begin = list(prompt), session.length
         self._tokens = list(prompt)
-        session.watcher.turn_begins(session)
+        session.hooks.turn_begins(session)
 
     def add(self, token: int) -> None:
         """Hears of the reply's next token; a stop token is none."""
@@ -49,7 +49,7 @@ class Turn:
         if self._chat:
             end_turns(self._session, self._tokenizer)
         self._session.save()
-        self._session.watcher.turn_ends(self._session, len(self._tokens) - len(self.prompt))
+        self._session.hooks.turn_ends(self._session, len(self._tokens) - len(self.prompt))
 
 
 class SessionConversation:

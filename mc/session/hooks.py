@@ -1,35 +1,48 @@
-"""The seam through which others see a session at work. A session itself knows of no clock and of nobody who looks."""
+"""Observer hooks of a session (telemetry uses them). The session itself takes no times."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mc.layout.tiling import Edit
+from mc.session.budget import Budget, FocusFigures
+from mc.session.tree import MegaContextTree
+from mc.session.working_context import WorkingContext
 
-if TYPE_CHECKING:
-    from mc.session.session import MCSession
+
+class ObservedSession(Protocol):
+    """What a hook sees of an `MCSession`."""
+
+    tree: MegaContextTree
+    context: WorkingContext
+    budget: Budget
+    figures: FocusFigures
+
+    @property
+    def length(self) -> int:
+        """Tokens of the history."""
 
 
 class SessionHooks:
-    """Sees nothing. Who wants to see overrides what is of interest; the session is not to be changed meanwhile."""
+    """No-op hooks; subclass and override what you need. Hooks must not modify the session."""
 
-    def appended(self, session: MCSession) -> None:
-        """The tree has grown."""
+    def appended(self, session: ObservedSession) -> None:
+        """After the tree has grown."""
 
-    def refocusing(self, session: MCSession) -> None:
-        """A refocus begins."""
+    def refocusing(self, session: ObservedSession) -> None:
+        """Before a refocus."""
 
-    def refocused(self, session: MCSession, edits: Sequence[Edit]) -> None:
-        """It has ended, with these edits, in order."""
+    def refocused(self, session: ObservedSession, edits: Sequence[Edit]) -> None:
+        """After a refocus, with the edits it made, in order."""
 
-    def turn_begins(self, session: MCSession) -> None:
-        """Somebody will now add to the history: a turn of a conversation, or a document."""
+    def turn_begins(self, session: ObservedSession) -> None:
+        """Before a turn of a conversation or a document is added to the history."""
 
-    def turn_ends(self, session: MCSession, reply_tokens: int) -> None:
-        """That has been added; of a turn, so many tokens are the reply."""
+    def turn_ends(self, session: ObservedSession, reply_tokens: int) -> None:
+        """After it was added; `reply_tokens` of a turn are the reply."""
 
 
-def unwatched(name: str) -> SessionHooks:
-    """The watcher of a session, whatever its name, that nobody looks at."""
+def no_hooks(name: str) -> SessionHooks:
+    """Hooks that do nothing, for a session of any name."""
     return SessionHooks()

@@ -80,7 +80,7 @@ def ingest(
             end_turns(session, tokenizer)
         heading = f"{name}\n"
         first, begin, done = session.length == 0, session.length, 0
-        session.watcher.turn_begins(session)
+        session.hooks.turn_begins(session)
         before, _ = render_around(tokenizer, heading, "", first)
         try:
             session.append(torch.tensor(before if chat else before[:first]))
@@ -97,7 +97,7 @@ def ingest(
                     answer = f"I have read {name}." if done == total else f"I have read the beginning of {name}."
                     session.append(torch.tensor(render_around(tokenizer, heading, answer)[1]))
                 session.save()
-                session.watcher.turn_ends(session, 0)
+                session.hooks.turn_ends(session, 0)
 
 
 def check_file(path: Path) -> None:

@@ -7,7 +7,6 @@ A session is also what a row of `nanochat.infer.memory_kv_cache.MemoryKVCache` h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from mc.config import SessionConfig
 from mc.layout.layout import Geometry, Layout, check
 from mc.layout.tiling import Tiling, extended, raw
 from mc.session.allocator import FocusAllocator, coarsest_width, count_blocks, swap_rate
+from mc.session.budget import Budget, FocusFigures
 from mc.session.child_key_cache import ChildKeyCache
 from mc.session.hooks import SessionHooks
 from mc.session.tree import MegaContextTree, TreeSpec
@@ -31,30 +31,6 @@ from nanochat.model.gpt import Embedded, Rotary, pad_entries
 
 WIDTH_STEP = 32  # entries: what is computed for all of them is computed for multiples of it
 STATES_PIECE = 4  # Working Contexts of tokens that are read at once for their hidden states
-
-
-@dataclass
-class FocusFigures:
-    """Of the last refocus: the share of the Working Context's blocks that it edited, and the share of the budget in use."""
-
-    swap_rate: float = 0.0
-    residency: float = 0.0
-    refocuses: int = 0
-    edits: int = 0
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Entries of a session's Working Context: `most` at any time, `target` behind a refocus, `recent` tokens of them raw at least."""
-
-    most: int
-    interval: int
-    recent: int
-
-    @property
-    def target(self) -> int:
-        """What a refocus leaves room for: the tokens up to the next one come on top."""
-        return self.most - self.interval
 
 
 def session_spec(controller: MCController, config: SessionConfig) -> TreeSpec:
@@ -100,7 +76,7 @@ class MCSession:
         config: SessionConfig,
         seed: int = 0,
         file: Path | None = None,
-        watcher: SessionHooks | None = None,
+        hooks: SessionHooks | None = None,
         focus: dict[str, Any] | None = None,
     ) -> None:
         kind = controller.config.positional_type
@@ -109,7 +85,7 @@ class MCSession:
         if tree.spec != session_spec(controller, config):
             raise ValueError(f"the tree holds {tree.spec}, and this memory makes {session_spec(controller, config)}")
         self.controller, self.tree, self.config, self.file = controller, tree, config, file
-        self.watcher = watcher or SessionHooks()
+        self.hooks = hooks or SessionHooks()
         self.budget = session_budget(controller, config)
         temperature = controller.config.lens_loss.mc_lens_temperature
         self.allocator = FocusAllocator(config.allocator, tree.spec.geometry, tree.spec.max_lod, self.budget.recent, seed, temperature)
@@ -159,7 +135,7 @@ class MCSession:
 
         `iterations` of scoring and editing are by default those of the configuration.
         """
-        self.watcher.refocusing(self)
+        self.hooks.refocusing(self)
         first = self._flush()
         if len(self.context) <= self.budget.target and not self.context.tiling.lod.any():
             iterations = 0  # all of it is raw: there is nothing to choose
@@ -182,7 +158,7 @@ class MCSession:
             self.figures.refocuses + 1,
             self.figures.edits + len(edited),
         )
-        self.watcher.refocused(self, edited)
+        self.hooks.refocused(self, edited)
         return first
 
     def check_room(self, tokens: int) -> None:
@@ -287,7 +263,7 @@ class MCSession:
         if states is not None:  # not before: where the disk fails, all is as it was
             self._states = states[len(states) - self.tree.length % self.tree.spec.geometry.block_size :]
         first = self._cover(self.tree.length)
-        self.watcher.appended(self)
+        self.hooks.appended(self)
         return first
 
     def _cover(self, end: int) -> int:

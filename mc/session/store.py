@@ -9,7 +9,7 @@ from typing import Any
 from mc.config import SessionConfig
 from mc.session.disk_tree import DiskTree
 from mc.session.files import MANIFEST, SessionInfo, delete_session, list_sessions, valid_name
-from mc.session.hooks import SessionHooks, unwatched
+from mc.session.hooks import SessionHooks, no_hooks
 from mc.session.session import MCSession, session_spec
 from mc.session.tree import MegaContextTree, RamTree
 from mc.train.controller import MCController
@@ -22,7 +22,7 @@ class SessionStore:
     """Opens sessions that `controller` reads, as `config` says. `identity` is of its weights and tokenizer: see `LoadedController`.
 
     A session is open once at a time, in one process. `root` is by default `sessions` in the base folder; `watch` gives the
-    watcher of a session by its name.
+    hooks of a session by its name.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class SessionStore:
         identity: Mapping[str, str],
         config: SessionConfig,
         root: Path | None = None,
-        watch: Callable[[str], SessionHooks] = unwatched,
+        watch: Callable[[str], SessionHooks] = no_hooks,
     ) -> None:
         self.controller, self.identity, self.config = controller, identity, config
         self.root = root or base_dir() / "sessions"
@@ -110,7 +110,7 @@ class SessionStore:
     def _started(self, name: str, tree: MegaContextTree, focus: dict[str, Any] | None = None) -> MCSession:
         try:
             file = self.root / name / FOCUS if self.on_disk else None
-            session = MCSession(self.controller, tree, self.config, file=file, watcher=self._watch(name), focus=focus)
+            session = MCSession(self.controller, tree, self.config, file=file, hooks=self._watch(name), focus=focus)
         except BaseException:
             tree.close()  # lets go of the lock
             raise

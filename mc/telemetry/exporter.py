@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 from mc.telemetry.collector import Collector, find_collector
 from mc.telemetry.otlp import Moment, Outcome, open_sender, to_request
-from mc.telemetry.provider import TelemetryEvent
-from mc.telemetry.schema import EVENTS, PREFIX, Value, allowed
+from mc.telemetry.schema import EVENTS, PREFIX, TelemetryEvent, Value, allowed
 
 QUEUE = 2048  # events
 BATCH = 128  # events of a request

@@ -8,26 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 from mc.telemetry.collector import Collector, endpoint_is_set, find_collector
-from mc.telemetry.schema import schema
+from mc.telemetry.schema import TelemetryEvent, schema
 from nanochat.flags import flag, flat_values
 
 __all__ = ["NoOpTelemetryProvider", "TelemetryEvent", "TelemetryFlags", "TelemetryProvider", "open_telemetry", "schema"]
-
-
-class TelemetryEvent(NamedTuple):
-    """What happened in the session `session_id`, any text: it becomes the trace's id by way of a hash.
-
-    `event_type` and the keys of `payload` are those of `mc.telemetry.schema.EVENTS`.
-    """
-
-    session_id: str
-    event_type: str
-    payload: Mapping[str, Any]
 
 
 class TelemetryProvider(Protocol):

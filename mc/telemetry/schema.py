@@ -176,3 +176,14 @@ def _fits(attribute: Attribute, value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and -COUNT_LIMIT <= value < COUNT_LIMIT
+
+
+class TelemetryEvent(NamedTuple):
+    """What happened in the session `session_id`, any text: it becomes the trace's id by way of a hash.
+
+    `event_type` and the keys of `payload` are those of `mc.telemetry.schema.EVENTS`.
+    """
+
+    session_id: str
+    event_type: str
+    payload: Mapping[str, Any]

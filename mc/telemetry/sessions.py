@@ -12,11 +12,10 @@ import numpy as np
 
 from mc.layout.draw import at_most, runs
 from mc.layout.tiling import Edit, Tiling
-from mc.session.hooks import SessionHooks
-from mc.session.session import MCSession
+from mc.session.hooks import ObservedSession, SessionHooks
 from mc.session.tree import RamTree
-from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
-from mc.telemetry.schema import MOST_RUNS, Value
+from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryProvider
+from mc.telemetry.schema import MOST_RUNS, TelemetryEvent, Value
 
 SNAPSHOT_SECONDS = 0.25  # at least between two snapshots of one kind of a session
 
@@ -28,7 +27,7 @@ class SessionTelemetry:
         self._provider, self._snapshot_seconds = provider or NoOpTelemetryProvider(), snapshot_seconds
         self._key = secrets.token_bytes(16)
 
-    def watcher(self, name: str) -> SessionHooks:
+    def hooks(self, name: str) -> SessionHooks:
         """That of the session called `name`: whenever it is opened again, its events go on in the same trace."""
         if isinstance(self._provider, NoOpTelemetryProvider):
             return SessionHooks()
@@ -53,7 +52,7 @@ class SessionEvents(SessionHooks):
         self._begun = 0.0  # of the refocus
         self._turn_begun, self._turn_length, self._turn_refocuses, self._turn_refocus_seconds = 0.0, 0, 0, 0.0
 
-    def appended(self, session: MCSession) -> None:
+    def appended(self, session: ObservedSession) -> None:
         """See `SessionHooks`."""
         if not self._due("mc_tree_snapshot"):
             return
@@ -70,11 +69,11 @@ class SessionEvents(SessionHooks):
             },
         )
 
-    def refocusing(self, session: MCSession) -> None:
+    def refocusing(self, session: ObservedSession) -> None:
         """See `SessionHooks`."""
         self._begun = time.perf_counter()
 
-    def refocused(self, session: MCSession, edits: Sequence[Edit]) -> None:
+    def refocused(self, session: ObservedSession, edits: Sequence[Edit]) -> None:
         """See `SessionHooks`."""
         seconds = time.perf_counter() - self._begun
         self._turn_refocus_seconds += seconds
@@ -88,12 +87,12 @@ class SessionEvents(SessionHooks):
             layout = layout_payload(session.context.tiling, session.tree.length, session.budget.most, session.budget.recent)
             self._log("working_context_snapshot", {"where": "session", **layout})
 
-    def turn_begins(self, session: MCSession) -> None:
+    def turn_begins(self, session: ObservedSession) -> None:
         """See `SessionHooks`."""
         self._turn_begun, self._turn_length = time.perf_counter(), session.length
         self._turn_refocuses, self._turn_refocus_seconds = session.figures.refocuses, 0.0
 
-    def turn_ends(self, session: MCSession, reply_tokens: int) -> None:
+    def turn_ends(self, session: ObservedSession, reply_tokens: int) -> None:
         """See `SessionHooks`."""
         seconds, new = time.perf_counter() - self._turn_begun, session.length - self._turn_length
         self._log(
@@ -122,7 +121,7 @@ class SessionEvents(SessionHooks):
         self._provider.log_event(TelemetryEvent(self._session_id, event_type, payload))
 
 
-def _shares(session: MCSession) -> dict[str, Value]:
+def _shares(session: ObservedSession) -> dict[str, Value]:
     return {"swap_rate": float(session.figures.swap_rate), "residency": float(session.figures.residency)}
 
 

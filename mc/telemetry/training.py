@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mc.layout.tiling import Tiling
-from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryEvent, TelemetryProvider
+from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryProvider
+from mc.telemetry.schema import TelemetryEvent
 from mc.telemetry.sessions import layout_payload
 from mc.train.controller import MCController
 from nanochat.common import UserError, atomic_write

@@ -6,7 +6,6 @@ Shapes: `B` rows, `V` variants of a row, `O` contexts of a row in which LensNet 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,41 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.flags import flag
-
-
-@dataclass
-class LensLossConfig:
-    """Weights of LensNet's losses."""
-
-    mc_lens_loss_weight: float = flag(0.1, "weight of LensNet's loss; 0 = LensNet is not trained")
-    mc_lens_temperature: float = flag(0.1, "temperature of the preference loss, in policy scores")
-    mc_lens_occurrence_weight: float = flag(1.0, "weight of agreeing with which blocks hold the pairs of tokens that come")
-    mc_lens_attention_weight: float = flag(1.0, "weight of agreeing with the attention that tokens hurt by compression paid to blocks")
-    mc_lens_adv_norm_beta: float = flag(0.99, "decay of the running mean and deviation that normalise advantages")
-    mc_lens_kl_weight: float = flag(0.0, "weight of the divergence from LensNet with running means of its weights")
-    mc_lens_rank_weight: float = flag(0.0, "weight of the margin loss on pairs")
-    mc_lens_margin: float = flag(0.1, "margin of that loss, in policy scores")
-    mc_lens_budget_weight: float = flag(0.0, "weight of the balance between scores that expand and that collapse")
-    mc_lens_budget_smooth_weight: float = flag(0.0, "weight of the balance of their running means")
-    mc_lens_budget_smooth_beta: float = flag(0.9, "decay of these running means")
-    mc_lens_hard_negative_ratio: float = flag(0.5, "share of the pairs that is kept, those with the largest gaps")
-    mc_max_lens_pairs: int = flag(16, "pairs of a row at most", unit="pairs")
-
-    def __post_init__(self) -> None:
-        for name in ("loss", "occurrence", "attention", "kl", "rank", "budget", "budget_smooth"):
-            if not 0 <= getattr(self, f"mc_lens_{name}_weight") < float("inf"):
-                raise ValueError(f"mc_lens_{name}_weight is {getattr(self, f'mc_lens_{name}_weight')}; it must be a number from 0")
-        for name in ("mc_lens_temperature", "mc_lens_margin"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("mc_lens_adv_norm_beta", "mc_lens_budget_smooth_beta"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 0 … 1, without 1")
-        if not 0 < self.mc_lens_hard_negative_ratio <= 1:
-            raise ValueError(f"mc_lens_hard_negative_ratio is {self.mc_lens_hard_negative_ratio}; it must lie in 0 … 1, without 0")
-        if self.mc_max_lens_pairs < 1:
-            raise ValueError(f"mc_max_lens_pairs is {self.mc_max_lens_pairs}; it must be at least 1")
+from mc.config import LensLossConfig
 
 
 class Pairs(NamedTuple):

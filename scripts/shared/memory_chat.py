@@ -85,7 +85,7 @@ class MemoryChat:
     ) -> None:
         self._say, self._quota, self._tokenizer, self._base = say, flags.ingest_quota, loaded.tokenizer, base
         with _as_user_error():
-            self._store = SessionStore(loaded.controller, loaded.identity, flags.config, watch=telemetry.watcher)
+            self._store = SessionStore(loaded.controller, loaded.identity, flags.config, watch=telemetry.hooks)
             self.name = flags.session or NAME
             session = self._store.open(self.name, flags.session_repair)
         self.conversation = SessionConversation(session, loaded.tokenizer, sampling, base, tools)

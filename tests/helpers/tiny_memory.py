@@ -8,14 +8,13 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from mc.config import MCConfig
+from mc.config import LensLossConfig, MCConfig
 from mc.layout.layout import Geometry, Layout
 from mc.layout.positions import PositionType, alibi_bias
 from mc.nets.gist_bank import BankShape, Positions, assemble, bank_index, build
 from mc.nets.gistnet import GistConfig, GistNet
 from mc.nets.lensnet import LensConfig, LensNet
 from mc.train.controller import MCController
-from mc.train.lens_loss import LensLossConfig
 from nanochat.model.gpt import GPT
 from nanochat.train.optim import MuonAdamW, OptimFlags, check_coverage
 from nanochat.train.schedule import TrainPlan

@@ -60,7 +60,7 @@ def test_the_multiplier_counts_what_the_widest_step_forwards() -> None:
     for settings in ({}, {"mc_num_random_variants": 1}, {"mc_train_wc_length": 90}):
         mc = controller(**settings)
         N = max(2, mc.config.mc_num_random_variants)
-        drawn = max(mc.train.variant_sampler.sample(Request(draw, N, 1, mc.plan.width(0.0))).index.numel() for draw in range(20))
+        drawn = max(mc.sampler.sample(Request(draw, N, 1, mc.plan.width(0.0))).index.numel() for draw in range(20))
         assert compute_variant_multiplier(mc.plan) == pytest.approx(1 + drawn / T, abs=N * 8 / T)  # to the nearest block
     few = RowPlan(MCConfig(block_size=32, mc_num_random_variants=50, mc_train_wc_length=92), T)  # one block: two layouts at most
     assert compute_variant_multiplier(few) <= 3
@@ -113,7 +113,7 @@ def test_a_rehearsal_runs_the_backward_at_the_widest_step() -> None:
 def test_an_error_in_a_rehearsal_is_not_hidden_and_leaves_no_trace() -> None:
     mc = controller()
     before = state(mc)
-    hook = mc.nets.gistnet.c_out.weight.register_hook(lambda gradient: 1 / 0)
+    hook = mc.gistnet.c_out.weight.register_hook(lambda gradient: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         rehearse(mc, 2, T)
     hook.remove()

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from mc.config import MCConfig, RowPlan
+from mc.config import LensLossConfig, MCConfig, RowPlan
 from mc.device_memory import Foresight, estimate_run, foresee
 from mc.nets.gistnet import GistConfig
 from mc.train.controller import SMALL, MCController
-from mc.train.lens_loss import LensLossConfig
 from nanochat.common import UserError
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.profiling.device_memory import GIB, Setting

@@ -15,7 +15,7 @@ import mc.telemetry.exporter
 from mc.telemetry.collector import Collector, find_collector
 from mc.telemetry.exporter import BATCH, CLOSE_SECONDS, QUEUE, OpenTelemetryProvider
 from mc.telemetry.otlp import Moment, open_sender, to_request, trace_id
-from mc.telemetry.provider import TelemetryEvent
+from mc.telemetry.schema import TelemetryEvent
 from nanochat.common import UserError
 from tests.helpers.otlp_receiver import attributes, receiver
 

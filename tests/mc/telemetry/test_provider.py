@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mc.telemetry.exporter import OpenTelemetryProvider
-from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryEvent, TelemetryFlags, open_telemetry
+from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryFlags, open_telemetry
+from mc.telemetry.schema import TelemetryEvent
 from nanochat.common import UserError
 from nanochat.flags import to_argv
 

@@ -12,8 +12,8 @@ from mc.config import AllocatorConfig, SessionConfig
 from mc.session.hooks import SessionHooks
 from mc.session.session import MCSession, session_spec
 from mc.session.tree import RamTree
-from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryEvent
-from mc.telemetry.schema import allowed
+from mc.telemetry.provider import NoOpTelemetryProvider
+from mc.telemetry.schema import TelemetryEvent, allowed
 from mc.telemetry.sessions import SessionEvents, SessionTelemetry
 from mc.train.controller import MCController
 from tests.helpers.tiny_memory import tiny_memory
@@ -45,8 +45,8 @@ def controller() -> MCController:
     return tiny_memory().requires_grad_(False).eval()
 
 
-def session(controller: MCController, watcher: SessionHooks | None) -> MCSession:
-    return MCSession(controller, RamTree(session_spec(controller, CONFIG)), CONFIG, watcher=watcher)
+def session(controller: MCController, hooks: SessionHooks | None) -> MCSession:
+    return MCSession(controller, RamTree(session_spec(controller, CONFIG)), CONFIG, hooks=hooks)
 
 
 def tokens(count: int, seed: int = 0) -> torch.Tensor:
@@ -82,9 +82,9 @@ def test_a_turn(controller: MCController) -> None:
     watched = session(controller, SessionEvents(kept, "a"))
     watched.append(tokens(30))
     refocuses = watched.figures.refocuses
-    watched.watcher.turn_begins(watched)
+    watched.hooks.turn_begins(watched)
     watched.append(tokens(40))
-    watched.watcher.turn_ends(watched, 12)
+    watched.hooks.turn_ends(watched, 12)
     (turn,) = kept.of("inference_update")
     assert (turn["tokens"], turn["new_tokens"], turn["reply_tokens"]) == (70, 40, 12)
     assert turn["entries"] == len(watched.context) and turn["refocuses"] == watched.figures.refocuses - refocuses >= 1
@@ -99,8 +99,8 @@ def test_snapshots_are_rare_and_counts_are_whole(controller: MCController) -> No
     for event_type in ("mc_tree_snapshot", "focus_allocator", "working_context_snapshot"):
         assert len(kept.of(event_type)) == 1
     (first,) = kept.of("focus_allocator")
-    watcher = watched.watcher
-    watcher._snapshot_seconds = 0
+    hooks = watched.hooks
+    hooks._snapshot_seconds = 0
     watched.append(tokens(8))
     first, last = kept.of("focus_allocator")
     assert first["expanded"] + first["collapsed"] + last["expanded"] + last["collapsed"] == watched.figures.edits > 0
@@ -121,8 +121,8 @@ def test_a_name_becomes_an_id_that_lasts_as_long_as_the_process() -> None:
     telemetry, other = SessionTelemetry(kept), SessionTelemetry(kept)
     ids = []
     for maker, name in ((telemetry, "my diary"), (telemetry, "my diary"), (telemetry, "work"), (other, "my diary")):
-        watcher = maker.watcher(name)
-        watcher._log("inference_update", {})
+        hooks = maker.hooks(name)
+        hooks._log("inference_update", {})
         ids.append(kept.events[-1].session_id)
     assert ids[0] == ids[1] and len(set(ids)) == 3 and "diary" not in "".join(ids)
     telemetry.close()
@@ -130,4 +130,4 @@ def test_a_name_becomes_an_id_that_lasts_as_long_as_the_process() -> None:
 
 
 def test_nobody_watches_where_nothing_is_sent() -> None:
-    assert type(SessionTelemetry().watcher("a")) is type(SessionTelemetry(NoOpTelemetryProvider()).watcher("a")) is SessionHooks
+    assert type(SessionTelemetry().hooks("a")) is type(SessionTelemetry(NoOpTelemetryProvider()).hooks("a")) is SessionHooks

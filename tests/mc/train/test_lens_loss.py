@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mc.train.lens_loss import AdvantageNorm, LensLossConfig, Pairs, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores
+from mc.config import LensLossConfig
+from mc.train.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores
 
 ONE = torch.ones(())
 
