@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanochat.common import UserError, read_json
-from nanochat.lab.curve import read_curve, read_figures
+from nanochat.lab.curve import extrapolated, measured, read_curve, read_figures
 from nanochat.lab.cycle import BASELINE, Cycle
 from nanochat.lab.gates import Measured
 from nanochat.lab.results import Row, key
@@ -86,8 +86,8 @@ def _measured(cycle: Cycle, row: Row, target: float) -> Measured:
     figures = read_figures(logged)
     assert figures is not None, "a run that is ok has figures"
     curve = read_curve(logged, cycle.metric)
-    tokens, uncertainty = curve.measured(curve, target), 0.0
-    if tokens is None and (guess := curve.extrapolated(curve, target)) is not None:
+    tokens, uncertainty = measured(curve, target), 0.0
+    if tokens is None and (guess := extrapolated(curve, target)) is not None:
         tokens = guess.tokens
         uncertainty = math.log(guess.high / guess.low) / (2 * _NORMAL_90)
     outcome = read_json(cycle.folder / "runs" / f"{config}-s{seed}" / OUTCOME)

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.common import read_json
-from nanochat.lab import curve
-from nanochat.lab.curve import Figures, read_curve, read_figures
+from nanochat.lab.curve import METHOD, Figures, extrapolated, measured, read_curve, read_figures
 from nanochat.lab.cycle import Cycle, Experiment
 from nanochat.tracking.run_log import METRICS_FILE, RUN_FILE
 from nanochat.tracking.sinks import read_metrics
@@ -83,7 +82,7 @@ def row(cycle: Cycle, experiment: Experiment, seed: int, threshold: float | None
         "target_metric_threshold": target,
         "time_to_target_sec_measured": None if reached is None else _seconds(reached, figures),
         "time_to_target_sec_extrapolated": None if guess is None else _seconds(guess, figures),
-        "extrapolation_method": curve.METHOD if guess is not None else None,
+        "extrapolation_method": METHOD if guess is not None else None,
         "tok_per_sec_median": figures.tok_per_sec if figures else None,
         "dt_median_ms": figures.step_ms if figures else None,
         "wall_time_sec": figures.wall_seconds if figures else outcome["process_seconds"],
@@ -102,8 +101,8 @@ def _tokens_to_target(
     if figures is None:
         return None, None
     curve = read_curve(logged, cycle.metric)
-    reached = curve.measured(curve, target)
-    guess = None if reached is not None else curve.extrapolated(curve, target)
+    reached = measured(curve, target)
+    guess = None if reached is not None else extrapolated(curve, target)
     return reached, None if guess is None else guess.tokens
 
 

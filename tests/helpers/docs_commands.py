@@ -35,7 +35,7 @@ def help_of(module: str, *arguments: str) -> str:
     """What `python -m module arguments… --help` prints; nothing where a value before it is refused."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
-        importlib.import_module(module).main([*arguments, "--help"])
+        importlib.import_module(f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module).main([*arguments, "--help"])
     return out.getvalue()
 
 
@@ -43,7 +43,8 @@ def help_of(module: str, *arguments: str) -> str:
 def runnable() -> dict[str, bool]:
     """The modules that are commands, and whether they take flags."""
     files = [path for package in PACKAGES for path in (ROOT / package).glob("*.py")]
-    texts = {f"{path.parent.name}.{path.stem}": path.read_text() for path in files}
+    files += [path for package in PACKAGES for path in (ROOT / package).glob("*/__main__.py")]
+    texts = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"): path.read_text() for path in files}
     main = re.compile(r"^def main\(argv", re.MULTILINE)
     return {name: main.search(text) is not None for name, text in texts.items() if 'if __name__ == "__main__"' in text}
 

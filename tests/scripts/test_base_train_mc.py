@@ -190,7 +190,7 @@ PLACES = [
     "mc.train.controller:assemble",
     "mc.train.controller:build",
     "mc.train.lens_objective:lens_losses",
-    "mc.recipe:evaluate_memory",
+    "mc.eval.row_eval:evaluate_memory",
 ]
 
 

@@ -60,7 +60,7 @@ def test_values_of_flags_are_taken() -> None:
             if found is not None and runnable().get(found.module) and "--help" not in found.arguments:
                 positional = [word for word in found.arguments[:1] if not word.startswith("-")]
                 arguments = (
-                    found.arguments[len(positional) :] if found.module in ("nanochat.report", "nanochat.eval.core") else found.arguments
+                    found.arguments[len(positional) :] if found.module in ("nanochat.report", "nanochat.core_eval") else found.arguments
                 )
                 assert help_of(found.module, *arguments), f"{name}: {shlex.join(words)}"
 

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat import dataset
 from nanochat.common import UserError
-from nanochat.data import token_cache
+from nanochat.data import sources, token_cache
 from nanochat.data.dataloader import Prefetcher, RowLoader
 from nanochat.data.sources import open_source
 from nanochat.data.token_cache import TokenCache, open_tokens
@@ -35,7 +34,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     patch = pytest.MonkeyPatch()
     patch.setenv("NANOCHAT_BASE_DIR", str(tmp_path_factory.mktemp("base")))
-    patch.setattr(dataset, "PART_BYTES", 1)
+    patch.setattr(sources, "PART_BYTES", 1)
     patch.setattr(token_cache, "SHARD_TOKENS", 10_000)
     patch.setattr(token_cache, "BATCH_CHARS", 2_000)
     try:

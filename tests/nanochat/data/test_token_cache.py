@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanochat import dataset
 from nanochat.common import UserError
-from nanochat.data import token_cache
+from nanochat.data import sources, token_cache
 from nanochat.data.sources import Source, open_source
 from nanochat.data.token_cache import TokenCache, open_tokens
 from nanochat.data.tokenizer import Tokenizer
@@ -24,7 +23,7 @@ from tests.helpers.byte_tokenizer import ByteTokenizer
 
 SCRIPT = """
 import sys
-from nanochat.dataset import open_source
+from nanochat.data.sources import open_source
 from nanochat.flags import run
 from nanochat.data.token_cache import open_tokens
 from tests.helpers.byte_tokenizer import ByteTokenizer
@@ -55,7 +54,7 @@ def texts(shards: TokenCache, tokenizer: ByteTokenizer) -> list[str]:
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_shards_hold_the_documents(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
-    monkeypatch.setattr(dataset, "PART_BYTES", 20_000)
+    monkeypatch.setattr(sources, "PART_BYTES", 20_000)
     monkeypatch.setattr(token_cache, "BATCH_CHARS", 500)
     monkeypatch.setattr(token_cache, "SHARD_TOKENS", 3_000)
     source, tokenizer = corpus(tmp_path), ByteTokenizer(wide=wide)
@@ -82,7 +81,7 @@ def test_second_opening_reads_nothing_again(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_source_that_grows_tokenizes_only_what_is_new(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "PART_BYTES", 1)
+    monkeypatch.setattr(sources, "PART_BYTES", 1)
     tokenizer = ByteTokenizer()
     before = open_tokens(corpus(tmp_path, files=2), tokenizer, "train")
     calls = tokenizer.calls
@@ -195,8 +194,8 @@ def test_killed_while_tokenizing(base: Path, tmp_path: Path, root: Path) -> None
     source = corpus(tmp_path)
     slow = """
 import time
-from nanochat import token_shards
-token_shards.BATCH_CHARS = 100
+from nanochat.data import token_cache
+token_cache.BATCH_CHARS = 100
 class Slow(ByteTokenizer):
     def encode_bulk(self, *arguments, **options):
         time.sleep(0.02)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nanochat import core_eval
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.eval import core
 from nanochat.eval.core import evaluate_core, evaluate_task, score
 from nanochat.eval.core_download import check_archive, unpack
 from nanochat.eval.core_tasks import Option, bundle_folder, bundle_is_here, fewshot, options, read_tasks
@@ -185,9 +185,9 @@ def test_download_survives_faults_and_puts_the_bundle_in_place(base: Path, capsy
     with ShardServer({"eval_bundle.zip": zip_bundle()}) as server:
         server.fail("eval_bundle.zip", "503", "drop", "flip", "short")
         command = ["download", "--url", f"{server.url}/eval_bundle.zip", "--retry-seconds", "0.01"]
-        assert core.main(command) == 0
+        assert core_eval.main(command) == 0
         asked = len(server.requests)
-        assert core.main(command) == 0  # it is here: nothing is asked for
+        assert core_eval.main(command) == 0  # it is here: nothing is asked for
         assert len(server.requests) == asked
     assert [task.label for task in read_tasks(bundle_folder())] == ["pick", "who", "copy"]
     assert sorted(path.name for path in base.iterdir() if not path.name.endswith(".lock")) == ["eval_bundle"]
@@ -261,7 +261,7 @@ def _same_files(a: bytes, b: bytes) -> bool:
 )
 def test_commands_that_are_none_are_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
-        code = core.main(arguments)
+        code = core_eval.main(arguments)
     except SystemExit as exit:
         code = exit.code
     error = capsys.readouterr().err
@@ -270,5 +270,5 @@ def test_commands_that_are_none_are_one_line(arguments: list[str], says: str, ca
 
 def test_a_server_that_has_no_bundle_is_one_line(base: Path) -> None:
     with ShardServer({}) as server, pytest.raises(UserError, match="404"):
-        core.main(["download", "--url", f"{server.url}/eval_bundle.zip"])
+        core_eval.main(["download", "--url", f"{server.url}/eval_bundle.zip"])
     assert [p.name for p in base.iterdir() if p.suffix != ".lock"] == []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 
+from nanochat.common import ROOT
 from nanochat.model.attention import Backend
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.profiling.device_memory import (
@@ -108,3 +111,9 @@ def test_the_memory_of_this_machine() -> None:
     there = device_memory(torch.device("cpu"))
     assert there is not None and 1 << 28 < there < 1 << 50
     assert device_memory(torch.device("mps")) is None
+
+
+def test_peak_memory_counts_what_was_used() -> None:
+    code = "from nanochat.profiling.device_memory import peak_memory_mib\nbefore = peak_memory_mib('cpu'); block = b'x' * (100 << 20); del block\n"
+    code += "print(peak_memory_mib('cpu') - before)"
+    assert 90 < float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout) < 120

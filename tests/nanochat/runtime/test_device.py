@@ -10,7 +10,7 @@ import torch
 from nanochat.runtime.device import PEAK_FLOPS, Precision, Runtime, RuntimeFlags
 from nanochat.runtime.signals import StopSignals
 
-HEAD = "import os, sys, resource, torch\nfrom nanochat import runtime\nfrom nanochat.flags import run\n"
+HEAD = "import os, sys, resource, torch\nfrom nanochat.runtime import device, signals\nfrom nanochat.flags import run\n"
 
 
 def python(root: Path, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +35,7 @@ def faults():
         torch.empty(96 << 20, dtype=torch.uint8).fill_(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 default = faults()
-runtime.keep_freed_memory()
+device.keep_freed_memory()
 faults()
 print(default, faults())
 """,
@@ -50,7 +50,7 @@ def test_signals_ask_for_a_stop_and_a_second_interrupt_does_not_ask(root):
 import time
 def main():
     for _ in range(2):
-        stop = runtime.StopSignals()
+        stop = signals.StopSignals()
         print("ready", bool(stop), flush=True)
         while not stop:
             time.sleep(0.01)
@@ -97,8 +97,8 @@ def test_what_is_not_there_is_one_line(root):
         cases["device_type='cuda'"] = "device cuda is not available here; use --device-type cpu or auto"
     code = "from nanochat.common import UserError\n"
     for flags in cases:
-        code += f"try: runtime.start(runtime.RuntimeFlags({flags}))\nexcept UserError as error: print(error)\n"
-    code += "os.environ['NANOCHAT_DTYPE'] = 'fp8'\nrun(lambda: runtime.start(runtime.RuntimeFlags()))"
+        code += f"try: device.start(device.RuntimeFlags({flags}))\nexcept UserError as error: print(error)\n"
+    code += "os.environ['NANOCHAT_DTYPE'] = 'fp8'\nrun(lambda: device.start(device.RuntimeFlags()))"
     done = python(root, code, NANOCHAT_DTYPE="fp32")
     assert done.stdout.splitlines() == list(cases.values())
     assert (done.returncode, done.stderr) == (1, "error: NANOCHAT_DTYPE is 'fp8'; it must be one of fp32, bf16, fp16\n")
@@ -108,7 +108,7 @@ def test_starting_sets_the_process_up(root, base):
     code = """
 import nanochat.train.trainer
 print(torch.get_default_dtype(), "torch._dynamo" in sys.modules, "TORCHINDUCTOR_CACHE_DIR" in os.environ)
-r = runtime.start(runtime.RuntimeFlags(device_type="cpu", compile=False))
+r = device.start(device.RuntimeFlags(device_type="cpu", compile=False))
 print(r.describe())
 print(r.rank, r.world_size, r.backend, r.peak_flops, r.window_pattern("auto"), r.window_pattern("sl"))
 import torch._inductor.runtime.cache_dir_utils

@@ -220,6 +220,10 @@ for backend in [backend for backend in find_backends() if backend.name == sys.ar
 """
 
 
+def not_source(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if not name.endswith(".py") and not Path(folder, name).is_dir()]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user; the other tests ran unprivileged already")
 @pytest.mark.parametrize("name", ["bubblewrap", "unshare"])
 def test_as_an_ordinary_user(name: str) -> None:
@@ -229,7 +233,7 @@ def test_as_an_ordinary_user(name: str) -> None:
         pytest.skip("no interpreter that other users may start")
     become = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(ROOT / "nanochat", Path(folder) / "nanochat", ignore=lambda _, names: [n for n in names if not n.endswith(".py")])
+        shutil.copytree(ROOT / "nanochat", Path(folder) / "nanochat", ignore=not_source)
         os.chmod(folder, 0o755)  # the checkout may lie where others cannot look
         out, error = run_script(UNPRIVILEGED, become, python, Path(folder), name, HOME="/nonexistent").communicate(timeout=100)
     assert error == ""

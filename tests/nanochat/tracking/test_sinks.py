@@ -300,11 +300,6 @@ def test_ema_needs_a_sensible_beta(beta: float) -> None:
         DebiasedEMA(beta)
 
 
-def test_peak_memory_counts_what_was_used(tmp_path: Path) -> None:
-    code = "before = peak_memory_mib('cpu'); block = b'x' * (100 << 20); del block; print(peak_memory_mib('cpu') - before)"
-    assert 90 < float(in_python(code, tmp_path).stdout) < 120
-
-
 def test_importing_metrics_stays_light() -> None:
     heavy = "import nanochat.tracking.sinks, sys; print([m for m in ('torch', 'wandb', 'rich', 'matplotlib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, cwd=ROOT).stdout == "[]\n"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat import dataset
 from nanochat.common import UserError
+from nanochat.data import sources
 from nanochat.data.sources import DataFlags, Skipped, open_source
 from nanochat.flags import parse
 from tests.helpers.shard_server import parquet_bytes
@@ -61,10 +61,10 @@ def test_few_texts_give_their_tails(tmp_path: Path) -> None:
 
 
 def test_many_texts_are_split_by_their_hash(tmp_path: Path) -> None:
-    for i in range(dataset.FEW_FILES):
+    for i in range(sources.FEW_FILES):
         (tmp_path / f"{i:03d}.txt").write_text(MANY[i])
     train, val = splits(tmp_path)
-    assert sorted(train + val) == sorted(MANY[: dataset.FEW_FILES])
+    assert sorted(train + val) == sorted(MANY[: sources.FEW_FILES])
 
 
 @pytest.mark.parametrize("val", ["val/a.jsonl", "validation/deep/a.jsonl", "val.jsonl", "valid_1.jsonl", "val-00000.jsonl"])
@@ -98,7 +98,7 @@ def test_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
 
 
 def test_more_files_change_only_the_last_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "PART_BYTES", 2000)
+    monkeypatch.setattr(sources, "PART_BYTES", 2000)
     for i in range(9):
         jsonl(tmp_path / f"{i}.jsonl", ["x" * 800])
     before = open_source(str(tmp_path)).parts("train")
