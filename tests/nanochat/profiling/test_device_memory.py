@@ -114,6 +114,6 @@ def test_the_memory_of_this_machine() -> None:
 
 
 def test_peak_memory_counts_what_was_used() -> None:
-    code = "from nanochat.profiling.device_memory import peak_memory_mib\nbefore = peak_memory_mib('cpu'); block = b'x' * (100 << 20); del block\n"
-    code += "print(peak_memory_mib('cpu') - before)"
+    code = "from nanochat.profiling.device_memory import peak_memory_mib\nbefore = peak_memory_mib('cpu')\n"
+    code += "block = b'x' * (100 << 20); del block; print(peak_memory_mib('cpu') - before)"
     assert 90 < float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout) < 120
