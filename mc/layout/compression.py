@@ -18,7 +18,7 @@ from mc.layout.layout import Geometry
 
 @dataclass(frozen=True)
 class Compression:
-    """How many nodes of each level a variant has: `nodes[l − 1]` of level l over `blocks` blocks and `tail` raw tokens."""
+    """Number of nodes of each level in a variant: `nodes[l − 1]` of level l over `blocks` blocks, and `tail` raw tokens."""
 
     nodes: tuple[int, ...]
     blocks: int
@@ -27,13 +27,13 @@ class Compression:
 
     @property
     def width(self) -> int:
-        """Entries of such a variant."""
+        """Entries of a variant."""
         saved = sum(n * (self.geometry.span(level) - self.geometry.size(level)) for level, n in enumerate(self.nodes, 1))
         return self.blocks * self.geometry.block_size + self.tail - saved
 
     @property
     def possibilities(self) -> int:
-        """How many different variants there are."""
+        """Number of different variants."""
         total, covered = 1, 0  # blocks under nodes of higher levels
         for level in range(len(self.nodes), 0, -1):
             group = self.geometry.block_size ** (level - 1)
@@ -43,15 +43,15 @@ class Compression:
 
 
 def compression(width: int, blocks: int, tail: int, geometry: Geometry, higher: tuple[int, ...] = ()) -> Compression:
-    """The compression whose width is nearest to `width`, given `higher`, the nodes of the levels from 2 up.
+    """The compression whose width is nearest to `width`, given `higher`, the number of nodes of each level from 2 up.
 
-    Raises `ValueError` where the higher nodes do not fit.
+    Raises `ValueError` if the higher nodes do not fit.
     """
     K = geometry.block_size
     free = blocks
     for level in range(len(higher) + 1, 1, -1):
         group = K ** (level - 1)
-        # Aligned groups nest, so those under higher nodes are whole ones of this level.
+        # Aligned groups nest, so the blocks under higher nodes are whole groups of this level.
         if not 0 <= higher[level - 2] <= blocks // group - (blocks - free) // group:
             raise ValueError(f"{higher[level - 2]} nodes of level {level} do not fit into {blocks} blocks")
         free -= higher[level - 2] * group
@@ -61,7 +61,7 @@ def compression(width: int, blocks: int, tail: int, geometry: Geometry, higher: 
 
 
 def compression_of(levels: Tensor, tail: int, geometry: Geometry) -> Compression:
-    """The compression that `levels` [F] are an example of, before `tail` raw tokens."""
+    """The compression of which `levels` [F], followed by `tail` raw tokens, are a variant."""
     found = levels.bincount().tolist()
     nodes = tuple(count // geometry.block_size ** (level - 1) for level, count in enumerate(found[1:], 1))
     return Compression(nodes, len(levels), tail, geometry)
@@ -74,10 +74,10 @@ def sample_levels(
     scores: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """`n` variants as levels, int64 [n,F]: nodes are chosen uniformly, the highest level first.
+    """Samples `n` variants as levels, int64 [n,F]: nodes are chosen uniformly, the highest level first.
 
-    With `scores` (fp32 [n,F], high = wants detail) blocks are chosen by Gumbel noise minus score: a block of a low score
-    is collapsed more probably; with scores of infinite spread, surely. `generator` must be on the CPU.
+    With `scores` (fp32 [n,F], high = wants detail) blocks are chosen by Gumbel noise minus score, so that blocks of low score
+    are collapsed more often. `generator` must be on the CPU.
     """
 
     def rank(groups: int, group: int) -> Tensor:
@@ -91,10 +91,10 @@ def sample_levels(
 
 
 def fill_levels(compression: Compression, n: int, rank: Callable[[int, int], Tensor], device: torch.device | str) -> Tensor:
-    """`n` layouts of `compression` as levels, int64 [n,F], the highest level filled first.
+    """Fills `n` layouts of `compression`, as levels int64 [n,F], from the highest level down.
 
-    `rank(groups, group)` is fp32 [n, groups] for aligned groups of `group` blocks: those of the lowest rank become nodes, of
-    equals the oldest.
+    `rank(groups, group)` is fp32 [n, groups] for aligned groups of `group` blocks: those of the lowest rank become nodes, the
+    oldest first if ranks are equal.
     """
     F, K = compression.blocks, compression.geometry.block_size
     levels = torch.zeros(n, F, dtype=torch.int64, device=device)
@@ -111,7 +111,7 @@ def fill_levels(compression: Compression, n: int, rank: Callable[[int, int], Ten
 
 
 def sample_distinct(compression: Compression, rows: int, per_row: int, generator: torch.Generator) -> Tensor:
-    """`min(per_row, possibilities)` different variants of each of `rows` rows, int64 [V, rows, F], on the CPU."""
+    """Samples `min(per_row, possibilities)` different variants of each of `rows` rows, int64 [V, rows, F], on the CPU."""
     V = min(per_row, compression.possibilities)
     levels = sample_levels(compression, V * rows, generator).view(V, rows, -1)
     while True:

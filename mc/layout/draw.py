@@ -1,18 +1,17 @@
-"""Layouts as lines of text: which part of a row or of a history is raw, and which is gists of which level."""
+"""Layouts for people: as lines of text that show which part is raw and which is gists of which level, and as runs of one level.
+
+Shapes: `V` layouts of a row, `F` blocks, `W` entries, `n` runs.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from mc.layout.layout import Geometry, widths
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 from mc.layout.tiling import Tiling
 
 LEVELS = "█▓▒░·"  # a level above the last is drawn as the last
@@ -20,11 +19,10 @@ DECISION = "│"
 
 
 def draw_layouts(levels: Tensor, geometry: Geometry, length: int, horizon: int, names: Sequence[str] = (), columns: int = 100) -> str:
-    """One line for each layout of a row of `length` tokens, `levels` int64 [V,F], under a legend; no line is longer than `columns`
-    characters.
+    """A legend and one line for each layout of a row of `length` tokens, `levels` int64 [V,F]; no line exceeds `columns` characters.
 
-    A character stands for a block, or where blocks are too many for as many of them as it takes, whose most frequent level
-    it shows, the most detailed of equals. Raises `ValueError` where `columns` leave no room or `names` are not one for each.
+    A character stands for one block, or for several if the row is too long; it then shows their most frequent level, the most
+    detailed one of equals. Raises `ValueError` if `columns` leave no room or the number of `names` is not V.
     """
     V, F = levels.shape
     names = names or [f"layout {v}" for v in range(V)]
@@ -37,7 +35,7 @@ def draw_layouts(levels: Tensor, geometry: Geometry, length: int, horizon: int, 
     before, after = -(-(T - H) // K), -(-H // K)  # blocks before the decision point and after it
     if room < 2:
         raise ValueError(f"columns is {columns}; names and widths leave {room} of them for the layouts")
-    share = max(1, -(-(before + after) // (room - 1)))  # blocks of a character: each side of the mark is rounded up by itself
+    share = max(1, -(-(before + after) // (room - 1)))  # blocks of a character; both sides of the mark are rounded up separately
     legend = _legend(range(min(int(levels.max()), len(LEVELS) - 1) + 1), K)
     unit = f"1 character = {share * K:,} tokens"
     lines = [f"{legend}  {DECISION} decision point", f"{unit}; at the end the entries for {T:,} tokens"]
@@ -48,11 +46,11 @@ def draw_layouts(levels: Tensor, geometry: Geometry, length: int, horizon: int, 
 
 
 def draw_history(tiling: Tiling, length: int, geometry: Geometry, columns: int = 64, lines: int = 8) -> str:
-    """The history of `length` tokens that `tiling` stands for, in at most `lines` lines of `columns` characters under a legend.
+    """A legend and the history of `length` tokens covered by `tiling`, in at most `lines` lines of `columns` characters.
 
-    A line begins with the number of its first token. A character stands for a block, or where blocks are too many for 2, 4, 8 …
-    of them, and shows the most detailed level that any of their tokens have: however long the history, what the focus has
-    opened is seen. Raises `ValueError` where there is no room at all.
+    A line begins with the number of its first token. A character stands for 1, 2, 4, 8 … blocks, as few as fit, and shows the most
+    detailed level among their tokens, so that what the focus has opened is seen in a history of any length. Raises `ValueError` if
+    `columns` or `lines` is below 1.
     """
     if columns < 1 or lines < 1:
         raise ValueError(f"columns is {columns} and lines {lines}; both must be at least 1")
@@ -74,24 +72,10 @@ def draw_history(tiling: Tiling, length: int, geometry: Geometry, columns: int =
     return "\n".join([f"{_legend(np.unique(finest).tolist(), K)}  1 character = {share * K:,} tokens, {shown}", *rows])
 
 
-def _legend(levels: Iterable[int], block_size: int) -> str:
-    return "  ".join(f"{LEVELS[level]} {f'LOD{level}, {block_size**level:,} tokens' if level else 'raw'}" for level in levels)
-
-
-def _bar(levels: Sequence[int], share: int) -> str:
-    """A character for every `share` blocks."""
-    drawn = []
-    for begin in range(0, len(levels), share):
-        counts = Counter(levels[begin : begin + share])
-        level = max(sorted(counts), key=counts.__getitem__)
-        drawn.append(LEVELS[min(level, len(LEVELS) - 1)])
-    return "".join(drawn)
-
-
 def runs(tiling: Tiling, length: int, values: np.ndarray | None = None) -> np.ndarray:
-    """[level, first token, end, entries, sum of values] of each run of the layout of `length` tokens, float64 [n,5].
+    """[level, first token, end, entries, sum of values] of each run of entries of one level, float64 [n,5].
 
-    `values` [W] are one for each entry, None = 0.
+    `values` [W] has one number for each entry of `tiling`, which covers `length` tokens; None = all 0.
     """
     lod, start = tiling
     if not len(lod):
@@ -103,15 +87,25 @@ def runs(tiling: Tiling, length: int, values: np.ndarray | None = None) -> np.nd
 
 
 def at_most(spans: np.ndarray, most: int) -> np.ndarray:
-    """`runs` in less detail, where they are more than `most`: neighbours become one, of the level that stands for more tokens."""
+    """At most `most` runs: halves the number of `runs` as often as needed, merging neighbours into one of the longer one's level."""
     while len(spans) > most:
-        spans = _halved(spans)
+        pairs, rest = spans[: len(spans) // 2 * 2].reshape(-1, 2, 5), spans[len(spans) // 2 * 2 :]
+        longer = (pairs[:, :, 2] - pairs[:, :, 1]).argmax(1)
+        level = pairs[np.arange(len(pairs)), longer, 0]
+        joint = np.stack([level, pairs[:, 0, 1], pairs[:, 1, 2], *pairs[:, :, 3:].sum(1).T], axis=1)
+        spans = np.concatenate([joint, rest])
     return spans
 
 
-def _halved(spans: np.ndarray) -> np.ndarray:
-    pairs, rest = spans[: len(spans) // 2 * 2].reshape(-1, 2, 5), spans[len(spans) // 2 * 2 :]
-    longer = (pairs[:, :, 2] - pairs[:, :, 1]).argmax(1)
-    level = pairs[np.arange(len(pairs)), longer, 0]
-    joint = np.stack([level, pairs[:, 0, 1], pairs[:, 1, 2], *pairs[:, :, 3:].sum(1).T], axis=1)
-    return np.concatenate([joint, rest])
+def _legend(levels: Iterable[int], block_size: int) -> str:
+    return "  ".join(f"{LEVELS[level]} {f'LOD{level}, {block_size**level:,} tokens' if level else 'raw'}" for level in levels)
+
+
+def _bar(levels: Sequence[int], share: int) -> str:
+    """One character for every `share` blocks."""
+    drawn = []
+    for begin in range(0, len(levels), share):
+        counts = Counter(levels[begin : begin + share])
+        level = max(sorted(counts), key=counts.__getitem__)
+        drawn.append(LEVELS[min(level, len(LEVELS) - 1)])
+    return "".join(drawn)

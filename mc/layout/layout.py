@@ -1,9 +1,9 @@
-"""Layouts: which node of the tree stands at each place of a Working Context, as integer tensors.
+"""Layouts: the tree node at each place of a Working Context, as integer tensors.
 
 Shapes: `B` rows, `W` entries, `F` complete blocks, `T` tokens; `K` block size, `S` gist slots of a node.
 
 A node of level l stands for `K^l` tokens and begins at a multiple of that. A token is one entry; a gist node is `S`
-entries, its slots, side by side. Each entry has a *stride*, the tokens it accounts for: 1 for a token, `K^l / S` for a
+entries, its slots, next to each other. Each entry has a *stride*, the tokens it accounts for: 1 for a token, `K^l / S` for a
 slot, so `start + stride` is where the next entry begins, and with one slot the stride is the node's span. A layout is
 `(lod, start)`; which slot an entry is follows from its start.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,15 +61,15 @@ class Layout(NamedTuple):
 
 
 def raw(rows: int, length: int, device: torch.device | str = "cpu") -> Layout:
-    """The layout of `length` tokens as they are."""
+    """Layout of `length` raw tokens."""
     start = torch.arange(length, device=device).expand(rows, length)
     return Layout(torch.zeros_like(start), start)
 
 
 def entry_ends(layout: Layout, geometry: Geometry) -> Tensor:
-    """The token after the node of each entry, int64 [B,W]: what the entry predicts.
+    """The token after the node of each entry, int64 [B,W]: the one that the entry predicts.
 
-    All slots of a node predict the token after the node, as each of them may know of all its tokens.
+    All slots of a node predict the token after the node, because each may depend on all its tokens.
     """
     span = geometry.spans(layout.lod)
     return (layout.start // span + 1) * span
@@ -77,8 +78,8 @@ def entry_ends(layout: Layout, geometry: Geometry) -> Tensor:
 def from_levels(levels: Tensor, length: int, width: int, geometry: Geometry) -> Layout:
     """The layout [B, width] in which block f is covered by a node of level `levels[b, f]` (int64 [B,F]; 0 = its tokens).
 
-    The tokens from F·K to `length` are raw. All blocks of a node must have its level, and every row must come to `width`
-    entries (`widths` says how many they are): neither is checked here.
+    The tokens from F·K to `length` are raw. All blocks of a node must have its level, and every row must have `width` entries
+    (see `widths`); neither is checked here.
     """
     B, F = levels.shape
     K = geometry.block_size
@@ -92,7 +93,7 @@ def from_levels(levels: Tensor, length: int, width: int, geometry: Geometry) -> 
 
 
 def widths(levels: Tensor, length: int, geometry: Geometry) -> Tensor:
-    """Entries of each row, int64 [B], of the layout that `levels` describes; see `from_levels`."""
+    """Entries of each row, int64 [B], in the layout that `from_levels` makes of `levels`."""
     F, K = levels.shape[1], geometry.block_size
     begin = torch.arange(F, device=levels.device) * K
     first = begin % geometry.spans(levels) == 0  # of the blocks of its node
@@ -116,54 +117,72 @@ def check(
     recent: int = 0,
     max_lod: int | None = None,
 ) -> None:
-    """Raises `ValueError` naming the first illegal entry of a layout of the tokens `begin … end−1`.
-
-    It must be contiguous from `begin` to `end`, every node aligned and with all its slots, of at most `max_entries`
-    entries, with its last `recent` tokens raw, and name no level above `max_lod` or node beyond `end`.
-    """
+    """Raises `ValueError` naming an illegal entry of a layout of the tokens `begin … end−1`; see `check_entries`. Not for hot paths."""
     lod, start = layout
     if lod.shape != start.shape or lod.ndim != 2 or lod.is_floating_point() or start.is_floating_point():
-        raise ValueError(f"lod {tuple(lod.shape)} {lod.dtype} and start {tuple(start.shape)} {start.dtype} are no pair of integer [B,W]")
-    if max_entries is not None and lod.shape[1] > max_entries:
-        raise ValueError(f"budget: {lod.shape[1]} entries, of which entry {max_entries} is the first over the {max_entries} allowed")
-    if lod.shape[1] == 0:
+        given = f"lod {tuple(lod.shape)} {lod.dtype} and start {tuple(start.shape)} {start.dtype}"
+        raise ValueError(f"expected two integer tensors [B,W], got {given}")
+    lod, start = (part.cpu().numpy() for part in layout)
+    check_entries(lod, start, geometry, end=end, begin=begin, max_entries=max_entries, recent=recent, max_lod=max_lod)
+
+
+def check_entries(
+    lod: np.ndarray,
+    start: np.ndarray,
+    geometry: Geometry,
+    *,
+    end: int,
+    begin: int = 0,
+    max_entries: int | None = None,
+    recent: int = 0,
+    max_lod: int | None = None,
+) -> None:
+    """The definition of a legal layout. Raises `ValueError` naming the first entry, int64 [B,W], that breaks a rule.
+
+    A layout must be contiguous from `begin` to `end`, every node aligned and with all its slots, of at most `max_entries`
+    entries, with its last `recent` tokens raw, and have no level above `max_lod` and no node beyond `end`.
+    """
+
+    def refuse(wrong: np.ndarray, rule: str, what: str) -> None:
+        if wrong.any():
+            row, entry = np.argwhere(wrong)[0].tolist()
+            raise ValueError(f"{rule}: entry {entry} of row {row} (level {lod[row, entry]}, token {start[row, entry]}) {what}")
+
+    width = lod.shape[1]
+    if max_entries is not None and width > max_entries:
+        raise ValueError(f"budget: {width} entries, of which entry {max_entries} is the first over the {max_entries} allowed")
+    if not width:
         if begin != end:
             raise ValueError(f"contiguity: no entry covers the tokens {begin} … {end - 1}")
         return
-    _refuse(lod < 0, "existence", "has a negative level", layout)
+    refuse(lod < 0, "existence", "has a negative level")
     if max_lod is not None:
-        _refuse(lod > max_lod, "existence", f"is above the tree's level {max_lod}", layout)
-    highest = 0
-    while geometry.span(highest + 1) <= end:
-        highest += 1
-    _refuse(lod > highest, "existence", f"stands for tokens beyond {end}", layout)  # its span might not fit into int64 either
-    stride, ends = geometry.strides(lod), entry_ends(layout, geometry)
-    expected = torch.cat([torch.full_like(start[:, :1], begin), (start + stride)[:, :-1]], dim=1)
-    _refuse(start != expected, "contiguity", "does not begin where the entry before it ends", layout)
-    _refuse(start % stride != 0, "alignment", "does not begin at a multiple of its stride", layout)
-    _refuse(ends > end, "existence", f"stands for tokens beyond {end}", layout)
-    slot_zero = start % geometry.spans(lod) == 0
-    before = torch.cat([torch.full_like(lod[:, :1], -1), lod[:, :-1]], dim=1)
-    after = torch.cat([lod[:, 1:], torch.full_like(lod[:, :1], -1)], dim=1)
-    whole = (slot_zero | (before == lod)) & ((start + stride == ends) | (after == lod))
-    _refuse(~whole, "alignment", "belongs to a node of which a slot is missing", layout)
-    _refuse((lod > 0) & (ends > end - recent), "recency", f"is a gist of the last {recent} tokens", layout)
-    last = (start + stride)[:, -1] != end
-    if last.any():
-        row = int(last.nonzero()[0])
-        raise ValueError(f"contiguity: row {row} ends at token {int((start + stride)[row, -1])}, not at {end}")
-
-
-def _refuse(wrong: Tensor, rule: str, what: str, layout: Layout) -> None:
-    if wrong.any():
-        row, entry = wrong.nonzero()[0].tolist()
-        lod, start = int(layout.lod[row, entry]), int(layout.start[row, entry])
-        raise ValueError(f"{rule}: entry {entry} of row {row} (level {lod}, token {start}) {what}")
+        refuse(lod > max_lod, "existence", f"is above the tree's level {max_lod}")
+    spans = [1]
+    while spans[-1] * geometry.block_size <= end:
+        spans.append(spans[-1] * geometry.block_size)
+    beyond = f"stands for tokens beyond {end}"
+    refuse(lod >= len(spans), "existence", beyond)  # its span might not fit into int64 either
+    span, stride = np.array(spans)[lod], np.array([geometry.stride(level) for level in range(len(spans))])[lod]
+    after = start + stride
+    refuse(start != np.insert(after[:, :-1], 0, begin, axis=1), "contiguity", "does not begin where the entry before it ends")
+    refuse(start % stride != 0, "alignment", "does not begin at a multiple of its stride")
+    offset = start % span
+    ends = start - offset + span
+    refuse(ends > end, "existence", beyond)
+    alike = np.zeros((len(lod), width + 1), dtype=bool)  # entries w − 1 and w are of one level
+    alike[:, 1:-1] = lod[:, 1:] == lod[:, :-1]
+    whole = ((offset == 0) | alike[:, :-1]) & ((after == ends) | alike[:, 1:])
+    refuse(~whole, "alignment", "belongs to a node of which a slot is missing")
+    refuse((lod > 0) & (ends > end - recent), "recency", f"is a gist of the last {recent} tokens")
+    for row, last in enumerate(after[:, -1].tolist()):
+        if last != end:
+            raise ValueError(f"contiguity: row {row} ends at token {last}, not at {end}")
 
 
 @lru_cache(maxsize=64)
 def tree_levels(length: int, gisted: int, geometry: Geometry, max_lod: int) -> tuple[int, ...]:
-    """Nodes at each level of a tree over `length` tokens, the first `gisted` of which have gists: whole ones, up to `max_lod`."""
+    """Complete nodes of each level up to `max_lod` in a tree over `length` tokens, of which the first `gisted` have gists."""
     counts = [length]
     while len(counts) <= max_lod and gisted // geometry.span(len(counts)):
         counts.append(gisted // geometry.span(len(counts)))

@@ -1,4 +1,4 @@
-"""Where an entry is: rotations and biases for tokens and gists side by side.
+"""Position encodings of entries: rotations and biases for tokens and gists in one sequence.
 
 A gist stands at the centre of the tokens it accounts for. Gaussian RoPE rotates by the expectation over them: frequency f
 is damped by `exp(−½ (σ f)²)`, σ the standard deviation of a uniform position over the stride (the expectation of a Gaussian
@@ -20,14 +20,14 @@ from nanochat.model.gpt import Rotary, rotary_angles, rotary_at, rotary_frequenc
 
 PositionType = Literal["gaussian", "simple", "gaussian_lod2d", "gaussian_alibi", "gaussian_lod2d_alibi", "local"]
 KINDS: tuple[str, ...] = get_args(PositionType)
-LOD_SHARE = 4  # lod2d: one in so many frequencies, the lowest ones, also turns with the level
-LOD_ANGLE = math.pi / 4  # by this much a level
+LOD_SHARE = 4  # lod2d: the lowest 1/LOD_SHARE of the frequencies also rotate with the level
+LOD_ANGLE = math.pi / 4  # per level
 
 
 def entry_rotary(layout: Layout, geometry: Geometry, kind: PositionType, head_dim: int, dtype: torch.dtype) -> Rotary:
     """The rotation of each entry: cos and sin [B,W,1,E/2] in `dtype`.
 
-    `local` goes by the entry's index instead of its tokens, the same for all rows: [1,W,1,E/2].
+    `local` uses the entry's index instead of its tokens, the same for all rows: [1,W,1,E/2].
     """
     lod, start = layout
     if kind == "local":
@@ -49,8 +49,8 @@ def entry_rotary(layout: Layout, geometry: Geometry, kind: PositionType, head_di
 def alibi_bias(layout: Layout, geometry: Geometry, kind: PositionType, heads: int, dtype: torch.dtype) -> Tensor | None:
     """Causal mask with ALiBi (arXiv 2108.12409) for gists, [B,H,W,W] to be added to the scores; None for kinds without.
 
-    A gist is scored lower by the head's slope for every block of distance; tokens are not, so that a layout of tokens
-    alone is attended to as by a model without windows. With a mask attention takes another path, which rounds differently.
+    Keys that are gists are penalised by the head's slope per block of distance. Keys that are tokens are not, so a layout of
+    tokens alone is attended to as by a model without windows, up to rounding: attention with a mask uses another kernel.
     """
     if not kind.endswith("alibi"):
         return None

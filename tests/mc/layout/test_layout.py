@@ -133,7 +133,7 @@ def test_what_is_no_layout_is_refused() -> None:
         Layout(whole.lod.float(), whole.start),
         Layout(whole.lod[0], whole.start[0]),
     ):
-        with pytest.raises(ValueError, match=r"^lod .* and start .* are no pair of integer \[B,W\]$"):
+        with pytest.raises(ValueError, match=r"^expected two integer tensors \[B,W\], got lod .* and start .*$"):
             check(layout, Geometry(4), end=14)
 
 
