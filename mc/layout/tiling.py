@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from mc.layout.layout import Geometry, check_entries
+from mc.layout.layout import Geometry, Layout, check
 
 BEYOND = 1 << 62  # tokens: more than any history has, and twice that is still an int64
 
@@ -65,11 +66,12 @@ class Editor:
         self.saving = np.append(0, self.family[:-1] - geometry.slots)
 
     def check(self, tiling: Tiling, length: int, recent: int) -> None:
-        """Raises `ValueError` (see `check_entries`) if `tiling` is not legal for `length` tokens, the last `recent` raw."""
+        """Raises `ValueError` (see `layout.check`) if `tiling` is not legal for `length` tokens, the last `recent` raw."""
         lod, start = tiling
         if lod.ndim != 1 or lod.shape != start.shape or lod.dtype != np.int64 or start.dtype != np.int64:
             raise ValueError(f"expected two int64 arrays [W], got lod {lod.shape} {lod.dtype} and start {start.shape} {start.dtype}")
-        check_entries(lod[None], start[None], self.geometry, end=length, recent=recent, max_lod=self.max_lod)
+        layout = Layout(torch.from_numpy(lod)[None], torch.from_numpy(start)[None])
+        check(layout, self.geometry, end=length, recent=recent, max_lod=self.max_lod)
 
     def nodes(self, tiling: Tiling) -> np.ndarray:
         """The first entry of each gist node, in order."""
