@@ -1,81 +1,93 @@
-"""How downloads are getting on: plain lines, or a bar on a terminal."""
+"""Progress display of long jobs: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from typing import Self
+from typing import Literal, Self, TextIO
+
+EVERY_SECONDS = 10.0  # between two plain lines
 
 
-class Progress:
-    """Tells how downloads are getting on, in plain lines; safe to call from several threads."""
+class ProgressDisplay:
+    """Displays the progress of a job on `stream` (default: stdout), as a live bar if that is a terminal; threads may share it.
 
-    every_seconds = 10.0
+    A bar ends with the time that `clock` names. A context manager; `is_live` says that there is a bar.
+    """
 
-    def __init__(self, files: int, noun: str = "shards") -> None:
-        self._noun = noun
-        self._lock = threading.Lock()
-        self._files, self._done, self._bytes = files, 0, 0
-        self._begin = self._last = time.monotonic()
+    def __init__(self, stream: TextIO | None = None, clock: Literal["elapsed", "remaining"] | None = None) -> None:
+        self._stream, self._label, self._printed = stream or sys.stdout, "", time.monotonic()
+        self.is_live = self._stream.isatty()
+        if self.is_live:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+            columns = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), TaskProgressColumn()]
+            columns.append(TextColumn("{task.fields[text]}", markup=False))
+            if clock:
+                columns.append(TimeElapsedColumn() if clock == "elapsed" else TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(file=self._stream), refresh_per_second=2)
+            self._task = self._bar.add_task("", total=None, text="")
+            self._bar.start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        pass
+        self.close()
+
+    def begin(self, label: str) -> None:
+        """Begins a stage of the job, whose progress starts from 0."""
+        self._label = label
+        if self.is_live:
+            self._bar.reset(self._task, total=None, description=label)
+
+    def show(self, done: float, total: float, text: str) -> None:
+        """Shows that `done` of `total` is done, `text` in figures. Plain lines come every `EVERY_SECONDS` at most."""
+        if self.is_live:
+            self._bar.update(self._task, completed=done, total=total, text=text)
+        elif time.monotonic() - self._printed >= EVERY_SECONDS:
+            self._printed = time.monotonic()
+            self.say(f"{self._label}: {text}" if self._label else text)
 
     def say(self, text: str) -> None:
-        """Prints a line."""
-        print(text, flush=True)
+        """Prints a line, above the bar if there is one."""
+        if self.is_live:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        if self.is_live:
+            self._bar.stop()
+
+
+class DownloadProgress(ProgressDisplay):
+    """Displays the progress of downloading `files` files, called `noun`."""
+
+    def __init__(self, files: int, noun: str = "shards") -> None:
+        super().__init__(clock="elapsed")
+        self._files, self._noun, self._lock = files, noun, threading.Lock()
+        self._done, self._bytes, self._begun = 0, 0, time.monotonic()
+        self.advance(0)
 
     def advance(self, size: int) -> None:
-        """Hears of `size` bytes more."""
+        """Counts `size` more bytes."""
         with self._lock:
             self._bytes += size
-            now = time.monotonic()
-            if due := now - self._last >= self.every_seconds:
-                self._last = now
-        if due:
-            self.say(f"{self._done} of {self._files} {self._noun}, {self._amount()}")
+            self.show(self._done, self._files, self._amount())
 
     def done(self, name: str) -> None:
-        """Hears of a file that is complete."""
+        """Counts the file `name` as complete."""
         with self._lock:
             self._done += 1
-        self.say(f"{name}: verified; {self._done} of {self._files} {self._noun}, {self._amount()}")
+            if self.is_live:
+                self.show(self._done, self._files, self._amount())
+            else:
+                self.say(f"{name}: verified; {self._amount()}")
 
     def _amount(self) -> str:
-        return f"{self._bytes / 1e6:,.1f} MB at {self._bytes / 1e6 / (time.monotonic() - self._begin + 1e-9):,.1f} MB/s"
-
-
-class BarProgress(Progress):
-    """The same as a bar on a terminal."""
-
-    def __init__(self, files: int, noun: str = "shards") -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bar
-
-        super().__init__(files, noun)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn(noun + " · {task.fields[amount]}"), TimeElapsedColumn())
-        self._bar = Bar(*columns)
-        self._task = self._bar.add_task("", total=files, amount="")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def say(self, text: str) -> None:
-        self._bar.console.print(text, markup=False, highlight=False)
-
-    def advance(self, size: int) -> None:
-        with self._lock:
-            self._bytes += size
-        self._bar.update(self._task, amount=self._amount())
-
-    def done(self, name: str) -> None:
-        with self._lock:
-            self._done += 1
-        self._bar.update(self._task, completed=self._done, amount=self._amount())
+        megabytes, seconds = self._bytes / 1e6, time.monotonic() - self._begun + 1e-9
+        return f"{self._done}/{self._files} {self._noun}, {megabytes:,.1f} MB at {megabytes / seconds:,.1f} MB/s"

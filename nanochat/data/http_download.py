@@ -23,7 +23,7 @@ from filelock import FileLock
 from nanochat.common import UserError, fsync_dir
 from nanochat.data.text_files import open_parquet
 from nanochat.flags import flag
-from nanochat.progress import Progress
+from nanochat.progress import DownloadProgress
 
 HUB_HOST = "huggingface.co"  # the one host that HF_TOKEN is sent to, and only over https
 MAX_ATTEMPTS = 6  # in a row that brought less than `PROGRESS_BYTES`
@@ -64,7 +64,7 @@ def fetch_file(
     url: str,
     path: Path,
     config: TransferConfig,
-    progress: Progress,
+    progress: DownloadProgress,
     stop: threading.Event,
     check: Callable[[Path], None] = check_parquet,
 ) -> None:
@@ -113,7 +113,7 @@ def _authorize(request: urllib.request.Request) -> None:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
 
 
-def _transfer(url: str, temporary: Path, timeout: float, progress: Progress, stop: threading.Event) -> dict[str, str]:
+def _transfer(url: str, temporary: Path, timeout: float, progress: DownloadProgress, stop: threading.Event) -> dict[str, str]:
     """One request for what `temporary` lacks. Returns the response's headers with the hub's `x-linked-…` among them."""
     # The last byte that is there is asked for again, so that the request can be met also when none is lacking.
     start = max(_size(temporary) - 1, 0)
@@ -145,7 +145,7 @@ def _refusal(error: urllib.error.HTTPError, url: str, temporary: Path) -> Except
     return UserError(f"{url}: the server answered {error.code} {error.reason}; check the address and HF_TOKEN")
 
 
-def _write(response: IO[bytes], temporary: Path, start: int, progress: Progress, stop: threading.Event) -> None:
+def _write(response: IO[bytes], temporary: Path, start: int, progress: DownloadProgress, stop: threading.Event) -> None:
     def on_disk(action: Callable[..., T], *arguments: object) -> T:
         try:
             return action(*arguments)

@@ -14,7 +14,7 @@ from typing import Literal
 from nanochat.common import UserError, ensure_dir
 from nanochat.data.http_download import HUB_HOST, TransferConfig, fetch_file
 from nanochat.flags import flag, part
-from nanochat.progress import BarProgress, Progress
+from nanochat.progress import DownloadProgress
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _bring(names: list[str], config: DownloadConfig, folder: Path) -> list[str]:
     """Downloads the shards `names`, several at a time. Returns a line for each that failed."""
     stop = threading.Event()
     failures: list[str] = []
-    with (BarProgress if sys.stdout.isatty() else Progress)(len(names)) as progress, ThreadPoolExecutor(config.num_workers) as pool:
+    with DownloadProgress(len(names)) as progress, ThreadPoolExecutor(config.num_workers) as pool:
 
         def bring(name: str) -> None:
             try:

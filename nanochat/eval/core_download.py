@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import sys
 import tempfile
 import threading
 import urllib.parse
@@ -18,7 +17,7 @@ from nanochat.common import UserError, base_dir, ensure_dir, fsync_dir
 from nanochat.data.http_download import TransferConfig, fetch_file
 from nanochat.eval.core_tasks import FOLDER, bundle_folder, bundle_is_here, read_tasks
 from nanochat.flags import flag, part
-from nanochat.progress import BarProgress, Progress
+from nanochat.progress import DownloadProgress
 
 URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
 MOST_BYTES = 4 << 30  # unpacked; the bundle has a fraction of it
@@ -45,7 +44,7 @@ def download(config: CoreDownload) -> None:
         print(f"the CORE bundle is in {bundle_folder()}")
         return
     archive = ensure_dir(base_dir()) / f"{FOLDER}.zip"
-    with (BarProgress if sys.stdout.isatty() else Progress)(1, "archives") as progress:
+    with DownloadProgress(1, "archives") as progress:
         fetch_file(config.url, archive, config.transfer, progress, threading.Event(), check_archive)
     unpack(archive, bundle_folder())
     archive.unlink()

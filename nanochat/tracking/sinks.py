@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from nanochat.common import UserError, atomic_write, ensure_dir
+from nanochat.progress import ProgressDisplay
 from nanochat.redaction import redact, redact_all
 
 Plain = int | float | str | bool | None
@@ -177,9 +178,9 @@ class TerminalSink:
 
     def __init__(self, total_steps: int, stream: TextIO | None = None) -> None:
         self._total = total_steps
-        self._stream = stream or sys.stdout
         self._first: tuple[int, float] | None = None
-        self._bar = _Bar(total_steps, self._stream) if self._stream.isatty() else None
+        self._display = ProgressDisplay(stream)
+        self._display.show(0, total_steps, "")
 
     def log(self, record: Record) -> None:
         step = record["step"]
@@ -190,22 +191,18 @@ class TerminalSink:
         eta = self._eta(step)
         if "train/loss" in record and eta is not None:
             figures.append(f"eta {show_seconds(eta)}")
-        if self._bar is not None and "train/loss" in record:
-            self._bar.move(step, " | ".join(figures))
+        if self._display.is_live and "train/loss" in record:
+            self._display.show(step, self._total, " | ".join([f"step {step}/{self._total}", *figures]))
         else:
             width = len(str(self._total))
             done = 100.0 * step / max(self._total, 1)
             self.say(f"step {step:0{max(width, 5)}d}/{self._total:05d} ({done:.1f}%) | " + " | ".join(figures))
 
     def say(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.say(text)
-        else:
-            print(text, file=self._stream, flush=True)
+        self._display.say(text)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._display.close()
 
     def _eta(self, step: int) -> float | None:
         """Seconds left at the pace since the first record, evaluation and saving included; None for that first one."""
@@ -214,33 +211,6 @@ class TerminalSink:
             self._first = (step, now)
         first_step, first_time = self._first
         return (now - first_time) / (step - first_step) * (self._total - step) if step > first_step else None
-
-
-class _Bar:
-    """The live line of `TerminalSink`; text is printed above it."""
-
-    def __init__(self, total_steps: int, stream: TextIO) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-        columns = (
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(bar_width=20),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-        )
-        self._progress = Progress(*columns, console=Console(file=stream), refresh_per_second=2)
-        self._task = self._progress.add_task("", total=total_steps, figures="")
-        self._progress.start()
-
-    def move(self, step: int, figures: str) -> None:
-        self._progress.update(self._task, completed=step, figures=figures, refresh=True)
-
-    def say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        self._progress.stop()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

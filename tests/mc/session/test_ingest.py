@@ -238,7 +238,7 @@ def test_a_session_that_fails_in_the_midst_says_so(store: SessionStore, tmp_path
 
 
 def test_progress_on_no_terminal_is_lines_now_and_then(session: MCSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mc.session.ingest.EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("nanochat.progress.EVERY_SECONDS", 0.0)
     out, tokens = io.StringIO(), len(TOKENIZER.encode(TEXT))
     last = follow(ingest(session, TOKENIZER, file(tmp_path, TEXT), chat=True), "a.txt", out)
     assert is_whole(last) and last.total == tokens
