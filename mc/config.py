@@ -1,8 +1,9 @@
-"""Every knob of the memory, once, with its default and its check."""
+"""Configuration of the memory: every flag once, with its default and its check, and the compression plan of training rows."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -17,12 +18,12 @@ from mc.nets.lensnet import LensConfig
 from nanochat.flags import flag, flat_values, part
 from nanochat.runtime.device import DTYPES
 
-# What a preset sets in place of the defaults of flags; a flag that is given overrides it.
+# Defaults of other flags that a preset replaces; a flag that is given overrides it.
 PRESETS: dict[str, dict[str, Any]] = {
     "full": {},
     "fast": {"mc_num_random_variants": 1, "gistnet_type": "context", "mc_lens_every": 4},
 }
-# What may change where a run is continued; so may the allocator, which only inference has.
+# Fields excluded from the resume identity; so is the allocator, which only inference has.
 FREE = {"mc_enabled", "mc_preset", "mc_tree", "mc_session_lod", "mc_auto_batch", "mc_target_tok_per_sec", "mc_infer_refocus_interval"}
 FREE |= {"mc_compile_variants", "mc_eval_tokens", "mc_log_timers", "mc_log_lod_ascii"}
 LENGTHS = 8  # different widths of variants in a run at most: each is compiled
@@ -30,118 +31,106 @@ LENGTHS = 8  # different widths of variants in a run at most: each is compiled
 
 @dataclass
 class AllocatorConfig:
-    """The Focus Allocator: how scores become edits of a Working Context."""
+    """Focus Allocator: turns scores into edits of a Working Context."""
 
     allocator_type: Literal["greedy", "stochastic_greedy"] = flag(
-        "greedy", "take the best edits, or draw among the best", alias=("allocator",)
+        "greedy", "take the best edits, or sample among the best", alias=("allocator",)
     )
     allocator_soft_max_length: int = flag(
-        0,
-        "entries of a Working Context at inference; 0 = as in training, and at least what a long history takes",
-        unit="entries",
+        0, "entries of a Working Context at inference; 0 = as in training, and at least what a long history needs", unit="entries"
     )
-    allocator_expand_threshold: float = flag(0.02, "an entry is expanded where its score is above this")
-    allocator_collapse_threshold: float = flag(0.0, "siblings may pay for an expansion where their score is below minus this")
-    allocator_max_replacements: int = flag(4, "edits of an iteration at most", unit="edits")
-    allocator_iterations: int = flag(1, "iterations of a refocus", unit="iterations")
-    allocator_sample_top_k: int = flag(4, "stochastic_greedy draws among so many of the best edits", unit="edits")
-    allocator_sample_temperature: float = flag(1.0, "temperature of that draw, in scores")
+    allocator_expand_threshold: float = flag(0.02, "an entry is expanded if its score is above this")
+    allocator_collapse_threshold: float = flag(0.0, "siblings may be collapsed if their mean score is below minus this")
+    allocator_max_replacements: int = flag(4, "maximum edits per iteration", unit="edits")
+    allocator_iterations: int = flag(1, "iterations per refocus", unit="iterations")
+    allocator_sample_top_k: int = flag(4, "number of best edits that stochastic_greedy samples from", unit="edits")
+    allocator_sample_temperature: float = flag(1.0, "temperature of that sampling, in scores")
 
     def __post_init__(self) -> None:
         _check_choices(self, "allocator_type")
-        if self.allocator_soft_max_length < 0:
-            raise ValueError(f"allocator_soft_max_length is {self.allocator_soft_max_length}; it must not be negative")
-        for name in ("allocator_expand_threshold", "allocator_collapse_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 0 … 1, as scores do")
-        for name in ("allocator_max_replacements", "allocator_iterations", "allocator_sample_top_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 < self.allocator_sample_temperature < math.inf:
-            raise ValueError(f"allocator_sample_temperature is {self.allocator_sample_temperature}; it must be positive")
+        _check(self, lambda value: value >= 0, "must not be negative", "allocator_soft_max_length")
+        for name in ("expand", "collapse"):
+            _check(self, lambda value: 0 <= value <= 1, "must lie in 0 … 1, as scores do", f"allocator_{name}_threshold")
+        for name in ("max_replacements", "iterations", "sample_top_k"):
+            _check(self, lambda value: value >= 1, "must be at least 1", f"allocator_{name}")
+        _check(self, lambda value: 0 < value < math.inf, "must be positive", "allocator_sample_temperature")
 
 
 @dataclass
 class SessionConfig:
-    """The memory at inference: one history, and what of it the model reads."""
+    """Memory at inference: a session's history, and how much of it the model reads."""
 
-    mc_tree: Literal["ram", "disk"] = flag("ram", "where a session's tree lies; that of a training row is in RAM")
+    mc_tree: Literal["ram", "disk"] = flag("ram", "storage of a session's tree; training rows always use RAM")
     mc_session_lod: int = flag(4, "highest level of gists in a session, which may be longer than any row of training", unit="levels")
     mc_infer_refocus_interval: int = flag(32, "tokens between two refocuses at inference", unit="tokens")
     allocator: AllocatorConfig = part(AllocatorConfig)
 
     def __post_init__(self) -> None:
         _check_choices(self, "mc_tree")
-        for name in ("mc_session_lod", "mc_infer_refocus_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        _check(self, lambda value: value >= 1, "must be at least 1", "mc_session_lod", "mc_infer_refocus_interval")
 
 
 @dataclass
 class LensLossConfig:
-    """Weights of LensNet's losses."""
+    """LensNet's losses: preferences between variants, teachers, and regularisers."""
 
     mc_lens_loss_weight: float = flag(0.1, "weight of LensNet's loss; 0 = LensNet is not trained")
     mc_lens_temperature: float = flag(0.1, "temperature of the preference loss, in policy scores")
-    mc_lens_occurrence_weight: float = flag(1.0, "weight of agreeing with which blocks hold the pairs of tokens that come")
-    mc_lens_attention_weight: float = flag(1.0, "weight of agreeing with the attention that tokens hurt by compression paid to blocks")
+    mc_lens_occurrence_weight: float = flag(1.0, "weight of the bigram-overlap teacher")
+    mc_lens_attention_weight: float = flag(1.0, "weight of the attention teacher")
     mc_lens_adv_norm_beta: float = flag(0.99, "decay of the running mean and deviation that normalise advantages")
-    mc_lens_kl_weight: float = flag(0.0, "weight of the divergence from LensNet with running means of its weights")
+    mc_lens_kl_weight: float = flag(0.0, "weight of the KL divergence from LensNet with averaged weights")
     mc_lens_rank_weight: float = flag(0.0, "weight of the margin loss on pairs")
     mc_lens_margin: float = flag(0.1, "margin of that loss, in policy scores")
     mc_lens_budget_weight: float = flag(0.0, "weight of the balance between scores that expand and that collapse")
     mc_lens_budget_smooth_weight: float = flag(0.0, "weight of the balance of their running means")
     mc_lens_budget_smooth_beta: float = flag(0.9, "decay of these running means")
     mc_lens_hard_negative_ratio: float = flag(0.5, "share of the pairs that is kept, those with the largest gaps")
-    mc_max_lens_pairs: int = flag(16, "pairs of a row at most", unit="pairs")
+    mc_max_lens_pairs: int = flag(16, "maximum pairs per row", unit="pairs")
 
     def __post_init__(self) -> None:
         for name in ("loss", "occurrence", "attention", "kl", "rank", "budget", "budget_smooth"):
-            if not 0 <= getattr(self, f"mc_lens_{name}_weight") < float("inf"):
-                raise ValueError(f"mc_lens_{name}_weight is {getattr(self, f'mc_lens_{name}_weight')}; it must be a number from 0")
-        for name in ("mc_lens_temperature", "mc_lens_margin"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("mc_lens_adv_norm_beta", "mc_lens_budget_smooth_beta"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in 0 … 1, without 1")
-        if not 0 < self.mc_lens_hard_negative_ratio <= 1:
-            raise ValueError(f"mc_lens_hard_negative_ratio is {self.mc_lens_hard_negative_ratio}; it must lie in 0 … 1, without 0")
-        if self.mc_max_lens_pairs < 1:
-            raise ValueError(f"mc_max_lens_pairs is {self.mc_max_lens_pairs}; it must be at least 1")
+            _check(self, lambda value: 0 <= value < math.inf, "must be a number from 0", f"mc_lens_{name}_weight")
+        _check(self, lambda value: 0 < value < math.inf, "must be positive", "mc_lens_temperature", "mc_lens_margin")
+        _check(self, lambda value: 0 <= value < 1, "must lie in 0 … 1, without 1", "mc_lens_adv_norm_beta", "mc_lens_budget_smooth_beta")
+        _check(self, lambda value: 0 < value <= 1, "must lie in 0 … 1, without 0", "mc_lens_hard_negative_ratio")
+        _check(self, lambda value: value >= 1, "must be at least 1", "mc_max_lens_pairs")
 
 
 @dataclass
 class MCConfig:
-    """The memory in training. A size of 0 goes by the length of the row."""
+    """Memory in training. A size of 0 depends on the length of the row."""
 
     mc_enabled: bool = flag(False, "train with a MegaContext", alias=("mc",))
-    mc_preset: Literal["full", "fast"] = flag("full", "defaults of the other flags: everything, or what is cheap", presets=PRESETS)
+    mc_preset: Literal["full", "fast"] = flag(
+        "full", "preset of defaults of the other flags: full = all features, fast = cheapest", presets=PRESETS
+    )
     block_size: Literal[8, 32, 128] = flag(32, "children of a node", unit="tokens")
     mc_max_lod: int = flag(2, "highest level of gists", unit="levels")
-    mc_num_random_variants: int = flag(4, "compressions of a row that are trained beside the row itself", unit="variants")
+    mc_num_random_variants: int = flag(4, "random compressed variants trained per row", unit="variants")
     mc_train_wc_length: int = flag(0, "entries of a variant at the end of training; 0 = a fifth of the row", unit="entries")
     mc_anneal: bool = flag(True, "begin with wide variants and narrow them; 0 = as narrow as at the end of training from the start")
     mc_training_lod2_probability: float = flag(0.25, "probability that a group of blocks that can be one gist of level 2 is")
     mc_horizon: int = flag(0, "tokens after the decision point that a variant is judged on; 0 = a sixteenth of the row", unit="tokens")
     mc_auto_batch: bool = flag(True, "choose the micro-batch so that variants fit where the baseline's rows did; 0 = --device-batch-size")
-    mc_target_tok_per_sec: float = flag(0.0, "train fewer variants where training is slower; 0 = all", unit="tokens of rows per second")
+    mc_target_tok_per_sec: float = flag(0.0, "train fewer variants if training is slower; 0 = all", unit="tokens of rows per second")
     mc_priority_sampling: bool = flag(False, "choose half of the variants by LensNet's scores")
     mc_aux_dtype: Literal["auto", "fp32", "bf16"] = flag("auto", "dtype of GistNet and LensNet; auto = the model's")
-    mc_gist_targets: bool = flag(True, "a gist, too, learns to predict the token after its span")
-    mc_gist_delta_weight: float = flag(0.0, "weight of what a variant loses against its row")
-    mc_gist_kl_weight: float = flag(0.0, "weight of the divergence of a variant's predictions from its row's")
-    mc_gist_recon_weight: float = flag(0.0, "weight of telling a block's tokens from its gist")
-    mc_freeze_model: bool = flag(False, "the model stays as it is, and only the memory's own networks learn")
-    mc_lr_mult: float = flag(1.0, "multiplies the rates of the memory's own networks, beside lr_mult", unit="×")
-    mc_lens_every: int = flag(2, "train LensNet in one of so many micro-batches", unit="micro-batches")
-    mc_eval_tokens: int = flag(1 << 20, "validation tokens to measure the memory on, at most eval_tokens", unit="tokens")
+    mc_gist_targets: bool = flag(True, "gists, too, learn to predict the token after their span")
+    mc_gist_delta_weight: float = flag(0.0, "weight of the hinge on a variant's loss above its row's")
+    mc_gist_kl_weight: float = flag(0.0, "weight of the KL divergence of a variant's predictions from its row's")
+    mc_gist_recon_weight: float = flag(0.0, "weight of the gist reconstruction loss")
+    mc_freeze_model: bool = flag(False, "train only the memory's own networks and leave the model unchanged")
+    mc_lr_mult: float = flag(1.0, "learning-rate multiplier of the memory's own networks, in addition to lr_mult", unit="×")
+    mc_lens_every: int = flag(2, "train LensNet in every N-th micro-batch", unit="micro-batches")
+    mc_lens_contexts: int = flag(1, "variants of a row in whose contexts LensNet learns, besides the collapsed one", unit="variants")
+    mc_lens_decisions: int = flag(1, "decision points of a row at which LensNet has teachers", unit="points")
+    mc_eval_tokens: int = flag(1 << 20, "validation tokens to evaluate the memory on, at most eval_tokens", unit="tokens")
     mc_log_timers: bool = flag(True, "log the milliseconds of the memory's parts as mc/…_ms")
     mc_log_lod_ascii: bool = flag(False, "print a picture of a few layouts with each evaluation")
-    mc_lens_contexts: int = flag(1, "variants of a row in whose contexts LensNet learns, beside the collapsed one", unit="variants")
-    mc_lens_decisions: int = flag(1, "decision points of a row at which LensNet is told what comes", unit="points")
-    mc_compile_variants: bool = flag(True, "compile the layers anew for each width of the variants; eager saves that in short runs")
-    positional_type: PositionType = flag("gaussian", "how entries are placed")
+    mc_compile_variants: bool = flag(True, "compile the layers for each width of the variants; 0 = eager, which is faster in short runs")
+    positional_type: PositionType = flag("gaussian", "position encoding of entries")
+    # Not in AllocatorConfig, whose flags inference has too: it shapes training rows, and sessions use the trained value.
     allocator_recent_tokens: int = flag(0, "tokens before the decision point that stay raw; 0 = a sixteenth of the row", unit="tokens")
     session: SessionConfig = part(SessionConfig)
     gist: GistConfig = part(GistConfig)
@@ -151,30 +140,16 @@ class MCConfig:
     def __post_init__(self) -> None:
         _check_choices(self, "mc_preset", "mc_aux_dtype", "positional_type")
         for name in ("mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight", "mc_target_tok_per_sec", "mc_lr_mult"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be a number from 0")
-        for name in (
-            "mc_num_random_variants",
-            "mc_max_lod",
-            "mc_lens_every",
-            "mc_lens_contexts",
-            "mc_lens_decisions",
-            "mc_eval_tokens",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.mc_training_lod2_probability <= 1:
-            raise ValueError(f"mc_training_lod2_probability is {self.mc_training_lod2_probability}; it must lie in 0 … 1")
-        for name in ("mc_train_wc_length", "mc_horizon", "allocator_recent_tokens"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if self.allocator_recent_tokens % self.block_size:
-            raise ValueError(
-                f"allocator_recent_tokens is {self.allocator_recent_tokens}; it must be a multiple of block_size {self.block_size}"
-            )
+            _check(self, lambda value: 0 <= value < math.inf, "must be a number from 0", name)
+        for name in ("num_random_variants", "max_lod", "lens_every", "lens_contexts", "lens_decisions", "eval_tokens"):
+            _check(self, lambda value: value >= 1, "must be at least 1", f"mc_{name}")
+        _check(self, lambda value: 0 <= value <= 1, "must lie in 0 … 1", "mc_training_lod2_probability")
+        _check(self, lambda value: value >= 0, "must not be negative", "mc_train_wc_length", "mc_horizon", "allocator_recent_tokens")
+        K = self.block_size
+        _check(self, lambda value: value % K == 0, f"must be a multiple of block_size {K}", "allocator_recent_tokens")
 
     def identity(self) -> dict[str, Any]:
-        """The knobs that training goes by, flat: a checkpoint that differs in one of them belongs to another run."""
+        """Flags that affect training, flat: a checkpoint that differs in one of them belongs to another run."""
         return {name: value for name, value in flat_values(self).items() if name not in FREE and not name.startswith("allocator_")} | {
             "allocator_recent_tokens": self.allocator_recent_tokens
         }
@@ -189,8 +164,15 @@ class MCConfig:
         return model_dtype if self.mc_aux_dtype == "auto" else DTYPES[self.mc_aux_dtype]
 
 
+def _check(config: Any, is_valid: Callable[[Any], bool], rule: str, *names: str) -> None:
+    """Raises `ValueError` naming the first of the fields `names` whose value is not valid; it `rule`."""
+    for name in names:
+        if not is_valid(getattr(config, name)):
+            raise ValueError(f"{name} is {getattr(config, name)}; it {rule}")
+
+
 def _check_choices(config: Any, *names: str) -> None:
-    """Raises `ValueError` where a field has a value that its `Literal` does not name."""
+    """Raises `ValueError` if a field has a value that its `Literal` does not name."""
     hints = get_type_hints(type(config))
     for name in names:
         choices = get_args(hints[name])
@@ -200,15 +182,13 @@ def _check_choices(config: Any, *names: str) -> None:
 
 @dataclass(frozen=True)
 class RowPlan:
-    """How rows of `length` tokens are compressed: what is raw, and how wide a variant is when."""
+    """Compression plan of rows of `length` tokens: what stays raw, and the width of variants over the run."""
 
     config: MCConfig
     length: int
 
     def __post_init__(self) -> None:
         T, K = self.length, self.config.block_size
-        if self.recent % K:
-            raise ValueError(f"allocator_recent_tokens is {self.recent}; it must be a multiple of block_size {K}")
         if self.config.mc_train_wc_length > T:
             raise ValueError(f"mc_train_wc_length is {self.config.mc_train_wc_length}; a row has only {T} tokens")
         if self.blocks < 1:
@@ -248,18 +228,18 @@ class RowPlan:
         return (self.length - self.recent - self.horizon) // self.config.block_size
 
     def decision(self, blocks: int) -> int:
-        """Tokens before the decision point behind which the first `blocks` blocks may be compressed."""
+        """Tokens before the decision point up to which the first `blocks` blocks may be compressed."""
         return self.length - self.horizon - (self.blocks - blocks) * self.config.block_size
 
     def collapsed_width(self, blocks: int) -> int:
-        """Entries up to that decision point where all of these blocks are gists of level 1."""
+        """Entries before that decision point if all of these blocks are gists of level 1."""
         return blocks * self.config.gist.gist_slots + self.decision(blocks) - blocks * self.config.block_size
 
     @property
     def far_blocks(self) -> list[int]:
-        """How many blocks may be compressed before each of the decision points that LensNet learns at, the row's own first.
+        """Blocks that may be compressed before each decision point at which LensNet learns, the row's own first.
 
-        They are spread over the later three quarters of the blocks.
+        The decision points are spread over the last three quarters of the blocks.
         """
         points = self.config.mc_lens_decisions
         step = max(1, 3 * self.blocks // (4 * points))
@@ -267,7 +247,7 @@ class RowPlan:
 
     @property
     def decisions(self) -> list[int]:
-        """These decision points."""
+        """The decision points of `far_blocks`, in tokens."""
         return [self.decision(blocks) for blocks in self.far_blocks]
 
     @property
@@ -277,12 +257,12 @@ class RowPlan:
 
     @property
     def final_width(self) -> int:
-        """Entries of a variant at the end of training, as far as asked for."""
+        """Requested entries of a variant at the end of training."""
         return self.config.mc_train_wc_length or self.length // 5
 
     @property
     def max_lod(self) -> int:
-        """Highest level with a whole node among the blocks."""
+        """Highest level with a complete node among the blocks."""
         K, level = self.config.block_size, 1
         while level < self.config.mc_max_lod and self.blocks >= K**level:
             level += 1
@@ -295,20 +275,24 @@ class RowPlan:
 
     @property
     def shape(self) -> BankShape:
-        """The tree of a row."""
+        """Shape of a row's gist bank."""
         return BankShape(self.length, self.blocks * self.config.block_size, self.config.geometry, self.max_lod)
 
     def width(self, progress: float) -> int:
-        """The width to aim at when `progress` (0 … 1) of the run is done: from 0.8 T down in equal steps."""
+        """Target width of variants when `progress` (0 … 1) of the run is done: from 0.8 T down in equal steps."""
         stage = min(int(progress * LENGTHS), LENGTHS - 1)
         begin = max(0.8 * self.length, self.final_width)
         return round(begin + (self.final_width - begin) * stage / (LENGTHS - 1))
 
     def multiplier(self, progress: float) -> float:
-        """Tokens and entries that are forwarded, row and variants, for each token of the row when `progress` of the run is done."""
+        """Entries of a row and its variants, all of which are forwarded, per token of the row when `progress` of the run is done."""
         variant = self.compression(self.width(progress))
-        most = max(self.config.mc_num_random_variants, 2 if self.config.lens_loss.mc_lens_loss_weight else 1)  # LensNet learns from pairs
-        return 1 + min(most, variant.possibilities) * variant.width / self.length
+        return 1 + self.variants(variant) * variant.width / self.length
+
+    def variants(self, compression: Compression) -> int:
+        """Variants of `compression` per row, at least a pair if LensNet learns and there are two."""
+        least = 2 if self.config.lens_loss.mc_lens_loss_weight else 1
+        return min(max(self.config.mc_num_random_variants, least), compression.possibilities)
 
     def compression(self, width: int, higher: tuple[int, ...] = ()) -> Compression:
         """The reachable compression whose width is nearest, with `higher` nodes of the levels from 2 up."""

@@ -1,4 +1,4 @@
-"""What a training run with a memory, or without one, will need of its device's memory: its passes and networks, for the estimate."""
+"""Estimate of the device memory that a training run needs, with or without a MegaContext: its passes and its networks."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from nanochat.model.gpt import GPTConfig
 from nanochat.profiling.device_memory import FP32, Addition, MemoryEstimate, Pass, Setting, device_memory, estimate, value_width
 from nanochat.runtime.device import Runtime
 
-# Channels that autograd keeps of an encoder's layer, in units of its width: as of a layer of the model, and what its head keeps.
+# Channels that autograd keeps of a layer of an encoder, as of one of the model, and of its head; in units of the encoder's width.
 LAYER, HEAD = 22, 10
 
 
 @dataclass(frozen=True)
 class Foresight:
-    """What a run will need, before any of it is built: `config` is its model, with the window pattern resolved.
+    """Device memory of a run that is not built yet; `config` is its model, with the window pattern resolved.
 
-    `device_batch_size` is the baseline's, `rows_per_step` a process's rows of a step, `available` the device's memory in bytes
-    where it is known.
+    `device_batch_size` is the baseline's, `rows_per_step` the rows per process and step, `available` the device memory in bytes,
+    if known.
     """
 
     config: GPTConfig
@@ -40,18 +40,18 @@ class Foresight:
 
     @property
     def searches(self) -> bool:
-        """Whether the run itself looks for the micro-batch that fits (see `mc.auto_batch.choose_micro_batch`)."""
+        """True if the run itself searches for the micro-batch that fits (see `mc.auto_batch.choose_micro_batch`)."""
         return self.memory is not None and self.memory.mc_auto_batch and self.setting.device_type == "cuda"
 
     def at(self, device_batch_size: int) -> MemoryEstimate:
-        """The estimate with another batch."""
+        """Estimate with another `device_batch_size`."""
         rows = device_batch_size
         if self.searches:
             rows = estimate_mc_device_batch(rows, self.rows_per_step, RowPlan(self.memory, self.config.max_seq_len))[0]
         return estimate_run(self.config, self.memory, rows, self.setting)
 
     def largest_that_fits(self) -> int | None:
-        """The largest `device_batch_size` that divides the rows of a step and fits; None where none does."""
+        """Largest `device_batch_size` that divides the rows of a step and fits; None if none does."""
         sizes = divisors(self.rows_per_step)
         return next((rows for rows in reversed(sizes) if self.available is None or self.at(rows).fits(self.available)), None)
 
@@ -60,17 +60,17 @@ class Foresight:
         return f"device memory: {self.at(self.device_batch_size).describe(self.available)}"
 
     def check(self) -> None:
-        """Raises `UserError` where the device has clearly too little."""
+        """Raises `UserError` if the device clearly has too little memory."""
         least = self.at(1 if self.searches else self.device_batch_size)
         if self.available is None or not least.is_hopeless(self.available):
             return
         fits = self.largest_that_fits()
-        advice = f"--device-batch-size {fits} would fit" if fits else "not even one row would fit, take a smaller --depth or --max-seq-len"
-        raise UserError(f"the run {least.describe(self.available)}; {advice}; to try all the same, give --check-memory 0")
+        advice = f"--device-batch-size {fits} would fit" if fits else "not even one row would fit, use a smaller --depth or --max-seq-len"
+        raise UserError(f"the run {least.describe(self.available)}; {advice}; --check-memory 0 tries anyway")
 
 
 def estimate_run(config: GPTConfig, memory: MCConfig | None, rows: int, setting: Setting) -> MemoryEstimate:
-    """The most that a process needs with micro-batches of `rows` rows of `config.max_seq_len` tokens; `memory` is None without one.
+    """Peak device memory of a process with micro-batches of `rows` rows of `config.max_seq_len` tokens; `memory` None = no MegaContext.
 
     `config.window_pattern` must be resolved.
     """
@@ -81,15 +81,14 @@ def estimate_run(config: GPTConfig, memory: MCConfig | None, rows: int, setting:
     plan = RowPlan(memory, T)
     progress = 0.0 if memory.mc_anneal else 1.0
     variant = plan.compression(plan.width(progress))
-    V = min(max(memory.mc_num_random_variants, 2 if memory.lens_loss.mc_lens_loss_weight else 1), variant.possibilities)
-    variants = Pass(V * rows, variant.width, setting.compiled and memory.mc_compile_variants)
+    variants = Pass(plan.variants(variant) * rows, variant.width, setting.compiled and memory.mc_compile_variants)
     return estimate(config, [plain, variants], setting, _networks(config, memory, plan, rows, variant.width, setting))
 
 
 def foresee(
     config: GPTConfig, memory: MCConfig | None, device_batch_size: int, total_batch_size: int, runtime: Runtime, chunked_ce: bool
 ) -> Foresight:
-    """What a run in `runtime` will need; `total_batch_size` is in tokens, and `memory` is None for a run without one."""
+    """Device memory of a run in `runtime`; `total_batch_size` is in tokens, `memory` is None for a run without a MegaContext."""
     rows_per_step = total_batch_size // (config.max_seq_len * runtime.world_size)
     setting = Setting(
         runtime.precision.dtype,
@@ -107,7 +106,7 @@ def foresee(
 
 
 def _networks(config: GPTConfig, memory: MCConfig, plan: RowPlan, rows: int, width: int, setting: Setting) -> Addition:
-    """The memory's own: parameters, the tree of a micro-batch, and what autograd keeps of the networks' passes."""
+    """What the MegaContext adds: parameters, the gist bank of a micro-batch, and what autograd keeps of its networks' passes."""
     gistnet, lensnet = GistNet(memory.gist, config.width), LensNet(memory.lens, config.width, memory.geometry)
     trained: list[nn.Module] = [gistnet]
     if memory.lens_loss.mc_lens_loss_weight:
@@ -127,7 +126,7 @@ def _networks(config: GPTConfig, memory: MCConfig, plan: RowPlan, rows: int, wid
         entries = rows * (memory.mc_lens_contexts + 1) * width
         entries += rows * sum(plan.collapsed_width(blocks) for blocks in plan.far_blocks[1:])
         kept += entries * (memory.lens.lensnet_layers * LAYER + HEAD) * lensnet.width * size
-        # Keys of the bank, once; for each context those below it, and the attention of the newest tokens to them.
+        # Keys of the bank, once; for each context the keys one level below, and the attention of the newest tokens to them.
         matched, looks = lensnet.matching.c_key.weight.shape[0], memory.mc_lens_contexts + len(plan.far_blocks)
         kept += rows * bank * (D + 2 * matched) * size
         kept += rows * looks * (plan.length - plan.horizon) * (matched * size + 2 * FP32 * HEADS * lensnet.newest)
