@@ -1,4 +1,4 @@
-"""The sessions of a chat server: opened when they are asked for, closed when nobody has for a while. See `nanochat.serve.backend`."""
+"""Sessions of a chat server: opened on request, closed when idle. Implements the interfaces of `nanochat.serve.backend`."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from nanochat.model.gpt import Embedded, Rotary
 from nanochat.serve.backend import Answer, SessionError
 from nanochat.serve.http.limits import WebLimits
 
-MESSAGES = 40  # of the end of a session, to be shown again
+MESSAGES = 40  # shown when a session is opened again
 
 
 def open_sessions(
     loaded: LoadedController, config: SessionConfig, limits: WebLimits, telemetry: SessionTelemetry | None = None
 ) -> WebSessions:
-    """The sessions of a server of `loaded`. Raises `UserError` where `config` does not fit its memory."""
+    """Sessions of a server of `loaded`. Raises `UserError` if `config` does not fit its memory."""
     telemetry = telemetry or SessionTelemetry()
     try:
         store = SessionStore(loaded.controller, loaded.identity, config, watch=telemetry.hooks)
-        MCSession(loaded.controller, RamTree(store.spec), config)  # what is wrong with a session is wrong with all of them
+        MCSession(loaded.controller, RamTree(store.spec), config)  # an error in one session is an error in all
     except ValueError as error:
         raise UserError(str(error)) from error
     return WebSessions(
@@ -53,10 +53,10 @@ def open_sessions(
 
 
 class WebSessions:
-    """The sessions in `store`: at most `max_open` open at a time, and those closed that nobody uses for `idle_seconds`.
+    """Sessions in `store`, at most `max_open` of them open, each closed after `idle_seconds` without use.
 
-    `max_sessions` is how many there may be, `quota` how many tokens a document may have. `at_end` is called when all are closed.
-    See `nanochat.serve.backend.Sessions`.
+    `max_sessions` limits their number, `quota` the tokens of a document. `at_end` is called when all are closed. See
+    `nanochat.serve.backend.Sessions`.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class WebSessions:
     ) -> None:
         self._store, self._tokenizer, self._max_open, self._idle_seconds = store, tokenizer, max_open, idle_seconds
         self._max_sessions, self._quota, self._at_end = max_sessions, quota, at_end
-        self._open: dict[str, MCSession] = {}  # the one used last comes last
-        self._used: dict[str, float] = {}  # when it was, of those that are open
+        self._open: dict[str, MCSession] = {}  # the most recently used one is last
+        self._used: dict[str, float] = {}  # time of the last use of each open one
         self._busy: set[str] = set()
 
     def turn(self, name: str, tokens: Sequence[int]) -> WebTurn:
@@ -151,7 +151,7 @@ class WebSessions:
         }
 
     def _check(self, session: str) -> Answer:
-        """Refused where nobody could write into it now."""
+        """Refuses a session that cannot be written now."""
         self._check_there(session)
         self._check_free(session)
         return {}
@@ -168,7 +168,7 @@ class WebSessions:
         self._check_free(session)
         original = self._session(session)
         self._store.fork(session, new)
-        self._store.close(new)  # whoever asks for it next opens it, be it another process
+        self._store.close(new)  # the next user, perhaps another process, opens it
         return {"name": new, "tokens": original.length, "fork_of": session}
 
     def _delete(self, session: str) -> Answer:
@@ -181,20 +181,22 @@ class WebSessions:
 
     def _check_new(self, name: str) -> None:
         if self._store.exists(name):
-            raise SessionError(f"there is a session {name} already; give another name", 409)
+            raise SessionError(f"session {name} already exists; give another name", 409)
         if len(self._store.list()) >= self._max_sessions:
-            raise SessionError(f"there are {self._max_sessions} sessions already, as many as may be; delete one", 409)
+            raise SessionError(f"there are already {self._max_sessions} sessions, the maximum; delete one", 409)
 
     def _check_there(self, name: str) -> None:
         if not self._store.exists(name):
-            raise SessionError(f"there is no session {valid_name(name)}; GET /v1/sessions lists them, POST /v1/sessions makes one", 404)
+            raise SessionError(
+                f"session {valid_name(name)} does not exist; GET /v1/sessions lists them, POST /v1/sessions creates one", 404
+            )
 
     def _check_free(self, name: str) -> None:
         if name in self._busy:
             raise SessionError(f"session {name} is busy: a reply or a document is being written into it; try again when it is done", 409)
 
     def _session(self, name: str) -> MCSession:
-        """The open session `name`, which is then the one used last."""
+        """The session `name`, opened if need be; marks it as the most recently used one."""
         self._check_there(name)
         if name not in self._open:
             self._make_room()
@@ -207,11 +209,11 @@ class WebSessions:
         while len(self._open) >= self._max_open:
             oldest = next((name for name in self._open if name not in self._busy), None)
             if oldest is None:
-                raise SessionError(f"{self._max_open} sessions are in use, as many as may be at the same time; try again later", 429)
+                raise SessionError(f"{self._max_open} sessions are in use, the maximum; try again later", 429)
             self._close(oldest)
 
     def _acquire(self, name: str) -> MCSession:
-        """The session `name` for one who writes into it."""
+        """The session `name`, marked as busy, for writing."""
         valid_name(name)
         self._check_free(name)
         session = self._session(name)
@@ -219,7 +221,7 @@ class WebSessions:
         return session
 
     def _release(self, name: str, broken: bool) -> None:
-        """`broken`: its files have failed, so that only what is in them counts."""
+        """Ends the writing; if `broken`, its files have failed, and it is closed so that only what they hold counts."""
         self._busy.discard(name)
         self._used[name] = time.monotonic()
         if broken:
@@ -230,14 +232,14 @@ class WebSessions:
         del self._used[name]
         try:
             self._store.close(name)
-        except UserError as error:  # a full disk: all but the newest tokens are in the files
-            print(f"session {name} was not saved to its end: {error}", file=sys.stderr, flush=True)
-            with contextlib.suppress(UserError):  # the same once more; what matters is that the files are let go of
+        except UserError as error:  # a full disk: the files have all but the newest tokens
+            print(f"session {name} was not saved completely: {error}", file=sys.stderr, flush=True)
+            with contextlib.suppress(UserError):  # fails again, but releases the files
                 session.tree.close()
 
 
 class WebTurn:
-    """See `nanochat.serve.backend.SessionTurn`. `release(broken)` is called at the end."""
+    """A turn in a session; `release(broken)` is called at the end. See `nanochat.serve.backend.SessionTurn`."""
 
     def __init__(self, session: MCSession, tokenizer: Tokenizer, tokens: Sequence[int], release: Callable[[bool], None]) -> None:
         self._session, self._tokenizer, self._release = session, tokenizer, release
@@ -246,7 +248,7 @@ class WebTurn:
             self._turn = Turn(session, tokenizer, [tokenizer.bos_id, *tokens])
         self.prompt, self._before = self._turn.prompt, session.length
         self.memory = _Guarded(session)
-        self._newest: int | None = None  # of the reply, which the turn has not yet heard of
+        self._newest: int | None = None  # newest token of the reply, not in the turn yet
         self._refocuses = session.figures.refocuses
 
     @property
@@ -268,7 +270,7 @@ class WebTurn:
         return focus_view(self._session)
 
     def end(self) -> None:
-        """See `nanochat.serve.backend.SessionTurn`. A turn that was never read is none."""
+        """See `nanochat.serve.backend.SessionTurn`. A turn whose prompt was never read leaves no trace."""
         broken = self.trouble is not None
         try:
             if not broken and self._session.length > self._before:
@@ -282,7 +284,7 @@ class WebTurn:
 
 
 class _Guarded:
-    """A session as a cache sees it (`RowMemory`): if its files fail, its own turn ends and no other row's."""
+    """A session as the KV cache sees it: if its files fail, its own turn ends and no other row's."""
 
     def __init__(self, session: MCSession) -> None:
         self._session = session
@@ -318,9 +320,9 @@ class _Guarded:
 
 @contextlib.contextmanager
 def _refusing(path: Path | None = None, title: str = "") -> Iterator[None]:
-    """Errors as `SessionError`: a name that is none is the request's fault, and what the user can put right a conflict.
+    """Turns errors into `SessionError`: an invalid name into a bad request, what the user can fix into a conflict.
 
-    Where a document lies for the time being, `path`, is nobody's business.
+    In errors of a document, `title` replaces the temporary `path`.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""A session as a chat server shows it: where its focus is, what its text says, what was said last. All of it is what JSON can say."""
+"""Views of a session for the chat server, as JSON values: its focus, its text, its last messages."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from nanochat.infer.reply import BOUNDARIES, Reply, joined
 
 MOST_SPANS = 1024
 TEXT_CHARACTERS = 2_000
-MESSAGE_TOKENS = 16_384  # of the end of a session, in which its last messages are looked for
-MESSAGE_CHARACTERS = 8_000  # of the end of a longer message
+MESSAGE_TOKENS = 16_384  # at the end of a session, searched for its last messages
+MESSAGE_CHARACTERS = 8_000  # shown of a longer message, at its end
 
 
 def focus_view(session: MCSession, with_scores: bool = False) -> dict[str, Any]:
-    """The Working Context as spans `[level, first token, end, entries]`, neighbours of one level being one, and its figures.
+    """The Working Context as runs of one level, `spans` of `[level, first token, end, entries]`, and its figures.
 
-    `scores` has LensNet's mean score of each span's entries, where asked for. What would be more than `MOST_SPANS` spans is drawn
-    in less detail.
+    `scores` has LensNet's mean score of each span's entries, if requested. More than `MOST_SPANS` spans are merged into fewer.
     """
     spans = _spans(session, session.scores() if with_scores else np.zeros(len(session.context), dtype=np.float32))
     entries = int(spans[:, 3].sum())
@@ -45,7 +44,7 @@ def focus_view(session: MCSession, with_scores: bool = False) -> dict[str, Any]:
 
 
 def _spans(session: MCSession, scores: np.ndarray) -> np.ndarray:
-    """The runs of the session's layout (`mc.layout.draw`), of what has been read and is not yet laid out too."""
+    """Runs of the session's layout (`mc.layout.draw`), including tokens that were read but not laid out yet."""
     lod, start = session.context.tiling
     raw = session.length - session.tree.length
     lod = np.append(lod, np.zeros(raw, dtype=np.int64))
@@ -54,12 +53,12 @@ def _spans(session: MCSession, scores: np.ndarray) -> np.ndarray:
 
 
 def text_view(session: MCSession, tokenizer: Tokenizer, start: int, end: int) -> dict[str, Any]:
-    """The text of the tokens `start … end−1`, as far as there are any, and at most `TEXT_CHARACTERS` of it: `cut` says so.
+    """Text of the tokens `start … end−1` that exist, at most `TEXT_CHARACTERS` of it; `cut` says that there is more.
 
-    Characters of which a byte lies outside are left out. Raises `ValueError` where `start` is not before `end`.
+    Incomplete characters at the ends are left out. Raises `ValueError` if `start` is not before `end`.
     """
     if not 0 <= start < end:
-        raise ValueError(f"start is {start} and end {end}; they must be tokens, the first before the last")
+        raise ValueError(f"start is {start} and end {end}; they must be tokens, start before end")
     start, end = min(start, session.tree.length), min(end, session.tree.length)
     upto = min(end, start + TEXT_CHARACTERS)
     text = whole_characters(tokenizer.decode_bytes(session.tree.tokens(start, upto).numpy()))
@@ -67,7 +66,7 @@ def text_view(session: MCSession, tokenizer: Tokenizer, start: int, end: int) ->
 
 
 def whole_characters(data: bytes) -> str:
-    """`data` as text, without the characters at its ends that are not all there; what else is no UTF-8 becomes U+FFFD."""
+    """Decodes `data` without the incomplete characters at its ends; other invalid UTF-8 becomes U+FFFD."""
     begin = 0
     while begin < min(3, len(data)) and data[begin] & 0xC0 == 0x80:
         begin += 1
@@ -75,9 +74,9 @@ def whole_characters(data: bytes) -> str:
 
 
 def messages_view(session: MCSession, tokenizer: Tokenizer, most: int) -> dict[str, Any]:
-    """The last messages, `most` at most, as `{"role", "parts", "cut"}`; `earlier` says whether there are others before them.
+    """The last messages, at most `most`, as `{"role", "parts", "cut"}`; `earlier` says that there are others before them.
 
-    `cut` messages are longer: `MESSAGE_CHARACTERS` of their end are given, or what the last `MESSAGE_TOKENS` have of them.
+    Messages with `cut` are longer: they are given up to `MESSAGE_CHARACTERS` and the last `MESSAGE_TOKENS`, at their end.
     """
     end = session.tree.length
     begin = max(0, end - MESSAGE_TOKENS)
@@ -86,14 +85,14 @@ def messages_view(session: MCSession, tokenizer: Tokenizer, most: int) -> dict[s
 
 
 def _messages(tokens: Tensor, tokenizer: Tokenizer, cut: bool) -> list[dict[str, Any]]:
-    """The messages in `tokens`; `cut`: there are tokens before them, so that the first message may have begun before."""
+    """Messages in `tokens`; `cut`: there are tokens before them, so the first message may be incomplete."""
     special = tokenizer.special_tokens
     starts = {special["<|user_start|>"]: "user", special["<|assistant_start|>"]: "assistant"}
     ends = {special["<|user_end|>"]: "user", special["<|assistant_end|>"]: "assistant"}
     edges = set(special.values()) - {special[name] for name in BOUNDARIES}
     ids = tokens.tolist()
     first = next((token for token in ids if token in starts or token in ends), None)
-    # Whose the message is that began before says its end; one without an end here is so long that it is a document.
+    # The end of a message that began earlier tells its role; one without an end is so long that it is a document.
     role = None if not cut or first in starts else ends.get(first, "user")
     cut = cut and role is not None
     found: list[dict[str, Any]] = []
@@ -110,7 +109,7 @@ def _messages(tokens: Tensor, tokenizer: Tokenizer, cut: bool) -> list[dict[str,
 
 
 def _shortened(parts: list[dict[str, str]]) -> tuple[list[dict[str, str]], bool]:
-    """The end of the parts, and whether that is all of them."""
+    """The last `MESSAGE_CHARACTERS` of the parts, and True if that is all of them."""
     left, kept = MESSAGE_CHARACTERS, []
     for part in reversed(parts):
         if left <= 0:

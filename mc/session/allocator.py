@@ -1,7 +1,7 @@
-"""The Focus Allocator: from LensNet's scores to the edits of a Working Context, within a budget of entries.
+"""Focus Allocator: turns LensNet's scores into edits of a Working Context, within a budget of entries.
 
-A *replacement* is the expansion of a gist node and the collapses of families (see `mc.layout.tiling`) that pay for it. What must be
-collapsed as the history grows is no replacement: that is `fit`.
+A *replacement* is the expansion of a gist node and the collapses of families (see `mc.layout.tiling`) that pay for it. Collapses
+that a growing history forces are not replacements; `fit` does them.
 """
 
 from __future__ import annotations
@@ -16,37 +16,33 @@ from mc.config import AllocatorConfig
 from mc.layout.layout import Geometry
 from mc.layout.tiling import BEYOND, Edit, Editor, Tiling
 
-COOLDOWN = 2  # refocuses after that of an edit in which it may not be undone
+COOLDOWN = 2  # refocuses after an edit during which it may not be undone
 
 
 class _Choices(NamedTuple):
-    """What a plan can choose from: gist nodes to expand, best first, and families to collapse, worst first; arrays of one length each.
+    """Candidates of a plan: nodes to expand, best first, and families to collapse, worst first; the arrays of each have one length."""
 
-    `entry` is the first entry; `size` the entries that the edit adds or frees; `worth` the logarithm of the attention that its
-    blocks are expected to get; `family` that of `families` which holds the node, or −1.
-    """
-
-    entry: np.ndarray
+    entry: np.ndarray  # first entry of each node
     score: np.ndarray
-    size: np.ndarray
-    worth: np.ndarray
-    family: np.ndarray
-    families: np.ndarray
+    size: np.ndarray  # entries that the edit adds or frees
+    worth: np.ndarray  # logarithm of the attention that its blocks are expected to get
+    family: np.ndarray  # index of the family that holds the node, or −1
+    families: np.ndarray  # first entry of each family
     family_score: np.ndarray
     family_size: np.ndarray
     family_worth: np.ndarray
 
 
 class FocusAllocator:
-    """Plans the edits of a Working Context whose last `recent` tokens stay raw, and remembers them for a while.
+    """Plans the edits of a Working Context whose last `recent` tokens stay raw, and remembers them during the cooldown.
 
-    Raises `ValueError` where a tiling, scores or an edit are not legal; what it returns always is.
+    Raises `ValueError` if a tiling, scores or an edit are not legal; its results always are.
     """
 
     def __init__(
         self, config: AllocatorConfig, geometry: Geometry, max_lod: int, recent: int, seed: int = 0, temperature: float = 0.1
     ) -> None:
-        """`temperature` is that of LensNet's loss: the attention that a block is expected to get goes with exp(score / temperature)."""
+        """`temperature` is that of LensNet's loss: a block's expected attention is proportional to exp(score / temperature)."""
         if recent < 0:
             raise ValueError(f"allocator_recent_tokens is {recent}; it must not be negative")
         if seed < 0:
@@ -54,19 +50,19 @@ class FocusAllocator:
         self.config, self.geometry, self.max_lod, self.recent, self.seed = config, geometry, max_lod, recent, seed
         self.temperature = temperature
         self.editor = Editor(geometry, max_lod)
-        # Scores are fp32: one that equals its threshold must not be above it by rounding.
+        # In fp32 as scores are, so that a score equal to its threshold is not above it by rounding.
         self._expand_above = float(np.float32(config.allocator_expand_threshold))
         self._collapse_below = -float(np.float32(config.allocator_collapse_threshold))
         self._refocuses = 0
         self._plans = 0
-        self._edited = np.zeros((0, 3), dtype=np.int64)  # (level, start, refocus) of each node that was edited of late
+        self._edited = np.zeros((0, 3), dtype=np.int64)  # (level, start, refocus) of each recently edited node
 
     def fit(self, tiling: Tiling, length: int, budget: int, scores: np.ndarray | None = None) -> tuple[Tiling, np.ndarray]:
-        """The tiling of at most `budget` entries that must replace `tiling` of `length` tokens, and where its entries were, as `apply`.
+        """Collapses families until `tiling` of `length` tokens has at most `budget` entries; returns as `apply` does.
 
-        Families of the lowest level are collapsed first, of them those with the lowest mean of `scores` (fp32 [W]), of equals and
-        without scores the oldest; what was expanded of late only where nothing else is left. Nothing of it is remembered: a
-        node that had to go may come back at once. Raises `ValueError` where no legal tiling is so narrow.
+        Families of the lowest level are collapsed first, among them those with the lowest mean of `scores` (fp32 [W]), then the
+        oldest; recently expanded ones only if nothing else is left. These collapses are not remembered, so they may be undone at
+        once. Raises `ValueError` if no legal tiling is as narrow.
         """
         self._check(tiling, length, scores)
         least = coarsest_width(length, self.geometry, self.max_lod, self.recent)
@@ -98,23 +94,23 @@ class FocusAllocator:
         return tiling, source
 
     def plan(self, tiling: Tiling, length: int, budget: int, scores: np.ndarray) -> list[Edit]:
-        """The edits of one iteration, for `scores` fp32 [W] of `tiling` of `length` tokens; collapses before the expansion they pay for.
+        """Edits of one iteration for `scores` fp32 [W] of `tiling` of `length` tokens; collapses precede the expansion they pay for.
 
-        The nodes that score highest above the threshold are expanded, each paid from free room and then by the families of the
-        lowest mean score, as far as each is worth less than the node: a family of gists stands for many blocks, and their detail
-        is not given up for that of one unless its score says so. What cannot be paid is left. Then free room goes to the best
-        nodes that fit, whatever their score. Of equals the newest is expanded and the oldest collapsed. What was edited within
-        the cooldown is not undone.
+        Expands the nodes that score highest above the threshold. Each is paid with free room and then with the families of the lowest
+        mean score that are worth less than the node: a family of gists stands for many blocks, whose detail is not given up for
+        that of one unless its score is that much higher. A node that cannot be paid is skipped. Then remaining room goes to the
+        best nodes that fit, whatever their score. If scores are equal, the newest is expanded and the oldest collapsed. Edits
+        within the cooldown are not undone.
         """
         self._check(tiling, length, scores)
         room = budget - len(tiling.lod)
         if room < 0:
-            raise ValueError(f"budget: {len(tiling.lod)} entries are over the {budget} allowed; they must be made to fit before a plan")
+            raise ValueError(f"budget: {len(tiling.lod)} entries are over the {budget} allowed; call fit first")
         choices = self._choices(tiling, length, scores.astype(np.float64))
         self._plans += 1
         random = np.random.default_rng((self.seed, self._plans)) if self.config.allocator_type == "stochastic_greedy" else None
         need, free = choices.size, np.ones(len(choices.size), dtype=bool)
-        gain = np.append(choices.family_size, 0)  # the last one is that of no family, −1
+        gain = np.append(choices.family_size, 0)  # the last one stands for no family, −1
         edits, replacements = [], 0
         for wanted, on_credit in ((choices.score > self._expand_above, True), (True, False)):
             while replacements < self.config.allocator_max_replacements:
@@ -138,9 +134,9 @@ class FocusAllocator:
         return edits
 
     def apply(self, tiling: Tiling, edits: Sequence[Edit]) -> tuple[Tiling, np.ndarray]:
-        """The tiling after `edits`, and for each of its entries the same entry's index in `tiling`, −1 where it is new.
+        """The tiling after `edits`, and for each of its entries the index in `tiling`, −1 if it is new.
 
-        The edits are remembered as of this refocus. Raises `ValueError` where one of them cannot be; nothing is done then.
+        Remembers the edits as of this refocus. Raises `ValueError` if one of them is invalid, and changes nothing.
         """
         after = self.editor.apply(tiling, edits)
         now = np.array([(edit.level, edit.start, self._refocuses) for edit in edits], dtype=np.int64).reshape(-1, 3)
@@ -148,24 +144,24 @@ class FocusAllocator:
         return after
 
     def refocused(self) -> None:
-        """Ends a refocus: fit, and then plan and apply as often as `allocator_iterations` says."""
+        """Ends a refocus, which is one `fit` and then `allocator_iterations` times `plan` and `apply`."""
         self._refocuses += 1
         self._edited = self._edited[self._edited[:, 2] >= self._refocuses - COOLDOWN]
 
     def state(self) -> dict[str, Any]:
-        """What a saved session keeps of it, fit for JSON: with the same configuration and seed, plans go on as if never stopped."""
+        """State for a saved session, as JSON values: with the same configuration and seed, plans continue as if never stopped."""
         return {"refocuses": self._refocuses, "plans": self._plans, "edited": self._edited.tolist()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `state()`. Raises `ValueError` where it is none; nothing is changed then."""
+        """Restores `state()`. Raises `ValueError` if it is invalid, and changes nothing."""
         if not isinstance(state, dict) or state.keys() != {"refocuses", "plans", "edited"}:
-            raise ValueError("the allocator's state must hold refocuses, plans and edited")
+            raise ValueError("invalid allocator state: expected refocuses, plans and edited")
         refocuses, plans, edited = state["refocuses"], state["plans"], state["edited"]
-        if not (_count(refocuses) and _count(plans) and isinstance(edited, list)):
-            raise ValueError("the allocator's state must hold the counts refocuses and plans, and edited, a list")
+        if not (_is_count(refocuses) and _is_count(plans) and isinstance(edited, list)):
+            raise ValueError("invalid allocator state: expected the counts refocuses and plans, and a list edited")
         for row in edited:
-            if not (isinstance(row, list) and len(row) == 3 and all(map(_count, row)) and row[0] >= 1 and row[2] <= refocuses):
-                raise ValueError(f"the allocator's state names no edit: {row} is not [level, start, refocus]")
+            if not (isinstance(row, list) and len(row) == 3 and all(map(_is_count, row)) and row[0] >= 1 and row[2] <= refocuses):
+                raise ValueError(f"invalid allocator state: {row} is not [level, start, refocus]")
         self._refocuses, self._plans = refocuses, plans
         self._edited = np.array(edited, dtype=np.int64).reshape(-1, 3)
 
@@ -178,13 +174,13 @@ class FocusAllocator:
         if scores is None:
             return
         if scores.shape != tiling.lod.shape or scores.dtype != np.float32:
-            raise ValueError(f"scores {scores.shape} {scores.dtype} are not float32 [{len(tiling.lod)}], one for each entry")
+            raise ValueError(f"expected scores float32 [{len(tiling.lod)}], one for each entry, got {scores.dtype} {scores.shape}")
         if not np.isfinite(scores).all():
             entry = int(np.flatnonzero(~np.isfinite(scores))[0])
-            raise ValueError(f"the score of entry {entry} is {scores[entry]}")
+            raise ValueError(f"the score of entry {entry} is {scores[entry]}; it must be finite")
 
     def _cooling(self, tiling: Tiling) -> tuple[np.ndarray, np.ndarray]:
-        """bool [W] each: the entry begins a node, or a family, whose expansion or collapse would undo an edit of late."""
+        """bool [W] each: the entry begins a node, or a family, whose expansion, or collapse, would undo a recent edit."""
         lod, start = tiling
         nodes, families = np.zeros((2, len(lod)), dtype=bool)
         if len(self._edited) and len(lod):
@@ -209,7 +205,7 @@ class FocusAllocator:
         rank = np.full(len(lod), -1)
         rank[families] = np.arange(len(families))
         up = editor.up[lod[nodes]]
-        parent = start.searchsorted(start[nodes] // up * up)  # the entry with which the node's parent begins
+        parent = start.searchsorted(start[nodes] // up * up)  # first entry of the node's parent
         return _Choices(
             entry=nodes,
             score=node_score[best],
@@ -227,14 +223,14 @@ class FocusAllocator:
         return (level - 1) * math.log(self.geometry.block_size) + score / self.temperature
 
     def _credit(self, choices: _Choices, gain: np.ndarray) -> np.ndarray:
-        """Entries that the families which may pay for each node would free, for the `gain` of each that is left."""
+        """Entries that the families that may pay for each node would free, by what each family can still `gain`."""
         order = choices.family_worth.argsort(kind="stable")
         sums = np.append(0, gain[:-1][order].cumsum())
         own = np.append(choices.family_worth, np.inf)[choices.family] < choices.worth
         return sums[choices.family_worth[order].searchsorted(choices.worth)] - np.where(own, gain[choices.family], 0)
 
     def _draw(self, ranked: np.ndarray, scores: np.ndarray, random: np.random.Generator | None) -> int | None:
-        """One of the choices `ranked`, best first: the first, or with `random` one of the first few by softmax of their scores."""
+        """One of the choices `ranked`, best first: the first, or with `random` one of the top k by softmax of their scores."""
         if not len(ranked):
             return None
         if random is None:
@@ -247,13 +243,13 @@ class FocusAllocator:
 
 
 def raw_from(length: int, geometry: Geometry, recent: int) -> int:
-    """The token from which on a history of `length` tokens is raw: the last `recent` ones, and what is no whole block."""
+    """The first token that must be raw in a history of `length` tokens: the last `recent` ones are, and incomplete blocks."""
     K = geometry.block_size
     return max(0, length - recent) // K * K
 
 
 def coarsest_width(length: int, geometry: Geometry, max_lod: int, recent: int) -> int:
-    """Entries of the narrowest legal tiling of `length` tokens, the last `recent` raw, with gists up to level `max_lod`."""
+    """Entries of the narrowest legal tiling of `length` tokens with the last `recent` raw and gists up to level `max_lod`."""
     gisted = raw_from(length, geometry, recent)
     width, left = length - gisted, gisted
     for level in range(max_lod, 0, -1):
@@ -263,20 +259,20 @@ def coarsest_width(length: int, geometry: Geometry, max_lod: int, recent: int) -
 
 
 def count_blocks(tiling: Tiling, geometry: Geometry) -> int:
-    """Blocks of a Working Context: its gist nodes, and the blocks of tokens that are raw, the incomplete one too."""
+    """Number of blocks of a Working Context: its gist nodes and its raw blocks, including the incomplete one."""
     lod, start = tiling
     gists = np.count_nonzero(lod) // geometry.slots
     return gists + int(np.count_nonzero((lod == 0) & (start % geometry.block_size == 0)))
 
 
 def swap_rate(edits: Sequence[Edit], blocks_before: int, geometry: Geometry) -> float:
-    """Blocks that a refocus edited by those that there were (`count_blocks`): a family of gists is K of them, all else is one."""
+    """Share of `blocks_before` (`count_blocks`) that a refocus edited; a family of gists counts as K blocks, anything else as one."""
     edited = sum(geometry.block_size if edit.level > 1 and not edit.expand else 1 for edit in edits)
     return edited / blocks_before if edited else 0.0
 
 
 def _means(scores: np.ndarray, first: np.ndarray, entries: np.ndarray) -> np.ndarray:
-    """The mean of the `entries` scores from each entry `first` on, in order and apart."""
+    """Mean of the `entries` scores from each entry `first` on; these ranges are in order and do not overlap."""
     if not len(first):
         return np.zeros(0)
     bounds = np.stack([first, first + entries], axis=1).ravel()
@@ -288,5 +284,5 @@ def _edit(expand: bool, tiling: Tiling, entry: np.ndarray) -> Edit:
     return Edit(expand, int(tiling.lod[entry]) + (not expand), int(tiling.start[entry]))
 
 
-def _count(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < BEYOND

@@ -1,4 +1,4 @@
-"""Budget of a session's Working Context, and figures of how its focus moves."""
+"""Budget of a session's Working Context, and figures of its focus."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class FocusFigures:
-    """Of the last refocus: the share of the Working Context's blocks that it edited, and the share of the budget in use."""
+    """Figures of a session's focus: of the last refocus the share of blocks edited and of the budget in use, and totals."""
 
     swap_rate: float = 0.0
     residency: float = 0.0
@@ -17,7 +17,7 @@ class FocusFigures:
 
 @dataclass(frozen=True)
 class Budget:
-    """Entries of a session's Working Context: `most` at any time, `target` behind a refocus, `recent` tokens of them raw at least."""
+    """Entries of a session's Working Context: `most` at any time and `target` after a refocus; at least `recent` tokens are raw."""
 
     most: int
     interval: int
@@ -25,5 +25,5 @@ class Budget:
 
     @property
     def target(self) -> int:
-        """What a refocus leaves room for: the tokens up to the next one come on top."""
+        """Entries after a refocus, which leave room for the tokens up to the next one."""
         return self.most - self.interval

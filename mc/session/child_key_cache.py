@@ -1,7 +1,6 @@
-"""What lies one level below a session's Working Context, kept from one refocus to the next.
+"""Caches LensNet keys of the children of every gist in the Working Context, so that a refocus encodes new nodes only.
 
-Nodes do not change, so that only those that have become entries since are read from the tree. Shapes: `n` nodes, `C` vectors
-below a node, `H·E` numbers of a key, as in `mc.nets.child_attention`.
+Shapes: `n` nodes, `C` vectors below a node, `H·E` numbers of a key, as in `mc.nets.child_attention`.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from nanochat.model.gpt import GPT
 
 
 class ChildKeyCache:
-    """Keys of what lies below the nodes of `tree` that are entries."""
+    """Keys of the children of the nodes of `tree` that are entries. Nodes never change, so keys stay valid."""
 
     def __init__(self, model: GPT, tree: MegaContextTree, matching: ChildAttention) -> None:
         self._model, self._tree, self._matching = model, tree, matching
         self._kept: dict[int, tuple[np.ndarray, Tensor]] = {}  # level → nodes int64 [n], ascending, and keys [n,C,H·E]
 
     def __call__(self, tiling: Tiling, x: Tensor, newest: int) -> ChildKeys:
-        """Of the entries x [W,D] of `tiling`, as a batch of one row. The `newest` entries, all of them tokens, lie under none."""
+        """Child keys of the entries x [W,D] of `tiling` without the `newest`, which are tokens, as a batch of one row."""
         geometry = self._tree.spec.geometry
         lod, start = (part[: max(0, len(x) - newest)] for part in tiling)
         alone = np.flatnonzero(lod == 0)
@@ -44,18 +43,18 @@ class ChildKeyCache:
         return ChildKeys(torch.cat(keys)[None], torch.from_numpy(entry)[None].to(x.device))
 
     def _keys(self, level: int, nodes: np.ndarray) -> Tensor:
-        """Of what lies below these nodes of a level: [n,C,H·E]."""
+        """Keys of the children of these nodes of a level: [n,C,H·E]."""
         if level not in self._kept:
-            return self._made(level, nodes)
+            return self._encoded(level, nodes)
         had, keys = self._kept[level]
         place = np.searchsorted(had, nodes).clip(max=len(had) - 1)
         known = had[place] == nodes
         out = keys[torch.from_numpy(place).to(keys.device)]
         if not known.all():
-            out[torch.from_numpy(np.flatnonzero(~known)).to(keys.device)] = self._made(level, nodes[~known])
+            out[torch.from_numpy(np.flatnonzero(~known)).to(keys.device)] = self._encoded(level, nodes[~known])
         return out
 
-    def _made(self, level: int, nodes: np.ndarray) -> Tensor:
+    def _encoded(self, level: int, nodes: np.ndarray) -> Tensor:
         K = self._tree.spec.geometry.block_size
         if level == 1:
             spans = [(int(run[0]) * K, (int(run[-1]) + 1) * K) for run in _runs(nodes)]
@@ -67,5 +66,5 @@ class ChildKeyCache:
 
 
 def _runs(numbers: np.ndarray) -> Iterator[np.ndarray]:
-    """Ascending numbers as runs of consecutive ones."""
+    """Splits ascending numbers into runs of consecutive ones."""
     yield from np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)

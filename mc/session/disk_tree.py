@@ -1,7 +1,7 @@
-"""The tree of a session in files: memory-mapped, append-only, safe against kills; `mc.session.files` has the format.
+"""Session tree in files: memory-mapped, append-only, crash-safe; `mc.session.files` defines the format.
 
-What `append` returned from survives the process; what was there at the last `save` survives the machine, too, and only that
-includes the incomplete block. Opening checks every byte. Shapes as in `mc.session.tree`.
+Complete blocks survive a killed process as soon as `append` has returned. What was there at the last `save` also survives a crash
+of the machine; that includes the incomplete block. Opening verifies every byte. Shapes as in `mc.session.tree`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from nanochat.common import UserError, fsync_dir
 
 
 class _State(NamedTuple):
-    """What the tree holds; replaced as a whole, so that an interrupted append has happened or not."""
+    """Contents of the tree; replaced as a whole, so that an interrupted append has happened completely or not at all."""
 
     blocks: int
     checksum: int  # of the last block, or the seed
@@ -56,17 +56,17 @@ class _State(NamedTuple):
 
 
 class DiskTree:
-    """A `MegaContextTree` in a folder, made by `create` and `open`; gists and values come to the CPU.
+    """A `MegaContextTree` in a folder, made by `create` or `open`; returns gists and values on the CPU.
 
-    `manifest` is what the session was created with, `cut` how many bytes of a killed process opening removed. Every method
-    raises `UserError` where the disk fails; the tree is then as it was before.
+    `manifest` is the one the session was created with, `cut` the number of bytes left by a killed process that opening removed.
+    Every method raises `UserError` if the disk fails, and leaves the tree as it was.
     """
 
     def __init__(self, folder: Path, header: Header, repair: bool, resources: contextlib.ExitStack) -> None:
-        """For `create` and `open`: the lock is held, and is in `resources`, which the tree takes over."""
+        """Called by `create` and `open` with the lock held; it is in `resources`, which the tree takes over."""
         self.folder, self.spec, self.manifest, self.cut = folder, header.spec, header.manifest, 0
         self._header, self._columns = header, columns(header.spec)
-        self._rows: dict[str, np.ndarray] = {}  # of each file, mapped
+        self._rows: dict[str, np.ndarray] = {}  # memory-mapped, by file
         with self._disk("open", "make its files readable and writable"):
             for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote the tail
                 leftover.unlink()
@@ -80,25 +80,25 @@ class DiskTree:
 
     @classmethod
     def create(cls, folder: Path, manifest: Manifest, spec: TreeSpec) -> DiskTree:
-        """A new session in `folder`, which must not exist or be empty.
+        """Creates a session in `folder`, which must be empty or not exist.
 
-        `manifest` says what the session belongs to: model, tokenizer, …; `open` compares it. Raises `UserError` where there is
-        a session or something else already, `ValueError` where the folder's name or `manifest` is none.
+        `manifest` names the model, tokenizer, … that the session belongs to; `open` compares it. Raises `UserError` if the folder
+        already holds a session or something else, `ValueError` if its name or `manifest` is invalid.
         """
         header = make_header(manifest, spec)
         return cls._make(folder, header, {}, Tail(0, np.zeros(0, np.int64)), header.seed)
 
     @classmethod
     def open(cls, folder: Path, manifest: Manifest, repair: bool = False, spec: TreeSpec | None = None) -> DiskTree:
-        """The session in `folder`, checked whole; `manifest`, and `spec` if given, must be what it was created with.
+        """Opens and verifies the session in `folder`; `manifest`, and `spec` if given, must be those it was created with.
 
-        What a killed process left half-written is cut. Raises `UserError` where there is no session, it differs in a key, is
-        open elsewhere, or is damaged; with `repair`, a damaged one is cut at its last good block.
+        Cuts what a killed process left half-written. Raises `UserError` if there is no session, a key differs, it is open
+        elsewhere, or it is damaged; with `repair`, a damaged one is cut at its last valid block.
         """
         if not folder.is_dir():
             there = ", ".join(info.name for info in list_sessions(folder.parent)) or "none"
             raise UserError(f"no session {folder.name} in {folder.parent} (there: {there}); give another name or start it")
-        read_header(folder)  # before the lock makes a file in what may be no session
+        read_header(folder)  # before locking, which creates a file in what may not be a session
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, lock(folder))
             header = read_header(folder)
@@ -108,14 +108,14 @@ class DiskTree:
             return cls(folder, header, repair, stack)
 
     def fork(self, folder: Path) -> DiskTree:
-        """A session in the new `folder` with all that this one holds; each goes on by itself. Raises as `create` does."""
+        """Copies the session to the new `folder`; the two then grow independently. Raises as `create` does."""
         self._check_open()
         files, state = {name: self.folder / name for name in self._files}, self._state
         return self._make(folder, self._header, files, Tail(state.blocks, state.tail), state.checksum)
 
     @classmethod
     def _make(cls, folder: Path, header: Header, files: dict[str, Path], tail: Tail, before: int) -> DiskTree:
-        """A session in `folder` of copies of `files` and of this tail. manifest.json comes last: until then there is none."""
+        """Makes a session in `folder` from copies of `files` and `tail`. It becomes one with manifest.json, which is written last."""
         valid_name(folder.name)
         names = [*(column.name for column in columns(header.spec)), BLOCKS]
         try:
@@ -145,19 +145,19 @@ class DiskTree:
 
     @contextlib.contextmanager
     def _disk(self, doing: str, remedy: str) -> Iterator[None]:
-        """Makes a `UserError` of what the file system refuses."""
+        """Turns an `OSError` into a `UserError`."""
         try:
             yield
         except OSError as error:
             raise UserError(f"cannot {doing} session {self.folder.name} in {self.folder.parent}: {error.strerror}; {remedy}") from error
 
     def _recover(self, repair: bool) -> tuple[_State, _State | None]:
-        """What the files hold, and what of it is durable (None: it has to be saved again). Cuts what was not committed."""
+        """State of the files, and the same again if it is durable (None: it must be saved). Cuts what was not committed."""
         K, name, seed = self.spec.geometry.block_size, self.folder.name, self._header.seed
         sizes = {file: os.fstat(fd).st_size for file, fd in self._files.items()}
         committed = sizes[BLOCKS] // CHECKSUM.itemsize
         stored = np.frombuffer(read_at(self._files[BLOCKS], 0, committed * CHECKSUM.itemsize), CHECKSUM)
-        # The first row that is missing belongs to the block with which it would have been written.
+        # The first missing row belongs to the block with which it would have been written.
         ends = {c.name: (sizes[c.name] // c.size + 1) * c.every - 1 for c in self._columns if c.size}
         whole = min(committed, *ends.values())
         good = verify(self._columns, self._files, stored[:whole], seed)
@@ -165,7 +165,7 @@ class DiskTree:
         trouble = ""
         if good < whole:
             also = [c.name for c in self._columns if c.size and (good + 1) % c.every == 0]
-            trouble = f"block {good:,} is not what was written, in {', '.join(also)} or {BLOCKS}"
+            trouble = f"block {good:,} is damaged, in {', '.join(also)} or {BLOCKS}"
         elif good < committed:
             trouble = f"{', '.join(file for file, end in ends.items() if end == good)} ends before block {good:,} of {committed:,}"
         elif isinstance(tail, str):
@@ -180,7 +180,7 @@ class DiskTree:
         return state, state if current and not self.cut else None
 
     def _truncate(self, state: _State) -> int:
-        """Cuts the files to what `state` has committed, and returns how many bytes were beyond."""
+        """Cuts the files to what `state` has committed; returns the number of bytes cut."""
         lengths = {BLOCKS: state.blocks * CHECKSUM.itemsize}  # first: a checksum must never be without its block
         lengths |= {c.name: state.blocks // c.every * c.size for c in self._columns}
         cut = 0
@@ -221,7 +221,7 @@ class DiskTree:
         return torch.from_numpy(rows[index.numpy()]).view(self.spec.dtype).view(len(index), slots, width)
 
     def _mapped(self, name: str, rows: int, width: int, dtype: np.dtype) -> np.ndarray:
-        """At least the first `rows` rows, [rows, width], of a file; mapped anew where it has grown beyond what was."""
+        """At least the first `rows` rows, [rows, width], of a file; mapped again if it has grown."""
         self._check_open()
         if rows * width == 0:
             return np.zeros((rows, width), dtype)
@@ -246,7 +246,7 @@ class DiskTree:
         stored = checksums(self._columns, data, before.blocks, count, before.checksum)
         after = _State(before.blocks + count, int(stored[-1]), tail)
         try:
-            with self._disk("add to", "nothing was added; free some space and go on"):
+            with self._disk("add to", "nothing was added; free some space and continue"):
                 for column, added in zip(self._columns, data, strict=True):
                     write_at(self._files[column.name], added, before.blocks // column.every * column.size)
                 write_at(self._files[BLOCKS], _as_bytes(stored), before.blocks * CHECKSUM.itemsize)
@@ -256,19 +256,19 @@ class DiskTree:
                 self._truncate(before)
 
     def save(self) -> None:
-        """Makes durable all that was appended, the tokens of the incomplete block included."""
+        """Makes everything appended durable, including the incomplete block."""
         self._check_open()
         state = self._state
         if state is self._saved:
             return
-        with self._disk("save", "free some space and go on"):
+        with self._disk("save", "free some space and continue"):
             for file in self._files.values():
                 os.fsync(file)
             write_tail(self.folder, self.spec, Tail(state.blocks, state.tail), state.checksum)
         self._saved = state
 
     def close(self) -> None:
-        """Saves and unlocks the session; once more, it does nothing. Where saving fails, it is closed all the same."""
+        """Saves and unlocks the session; may be called again. If saving fails, the session is closed nevertheless."""
         if self._files:
             with self._resources:
                 try:
@@ -283,12 +283,12 @@ class DiskTree:
 
 
 def _check_vacant(folder: Path, names: Sequence[str]) -> None:
-    """Raises `UserError` where `folder` holds a session, or anything but files that an interrupted `create` left."""
+    """Raises `UserError` if `folder` holds a session, or anything but files left by an interrupted `create`."""
     if (folder / MANIFEST).exists():
-        raise UserError(f"session {folder.name} exists already in {folder.parent}; open it or give another name")
+        raise UserError(f"session {folder.name} already exists in {folder.parent}; open it or give another name")
     there = [path.name for path in folder.iterdir() if not (path.name.startswith(".") and path.suffix == ".tmp")]
     if strangers := sorted({*there} - {*names, LOCK, TAIL}):
-        raise UserError(f"{folder} is no session and holds {strangers[0]}; give another name")
+        raise UserError(f"{folder} is not a session and holds {strangers[0]}; give another name")
 
 
 def _as_bytes(array: np.ndarray) -> memoryview:
@@ -296,5 +296,5 @@ def _as_bytes(array: np.ndarray) -> memoryview:
 
 
 def _tensor_bytes(tensor: Tensor) -> memoryview:
-    """The numbers of `tensor` as they lie in memory; numpy knows no bf16, but bytes."""
+    """Bytes of `tensor`; numpy has no bf16."""
     return memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

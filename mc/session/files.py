@@ -1,20 +1,20 @@
-"""The files of a session on disk: what is in them, how they are checked, and who has them open.
+"""Files of sessions on disk: their format and checksums, the lock of an open session, and listing and deleting sessions.
 
 A session is a folder:
 
     manifest.json    format, `manifest` (of the caller: model, tokenizer, …), `spec` (`TreeSpec.describe`), CRC-32 of these
-    tokens.bin       uint16, or uint32 where the vocabulary needs it, [K] for each complete block
+    tokens.bin       uint16, or uint32 if the vocabulary needs it, [K] for each complete block
     lod<l>.bin       [S,D] of the spec's dtype for each node of level l = 1 … max_lod
     values<l>.bin    [S,V] for each node of the levels whose value embeddings are stored
     blocks.bin       uint32 for each complete block: its checksum
     tail.bin         the incomplete block as of the last save: uint64 blocks before it, uint32 CRC-32, its tokens
-    lock             locked while a process has the session open, with that process's id
+    lock             locked while a process has the session open; holds the process id
 
 Numbers are little-endian. A block's checksum is the CRC-32 of all that its completion adds: its tokens, its gist, and the
-gists and values of the higher nodes that end with it, in the order of `columns`. It begins with the checksum of the block
-before it, the first one with that of the manifest, so a block only fits where it was written. A checksum is written after
-what it covers: the size of blocks.bin says how many blocks there are, and what the other files hold beyond is of a process
-that was killed. The tail's begins with the checksum of the block before it.
+gists and values of the higher nodes that end with it, in the order of `columns`. Its initial value is the checksum of the
+block before it, or that of the manifest, so a block is valid only at its own place; the same holds for the tail. A checksum is
+written after what it covers: the size of blocks.bin gives the number of blocks, and anything beyond in the other files was
+left by a killed process.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ Manifest = Mapping[str, str | int | float | bool | None]
 
 
 def valid_name(name: str) -> str:
-    """`name` where it may be that of a session, and so of a folder. Raises `ValueError` where it may not."""
+    """`name`, checked to be a valid name of a session, and so of a folder; raises `ValueError` if it is not."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name of a session: 1 to 64 letters, digits, '-', '_' and '.', the first one no '.'")
+        raise ValueError(f"invalid session name {name!r}: use 1 to 64 letters, digits, '-', '_' or '.', not starting with '.'")
     return name
 
 
 class Header(NamedTuple):
-    """What manifest.json says; `seed` is where the checksums begin."""
+    """Contents of manifest.json; `seed` is the initial value of the checksums."""
 
     manifest: dict[str, Any]
     spec: TreeSpec
@@ -63,34 +63,34 @@ class Header(NamedTuple):
 
 
 def make_header(manifest: Manifest, spec: TreeSpec) -> Header:
-    """The header of a new session. Raises `ValueError` where `manifest` is not a flat dict of plain values."""
+    """Header of a new session. Raises `ValueError` if `manifest` is not a flat dict of plain values."""
     if not all(value is None or isinstance(value, str | int | float) for value in manifest.values()):
-        raise ValueError("manifest holds more than text, numbers, True, False and None")
+        raise ValueError("invalid manifest: expected only text, numbers, True, False and None as values")
     content = _content(manifest, spec.describe())
     if json.loads(content)["manifest"] != dict(manifest):
-        raise ValueError("manifest does not survive being written as JSON: its keys must be text, its numbers finite")
+        raise ValueError("invalid manifest: JSON cannot hold it; keys must be text and numbers finite")
     return Header(dict(manifest), spec, zlib.crc32(content))
 
 
 def write_header(folder: Path, header: Header) -> None:
-    """Writes manifest.json, which makes a session of the folder."""
+    """Writes manifest.json, which makes the folder a session."""
     atomic_write(folder / MANIFEST, _written(header))
 
 
 def read_header(folder: Path) -> Header:
-    """What manifest.json says. Raises `UserError` where it is missing, damaged or of another version."""
+    """Reads manifest.json. Raises `UserError` if it is missing, damaged or of another version."""
     restore = "put back a copy of that file, or delete the session"
     try:
         data = (folder / MANIFEST).read_bytes()
         described = json.loads(data)
     except FileNotFoundError as error:
-        raise UserError(f"{folder} is no session: it has no {MANIFEST}; give another name") from error
+        raise UserError(f"{folder} is not a session: it has no {MANIFEST}; give another name") from error
     except OSError as error:
         raise UserError(f"cannot read {folder / MANIFEST}: {error.strerror}; make it readable") from error
     except ValueError as error:
         raise UserError(f"session {folder.name} is damaged: {MANIFEST} is not JSON; {restore}") from error
     if isinstance(described, dict) and described.get("format", FORMAT) != FORMAT:
-        wrong = f"says format {described['format']!r} and this version reads {FORMAT!r}"
+        wrong = f"has format {described['format']!r} and this version reads {FORMAT!r}"
         raise UserError(f"{MANIFEST} of session {folder.name} {wrong}; open it with the version that made it")
     try:
         seed = zlib.crc32(_content(described["manifest"], described["spec"]))
@@ -102,17 +102,8 @@ def read_header(folder: Path) -> Header:
         raise UserError(f"session {folder.name} is damaged: {MANIFEST} is not what was written; {restore}") from error
 
 
-def _written(header: Header) -> bytes:
-    """All of manifest.json: a file of other bytes is not what was written, even where JSON reads the same from it."""
-    return canonical({"format": FORMAT, "manifest": header.manifest, "spec": header.spec.describe(), "crc32": header.seed})
-
-
-def _content(manifest: Mapping[str, Any], spec: Mapping[str, Any]) -> bytes:
-    return canonical({"format": FORMAT, "manifest": dict(manifest), "spec": dict(spec)})
-
-
 def check_same(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """Raises `UserError` naming the first key in which session `name` and what it is to be opened with differ."""
+    """Raises `UserError` naming the first key whose value in session `name` (`theirs`) differs from the expected one (`mine`)."""
     for key in [*mine, *theirs]:
         if key not in theirs or key not in mine or theirs[key] != mine[key]:
             had, have = (repr(values[key]) if key in values else "none" for values in (theirs, mine))
@@ -120,7 +111,7 @@ def check_same(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) ->
 
 
 class Column(NamedTuple):
-    """A file that grows with the blocks: `size` bytes with every `every`-th of them."""
+    """File that grows by `size` bytes with every `every`-th block."""
 
     name: str
     every: int
@@ -128,12 +119,12 @@ class Column(NamedTuple):
 
 
 def token_dtype(spec: TreeSpec) -> np.dtype:
-    """Of tokens.bin."""
+    """dtype of tokens.bin."""
     return np.dtype("<u2" if spec.vocab_size <= 1 << 16 else "<u4")
 
 
 def columns(spec: TreeSpec) -> list[Column]:
-    """tokens.bin, lod1.bin …, values<l>.bin …: in the order of the arguments of `MegaContextTree.append`."""
+    """Columns tokens.bin, lod1.bin …, values<l>.bin …, in the order of the arguments of `MegaContextTree.append`."""
     K, number = spec.geometry.block_size, spec.dtype.itemsize * spec.geometry.slots
     tokens = Column("tokens.bin", 1, K * token_dtype(spec).itemsize)
     gists = [Column(f"lod{level}.bin", K ** (level - 1), spec.width * number) for level in range(1, spec.max_lod + 1)]
@@ -142,9 +133,9 @@ def columns(spec: TreeSpec) -> list[Column]:
 
 
 def checksums(shape: Sequence[Column], data: Sequence[memoryview], first: int, count: int, before: int) -> np.ndarray:
-    """The checksums of the blocks `first … first+count−1`, uint32 [count]; `before` is that of the block before them.
+    """Checksums of the blocks `first … first+count−1`, uint32 [count]; `before` is that of the block before them.
 
-    `data` holds of each column the bytes that these blocks add.
+    `data` holds the bytes that these blocks add to each column.
     """
     crc32 = zlib.crc32
     each = [(view, column.size) for column, view in zip(shape, data, strict=True) if column.every == 1]
@@ -165,9 +156,9 @@ def checksums(shape: Sequence[Column], data: Sequence[memoryview], first: int, c
 
 
 def verify(shape: Sequence[Column], files: Mapping[str, int], stored: np.ndarray, seed: int) -> int:
-    """How many of the blocks whose checksums are `stored` are as they were written, up to the first that is not.
+    """Number of valid blocks before the first damaged one, given their `stored` checksums.
 
-    `files` are open for reading, by name, and long enough. Reads them in pieces, so that memory stays small.
+    `files` are open for reading, by name, and long enough. Reads them in pieces to bound the RAM it takes.
     """
     step = max(1, int(VERIFIED_AT_ONCE / sum(column.size / column.every for column in shape)))
     for first in range(0, len(stored), step):
@@ -181,7 +172,7 @@ def verify(shape: Sequence[Column], files: Mapping[str, int], stored: np.ndarray
 
 
 def read_at(file: int, offset: int, size: int) -> bytes:
-    """`size` bytes from `offset` on. Raises `OSError`, also where the file ends before."""
+    """`size` bytes from `offset` on. Raises `OSError`, also if the file is too short."""
     parts = []
     while size:
         parts.append(os.pread(file, min(size, 1 << 30), offset))
@@ -192,27 +183,27 @@ def read_at(file: int, offset: int, size: int) -> bytes:
 
 
 def write_at(file: int, data: memoryview, offset: int) -> None:
-    """Writes all of `data` at `offset`. Raises `OSError`, after which a part of it may be there."""
+    """Writes all of `data` at `offset`. Raises `OSError`, after which a part of it may have been written."""
     while len(data):
         written = os.pwrite(file, data[: 1 << 30], offset)
         data, offset = data[written:], offset + written
 
 
 class Tail(NamedTuple):
-    """The incomplete block: how many complete ones are before it, and its tokens."""
+    """Incomplete block: the number of complete blocks before it, and its tokens."""
 
     blocks: int
     tokens: np.ndarray
 
 
 def write_tail(folder: Path, spec: TreeSpec, tail: Tail, before: int) -> None:
-    """Replaces tail.bin in one step; `before` is the checksum of the block before it."""
+    """Replaces tail.bin atomically; `before` is the checksum of the block before it."""
     head, tokens = _TAIL_HEAD.pack(tail.blocks), tail.tokens.astype(token_dtype(spec)).tobytes()
     atomic_write(folder / TAIL, head + _TAIL_CHECK.pack(zlib.crc32(head + tokens, before)) + tokens)
 
 
 def read_tail(folder: Path, spec: TreeSpec, stored: np.ndarray, seed: int) -> Tail | str:
-    """What tail.bin holds, or what is wrong with it. `stored` and `seed` are as in `verify`."""
+    """Contents of tail.bin, or the reason why it is damaged. `stored` and `seed` are as in `verify`."""
     path, begin = folder / TAIL, _TAIL_HEAD.size + _TAIL_CHECK.size
     if not path.exists():
         return f"{TAIL} is missing"
@@ -230,7 +221,7 @@ def read_tail(folder: Path, spec: TreeSpec, stored: np.ndarray, seed: int) -> Ta
 def lock(folder: Path) -> int:
     """Locks the session in `folder` for this process and returns the open file; closing it unlocks.
 
-    Raises `UserError` where the session is open already, or nothing can be written there.
+    Raises `UserError` if the session is already open or its folder is not writable.
     """
     try:
         import fcntl
@@ -250,14 +241,14 @@ def lock(folder: Path) -> int:
             raise UserError(f"session {folder.name} is {who}; close it there first") from error
         except OSError as error:
             raise UserError(f"cannot lock session {folder.name} in {folder.parent}: {error.strerror}; use a local disk") from error
-        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        with contextlib.suppress(OSError):  # a full disk: the lock holds nevertheless
             os.pwrite(file, f"{os.getpid():<19}\n".encode(), 0)
         stack.pop_all()
     return file
 
 
 class SessionInfo(NamedTuple):
-    """A session as it lies on disk: `modified` in seconds since 1970; `damaged` says why its manifest cannot be read, if so."""
+    """A session on disk: `modified` in seconds since 1970; `damaged` is the reason if its manifest cannot be read."""
 
     name: str
     tokens: int
@@ -268,12 +259,40 @@ class SessionInfo(NamedTuple):
 
 
 def list_sessions(root: Path) -> list[SessionInfo]:
-    """The sessions in the folder `root`, the one written last first. Locks and checks nothing; there may be none."""
+    """Sessions in the folder `root`, which may not exist, most recently written first. Neither locks nor verifies them."""
     found = []
     for manifest in root.glob("*/" + MANIFEST):
         with contextlib.suppress(FileNotFoundError, ValueError):  # deleted meanwhile, or a folder that cannot be a session
             found.append(_look_at(root / valid_name(manifest.parent.name)))
     return sorted(found, key=lambda info: (-info.modified, info.name))
+
+
+def delete_session(root: Path, name: str) -> None:
+    """Deletes session `name` in `root`. Raises `UserError` if it is open or does not exist, `ValueError` if the name is invalid."""
+    folder = root / valid_name(name)
+    if not (folder / MANIFEST).exists():
+        raise UserError(f"no session {name} in {root}; nothing was deleted")
+    if folder.is_symlink():
+        raise UserError(f"session {name} in {root} is a link; delete the link by hand")
+    file = lock(folder)
+    try:
+        gone = root / f".{name}.deleted"  # atomic: half a session would be neither a session nor a free name
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+        shutil.rmtree(gone)
+    except OSError as error:
+        raise UserError(f"cannot delete session {name} in {root}: {error.strerror}; delete the folder by hand") from error
+    finally:
+        os.close(file)
+
+
+def _written(header: Header) -> bytes:
+    """All bytes of manifest.json; a file of other bytes is damaged, even if it is the same JSON."""
+    return canonical({"format": FORMAT, "manifest": header.manifest, "spec": header.spec.describe(), "crc32": header.seed})
+
+
+def _content(manifest: Mapping[str, Any], spec: Mapping[str, Any]) -> bytes:
+    return canonical({"format": FORMAT, "manifest": dict(manifest), "spec": dict(spec)})
 
 
 def _look_at(folder: Path) -> SessionInfo:
@@ -289,22 +308,3 @@ def _look_at(folder: Path) -> SessionInfo:
         return SessionInfo(folder.name, 0, size, modified, {}, str(error))
     waiting = len(tail.tokens) if isinstance(tail, Tail) and tail.blocks == len(stored) else 0
     return SessionInfo(folder.name, len(stored) * header.spec.geometry.block_size + waiting, size, modified, header.manifest)
-
-
-def delete_session(root: Path, name: str) -> None:
-    """Deletes session `name` in `root`. Raises `UserError` where it is open or there is none, `ValueError` for no name."""
-    folder = root / valid_name(name)
-    if not (folder / MANIFEST).exists():
-        raise UserError(f"no session {name} in {root}; nothing was deleted")
-    if folder.is_symlink():
-        raise UserError(f"session {name} in {root} is a link; delete the link by hand")
-    file = lock(folder)
-    try:
-        gone = root / f".{name}.deleted"  # in one step: half a session would be neither one nor a free name
-        shutil.rmtree(gone, ignore_errors=True)
-        folder.rename(gone)
-        shutil.rmtree(gone)
-    except OSError as error:
-        raise UserError(f"cannot delete session {name} in {root}: {error.strerror}; delete the folder by hand") from error
-    finally:
-        os.close(file)

@@ -1,7 +1,7 @@
-"""Documents of any size into a session: read, tokenized and added piece by piece.
+"""Ingestion of documents of any size into a session: reads, tokenizes and adds a file piece by piece, and displays the progress.
 
-A file is read twice: first to see that all of it is text and fits, so that a session is never given a part of what cannot be
-taken whole; then to be added.
+A file is read twice: first to check that all of it is text and fits, so that a session never gets a part of a document that
+cannot be added whole; then to add it.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from nanochat.progress import ProgressDisplay
 from nanochat.runtime.signals import between, held_back
 
 QUOTA = 100_000_000  # tokens
-HEADING = 1024  # tokens that a document's name and the answer to it may take
-STEP = 1 << 15  # tokens that are added at once
-SAVE_EVERY = 1 << 20  # tokens
+HEADING = 1024  # tokens reserved for a document's name and the answer to it
+STEP = 1 << 15  # tokens added at once
+SAVE_EVERY = 1 << 20  # tokens added between two saves
 READ_AT_ONCE = 1 << 18  # bytes: a text for one thread of the tokenizer
-BATCH_CHARS = 1 << 22  # of texts that are tokenized together
-UNCUT = 1 << 20  # characters that are kept waiting for a place to cut at
-# No word of the tokenizer's goes on from a line end to what is no space, or from a visible character to a space.
+BATCH_CHARS = 1 << 22  # characters tokenized together
+UNCUT = 1 << 20  # characters kept waiting for a place to cut at
+# No pre-token of the tokenizer spans a line end and a non-space, or a visible character and a space.
 CUT = re.compile(r"(?<=\n)(?=\S)|(?<=[!-~])(?= )")
 VERBS = {"check": "checking", "add": "reading"}  # of the stages, as displayed
 
 
 class Progress(NamedTuple):
-    """How far a document has come: `done` of `total` bytes are checked, and then tokens added."""
+    """Progress of a document: `done` of `total` bytes checked, then tokens added."""
 
     stage: Literal["check", "add"]
     done: int
@@ -55,14 +55,14 @@ class Progress(NamedTuple):
 def ingest(
     session: MCSession, tokenizer: Tokenizer, path: Path, *, chat: bool, quota: int = QUOTA, name: str | None = None
 ) -> Generator[Progress, None, None]:
-    """Adds the text file at `path` to `session` and says how far it has come: after `STEP` tokens at most while it adds.
+    """Adds the text file at `path` to `session` and yields the progress, while adding at least every `STEP` tokens.
 
-    A chat model (`chat`) is given the document as a turn of the user's, below its `name` (default: the file's), which the
-    assistant answers with having read it; a base model, the text alone. Special tokens that the text spells are text. The session
-    is saved now and then, and at the end. A caller that stops before the end leaves what was added, as a whole turn.
+    A chat model (`chat`) gets the document as a user turn, below its `name` (default: the file's), and an answer of the assistant
+    that it was read; a base model gets the text alone. Special tokens spelled in the text stay text. The session is saved every
+    `SAVE_EVERY` tokens and at the end. If the caller stops early, what was added stays, as a complete turn.
 
-    Raises `UserError` where the file cannot be read, is empty, no UTF-8 text, longer than `quota` tokens, or more than the disk
-    or the session has room for, with the session as before; and where the file or the disk fails in the midst of it.
+    Raises `UserError` and leaves the session unchanged if the file cannot be read, is empty, is not UTF-8 text, is longer than
+    `quota` tokens, or does not fit on the disk or into the session; also if the file or the disk fails while adding.
     """
     name = _printable(name or path.name)
     with _open(path) as file:
@@ -101,84 +101,6 @@ def ingest(
                 session.hooks.turn_ends(session, 0)
 
 
-def check_file(path: Path) -> None:
-    """Raises `UserError` where there is no file at `path` that can be read."""
-    _open(path).close()
-
-
-def read_text(file: BinaryIO, path: Path) -> Iterator[str]:
-    """The text of `file` from where it stands, in pieces that, tokenized each by itself, are the text tokenized as a whole.
-
-    Only a text that has neither lines nor spaces for long is cut anywhere. A byte order mark is left out. Raises `UserError`
-    naming the first byte that is no text: not UTF-8, or NUL.
-    """
-    decoder, text, offset, begun = codecs.getincrementaldecoder("utf-8")(), "", file.tell(), False
-    while True:
-        try:
-            data = file.read(READ_AT_ONCE)
-        except OSError as error:
-            raise UserError(f"cannot read {path} from byte {offset:,} on: {error.strerror}; give a file that can be read") from error
-        if (nul := data.find(0)) >= 0:
-            raise UserError(f"{path} is no text: byte {offset + nul:,} is NUL; give a text file in UTF-8")
-        waiting = len(decoder.getstate()[0])  # bytes of a character that was cut
-        try:
-            new = decoder.decode(data, final=not data)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is no UTF-8 text: see byte {offset - waiting + error.start:,}; convert it to UTF-8") from error
-        text += new if begun else new.removeprefix("\ufeff")
-        offset, begun = offset + len(data), begun or bool(new)
-        end = _cut(text) if data else len(text)
-        if end:
-            yield text[:end]
-        text = text[end:]
-        if not data:
-            return
-
-
-def _cut(text: str) -> int:
-    """The last place where `text` can be cut, 0 where there is none; of a long text, its end then."""
-    for begin in (max(0, len(text) - 1024), 0):
-        if places := [match.start() for match in CUT.finditer(text, begin)]:
-            return places[-1]
-    return len(text) if len(text) > UNCUT else 0
-
-
-def _encoded(file: BinaryIO, path: Path, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    for texts in batched_by_chars(read_text(file, path), BATCH_CHARS):
-        yield tokenizer.encode_bulk(texts, bos=False)[0]
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        if path.is_dir():
-            raise UserError(f"{path} is a folder; give a text file")
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path} is no regular file; give a text file")
-        return open(path, "rb")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"cannot read {path}: {reason}; give a text file that can be read") from error
-
-
-def _check_disk(session: MCSession, tokens: int) -> None:
-    """Raises `UserError` where the disk has no room for so many tokens and their gists."""
-    if isinstance(session.tree, DiskTree):
-        needed, free = bytes_per_token(session.tree.spec) * tokens, shutil.disk_usage(session.tree.folder).free
-        if needed > free:
-            where = f"{session.tree.folder.parent} has room for {free / 1e6:,.1f} MB"
-            raise UserError(f"{tokens:,} tokens take {needed / 1e6:,.1f} MB and {where}; free some space")
-
-
-def bytes_per_token(spec: TreeSpec) -> float:
-    """What a token takes of a disk, the gists of all levels included."""
-    block = sum(column.size / column.every for column in columns(spec)) + CHECKSUM.itemsize
-    return block / spec.geometry.block_size
-
-
-def _printable(name: str) -> str:
-    return "".join(c if c.isprintable() else "\ufffd" for c in name)
-
-
 def follow(progress: Generator[Progress, None, None], name: str, stream: TextIO | None = None) -> Progress | None:
     """Displays the progress of the document `name` on `stream` (default: stderr); returns the last of it, or None if there was none.
 
@@ -205,5 +127,83 @@ def follow(progress: Generator[Progress, None, None], name: str, stream: TextIO 
 
 
 def is_whole(progress: Progress | None) -> bool:
-    """Whether a document of which this is the last news was added to its end."""
+    """True if this, the last progress of a document, says that all of it was added."""
     return progress is not None and progress.stage == "add" and progress.done == progress.total
+
+
+def check_file(path: Path) -> None:
+    """Raises `UserError` unless `path` is a readable file."""
+    _open(path).close()
+
+
+def read_text(file: BinaryIO, path: Path) -> Iterator[str]:
+    """The rest of `file` as text, in pieces whose tokens, each encoded separately, are those of the whole text.
+
+    Only a long text without lines and spaces is cut elsewhere. A byte order mark is left out. Raises `UserError` naming the first
+    byte that is not text: not UTF-8, or NUL.
+    """
+    decoder, text, offset, begun = codecs.getincrementaldecoder("utf-8")(), "", file.tell(), False
+    while True:
+        try:
+            data = file.read(READ_AT_ONCE)
+        except OSError as error:
+            raise UserError(f"cannot read {path} from byte {offset:,} on: {error.strerror}; give a file that can be read") from error
+        if (nul := data.find(0)) >= 0:
+            raise UserError(f"{path} is not text: byte {offset + nul:,} is NUL; give a text file in UTF-8")
+        waiting = len(decoder.getstate()[0])  # bytes of a character that was cut
+        try:
+            new = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 text: see byte {offset - waiting + error.start:,}; convert it to UTF-8") from error
+        text += new if begun else new.removeprefix("\ufeff")
+        offset, begun = offset + len(data), begun or bool(new)
+        end = _cut(text) if data else len(text)
+        if end:
+            yield text[:end]
+        text = text[end:]
+        if not data:
+            return
+
+
+def bytes_per_token(spec: TreeSpec) -> float:
+    """Disk space per token, the gists of all levels included."""
+    block = sum(column.size / column.every for column in columns(spec)) + CHECKSUM.itemsize
+    return block / spec.geometry.block_size
+
+
+def _cut(text: str) -> int:
+    """The last place at which `text` can be cut; if there is none, 0, or the end of a text that is too long to wait."""
+    for begin in (max(0, len(text) - 1024), 0):
+        if places := [match.start() for match in CUT.finditer(text, begin)]:
+            return places[-1]
+    return len(text) if len(text) > UNCUT else 0
+
+
+def _encoded(file: BinaryIO, path: Path, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    for texts in batched_by_chars(read_text(file, path), BATCH_CHARS):
+        yield tokenizer.encode_bulk(texts, bos=False)[0]
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give a text file")
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path} is not a regular file; give a text file")
+        return open(path, "rb")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"cannot read {path}: {reason}; give a text file that can be read") from error
+
+
+def _check_disk(session: MCSession, tokens: int) -> None:
+    """Raises `UserError` if the disk has no room for as many tokens and their gists."""
+    if isinstance(session.tree, DiskTree):
+        needed, free = bytes_per_token(session.tree.spec) * tokens, shutil.disk_usage(session.tree.folder).free
+        if needed > free:
+            where = f"{session.tree.folder.parent} has room for {free / 1e6:,.1f} MB"
+            raise UserError(f"{tokens:,} tokens take {needed / 1e6:,.1f} MB and {where}; free some space")
+
+
+def _printable(name: str) -> str:
+    return "".join(c if c.isprintable() else "\ufffd" for c in name)

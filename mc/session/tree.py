@@ -1,8 +1,7 @@
-"""The tree of a session: all its tokens and, level upon level, the gists of its complete blocks.
+"""Session tree: all tokens of a history and the gists of its complete blocks, level upon level; `RamTree` keeps it in RAM.
 
-A node of level l stands for `K^l` tokens, so there are `length // K^l` of them; each has S slots, vectors of width D.
-`RamTree` is here, `mc.session.disk_tree` keeps the same in files. Shapes: `n` tokens or nodes, `S` slots, `D` width, `V` numbers of
-the value embeddings of an entry.
+A node of level l stands for `K^l` tokens, so there are `length // K^l` of them; each has S slots, vectors of width D. Shapes: `n`
+tokens or nodes, `S` slots, `D` width, `V` numbers of the value embeddings of an entry.
 """
 
 from __future__ import annotations
@@ -17,17 +16,16 @@ from torch import Tensor
 from mc.layout.layout import Geometry
 from nanochat.runtime.device import DTYPES
 
-# The value embeddings of a node are the means over its tokens, which whoever needs them recomputes; where that would read
-# as many tokens as this, they are stored.
+# A node's value embeddings are means over its tokens, recomputed when needed; nodes of at least as many tokens store them.
 STORED_VALUES_TOKENS = 32_768
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class TreeSpec:
-    """What a tree holds: gists of levels 1 … `max_lod`, each S·`width` numbers of `dtype` (fp32, bf16 or fp16).
+    """Format of a tree: gists of levels 1 … `max_lod`, each S·`width` numbers of `dtype` (fp32, bf16 or fp16).
 
-    `value_width` is how many numbers the value embeddings of one entry are (U·G·E of `nanochat.model.gpt`), 0 for none. Tokens are
+    `value_width` is the size of an entry's value embeddings (U·G·E of `nanochat.model.gpt`), 0 for none. Tokens are
     0 … `vocab_size` − 1.
     """
 
@@ -51,7 +49,7 @@ class TreeSpec:
 
     @property
     def stored_values_from(self) -> int:
-        """The lowest level whose nodes have their mean value embeddings stored: it stands for `STORED_VALUES_TOKENS` or more."""
+        """The lowest level with stored value embeddings: its nodes stand for `STORED_VALUES_TOKENS` or more."""
         level = 1
         while self.geometry.span(level) < STORED_VALUES_TOKENS:
             level += 1
@@ -63,12 +61,12 @@ class TreeSpec:
         return range(self.stored_values_from, self.max_lod + 1)
 
     def new_nodes(self, level: int, length: int, added: int) -> int:
-        """Nodes of `level` that `added` tokens complete after `length` tokens."""
+        """Number of nodes of `level` that `added` tokens complete after `length` tokens."""
         span = self.geometry.span(level)
         return (length + added) // span - length // span
 
     def describe(self) -> dict[str, int | str]:
-        """Plain values by the names of the flags; `from_description` reads them back."""
+        """The spec as plain values; `from_description` reads them back."""
         return {
             "block_size": self.geometry.block_size,
             "gist_slots": self.geometry.slots,
@@ -81,7 +79,7 @@ class TreeSpec:
 
     @classmethod
     def from_description(cls, values: Mapping[str, Any]) -> TreeSpec:
-        """The spec that `values` describes. Raises `KeyError` or `ValueError` where it is none."""
+        """The spec that `values` describes. Raises `KeyError` or `ValueError` if they are invalid."""
         return cls(
             values["width"],
             Geometry(values["block_size"], values["gist_slots"]),
@@ -93,20 +91,20 @@ class TreeSpec:
 
 
 class MegaContextTree(Protocol):
-    """What a session asks of its tree, wherever it lies. One thread at a time.
+    """Interface of session trees. Not thread-safe.
 
-    Whatever is out of range, of a wrong shape or dtype raises `ValueError` and changes nothing.
+    Arguments out of range or of a wrong shape or dtype raise `ValueError` and change nothing.
     """
 
     spec: TreeSpec
 
     @property
     def length(self) -> int:
-        """Tokens, those of the incomplete last block included."""
+        """Number of tokens, including those of the incomplete last block."""
         ...
 
     def nodes(self, level: int) -> int:
-        """Nodes of `level`, 1 … max_lod: `length // K^level`."""
+        """Number of nodes of `level`, 1 … max_lod: `length // K^level`."""
         ...
 
     def tokens(self, begin: int, end: int) -> Tensor:
@@ -114,15 +112,15 @@ class MegaContextTree(Protocol):
         ...
 
     def gists(self, level: int, index: Tensor) -> Tensor:
-        """The gists of the nodes `index`, int64 [n], of `level`: [n,S,D] in the tree's dtype, on its device."""
+        """Gists of the nodes `index`, int64 [n], of `level`: [n,S,D] in the tree's dtype, on its device."""
         ...
 
     def values(self, level: int, index: Tensor) -> Tensor:
-        """The mean value embeddings of each slot of these nodes, [n,S,V]; `level` must be one of `spec.value_levels`."""
+        """Mean value embeddings of each slot of these nodes, [n,S,V]; `level` must be one of `spec.value_levels`."""
         ...
 
     def append(self, tokens: Tensor, gists: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        """Adds `tokens`, int64 [n], and what they complete: all or nothing.
+        """Adds `tokens`, int64 [n], and the nodes they complete, all or nothing.
 
         `gists[l−1]` is [new,S,D] with `new = spec.new_nodes(l, length, n)` for l = 1 … max_lod; `values` likewise [new,S,V]
         for each level of `spec.value_levels`.
@@ -130,16 +128,16 @@ class MegaContextTree(Protocol):
         ...
 
     def save(self) -> None:
-        """Makes durable what was appended, where the tree has a place for it."""
+        """Makes durable what was appended, if the tree is on disk."""
         ...
 
     def close(self) -> None:
-        """Saves and lets go of what the tree holds; it is of no use afterwards."""
+        """Saves the tree and releases its resources; it cannot be used afterwards."""
         ...
 
 
 def check_append(spec: TreeSpec, length: int, tokens: Tensor, gists: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Raises `ValueError` where these cannot be appended to a tree of `length` tokens; see `MegaContextTree.append`."""
+    """Raises `ValueError` if these are not valid arguments of `MegaContextTree.append` for a tree of `length` tokens."""
     if tokens.ndim != 1 or tokens.dtype != torch.int64:
         raise ValueError(f"tokens is {tokens.dtype} {tuple(tokens.shape)}; it must be int64 [n]")
     if len(tokens) and not (int(tokens.min()) >= 0 and int(tokens.max()) < spec.vocab_size):
@@ -160,7 +158,7 @@ def check_append(spec: TreeSpec, length: int, tokens: Tensor, gists: Sequence[Te
 def check_range(begin: int, end: int, length: int) -> None:
     """Raises `ValueError` unless `begin … end` is within `length` tokens."""
     if not 0 <= begin <= end <= length:
-        raise ValueError(f"tokens {begin} … {end} are not within the {length} there are")
+        raise ValueError(f"invalid range {begin} … {end}: the tree has {length} tokens")
 
 
 def check_level(level: int, levels: range, what: str) -> None:
@@ -171,7 +169,7 @@ def check_level(level: int, levels: range, what: str) -> None:
 
 
 def check_index(index: Tensor, nodes: int, level: int) -> None:
-    """Raises `ValueError` unless `index` is int64 [n] and names nodes that exist; on a GPU, whoever gathers finds the latter."""
+    """Raises `ValueError` unless `index` is int64 [n] and its nodes exist; on a GPU the gather itself checks the latter."""
     if index.ndim != 1 or index.dtype != torch.int64:
         raise ValueError(f"index is {index.dtype} {tuple(index.shape)}; it must be int64 [n]")
     if index.device.type == "cpu" and len(index) and not (int(index.min()) >= 0 and int(index.max()) < nodes):
@@ -179,17 +177,17 @@ def check_index(index: Tensor, nodes: int, level: int) -> None:
 
 
 class _Rows:
-    """A buffer of rows that doubles where it is full, so that appending copies a row about once."""
+    """Buffer of rows that doubles when it is full, so that appending copies a row about once."""
 
     def __init__(self, row: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         self._buffer = torch.empty(0, *row, dtype=dtype, device=device)
 
     def first(self, count: int) -> Tensor:
-        """The first `count` rows, not copied."""
+        """View of the first `count` rows."""
         return self._buffer[:count]
 
     def put(self, rows: Tensor, at: int) -> None:
-        """Writes `rows` behind the first `at`, all of which are kept."""
+        """Writes `rows` after the first `at` rows, which are kept."""
         needed = at + len(rows)
         if needed > len(self._buffer):
             grown = self._buffer.new_empty(max(needed, 2 * len(self._buffer)), *self._buffer.shape[1:])
@@ -199,7 +197,7 @@ class _Rows:
 
 
 class RamTree:
-    """A `MegaContextTree` in memory: tokens on the CPU, gists and values on `device`. Gone with the process."""
+    """A `MegaContextTree` in RAM: tokens on the CPU, gists and values on `device`. Lost with the process."""
 
     def __init__(self, spec: TreeSpec, device: torch.device | str = "cpu") -> None:
         self.spec, self.device, self._length = spec, torch.device(device), 0
@@ -240,10 +238,10 @@ class RamTree:
         for level, rows, added in zip(self.spec.value_levels, self._values, values, strict=True):
             rows.put(added.detach(), self.nodes(level))
         self._tokens.put(tokens, self._length)
-        self._length += len(tokens)  # last: what was written before it counts from here on, or not at all
+        self._length += len(tokens)  # last, so that an interrupted append has no effect
 
     def copy(self) -> RamTree:
-        """A tree with the same content that grows independently of this one."""
+        """Copy of the tree that grows independently of it."""
         other = RamTree(self.spec, self.device)
         index = [torch.arange(self.nodes(level)) for level in range(1, self.spec.max_lod + 1)]
         gists = [self.gists(level, nodes) for level, nodes in enumerate(index, 1)]
@@ -252,7 +250,7 @@ class RamTree:
         return other
 
     def save(self) -> None:
-        """Nothing: memory is as durable as it gets."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Nothing: the memory is freed with the tree."""
+        """Does nothing; the RAM is freed with the tree."""

@@ -1,4 +1,4 @@
-"""How a session's tree grows: the gists of the blocks that new tokens complete, each made once and all of a level together.
+"""Appends tokens to a session's tree and computes the gists of the blocks they complete, batched by level.
 
 Shapes: `n` new tokens, `N` nodes, `K` block size, `S` slots, `D` width, `U`, `G`, `E` value embeddings as in `nanochat.model.gpt`.
 """
@@ -15,14 +15,13 @@ from mc.nets.gistnet import GistNet
 from mc.session.tree import MegaContextTree
 from nanochat.model.gpt import GPT, Embedded, norm
 
-PIECE = 1 << 15  # tokens that are embedded at once: bounds the memory that a long document takes
+PIECE = 1 << 15  # tokens embedded at once: bounds the device memory that a long document takes
 
 
 def append_tokens(tree: MegaContextTree, model: GPT, gistnet: GistNet, tokens: Tensor, states: Tensor | None = None) -> None:
-    """Adds `tokens`, int64 [n], and the gists and stored values of all nodes that they complete.
+    """Appends `tokens`, int64 [n], with the gists and stored values of all nodes that they complete.
 
-    `states` [·,D], for gists of type `context`, are the hidden states at the tokens of the blocks that are completed, from the
-    first token of the incomplete block on.
+    `states` [·,D], for gists of type `context`, are the hidden states from the first token of the incomplete block on.
     """
     spec, device = tree.spec, model.wte.weight.device
     K, S = spec.geometry.block_size, spec.geometry.slots
@@ -50,7 +49,7 @@ def append_tokens(tree: MegaContextTree, model: GPT, gistnet: GistNet, tokens: T
 
 
 def embed(model: GPT, tree: MegaContextTree, begin: int, tokens: Tensor) -> Embedded:
-    """The embeddings x [n,D] and values [n,U,G,E] of `tokens`, int64 [n], which stand in the history from `begin` on."""
+    """Embeddings x [n,D] and values [n,U,G,E] of `tokens`, int64 [n], whose place in the history begins at `begin`."""
     device = model.wte.weight.device
     previous = None
     if begin:
@@ -60,14 +59,14 @@ def embed(model: GPT, tree: MegaContextTree, begin: int, tokens: Tensor) -> Embe
 
 
 def value_means(model: GPT, tokens: Tensor, slots: int) -> Tensor:
-    """Mean value embeddings of nodes that stand for `tokens`, int64 [N, span], for each slot: [N,S,U·G·E]."""
+    """Mean value embeddings of each slot of nodes that stand for `tokens`, int64 [N, span]: [N,S,U·G·E]."""
     weight = model.value_embeds.weight
     bags = tokens.to(weight.device).view(len(tokens) * slots, -1)
     return F.embedding_bag(bags, weight, mode="mean").to(model.dtype).view(len(tokens), slots, -1)
 
 
 def _stored_values(tree: MegaContextTree, model: GPT, tokens: Tensor) -> Sequence[Tensor]:
-    """What `tree.append` is given beside the gists: the means of the nodes above those that they are cheaply recomputed for."""
+    """Values argument of `tree.append`: mean value embeddings of the new nodes of `spec.value_levels`."""
     spec, length = tree.spec, tree.length + len(tokens)
     stored: list[Tensor] = []
     for level in range(spec.stored_values_from, spec.max_lod + 1):

@@ -1,7 +1,7 @@
-"""The Working Context of a session: its layout, and the vectors that stand at its entries.
+"""Working Context of a session: its layout, and the vectors of its entries.
 
-Vectors are kept as long as their entry is: an edit makes new ones only for what is new. Shapes: `W` entries, `D` width, `S`
-slots, `U`, `G`, `E` value embeddings as in `nanochat.model.gpt`.
+An edit computes vectors for new entries only. Shapes: `W` entries, `D` width, `S` slots, `U`, `G`, `E` value embeddings as in
+`nanochat.model.gpt`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
 
 
 class WorkingContext:
-    """What of `tree` the model reads, as entries in the order of the tokens they stand for."""
+    """Entries of `tree` that the model reads, in the order of the tokens they stand for."""
 
     def __init__(self, model: GPT, tree: MegaContextTree, kind: PositionType) -> None:
         self._model, self._tree, self._kind = model, tree, kind
@@ -32,7 +32,7 @@ class WorkingContext:
         self.values = torch.zeros(0, *shape, dtype=model.dtype, device=device)  # (W, U, G, E)
 
     def __len__(self) -> int:
-        """W."""
+        """Number of entries, W."""
         return len(self.tiling.lod)
 
     @property
@@ -41,7 +41,7 @@ class WorkingContext:
         return Layout(*(torch.from_numpy(part)[None].to(self.x.device) for part in self.tiling))
 
     def change(self, tiling: Tiling, source: np.ndarray) -> int:
-        """Goes over to `tiling`, entry i of which was entry `source[i]`, or is new where that is −1. Returns the first changed entry."""
+        """Changes to `tiling`, whose entry i was entry `source[i]`, or is new if that is −1. Returns the first changed entry."""
         W = len(tiling.lod)
         same = np.flatnonzero(source[: len(self)] != np.arange(min(len(self), W)))
         first = int(same[0]) if len(same) else min(len(self), W)
@@ -59,12 +59,12 @@ class WorkingContext:
         return first
 
     def entries(self, begin: int) -> tuple[Embedded, Rotary]:
-        """The entries from number `begin` on, and their rotations, as batches of one row."""
+        """Entries from index `begin` on, and their rotations, as batches of one row."""
         places = Tiling(*(part[begin:] for part in self.tiling))
         return Embedded(self.x[None, begin:], self.values[None, begin:]), self.rotary(places, begin)
 
     def rotary(self, places: Tiling, begin: int) -> Rotary:
-        """The rotations of entries at `places`, the first of them entry number `begin`, as a batch of one row."""
+        """Rotations of entries at `places`, the first of which has index `begin`, as a batch of one row."""
         head_dim, dtype, device = self._model.config.head_dim, self._model.dtype, self.x.device
         if self._kind == "local":
             return rotary_at(torch.arange(begin, begin + len(places.lod), device=device), head_dim, dtype)
@@ -72,7 +72,7 @@ class WorkingContext:
         return entry_rotary(layout, self._tree.spec.geometry, self._kind, head_dim, dtype)
 
     def _vectors(self, new: Tiling) -> Embedded:
-        """x [n,D] and values [n,U,G,E] of these entries."""
+        """x [n,D] and values [n,U,G,E] of new entries."""
         x = self.x.new_empty(len(new.lod), self.x.shape[1])
         values = self.values.new_empty(len(new.lod), *self.values.shape[1:])
         for begin, end in _runs(new):
@@ -90,7 +90,7 @@ class WorkingContext:
         return Embedded(x, values)
 
     def _values(self, level: int, nodes: Tensor) -> Tensor:
-        """Mean value embeddings of the slots of these nodes: [N,S,U·G·E]."""
+        """Mean value embeddings of the slots of nodes: [N,S,U·G·E]."""
         spec = self._tree.spec
         if level >= spec.stored_values_from:
             return self._tree.values(level, nodes)
@@ -100,7 +100,7 @@ class WorkingContext:
 
 
 def _runs(tiling: Tiling) -> Iterator[tuple[int, int]]:
-    """Half-open ranges of entries that are raw tokens one after the other."""
+    """Half-open ranges of entries that are consecutive raw tokens."""
     raw = tiling.lod == 0
     joined = np.zeros(len(raw), dtype=bool)  # with the entry before
     joined[1:] = raw[1:] & raw[:-1] & (np.diff(tiling.start) == 1)

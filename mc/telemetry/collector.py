@@ -1,13 +1,13 @@
-"""Where telemetry goes: the collector that flags and variables name, and how it is reached.
+"""Telemetry collector: its address, protocol and credentials, from flags and variables.
 
-| variable | says |
+| variable | meaning |
 |---|---|
 | `MC_OTEL_ENDPOINT`, else `OTEL_EXPORTER_OTLP_ENDPOINT` | as `http://host:4318` or `https://…`; `user:password@` becomes a header |
 | `OTEL_EXPORTER_OTLP_PROTOCOL` | `http/protobuf`, which is the default, or `grpc`; never guessed from the port |
-| `MC_OTEL_INSECURE` | 1 = an endpoint of another machine may be `http://`, that is, without TLS |
+| `MC_OTEL_INSECURE` | 1 = allow `http://`, which has no TLS, for an endpoint on another machine |
 | `OTEL_EXPORTER_OTLP_HEADERS` | headers to send, `name=value,…` with values encoded as in URLs |
-| `OTEL_EXPORTER_OTLP_CERTIFICATE` | file of the authority that has signed the collector's certificate |
-| `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`, `…_CLIENT_KEY` | files of the certificate that this side shows |
+| `OTEL_EXPORTER_OTLP_CERTIFICATE` | file of the authority that signed the collector's certificate |
+| `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`, `…_CLIENT_KEY` | files of the client's own certificate |
 
 Names and meanings are those of the OpenTelemetry protocol exporter specification.
 """
@@ -24,7 +24,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from nanochat.common import UserError, is_loopback
 
 Protocol = Literal["http", "grpc"]
-ENDPOINTS = ("MC_OTEL_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")  # the first that is set counts
+ENDPOINTS = ("MC_OTEL_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")  # the first one that is set is used
 INSECURE = "MC_OTEL_INSECURE"
 PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
@@ -41,7 +41,7 @@ YES, NO = ("1", "true"), ("", "0", "false")
 
 @dataclass(frozen=True)
 class Collector:
-    """A collector: `url` for HTTP, `address` (host:port) for gRPC and for people; files are those of `FILES`, in PEM."""
+    """A collector: `url` for HTTP, `address` (host:port) for gRPC and messages; `files` and `paths` are those of `FILES`, in PEM."""
 
     protocol: Protocol
     url: str
@@ -52,19 +52,19 @@ class Collector:
     paths: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def describe(self) -> str:
-        """For people: without path and credentials."""
+        """Address and protocol for messages, without path and credentials."""
         return f"{self.address} over {self.protocol}, {'with' if self.tls else 'without'} TLS"
 
 
 def endpoint_is_set(environment: Mapping[str, str]) -> bool:
-    """Whether a variable names a collector."""
+    """True if a variable names a collector."""
     return any(environment.get(name) for name in ENDPOINTS)
 
 
 def find_collector(environment: Mapping[str, str], protocol: Literal["auto", "http", "grpc"] = "auto") -> Collector:
-    """The collector that `environment` names, that of OTLP's defaults on this machine where it names none.
+    """The collector that `environment` names, or that of OTLP's defaults on this machine if it names none.
 
-    Raises `UserError` where a variable is wrong, or its text would go to another machine without TLS unasked.
+    Raises `UserError` if a variable is invalid, or if telemetry would go to another machine without TLS and `INSECURE` is not set.
     """
     chosen = _protocol(environment) if protocol == "auto" else protocol
     name = next((name for name in ENDPOINTS if environment.get(name)), "the default endpoint")
@@ -73,7 +73,7 @@ def find_collector(environment: Mapping[str, str], protocol: Literal["auto", "ht
     tls = parts.scheme == "https"
     insecure = environment.get(INSECURE, "").lower()
     if insecure not in (*YES, *NO):
-        raise UserError(f"{INSECURE} is neither 0 nor 1; set one of them")
+        raise UserError(f"invalid {INSECURE}: expected 0 or 1")
     if not (tls or insecure in YES or is_loopback(host)):
         raise UserError(f"{name} has no TLS, and {host} is another machine; give https://, or allow it with {INSECURE}=1")
     path = parts.path.rstrip("/")
@@ -96,17 +96,17 @@ def find_collector(environment: Mapping[str, str], protocol: Literal["auto", "ht
 def _protocol(environment: Mapping[str, str]) -> Protocol:
     given = environment.get(PROTOCOL) or "http/protobuf"
     if given not in PROTOCOLS:
-        raise UserError(f"{PROTOCOL} must be one of {', '.join(PROTOCOLS)}; set one of them, or leave it unset")
+        raise UserError(f"invalid {PROTOCOL}: expected one of {', '.join(PROTOCOLS)}, or leave it unset")
     return PROTOCOLS[given]
 
 
 def _split(name: str, endpoint: str) -> tuple[SplitResult, int | None]:
-    """The parts of an endpoint, and its port. Messages do not repeat it: it may hold a password."""
+    """The parts of an endpoint, and its port. Messages do not repeat the endpoint because it may hold a password."""
     try:
         parts = urlsplit(endpoint)
         port = parts.port
     except ValueError:
-        raise UserError(f"{name} is no URL; give http://host:port or https://host:port") from None
+        raise UserError(f"invalid {name}: not a URL; expected http://host:port or https://host:port") from None
     usable = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment
     if not usable or not endpoint.isprintable() or " " in endpoint:
         raise UserError(f"{name} must be http://host:port or https://host:port, without a query; keys go into {HEADERS}")
@@ -118,7 +118,7 @@ def _headers(text: str) -> dict[str, str]:
     for number, item in enumerate(filter(None, (item.strip() for item in text.split(","))), start=1):
         name, equals, value = item.partition("=")
         name, value = unquote(name).strip().lower(), unquote(value).strip()
-        # What a header may hold in both protocols (RFC 9110): anything else would end a line, or the request.
+        # Characters that both protocols allow in a header (RFC 9110); others could end a line, or the request.
         if not (equals and name.replace("-", "").replace("_", "").isalnum() and (name + value).isascii() and value.isprintable()):
             raise UserError(f"header {number} in {HEADERS} is not name=value; write values as in URLs, with %20 for a space")
         headers[name] = value
@@ -129,5 +129,5 @@ def _read(variable: str, path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no path"
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise UserError(f"cannot read the file that {variable} names: {reason}; correct the variable") from error

@@ -1,7 +1,7 @@
-"""Telemetry to an OpenTelemetry collector, from a thread of its own: who logs an event never waits for the network.
+"""Telemetry exporter: a background thread sends events to an OpenTelemetry collector, so that logging never waits for the network.
 
-Events wait in a queue of at most `QUEUE` for the next request. While the collector does not answer, one request after the other
-is tried again, ever more slowly; what comes while the queue is full is dropped and counted.
+Events wait in a queue of at most `QUEUE` for the next request. While the collector does not answer, a request is retried with
+growing pauses; events that come while the queue is full are dropped and counted.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mc.telemetry.schema import EVENTS, PREFIX, TelemetryEvent, Value, allowed
 QUEUE = 2048  # events
 BATCH = 128  # events of a request
 GATHER_SECONDS = 1.0  # between two requests
-SEND_SECONDS = 5.0  # for a request
-PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds after the first, second, … request in a row that failed
-CLOSE_SECONDS = 1.5  # for what is left at the end
+SEND_SECONDS = 5.0  # timeout of a request
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds after the first, second, … consecutive failure
+CLOSE_SECONDS = 1.5  # for sending what is left at the end
 
 
 class _Waiting(NamedTuple):
-    """An event in the queue: its payload is what may be sent."""
+    """Event in the queue; its payload holds only values that may be sent."""
 
     session_id: str
     event_type: str
@@ -37,8 +37,8 @@ class _Waiting(NamedTuple):
 class OpenTelemetryProvider:
     """A `mc.telemetry.provider.TelemetryProvider` that sends to `collector`, by default the one that the environment names.
 
-    `say` is told once, at the end, what was not sent. Any thread may log. Raises `UserError` where the environment is wrong,
-    `ImportError` where the packages for the collector's protocol are missing.
+    Calls `say` once, at the end, if events were not sent. Any thread may log. Raises `UserError` if the environment is invalid,
+    `ImportError` if the packages for the collector's protocol are missing.
     """
 
     def __init__(
@@ -50,15 +50,15 @@ class OpenTelemetryProvider:
         self._sender = open_sender(self.collector)
         self._queue: deque[_Waiting] = deque()
         self._lock = threading.Lock()  # of the queue and the counts
-        self._in_request = 0  # events that have left the queue and are neither sent nor dropped
-        self._trouble = ""  # of the newest request that failed
+        self._in_request = 0  # events taken from the queue and neither sent nor dropped yet
+        self._trouble = ""  # reason of the newest failure
         self._closing = threading.Event()
         self._deadline = 0.0
-        self._thread = threading.Thread(target=self._work, name="telemetry", daemon=True)  # one that hangs must not keep the process
+        self._thread = threading.Thread(target=self._work, name="telemetry", daemon=True)  # must not keep the process if it hangs
         self._thread.start()
 
     def log_event(self, event: TelemetryEvent) -> None:
-        """See `TelemetryProvider`. Takes microseconds whatever the collector does."""
+        """See `TelemetryProvider`. Takes microseconds, whatever the collector does."""
         payload, left_out = allowed(event.event_type, event.payload)
         waiting = _Waiting(event.session_id, event.event_type, time.time_ns(), payload)
         with self._lock:
@@ -73,7 +73,7 @@ class OpenTelemetryProvider:
         if self._closing.is_set():
             return
         self._deadline = time.monotonic() + CLOSE_SECONDS
-        with self._lock:  # what was logged before is in the queue, what comes after is dropped
+        with self._lock:  # events logged before are in the queue, later ones are dropped
             self._closing.set()
         self._thread.join(CLOSE_SECONDS)
         with self._lock:
@@ -90,17 +90,17 @@ class OpenTelemetryProvider:
     def _report(self) -> str:
         parts = []
         if self.dropped:
-            why = f" ({self._trouble})" if self._trouble else " (they came faster than they could be sent)"
+            why = f" ({self._trouble})" if self._trouble else " (logged faster than they could be sent)"
             parts.append(f"{self.dropped:,} of {self.sent + self.dropped:,} events were dropped{why}")
         if self.redacted:
-            parts.append(f"{self.redacted:,} values were left out as they are not what telemetry may send")
+            parts.append(f"{self.redacted:,} values were left out because the schema does not allow them")
         return f"telemetry to {self.collector.describe()}: {'; '.join(parts)}" if parts else ""
 
     def _work(self) -> None:
         failures, batch = 0, []
         while True:
             self._closing.wait(PAUSES[min(failures, len(PAUSES)) - 1] if failures else GATHER_SECONDS)
-            closing = self._closing.is_set()  # asked before the queue: nothing comes into it afterwards
+            closing = self._closing.is_set()  # read before the queue, which gets no events afterwards
             while batch := batch or self._take():
                 left = self._deadline - time.monotonic() if closing else SEND_SECONDS
                 outcome = self._sender.send(self._request(batch), left) if left > 0 else Outcome(False, "no time was left")
@@ -125,7 +125,7 @@ class OpenTelemetryProvider:
 
     def _count(self, batch: list[_Waiting], outcome: Outcome) -> None:
         with self._lock:
-            if not self._in_request:  # `close` has given it up
+            if not self._in_request:  # `close` has counted it as dropped
                 return
             lost = min(outcome.rejected, len(batch)) if outcome.accepted else len(batch)
             self.sent, self.dropped, self._in_request = self.sent + len(batch) - lost, self.dropped + lost, 0

@@ -1,7 +1,7 @@
-"""One request to a collector: spans as OpenTelemetry's protobuf, over HTTP or gRPC, and what became of it.
+"""OTLP client: encodes spans as OpenTelemetry's protobuf and sends one request over HTTP or gRPC, with a timeout.
 
-The SDK's own exporters try a request again for as long as they like, tell nobody the collector's answer, and log its URL. Here a
-request is one request, with a limit of time. Specification: OTLP 1.x of opentelemetry.io, in the protobuf of `opentelemetry-proto`.
+The SDK's own exporters retry without a limit, hide the collector's answer, and log its URL. Specification: OTLP 1.x of
+opentelemetry.io, in the protobuf of `opentelemetry-proto`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from mc.telemetry.collector import FILES, Collector
 from mc.telemetry.schema import Value
 from nanochat.common import UserError
 
-AGAIN_STATUS = (408, 429, 502, 503, 504)  # the collector may take the same request later
+AGAIN_STATUS = (408, 429, 502, 503, 504)  # the collector may accept the same request later
 AGAIN_CODES = ("CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
-RECONNECT_MS = 5_000  # at most between two attempts to connect: gRPC's own two minutes would outlast the collector's restart
+RECONNECT_MS = 5_000  # maximum between two attempts to connect: gRPC's default of two minutes would outlast a collector's restart
 
 
 class Moment(NamedTuple):
@@ -40,10 +40,10 @@ class Moment(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a request: whether it was accepted, and of its spans all but `rejected`.
+    """Result of a request; of the spans of an accepted one, `rejected` were refused.
 
-    `reason` is for people and made of our own words; `again`: the same request may succeed later. `said` is what
-    the collector, or the library that asked it, has to say.
+    `reason` is a message of ours, safe to print; `said` is the message of the collector or of the client library. `again`: the same
+    request may succeed later.
     """
 
     accepted: bool
@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 class Sender(Protocol):
-    """What sends a request. One thread at a time calls `send`; `close` may be called while it does."""
+    """Sends requests. One thread at a time calls `send`; `close` may be called meanwhile."""
 
     def send(self, request: ExportTraceServiceRequest, timeout_seconds: float) -> Outcome: ...
 
@@ -62,24 +62,20 @@ class Sender(Protocol):
 
 
 def open_sender(collector: Collector) -> Sender:
-    """A sender for `collector`; nothing is sent yet.
+    """A sender for `collector`; sends nothing yet.
 
-    Raises `ImportError` where the packages for its protocol are missing, `UserError` where its certificates are none.
+    Raises `ImportError` if the packages for its protocol are missing, `UserError` if its certificate files are invalid.
     """
-    if collector.protocol == "grpc":
-        pass
-
-        return GrpcSender(collector)
-    return HttpSender(collector)
+    return _GrpcSender(collector) if collector.protocol == "grpc" else _HttpSender(collector)
 
 
 def trace_id(session_id: str) -> bytes:
-    """The 16 bytes that all spans of a session share; they tell the session's id only to who guesses it."""
+    """Trace id, 16 bytes, of all spans of a session: a hash, which does not reveal the session's id."""
     return hashlib.sha256(b"megacontext session " + session_id.encode("utf-8")).digest()[:16]
 
 
 def to_request(service_name: str, spans: Sequence[Moment]) -> ExportTraceServiceRequest:
-    """The spans as a request. The resource has the name of the service and nothing else."""
+    """Encodes the spans as a request. The resource has the name of the service and nothing else."""
     encoded = [
         Span(
             trace_id=trace_id(span.session_id),
@@ -97,23 +93,8 @@ def to_request(service_name: str, spans: Sequence[Moment]) -> ExportTraceService
     return ExportTraceServiceRequest(resource_spans=[ResourceSpans(resource=resource, scope_spans=[scope])])
 
 
-def _any(value: Value) -> AnyValue:
-    if isinstance(value, str):
-        return AnyValue(string_value=value)
-    if isinstance(value, list):
-        return AnyValue(array_value=ArrayValue(values=[AnyValue(int_value=item) for item in value]))
-    return AnyValue(double_value=value) if isinstance(value, float) else AnyValue(int_value=value)
-
-
-def answered(response: ExportTraceServiceResponse) -> Outcome:
-    """The outcome of a request that was answered with success."""
-    part = response.partial_success
-    reason = f"the collector rejected {part.rejected_spans:,} of the events" if part.rejected_spans else ""
-    return Outcome(True, reason, rejected=part.rejected_spans, said=part.error_message)
-
-
-class HttpSender:
-    """OTLP over HTTP in binary protobuf. Redirections are not followed."""
+class _HttpSender:
+    """OTLP over HTTP in binary protobuf. Does not follow redirects."""
 
     def __init__(self, collector: Collector) -> None:
         context = _tls(collector) if collector.tls else False
@@ -121,11 +102,11 @@ class HttpSender:
         self._url, self._client = collector.url, httpx.Client(headers=headers, verify=context)
 
     def send(self, request: ExportTraceServiceRequest, timeout_seconds: float) -> Outcome:
-        """See `Sender`. The limit holds for connecting, for each part that is written, and for each that is read."""
+        """See `Sender`. The timeout applies to connecting and to each part that is written or read."""
         try:
             response = self._client.post(self._url, content=request.SerializeToString(), timeout=timeout_seconds)
             if response.is_success:
-                return answered(ExportTraceServiceResponse.FromString(response.content))
+                return _answered(ExportTraceServiceResponse.FromString(response.content))
         except httpx.TimeoutException:
             return Outcome(False, "timed out", again=True)
         except httpx.HTTPError as error:
@@ -138,6 +119,60 @@ class HttpSender:
     def close(self) -> None:
         """See `Sender`."""
         self._client.close()
+
+
+class _GrpcSender:
+    """OTLP over gRPC, which is imported here only. `close` ends a request that hangs."""
+
+    def __init__(self, collector: Collector) -> None:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read at import; the outcome has the reason of a failure
+        import grpc
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
+
+        options = [("grpc.max_reconnect_backoff_ms", RECONNECT_MS)]
+        if collector.tls:
+            files = collector.files
+            credentials = grpc.ssl_channel_credentials(files.get("authority"), files.get("key"), files.get("certificate"))
+            self._channel = grpc.secure_channel(collector.address, credentials, options)
+        else:
+            self._channel = grpc.insecure_channel(collector.address, options)
+        self._export, self._error = TraceServiceStub(self._channel).Export, grpc.RpcError
+        self._metadata = tuple(collector.headers.items())
+
+    def send(self, request: ExportTraceServiceRequest, timeout_seconds: float) -> Outcome:
+        """See `Sender`."""
+        try:
+            return _answered(self._export(request, timeout=timeout_seconds, metadata=self._metadata))
+        except self._error as error:
+            code, details = error.code().name, error.details() or ""
+        except ValueError:  # the channel was closed
+            return Outcome(False, "closed")
+        again = code in AGAIN_CODES
+        if code == "DEADLINE_EXCEEDED":
+            return Outcome(False, "timed out", again)
+        if code == "UNAVAILABLE":
+            what = "TLS failed" if "ssl" in details.lower() or "certificate" in details.lower() else "no connection"
+            return Outcome(False, what, again, said=details)
+        return Outcome(False, f"refused with status {code}", again, said=details)
+
+    def close(self) -> None:
+        """See `Sender`."""
+        self._channel.close()
+
+
+def _any(value: Value) -> AnyValue:
+    if isinstance(value, str):
+        return AnyValue(string_value=value)
+    if isinstance(value, list):
+        return AnyValue(array_value=ArrayValue(values=[AnyValue(int_value=item) for item in value]))
+    return AnyValue(double_value=value) if isinstance(value, float) else AnyValue(int_value=value)
+
+
+def _answered(response: ExportTraceServiceResponse) -> Outcome:
+    """Outcome of a request that the collector accepted."""
+    part = response.partial_success
+    reason = f"the collector rejected {part.rejected_spans:,} of the events" if part.rejected_spans else ""
+    return Outcome(True, reason, rejected=part.rejected_spans, said=part.error_message)
 
 
 def _failed(error: httpx.HTTPError) -> Outcome:
@@ -165,44 +200,5 @@ def _tls(collector: Collector) -> ssl.SSLContext:
             context.load_cert_chain(collector.paths["certificate"], collector.paths["key"])
     except ssl.SSLError as error:
         names = ", ".join(FILES[key] for key in collector.paths)
-        raise UserError(f"the files of {names} hold no certificates in PEM ({error.reason}); give such files") from error
+        raise UserError(f"invalid files of {names}: expected certificates in PEM ({error.reason})") from error
     return context
-
-
-class GrpcSender:
-    """See `mc.telemetry.otlp.Sender`. `close` ends a request that hangs."""
-
-    def __init__(self, collector: Collector) -> None:
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read at import; what went wrong is in the outcome
-        import grpc
-        from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
-
-        options = [("grpc.max_reconnect_backoff_ms", RECONNECT_MS)]
-        if collector.tls:
-            files = collector.files
-            credentials = grpc.ssl_channel_credentials(files.get("authority"), files.get("key"), files.get("certificate"))
-            self._channel = grpc.secure_channel(collector.address, credentials, options)
-        else:
-            self._channel = grpc.insecure_channel(collector.address, options)
-        self._export, self._error = TraceServiceStub(self._channel).Export, grpc.RpcError
-        self._metadata = tuple(collector.headers.items())
-
-    def send(self, request: ExportTraceServiceRequest, timeout_seconds: float) -> Outcome:
-        """See `mc.telemetry.otlp.Sender`."""
-        try:
-            return answered(self._export(request, timeout=timeout_seconds, metadata=self._metadata))
-        except self._error as error:
-            code, details = error.code().name, error.details() or ""
-        except ValueError:  # the channel was closed
-            return Outcome(False, "closed")
-        again = code in AGAIN_CODES
-        if code == "DEADLINE_EXCEEDED":
-            return Outcome(False, "timed out", again)
-        if code == "UNAVAILABLE":
-            what = "TLS failed" if "ssl" in details.lower() or "certificate" in details.lower() else "no connection"
-            return Outcome(False, what, again, said=details)
-        return Outcome(False, f"refused with status {code}", again, said=details)
-
-    def close(self) -> None:
-        """See `mc.telemetry.otlp.Sender`."""
-        self._channel.close()

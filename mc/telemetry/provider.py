@@ -1,7 +1,7 @@
-"""Events of a memory at work, to an OpenTelemetry collector or to nobody. What events may say is in `mc.telemetry.schema`.
+"""Telemetry providers: send events of the memory to an OpenTelemetry collector, or nowhere. `mc.telemetry.schema` lists the events.
 
-Nothing is sent unless the user has asked for it: with `--mc-telemetry otlp`, or by naming a collector in a variable (see
-`mc.telemetry.collector`). There is no way to send text.
+Nothing is sent unless the user asks for it, with `--mc-telemetry otlp` or by naming a collector in a variable (see
+`mc.telemetry.collector`). Text cannot be sent.
 """
 
 from __future__ import annotations
@@ -13,24 +13,22 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mc.telemetry.collector import Collector, endpoint_is_set, find_collector
-from mc.telemetry.schema import TelemetryEvent, schema
+from mc.telemetry.schema import TelemetryEvent
 from nanochat.flags import flag, flat_values
-
-__all__ = ["NoOpTelemetryProvider", "TelemetryEvent", "TelemetryFlags", "TelemetryProvider", "open_telemetry", "schema"]
 
 
 class TelemetryProvider(Protocol):
-    """Where events go. `log_event` never waits and never fails for what lies outside this process; `close` takes at most 2 s."""
+    """Destination of events. `log_event` never waits, and no failure outside this process reaches it; `close` takes at most 2 s."""
 
     def log_event(self, event: TelemetryEvent) -> None:
-        """Logs an event. What the schema does not allow is left out; a type it does not have raises `ValueError`."""
+        """Logs an event without the values that the schema does not allow. Raises `ValueError` for an unknown event type."""
 
     def close(self) -> None:
-        """Sends what is left, as far as it can; may be called twice."""
+        """Sends what is left, if possible; may be called twice."""
 
 
 class NoOpTelemetryProvider:
-    """Events go nowhere."""
+    """Discards events."""
 
     def log_event(self, event: TelemetryEvent) -> None:
         """See `TelemetryProvider`."""
@@ -41,14 +39,14 @@ class NoOpTelemetryProvider:
 
 @dataclass
 class TelemetryFlags:
-    """Whether and how events of the memory are sent."""
+    """Telemetry of the memory."""
 
     mc_telemetry: Literal["auto", "otlp", "off"] = flag(
         "auto",
-        "send figures of the memory to an OpenTelemetry collector; auto = where MC_OTEL_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT names one",
+        "send figures of the memory to an OpenTelemetry collector; auto = if MC_OTEL_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT is set",
     )
     mc_telemetry_protocol: Literal["auto", "http", "grpc"] = flag(
-        "auto", "how to reach it; auto = as OTEL_EXPORTER_OTLP_PROTOCOL says, else http"
+        "auto", "protocol of the collector; auto = OTEL_EXPORTER_OTLP_PROTOCOL, else http"
     )
 
     def __post_init__(self) -> None:
@@ -56,13 +54,13 @@ class TelemetryFlags:
             raise ValueError("mc_telemetry_protocol has no effect with mc_telemetry off; leave one of them out")
 
     def check_unused(self) -> None:
-        """Raises `ValueError` naming a flag that is given though there is no memory."""
+        """Raises `ValueError` naming a flag that was given; for runs without a memory."""
         for name, value in flat_values(TelemetryFlags()).items():
             if getattr(self, name) != value:
                 raise ValueError(f"{name} has no effect without --mc; add --mc or leave it out")
 
     def collector(self) -> Collector | None:
-        """Where events go; None = nowhere. Raises `UserError` where a variable is wrong."""
+        """Collector to send events to; None = none. Raises `UserError` if a variable is invalid."""
         if self.mc_telemetry == "off" or (self.mc_telemetry == "auto" and not endpoint_is_set(os.environ)):
             return None
         return find_collector(os.environ, self.mc_telemetry_protocol)
@@ -71,9 +69,10 @@ class TelemetryFlags:
 def open_telemetry(
     flags: TelemetryFlags, service_name: str = "megacontext-train", say: Callable[[str], None] | None = None, rank: int = 0
 ) -> TelemetryProvider:
-    """What sends the events of this process, the one of `rank`: of several, the first alone does.
+    """Provider for the process of `rank`; only that of rank 0 sends events.
 
-    `say` is told once, at the end, what was not sent; by default stderr is. Raises `UserError` where a variable is wrong.
+    `say` (default: prints to stderr) is called once, at the end, if events were not sent. Raises `UserError` if a variable is
+    invalid.
     """
     say = say or _to_stderr
     collector = flags.collector()
@@ -89,7 +88,7 @@ def open_telemetry(
 
 
 def missing_packages(error: ImportError) -> str:
-    """One line for people."""
+    """Warning that telemetry is off because of this error, in one line."""
     what = (error.name or str(error)).partition(".")[0]
     return f"warning: no telemetry is sent: Python package {what} is missing; ./mc_setup installs it, or pip install -e '.[otel]'"
 

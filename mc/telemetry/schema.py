@@ -1,8 +1,8 @@
-"""What telemetry may say: the attributes of each event, and nothing else.
+"""Schema of telemetry: all events and attributes that can be sent.
 
 An event is a span whose name is the event's type; attribute `build_ms` of its payload becomes `mc.build_ms`. All values are
-numbers, lists of whole numbers or words of a fixed list. There is no kind for free text, so no prompt, path, URL or credential can
-be said, and no attribute for tokens.
+numbers, lists of whole numbers or words of a fixed list. There is no kind for free text and no attribute for tokens, so no prompt,
+path, URL or credential can be sent.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-MOST_RUNS = 256  # of a layout in an event, and so the most numbers that a list may have
+MOST_RUNS = 256  # of a layout in an event, and so the maximum length of a list
 PREFIX = "mc."
 COUNT_LIMIT = 1 << 63  # OTLP's whole numbers have 64 bits
 
@@ -20,7 +20,7 @@ Value = int | float | str | list[int]
 
 
 class Attribute(NamedTuple):
-    """One attribute: what it means with its unit, and what its value must be.
+    """Attribute of an event: its meaning with the unit, and the kind of its value.
 
     A `count` is a whole number, a `number` any finite one, `counts` at most `MOST_RUNS` whole numbers, a `word` one of `words`.
     """
@@ -31,11 +31,22 @@ class Attribute(NamedTuple):
 
 
 class EventType(NamedTuple):
-    """One type of event. `lasts` names the attribute whose milliseconds the span lasts; without it the span is a moment."""
+    """Type of event. `lasts` names the attribute with the span's duration in milliseconds; without it the duration is 0."""
 
     meaning: str
     attributes: Mapping[str, Attribute]
     lasts: str = ""
+
+
+class TelemetryEvent(NamedTuple):
+    """An event of the session `session_id`, any text, which is sent as a hash only.
+
+    `event_type` and the keys of `payload` are those of `EVENTS`.
+    """
+
+    session_id: str
+    event_type: str
+    payload: Mapping[str, Any]
 
 
 def _ms(meaning: str) -> Attribute:
@@ -51,7 +62,7 @@ COMMON = {
 }
 EVENTS: Mapping[str, EventType] = {
     "mc_timing": EventType(
-        "where the time of a training step goes; means over the steps since the last log",
+        "time of the parts of a training step; means over the steps since the last log",
         STEP
         | {
             "tokens": Attribute("tokens trained on so far, tokens"),
@@ -62,7 +73,7 @@ EVENTS: Mapping[str, EventType] = {
             "positional_ms": _ms("positions of the variants"),
             "variant_ms": _ms("choosing the variants"),
             "variant_pack_ms": _ms("gathering the variants' entries and targets"),
-            "lens_loss_ms": _ms("all that LensNet's loss takes, its passes included"),
+            "lens_loss_ms": _ms("LensNet's loss, including its passes"),
             "lens_forward_ms": _ms("LensNet's passes"),
             "lens_ms": _ms("alias of lens_loss_ms"),
             "other_ms": _ms("the controller's metrics"),
@@ -75,7 +86,7 @@ EVENTS: Mapping[str, EventType] = {
         lasts="step_ms",
     ),
     "mc_tree_snapshot": EventType(
-        "how large a tree is",
+        "size of a tree",
         WHERE
         | STEP
         | {
@@ -83,11 +94,11 @@ EVENTS: Mapping[str, EventType] = {
             "block_size": Attribute("children of a node, nodes"),
             "max_lod": Attribute("highest level that it may have, levels"),
             "nodes": Attribute("nodes of each level from LOD1 up, nodes", "counts"),
-            "tree": Attribute("where the gists lie", "word", ("ram", "disk")),
+            "tree": Attribute("storage of the gists", "word", ("ram", "disk")),
         },
     ),
     "working_context_snapshot": EventType(
-        "what a Working Context shows in which detail; of training, one of the variants of the newest micro-batch",
+        "layout of a Working Context; in training, of one of the variants of the newest micro-batch",
         WHERE
         | STEP
         | {
@@ -100,11 +111,11 @@ EVENTS: Mapping[str, EventType] = {
             "layout_lod": Attribute("level of each run of entries of one level, in order, levels", "counts"),
             "layout_start": Attribute("first token of each run, tokens", "counts"),
             "layout_count": Attribute("entries of each run, entries", "counts"),
-            "layout_runs": Attribute(f"runs there are; beyond {MOST_RUNS} neighbours are drawn as one, runs"),
+            "layout_runs": Attribute(f"number of runs; beyond {MOST_RUNS} neighbours are merged, runs"),
         },
     ),
     "focus_allocator": EventType(
-        "how the focus moved; of training, how well LensNet judges",
+        "edits of the focus; in training, the quality of LensNet's scores",
         WHERE
         | STEP
         | {
@@ -112,25 +123,25 @@ EVENTS: Mapping[str, EventType] = {
             "expanded": Attribute("nodes expanded since the last such event, nodes"),
             "collapsed": Attribute("nodes made by collapsing since the last such event, nodes"),
             "swap_rate": Attribute("blocks edited / blocks, of the newest refocus, share", "number"),
-            "residency": Attribute("entries / budget behind it, share", "number"),
+            "residency": Attribute("entries / budget after it, share", "number"),
             "refocus_ms": _ms("the newest refocus"),
             "lens_loss": Attribute("LensNet's loss, nats", "number"),
             "lens_pairs": Attribute("pairs of variants that a row's loss is made of, pairs", "number"),
             "policy_score_abs_mean": Attribute("mean size of LensNet's scores, 1", "number"),
             "policy_score_std_mean": Attribute("spread of LensNet's scores within a layout, 1", "number"),
             "preference_corr_mean": Attribute("correlation of preference and harm; -1 is perfect, 1", "number"),
-            "adv_delta_mean": Attribute("what the variants lose against their rows, nats", "number"),
+            "adv_delta_mean": Attribute("mean loss of the variants above their rows', nats", "number"),
         },
         lasts="refocus_ms",
     ),
     "inference_update": EventType(
         "a turn of a conversation, or a document that was read",
         {
-            "tokens": Attribute("tokens of the history behind it, tokens"),
+            "tokens": Attribute("tokens of the history after it, tokens"),
             "new_tokens": Attribute("tokens that it added, tokens"),
             "reply_tokens": Attribute("of these, tokens of the reply, tokens"),
-            "entries": Attribute("entries of the Working Context behind it, entries"),
-            "residency": Attribute("entries / budget behind it, share", "number"),
+            "entries": Attribute("entries of the Working Context after it, entries"),
+            "residency": Attribute("entries / budget after it, share", "number"),
             "swap_rate": Attribute("of the newest refocus, share", "number"),
             "refocuses": Attribute("refocuses during it, refocuses"),
             "refocus_ms": _ms("all these refocuses"),
@@ -144,7 +155,7 @@ EVENTS: Mapping[str, EventType] = {
 
 
 def schema() -> dict[str, dict[str, str]]:
-    """{event: {attribute: meaning and unit}} of all that can be sent, attributes as in a trace, with their prefix."""
+    """{event: {attribute: meaning and unit}} of everything that can be sent; attributes have their prefix, as in a trace."""
     return {
         name: {PREFIX + key: attribute.meaning for key, attribute in (COMMON | dict(event.attributes)).items()}
         for name, event in EVENTS.items()
@@ -152,12 +163,12 @@ def schema() -> dict[str, dict[str, str]]:
 
 
 def allowed(event_type: str, payload: Mapping[str, Any]) -> tuple[dict[str, Value], int]:
-    """What of `payload` may be sent, and how many values may not: of keys that are not listed, or not what is listed for them.
+    """The part of `payload` that may be sent, and the number of other values, whose key or kind is not in the schema.
 
-    Raises `ValueError` where there is no such type of event.
+    Raises `ValueError` for an unknown event type.
     """
     if event_type not in EVENTS:
-        raise ValueError(f"{event_type!r} is no type of telemetry event; there are {', '.join(EVENTS)}")
+        raise ValueError(f"invalid telemetry event type {event_type!r}: expected one of {', '.join(EVENTS)}")
     attributes = EVENTS[event_type].attributes
     kept = {key: value for key, value in payload.items() if key in attributes and _fits(attributes[key], value)}
     return kept, len(payload) - len(kept)
@@ -176,14 +187,3 @@ def _fits(attribute: Attribute, value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and -COUNT_LIMIT <= value < COUNT_LIMIT
-
-
-class TelemetryEvent(NamedTuple):
-    """What happened in the session `session_id`, any text: it becomes the trace's id by way of a hash.
-
-    `event_type` and the keys of `payload` are those of `mc.telemetry.schema.EVENTS`.
-    """
-
-    session_id: str
-    event_type: str
-    payload: Mapping[str, Any]

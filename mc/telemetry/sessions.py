@@ -1,4 +1,4 @@
-"""What sessions say about their memory: how the tree grows, how the focus moves, and what each turn took."""
+"""Telemetry of sessions: hooks that make events of the growth of the tree, the edits of the focus, and the times of turns."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from mc.session.tree import RamTree
 from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryProvider
 from mc.telemetry.schema import MOST_RUNS, TelemetryEvent, Value
 
-SNAPSHOT_SECONDS = 0.25  # at least between two snapshots of one kind of a session
+SNAPSHOT_SECONDS = 0.25  # minimum between two snapshots of one type and session
 
 
 class SessionTelemetry:
-    """Makes the watchers of the sessions of one process. What a session is called is sent as a hash with a random key of the process."""
+    """Makes the hooks of the sessions of one process. A session's name is sent as a hash with a random key of the process."""
 
     def __init__(self, provider: TelemetryProvider | None = None, snapshot_seconds: float = SNAPSHOT_SECONDS) -> None:
         self._provider, self._snapshot_seconds = provider or NoOpTelemetryProvider(), snapshot_seconds
         self._key = secrets.token_bytes(16)
 
     def hooks(self, name: str) -> SessionHooks:
-        """That of the session called `name`: whenever it is opened again, its events go on in the same trace."""
+        """Hooks of the session called `name`; when it is opened again, its events continue in the same trace."""
         if isinstance(self._provider, NoOpTelemetryProvider):
             return SessionHooks()
         session_id = hashlib.blake2b(name.encode("utf-8"), key=self._key, digest_size=16).hexdigest()
@@ -40,16 +40,13 @@ class SessionTelemetry:
 
 
 class SessionEvents(SessionHooks):
-    """The `mc.session.hooks.SessionHooks` that makes events.
-
-    Of snapshots of one kind there is at most one in `snapshot_seconds`; what is counted in them goes on being counted.
-    """
+    """`SessionHooks` that send events; of snapshots of one type at most one every `snapshot_seconds`, with counts since the last."""
 
     def __init__(self, provider: TelemetryProvider, session_id: str, snapshot_seconds: float = SNAPSHOT_SECONDS) -> None:
         self._provider, self._session_id, self._snapshot_seconds = provider, session_id, snapshot_seconds
-        self._newest: dict[str, float] = {}  # when the newest snapshot of each kind was
-        self._expanded = self._collapsed = 0  # since the newest focus_allocator
-        self._begun = 0.0  # of the refocus
+        self._newest: dict[str, float] = {}  # time of the newest snapshot of each type
+        self._expanded = self._collapsed = 0  # since the newest focus_allocator event
+        self._begun = 0.0  # start of the refocus
         self._turn_begun, self._turn_length, self._turn_refocuses, self._turn_refocus_seconds = 0.0, 0, 0, 0.0
 
     def appended(self, session: ObservedSession) -> None:
@@ -121,12 +118,8 @@ class SessionEvents(SessionHooks):
         self._provider.log_event(TelemetryEvent(self._session_id, event_type, payload))
 
 
-def _shares(session: ObservedSession) -> dict[str, Value]:
-    return {"swap_rate": float(session.figures.swap_rate), "residency": float(session.figures.residency)}
-
-
 def layout_payload(tiling: Tiling, length: int, budget: int, recent: int) -> dict[str, Value]:
-    """Of the layout of `length` tokens; `budget` entries are allowed, and the last `recent` tokens stay raw."""
+    """Payload of `working_context_snapshot`: `tiling` of `length` tokens, of which the last `recent` stay raw, and its `budget`."""
     spans = runs(tiling, length)
     lod, start, _, count, _ = at_most(spans, MOST_RUNS).astype(np.int64).T.tolist()
     entries = len(tiling.lod)
@@ -142,3 +135,7 @@ def layout_payload(tiling: Tiling, length: int, budget: int, recent: int) -> dic
         "layout_count": count,
         "layout_runs": len(spans),
     }
+
+
+def _shares(session: ObservedSession) -> dict[str, Value]:
+    return {"swap_rate": float(session.figures.swap_rate), "residency": float(session.figures.residency)}

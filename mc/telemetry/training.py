@@ -1,6 +1,6 @@
-"""What a training run says about its memory: events at the cadence of the log, made of figures that are there already.
+"""Telemetry of training runs: events with every training record of the log.
 
-No event makes the device wait: figures are those of the log's record, and the layout is the one that was drawn on the CPU.
+No event makes the device wait: figures come from the record, and the layout is the one that was sampled on the CPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nanochat.common import UserError, atomic_write
 from nanochat.tracking.sinks import MetricsLogger, Record
 from nanochat.train.trainer import Trainer
 
-TRAINED = "train/dt"  # in the records of training itself, and no other
+TRAINED = "train/dt"  # key that only training records have
 # Attribute → key of the record.
 TIMING = {
     "step": "step",
@@ -52,7 +52,7 @@ ID_FILE = "telemetry_id"
 
 
 def watch_training(trainer: Trainer, provider: TelemetryProvider) -> None:
-    """Has the run of a `MCController` tell `provider` what its log is told, and close it at its end."""
+    """Adds a sink to the run of a `MCController` that sends its training records to `provider`, and closes it at the end."""
     if isinstance(provider, NoOpTelemetryProvider):
         return
     open_metrics, controller, folder = trainer.open_metrics, trainer.objective, trainer.run_folder
@@ -66,7 +66,7 @@ def watch_training(trainer: Trainer, provider: TelemetryProvider) -> None:
 
 
 def session_id(folder: Path, resumed: int | None) -> str:
-    """The random id of the run in `folder`, where it is kept: a run that is continued goes on with its own."""
+    """Random id of the run in `folder`, where it is stored, so that a resumed run keeps it."""
     file = folder / ID_FILE
     if resumed is None or not file.exists():
         atomic_write(file, secrets.token_hex(16) + "\n")
@@ -77,7 +77,7 @@ def session_id(folder: Path, resumed: int | None) -> str:
 
 
 class TrainingEvents:
-    """A `nanochat.tracking.sinks.Sink` that makes events of training records. `close` closes the provider."""
+    """A `nanochat.tracking.sinks.Sink` that sends events of training records. `close` closes the provider."""
 
     def __init__(self, provider: TelemetryProvider, controller: MCController, session_id: str) -> None:
         self._provider, self._controller, self._session_id = provider, controller, session_id
@@ -94,7 +94,7 @@ class TrainingEvents:
         tree = {"block_size": shape.geometry.block_size, "max_lod": shape.max_lod, "nodes": list(shape.levels[1:]), "tree": "ram"}
         self._log("mc_tree_snapshot", {"where": "row", "step": step, "tokens": shape.length, **tree})
         if variants is not None:
-            last = -variants.levels.shape[1]  # the first row's last variant: with priority sampling the earlier ones give way
+            last = -variants.levels.shape[1]  # the first row's last variant, which is random even with priority sampling
             tiling = Tiling(variants.layout.lod[last].numpy(), variants.layout.start[last].numpy())
             payload = layout_payload(tiling, shape.length, variants.layout.lod.shape[1], self._controller.plan.recent)
             self._log("working_context_snapshot", {"where": "row", "step": step, **payload})
@@ -111,7 +111,6 @@ class TrainingEvents:
 
 
 def _chosen(keys: Mapping[str, str], record: Record) -> dict[str, object]:
-    """What the record has of `keys`; a figure that had nothing to be measured on is not there, or NaN. A span that is not there took
-    no time."""
+    """The figures of `keys` that the record has and that are not NaN; a time span that is missing counts as 0."""
     found = {name: record.get(key, 0.0 if key.startswith("train/time/") else None) for name, key in keys.items()}
     return {name: value for name, value in found.items() if value is not None and value == value}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 
-from mc.layout.layout import Geometry
+from mc.layout.layout import Geometry, Layout, check
 from mc.layout.tiling import Tiling
+from mc.session.allocator import FocusAllocator
 
 Entry = tuple[int, int]  # (level, start)
 
@@ -68,6 +70,18 @@ def random_tiling(rng: random.Random, geometry: Geometry, length: int, max_lod: 
             if len(row) < 8 * geometry.block_size + 40:
                 row = replaced(row, node(*chosen, geometry), children(*chosen, geometry))
     return as_tiling(row)
+
+
+def assert_legal(tiling: Tiling, allocator: FocusAllocator, length: int, budget: int) -> None:
+    """By `mc.layout.layout.check`."""
+    layout = Layout(*(torch.from_numpy(part)[None] for part in tiling))
+    check(layout, allocator.geometry, end=length, max_entries=budget, recent=allocator.recent, max_lod=allocator.max_lod)
+
+
+def assert_source(before: Tiling, after: Tiling, source: np.ndarray) -> None:
+    """Every entry that is in both is said to be, and no other."""
+    old = {entry: place for place, entry in enumerate(rows(before))}
+    assert source.tolist() == [old.get(entry, -1) for entry in rows(after)]
 
 
 @st.composite

@@ -71,7 +71,7 @@ def test_what_a_user_can_do_with_sessions(
     assert rows.keys() == {"a", "b"} and f"{length:,}" in rows["a"] and "sft alphabet, step 7" in rows["b"]
     assert [line for line in listed.splitlines() if line.startswith("* a")] and "sessions" in listed.splitlines()[-1]
     assert (already, new, newer) == ("session a is open already\n", "session a-2 is new\n", "session a-3 is new\n")
-    assert "no name of a session" in bad and "there is a session a already" in taken
+    assert "invalid session name" in bad and "there is a session a already" in taken
     assert nothing == "/fork needs more: /fork NAME\n" and no_file == "/ingest needs more: /ingest FILE\n"
     assert nowhere.startswith("error: cannot read /nowhere: No such file") and now.startswith(LETTERS)
     assert what == "/what is no command here; /help lists them\n" and begin.endswith(helped)
@@ -131,7 +131,7 @@ def test_what_cannot_be_opened_is_one_line(trained: Path, tmp_path: Path) -> Non
         (["--session", "a"], "session has no effect without --mc"),
         (["--ingest", "x"], "ingest has no effect without --mc"),
         (["--mc-tree=disk"], "mc_tree has no effect without --mc"),
-        (["--mc", "--session", "../a"], "'../a' is no name of a session"),
+        (["--mc", "--session", "../a"], "invalid session name '../a'"),
         (["--mc", "--ingest-quota", "0"], "ingest_quota is 0"),
         (["--mc", "--session-repair"], "session_repair has no effect on sessions in RAM"),
         (["--mc", "--mc-session-lod", "0"], "mc_session_lod is 0"),

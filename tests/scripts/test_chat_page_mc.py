@@ -169,8 +169,8 @@ def test_a_document_can_be_dropped_and_stopped(page: Page) -> None:
     ("name", "content", "says"),
     [
         ("empty.txt", b"", "empty.txt is empty"),
-        ("a.out", b"\x7fELF\0\0", "A.out is no text: byte 4 is NUL"),
-        ("latin.txt", b"Gr\xfc\xdfe", "Latin.txt is no UTF-8 text"),
+        ("a.out", b"\x7fELF\0\0", "A.out is not text: byte 4 is NUL"),
+        ("latin.txt", b"Gr\xfc\xdfe", "Latin.txt is not UTF-8 text"),
         ("big.txt", b"word " * 50_000, "big.txt is too large: this server takes up to 0.2 MB"),
         ("long.txt", b"q x " * 40_000, "more than 60,000 tokens"),
     ],
@@ -220,7 +220,7 @@ def test_sessions_are_picked_forked_deleted_and_gone_on_with(page: Page, server:
     page.get_by_role("button", name="New session").click()
     page.get_by_label("Name").fill("taken")
     page.get_by_role("button", name="Create").click()
-    expect(page.get_by_role("alert")).to_contain_text("There is a session taken already")
+    expect(page.get_by_role("alert")).to_contain_text("Session taken already exists")
 
 
 def test_stopping_and_speaking_at_once(page: Page) -> None:

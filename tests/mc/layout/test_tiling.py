@@ -13,13 +13,19 @@ from hypothesis import strategies as st
 from mc.layout.layout import Geometry, Layout, check
 from mc.layout.tiling import Edit, Editor, Tiling, extended, raw
 from tests.helpers.tiny_memory import entries, random_levels
-from tests.helpers.tiny_tilings import Entry, as_tiling, children, families, gists, histories, node, random_tiling, replaced, rows
-
-
-def assert_source(before: Tiling, after: Tiling, source: np.ndarray) -> None:
-    """Every entry that is in both is said to be, and no other."""
-    old = {entry: place for place, entry in enumerate(rows(before))}
-    assert source.tolist() == [old.get(entry, -1) for entry in rows(after)]
+from tests.helpers.tiny_tilings import (
+    Entry,
+    as_tiling,
+    assert_source,
+    children,
+    families,
+    gists,
+    histories,
+    node,
+    random_tiling,
+    replaced,
+    rows,
+)
 
 
 @settings(max_examples=150, deadline=None)

@@ -192,22 +192,22 @@ def test_sessions_are_made_forked_listed_and_deleted(controller: MCController, t
         assert listed["b"]["tokens"] > listed["a"]["tokens"] == forked["tokens"] and listed["a"]["trouble"] is None
         server.ask("create", session="c")
         refusals = [
-            (409, "there is a session a already", "create", {"session": "a"}),
-            (409, "there is a session b already", "fork", {"session": "a", "new": "b"}),
-            (409, "as many as may be", "create", {"session": "d"}),
-            (404, "there is no session d", "fork", {"session": "d", "new": "e"}),
-            (404, "there is no session d", "delete", {"session": "d"}),
-            (404, "there is no session d", "focus", {"session": "d"}),
-            (404, "there is no session d", "messages", {"session": "d"}),
-            (404, "there is no session d", "text", {"session": "d", "start": 0, "end": 1}),
-            (404, "there is no session d", "ingest", {"session": "d", "path": "x", "title": "x"}),
-            (400, "no name of a session", "create", {"session": "../x"}),
-            (400, "no name of a session", "delete", {"session": ""}),
-            (400, "no name of a session", "fork", {"session": "a", "new": ".."}),
+            (409, "session a already exists", "create", {"session": "a"}),
+            (409, "session b already exists", "fork", {"session": "a", "new": "b"}),
+            (409, "the maximum", "create", {"session": "d"}),
+            (404, "session d does not exist", "fork", {"session": "d", "new": "e"}),
+            (404, "session d does not exist", "delete", {"session": "d"}),
+            (404, "session d does not exist", "focus", {"session": "d"}),
+            (404, "session d does not exist", "messages", {"session": "d"}),
+            (404, "session d does not exist", "text", {"session": "d", "start": 0, "end": 1}),
+            (404, "session d does not exist", "ingest", {"session": "d", "path": "x", "title": "x"}),
+            (400, "invalid session name", "create", {"session": "../x"}),
+            (400, "invalid session name", "delete", {"session": ""}),
+            (400, "invalid session name", "fork", {"session": "a", "new": ".."}),
             (400, "start is 3", "text", {"session": "a", "start": 3, "end": 3}),
         ]
         for status, message, operation, arguments in refusals[3:]:
-            if operation == "fork" and message.startswith("there is no"):
+            if operation == "fork" and message.endswith("does not exist"):
                 server.ask("delete", session="c")  # else there would be too many
             with pytest.raises(SessionError, match=message) as error:
                 server.ask(operation, **arguments)
@@ -288,7 +288,7 @@ def test_a_document_is_read_between_the_tokens_of_others(controller: MCControlle
     ("content", "says"),
     [
         (b"", "doc is empty"),
-        (b"a\0b", "doc is no text: byte 1 is NUL"),
+        (b"a\0b", "doc is not text: byte 1 is NUL"),
         (b"ok \xff", "byte 3"),
         (b"word " * 9000, "more than 5,000 tokens"),
     ],

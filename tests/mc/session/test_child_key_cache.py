@@ -12,19 +12,19 @@ from tests.mc.session.test_session import EAGER, GISTS, memory, random_tokens, s
 
 @pytest.mark.parametrize("gist", GISTS[:3])
 @torch.no_grad()
-def test_what_is_kept_is_what_would_be_made(gist: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_is_what_would_be_encoded(gist: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     controller = memory(gist=gist)
     s, matching, newest = session(controller, EAGER), controller.focus.lensnet.matching, controller.focus.lensnet.newest
     kept = ChildKeyCache(controller.model, s.tree, matching)
     made: list[tuple[int, int]] = []
-    make = ChildKeyCache._made
+    make = ChildKeyCache._encoded
 
     def noting(self: ChildKeyCache, level: int, nodes: np.ndarray) -> torch.Tensor:
         if self is kept:
             made.extend((level, node) for node in nodes.tolist())
         return make(self, level, nodes)
 
-    monkeypatch.setattr(ChildKeyCache, "_made", noting)
+    monkeypatch.setattr(ChildKeyCache, "_encoded", noting)
     before, edits = set(), 0
     for piece in random_tokens(700).split([100, 3, 97, 1, 1, 300, 198]):
         s.append(piece)

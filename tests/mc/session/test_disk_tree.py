@@ -140,7 +140,7 @@ def test_no_session_there(session: Path) -> None:
     refused(root / "nobody", "no session nobody", "(there: talk)", "start it")
     (root / "notes").mkdir()
     (root / "notes" / "a.txt").write_text("mine")
-    refused(root / "notes", "is no session", "manifest.json", "give another name")
+    refused(root / "notes", "is not a session", "manifest.json", "give another name")
     assert [path.name for path in (root / "notes").iterdir()] == ["a.txt"]
     refused(session / "tokens.bin", "no session")
 
@@ -157,11 +157,11 @@ def test_nothing_is_overwritten(session: Path) -> None:
     (root / "file").write_text("mine")
     other = start(root / "other")
     for make in (created, other.fork):
-        for name, words in (("talk", "session talk exists already"), ("notes", "holds a.txt"), ("file", "cannot make a session in")):
+        for name, words in (("talk", "session talk already exists"), ("notes", "holds a.txt"), ("file", "cannot make a session in")):
             with pytest.raises(UserError, match=words):
                 make(root / name)
         for name in (".hidden", "with space", "ä", "x" * 65):
-            with pytest.raises(ValueError, match="no name of a session"):
+            with pytest.raises(ValueError, match="invalid session name"):
                 make(root / name)
     other.close()
     assert contents(session) == before

@@ -115,8 +115,8 @@ BAD = {
     "missing": (None, "cannot read .*a.txt: No such file"),
     "empty": (b"", "a.txt is empty"),
     "only a mark": (b"\xef\xbb\xbf", "a.txt is empty"),
-    "NUL": (b"x" * 1000 + b"\0y", "a.txt is no text: byte 1,000 is NUL"),
-    "no UTF-8": ("é".encode() * 400 + b"\xff" + b"y" * 50, "a.txt is no UTF-8 text: see byte 800;"),
+    "NUL": (b"x" * 1000 + b"\0y", "a.txt is not text: byte 1,000 is NUL"),
+    "no UTF-8": ("é".encode() * 400 + b"\xff" + b"y" * 50, "a.txt is not UTF-8 text: see byte 800;"),
     "no UTF-8 behind a mark": (b"\xef\xbb\xbf" + b"x" * 98 + b"\xc3(" + b"y" * 50, "see byte 101;"),
     "cut in a character": ("é".encode() * 400 + b"\xf0\x9f", "see byte 800;"),
     "too long": (b"x \n" * 2000, "more than 1,000 tokens; allow more"),
@@ -139,7 +139,7 @@ def test_what_cannot_be_read_changes_nothing(
 
 def test_what_is_no_file_is_refused(session: MCSession, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, match in ((tmp_path, "is a folder"), (tmp_path / "pipe", "is no regular file"), (Path("a\0b"), "cannot read")):
+    for path, match in ((tmp_path, "is a folder"), (tmp_path / "pipe", "is not a regular file"), (Path("a\0b"), "cannot read")):
         with pytest.raises(UserError, match=match):
             read(session, path)
     if os.getuid():  # root may read anything

@@ -112,7 +112,7 @@ def test_what_can_be_no_name_is_refused(tmp_path: Path, name: str) -> None:
     for kind in KINDS:
         sessions = store(tmp_path, kind)
         for use in (sessions.open, sessions.exists, sessions.delete):
-            with pytest.raises(ValueError, match="no name of a session"):
+            with pytest.raises(ValueError, match="invalid session name"):
                 use(name)
     assert list(tmp_path.iterdir()) == []
 

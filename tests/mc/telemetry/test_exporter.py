@@ -79,7 +79,7 @@ def test_what_arrives(protocol: str) -> None:
     assert there.paths == (["/v1/traces"] if protocol == "http" else [""]) * len(there.paths)
     assert (provider.sent, provider.dropped, provider.redacted) == (3, 0, 2)
     (line,) = said
-    assert line == f"telemetry to {provider.collector.describe()}: 2 values were left out as they are not what telemetry may send"
+    assert line == f"telemetry to {provider.collector.describe()}: 2 values were left out because the schema does not allow them"
 
 
 @PROTOCOLS
@@ -232,7 +232,7 @@ def test_the_authority_of_the_certificate_can_be_given(certificate: Path) -> Non
     assert len(there.spans) == 1
     (certificate.parent / "none.pem").write_text("no certificate")
     wrong = {**environment, "OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate.parent / "none.pem")}
-    with pytest.raises(UserError, match="the files of OTEL_EXPORTER_OTLP_CERTIFICATE hold no certificates in PEM"):
+    with pytest.raises(UserError, match="invalid files of OTEL_EXPORTER_OTLP_CERTIFICATE: expected certificates in PEM"):
         open_sender(find_collector(wrong))
 
 
