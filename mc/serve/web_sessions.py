@@ -41,36 +41,14 @@ def open_sessions(
         MCSession(loaded.controller, RamTree(store.spec), config)  # an error in one session is an error in all
     except ValueError as error:
         raise UserError(str(error)) from error
-    return WebSessions(
-        store,
-        loaded.tokenizer,
-        limits.max_open_sessions,
-        limits.session_idle_seconds,
-        limits.max_sessions,
-        limits.ingest_quota,
-        telemetry.close,
-    )
+    return WebSessions(store, loaded.tokenizer, limits, telemetry.close)
 
 
 class WebSessions:
-    """Sessions in `store`, at most `max_open` of them open, each closed after `idle_seconds` without use.
+    """Sessions in `store`; idle ones are closed. `at_end` is called when all are. See `nanochat.serve.backend.Sessions`."""
 
-    `max_sessions` limits their number, `quota` the tokens of a document. `at_end` is called when all are closed. See
-    `nanochat.serve.backend.Sessions`.
-    """
-
-    def __init__(
-        self,
-        store: SessionStore,
-        tokenizer: Tokenizer,
-        max_open: int,
-        idle_seconds: float,
-        max_sessions: int,
-        quota: int,
-        at_end: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._store, self._tokenizer, self._max_open, self._idle_seconds = store, tokenizer, max_open, idle_seconds
-        self._max_sessions, self._quota, self._at_end = max_sessions, quota, at_end
+    def __init__(self, store: SessionStore, tokenizer: Tokenizer, limits: WebLimits, at_end: Callable[[], None] = lambda: None) -> None:
+        self._store, self._tokenizer, self._limits, self._at_end = store, tokenizer, limits, at_end
         self._open: dict[str, MCSession] = {}  # the most recently used one is last
         self._used: dict[str, float] = {}  # time of the last use of each open one
         self._busy: set[str] = set()
@@ -109,7 +87,9 @@ class WebSessions:
         try:
             with _refusing(path, title):
                 before = session.length
-                with contextlib.closing(ingest(session, self._tokenizer, path, chat=True, quota=self._quota, name=title)) as reading:
+                with contextlib.closing(
+                    ingest(session, self._tokenizer, path, chat=True, quota=self._limits.ingest_quota, name=title)
+                ) as reading:
                     for progress in reading:
                         yield {"stage": progress.stage, "read": progress.done, "total": progress.total}
                 yield {"tokens": session.length - before, "focus": focus_view(session)}
@@ -123,9 +103,10 @@ class WebSessions:
     def tidy(self) -> float | None:
         """See `nanochat.serve.backend.Sessions`."""
         now = time.monotonic()
-        for name in [name for name in self._open if name not in self._busy and now - self._used[name] >= self._idle_seconds]:
+        ends = {name: self._used[name] + self._limits.session_idle_seconds - now for name in self._open if name not in self._busy}
+        for name in [name for name, seconds in ends.items() if seconds <= 0]:
             self._close(name)
-        return min((max(0.01, self._used[name] + self._idle_seconds - now) for name in self._open if name not in self._busy), default=None)
+        return min((max(0.01, seconds) for seconds in ends.values() if seconds > 0), default=None)
 
     def close(self) -> None:
         """See `nanochat.serve.backend.Sessions`."""
@@ -182,8 +163,8 @@ class WebSessions:
     def _check_new(self, name: str) -> None:
         if self._store.exists(name):
             raise SessionError(f"session {name} already exists; give another name", 409)
-        if len(self._store.list()) >= self._max_sessions:
-            raise SessionError(f"there are already {self._max_sessions} sessions, the maximum; delete one", 409)
+        if len(self._store.list()) >= self._limits.max_sessions:
+            raise SessionError(f"there are already {self._limits.max_sessions} sessions, the maximum; delete one", 409)
 
     def _check_there(self, name: str) -> None:
         if not self._store.exists(name):
@@ -206,10 +187,10 @@ class WebSessions:
         return self._open[name]
 
     def _make_room(self) -> None:
-        while len(self._open) >= self._max_open:
+        while len(self._open) >= self._limits.max_open_sessions:
             oldest = next((name for name in self._open if name not in self._busy), None)
             if oldest is None:
-                raise SessionError(f"{self._max_open} sessions are in use, the maximum; try again later", 429)
+                raise SessionError(f"{self._limits.max_open_sessions} sessions are in use, the maximum; try again later", 429)
             self._close(oldest)
 
     def _acquire(self, name: str) -> MCSession:

@@ -50,10 +50,11 @@ def controller() -> MCController:
 class Server:
     """A thread that decodes, and what it says."""
 
-    def __init__(self, controller: MCController, root: Path, kind: str = "disk", **limits: Any) -> None:
-        settings = {"max_open": 4, "idle_seconds": 60.0, "max_sessions": 9, "quota": 5_000} | limits
+    def __init__(self, controller: MCController, root: Path, kind: str = "disk", idle_seconds: float = 60.0, **settings: Any) -> None:
+        limits = WebLimits(**({"max_open_sessions": 4, "max_sessions": 9, "ingest_quota": 5_000} | settings))
+        limits.session_idle_seconds = idle_seconds  # shorter than the flag allows
         self.controller, self.store = controller, SessionStore(controller, IDENTITY, config(kind), root)
-        self.sessions = WebSessions(self.store, TOKENIZER, **settings)
+        self.sessions = WebSessions(self.store, TOKENIZER, limits)
         self.serving = DecodeThread(Batcher(controller.model, 2), 2, 8, 60.0, sessions=self.sessions)
 
     def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
@@ -224,7 +225,7 @@ def test_sessions_are_made_forked_listed_and_deleted(controller: MCController, t
 
 
 def test_those_not_used_for_longest_are_closed_and_all_of_them_when_idle(controller: MCController, tmp_path: Path) -> None:
-    with serving(controller, tmp_path, max_open=2, idle_seconds=0.3) as server:
+    with serving(controller, tmp_path, max_open_sessions=2, idle_seconds=0.3) as server:
         for name in "abc":
             server.ask("create", session=name)
         assert list(server.store._open) == ["b", "c"]
