@@ -109,11 +109,13 @@ class MCConfig:
     mc_max_lod: int = flag(2, "highest level of gists", unit="levels")
     mc_num_random_variants: int = flag(4, "random compressed variants trained per row", unit="variants")
     mc_train_wc_length: int = flag(0, "entries of a variant at the end of training; 0 = a fifth of the row", unit="entries")
-    mc_anneal: bool = flag(True, "begin with wide variants and narrow them; 0 = as narrow as at the end of training from the start")
-    mc_training_lod2_probability: float = flag(0.25, "probability that a group of blocks that can be one gist of level 2 is")
+    mc_anneal: bool = flag(True, "narrow the variants over the run; 0 = use the final width from the start")
+    mc_training_lod2_probability: float = flag(0.25, "probability of compressing a group of blocks into one gist of level 2")
     mc_horizon: int = flag(0, "tokens after the decision point that a variant is judged on; 0 = a sixteenth of the row", unit="tokens")
-    mc_auto_batch: bool = flag(True, "choose the micro-batch so that variants fit where the baseline's rows did; 0 = --device-batch-size")
-    mc_target_tok_per_sec: float = flag(0.0, "train fewer variants if training is slower; 0 = all", unit="tokens of rows per second")
+    mc_auto_batch: bool = flag(True, "choose the micro-batch so that rows and variants fit the device memory; 0 = --device-batch-size")
+    mc_target_tok_per_sec: float = flag(
+        0.0, "target throughput, held by training fewer variants; 0 = train all variants", unit="tokens of rows per second"
+    )
     mc_priority_sampling: bool = flag(False, "choose half of the variants by LensNet's scores")
     mc_aux_dtype: Literal["auto", "fp32", "bf16"] = flag("auto", "dtype of GistNet and LensNet; auto = the model's")
     mc_gist_targets: bool = flag(True, "gists, too, learn to predict the token after their span")

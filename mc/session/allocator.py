@@ -115,7 +115,7 @@ class FocusAllocator:
         for wanted, on_credit in ((choices.score > self._expand_above, True), (True, False)):
             while replacements < self.config.allocator_max_replacements:
                 payable = room + (self._credit(choices, gain) if on_credit else 0)
-                node = self._draw(np.flatnonzero(free & wanted & (need <= payable)), choices.score, random)
+                node = self._choose(np.flatnonzero(free & wanted & (need <= payable)), choices.score, random)
                 if node is None:
                     break
                 replacements += 1
@@ -124,7 +124,7 @@ class FocusAllocator:
                 room -= int(need[node])
                 while room < 0:
                     payers = np.flatnonzero((gain[:-1] > 0) & (choices.family_worth < choices.worth[node]))
-                    family = self._draw(payers, -choices.family_score, random)
+                    family = self._choose(payers, -choices.family_score, random)
                     assert family is not None
                     room += int(gain[family])
                     gain[family] = 0
@@ -229,7 +229,7 @@ class FocusAllocator:
         own = np.append(choices.family_worth, np.inf)[choices.family] < choices.worth
         return sums[choices.family_worth[order].searchsorted(choices.worth)] - np.where(own, gain[choices.family], 0)
 
-    def _draw(self, ranked: np.ndarray, scores: np.ndarray, random: np.random.Generator | None) -> int | None:
+    def _choose(self, ranked: np.ndarray, scores: np.ndarray, random: np.random.Generator | None) -> int | None:
         """One of the choices `ranked`, best first: the first, or with `random` one of the top k by softmax of their scores."""
         if not len(ranked):
             return None
