@@ -61,8 +61,8 @@ def ingest(
     that it was read; a base model gets the text alone. Special tokens spelled in the text stay text. The session is saved every
     `SAVE_EVERY` tokens and at the end. If the caller stops early, what was added stays, as a complete turn.
 
-    Raises `UserError` and leaves the session unchanged if the file cannot be read, is empty, is not UTF-8 text, is longer than
-    `quota` tokens, or does not fit on the disk or into the session; also if the file or the disk fails while adding.
+    Raises `UserError` before anything is added if the file cannot be read, is empty, is not UTF-8 text, is longer than `quota`
+    tokens, or does not fit on the disk or into the session; and later if the file or the disk fails while adding.
     """
     name = _printable(name or path.name)
     with _open(path) as file:
