@@ -17,7 +17,7 @@ from tests.helpers.docs_commands import all_flags
 from tests.helpers.vault import VAULT, Page, pages, read
 
 FOLDERS = ("nanochat", "mc", "scripts")
-METRIC = re.compile(r"(?:train|val|mc|rl)/[\w@/*…{},]+|core_metric")
+METRIC = re.compile(r"(?:train|val|mc|rl)/[\w@/*…{},]+(?<!/)|core_metric")  # a name that ends in / is a folder
 # Readers of metrics: a name that only they know is logged by nobody.
 READERS = re.compile(r"^(nanochat/report|mc/telemetry)/|/(metric_bounds|report|figures|compare|wandb_dashboard|run_log|run_reader)\.py$")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*(?!…)(?![\w-])")
