@@ -1,4 +1,4 @@
-# What miniseries.sh and scaling_laws.sh share: options, set-up, tokenizer, baseline, the lab's command, its report.
+# Shared code of miniseries.sh and scaling_laws.sh: options, set-up, tokenizer, baseline, the lab's command, its report.
 
 START_DIR=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -28,13 +28,13 @@ run_lab() { # COMMAND ARGUMENT…
         esac
         shift
     done
-    case $gpu in auto | cpu | 5090 | h100) ;; *) die 2 "--gpu is auto, cpu, 5090 or h100, not '$gpu'" ;; esac
+    case $gpu in auto | cpu | 5090 | h100) ;; *) die 2 "invalid --gpu '$gpu'; expected auto, cpu, 5090 or h100" ;; esac
     if [ -z "$profile" ]; then
         found=$gpu
         [ "$gpu" != auto ] || found=$(detect_machine)
         case $found in cpu) profile=cpu-micro ;; *) profile="gpu-d12" ;; esac
     fi
-    # A path is relative to where the user is, not to the checkout.
+    # Paths are relative to the user's working directory, not to the checkout.
     case $profile in /* | "~"*) ;; *.yaml | *.yml) profile=$START_DIR/$profile ;; esac
     case $profile in cpu* | *.yaml | *.yml) vocab=8192 dataset=local ;; *) vocab=32768 dataset=climbmix shards=8 ;; esac
     load_env
@@ -55,7 +55,7 @@ run_lab() { # COMMAND ARGUMENT…
     step "$VENV_PYTHON" -m scripts.lab report "${line[@]}"
 }
 
-# Runs a command, which resumes by itself where it was stopped; the runner ends with its exit code where that is not 0.
+# Runs a command that resumes by itself. If its exit code is not 0, exits with that code.
 step() {
     local code
     if [ "$DRY_RUN" = 1 ]; then

@@ -1,19 +1,19 @@
-# What the runners share: environment, log, stages. Source it from the root of the checkout. Bash 3.2 (macOS) is enough.
+# Shared code of the recipes: environment, log, stages. Source it from the root of the checkout. Bash 3.2 (macOS) suffices.
 #
-# A stage is a command that is run once. When it has succeeded and its artefact is there, a stamp,
-# $NANOCHAT_BASE_DIR/stages/NAME.json, records the command, how long it took and when it ended. The stage is skipped while the
-# stamp names the same command, the artefact exists and no stage it takes its input from has run since. A stage that ended
-# otherwise leaves NAME.failed, the same with its exit code, until it begins again.
+# A stage is a command that is run once. If it succeeds and its artefact exists, a stamp,
+# $NANOCHAT_BASE_DIR/stages/NAME.json, records the command, its duration and its end. The stage is skipped if the stamp names
+# the same command, the artefact exists and no input stage has run since. A failed stage leaves NAME.failed, the same with its
+# exit code, until it starts again.
 
 VENV_PYTHON=.venv/bin/python
 DRY_RUN=0
-SIGNALS=0   # how many signals have arrived, and the last of them
+SIGNALS=0   # number of signals received, and the last one
 LAST_SIGNAL=
 CHILD_PID=  # the running stage
 DOWNLOAD_COMMAND=
 DOWNLOAD_PID=
-STAGES=()         # names of the stages that are done, in their order
-STAGES_SKIPPED=() # those of them that were done before
+STAGES=()         # names of finished stages, in order
+STAGES_SKIPPED=() # the skipped ones among them
 
 say() { printf '%s\n' "$*"; }
 
@@ -22,7 +22,7 @@ die() { # CODE MESSAGE
     exit "$1"
 }
 
-# The command in one line, quoted so that a shell reads it back.
+# The command on one line, quoted for a shell.
 quote() {
     local line
     printf -v line '%q ' "$@"
@@ -46,7 +46,7 @@ duration() { # SECONDS
 
 # --- environment ---
 
-# Takes over what .mc_env sets, except for variables that are set already.
+# Loads .mc_env, except for variables that are already set.
 load_env() {
     local line name
     [ -f .mc_env ] || return 0
@@ -58,7 +58,7 @@ load_env() {
     done <.mc_env
 }
 
-# Sets BASE, the folder of all artefacts, and passes it on as an absolute path. $1: what a relative one is relative to.
+# Sets and exports BASE, the absolute path of the artefact folder. $1: folder that a relative path refers to.
 find_base_dir() {
     BASE=${NANOCHAT_BASE_DIR:-$HOME/.cache/nanochat}
     case $BASE in
@@ -71,7 +71,7 @@ find_base_dir() {
 
 # --- log and signals ---
 
-# Everything printed from here on also goes to report/log.txt, and signals go to the running stage.
+# From here on, output also goes to report/log.txt, and signals go to the running stage.
 start_log() {
     local folder
     { mkdir -p "$BASE/stages" && [ -w "$BASE/stages" ]; } 2>/dev/null ||
@@ -80,32 +80,32 @@ start_log() {
     take_lock
     folder=$(mktemp -d) || die 1 "cannot make a temporary folder; set TMPDIR to a writable one"
     mkfifo "$folder/pipe"
-    # The log outlives the signals: what a stage says while it stops belongs in it.
+    # The log process ignores signals, so that it records the output of a stage that is stopping.
     (trap '' INT TERM HUP; exec tee -a report/log.txt) <"$folder/pipe" &
     TEE_PID=$!
     exec 3>&1 4>&2 >"$folder/pipe" 2>&1
     rm -r "$folder"
-    export PYTHONUNBUFFERED=1 # what a stage prints shows at once, though it prints into a pipe
+    export PYTHONUNBUFFERED=1 # unbuffered output of the stages, although it is a pipe
     trap end_log EXIT
     trap 'pass_on INT' INT
     trap 'pass_on TERM' TERM
     trap 'pass_on HUP' HUP
 }
 
-# One run at a time in a base folder: two would write the same checkpoints. The lock names the runner and its running stage,
-# which lives on when the runner alone is killed.
+# One run at a time per base folder: two would write the same checkpoints. The lock names the recipe's process and its running
+# stage, which survives if only the recipe is killed.
 take_lock() {
     local lock=$BASE/stages/lock pid
     if ! (set -C; echo $$ >"$lock") 2>/dev/null; then
         while read -r pid; do
             ! kill -0 "$pid" 2>/dev/null ||
-                die 1 "another run, process $pid, is at work in $BASE; wait for it, or set NANOCHAT_BASE_DIR to another folder"
+                die 1 "another run, process $pid, is using $BASE; wait for it, or set NANOCHAT_BASE_DIR to another folder"
         done <"$lock"
         echo $$ >"$lock" || die 1 "cannot write $lock; is the disk full?"
     fi
 }
 
-# On the way out: whatever still runs is asked to stop, and the log is complete before the runner is gone.
+# At exit: terminates running processes and completes the log.
 end_log() {
     local code=$? pid
     trap - EXIT
@@ -119,7 +119,7 @@ end_log() {
     exit "$code"
 }
 
-# A shell makes what it runs in the background ignore SIGINT, so a stage is always asked to stop with SIGTERM.
+# Background processes of a shell ignore SIGINT, so a stage is always stopped with SIGTERM.
 pass_on() { # SIGNAL
     SIGNALS=$((SIGNALS + 1))
     LAST_SIGNAL=$1
@@ -133,21 +133,21 @@ stopped() {
 
 stop_code() { case $LAST_SIGNAL in TERM) say 143 ;; HUP) say 129 ;; *) say 130 ;; esac }
 
-# Waits until the process has ended, through any number of signals, and returns its exit code.
+# Waits until the process has ended, despite signals, and returns its exit code.
 wait_for() { # PID
     local seen code
     while :; do
         seen=$SIGNALS
         wait "$1"
         code=$?
-        # A trap ends `wait` early; the next one returns the code of the process even if that has ended meanwhile.
+        # A trap interrupts `wait`; the next `wait` returns the exit code even if the process has ended meanwhile.
         [ "$SIGNALS" = "$seen" ] && return "$code"
     done
 }
 
 # --- stages ---
 
-# stage NAME ARTEFACT [STAGE IT TAKES INPUT FROM…] -- COMMAND…
+# stage NAME ARTEFACT [INPUT STAGE…] -- COMMAND…
 # The artefact is a path: a folder must exist after the command, a file must have been written by it.
 stage() {
     local name=$1 artefact=$2 inputs=() stamp command code began unfinished
@@ -182,17 +182,17 @@ stage() {
         [ "$SIGNALS" = 0 ] || stopped
         return
     fi
-    # The trainer ends with 0 after it has saved on a signal; its last checkpoint tells that it is not through.
+    # The trainer exits with 0 after saving on a signal; the missing artefact shows that it is unfinished.
     if [ "$SIGNALS" != 0 ]; then unfinished=$(stop_code); elif [ "$code" = 0 ]; then unfinished=130; else unfinished=$code; fi
     write_stamp "$BASE/stages/$name.failed" "$name" "$command" $((SECONDS - began)) "$unfinished"
     rm -f "$stamp.began"
     [ "$SIGNALS" = 0 ] || stopped
-    [ "$code" != 0 ] || die 130 "$name ended before it had written $artefact; run the same command again to continue"
-    die "$code" "$name failed with exit code $code; what it said is in $PWD/report/log.txt"
+    [ "$code" != 0 ] || die 130 "$name ended before writing $artefact; run the same command again to continue"
+    die "$code" "$name failed with exit code $code; see $PWD/report/log.txt"
 }
 
 skipped() { # STAGE
-    say "== $1: done before, skipped"
+    say "== $1: already done, skipped"
     STAGES+=("$1") STAGES_SKIPPED+=("$1")
 }
 
@@ -219,7 +219,7 @@ write_stamp() { # FILE NAME COMMAND SECONDS [EXIT CODE]
 
 # --- downloads in the background ---
 
-# start_download ARTEFACT -- COMMAND…: the rest of the data comes while other stages run. wait_for_download collects it.
+# start_download ARTEFACT -- COMMAND…: downloads the rest of the data while other stages run. wait_for_download waits for it.
 start_download() {
     local log=$BASE/dataset_download.log
     DOWNLOAD_ARTEFACT=$1
@@ -244,13 +244,13 @@ wait_for_download() {
         return
     fi
     [ -n "$DOWNLOAD_PID" ] || return 0
-    say "== waiting for the download; how far it is: tail -f $(quote "$log")"
+    say "== waiting for the download; progress: tail -f $(quote "$log")"
     wait_for "$DOWNLOAD_PID"
     code=$?
     DOWNLOAD_PID=
     if [ "$code" != 0 ]; then
         grep '^error: ' "$log" | head -n 3
-        die "$code" "the download failed with exit code $code; what it said is in $log"
+        die "$code" "the download failed with exit code $code; see $log"
     fi
     write_stamp "$BASE/stages/download.json" download "$DOWNLOAD_COMMAND" $((SECONDS - DOWNLOAD_BEGAN))
     STAGES+=(download)

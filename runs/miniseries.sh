@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The depth sweep: the baseline at several depths, and beside it a candidate of the lab whose gain must hold at each.
+# Depth sweep of the lab: the baseline at several depths, and a candidate whose gain must hold at each.
 set -u
 . "$(dirname "${BASH_SOURCE[0]}")/lab.sh"
 
@@ -7,13 +7,13 @@ usage() {
     cat <<'TEXT'
 usage: bash runs/miniseries.sh [--gpu auto|cpu|5090|h100] [--profile NAME] [--cycle NAME] [--dry-run] [CANDIDATE] [flags of lab miniseries]
 
-  --gpu      which machine it is for; auto (default) looks: no GPU is the profile cpu-micro
-  --profile  cpu-micro, cpu, m1-d12, gpu-d12 or a YAML file, instead of --gpu's
+  --gpu      machine; auto (default) = detect; without a GPU the profile cpu-micro
+  --profile  cpu-micro, cpu, m1-d12, gpu-d12 or a YAML file; overrides --gpu
   --cycle    name of the lab's cycle (default: the profile's name)
-  --dry-run  print the commands, one per line, and run nothing
-  CANDIDATE  an experiment that has been swept, such as B/NAME; without one only the baseline is trained
+  --dry-run  print the commands, one per line, and exit
+  CANDIDATE  candidate of a finished sweep, such as B/NAME; without it only the baseline is trained
 
-Run it again to continue. Results are in $NANOCHAT_BASE_DIR/lab/<cycle>/ (default ~/.cache/nanochat).
+Run it again to continue it. Results are in $NANOCHAT_BASE_DIR/lab/<cycle>/ (default ~/.cache/nanochat).
 TEXT
 }
 

@@ -1,6 +1,6 @@
-# The options that all runners take. What they do not know goes to base_train.
+# Options of all recipes. Unknown ones are passed to base_train.
 
-GPU=     # machine asked for: auto, cpu, 5090 or h100
+GPU=     # requested machine: auto, cpu, 5090 or h100
 MC=0
 RL=0
 MC_EVAL=0
@@ -38,10 +38,10 @@ parse_options() {
         esac
         shift
     done
-    [ "$MC$MC_EVAL" != 01 ] || die 2 "--mc-eval evaluates a memory; add --mc, or leave it out"
+    [ "$MC$MC_EVAL" != 01 ] || die 2 "--mc-eval evaluates a memory; add --mc, or remove --mc-eval"
 }
 
-# --device_batch_size=8 → --device-batch-size=8: underscores of the name, not of the value.
+# --device_batch_size=8 → --device-batch-size=8: replaces underscores in the name, not in the value.
 hyphens() {
     local name=${1%%=*}
     printf '%s' "${name//_/-}${1#"$name"}"
@@ -49,19 +49,19 @@ hyphens() {
 
 option() { # NAME VALUE
     case $1 in
-        --gpu) case $2 in auto | cpu | 5090 | h100) GPU=$2 ;; *) die 2 "--gpu is auto, cpu, 5090 or h100, not '$2'" ;; esac ;;
+        --gpu) case $2 in auto | cpu | 5090 | h100) GPU=$2 ;; *) die 2 "invalid --gpu '$2'; expected auto, cpu, 5090 or h100" ;; esac ;;
         --profile)
-            case $2 in baseline) MC=0 ;; mc) MC=1 ;; *) die 2 "--profile is baseline or mc, not '$2'" ;; esac
+            case $2 in baseline) MC=0 ;; mc) MC=1 ;; *) die 2 "invalid --profile '$2'; expected baseline or mc" ;; esac
             ;;
         --model-tag) TAG=$2 ;;
         --dataset)
-            # A path is relative to where the user is, not to the checkout.
+            # Paths are relative to the user's working directory, not to the checkout.
             case $2 in auto | local | climbmix | fineweb-edu | /* | "~"*) DATASET_GIVEN=$2 ;; *) DATASET_GIVEN=$START_DIR/$2 ;; esac
             ;;
     esac
 }
 
-# The value that the command line gives a flag of base_train; fails where it gives none.
+# Sets EXTRA_VALUE to the command line's value of a base_train flag; fails if the flag is not given.
 extra() { # NAME
     local i found=1
     for ((i = 0; i < ${#EXTRA[@]}; i++)); do

@@ -1,5 +1,5 @@
 # The stages of a recipe, from a fresh checkout to the report.
-# A runner (run10.sh, speedrun.sh, run1000.sh) sources this file from anywhere and calls run_pipeline with its arguments.
+# A recipe (run10.sh, speedrun.sh, run1000.sh) sources this file from any directory and calls run_pipeline with its arguments.
 
 START_DIR=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -8,9 +8,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 . runs/options.sh
 . runs/summary.sh
 
-NEEDS= # what base_train needs of its memory, in words
+NEEDS= # device memory that base_train needs, as text
 
-run_pipeline() { # RECIPE MACHINE ARGUMENTS…; the machine is what --gpu says where it is not given
+run_pipeline() { # RECIPE MACHINE ARGUMENTS…; MACHINE is the default of --gpu
     RECIPE=$1 GPU=$2
     shift 2
     load_env
@@ -21,7 +21,7 @@ run_pipeline() { # RECIPE MACHINE ARGUMENTS…; the machine is what --gpu says w
         dry_run_header
     else
         check_gpus
-        # A wrong flag and a model that does not fit are refused as early as the environment allows.
+        # Refuses an invalid flag or a model that does not fit as early as the environment allows.
         local ready=0
         if ./mc_setup --check; then ready=1 && preflight; fi
         start_log
@@ -33,14 +33,14 @@ run_pipeline() { # RECIPE MACHINE ARGUMENTS…; the machine is what --gpu says w
     [ "$DRY_RUN" = 1 ] || summary
 }
 
-# What the runner sets for its stages, as lines to paste, and as comments what is known of the run.
+# Environment of the stages as lines to paste, and facts about the run as comments.
 dry_run_header() {
     say "# $RECIPE.sh --gpu $MACHINE, tag $TAG"
     if ./mc_setup --check; then
         preflight
         [ -z "$NEEDS" ] || say "# $NEEDS"
     else
-        say "# what base_train needs of its memory is known when ./mc_setup has run"
+        say "# the device memory that base_train needs is estimated once ./mc_setup has run"
     fi
     say "cd $(quote "$PWD")"
     ! grep -qsE '^(export )?[A-Z]' .mc_env || say ". ./.mc_env"
@@ -49,7 +49,7 @@ dry_run_header() {
 }
 
 set_up() {
-    rm -f "$BASE/stages/set_up.json" # out of date, whatever it says
+    rm -f "$BASE/stages/set_up.json" # always out of date here
     stage set_up .venv/mc_setup.stamp -- ./mc_setup --yes
     preflight
 }
@@ -63,19 +63,18 @@ choose_profile() {
         found=$(detect_machine)
         case $found in
             cpu | 5090 | h100) MACHINE=$found ;;
-            *) die 2 "the GPU has $found MiB and the smallest profile wants 30000; try --gpu 5090 with a smaller --device-batch-size, or --gpu cpu" ;;
+            *) die 2 "the GPU has $found MiB of memory and the smallest profile needs 30000; try --gpu 5090 with a smaller --device-batch-size, or --gpu cpu" ;;
         esac
     fi
     use_profile "$RECIPE" "$MACHINE" ||
-        die 2 "$RECIPE.sh has no profile for --gpu $MACHINE, whose memory is too small for its model; choose h100, or cpu for the demo"
+        die 2 "$RECIPE.sh has no profile for --gpu $MACHINE: its memory is too small for the model; choose h100, or cpu for the demo"
     DATASET=${DATASET_GIVEN:-$DATASET}
     choose_flags
     choose_launcher
 }
 
-# FLAGS, those of base_train: the profile's, less what the command line replaces, then the command line's. And TRAINED, the
-# folder that is there when training is through. Folders and stages of a run with a memory have names of their own, so that
-# it and its baseline lie side by side.
+# Sets FLAGS of base_train: the profile's flags without those overridden on the command line, then the command line's; and TRAINED,
+# the artefact of finished training. Folders and stages of a run with a memory have names of their own, next to its baseline's.
 choose_flags() {
     local i name value iterations='' depth
     FLAGS=(--dataset "$DATASET")
@@ -113,14 +112,14 @@ choose_flags() {
     esac
 }
 
-# One process, or as many as the profile wants. NPROC overrides how many.
+# One process, or as many as the profile sets; NPROC overrides the number.
 choose_launcher() {
     LAUNCH=("$VENV_PYTHON")
     END_OF_LAUNCH=()
     PROCESSES=1
     if [ "$NPROC_WANTED" -gt 1 ]; then
         PROCESSES=${NPROC:-$NPROC_WANTED}
-        case $PROCESSES in *[!0-9]* | 0*) die 2 "NPROC is a number of processes, not '$NPROC'" ;; esac
+        case $PROCESSES in *[!0-9]* | 0*) die 2 "invalid NPROC '$NPROC'; expected a number of processes" ;; esac
         LAUNCH=(.venv/bin/torchrun --standalone "--nproc_per_node=$PROCESSES")
         END_OF_LAUNCH=(--)
     fi
@@ -128,25 +127,25 @@ choose_launcher() {
     TRAIN_COMMAND=("${COMMAND[@]}")
 }
 
-# Sets COMMAND to what runs a script, in as many processes as the training has.
+# Sets COMMAND to the command of a script, in as many processes as training uses.
 launched() { # SCRIPT FLAGS…
     local script=$1
     shift
     COMMAND=("${LAUNCH[@]}" -m "scripts.$script" ${END_OF_LAUNCH[@]+"${END_OF_LAUNCH[@]}"} "$@")
 }
 
-# --- before anything is done ---
+# --- checks before the first stage ---
 
 check_gpus() {
     local gpus
     [ "$DEVICE_TYPE" = cuda ] || return 0
     gpus=$(gpu_count)
-    [ "$gpus" -gt 0 ] || die 1 "$RECIPE.sh --gpu $MACHINE wants an NVIDIA GPU and nvidia-smi finds none here; --gpu cpu runs the demo, --dry-run shows what would run"
+    [ "$gpus" -gt 0 ] || die 1 "$RECIPE.sh --gpu $MACHINE needs an NVIDIA GPU and nvidia-smi finds none; --gpu cpu runs the demo, --dry-run prints the commands"
     [ "$gpus" -ge "$PROCESSES" ] ||
-        die 1 "this recipe wants $PROCESSES GPUs and $gpus are here; set NPROC to run it with fewer processes, or use run10.sh"
+        die 1 "this recipe needs $PROCESSES GPUs and found $gpus; set NPROC to run it with fewer processes, or use run10.sh"
 }
 
-# What base_train itself would say about its flags, and about the memory of the device; not where it is through. Sets NEEDS.
+# Checks the flags of base_train and the device memory it needs, unless it is done. Sets NEEDS.
 preflight() {
     local lines code memory=() mib=$DEVICE_MIB
     [ "$DRY_RUN" = 1 ] || ! is_done "$BASE/stages/base_train$MEMORY.json" "$(quote "${TRAIN_COMMAND[@]}")" "$TRAINED" tok_train || return 0
@@ -157,10 +156,10 @@ preflight() {
     lines=$("$VENV_PYTHON" -m scripts.memory_estimate --vocab-size "$VOCAB_SIZE" --processes "$PROCESSES" \
         ${memory[@]+"${memory[@]}"} "${FLAGS[@]}")
     code=$?
-    [ -n "$lines" ] || exit "$code" # refused, and why has been said
+    [ -n "$lines" ] || exit "$code" # refused; the reason is printed
     NEEDS=${lines%%$'\n'*}
     NEEDS="base_train ${NEEDS#*: }"
-    # Too little by less than the estimate may be wrong: it is tried, and what would fit is said.
+    # A shortage within the error of the estimate: training is tried, and the size that would fit is printed.
     [ "$code" = 0 ] || NEEDS="$NEEDS; ${lines##*$'\n'}"
 }
 

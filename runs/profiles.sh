@@ -1,14 +1,14 @@
-# The runner profiles: data only. A profile is a recipe on a machine; it sets what the stages of runs/pipeline.sh are made of.
-#   NPROC_WANTED      processes of a training, one for each GPU
-#   DEVICE_MIB        memory of a GPU of this kind, as nvidia-smi tells it
-#   VOCAB_SIZE        tokens, specials included
-#   DATASET           name for --dataset; the named shards are downloaded, `local` needs nothing
-#   FIRST_SHARDS      shards that the tokenizer is trained on, downloaded before anything else
-#   SHARDS            shards of the whole run: 250 M characters or ≈ 53 M tokens each, and a tenth to spare
-#   TRAIN_FLAGS       base_train's flags, as name value pairs; the same flag on the command line replaces one
-#   MC_FLAGS          more of them, with --mc; rows, steps and rates stay those of the baseline
-#   MID_FLAGS, SFT_FLAGS, CHAT_EVAL_FLAGS, RL_FLAGS, MC_EVAL_FLAGS  flags of the other stages, as they are given
-# Device batches on GPUs are the largest divisors of a process's rows that `nanochat.profiling.device_memory` finds room for.
+# Profiles of the recipes, as data. A profile is a recipe on a machine; it sets the variables of the stages in runs/pipeline.sh.
+#   NPROC_WANTED      training processes, one per GPU
+#   DEVICE_MIB        device memory of such a GPU, as nvidia-smi reports it
+#   VOCAB_SIZE        vocabulary size, special tokens included
+#   DATASET           value of --dataset; shards of a named dataset are downloaded, `local` needs none
+#   FIRST_SHARDS      shards that the tokenizer is trained on, downloaded first
+#   SHARDS            shards of the whole run: 250 M characters or ≈ 53 M tokens each, with a margin of a tenth
+#   TRAIN_FLAGS       flags of base_train, as name value pairs; flags on the command line override them
+#   MC_FLAGS          additional flags of base_train with --mc; rows, steps and learning rates stay those of the baseline
+#   MID_FLAGS, SFT_FLAGS, CHAT_EVAL_FLAGS, RL_FLAGS, MC_EVAL_FLAGS  flags of the other stages, as they are passed
+# Micro-batches on GPUs are the largest divisors of a process's rows that fit according to `nanochat.profiling.device_memory`.
 
 use_profile() { # RECIPE MACHINE
     local rows
@@ -50,17 +50,17 @@ use_profile() { # RECIPE MACHINE
     esac
 }
 
-# All recipes on a CPU: ≈ 2.1 M tokens, minutes on two cores. The rates, which the law has for long runs, are those that the lab found
-# for one as short. Where the recipe is for 8 GPUs, two processes share the work.
+# All recipes on a CPU: ≈ 2.1 M tokens, minutes on two cores. The learning rates are those that the lab found for such a short run; the
+# scaling law is fitted to long ones. Recipes for 8 GPUs run in two processes.
 use_demo() {
     DEVICE_MIB=
     VOCAB_SIZE=8192 DATASET=local FIRST_SHARDS=1 SHARDS=1
     TRAIN_FLAGS=(device-type cpu depth 4 head-dim 64 max-seq-len 512
         device-batch-size 8 total-batch-size 8192 num-iterations 260 lr-mult 5 wd-mult 0.2
         log-every 10 eval-every 130 eval-tokens 102400 sample-every 130 save-every 130)
-    # Narrow from the start: one width to compile. Positions within the Working Context: sessions are longer than rows.
+    # Final width from the start: one shape to compile. Positions within the Working Context: sessions are longer than rows.
     MC_FLAGS=(mc-preset fast mc-anneal 0 positional-type local mc-eval-tokens 51200)
-    # The same conversations twice, gently at first: 0.3 M and 1 M tokens.
+    # The same conversations twice, at a lower learning rate first: 0.3 M and 1 M tokens.
     MID_FLAGS=(--mixture demo --num-iterations 30 --lr-mult 1.5 --log-every 10 --eval-every -1)
     SFT_FLAGS=(--mixture demo --num-iterations 110 --lr-mult 3.0 --log-every 10 --eval-every 55 --eval-tokens 51200)
     CHAT_EVAL_FLAGS=(--tasks demo --max-problems 200)
@@ -69,7 +69,7 @@ use_demo() {
     MC_EVAL_FLAGS=(--quick)
 }
 
-# The machine found: `cpu`, or by the memory of the first GPU.
+# Detects the machine: `cpu`, or a profile by the memory of the first GPU.
 detect_machine() {
     local mib
     mib=$(gpu_mib)
@@ -79,7 +79,7 @@ detect_machine() {
     esac
 }
 
-# Memory of the first GPU in MiB; nothing where there is no GPU.
+# Memory of the first GPU in MiB; empty without a GPU.
 gpu_mib() {
     local mib
     mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -n 1)

@@ -1,4 +1,4 @@
-# What a runner says when all is done: how long it took, and where to look next.
+# Summary at the end of a recipe: duration of the stages, artefacts, chat commands.
 
 summary() {
     local name seconds total=0 note
@@ -6,16 +6,16 @@ summary() {
     for name in "${STAGES[@]}"; do
         seconds=$(stamped_seconds "$name")
         note=
-        case " ${STAGES_SKIPPED[*]-} " in *" $name "*) note="  done before" ;; esac
-        if [ "$name" = download ]; then note="$note  beside the others"; else total=$((total + seconds)); fi
+        case " ${STAGES_SKIPPED[*]-} " in *" $name "*) note="  skipped" ;; esac
+        if [ "$name" = download ]; then note="$note  in the background"; else total=$((total + seconds)); fi
         printf '   %-15s %8s%s\n' "$name" "$(duration "$seconds")" "$note"
     done
     note=
-    [ ${#STAGES_SKIPPED[@]} = 0 ] || note="  $(duration "$SECONDS") of it now"
+    [ ${#STAGES_SKIPPED[@]} = 0 ] || note="  $(duration "$SECONDS") in this run"
     printf '   %-15s %8s%s\n' total "$(duration "$total")" "$note"
     say "== report and checkpoints"
     existing "$PWD"/report/report.{md,html} "$BASE"/{base,mid,sft,rl}_checkpoints/"$TAG"
-    say "== to chat, here or on http://127.0.0.1:8000"
+    say "== chat, on the terminal or on http://127.0.0.1:8000"
     say "   $(chat_command chat_cli)"
     say "   $(chat_command chat_web)"
 }
@@ -26,13 +26,13 @@ stamped_seconds() { # STAGE
     printf '%s' "${seconds:-0}"
 }
 
-# Those of the paths that are there, a line for each.
+# Prints the paths that exist, one per line.
 existing() { # PATH…
     local path
     for path in "$@"; do [ ! -e "$path" ] || say "   $path"; done
 }
 
-# To be pasted into the user's shell, which may not know the base folder.
+# A command to paste into the user's shell, where NANOCHAT_BASE_DIR may not be set.
 chat_command() { # SCRIPT
     local words=("$VENV_PYTHON" -m "scripts.$1" --model-tag "$TAG")
     [ "$MC" = 0 ] || words+=(--mc)

@@ -1,4 +1,4 @@
-"""README and vault as pages: links that lead somewhere, notes that are found, diagrams that can be drawn."""
+"""README and vault as pages: links resolve, every note is reachable, diagrams can be drawn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.vault import HOME, README, VAULT, Block, Page, notes, pages, 
 README_LINES = 200
 NOTE_LINES = 150
 SUMMARY_CHARACTERS = 160
-# Kinds of Mermaid diagrams that are used, with what a line of their body must match.
+# Types of Mermaid diagrams in use, with the pattern of a line of their body.
 ARROW = r"(-->|---|-\.->|==>)"
 NODE = r'\w+(\[\(?"[^"]+"\)?\]|\(\["[^"]+"\]\)|\{"[^"]+"\})?'
 DIAGRAMS = {
@@ -23,7 +23,7 @@ DIAGRAMS = {
 
 
 def broken_links(page: Page) -> list[str]:
-    """The links of a page that lead to no file, or to a heading that it does not have."""
+    """Links of a page to a file or heading that does not exist."""
     broken = []
     for link in page.links:
         if not link.file.exists():
@@ -34,7 +34,7 @@ def broken_links(page: Page) -> list[str]:
 
 
 def unreachable(found: list[Page], start: Path) -> set[str]:
-    """The notes that no chain of links from `start` leads to."""
+    """Notes that no chain of links from `start` reaches."""
     by_path = {page.path: page for page in found}
     seen, waiting = {start}, [start]
     while waiting:
@@ -46,7 +46,7 @@ def unreachable(found: list[Page], start: Path) -> set[str]:
 
 
 def drawing_faults(block: Block) -> list[str]:
-    """The lines of a Mermaid block that are not of the plain forms that we keep to, and so may not be drawn."""
+    """Lines of a Mermaid block outside the plain forms that are known to be drawn."""
     first, *lines = [line.strip() for line in block.text.splitlines() if line.strip()]
     body = next((pattern for kind, pattern in DIAGRAMS.items() if re.fullmatch(kind, first)), None)
     if body is None:
@@ -66,7 +66,7 @@ def test_every_note_is_reached_from_home() -> None:
 
 
 def test_notes_have_names_of_their_own() -> None:
-    """A link in double brackets names a note without its folder."""
+    """File names of notes are unique, because a link in double brackets has no folder."""
     twice = [name for name, count in Counter(page.path.name for page in notes()).items() if count > 1]
     assert not twice
     assert not [page.name for page in notes() if page.path.parent != VAULT]
@@ -86,7 +86,7 @@ def test_pages_are_short() -> None:
 
 
 def test_tables_are_whole() -> None:
-    """Every row of a table has as many cells as its header: Markdown would drop or shift the others in silence."""
+    """Every row of a table has as many cells as its header: Markdown would silently drop or shift the others."""
     for page in pages():
         rows: list[int] = []
         for line in [*page.prose.splitlines(), ""]:
@@ -98,7 +98,7 @@ def test_tables_are_whole() -> None:
 
 
 def test_code_in_the_text_ends_where_it_begins() -> None:
-    """On one line: what the other tests look at are the names in backticks."""
+    """Inline code ends on its line: the other tests look at the names in backticks."""
     assert not [(page.name, line) for page in pages() for line in page.prose.splitlines() if line.count("`") % 2]
 
 

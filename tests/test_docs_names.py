@@ -1,4 +1,4 @@
-"""README and vault name what there is: flags, metrics, files, modules, variables, functions, targets, events."""
+"""README and vault name only existing flags, metrics, files, modules, variables, functions, metric bounds and events."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tests.helpers.vault import VAULT, Page, pages, read
 
 FOLDERS = ("nanochat", "mc", "scripts")
 METRIC = re.compile(r"(?:train|val|mc|rl)/[\w@/*…{},]+(?<!/)|core_metric")  # a name that ends in / is a folder
-# Readers of metrics: a name that only they know is logged by nobody.
+# Readers of metrics: a name that only they contain is not logged.
 READERS = re.compile(r"^(nanochat/report|mc/telemetry)/|/(metric_bounds|report|figures|compare|wandb_dashboard|run_log|run_reader)\.py$")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*(?!…)(?![\w-])")
 FOREIGN_FLAGS = {"--standalone", "--nproc-per-node"}  # torchrun's
 
 
 def sources(*folders: str, suffix: str = ".py") -> list[Path]:
-    """Our files, without what is built."""
+    """Our files, without build outputs."""
     return [path for folder in folders for path in sorted((ROOT / folder).rglob(f"*{suffix}")) if "target" not in path.parts]
 
 
 @cache
 def metric_patterns() -> list[re.Pattern[str]]:
-    """Of the names that the code logs: its literals, and its f-strings with their holes filled by words of the code or numbers."""
+    """Patterns of the names that the code logs: its literals, and its f-strings with holes filled by words of the code or numbers."""
     trees = [ast.parse(path.read_text()) for path in sources(*FOLDERS) if not READERS.search(str(path.relative_to(ROOT)))]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     literals = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
@@ -56,7 +56,7 @@ def metric_patterns() -> list[re.Pattern[str]]:
 
 
 def is_logged(name: str) -> bool:
-    """Whether the code logs a metric of this name; `*` or `…` at its end stands for any."""
+    """True if the code logs a metric of this name; `*` or `…` at its end matches anything."""
     if name.endswith(("*", "…")) or "…" in name:
         stem = re.split(r"[*…]", name)[0]
         return any(pattern.pattern.startswith(re.escape(stem)) for pattern in metric_patterns())
@@ -72,7 +72,7 @@ def code_words() -> frozenset[str]:
 
 @cache
 def variables_read() -> frozenset[str]:
-    """Environment variables: words in quotes in Python, and names behind $ or in lists of the shell scripts."""
+    """Environment variables: words in quotes in Python, and names after $ or in lists of the shell scripts."""
     python = "\n".join(path.read_text() for path in sources(*FOLDERS))
     shell = "\n".join(
         path.read_text() for path in [*ROOT.glob("*.sh"), ROOT / "mc_setup", ROOT / "tests" / "run.sh", *(ROOT / "runs").glob("*.sh")]
@@ -92,13 +92,13 @@ def unknown_flags(text: str) -> list[str]:
 
 
 def unknown_metrics(code: list[str]) -> list[str]:
-    """Metrics among `code` that nothing logs, and that have no target either: those of sessions are shown, not logged."""
-    targets = {target.metric for target in MEMORY_BOUNDS}
-    return [text for text in code if METRIC.fullmatch(text) and not is_logged(text) and text not in targets]
+    """Metrics among `code` that are neither logged nor bounded: those of sessions are shown, not logged."""
+    bounded = {bound.metric for bound in MEMORY_BOUNDS}
+    return [text for text in code if METRIC.fullmatch(text) and not is_logged(text) and text not in bounded]
 
 
 def missing_files(code: list[str]) -> list[str]:
-    """Paths and modules among `code` that are not there."""
+    """Paths and modules among `code` that do not exist."""
     missing = []
     for text in code:
         path = re.fullmatch(r"(?:mc|nanochat|scripts|bench|runs|tests|dev|obsidian|rustbpe)/[\w./ -]*", text)
@@ -160,18 +160,18 @@ def test_what_there_is_not_is_found() -> None:
     ]
 
 
-def test_targets_are_those_of_the_code() -> None:
-    """The table of the operators' note, cell by cell."""
+def test_bounds_are_those_of_the_code() -> None:
+    """The table of metric bounds in the operator's guide, cell by cell."""
     text = read(VAULT / "Training and operations.md").prose
-    for target in (*RUN_BOUNDS, *MEMORY_BOUNDS):
-        row = target.row()
-        assert f"| {row['aim']} | {row['alert']} |" in text, f"{target.metric}: | {row['aim']} | {row['alert']} |"
-        line = next(line for line in text.splitlines() if line.startswith((f"| `{target.metric}` |", f"| {target.metric} |")))
+    for bound in (*RUN_BOUNDS, *MEMORY_BOUNDS):
+        row = bound.row()
+        assert f"| {row['aim']} | {row['alert']} |" in text, f"{bound.metric}: | {row['aim']} | {row['alert']} |"
+        line = next(line for line in text.splitlines() if line.startswith((f"| `{bound.metric}` |", f"| {bound.metric} |")))
         assert f"| {row['aim']} | {row['alert']} |" in line
 
 
 def test_events_are_those_of_the_code() -> None:
-    """The note on telemetry names every event, and no attribute that is not sent."""
+    """The note on telemetry names every event, and only attributes that are sent."""
     page = read(VAULT / "Telemetry.md")
     assert set(schema()) <= set(page.code)
     named = {text for text in page.code if text.startswith("mc.")}

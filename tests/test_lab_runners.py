@@ -56,7 +56,7 @@ def test_a_tokenizer_that_is_there_is_kept_and_a_profile_of_ones_own_is_found(ro
 
 
 @pytest.mark.parametrize(
-    "flags, says", [(["--gpu", "tpu"], "--gpu is auto, cpu, 5090 or h100, not 'tpu'"), (["--gpu"], "--gpu needs a value")]
+    "flags, says", [(["--gpu", "tpu"], "invalid --gpu 'tpu'; expected auto, cpu, 5090 or h100"), (["--gpu"], "--gpu needs a value")]
 )
 def test_bad_options_are_one_line(root: Path, flags: list[str], says: str) -> None:
     done = run_runner(root, "miniseries.sh", *flags)

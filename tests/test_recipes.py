@@ -119,11 +119,11 @@ def test_what_is_run_is_what_the_dry_run_printed(root: Path, tmp_path: Path, bas
     done = run_runner(checkout, *arguments, **gpus)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     run = [ast.literal_eval(line) for line in (checkout / "commands.txt").read_text().splitlines()]
-    assert sorted(run) == sorted(printed), "the download runs beside the others"
+    assert sorted(run) == sorted(printed), "the download runs in the background"
     assert [words for words in run if "nanochat.dataset" not in words] == [words for words in printed if "nanochat.dataset" not in words]
 
     again = run_runner(checkout, *arguments, **gpus)
-    assert again.returncode == 0 and again.stdout.count("done before, skipped") == len(printed)
+    assert again.returncode == 0 and again.stdout.count("already done, skipped") == len(printed)
 
 
 def test_the_summary_says_where_all_is(root: Path, tmp_path: Path, base: Path) -> None:
@@ -133,20 +133,20 @@ def test_the_summary_says_where_all_is(root: Path, tmp_path: Path, base: Path) -
     lines = done.stdout[done.stdout.index("== stages") :].splitlines()
     names = ["data", "tok_train", "tok_eval", "download", "base_train_mc", "base_eval_mc", "mid_train_mc", "chat_sft_mc", "chat_eval_mc"]
     assert [line.split()[0] for line in lines[1:12]] == [*names, "report_mc", "total"]
-    assert "beside the others" in lines[4] and not any("done before" in line for line in lines)
+    assert "in the background" in lines[4] and not any("skipped" in line for line in lines)
     assert lines[11].split()[2:] == [] and lines[12:] == [
         "== report and checkpoints",
         f"   {checkout}/report/report.md",
         f"   {base}/base_checkpoints/d12-mc",
-        "== to chat, here or on http://127.0.0.1:8000",
+        "== chat, on the terminal or on http://127.0.0.1:8000",
         f"   NANOCHAT_BASE_DIR={base} .venv/bin/python -m scripts.chat_cli --model-tag d12-mc --mc",
         f"   NANOCHAT_BASE_DIR={base} .venv/bin/python -m scripts.chat_web --model-tag d12-mc --mc",
     ]
     stamp = base / "stages/base_train_mc.json"
     stamp.write_text(stamp.read_text().replace(f'"seconds": {json.loads(stamp.read_text())["seconds"]},', '"seconds": 36005,'))
     again = run_runner(checkout, "run10.sh", "--mc", **gpus).stdout
-    assert re.search(r"^   base_train_mc +10h00m  done before$", again, re.MULTILINE)
-    assert re.search(r"^   total +10h00m  \d+s of it now$", again, re.MULTILINE)
+    assert re.search(r"^   base_train_mc +10h00m  skipped$", again, re.MULTILINE)
+    assert re.search(r"^   total +10h00m  \d+s in this run$", again, re.MULTILINE)
 
 
 # --- machines ---
@@ -175,11 +175,16 @@ def test_auto_refuses_a_small_gpu_and_takes_the_demo_without_one(shell: Path, tm
             ["run10.sh", "--gpu", "5090"],
             0,
             {},
-            "run10.sh --gpu 5090 wants an NVIDIA GPU and nvidia-smi finds none here; --gpu cpu",
+            "run10.sh --gpu 5090 needs an NVIDIA GPU and nvidia-smi finds none; --gpu cpu",
         ),
-        (["run1000.sh"], 0, {}, "run1000.sh --gpu h100 wants an NVIDIA GPU"),
-        (["speedrun.sh"], 2, {}, "this recipe wants 8 GPUs and 2 are here; set NPROC to run it with fewer processes, or use run10.sh"),
-        (["speedrun.sh"], 2, {"NPROC": "4"}, "this recipe wants 4 GPUs and 2 are here"),
+        (["run1000.sh"], 0, {}, "run1000.sh --gpu h100 needs an NVIDIA GPU"),
+        (
+            ["speedrun.sh"],
+            2,
+            {},
+            "this recipe needs 8 GPUs and found 2; set NPROC to run it with fewer processes, or use run10.sh",
+        ),
+        (["speedrun.sh"], 2, {"NPROC": "4"}, "this recipe needs 4 GPUs and found 2"),
     ],
 )
 def test_gpus_that_are_not_there(
@@ -198,7 +203,7 @@ def test_processes(shell: Path, runner: str) -> None:
         trained = [words for words in commands if words[0].endswith("torchrun")]
         assert len(trained) == 5 and all(f"--nproc_per_node={processes}" in words for words in trained)
     done = run_runner(shell, runner, "--dry-run", NPROC="many")
-    assert (done.returncode, done.stderr) == (2, "error: NPROC is a number of processes, not 'many'\n")
+    assert (done.returncode, done.stderr) == (2, "error: invalid NPROC 'many'; expected a number of processes\n")
 
 
 # --- options ---
@@ -259,10 +264,10 @@ def test_the_lines_of_a_dry_run_can_be_pasted(root: Path, tmp_path: Path, base: 
     ("flags", "message"),
     [
         (["--model-tag=a-mc"], "error: the model tag is 'a-mc', but names in -mc are for runs with --mc; choose another or add --mc"),
-        (["--profile=other"], "error: --profile is baseline or mc, not 'other'"),
+        (["--profile=other"], "error: invalid --profile 'other'; expected baseline or mc"),
         (["--model-tag"], "error: --model-tag needs a value"),
-        (["--gpu", "tpu"], "error: --gpu is auto, cpu, 5090 or h100, not 'tpu'"),
-        (["--mc-eval"], "error: --mc-eval evaluates a memory; add --mc, or leave it out"),
+        (["--gpu", "tpu"], "error: invalid --gpu 'tpu'; expected auto, cpu, 5090 or h100"),
+        (["--mc-eval"], "error: --mc-eval evaluates a memory; add --mc, or remove --mc-eval"),
     ],
 )
 def test_wrong_options_of_the_runners(shell: Path, tmp_path: Path, runner: str, flags: list[str], message: str) -> None:
@@ -274,7 +279,7 @@ def test_wrong_options_of_the_runners(shell: Path, tmp_path: Path, runner: str, 
 def test_a_machine_that_a_recipe_is_not_for(shell: Path) -> None:
     done = run_runner(shell, "run1000.sh", "--gpu", "5090", "--dry-run")
     assert (done.returncode, done.stdout) == (2, "")
-    message = "run1000.sh has no profile for --gpu 5090, whose memory is too small for its model; choose h100, or cpu for the demo"
+    message = "run1000.sh has no profile for --gpu 5090: its memory is too small for the model; choose h100, or cpu for the demo"
     assert done.stderr == f"error: {message}\n"
 
 

@@ -51,7 +51,7 @@ def test_the_recipe_stops_continues_and_skips(root: Path, base: Path) -> None:
 
     continued = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert continued.returncode == 0, continued.stdout[-2000:]
-    assert "tok_train: done before, skipped" in continued.stdout
+    assert "tok_train: already done, skipped" in continued.stdout
     assert (base / "base_checkpoints/tiny/step_0000060").is_dir()
     steps = [json.loads(line)["step"] for line in (base / "base_runs/tiny/metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and steps[-1] == 60
@@ -62,4 +62,4 @@ def test_the_recipe_stops_continues_and_skips(root: Path, base: Path) -> None:
     began = time.monotonic()
     skipped = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert time.monotonic() - began < 20
-    assert skipped.returncode == 0 and skipped.stdout.count("done before, skipped") == 8
+    assert skipped.returncode == 0 and skipped.stdout.count("already done, skipped") == 8

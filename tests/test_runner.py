@@ -29,7 +29,7 @@ def test_a_stage_runs_once(root: Path, tmp_path: Path, base: Path) -> None:
     assert stamp["stage"] == "first" and stamp["seconds"] >= 0 and stamp["finished"].endswith("Z")
     assert shlex.split(stamp["command"])[-1] == 'a "b" \\ c'
     second = run_script(root, tmp_path, text)
-    assert second.stdout == "== first: done before, skipped\n"
+    assert second.stdout == "== first: already done, skipped\n"
     assert (tmp_path / "made.txt").read_text() == 'it\'s a "b" \\ c\n'
     assert (tmp_path / "report/log.txt").read_text() == first.stdout + second.stdout
 
@@ -59,7 +59,7 @@ def test_a_failing_stage_ends_the_run_with_its_code(root: Path, tmp_path: Path, 
     assert done.returncode == 7
     assert done.stdout.splitlines()[1:] == [
         "reason",
-        f"error: bad failed with exit code 7; what it said is in {tmp_path}/report/log.txt",
+        f"error: bad failed with exit code 7; see {tmp_path}/report/log.txt",
     ]
     assert "reason" in (tmp_path / "report/log.txt").read_text()
     assert not (tmp_path / "x").exists() and here(base / "stages") == ["bad.failed"], "no stamp, no lock"

@@ -45,7 +45,7 @@ def test_it_goes_on_beside_the_stages(root: Path, tmp_path: Path, base: Path) ->
     assert (base / "dataset_download.log").read_text() == "fetching\n" and (tmp_path / "model").exists()
     assert json.loads((base / "stages/download.json").read_text())["stage"] == "download"
     assert f"tail -f {base}/dataset_download.log" in done.stdout
-    assert "== download: done before, skipped" in run_script(root, tmp_path, text).stdout
+    assert "== download: already done, skipped" in run_script(root, tmp_path, text).stdout
 
 
 def test_what_a_server_gets_wrong_is_overcome_and_logged(root: Path, tmp_path: Path, base: Path, server: ShardServer) -> None:
@@ -64,10 +64,10 @@ def test_a_shard_that_cannot_be_had_stops_the_run_and_is_had_later(root: Path, t
     assert done.returncode == 1 and not (tmp_path / "model").exists() and (base / "stages/tokenizer.json").exists()
     errors = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     assert len(errors) == 3 and SECOND in errors[0] and "404" in errors[0] and "1 of 3 shards are missing" in errors[1]
-    assert errors[2] == f"error: the download failed with exit code 1; what it said is in {base}/dataset_download.log"
+    assert errors[2] == f"error: the download failed with exit code 1; see {base}/dataset_download.log"
     asked = len(server.requests)
     again = run_script(root, tmp_path, recipe(root, base))
-    assert again.returncode == 0 and "== tokenizer: done before, skipped" in again.stdout and (tmp_path / "model").exists()
+    assert again.returncode == 0 and "== tokenizer: already done, skipped" in again.stdout and (tmp_path / "model").exists()
     assert [request.path.rpartition("/")[2] for request in server.requests[asked:]] == [SECOND], "what is here is not asked for again"
 
 

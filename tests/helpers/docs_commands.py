@@ -1,4 +1,4 @@
-"""The commands of the documentation: what shell blocks say, and whether the modules and flags in them exist."""
+"""Commands in the documentation: parses shell blocks and checks that the modules and flags in them exist."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.helpers.vault import Page
 
 PACKAGES = ("nanochat", "mc", "scripts", "bench")
 RUNNERS = ("run10.sh", "speedrun.sh", "run1000.sh")
-# Their flags are read from the text of these, beside those of base_train that they pass on.
+# Files whose text has their flags, in addition to those of base_train that they pass on.
 SHELL = {**dict.fromkeys(RUNNERS, (*RUNNERS, "runs/options.sh", "runs/pipeline.sh")), "mc_setup": ("mc_setup",)}
 _OPTION = re.compile(r"--[a-z][a-z0-9-]*")
-# A module in a text: what follows `-m` behind python or torchrun, in the prose or in a block.
+# A module after `-m` of python or torchrun, in prose or in a block.
 _MODULE = re.compile(r"(?:python3?|torchrun[^`\n|;&]*?) -m ((?:nanochat|mc|scripts|bench)\.\w+)")
 
 
 class Command(NamedTuple):
-    """`python -m module arguments`, however it is started."""
+    """`python -m module arguments`, started by python or torchrun."""
 
     module: str
     arguments: list[str]
@@ -32,19 +32,19 @@ class Command(NamedTuple):
 
 @cache
 def help_of(module: str, *arguments: str) -> str:
-    """What `python -m module arguments… --help` prints; nothing where a value before it is refused."""
+    """The output of `python -m module arguments… --help`; empty if a value before it is refused."""
     out = io.StringIO()
+    package = (ROOT / module.replace(".", "/")).is_dir()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
-        importlib.import_module(f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module).main([*arguments, "--help"])
+        importlib.import_module(f"{module}.__main__" if package else module).main([*arguments, "--help"])
     return out.getvalue()
 
 
 @cache
 def runnable() -> dict[str, bool]:
-    """The modules that are commands, and whether they take flags."""
-    files = [path for package in PACKAGES for path in (ROOT / package).glob("*.py")]
-    files += [path for package in PACKAGES for path in (ROOT / package).glob("*/__main__.py")]
-    texts = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"): path.read_text() for path in files}
+    """The modules and packages that are commands, and whether they take flags."""
+    files = [path for package in PACKAGES for pattern in ("*.py", "*/__main__.py") for path in (ROOT / package).glob(pattern)]
+    texts = {".".join(path.relative_to(ROOT).with_suffix("").parts[:2]): path.read_text() for path in files}
     main = re.compile(r"^def main\(argv", re.MULTILINE)
     return {name: main.search(text) is not None for name, text in texts.items() if 'if __name__ == "__main__"' in text}
 
@@ -59,7 +59,7 @@ def flags_of(module: str) -> frozenset[str]:
 
 @cache
 def flags_of_shell(script: str) -> frozenset[str]:
-    """The flags of a shell script of ours; runners take those of base_train too."""
+    """The flags of a shell script of ours; recipes also take those of base_train."""
     own = {flag for name in SHELL[script] if (ROOT / name).exists() for flag in _OPTION.findall((ROOT / name).read_text())}
     return frozenset(own) | (flags_of("scripts.base_train") if script in RUNNERS else frozenset())
 
@@ -83,7 +83,7 @@ def lines(script: str) -> list[list[str]]:
 
 
 def command(words: list[str]) -> Command | None:
-    """The module that a command runs, and with what; None where it runs none of ours."""
+    """Module and arguments that a command runs; None if it runs no module."""
     if "-m" not in words or not re.fullmatch(r"(\S*/)?(python3?|torchrun)", words[0]):
         return None
     at = words.index("-m")
@@ -92,18 +92,18 @@ def command(words: list[str]) -> Command | None:
 
 
 def faults(words: list[str]) -> Iterator[str]:
-    """What is wrong with a command: a module or script that is not there, a flag that it does not have."""
+    """Faults of a command: a module or script that does not exist, a flag that it does not have."""
     found, name = command(words), words[1] if words[0] == "bash" and len(words) > 1 else words[0].removeprefix("./")
     if found is not None and found.module.split(".")[0] in PACKAGES:
         if found.module not in runnable():
-            yield f"{found.module} is no command"
+            yield f"{found.module} is not a command"
             return
         known, arguments = flags_of(found.module), found.arguments
     elif name in SHELL:
         known, arguments = flags_of_shell(name), words[1:]
     else:
         if words[0] == "bash" and not (ROOT / name).exists():
-            yield f"{name} is not there"
+            yield f"{name} does not exist"
         return
     for word in arguments:
         flag = word.partition("=")[0]
@@ -112,6 +112,6 @@ def faults(words: list[str]) -> Iterator[str]:
 
 
 def unknown_modules(page: Page) -> list[str]:
-    """Modules that a page says to run, and that are no commands."""
+    """Modules after `-m` in a page that are not commands."""
     text = page.text
     return [module for module in _MODULE.findall(text) if module not in runnable()]

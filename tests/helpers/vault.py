@@ -23,14 +23,14 @@ _HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
 
 
 class Block(NamedTuple):
-    """A fenced block: the words behind its backticks, and what is in it."""
+    """A fenced block: the words after its opening backticks, and its text."""
 
     info: str
     text: str
 
 
 class Link(NamedTuple):
-    """Where a link leads: a file, and a heading of it or nothing."""
+    """A link: its text, its file, and a heading of that file or nothing."""
 
     text: str
     file: Path
@@ -46,7 +46,7 @@ class Page:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name for messages."""
         return str(self.path.relative_to(ROOT)) if self.path.is_relative_to(ROOT) else self.path.name
 
     @cached_property
@@ -65,12 +65,12 @@ class Page:
         return set(_HEADING.findall(self.prose))
 
     def has_heading(self, heading: str) -> bool:
-        """Whether there is one, named as it is or, as in Markdown links, in small letters with hyphens."""
+        """True if the page has the heading, given as written or, as in Markdown links, in lower case with hyphens."""
         return any(heading in (text, re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-")) for text in self.headings)
 
     @cached_property
     def code(self) -> list[str]:
-        """What stands in backticks within the prose, outside of links' addresses."""
+        """Inline code of the prose."""
         return _CODE.findall(self.prose)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The commands of README and vault: they exist with their flags, the shell reads them, and those marked as tested run."""
+"""Commands of README and vault exist with their flags, parse in the shell, and run if marked as tested."""
 
 from __future__ import annotations
 
@@ -58,11 +58,7 @@ def test_values_of_flags_are_taken() -> None:
         for words in lines(block.text):
             found = command(words)
             if found is not None and runnable().get(found.module) and "--help" not in found.arguments:
-                positional = [word for word in found.arguments[:1] if not word.startswith("-")]
-                arguments = (
-                    found.arguments[len(positional) :] if found.module in ("nanochat.report", "nanochat.core_eval") else found.arguments
-                )
-                assert help_of(found.module, *arguments), f"{name}: {shlex.join(words)}"
+                assert help_of(found.module, *found.arguments), f"{name}: {shlex.join(words)}"
 
 
 def test_the_shell_reads_every_block() -> None:
