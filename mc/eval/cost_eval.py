@@ -71,9 +71,9 @@ class TimedCache(MemoryKVCache):
 
     spans: SpanTimers
 
-    def _rewrite(self, row: int, begin: int) -> None:
+    def _reprefill(self, row: int, begin: int) -> None:
         with self.spans("forward"):
-            super()._rewrite(row, begin)
+            super()._reprefill(row, begin)
 
 
 def measure_cost(

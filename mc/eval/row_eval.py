@@ -112,7 +112,7 @@ def plain_forward(model: GPT, tokens: Tensor) -> Plain:
     """The rows as they are."""
     embedded = model.embed(tokens)
     inputs: list[Tensor] = []
-    x, middle = model.layers(embedded, model.rotary(0, tokens.shape[1]), cache=EagerAttention(), inputs=inputs)
+    x, middle = model.layers(embedded, model.rotary(0, tokens.shape[1]), attn_hook=EagerAttention(), inputs=inputs)
     return Plain(embedded, middle, model.finish(x, middle), inputs)
 
 
@@ -120,7 +120,7 @@ def window_forward(model: GPT, tokens: Tensor, horizon: int, width: int) -> Tens
     """Hidden states [B, ≤ width + H, D] of the last `width` tokens before the horizon and the horizon's, at their positions."""
     T = tokens.shape[1]
     start = max(0, T - horizon - width)
-    return model.backbone(model.embed(tokens[:, start:]), model.rotary(start, T), cache=EagerAttention())
+    return model.backbone(model.embed(tokens[:, start:]), model.rotary(start, T), attn_hook=EagerAttention())
 
 
 def horizon_nll(model: GPT, hidden: Tensor, targets: Tensor, horizon: int) -> Tensor:
@@ -146,7 +146,7 @@ def read_layouts(controller: MCController, probe: Probe, tree: GistBank, levels:
     layout = from_levels(levels.flatten(0, 1), probe.plan.length, width, geometry)
     index = bank_index(layout, probe.plan.shape)
     bias = alibi_bias(layout, geometry, kind, model.config.heads, model.dtype)
-    return model.backbone(assemble(tree, index), probe.positions(layout, index), cache=EagerAttention(bias))
+    return model.backbone(assemble(tree, index), probe.positions(layout, index), attn_hook=EagerAttention(bias))
 
 
 def lens_scores(controller: MCController, probe: Probe, tree: GistBank, levels: Tensor, width: int) -> Tensor:

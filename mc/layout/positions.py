@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mc.layout.layout import Geometry, Layout
-from nanochat.model.gpt import Rotary, rotary_angles, rotary_at, rotary_frequencies
+from nanochat.model.block import Rotary, rotary_angles, rotary_at, rotary_frequencies
 
 PositionType = Literal["gaussian", "simple", "gaussian_lod2d", "gaussian_alibi", "gaussian_lod2d_alibi", "local"]
 KINDS: tuple[str, ...] = get_args(PositionType)

@@ -1,4 +1,4 @@
-"""Attention seen from outside the model: eager for shapes that change from call to call, and counted where it goes.
+"""Attention mass: how much attention some positions pay to each position, computed after a forward.
 
 Shapes: `B` rows, `T` positions, `O` groups of `Q` queries, `H` query heads, `G` key heads, `E` head size.
 """
@@ -10,16 +10,19 @@ import math
 import torch
 from torch import Tensor
 
-from nanochat.model.gpt import GPT, Embedded, Rotary, norm, place
+from nanochat.model.attention import visible
+from nanochat.model.block import Rotary, place
+from nanochat.model.gpt import GPT, Embedded
+from nanochat.model.norm import norm
 
 
 @torch.no_grad()
 def attention_mass(model: GPT, embedded: Embedded, inputs: list[Tensor], queries: Tensor, weights: Tensor | None = None) -> Tensor:
-    """How much attention groups of positions of plain rows pay to each position, fp32 [O,B,T], averaged over heads and layers.
+    """Attention that groups of queries pay to each position of plain rows, fp32 [O,B,T], averaged over heads and layers.
 
-    `queries` int64 [O,Q] are the positions of each group. `inputs` is the stream before each layer, as `GPT.layers` gives it:
-    queries and keys are made of it once more, and nothing else. Summed over a group with `weights`, fp32 [O,B,Q]; by default
-    their mean, and a row of it sums to 1.
+    `queries` int64 [O,Q] are the positions of each group. `inputs` is the residual stream before each layer (see `GPT.layers`), from
+    which queries and keys are recomputed. `weights`, fp32 [O,B,Q], are those of a group's queries; by default the mean, which sums
+    to 1 per row.
     """
     B, T, _ = embedded.x.shape
     groups, Q = queries.shape
@@ -30,16 +33,13 @@ def attention_mass(model: GPT, embedded: Embedded, inputs: list[Tensor], queries
     mass = torch.zeros(groups, B, T, device=embedded.x.device)
     for i, (block, x, window) in enumerate(zip(model.blocks, inputs, model.windows, strict=True)):
         E, G = block.attn.head_dim, model.config.key_heads
-        scales = (model.resid_lambdas[i].to(x.dtype), model.x0_lambdas[i].to(x.dtype))
-        h = norm(scales[0] * x + scales[1] * embedded.x)
+        h = norm(model.resid_lambdas[i].to(x.dtype) * x + model.x0_lambdas[i].to(x.dtype) * embedded.x)
         k = place(block.attn.c_k(h).unflatten(-1, (G, E)), rotary)
         for group, at in enumerate(queries):
             there = Rotary(rotary.cos[:, at], rotary.sin[:, at])
             q = place(block.attn.c_q(h[:, at]).unflatten(-1, (-1, E)), there).unflatten(2, (G, -1))  # (B, Q, G, H/G, E)
             scores = torch.einsum("bqgre,btge->bgrqt", q, k).float() * E**-0.5
-            hidden = key > at[:, None]
-            if window > 0:
-                hidden = hidden | (key <= at[:, None] - window)
-            attended = scores.masked_fill(hidden, -math.inf).softmax(-1).mean((1, 2))  # (B, Q, T)
+            seen = visible(at[:, None], key, window)
+            attended = scores.masked_fill(~seen, -math.inf).softmax(-1).mean((1, 2))  # (B, Q, T)
             mass[group] += torch.einsum("bqt,bq->bt", attended, weights[group])
     return mass / len(inputs)

@@ -1,4 +1,4 @@
-"""The bidirectional transformer that GistNet and LensNet share. Shapes: `N` sequences, `C` items, `D` width, `E` head size."""
+"""Bidirectional transformer of GistNet and LensNet. Shapes: `N` sequences, `C` items, `H` heads, `D` width, `E` head size."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.model.gpt import MLP, QK_GAIN, Linear, Rotary, norm, rotate
+from nanochat.model.block import MLP, Linear, Rotary, place, residual_block
+from nanochat.model.norm import norm
 
-HEAD_DIM = 32  # of the memory's own networks; their widths are multiples of it
+HEAD_DIM = 32  # head size of the memory's networks, whose widths are multiples of it
 
 
 class EncoderBlock(nn.Module):
-    """Attention of every item to every item, with normalised queries and keys, and an MLP."""
+    """Bidirectional attention with normalised queries and keys, and an MLP."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -23,27 +24,26 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, rotary: Rotary | None, seen: Tensor | None = None) -> Tensor:
         """[N,C,D] → [N,C,D]; see `Encoder.forward`."""
+        return residual_block(x, lambda h: self._attend(h, rotary, seen), self.c_proj, self.mlp.c_fc, self.mlp.c_proj)
+
+    def _attend(self, x: Tensor, rotary: Rotary | None, seen: Tensor | None) -> Tensor:
         N, C, D = x.shape
-        q, k, v = self.c_qkv(norm(x)).view(N, C, 3, D // HEAD_DIM, HEAD_DIM).unbind(2)
-        q, k = norm(q) * QK_GAIN, norm(k) * QK_GAIN
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
-        y = _attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), seen)
-        x = x + self.c_proj(y.transpose(1, 2).reshape(N, C, D))
-        return x + self.mlp(norm(x))
+        q, k, v = self.c_qkv(x).view(N, C, 3, D // HEAD_DIM, HEAD_DIM).unbind(2)
+        q, k, v = (part.transpose(1, 2) for part in (place(q, rotary), place(k, rotary), v))  # (N, H, C, E)
+        return _attention(q, k, v, seen).transpose(1, 2).reshape(N, C, D)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
-    """Attention of all to all, [N,H,C,E] each; to those that are True in `seen` [1,C] where it is given."""
+    """Attention over all items, q, k and v [N,H,C,E], or over those that are True in `seen` [1,C]."""
     if q.device.type == "cpu" and q.dtype != torch.float32 and not torch.is_grad_enabled():
-        # PyTorch's fused kernel for CPUs takes twice as long in bf16.
+        # PyTorch's fused CPU kernel takes twice as long in bf16.
         scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3))
         return torch.matmul((scores if seen is None else scores.masked_fill_(~seen, -torch.inf)).softmax(-1), v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
 
 
 class Encoder(nn.Module):
-    """`layers` blocks of `width` channels, a multiple of `HEAD_DIM`."""
+    """Stack of `layers` blocks; `width` is a multiple of `HEAD_DIM`."""
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
@@ -51,9 +51,9 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(EncoderBlock(width) for _ in range(layers))
 
     def forward(self, x: Tensor, rotary: Rotary | None = None, seen: Tensor | None = None) -> Tensor:
-        """[N,C,D] → normalised [N,C,D]; `rotary`, of head size `HEAD_DIM`, says where items are; without, they are a set.
+        """[N,C,D] → normalised [N,C,D]. `rotary` gives the items positions; without it they are a set.
 
-        Items that are False in `seen`, bool [1,C], are attended to by none.
+        Items that are False in `seen`, bool [1,C], are masked.
         """
         for block in self.blocks:
             x = block(x, rotary, seen)
@@ -62,14 +62,14 @@ class Encoder(nn.Module):
 
 @torch.no_grad()
 def init_linear(weight: Tensor, generator: torch.Generator | None, gain: float = 1.0) -> None:
-    """Uniform with standard deviation `gain / √fan_in`."""
+    """Initialises uniformly with standard deviation `gain / √fan_in`."""
     bound = gain * (3 / weight.shape[1]) ** 0.5
     nn.init.uniform_(weight, -bound, bound, generator=generator)
 
 
 @torch.no_grad()
 def init_encoder(encoder: Encoder, generator: torch.Generator | None) -> None:
-    """As the language model's layers: output projections start at zero, so that every layer passes its input on."""
+    """Initialises like the language model's layers: output projections are zero, so that every layer starts as the identity."""
     for block in encoder.blocks:
         init_linear(block.c_qkv.weight, generator)
         init_linear(block.mlp.c_fc.weight, generator, 0.4)

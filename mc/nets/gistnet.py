@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mc.nets.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
 from nanochat.flags import flag
-from nanochat.model.gpt import MLP, Linear, norm, rotary_at
+from nanochat.model.block import MLP, Linear, rotary_at
+from nanochat.model.norm import norm
 
 WIDTH_SHARE = 2  # the encoder is narrower than the model by this: it reads every token, and must not cost what the model's layers do
 

@@ -18,7 +18,8 @@ from mc.nets.child_attention import HEADS, ChildAttention, ChildKeys
 from mc.nets.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
 from mc.nets.gist_bank import BankShape, GistBank, look_below
 from nanochat.flags import flag
-from nanochat.model.gpt import MLP, Linear, norm
+from nanochat.model.block import MLP, Linear
+from nanochat.model.norm import norm
 
 FEATURES = 4  # is a gist, level, logarithms of stride and of distance
 

@@ -337,7 +337,7 @@ class MCSession:
         """The states [W,D] after the middle layer at W entries, as a batch of one row."""
         W = entries.x.shape[1]
         padded = pad_entries(entries, rotary, WIDTH_STEP)
-        return self.controller.model.layers(*padded, cache=EagerAttention(), half=True)[1][0, :W]
+        return self.controller.model.layers(*padded, attn_hook=EagerAttention(), half=True)[1][0, :W]
 
 
 def _composed(first: np.ndarray, second: np.ndarray) -> np.ndarray:

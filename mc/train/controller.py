@@ -242,7 +242,7 @@ class MCController(Objective):
             geometry, heads = self.config.geometry, self.model.config.heads
             bias = alibi_bias(variants.layout, geometry, self.config.positional_type, heads, self.model.dtype)
         eager = None if self.config.mc_compile_variants else EagerAttention(bias)
-        return entries, self.model.backbone(entries, rotary, cache=eager, bias=bias), (*rotary, bias)
+        return entries, self.model.backbone(entries, rotary, attn_hook=eager, bias=bias), (*rotary, bias)
 
     def _lens_learns(self, draw: int) -> bool:
         return self.config.lens_loss.mc_lens_loss_weight > 0 and draw % self.config.mc_lens_every == 0

@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mc.layout.layout import Geometry
 from mc.nets.encoder import init_linear
+from nanochat.model.block import MLP
 from nanochat.model.cross_entropy import CHUNK_BYTES
-from nanochat.model.gpt import GPT, MLP, norm
+from nanochat.model.gpt import GPT, norm
 
 SHARE = 4  # one block in so many is told in a micro-batch
 

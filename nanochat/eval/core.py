@@ -23,6 +23,7 @@ from torch import Tensor
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.eval.bits_per_byte import never
 from nanochat.eval.core_tasks import CoreTask, Option, bundle_folder, options, read_tasks
+from nanochat.model.attention import eager_backend
 from nanochat.model.gpt import GPT
 
 HEAD_POSITIONS = 1024  # of which logits exist at a time
@@ -147,7 +148,7 @@ def _score_batch(model: GPT, rows: list[list[int]], starts: list[int]) -> Tensor
 def any_shape(model: GPT) -> Iterator[None]:
     """Within, nothing is compiled anew for each shape of batch: layers run eagerly, FlexAttention gives way to SDPA."""
     backend = model.backend
-    model.backend = "sdpa" if backend == "flex" else backend
+    model.backend = eager_backend(backend)
     try:
         with torch.compiler.set_stance("force_eager"):
             yield

@@ -1,4 +1,4 @@
-"""A weight matrix that few rows are multiplied by, again and again."""
+"""Weight prepacked for small-batch matmuls (oneDNN reorder, bf16 on CPU)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class PackedLinear:
-    """`weight` [N,K] in `dtype`, arranged for speed; a copy of it, unless it is that already.
+    """Linear map with `weight` [N,K] in `dtype`: a copy, unless it has that dtype and needs no packing.
 
-    A CPU's oneDNN brings a plain matrix in bf16 into its own order at each product, which for few rows takes as long as the
-    product itself. Here it is done once. In fp32 it does not pay.
+    On a CPU, oneDNN reorders a plain bf16 weight in each product, which for few rows takes as long as the product. Here it is done
+    once; fp32 gains nothing.
     """
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
@@ -19,7 +19,7 @@ class PackedLinear:
         self._weight = weight.detach().to(dtype)
         self._packed = weight.device.type == "cpu" and dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
         if self._packed:
-            # The operations that compiled code uses.
+            # The operators that compiled code uses.
             self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight.contiguous())
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -29,6 +29,6 @@ class PackedLinear:
             return torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
         return F.linear(x, self._weight)
 
-    def add_to(self, sum: Tensor, x: Tensor) -> Tensor:
-        """sum + x·weightᵀ in the dtype of `sum` [B,N]."""
-        return torch.addmm(sum, x, self._weight.t()) if sum.dtype == x.dtype == self.dtype else sum + self(x)
+    def add_to(self, x: Tensor, h: Tensor) -> Tensor:
+        """x + h·weightᵀ in the dtype of x [B,N], for h [B,K]."""
+        return torch.addmm(x, h, self._weight.t()) if x.dtype == h.dtype == self.dtype else x + self(h)

@@ -3,17 +3,17 @@
 Shapes: `B` rows, `T` queries, `S` keys, `H` query heads, `G` key/value heads (H a multiple of G), `E` head size.
 A window of `w` lets position p see the `w` positions p−w+1 … p; 0 means no limit.
 
-- `sdpa`: PyTorch's fused attention, everywhere. A window needs an explicit mask there, which is slow.
+- `sdpa`: PyTorch's fused attention, on every device. A window needs an explicit mask, which is slow.
 - `blocked`: matmuls over blocks of queries, for CPUs. PyTorch's fused CPU kernel does not reach the speed of the
-  CPU's bf16 matmuls; plain matmuls do, and blocks skip the keys that no query of theirs can see.
-- `flex`: FlexAttention, for windows on CUDA. `fa3`: FlashAttention 3, where it can be imported (Hopper).
+  CPU's bf16 matmuls; plain matmuls do, and each block skips the keys that none of its queries can see.
+- `flex`: FlexAttention, for windows on CUDA. `fa3`: FlashAttention 3, if installed (Hopper).
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ QUERY_BLOCK = 128  # queries in a block of the `blocked` backend; 128 and 256 ti
 
 
 def choose_backend(wanted: str, device: torch.device, dtype: torch.dtype) -> Backend:
-    """Resolves `auto` for `device`; otherwise checks that `wanted` runs there. Raises `ValueError` if not."""
+    """Resolves `auto` for `device`. Raises `ValueError` if `wanted` is unknown or does not run on `device`."""
     fa3 = device.type == "cuda" and dtype == torch.bfloat16 and torch.cuda.get_device_capability(device)[0] == 9
     fa3 = fa3 and importlib.util.find_spec("flash_attn_interface") is not None
     available = {"sdpa": True, "blocked": True, "flex": device.type == "cuda", "fa3": fa3}
@@ -33,36 +33,51 @@ def choose_backend(wanted: str, device: torch.device, dtype: torch.dtype) -> Bac
             return "fa3" if fa3 else "flex"
         return "blocked" if device.type == "cpu" else "sdpa"
     if wanted not in available:
-        raise ValueError(f"attention {wanted!r} is none of auto, {', '.join(available)}")
+        raise ValueError(f"invalid attention {wanted!r}; expected auto, {', '.join(available)}")
     if not available[wanted]:
-        raise ValueError(f"attention {wanted!r} cannot run on {device} in {dtype}; use auto or sdpa")
+        raise ValueError(f"invalid attention {wanted!r}: it does not run on {device} in {dtype}; expected auto or sdpa")
     return wanted  # type: ignore[return-value]
 
 
 def best_window_pattern(backend: Backend) -> str:
-    """The window pattern the backend is fast at: windows pay where the kernel skips what is outside them."""
+    """Fastest window pattern: windows pay off only if the kernel skips the keys outside them."""
     return "SSSL" if backend in ("flex", "fa3") else "L"
 
 
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    window: int,
-    backend: Backend,
-    lengths: Tensor | None = None,
-    mask: Tensor | None = None,
-) -> Tensor:
+def eager_backend(backend: Backend) -> Backend:
+    """Backend for uncompiled layers, whose shapes vary: `sdpa` instead of FlexAttention, which is compiled for each shape."""
+    return "sdpa" if backend == "flex" else backend
+
+
+class AttentionHook(Protocol):
+    """Replacement for the causal attention of a model's layers, such as a KV cache. Layers with a hook run uncompiled."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend) -> Tensor:
+        """Attention output [B,T,H,E] of layer number `layer` for q [B,T,H,E], k and v [B,T,G,E]."""
+        ...
+
+
+class EagerAttention:
+    """Attention hook for plain causal attention: nothing is compiled for a width that occurs once.
+
+    `bias` is added to the scores as in `GPT.backbone`; windows are then ignored.
+    """
+
+    def __init__(self, bias: Tensor | None = None) -> None:
+        self.bias = bias
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend) -> Tensor:
+        """See `AttentionHook`."""
+        return attention(q, k, v, window, eager_backend(backend), mask=self.bias)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend, mask: Tensor | None = None) -> Tensor:
     """Causal attention. q [B,T,H,E], k and v [B,S,G,E] → [B,T,H,E], all in one dtype.
 
-    Without `lengths` the queries are the last T of the S positions. With `lengths` (int64 [B]) row b's keys
-    beyond `lengths[b]` are unused slots of a cache, and its queries are the last T of `lengths[b]` positions.
-    `mask` is what `cache_mask` makes of window and lengths, for a cache whose layers share it.
+    The queries are the last T of the S positions. `mask` [B,1 or H,T,S] is added to the scores instead (see `cache_mask`).
     """
-    if lengths is not None:
-        mask = cache_mask(q.shape[1], k.shape[1], window, lengths, q.dtype)
     if q.shape[1] == 1:
-        # One query sees every key in its window: nothing to mask but the unused slots of a cache. (A window of 0: all keys.)
+        # One query sees every key in its window, so only the unused slots of a cache are masked. (A window of 0: all keys.)
         if mask is None:
             k, v = k[:, -window:], v[:, -window:]
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, G, S, E)
@@ -80,31 +95,34 @@ def attention(
     return _sdpa(q, k, v, _position_mask(q.shape[1], k.shape[1], window, q.device))
 
 
+def visible(query: Tensor, key: Tensor, window: int) -> Tensor:
+    """True if a query at position `query` sees the key at position `key`; the two int64 tensors broadcast."""
+    causal = key <= query
+    return causal & (key > query - window) if window > 0 else causal
+
+
 def _position_mask(T: int, S: int, window: int, device: torch.device) -> Tensor:
-    """bool [T,S], True where a query sees a key; the queries are the last T of S positions."""
-    query = torch.arange(S - T, S, device=device)[:, None]
-    key = torch.arange(S, device=device)[None, :]
-    seen = key <= query
-    return seen & (key > query - window) if window > 0 else seen
+    """bool [T,S], True if a query sees a key; the queries are the last T of S positions."""
+    return visible(torch.arange(S - T, S, device=device)[:, None], torch.arange(S, device=device), window)
 
 
 def cache_mask(T: int, S: int, window: int, lengths: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B,1,T,S] to be added to the scores: 0 where a query of row b sees a slot of its cache, else −inf. See `attention`."""
+    """Mask [B,1,T,S] for a cache of S slots: 0 if a query of row b sees a slot, else −inf.
+
+    Row b uses the first `lengths[b]` slots (int64 [B]); its queries are the last T of these positions.
+    """
     query = (lengths[:, None] - T + torch.arange(T, device=lengths.device))[:, :, None]  # (B, T, 1)
-    key = torch.arange(S, device=lengths.device)[None, None, :]
-    seen = key <= query
-    if window > 0:
-        seen = seen & (key > query - window)
+    seen = visible(query, torch.arange(S, device=lengths.device), window)
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))[:, None]
 
 
 def one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of one query per head over all keys: q [B,G,H/G,E], k and v [B,G,S,E], mask [B,1,1,S] or none → as q.
+    """Attention of one query per head over all keys: q [B,G,H/G,E], k and v [B,G,S,E], mask [B,1,1,S] or None → as q.
 
-    The query heads that share a key head stand where time would, so keys are never repeated.
+    Query heads that share a key head take the place of the time dimension, so keys are never repeated.
     """
     if q.device.type == "cpu" and q.dtype != torch.float32:
-        # PyTorch's fused kernel for CPUs takes ten times as long for one query in bf16 as these matmuls.
+        # PyTorch's fused CPU kernel takes ten times as long as these matmuls for one query in bf16.
         scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3))
         return torch.matmul((scores if mask is None else scores + mask).softmax(-1), v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -127,11 +145,7 @@ def _fa3(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 def _flex_mask(T: int, window: int, device: torch.device):
     from torch.nn.attention.flex_attention import create_block_mask
 
-    def seen(_batch, _head, query, key):
-        causal = key <= query
-        return causal & (key > query - window) if window > 0 else causal
-
-    return create_block_mask(seen, None, None, T, T, device=device)
+    return create_block_mask(lambda _batch, _head, query, key: visible(query, key, window), None, None, T, T, device=device)
 
 
 @functools.lru_cache(maxsize=1)
@@ -141,8 +155,8 @@ def _compiled_flex():
     return torch.compile(flex_attention, dynamic=False)
 
 
-# Apart from the code around it: the compiler would otherwise trace the making of the mask, which takes it most of a minute.
-# (torch.compiler.disable would do, but imports the compiler at once, which takes 2 s and settles where its cache lies.)
+# Excluded from tracing: compiling the construction of the mask takes most of a minute.
+# (torch.compiler.disable imports the compiler at once, which takes 2 s and fixes the location of its cache.)
 @torch._disable_dynamo
 def _flex(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -151,20 +165,20 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
 
 def _blocked(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """The layout that the matmuls want, and back; compiled code makes the copies as it writes what they are copies of."""
+    """Converts to the layout of the matmuls and back; compiled code fuses the copies into what produces their inputs."""
     (B, T, H, E), (S, G) = q.shape, k.shape[1:3]
     repeat = H // G
     q = (q * E**-0.5).reshape(B, T, G, repeat, E).transpose(1, 2).reshape(B * G, T * repeat, E)
     k, v = (t.transpose(1, 2).reshape(B * G, S, E) for t in (k, v))
-    # The size of a block is an argument, so that code compiled and kept for another size is not used.
+    # The block size is an argument, so that compiled code cached for another size is not used.
     y = torch.ops.nanochat.blocked_attention(q, k, v, repeat, window, QUERY_BLOCK)[0]
     return y.view(B, G, T, repeat, E).transpose(1, 2).reshape(B, T, H, E)
 
 
 def _blocks(queries: int, keys: int, repeat: int, window: int, size: int) -> list[tuple[slice, slice, int]]:
-    """(rows of q, keys they may see, the first of these keys that a mask must deal with) of each block of positions.
+    """(rows of q, keys they may see, first of these keys that needs a mask) of each block of positions.
 
-    The `queries` positions are the last of `keys`; each has `repeat` rows in q, side by side.
+    The `queries` positions are the last of `keys`; each has `repeat` adjacent rows in q.
     """
     blocks, before = [], keys - queries
     for start in range(before - before % size, keys, size):
@@ -177,7 +191,7 @@ def _blocks(queries: int, keys: int, repeat: int, window: int, size: int) -> lis
 
 @functools.lru_cache(maxsize=256)
 def _hidden(queries: int, keys: int, window: int, repeat: int, device: torch.device) -> Tensor:
-    """bool [queries·repeat, keys], True where one of the last `queries` positions does not see one of `keys` positions."""
+    """bool [queries·repeat, keys], True if one of the last `queries` positions does not see one of `keys` positions."""
     return ~_position_mask(queries, keys, window, device).repeat_interleave(repeat, dim=0)
 
 
@@ -208,7 +222,7 @@ def _blocked_backward(
 ) -> list[Tensor]:
     """Gradients [dq, dk, dv] of `blocked_attention`."""
     dq = torch.empty_like(q, memory_format=torch.contiguous_format)
-    # A key collects from several blocks, so its sum is kept in fp32.
+    # A key's gradient sums over several blocks, so it is kept in fp32.
     dk, dv = (torch.zeros(k.shape, dtype=torch.float32, device=k.device) for _ in range(2))
     for (rows, keys, _), p in zip(_blocks(q.shape[1] // repeat, k.shape[1], repeat, window, size), saved, strict=True):
         dv[:, keys] += torch.bmm(p.transpose(1, 2), dy[:, rows])
@@ -235,23 +249,3 @@ def _backward(ctx, grads):
 
 
 _blocked_forward.register_autograd(_backward, setup_context=_save_for_backward)
-
-
-class EagerAttention:
-    """Plain causal attention, given to a model as its cache: layers run uncompiled for it, so that nothing is compiled for a width
-    that comes up once.
-
-    `bias` is added to the scores, as in `GPT.backbone`; windows then count for nothing.
-    """
-
-    def __init__(self, bias: Tensor | None = None) -> None:
-        self.bias = bias
-
-    def layer(self, index: int) -> EagerAttention:
-        """The same for each layer."""
-        return self
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend) -> Tensor:
-        """See `nanochat.model.attention.attention`."""
-        eager: Backend = "sdpa" if backend == "flex" else backend  # FlexAttention is compiled for each shape
-        return attention(q, k, v, window, eager, mask=self.bias)

@@ -1,7 +1,7 @@
-"""The language model: embed → backbone → loss, three functions that training, memory and inference compose.
+"""Language model: embed → backbone → loss, three functions that training, memory and inference compose.
 
 Shapes: `B` rows, `T` positions, `D` width, `H` query heads, `G` key/value heads, `E` head size, `V` vocabulary,
-`L` layers, `U` layers with value embeddings. Parameters are fp32; activations are in the compute dtype.
+`L` layers, `U` layers with value embeddings. Parameters are fp32; activations have the compute dtype.
 
 A 2026 GPT: rotary positions, QK-norm, ReLU² MLP, parameter-free RMSNorm (also after the embedding), grouped queries,
 softcapped logits, and from modded-nanogpt and karpathy/nanochat: value embeddings with per-head gates (ResFormer,
@@ -11,7 +11,6 @@ middle layer subtracted before the head), sliding windows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,40 +21,41 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.flags import flag
-from nanochat.model.attention import Backend, attention
+from nanochat.model.attention import AttentionHook, Backend
+from nanochat.model.block import GATE_CHANNELS, Block, Linear, Rotary, rotary_at
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy, plain_cross_entropy, softcap
 from nanochat.model.norm import fused_norm, norm
 
-GATE_CHANNELS = 12  # channels of the input that a value-embedding gate reads
 SMEAR_CHANNELS = 24  # channels of the embedding that the smear gate reads
-QK_GAIN = 1.2  # normalised queries and keys are each scaled by this: sharper attention
-ROTARY_BASE = 100_000.0
 
 
 @dataclass
 class GPTConfig:
-    """Shape of the model: one dial, the depth, sets the rest."""
+    """Shape of the model: the depth sets the rest."""
 
-    depth: int = flag(12, "layers", unit="layers")
-    aspect_ratio: int = flag(64, "width = depth × aspect ratio, rounded up to the head size", unit="channels per layer")
-    head_dim: int = flag(128, "size of an attention head", unit="channels")
-    kv_heads: int = flag(0, "key/value heads; 0 = as many as query heads", unit="heads")
+    depth: int = flag(12, "number of layers", unit="layers")
+    aspect_ratio: int = flag(64, "width = depth × aspect ratio, rounded up to a multiple of the head size", unit="channels per layer")
+    head_dim: int = flag(128, "attention head size", unit="channels")
+    kv_heads: int = flag(0, "number of key/value heads; 0 = as many as query heads", unit="heads")
     max_seq_len: int = flag(2048, "context length", unit="tokens")
-    window_pattern: str = flag("auto", "per layer L (full context) or S (a quarter), tiled, last layer L; auto = what is fast here")
+    window_pattern: str = flag(
+        "auto",
+        "attention window pattern, tiled over layers: L = full, S = quarter context; the last layer is always L; auto = fastest here",
+    )
     vocab_size: int = 32768
 
     def __post_init__(self) -> None:
         for name in ("depth", "aspect_ratio", "head_dim", "max_seq_len", "vocab_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ValueError(f"invalid {name} {getattr(self, name)}; expected at least 1")
         if self.head_dim % 2:
-            raise ValueError(f"head_dim is {self.head_dim}; rotary positions need an even number")
+            raise ValueError(f"invalid head_dim {self.head_dim}: rotary positions rotate pairs of channels; expected an even number")
         if self.width < SMEAR_CHANNELS:
-            raise ValueError(f"width {self.width} (depth × aspect_ratio) is below {SMEAR_CHANNELS}")
+            raise ValueError(f"invalid width {self.width} (depth × aspect_ratio); expected at least {SMEAR_CHANNELS}")
         if self.kv_heads < 0 or self.heads % (self.kv_heads or self.heads):
-            raise ValueError(f"kv_heads is {self.kv_heads}; it must divide the {self.heads} query heads")
+            raise ValueError(f"invalid kv_heads {self.kv_heads}; expected 0 or a divisor of the {self.heads} query heads")
         if self.window_pattern != "auto" and (not self.window_pattern or set(self.window_pattern.upper()) - set("SL")):
-            raise ValueError(f"window_pattern is {self.window_pattern!r}; it must be auto or made of S and L")
+            raise ValueError(f"invalid window_pattern {self.window_pattern!r}; expected auto or a string of S and L")
 
     @property
     def width(self) -> int:
@@ -74,25 +74,25 @@ class GPTConfig:
 
     @property
     def windows(self) -> list[int]:
-        """Window of each layer in tokens; 0 is the full context."""
+        """Window of each layer in tokens; 0 = full context."""
         if self.window_pattern == "auto":
-            raise ValueError("window_pattern is still auto; resolve it with attention.best_window_pattern")
+            raise ValueError("window_pattern is auto; resolve it with attention.best_window_pattern")
         quarter = -(-self.max_seq_len // 4)
         pattern = self.window_pattern.upper()
         return [quarter if pattern[i % len(pattern)] == "S" and i < self.depth - 1 else 0 for i in range(self.depth)]
 
     @property
     def scaling_parameters(self) -> int:
-        """Parameters that the scaling laws count: the matrices of the layers, gates included, and the head."""
+        """Parameters that the scaling laws count: matrices and gates of the layers, and the head."""
         D, kv = self.width, self.key_heads * self.head_dim
         layer = 2 * D * D + 2 * D * kv + 8 * D * D  # queries and output, keys and values, MLP
         gates = sum(self.has_values(i) for i in range(self.depth)) * GATE_CHANNELS * self.key_heads
         return self.depth * layer + gates + D * self.vocab_size
 
     def flops_per_token(self) -> float:
-        """Training FLOPs per token: matmuls, 6 for each parameter, and attention over each layer's mean visible context.
+        """Training FLOPs per token: 6 for each matmul parameter, and attention over each layer's mean visible context.
 
-        Position t sees min(t+1, window) keys; 12·D FLOPs for each (PaLM, arXiv 2204.02311, appendix B).
+        Position t sees min(t+1, window) keys at 12·D FLOPs each (PaLM, arXiv 2204.02311, appendix B).
         """
         T = self.max_seq_len
         seen = 0.0
@@ -102,28 +102,21 @@ class GPTConfig:
         return 6 * (self.scaling_parameters + SMEAR_CHANNELS) + 12 * self.width * seen
 
     def has_values(self, layer: int) -> bool:
-        """Whether `layer` has value embeddings: every other one, counted back from the last."""
+        """True if `layer` has value embeddings: every other one, counted back from the last."""
         return (self.depth - 1 - layer) % 2 == 0
 
 
 class Embedded(NamedTuple):
-    """What token-space work yields: all that the backbone needs to know of the tokens."""
+    """Output of `GPT.embed`: everything the backbone needs to know about the tokens."""
 
     x: Tensor  # (B, T, D) in the compute dtype
-    values: Tensor  # (B, T, U, G, E), value embeddings of the layers that have them
-
-
-class Rotary(NamedTuple):
-    """Rotation of each position: cos and sin, (B or 1, T, 1, E/2) in the compute dtype."""
-
-    cos: Tensor
-    sin: Tensor
+    values: Tensor  # (B, T, U, G, E), value embeddings
 
 
 def pad_entries(embedded: Embedded, rotary: Rotary, multiple: int) -> tuple[Embedded, Rotary]:
-    """The same with zeros behind, up to a multiple of `multiple` positions: none of the others sees them.
+    """Appends zeros, which no other position sees, up to a multiple of `multiple` positions.
 
-    Preparing products of a new shape takes a CPU longer than the products themselves: where every length comes up, few do so.
+    On a CPU, preparing a matmul of a new shape takes longer than the matmul; padding keeps the number of shapes small.
     """
     padding = -embedded.x.shape[1] % multiple
     if not padding:
@@ -132,108 +125,8 @@ def pad_entries(embedded: Embedded, rotary: Rotary, multiple: int) -> tuple[Embe
     return padded, Rotary(*(F.pad(part, (0, 0, 0, 0, 0, padding)) for part in rotary))
 
 
-class Linear(nn.Linear):
-    """A bias-free linear map with fp32 weights that computes in the dtype of its input."""
-
-    def __init__(self, fan_in: int, fan_out: int) -> None:
-        super().__init__(fan_in, fan_out, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
-
-
-def rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotates the two halves of each head, x (B, T, heads, E), by its position's angles (RoFormer, arXiv 2104.09864)."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * rotary.cos - b * rotary.sin, b * rotary.cos + a * rotary.sin], dim=-1)
-
-
-def place(x: Tensor, rotary: Rotary, normalise: Callable[[Tensor], Tensor] = norm) -> Tensor:
-    """Projected queries or keys (B, T, heads, E) as attention compares them: normalised, scaled, rotated."""
-    return rotate(normalise(x) * QK_GAIN, rotary)
-
-
-def rotary_frequencies(head_dim: int, device: torch.device | str) -> Tensor:
-    """Radians by which each pair of channels turns from one position to the next, fp32 [E/2]."""
-    return ROTARY_BASE ** -(torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
-
-
-def rotary_angles(positions: Tensor, frequencies: Tensor) -> Tensor:
-    """Angles [..., E/2] at `positions` [...], within a turn: in fp32 a product of millions would not be known to a radian."""
-    wide = torch.float32 if positions.device.type == "mps" else torch.float64  # which has no fp64
-    return (positions.to(wide).unsqueeze(-1) * frequencies).remainder(2 * math.pi).float()
-
-
-def rotary_at(positions: Tensor, head_dim: int, dtype: torch.dtype) -> Rotary:
-    """Ordinary RoPE at `positions` ((T,) or (B,T), any numeric dtype)."""
-    angles = rotary_angles(positions, rotary_frequencies(head_dim, positions.device))
-    angles = (angles if angles.ndim == 3 else angles[None]).unsqueeze(2)  # (B or 1, T, 1, E/2)
-    return Rotary(angles.cos().to(dtype), angles.sin().to(dtype))
-
-
-class Attention(nn.Module):
-    """Grouped-query attention with normalised queries and keys."""
-
-    def __init__(self, config: GPTConfig, layer: int) -> None:
-        super().__init__()
-        D, E, G = config.width, config.head_dim, config.key_heads
-        self.head_dim = E
-        self.c_q = Linear(D, D)
-        self.c_k = Linear(D, G * E)
-        self.c_v = Linear(D, G * E)
-        self.c_proj = Linear(D, D)
-        self.value_gate = Linear(GATE_CHANNELS, G) if config.has_values(layer) else None
-        self.norm: Callable[[Tensor], Tensor] = norm
-
-    def forward(self, x, values: Tensor | None, rotary: Rotary, window: int, backend: Backend, cache=None, bias=None) -> Tensor:
-        B, T, D = x.shape
-        E = self.head_dim
-        if cache is None:
-            # One matmul for the three projections; the optimizer still sees three matrices.
-            weight = torch.cat([self.c_q.weight, self.c_k.weight, self.c_v.weight]).to(x.dtype)
-            kv = self.c_k.weight.shape[0]
-            q, k, v = F.linear(x, weight).split([D, kv, kv], dim=-1)
-        else:
-            # For a token or two, joining the matrices would cost more than multiplying by them.
-            q, k, v = self.c_q(x), self.c_k(x), self.c_v(x)
-        q, k, v = q.view(B, T, -1, E), k.view(B, T, -1, E), v.view(B, T, -1, E)
-        if values is not None:
-            gate = 3 * torch.sigmoid(self.value_gate(x[..., :GATE_CHANNELS]))
-            v = v + gate.unsqueeze(-1) * values
-        q, k = place(q, rotary, self.norm), place(k, rotary, self.norm)
-        y = attention(q, k, v, window, backend, mask=bias) if cache is None else cache.attend(q, k, v, window, backend)
-        return self.c_proj(y.reshape(B, T, D))
-
-
-class MLP(nn.Module):
-    """Two matrices around a squared ReLU (Primer, arXiv 2109.08668)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.c_fc = Linear(width, 4 * width)
-        self.c_proj = Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.relu(self.c_fc(x)).square())
-
-
-class Block(nn.Module):
-    """One layer: the residual stream mixed with the embedding, then attention, then the MLP."""
-
-    def __init__(self, config: GPTConfig, layer: int) -> None:
-        super().__init__()
-        self.attn = Attention(config, layer)
-        self.mlp = MLP(config.width)
-        self.norm: Callable[[Tensor], Tensor] = norm
-
-    def forward(self, x, x0, scales, values, rotary, window, backend, cache=None, bias=None) -> Tensor:
-        x = scales[0] * x + scales[1] * x0
-        x = x + self.attn(self.norm(x), values, rotary, window, backend, cache, bias)
-        return x + self.mlp(self.norm(x))
-
-
 class GPT(nn.Module):
-    """The model. `embed`, `backbone` and `loss` are its parts; `forward` composes them for a plain row of tokens."""
+    """Language model. `embed`, `backbone` and `loss` are its parts; `forward` composes them for plain rows of tokens."""
 
     def __init__(self, config: GPTConfig, dtype: torch.dtype = torch.float32, backend: Backend = "sdpa") -> None:
         super().__init__()
@@ -243,7 +136,7 @@ class GPT(nn.Module):
         self.value_layers = [i for i in range(L) if config.has_values(i)]
         self.wte = nn.Embedding(V, D)
         self.value_embeds = nn.Embedding(V, len(self.value_layers) * config.key_heads * config.head_dim)
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(L))
+        self.blocks = nn.ModuleList(Block(i, D, config.head_dim, config.key_heads, config.has_values(i)) for i in range(L))
         self.lm_head = Linear(D, V)
         self.resid_lambdas = nn.Parameter(torch.empty(L))
         self.x0_lambdas = nn.Parameter(torch.empty(L))
@@ -256,7 +149,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> GPT:
-        """Initialises every parameter; the same generator state gives the same model. Returns self."""
+        """Initialises every parameter from `generator`. Returns self."""
         D, L = self.config.width, self.config.depth
         bound = 3**0.5 * D**-0.5  # uniform with standard deviation 1/√D
 
@@ -270,7 +163,7 @@ class GPT(nn.Module):
             for weight in (block.attn.c_q.weight, block.attn.c_k.weight, block.attn.c_v.weight):
                 uniform(weight, -bound, bound)
             uniform(block.mlp.c_fc.weight, -0.4 * bound, 0.4 * bound)
-            # Zero output projections: at the start every layer passes the residual stream on unchanged.
+            # Zero output projections: at the start every layer leaves the residual stream unchanged.
             nn.init.zeros_(block.attn.c_proj.weight)
             nn.init.zeros_(block.mlp.c_proj.weight)
             if block.attn.value_gate is not None:
@@ -283,13 +176,12 @@ class GPT(nn.Module):
         return self
 
     def use_kernels(self, compiled: bool, chunked_ce: bool, fused_rmsnorm: bool = False) -> GPT:
-        """Chooses how the same mathematics runs: layers compiled or eager, the loss in chunks or whole, norms as one operation
-        each (see `rms_norm.fused_norm`). Returns self."""
+        """Selects implementations: compiled or eager layers, chunked or plain cross-entropy, fused or plain RMSNorm. Returns self."""
         for part in (self, *self.blocks, *(block.attn for block in self.blocks)):
             part.norm = fused_norm if fused_rmsnorm else norm
         if compiled:
-            # Layers share their code, and each kind, window and shape is compiled once. Past the default of 8 the compiler would
-            # run the rest eagerly, with no more than a warning.
+            # Layers share code; each kind, window and shape is compiled once. Past the default limit of 8 the compiler would run the
+            # rest eagerly, with only a warning.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
             for block in self.blocks:
                 block.compile(dynamic=False)
@@ -297,9 +189,9 @@ class GPT(nn.Module):
         return self
 
     def embed(self, tokens: Tensor, previous: Tensor | None = None) -> Embedded:
-        """Token-space work on `tokens` (int64 [B,T]): embedding, norm, smear, value embeddings.
+        """Embedding, norm, smear and value embeddings of `tokens`, int64 [B,T].
 
-        `previous` is the normalised embedding [B,D] of the token before each row, where a cache has one.
+        `previous` [B,D] is the normalised embedding of the token before each row; zero if None.
         """
         x = self.norm(self.wte(tokens).to(self.dtype))
         before = torch.zeros_like(x[:, :1]) if previous is None else previous[:, None]
@@ -310,11 +202,11 @@ class GPT(nn.Module):
         return Embedded(x + gate * before, values.view(shape))
 
     def rotary(self, start: int, end: int) -> Rotary:
-        """Ordinary RoPE of positions start … end−1, from a table that grows as needed."""
+        """Standard RoPE at positions start … end−1, from a table that grows as needed."""
         device = self.wte.weight.device
         if self._rotary is None or self._rotary.cos.shape[1] < end or self._rotary.cos.device != device:
             size = self.config.max_seq_len
-            while size < end:  # doubled: decoding past it must not make a new table for every token
+            while size < end:  # doubling: decoding past it must not rebuild the table for every token
                 size *= 2
             self._rotary = rotary_at(torch.arange(size, device=device), self.config.head_dim, self.dtype)
         return Rotary(self._rotary.cos[:, start:end], self._rotary.sin[:, start:end])
@@ -323,25 +215,23 @@ class GPT(nn.Module):
         self,
         embedded: Embedded,
         rotary: Rotary,
-        cache=None,
+        attn_hook: AttentionHook | None = None,
         bias: Tensor | None = None,
         inputs: list[Tensor] | None = None,
         half: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The residual stream [B,T,D] after the last layer and after the middle one; see `backbone`.
 
-        `inputs`, where given, gets the stream before each layer. With `half` the middle layer is the last one that runs.
+        The stream before each layer is appended to `inputs`, if given. With `half` the middle layer is the last one that runs.
         """
         x = x0 = middle = embedded.x
         scales = torch.stack([self.resid_lambdas, self.x0_lambdas], dim=1).to(x.dtype)  # (L, 2)
         for i, block in enumerate(self.blocks):
             values = embedded.values[:, :, self.value_layers.index(i)] if i in self.value_layers else None
-            layer_cache = None if cache is None else cache.layer(i)
             if inputs is not None:
                 inputs.append(x)
-            # A cache changes shape from token to token, and a compiled layer would compile anew each time.
-            run = block if cache is None else block.forward
-            x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, layer_cache, bias)
+            run = block if attn_hook is None else block.forward  # `forward` bypasses the compiled call
+            x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, attn_hook, bias)
             if i == len(self.blocks) // 2:
                 middle = x
                 if half:
@@ -349,16 +239,17 @@ class GPT(nn.Module):
         return x, middle
 
     def finish(self, x: Tensor, middle: Tensor) -> Tensor:
-        """What the head reads, from what `layers` returns: the backout of the middle layer, and the norm."""
+        """Hidden states for the head, from the output of `layers`: backout of the middle layer, and the norm."""
         return self.norm(x - self.backout_lambda.to(x.dtype) * middle)
 
-    def backbone(self, embedded: Embedded, rotary: Rotary, cache=None, bias: Tensor | None = None) -> Tensor:
-        """Attention and MLP: [B,T,D] → normalised hidden states [B,T,D]. Positions come from outside, as `rotary`.
+    def backbone(self, embedded: Embedded, rotary: Rotary, attn_hook: AttentionHook | None = None, bias: Tensor | None = None) -> Tensor:
+        """Attention and MLP: [B,T,D] → normalised hidden states [B,T,D] at the positions that `rotary` gives.
 
-        `cache`, where given, holds the keys and values of earlier positions (`kv_cache.KVCache`). `bias` [B,1 or H,T,T] is
-        added to the attention scores; it must be −inf where a position may not look, and windows then count for nothing.
+        `attn_hook` replaces the attention of each layer and makes the layers run eagerly: a cache changes shape with every token,
+        and compiled layers would recompile each time. None = causal attention, compiled if `use_kernels` says so. `bias`
+        [B,1 or H,T,T] is added to its scores; it must be −inf at keys that are not visible, and windows are then ignored.
         """
-        return self.finish(*self.layers(embedded, rotary, cache, bias))
+        return self.finish(*self.layers(embedded, rotary, attn_hook, bias))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits, fp32 [..., V]."""
@@ -367,8 +258,8 @@ class GPT(nn.Module):
     def loss(
         self, hidden: Tensor, targets: Tensor, reduction: str = "mean", weights: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Cross-entropy in nats, fp32: the mean over targets that are not −1, with `none` each one [B,T] (0 where −1), with
-        `both` the mean and, without a gradient, each one. `weights`, fp32 [B], multiply the losses of the rows in the mean."""
+        """Cross-entropy in nats, fp32: `mean` over the targets that are not −1, `none` = per target [B,T] (0 at −1), `both` = the
+        mean and, without gradient, the losses per target. `weights`, fp32 [B], multiply the losses of the rows in the mean."""
         if weights is not None:
             losses = self.loss(hidden, targets, "none")
             mean = (losses * weights[:, None]).sum() / (targets != IGNORE).sum().clamp(min=1)
@@ -380,7 +271,7 @@ class GPT(nn.Module):
         return loss.view(targets.shape) if reduction == "none" else loss
 
     def forward(self, tokens: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-        """Next-token loss of plain rows: tokens and targets int64 [B,T]."""
+        """Next-token loss of plain rows; tokens and targets int64 [B,T]."""
         return self.loss(self.backbone(self.embed(tokens), self.rotary(0, tokens.shape[1])), targets, reduction)
 
     def flops_per_token(self) -> float:

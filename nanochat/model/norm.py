@@ -1,7 +1,7 @@
-"""RMSNorm without parameters: torch's, and one operation with a backward of its own.
+"""RMSNorm without parameters: PyTorch's, and a fused autograd function.
 
 y = x / √(mean(x²) + ε) over the last dimension (arXiv 1910.07467). With r = 1/√(mean(x²) + ε) and the gradient g of y,
-∂x = r · (g − y · mean(g · y)): the backward needs x and one number for each row, and nothing else of the forward.
+∂x = r · (g − y · mean(g · y)): the backward needs only x and one number per row.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-EPSILON = torch.finfo(torch.float32).eps  # what `F.rms_norm` adds by default
+EPSILON = torch.finfo(torch.float32).eps  # default of `F.rms_norm` in fp32
 
 
 def norm(x: Tensor) -> Tensor:
@@ -20,10 +20,9 @@ def norm(x: Tensor) -> Tensor:
 
 
 def fused_norm(x: Tensor) -> Tensor:
-    """`norm` as one operation that keeps x and fp32 [..., 1] for the backward, where autograd through the plain one keeps more.
+    """`norm`, up to rounding, as an autograd function that saves only x and fp32 [..., 1] for the backward.
 
-    Helps where nothing else fuses it: on a CPU, in what is not compiled (the embedding's norm and the head's, and all layers with
-    `--compile 0`). Compiled layers fuse either one, and on CUDA torch's own is one kernel already. Equal to `norm` up to rounding.
+    Helps uncompiled code on a CPU. Compiled layers fuse either one, and on CUDA PyTorch's is a single kernel.
     """
     return _FusedNorm.apply(x)
 

@@ -28,7 +28,8 @@ from mc.eval.row_eval import (
 from mc.layout.layout import check, from_levels
 from mc.nets.attention_probe import attention_mass
 from mc.train.controller import MCController
-from nanochat.model.gpt import GPT, norm, rotate
+from nanochat.model.block import rotate
+from nanochat.model.gpt import GPT, norm
 from tests.helpers.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_memory
 from tests.helpers.tiny_model import tiny_model
 from tests.helpers.two_processes import in_two_processes

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mc.nets.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
-from nanochat.model.gpt import norm, rotary_at, rotate
+from nanochat.model.block import rotary_at, rotate
+from nanochat.model.norm import norm
 from tests.helpers.tiny_memory import randomise
 
 WIDTH = 2 * HEAD_DIM

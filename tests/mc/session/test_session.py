@@ -150,8 +150,8 @@ def test_a_cache_that_is_kept_says_what_the_whole_working_context_says(gist: dic
     s = session(controller, EAGER)
     cache, tokens = MemoryKVCache(controller.model, [s]), random_tokens(400)
     rewritten = []
-    whole = cache._rewrite
-    cache._rewrite = lambda row, begin: (rewritten.append(begin), whole(row, begin))
+    whole = cache._reprefill
+    cache._reprefill = lambda row, begin: (rewritten.append(begin), whole(row, begin))
     for piece in tokens.split([130, *[1] * 70, 40, *[1] * 160]):
         hidden = cache.append(piece[None])[0]
         if s.length % 7 == 0:

@@ -10,7 +10,8 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.kv_cache import KVCache
 from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.infer.sampling import Sampling
-from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
+from nanochat.model.block import Rotary, rotary_at
+from nanochat.model.gpt import GPT, Embedded
 from tests.helpers.tiny_model import tiny_model
 
 GREEDY = Sampling(temperature=0, max_tokens=30)

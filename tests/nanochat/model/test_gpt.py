@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from nanochat.model.block import rotary_at
 from nanochat.model.cross_entropy import plain_cross_entropy
-from nanochat.model.gpt import GPT, GPTConfig, rotary_at
+from nanochat.model.gpt import GPT, GPTConfig
 from tests.helpers.tiny_model import tiny_model
 
 
