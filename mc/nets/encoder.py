@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 
+from nanochat.model.attention import full_attention
 from nanochat.model.block import MLP, Linear, Rotary, place, residual_block
 from nanochat.model.norm import norm
 
@@ -22,24 +22,15 @@ class EncoderBlock(nn.Module):
         self.c_proj = Linear(width, width)
         self.mlp = MLP(width)
 
-    def forward(self, x: Tensor, rotary: Rotary | None, seen: Tensor | None = None) -> Tensor:
-        """[N,C,D] → [N,C,D]; see `Encoder.forward`."""
-        return residual_block(x, lambda h: self._attend(h, rotary, seen), self.c_proj, self.mlp.c_fc, self.mlp.c_proj)
+    def forward(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None) -> Tensor:
+        """[N,C,D] → [N,C,D]; `mask` [1,C] is added to the attention scores. See `Encoder.forward`."""
+        c_proj, mlp = self.c_proj, self.mlp
+        return residual_block(x, lambda h: self._attend(h, rotary, mask), c_proj.add_to, mlp.c_fc, mlp.c_proj.add_to)
 
-    def _attend(self, x: Tensor, rotary: Rotary | None, seen: Tensor | None) -> Tensor:
-        N, C, D = x.shape
-        q, k, v = self.c_qkv(x).view(N, C, 3, D // HEAD_DIM, HEAD_DIM).unbind(2)
+    def _attend(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None) -> Tensor:
+        q, k, v = self.c_qkv(x).unflatten(-1, (3, -1, HEAD_DIM)).unbind(2)
         q, k, v = (part.transpose(1, 2) for part in (place(q, rotary), place(k, rotary), v))  # (N, H, C, E)
-        return _attention(q, k, v, seen).transpose(1, 2).reshape(N, C, D)
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
-    """Attention over all items, q, k and v [N,H,C,E], or over those that are True in `seen` [1,C]."""
-    if q.device.type == "cpu" and q.dtype != torch.float32 and not torch.is_grad_enabled():
-        # PyTorch's fused CPU kernel takes twice as long in bf16.
-        scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3))
-        return torch.matmul((scores if seen is None else scores.masked_fill_(~seen, -torch.inf)).softmax(-1), v)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return full_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 class Encoder(nn.Module):
@@ -55,8 +46,9 @@ class Encoder(nn.Module):
 
         Items that are False in `seen`, bool [1,C], are masked.
         """
+        mask = None if seen is None else x.new_zeros(seen.shape).masked_fill_(~seen, -torch.inf)
         for block in self.blocks:
-            x = block(x, rotary, seen)
+            x = block(x, rotary, mask)
         return norm(x)
 
 

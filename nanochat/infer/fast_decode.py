@@ -86,7 +86,7 @@ class DecodeStep:
 
         for i, layer in enumerate(self._layers):
             x = torch.add(x * self._residual[i], x0, alpha=self._x0[i])
-            x = residual_block(x, attend_layer, layer.c_attn, layer.c_fc, layer.c_mlp, self._norm)
+            x = residual_block(x, attend_layer, layer.c_attn.add_to, layer.c_fc, layer.c_mlp.add_to, self._norm)
             if i == len(self._layers) // 2:
                 middle = x
         return self._norm(torch.sub(x, middle, alpha=self._backout)), embedded, middle

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nanochat.infer.fast_decode import DecodeStep
-from nanochat.model.attention import Backend, attention, cache_mask, eager_backend, one_query
+from nanochat.model.attention import Backend, attention, cache_mask, eager_backend, full_attention
 from nanochat.model.block import Rotary, rotary_at
 from nanochat.model.gpt import GPT
 from nanochat.model.norm import norm
@@ -137,7 +137,7 @@ class KVCache:
         """`attend` for one token per row: q [B,H,1,E], k and v [B,G,1,E] → [B,G,H/G,E]."""
         keys, values, mask = self._store(layer, k, v, self._model.windows[layer])
         B, G, _, E = keys.shape
-        return one_query(q.view(B, G, -1, E).to(self.dtype), keys, values, mask)
+        return full_attention(q.view(B, G, -1, E).to(self.dtype), keys, values, mask)
 
     def _store(self, layer: int, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Stores k and v [B,G,T,E]. Returns the keys and values [B,G,S,E] in some query's window, and the mask for them, if any."""
@@ -155,38 +155,33 @@ class KVCache:
         seen = slice(first // ALIGNMENT * ALIGNMENT, _aligned(self._end))
         return keys[:, :, seen], values[:, :, seen], self._masks[window][..., seen]
 
-    @torch.no_grad()
     def select(self, rows: Sequence[int]) -> Self:
         """See `Context`."""
-        index = torch.tensor(rows, device=self._device)
-        used = max(self.lengths[row] for row in rows)
         # More rows may be faster in another dtype; fewer rows keep theirs.
         dtype = self.dtype if len(rows) <= len(self._row_numbers) else None
-        other = self._like(len(rows), dtype)
-        other._reserve(used)
-        for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
-            theirs[:, :, :used] = mine[:, :, :used][index]
-        other.lengths = [self.lengths[row] for row in rows]
-        other._lengths, other._previous, other.hidden = (t[index] for t in (self._lengths, self._previous, self.hidden))
+        other = self._empty(len(rows), dtype)
+        other.admit(self, rows)
         return other
 
-    def _like(self, rows: int, dtype: torch.dtype | None) -> Self:
-        """An empty cache of the same model with `rows` rows."""
-        return type(self)(self._model, rows, self._capacity, dtype=dtype, step=self.step)
+    def _empty(self, max_rows: int, dtype: torch.dtype | None) -> Self:
+        """A cache of the same model without rows."""
+        return type(self)(self._model, 0, self._capacity, max_rows, dtype, self.step)
 
     @torch.no_grad()
-    def admit(self, other: KVCache, row: int = 0) -> None:
-        """Appends a copy of a row of `other`, a cache of the same model, as the last row. Only that row is copied."""
-        B, used = self.rows, other.lengths[row]
-        if self.keys[0].shape[0] == B:
-            raise ValueError(f"the cache is full: it has space for {B} rows")
+    def admit(self, other: Self, rows: Sequence[int] = (0,)) -> None:
+        """Appends copies of `rows` of `other`, a cache of the same model."""
+        B, end, index = self.rows, self.rows + len(rows), torch.tensor(rows, device=self._device)
+        if end > len(self._row_numbers):
+            raise ValueError(f"the cache has space for {len(self._row_numbers)} rows, not for {end}")
+        lengths = [other.lengths[row] for row in rows]
+        used = max(lengths)
         self._reserve(used)
         for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
-            mine[B, :, :used] = theirs[row, :, :used]
-        self.lengths.append(used)
-        self._lengths = torch.cat([self._lengths, other._lengths[row : row + 1]])
-        self._previous = torch.cat([self._previous, other._previous[row : row + 1]])
-        self.hidden = torch.cat([self.hidden, other.hidden[row : row + 1]])
+            mine[B:end, :, :used] = theirs[:, :, :used][index]
+        self.lengths += lengths
+        self._lengths = torch.cat([self._lengths, other._lengths[index]])
+        self._previous = torch.cat([self._previous, other._previous[index]])
+        self.hidden = torch.cat([self.hidden, other.hidden[index]])
         self._masks, self._used = {}, []
 
     @torch.no_grad()

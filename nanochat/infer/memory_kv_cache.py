@@ -69,8 +69,6 @@ class MemoryKVCache(KVCache):
         """See `Context`. Several tokens for a row with a memory are read as its entries after the last of them."""
         B, T = tokens.shape
         counts = [T] * B if counts is None else list(counts)
-        if all(memory is None for memory in self.memories):
-            return super().append(tokens, counts)
         if len(counts) == B == self.rows and T == 1 and min(counts) == 1 and min(self.lengths) > 0:
             super().append(tokens)
             tokens = tokens.to(self._device)
@@ -89,34 +87,27 @@ class MemoryKVCache(KVCache):
         return self.hidden
 
     def select(self, rows: Sequence[int]) -> MemoryKVCache:
-        """See `Context`. A memory moves to the new context; raises `ValueError` if two rows would share one."""
-        once = [row for row in rows if self.memories[row] is not None]
-        if len(once) != len(set(once)):
+        """See `Context`. Memories move to the new context; raises `ValueError` if two rows would share one."""
+        backed = [row for row in rows if self.memories[row] is not None]
+        if len(backed) != len(set(backed)):
             raise ValueError("two rows cannot continue the same memory; fork the session for each row")
-        other = super().select(rows)
-        other.memories = [self.memories[row] for row in rows]
-        other._offsets = self._offsets[list(rows)]
-        return other
+        return super().select(rows)
 
-    def admit(self, other: KVCache, row: int = 0) -> None:
+    def _empty(self, max_rows: int, dtype: torch.dtype | None) -> MemoryKVCache:
+        return MemoryKVCache(self._model, (), self._capacity, max_rows, dtype, self.step)
+
+    def admit(self, other: MemoryKVCache, rows: Sequence[int] = (0,)) -> None:
         """See `KVCache`."""
-        super().admit(other, row)
-        with_memory = isinstance(other, MemoryKVCache)
-        self.memories.append(other.memories[row] if with_memory else None)
-        offset = other._offsets[row : row + 1] if with_memory else self._offsets.new_zeros(1)
-        self._offsets = torch.cat([self._offsets, offset])
+        super().admit(other, rows)
+        self.memories += [other.memories[row] for row in rows]
+        self._offsets = torch.cat([self._offsets, other._offsets[list(rows)]])
 
     def remove(self, row: int) -> None:
         """See `KVCache`."""
-        last = self.rows - 1
         super().remove(row)
-        self.memories[row] = self.memories[last]
-        self._offsets[row] = self._offsets[last]
+        self.memories[row], self._offsets[row] = self.memories[-1], self._offsets[-1]
         self.memories.pop()
-        self._offsets = self._offsets[:last].clone()
-
-    def _like(self, rows: int, dtype: torch.dtype | None) -> MemoryKVCache:
-        return MemoryKVCache(self._model, [None] * rows, self._capacity, dtype=dtype, step=self.step)
+        self._offsets = self._offsets[:-1].clone()
 
     @property
     def _positions(self) -> Tensor:

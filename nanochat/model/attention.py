@@ -81,7 +81,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend, ma
         if mask is None:
             k, v = k[:, -window:], v[:, -window:]
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, G, S, E)
-        return one_query(q.reshape(q.shape[0], k.shape[1], -1, q.shape[3]), k, v, mask).reshape(q.shape)
+        return full_attention(q.reshape(q.shape[0], k.shape[1], -1, q.shape[3]), k, v, mask).reshape(q.shape)
     if mask is not None:
         return _sdpa(q, k, v, mask)
     if backend == "blocked":
@@ -116,14 +116,14 @@ def cache_mask(T: int, S: int, window: int, lengths: Tensor, dtype: torch.dtype)
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))[:, None]
 
 
-def one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of one query per head over all keys: q [B,G,H/G,E], k and v [B,G,S,E], mask [B,1,1,S] or None → as q.
+def full_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention of every query to every key: q [...,T,E], k and v [...,S,E] → as q. `mask` is added to the scores.
 
-    Query heads that share a key head take the place of the time dimension, so keys are never repeated.
+    For one query per head, q is [B,G,H/G,E]: query heads that share a key head take the place of time, so keys are never repeated.
     """
-    if q.device.type == "cpu" and q.dtype != torch.float32:
-        # PyTorch's fused CPU kernel takes ten times as long as these matmuls for one query in bf16.
-        scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3))
+    if q.device.type == "cpu" and q.dtype != torch.float32 and not torch.is_grad_enabled():
+        # PyTorch's fused CPU kernel takes twice as long in bf16 as these matmuls, and ten times as long for one query.
+        scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1))
         return torch.matmul((scores if mask is None else scores + mask).softmax(-1), v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 

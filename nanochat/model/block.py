@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -23,20 +23,13 @@ QK_GAIN = 1.2  # scale of normalised queries and of keys: sharper attention
 ROTARY_BASE = 100_000.0
 
 Function = Callable[[Tensor], Tensor]
+Add = Callable[[Tensor, Tensor], Tensor]  # (x, h) → x + f(h): a linear map with a residual connection
 
 
-class LinearMap(Protocol):
-    """Linear map of a block: `Linear`, or weights packed for decoding."""
-
-    def __call__(self, x: Tensor, /) -> Tensor: ...
-
-    def add_to(self, x: Tensor, h: Tensor, /) -> Tensor: ...
-
-
-def residual_block(x: Tensor, attend: Function, c_attn: LinearMap, c_fc: LinearMap, c_mlp: LinearMap, normalise: Function = norm) -> Tensor:
-    """Pre-norm transformer block: x + c_attn(attend(norm(x))), then x + c_mlp(relu²(c_fc(norm(x)))) (Primer, arXiv 2109.08668)."""
-    x = c_attn.add_to(x, attend(normalise(x)))
-    return c_mlp.add_to(x, F.relu(c_fc(normalise(x))).square())
+def residual_block(x: Tensor, attend: Function, add_attn: Add, fc: Function, add_mlp: Add, normalise: Function = norm) -> Tensor:
+    """Pre-norm transformer block, given its linear maps: attention, then an MLP with a squared ReLU (Primer, arXiv 2109.08668)."""
+    x = add_attn(x, attend(normalise(x)))
+    return add_mlp(x, F.relu(fc(normalise(x))).square())
 
 
 class Linear(nn.Linear):
@@ -110,8 +103,8 @@ class Attention(nn.Module):
         rotary: Rotary,
         window: int,
         backend: Backend,
-        attn_hook: AttentionHook | None,
-        bias: Tensor | None,
+        attn_hook: AttentionHook | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Output of the heads [B,T,D], before `c_proj`; see `GPT.backbone`."""
         B, T, D = x.shape
@@ -156,4 +149,5 @@ class Block(nn.Module):
     def forward(self, x: Tensor, x0: Tensor, scales: Tensor, *inputs) -> Tensor:
         """`scales` [2] are those of x and x0 [B,T,D]; `inputs` are the other arguments of `Attention.forward`."""
         mixed = scales[0] * x + scales[1] * x0
-        return residual_block(mixed, lambda h: self.attn(h, *inputs), self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj, self.norm)
+        attn, mlp = self.attn, self.mlp
+        return residual_block(mixed, lambda h: attn(h, *inputs), attn.c_proj.add_to, mlp.c_fc, mlp.c_proj.add_to, self.norm)

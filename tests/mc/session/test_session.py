@@ -185,7 +185,7 @@ def test_rows_with_a_memory_come_go_and_move_but_are_not_doubled() -> None:
         newcomer = MemoryKVCache(controller.model, [row_memory])
         newcomer.append(torch.tensor([prompt]))
         cache.admit(newcomer)
-    with pytest.raises(ValueError, match="session of its own"):
+    with pytest.raises(ValueError, match="fork the session"):
         cache.select([1, 1])
     cache.remove(0)
     assert cache.memories == [None, s] and cache.select([1]).memories == [s]
