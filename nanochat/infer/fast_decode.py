@@ -63,18 +63,7 @@ class DecodeStep:
 
         `previous` [B,D] are the normalised embeddings of the preceding tokens.
         """
-        hidden, embedded, middle = self._run(tokens, previous, positions, attend)
-        # Copies made outside inference mode are ordinary tensors for the caller.
-        return hidden.to(self.dtype, copy=True), embedded.to(self.dtype, copy=True), middle
-
-    @torch.inference_mode()
-    def _run(self, tokens: Tensor, previous: Tensor, positions: Tensor, attend: Attend) -> tuple[Tensor, Tensor, Tensor]:
         model, B = self._model, len(tokens)
-        embedded = self._norm(model.wte(tokens).float())
-        gate = F.linear(embedded[:, :SMEAR_CHANNELS], self._smear_gate).sigmoid_()
-        x = x0 = middle = torch.addcmul(embedded, gate, previous.float(), value=self._smear)
-        values = iter(model.value_embeds(tokens).float().view(B, -1, self._key_heads, 1, self._head_dim).unbind(1))  # U × (B, G, 1, E)
-        rotation = torch.polar(self._gain, rotary_angles(positions[:, None], self._frequencies))  # (B, 1, E/2)
 
         def attend_layer(h: Tensor) -> Tensor:
             qk, v, gates = layer.projections(h).float().split(layer.sizes, dim=1)
@@ -84,12 +73,20 @@ class DecodeStep:
                 v = torch.addcmul(v, gates.sigmoid()[..., None, None], next(values), value=VALUE_GAIN)
             return attend(i, q, k, v).reshape(B, -1)
 
-        for i, layer in enumerate(self._layers):
-            x = torch.add(x * self._residual[i], x0, alpha=self._x0[i])
-            x = residual_block(x, attend_layer, layer.c_attn.add_to, layer.c_fc, layer.c_mlp.add_to, self._norm)
-            if i == len(self._layers) // 2:
-                middle = x
-        return self._norm(torch.sub(x, middle, alpha=self._backout)), embedded, middle
+        with torch.inference_mode():
+            embedded = self._norm(model.wte(tokens).float())
+            gate = F.linear(embedded[:, :SMEAR_CHANNELS], self._smear_gate).sigmoid_()
+            x = x0 = middle = torch.addcmul(embedded, gate, previous.float(), value=self._smear)
+            values = iter(model.value_embeds(tokens).float().view(B, -1, self._key_heads, 1, self._head_dim).unbind(1))  # U × (B, G, 1, E)
+            rotation = torch.polar(self._gain, rotary_angles(positions[:, None], self._frequencies))  # (B, 1, E/2)
+            for i, layer in enumerate(self._layers):
+                x = torch.add(x * self._residual[i], x0, alpha=self._x0[i])
+                x = residual_block(x, attend_layer, layer.c_attn.add_to, layer.c_fc, layer.c_mlp.add_to, self._norm)
+                if i == len(self._layers) // 2:
+                    middle = x
+            hidden = self._norm(torch.sub(x, middle, alpha=self._backout))
+        # Copies made outside inference mode are ordinary tensors for the caller.
+        return hidden.to(self.dtype, copy=True), embedded.to(self.dtype, copy=True), middle
 
     def _norm(self, x: Tensor) -> Tensor:
         """`norm` in fewer operations."""

@@ -30,18 +30,15 @@ class Context(Protocol):
     @property
     def rows(self) -> int:
         """Number of rows."""
-        ...
 
     def append(self, tokens: Tensor, counts: Sequence[int] | None = None) -> Tensor:
         """Adds the first `counts[b]` tokens (default: all) of row b of `tokens`, int64 [B,T].
 
         Returns the hidden state [B,D] of each row's newest token, including rows without new tokens.
         """
-        ...
 
     def select(self, rows: Sequence[int]) -> Self:
         """A context of copies of `rows`, in that order; a row may occur more than once."""
-        ...
 
 
 class KVCache:
@@ -55,7 +52,7 @@ class KVCache:
     def __init__(
         self,
         model: GPT,
-        rows: int,
+        rows: int = 0,
         capacity: int = FIRST_CAPACITY,
         max_rows: int = 0,
         dtype: torch.dtype | None = None,
@@ -159,13 +156,9 @@ class KVCache:
         """See `Context`."""
         # More rows may be faster in another dtype; fewer rows keep theirs.
         dtype = self.dtype if len(rows) <= len(self._row_numbers) else None
-        other = self._empty(len(rows), dtype)
+        other = type(self)(self._model, capacity=self._capacity, max_rows=len(rows), dtype=dtype, step=self.step)
         other.admit(self, rows)
         return other
-
-    def _empty(self, max_rows: int, dtype: torch.dtype | None) -> Self:
-        """A cache of the same model without rows."""
-        return type(self)(self._model, 0, self._capacity, max_rows, dtype, self.step)
 
     @torch.no_grad()
     def admit(self, other: Self, rows: Sequence[int] = (0,)) -> None:

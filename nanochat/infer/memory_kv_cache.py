@@ -26,25 +26,20 @@ class ExternalMemory(Protocol):
     @property
     def position(self) -> int:
         """Position of the next token."""
-        ...
 
     @property
     def newest(self) -> int:
         """The newest token."""
-        ...
 
     def extend(self, tokens: Tensor) -> int:
         """Adds tokens, int64 [n], that the model has not read. Returns the index of the first entry that changed."""
-        ...
 
     def note(self, token: Tensor, middle: Tensor) -> int | None:
         """Adds a token, int64 [1], that the model has just read as a new last entry; `middle` [1,D] is the residual stream after the
         middle layer. Returns the index of the first entry that changed, None if none did."""
-        ...
 
     def entries(self, begin: int) -> tuple[Embedded, Rotary]:
         """The entries from index `begin` on and their rotations, as a batch of one row."""
-        ...
 
 
 class MemoryKVCache(KVCache):
@@ -92,9 +87,6 @@ class MemoryKVCache(KVCache):
         if len(backed) != len(set(backed)):
             raise ValueError("two rows cannot continue the same memory; fork the session for each row")
         return super().select(rows)
-
-    def _empty(self, max_rows: int, dtype: torch.dtype | None) -> MemoryKVCache:
-        return MemoryKVCache(self._model, (), self._capacity, max_rows, dtype, self.step)
 
     def admit(self, other: MemoryKVCache, rows: Sequence[int] = (0,)) -> None:
         """See `KVCache`."""

@@ -54,7 +54,6 @@ class AttentionHook(Protocol):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend) -> Tensor:
         """Attention output [B,T,H,E] of layer number `layer` for q [B,T,H,E], k and v [B,T,G,E]."""
-        ...
 
 
 class EagerAttention:
@@ -82,17 +81,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend, ma
             k, v = k[:, -window:], v[:, -window:]
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, G, S, E)
         return full_attention(q.reshape(q.shape[0], k.shape[1], -1, q.shape[3]), k, v, mask).reshape(q.shape)
-    if mask is not None:
-        return _sdpa(q, k, v, mask)
-    if backend == "blocked":
-        return _blocked(q, k, v, window)
-    if backend == "flex" and q.shape[1] == k.shape[1]:
-        return _flex(q, k, v, window)
-    if backend == "fa3":
-        return _fa3(q, k, v, window)
-    if q.shape[1] == k.shape[1] and not 0 < window < k.shape[1]:
-        return _sdpa(q, k, v, None)
-    return _sdpa(q, k, v, _position_mask(q.shape[1], k.shape[1], window, q.device))
+    if mask is None:
+        if backend == "blocked":
+            return _blocked(q, k, v, window)
+        if backend == "flex" and q.shape[1] == k.shape[1]:
+            return _flex(q, k, v, window)
+        if backend == "fa3":
+            from flash_attn_interface import flash_attn_func
+
+            return flash_attn_func(q, k, v, causal=True, window_size=(window - 1 if window > 0 else -1, 0))
+        if q.shape[1] != k.shape[1] or 0 < window < k.shape[1]:
+            mask = _position_mask(q.shape[1], k.shape[1], window, q.device)
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, T, E)
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped).transpose(1, 2)
 
 
 def visible(query: Tensor, key: Tensor, window: int) -> Tensor:
@@ -126,19 +128,6 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) 
         scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1))
         return torch.matmul((scores if mask is None else scores + mask).softmax(-1), v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, T, E)
-    grouped = q.shape[1] != k.shape[1]
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
-    return y.transpose(1, 2)
-
-
-def _fa3(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    from flash_attn_interface import flash_attn_func
-
-    return flash_attn_func(q, k, v, causal=True, window_size=(window - 1 if window > 0 else -1, 0))
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,8 +1,8 @@
-"""Softcapped cross-entropy of a linear head, in chunks: the `[N, V]` logits never exist in fp32, or all at once.
+"""Softcapped cross-entropy of a linear head in chunks: the `[N, V]` logits never exist all at once, nor in fp32.
 
 Shapes: `N` predictions, `D` width, `V` vocabulary. The logit is `z = c·tanh(w·x / c)`, so |z| ≤ c and `exp(z)` needs no
-maximum subtracted before it. For a mean loss the gradients are computed in the forward, while a chunk's logits are at
-hand: three matmuls a chunk, against four where the backward recomputes them.
+maximum subtracted first. For a mean loss the gradients are computed in the forward, while a chunk's logits exist: three
+matmuls per chunk instead of the four of a backward that recomputes the logits.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SOFTCAP = 15.0
-IGNORE = -1  # a target with this value takes no part in the loss
-CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}  # of logits: what a CPU's last-level cache holds, what fills a GPU
+IGNORE = -1  # value of targets that are left out of the loss
+CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}  # of logits: fits a CPU's last-level cache, fills a GPU
 
 
 def softcap(logits: Tensor) -> Tensor:
-    """`c·tanh(logits / c)` in fp32, smoothly inside ±15 (Gemma 2, arXiv 2408.00118)."""
+    """`c·tanh(logits / c)` in fp32, within ±15 (Gemma 2, arXiv 2408.00118)."""
     return SOFTCAP * torch.tanh(logits.float() / SOFTCAP)
 
 
 def plain_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor | tuple[Tensor, Tensor]:
-    """The same losses from all logits at once: simple, and fast where memory is plenty. See `ChunkedCrossEntropy`."""
+    """Cross-entropy of all logits at once: simple, and fast if there is enough memory. See `ChunkedCrossEntropy`."""
     losses = F.cross_entropy(softcap(F.linear(hidden, weight)), targets, ignore_index=IGNORE, reduction="none")
     return _reduced(losses, targets, reduction)
 
@@ -38,9 +38,9 @@ def _reduced(losses: Tensor, targets: Tensor, reduction: str) -> Tensor | tuple[
 
 
 def _count(targets: Tensor) -> Tensor:
-    """What a mean divides by: the targets that are not `IGNORE`, or 1 where there are none.
+    """Divisor of a mean loss: the number of targets that are not `IGNORE`, at least 1.
 
-    So a micro-batch without a target (fine-tuning has them) adds nothing to loss and gradient, instead of a NaN to both.
+    A micro-batch without targets (they occur in fine-tuning) thus has zero loss and gradient instead of NaN.
     """
     return (targets != IGNORE).sum().clamp(min=1)
 
@@ -48,26 +48,26 @@ def _count(targets: Tensor) -> Tensor:
 class ChunkedCrossEntropy:
     """`(hidden [N,D], weight [V,D], targets int64 [N]) → loss`, differentiable in hidden and weight.
 
-    hidden and weight share the compute dtype; `reduction` is `mean` over the targets that are not `IGNORE` (fp32 scalar,
-    0 where all are), `none` (fp32 [N], 0 where ignored) or `both`: the mean, which alone is differentiable, and each, at the
-    price of the mean. `compiled` fuses the arithmetic between the matmuls.
+    hidden and weight have the compute dtype. `reduction`: `mean` = over the targets that are not `IGNORE` (fp32 scalar, 0 if there
+    are none); `none` = per target (fp32 [N], 0 if ignored); `both` = the mean, and the losses per target without gradient, at the
+    cost of the mean. `compiled` fuses the arithmetic between the matmuls.
     """
 
     def __init__(self, compiled: bool) -> None:
         fuse: Callable = torch.compile if compiled else lambda f, **_: f
-        # By default the second size makes the compiler leave the size open: the last chunk has any.
+        # The compiler makes the size dynamic when it sees a second one: that of the last chunk.
         self._sum_exp = fuse(_sum_exp)
         self._sum_and_slope = fuse(_sum_and_slope)
 
     def __call__(self, hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor | tuple[Tensor, Tensor]:
-        # fp16 underflows unless the loss scale is in the gradient when the logits' gradient is rounded; in `_Mean` it comes later.
+        # In fp16 the logits' gradient underflows if it is rounded before the loss scale is applied, as in `_Mean`.
         if reduction == "none" or hidden.dtype == torch.float16:
             return _reduced(_PerToken.apply(hidden, weight, targets, self), targets, reduction)
         mean, losses = _Mean.apply(hidden, weight, targets, self)
         return (mean, losses) if reduction == "both" else mean
 
     def losses(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        """Losses fp32 [N] without a graph."""
+        """Losses per target, fp32 [N], without gradient."""
         losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
         for rows in _chunks(hidden, weight):
             logits = F.linear(hidden[rows], weight)
@@ -77,8 +77,8 @@ class ChunkedCrossEntropy:
     def gradients(
         self, hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor, by_weight: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(losses fp32 [N], gradient of Σ scale·loss by hidden [N,D], by weight [V,D] or None); `scale` is fp32 [N], 0 where ignored."""
-        # Not yet divided by the normaliser, a gradient is too large for fp16.
+        """(losses fp32 [N], gradients of Σ scale·loss: of hidden [N,D], of weight [V,D] or None); `scale` is fp32 [N], 0 if ignored."""
+        # Before the division by the normaliser, gradients are too large for fp16.
         dtype = torch.float32 if hidden.dtype == torch.float16 else hidden.dtype
         losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
         dhidden = torch.empty_like(hidden)
@@ -88,14 +88,14 @@ class ChunkedCrossEntropy:
             logits = F.linear(x, weight)
             normalizer, slope = self._sum_and_slope(logits, dtype)
             losses[rows], at_target = _at_target(logits, targets[rows], normalizer)
-            # Not scatter_, which on a CPU copies all of its tensor there and back.
+            # Not scatter_, which on a CPU copies the whole tensor twice.
             slope[torch.arange(len(x), device=x.device), targets[rows].clamp(min=0)] = at_target.to(dtype)
-            # ∂/∂logits is `slope` with each row multiplied by this: on [n, D] that is cheaper than on [n, V].
+            # ∂/∂logits is `slope` with each row multiplied by this, which is cheaper on [n, D] than on [n, V].
             factor = (scale[rows] / normalizer)[:, None]
             dhidden[rows] = (slope @ weight.to(dtype)) * factor
             if by_weight:
                 share = slope.t() @ (x * factor).to(dtype)
-                dweight = share.float() if dweight is None else dweight.add_(share)  # chunks add up in fp32
+                dweight = share.float() if dweight is None else dweight.add_(share)  # chunks are summed in fp32
         return losses, dhidden, None if dweight is None else dweight.to(weight.dtype)
 
 
@@ -107,7 +107,7 @@ def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
 
 
 def _tanh_exp(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """(u, exp(c·u)) with u = tanh(logits / c), fp32. tanh by way of exp: half the time on a CPU, error ≤ 2e-7."""
+    """(u, exp(c·u)) with u = tanh(logits / c), fp32. tanh computed by exp takes half the time on a CPU; error ≤ 2e-7."""
     u = 1 - 2 / (torch.exp(logits.float() * (2 / SOFTCAP)) + 1)
     return u, torch.exp(u * SOFTCAP)
 
@@ -116,7 +116,7 @@ def _sum_exp(logits: Tensor) -> Tensor:
     return _tanh_exp(logits)[1].sum(-1)
 
 
-# What concerns the target alone stays out of this function: a gather in it would keep the compiler from vectorising.
+# The target is left to `_at_target`: a gather here would keep the compiler from vectorising.
 def _sum_and_slope(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(Σ exp(z) [n], exp(z)·∂z/∂logit [n,V] in `dtype`), in one pass."""
     u, e = _tanh_exp(logits)
@@ -124,7 +124,7 @@ def _sum_and_slope(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _at_target(logits: Tensor, targets: Tensor, normalizer: Tensor) -> tuple[Tensor, Tensor]:
-    """(losses fp32 [n], what belongs into the slope at the target [n])."""
+    """(losses fp32 [n], values of the slope at the targets [n])."""
     u, e = _tanh_exp(logits.gather(1, targets.clamp(min=0)[:, None])[:, 0])
     losses = torch.where(targets == IGNORE, 0.0, normalizer.log() - SOFTCAP * u)
     return losses, (e - normalizer) * (1 - u * u)
@@ -146,7 +146,7 @@ class _Mean(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad, _):
         dhidden, dweight = ctx.saved_tensors
-        # In place: the buffers are this call's own, and a second backward through it is an error anyway.
+        # In place: nothing else uses the buffers, and a second backward is an error anyway.
         return dhidden.mul_(grad), None if dweight is None else dweight.mul_(grad), None, None
 
 

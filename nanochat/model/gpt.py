@@ -11,7 +11,6 @@ middle layer subtracted before the head), sliding windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from nanochat.flags import flag
 from nanochat.model.attention import AttentionHook, Backend
-from nanochat.model.block import GATE_CHANNELS, Block, Linear, Rotary, rotary_at
+from nanochat.model.block import GATE_CHANNELS, Block, Function, Linear, Rotary, rotary_at
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy, plain_cross_entropy, softcap
 from nanochat.model.norm import fused_norm, norm
 
@@ -38,10 +37,7 @@ class GPTConfig:
     head_dim: int = flag(128, "attention head size", unit="channels")
     kv_heads: int = flag(0, "number of key/value heads; 0 = as many as query heads", unit="heads")
     max_seq_len: int = flag(2048, "context length", unit="tokens")
-    window_pattern: str = flag(
-        "auto",
-        "attention window pattern, tiled over layers: L = full, S = quarter context; the last layer is always L; auto = fastest here",
-    )
+    window_pattern: str = flag("auto", "attention windows, tiled: L = full, S = quarter context; last layer always L; auto = fastest here")
     vocab_size: int = 32768
 
     def __post_init__(self) -> None:
@@ -95,10 +91,7 @@ class GPTConfig:
         Position t sees min(t+1, window) keys at 12·D FLOPs each (PaLM, arXiv 2204.02311, appendix B).
         """
         T = self.max_seq_len
-        seen = 0.0
-        for window in self.windows:
-            w = min(window or T, T)
-            seen += (w * (w + 1) / 2 + (T - w) * w) / T
+        seen = sum((w * (w + 1) / 2 + (T - w) * w) / T for w in (min(window or T, T) for window in self.windows))
         return 6 * (self.scaling_parameters + SMEAR_CHANNELS) + 12 * self.width * seen
 
     def has_values(self, layer: int) -> bool:
@@ -119,8 +112,6 @@ def pad_entries(embedded: Embedded, rotary: Rotary, multiple: int) -> tuple[Embe
     On a CPU, preparing a matmul of a new shape takes longer than the matmul; padding keeps the number of shapes small.
     """
     padding = -embedded.x.shape[1] % multiple
-    if not padding:
-        return embedded, rotary
     padded = Embedded(F.pad(embedded.x, (0, 0, 0, padding)), F.pad(embedded.values, (0, 0, 0, 0, 0, 0, 0, padding)))
     return padded, Rotary(*(F.pad(part, (0, 0, 0, 0, 0, padding)) for part in rotary))
 
@@ -144,7 +135,7 @@ class GPT(nn.Module):
         self.smear_lambda = nn.Parameter(torch.empty(1))
         self.backout_lambda = nn.Parameter(torch.empty(1))
         self.cross_entropy = plain_cross_entropy
-        self.norm: Callable[[Tensor], Tensor] = norm
+        self.norm: Function = norm
         self._rotary: Rotary | None = None
 
     @torch.no_grad()

@@ -92,7 +92,9 @@ def test_closing_restores_the_handlers():
 
 
 def test_what_is_not_there_is_one_line(root):
-    cases = {"attention='flex', device_type='cpu'": "invalid attention 'flex': it does not run on cpu in torch.float32; expected auto or sdpa"}
+    cases = {
+        "attention='flex', device_type='cpu'": "invalid attention 'flex': it does not run on cpu in torch.float32; expected auto or sdpa"
+    }
     if not torch.cuda.is_available():
         cases["device_type='cuda'"] = "device cuda is not available here; use --device-type cpu or auto"
     code = "from nanochat.common import UserError\n"
