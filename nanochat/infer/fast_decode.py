@@ -70,7 +70,7 @@ class DecodeStep:
             q, k = self._rotated(qk, rotation)
             v = v.view(B, -1, 1, self._head_dim)
             if layer.gated:
-                v = torch.addcmul(v, gates.sigmoid()[..., None, None], next(values), value=VALUE_GAIN)
+                v = torch.addcmul(v, gates.sigmoid().view(B, -1, 1, 1), next(values), value=VALUE_GAIN)
             return attend(i, q, k, v).reshape(B, -1)
 
         with torch.inference_mode():

@@ -65,8 +65,7 @@ class KVCache:
         """
         max_rows = max_rows or rows
         if rows < 0 or max_rows < max(1, rows) or capacity < 1:
-            shape = f"rows={rows}, max_rows={max_rows}, capacity={capacity}"
-            raise ValueError(f"invalid cache shape: {shape}; expected max_rows ≥ max(rows, 1) and capacity ≥ 1")
+            raise ValueError(f"invalid cache shape {rows=}, {max_rows=}, {capacity=}; expected max_rows ≥ max(rows, 1) and capacity ≥ 1")
         config, device = model.config, model.wte.weight.device
         self._model, self._device = model, device
         few = device.type == "cpu" and max_rows <= FEW_ROWS

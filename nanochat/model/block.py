@@ -29,7 +29,7 @@ Add = Callable[[Tensor, Tensor], Tensor]  # (x, h) → x + f(h): a linear map wi
 def residual_block(x: Tensor, attend: Function, add_attn: Add, fc: Function, add_mlp: Add, normalise: Function = norm) -> Tensor:
     """Pre-norm transformer block, given its linear maps: attention, then an MLP with a squared ReLU (Primer, arXiv 2109.08668)."""
     x = add_attn(x, attend(normalise(x)))
-    return add_mlp(x, F.relu(fc(normalise(x))).square())
+    return add_mlp(x, fc(normalise(x)).relu().square())
 
 
 class Linear(nn.Linear):
@@ -134,7 +134,7 @@ class MLP(nn.Module):
         self.c_proj = Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.relu(self.c_fc(x)).square())
+        return self.c_proj(self.c_fc(x).relu().square())
 
 
 class Block(nn.Module):

@@ -1,4 +1,4 @@
-"""The step of one token says what the model's own forward says, in every shape; and it notices other weights."""
+"""The decode step equals the model's forward in every shape, and notices changed weights."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_matrices_of_a_frozen_model_are_arranged_once() -> None:
 
 
 def test_hidden_states_can_be_trained_on() -> None:
-    """What the cache returns is an ordinary tensor: a head on it takes gradients."""
+    """The cache returns ordinary tensors: a head on them takes gradients."""
     model = tiny_model()
     cache = KVCache(model, 2)
     cache.append(torch.tensor([[1, 2], [3, 4]]))

@@ -1,4 +1,4 @@
-"""A cache with memories behind its rows, here the simplest there can be: they keep every token, and now and then have all read anew."""
+"""KV cache with the simplest memories behind its rows: they keep every token and have entries reread now and then."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GREEDY = Sampling(temperature=0, max_tokens=30)
 
 
 class Keeper:
-    """Every token is an entry. After each `every` tokens that were noted, the entries from `keep` on are to be read anew."""
+    """Memory in which every token is an entry. After each `every` noted tokens, the entries from `keep` on are reread."""
 
     def __init__(self, model: GPT, every: int = 7, keep: int = 3, tokens: Tensor | None = None) -> None:
         self.model, self.every, self.keep = model, every, keep
@@ -82,7 +82,7 @@ def test_rows_that_end_leave_the_others_their_memories() -> None:
             assert memory.tokens.tolist() == said[: len(memory.tokens)] and len(memory.tokens) >= len(said) - 1
 
 
-def test_what_a_memory_holds_already_is_read_with_the_first_tokens() -> None:
+def test_existing_entries_are_read_with_the_first_tokens() -> None:
     gpt = tiny_model()
     cache = MemoryKVCache(gpt, [Keeper(gpt, tokens=torch.tensor([1, 2, 3]))])
     plain = KVCache(gpt, 1)
