@@ -78,10 +78,10 @@ class DecodeStep:
             gate = F.linear(embedded[:, :SMEAR_CHANNELS], self._smear_gate).sigmoid_()
             x = x0 = middle = torch.addcmul(embedded, gate, previous.float(), value=self._smear)
             values = iter(model.value_embeds(tokens).float().view(B, -1, self._key_heads, 1, self._head_dim).unbind(1))  # U × (B, G, 1, E)
-            rotation = torch.polar(self._gain, rotary_angles(positions[:, None], self._frequencies))  # (B, 1, E/2)
+            rotation = torch.polar(self._gain, rotary_angles(positions.unsqueeze(1), self._frequencies))  # (B, 1, E/2)
             for i, layer in enumerate(self._layers):
                 x = torch.add(x * self._residual[i], x0, alpha=self._x0[i])
-                x = residual_block(x, attend_layer, layer.c_attn.add_to, layer.c_fc, layer.c_mlp.add_to, self._norm)
+                x = residual_block(x, attend_layer, layer.add_attn, layer.fc, layer.add_mlp, self._norm)
                 if i == len(self._layers) // 2:
                     middle = x
             hidden = self._norm(torch.sub(x, middle, alpha=self._backout))
@@ -116,7 +116,8 @@ class _Layer:
             rows.append(F.pad(attn.value_gate.weight, (0, q.shape[1] - GATE_CHANNELS)))  # zeros for the channels that a gate ignores
         self.projections = PackedLinear(torch.cat(rows), dtype)
         self.sizes = [len(q) + len(k), len(v), sum(map(len, rows[3:]))]  # queries and keys, values, gates
-        self.c_attn, self.c_fc, self.c_mlp = (PackedLinear(m.weight, dtype) for m in (attn.c_proj, mlp.c_fc, mlp.c_proj))
+        attn_out, self.fc, mlp_out = (PackedLinear(m.weight, dtype) for m in (attn.c_proj, mlp.c_fc, mlp.c_proj))
+        self.add_attn, self.add_mlp = attn_out.add_to, mlp_out.add_to
 
 
 def _versions(model: GPT) -> list[tuple[int, int]]:

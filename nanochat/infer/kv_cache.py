@@ -107,7 +107,6 @@ class KVCache:
         if not len(counts) == B == self.rows or B == 0 or min(counts) < 0 or max(counts) > T:
             raise ValueError(f"invalid tokens of shape {(B, T)} with counts {counts}; expected {self.rows} rows and counts from 0 to {T}")
         tokens = tokens.to(self._device)
-        self._reserve(max(self.lengths) + T)
         self._assign_slots(T)
         if T == 1 and min(counts) == 1 and self._device.type != "mps":  # MPS lacks operations on complex numbers
             self.hidden, self._previous, self._middle = self.step(tokens[:, 0], self._previous, self._positions, self._attend_one)
@@ -222,6 +221,7 @@ class KVCache:
         """Assigns slots to the next T tokens of each row, and makes the masks that their queries need."""
         start = self._shortest = min(self.lengths)
         self._end = max(self.lengths) + T
+        self._reserve(self._end)
         if self._end == start + T and not (T == 1 and self._reads_all):
             self._slots, self._masks = slice(start, self._end), {}
             return

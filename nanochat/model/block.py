@@ -27,9 +27,14 @@ Add = Callable[[Tensor, Tensor], Tensor]  # (x, h) → x + f(h): a linear map wi
 
 
 def residual_block(x: Tensor, attend: Function, add_attn: Add, fc: Function, add_mlp: Add, normalise: Function = norm) -> Tensor:
-    """Pre-norm transformer block, given its linear maps: attention, then an MLP with a squared ReLU (Primer, arXiv 2109.08668)."""
+    """Pre-norm transformer block, given its linear maps: attention, then an MLP."""
     x = add_attn(x, attend(normalise(x)))
-    return add_mlp(x, fc(normalise(x)).relu().square())
+    return add_mlp(x, relu_squared(fc(normalise(x))))
+
+
+def relu_squared(h: Tensor) -> Tensor:
+    """Activation of the MLPs (Primer, arXiv 2109.08668); without gradients in place."""
+    return F.relu(h).square() if torch.is_grad_enabled() else h.relu_().square_()
 
 
 class Linear(nn.Linear):
@@ -134,7 +139,7 @@ class MLP(nn.Module):
         self.c_proj = Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(self.c_fc(x).relu().square())
+        return self.c_proj(relu_squared(self.c_fc(x)))
 
 
 class Block(nn.Module):
