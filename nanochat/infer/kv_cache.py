@@ -70,8 +70,7 @@ class KVCache:
         self._model, self._device = model, device
         few = device.type == "cpu" and max_rows <= FEW_ROWS
         self.dtype = dtype or (torch.float32 if few else model.dtype)
-        # A CPU multiplies many small bf16 matrices without a copy only if they are contiguous: the keys of all slots, used or not.
-        # So there are few unused ones.
+        # A CPU multiplies many small bf16 matrices without a copy only if they are contiguous: so it reads all slots, few of them unused.
         self._reads_all = device.type == "cpu" and self.dtype != torch.float32
         self.step = step or DecodeStep(model)
         self._capacity = _aligned(min(capacity, GROWTH) if self._reads_all else capacity)
@@ -83,8 +82,7 @@ class KVCache:
         self.lengths = [0] * rows
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # the same on the device
         self._row_numbers = torch.arange(max_rows, device=device)[:, None]
-        # Of each row's newest token: normalised embedding and hidden state [B,D]; after a single token also the stream after the
-        # middle layer, fp32.
+        # Of each row's newest token: normalised embedding, hidden state and, if decoded alone, the stream after the middle layer.
         self._previous = torch.zeros(rows, config.width, dtype=model.dtype, device=device)
         self.hidden = torch.zeros_like(self._previous)
         self._middle = self.hidden

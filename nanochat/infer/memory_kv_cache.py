@@ -118,8 +118,10 @@ class MemoryKVCache(KVCache):
             self._shortest, self._end = begin, end + padding
             self._slots = slice(begin, self._end)
             self._used = [(k[row : row + 1], v[row : row + 1]) for k, v in zip(self.keys, self.values, strict=True)]
-            hidden = self._model.backbone(*pad_entries(entries, rotary, WIDTH_STEP), self)
-            self._used = []
+            try:
+                hidden = self._model.backbone(*pad_entries(entries, rotary, WIDTH_STEP), self)
+            finally:
+                self._used = []
             self.hidden, self._previous = self.hidden.clone(), self._previous.clone()
             self.hidden[row] = hidden[0, new - 1]
             self._previous[row] = self._before_smear(torch.tensor([memory.newest], device=self._device))[0]
