@@ -181,7 +181,7 @@ def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None
     if debug is not None:
         debug.record("start")
     served = None if debug is None else lambda: debug.record("first_request")
-    serving = DecodeThread(batcher, limits.max_rows, max_queue, limits.max_seconds, failed, sessions, served)
+    serving = DecodeThread(batcher, limits.max_rows, max_queue, failed, sessions, served)
     described = {"levels": config.session.mc_session_lod, "tree": config.session.mc_tree} if config.mc else None
     return serving, {"name": name, "context_tokens": model.config.max_seq_len, "sessions": described}
 

@@ -27,6 +27,7 @@ from nanochat.eval.core import any_shape
 from nanochat.flags import flag
 from nanochat.infer.continuous_batching import Batcher
 from nanochat.infer.reply import stop_tokens
+from nanochat.infer.request import ReplyRequest
 from nanochat.infer.sampling import Sampling
 from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
@@ -198,13 +199,11 @@ def choose_letters(
 def reply(model: GPT, tokenizer: Tokenizer, task: Task, conversations: Sequence[Conversation], flags: ChatEvalFlags) -> list[ScoredReply]:
     """`num_samples` replies to each problem, those of a problem one after the other, many drawn at a time, with the calculator."""
     prompts = [render_prompt(tokenizer, conversation) for conversation in conversations]
-    batcher, sampling, stop = Batcher(model, flags.batch_size, Tools(tokenizer)), flags.sampling(task.reply_tokens), stop_tokens(tokenizer)
-    place: dict[int, int] = {}
-    for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):  # what takes most memory comes first
-        for stream in range(flags.num_samples):
-            place[batcher.add(prompts[i], sampling, stop, stream)] = i * flags.num_samples + stream
-    replies = batcher.drain()
-    ordered = [replies[number] for number in sorted(place, key=place.__getitem__)]
+    sampling, stop = flags.sampling(task.reply_tokens), stop_tokens(tokenizer)
+    requests = [ReplyRequest(prompt, sampling, stop, flags.num_samples) for prompt in prompts]
+    longest_first = sorted(requests, key=lambda request: -len(request.prompt))  # what takes most device memory comes first
+    replies = Batcher(model, flags.batch_size, Tools(tokenizer)).complete(longest_first)
+    ordered = [each for request in requests for each in replies[request.id]]
     return [ScoredReply(reply_text(tokenizer, each.said), each.ended, tokenizer.decode(each.said)) for each in ordered]
 
 

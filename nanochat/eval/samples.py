@@ -31,4 +31,4 @@ def sample_base(model: GPT, tokenizer: Tokenizer, unconditioned: int = UNCONDITI
     if unconditioned:
         completions += engine.generate([[tokenizer.bos_id]], Sampling(temperature=0.9, max_tokens=96), stop, unconditioned)
     beginnings = (*PROMPTS, *[""] * unconditioned)
-    return [{"prompt": prompt, "text": tokenizer.decode(c.tokens)} for prompt, c in zip(beginnings, completions, strict=True)]
+    return [{"prompt": prompt, "text": tokenizer.decode(c.said)} for prompt, c in zip(beginnings, completions, strict=True)]

@@ -1,4 +1,4 @@
-"""What one row's tokens say: text, code that is run, what came out of it; and where a stop string ends it."""
+"""Reply as text: turns tokens into pieces of text, code that is run and its output, and ends at a stop string."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from nanochat.data.tokenizer import Tokenizer
 
 Kind = Literal["text", "python", "python_output"]
 
-# What the kind is after each of these tokens.
+# The kind of what follows each of these tokens.
 BOUNDARIES: dict[str, Kind] = {
     "<|python_start|>": "python",
     "<|python_end|>": "text",
     "<|output_start|>": "python_output",
     "<|output_end|>": "text",
 }
-# A turn is over with its end, and where the model begins another one or another document.
+# A turn ends with its end token, and if the model begins another turn or document.
 _STOP_TOKENS = ("<|assistant_end|>", "<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>")
 
 
@@ -27,50 +27,57 @@ def stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 class Piece(NamedTuple):
-    """Some characters of a reply. The kinds are those of `nanochat.data.chat_template`."""
+    """A piece of a reply. The kinds are those of `nanochat.data.chat_template`."""
 
     kind: Kind
     text: str
 
 
 class Reply:
-    """Turns tokens into pieces. With `stops`, text ends before the first place where one of them is spelled.
+    """Turns tokens into pieces; bytes that are not UTF-8 become U+FFFD. With `stops`, text ends before the first of them.
 
-    Nothing is given out that may be the beginning of a stop string; `stopped` says that one has come. Only text is
-    searched, not what goes into a tool and comes out of it.
+    What may be the beginning of a stop string is held back; `stopped` is set once one has come. Only text is searched, not the
+    input and output of tools.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
         self._boundaries = {tokenizer.special_tokens[name]: kind for name, kind in BOUNDARIES.items()}
-        self._stream, self._kind = TextStream(tokenizer), "text"
+        self._tokenizer, self._kind = tokenizer, "text"
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stops = tuple(stops)
         self._held: list[Piece] = []
         self.stopped = False
 
     def feed(self, token: int) -> list[Piece]:
-        """The pieces that can be given out after `token`, which is not a stop token."""
+        """The pieces that are complete with `token`, which is not a stop token."""
         if self.stopped:
             return []
         if token not in self._boundaries:
-            return self._release(Piece(self._kind, self._stream.feed(token)))
-        pieces = self._release(Piece(self._kind, self._stream.close()))
+            return self._release(Piece(self._kind, self._decoder.decode(self._tokenizer.decode_bytes([token]))))
+        pieces = self._release(Piece(self._kind, self._rest()))
         self._kind = self._boundaries[token]
         return pieces
 
     def close(self) -> list[Piece]:
-        """What was held back, when no more tokens come."""
+        """The pieces that were held back, once there are no more tokens."""
         if self.stopped:
             return []
-        pieces = self._release(Piece(self._kind, self._stream.close()))
+        pieces = self._release(Piece(self._kind, self._rest()))
         rest, self._held = self._held, []
         return pieces + rest
 
+    def _rest(self) -> str:
+        """The rest of a character that never became complete."""
+        rest = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return rest
+
     def _release(self, new: Piece) -> list[Piece]:
-        """Adds `new` to what is held, and gives out all before a character that may belong to a stop string."""
+        """Adds `new` to what is held back, and releases all before a character that may belong to a stop string."""
         if new.text:
             self._held.append(new)
         text = "".join(piece.text for piece in self._held if piece.kind == "text")
-        # The first to be complete counts: so it does not matter how the text was cut into tokens.
+        # The first to be complete counts, so that the split into tokens does not matter.
         found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
         if found:
             self.stopped = True
@@ -81,13 +88,13 @@ class Reply:
 
 
 def _beginning(text: str, stops: Sequence[str]) -> int:
-    """How many of the last characters of `text` may be the beginning of one of `stops`."""
+    """Length of the longest end of `text` that may be the beginning of one of `stops`."""
     longest = min(len(text), max((len(stop) - 1 for stop in stops), default=0))
     return next((n for n in range(longest, 0, -1) if any(stop.startswith(text[-n:]) for stop in stops)), 0)
 
 
 def _split(pieces: Sequence[Piece], characters: int) -> tuple[list[Piece], list[Piece]]:
-    """`pieces` up to so many characters of text, and from there."""
+    """`pieces` up to so many characters of text, and the rest."""
     for i, piece in enumerate(pieces):
         if piece.kind != "text":
             continue
@@ -99,7 +106,7 @@ def _split(pieces: Sequence[Piece], characters: int) -> tuple[list[Piece], list[
 
 
 def joined(pieces: Sequence[Piece]) -> list[Piece]:
-    """Neighbours of one kind as one piece."""
+    """`pieces` with neighbours of one kind merged."""
     out: list[Piece] = []
     for piece in pieces:
         if out and out[-1].kind == piece.kind:
@@ -107,21 +114,3 @@ def joined(pieces: Sequence[Piece]) -> list[Piece]:
         else:
             out.append(piece)
     return out
-
-
-class TextStream:
-    """Turns tokens into text piece by piece; bytes that are no UTF-8 become U+FFFD."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def feed(self, token: int) -> str:
-        """The text that `token` completes, which may be empty. Joined, the pieces are what `Tokenizer.decode` gives."""
-        return self._decoder.decode(self._tokenizer.decode_bytes([token]))
-
-    def close(self) -> str:
-        """What is left of a character that never became whole. The stream can then begin anew."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest

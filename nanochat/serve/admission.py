@@ -1,4 +1,4 @@
-"""What a server has done and does: figures that several threads change."""
+"""Admission control and request counters, shared between threads."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-RATE_SECONDS = 10.0  # what tokens per second are counted over
+RATE_SECONDS = 10.0  # averaging window of tokens per second
 
 
 class Busy(Exception):
-    """The queue is full. `retry_after_seconds` is when it may be worth to try again."""
+    """The queue is full. A retry may succeed after `retry_after_seconds`."""
 
     def __init__(self, retry_after_seconds: int) -> None:
-        super().__init__(f"all places are taken; try again in {retry_after_seconds} s")
+        super().__init__(f"the server is busy; try again in {retry_after_seconds} s")
         self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass
 class Counts:
-    """Figures since the start, and those of now. Rows are replies: a request for n choices has n."""
+    """Totals since the start, and current values. Rows are replies: a request for n choices has n."""
 
     active: int = 0  # rows that are decoded
     queued: int = 0  # rows that wait
@@ -35,19 +35,19 @@ class Counts:
     tokens_per_second: float = 0.0  # over the last 10 s
 
 
-class Meter:
-    """Counts, and keeps the number of rows within `max_rows` that are decoded and `max_queue` that wait."""
+class Admission:
+    """Admits requests while at most `max_rows` rows are decoded and `max_queue` wait, and counts."""
 
     def __init__(self, max_rows: int, max_queue: int) -> None:
         self._max_rows, self._max_queue = max_rows, max_queue
         self._lock = threading.Lock()
         self._counts = Counts()
-        self._rows = 0  # taken and not ended
-        self._row_seconds = 1.0  # how long a row takes about
+        self._rows = 0  # admitted and not ended
+        self._row_seconds = 1.0  # running mean of how long a row takes
         self._recent: deque[tuple[float, int]] = deque()  # time, tokens
 
-    def take(self, rows: int, prompt_tokens: int) -> None:
-        """A request for `rows` replies. Raises `Busy` where there is no place for them."""
+    def admit(self, rows: int, prompt_tokens: int) -> None:
+        """Admits a request for `rows` replies. Raises `Busy` if there is no place for them."""
         with self._lock:
             if self._rows + rows > self._max_rows + self._max_queue:
                 self._counts.refused += 1
@@ -57,8 +57,8 @@ class Meter:
             self._counts.requests += 1
             self._counts.prompt_tokens += prompt_tokens
 
-    def end(self, seconds: float, cancelled: bool) -> None:
-        """A row that ends `seconds` after it was taken."""
+    def release(self, seconds: float, cancelled: bool) -> None:
+        """Frees the place of a row that ends `seconds` after it was admitted."""
         with self._lock:
             self._rows -= 1
             if cancelled:
@@ -68,7 +68,7 @@ class Meter:
             self._row_seconds += 0.1 * (seconds - self._row_seconds)
 
     def decoded(self, tokens: int) -> None:
-        """So many tokens have just been decoded."""
+        """Counts tokens that have just been decoded."""
         now = time.monotonic()
         with self._lock:
             self._counts.tokens += tokens
@@ -77,7 +77,7 @@ class Meter:
                 self._recent.popleft()
 
     def counts(self) -> Counts:
-        """The figures of now."""
+        """The current counts."""
         now = time.monotonic()
         with self._lock:
             active = min(self._rows, self._max_rows)

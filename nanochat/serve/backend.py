@@ -1,24 +1,33 @@
-"""What a server asks of those who keep its sessions: histories, each with a name, that requests go on with.
+"""Interfaces of a chat server: `Backend`, which the HTTP layer asks for replies, and `Sessions`, which the backend keeps.
 
-All of it happens in the thread that decodes. Requests and answers are what JSON can say, since they may come from another process.
+A backend decodes in this process (`DecodeThread`) or in others (`Workers`). Sessions are named histories that requests continue;
+everything that happens to them happens in the decoding thread. Requests and answers are JSON, since they may come from another
+process.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from nanochat.common import UserError
 from nanochat.infer.memory_kv_cache import ExternalMemory
+from nanochat.infer.request import Finish, ReplyRequest, TokenEvent
 from nanochat.serve.admission import Counts
 
-if TYPE_CHECKING:
-    from nanochat.infer.sampling import Sampling
-
 Answer = dict[str, Any]
-Finish = Literal["stop", "length", "time", "error"]
+Deliver = Callable[[list[TokenEvent]], None]
+DeliverAnswer = Callable[[Answer], None]
+
+
+class Stopped(Exception):
+    """The model has stopped: no request can be answered any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the model has stopped; restart the server")
 
 
 class SessionError(UserError):
@@ -30,8 +39,20 @@ class SessionError(UserError):
 
 
 def error_answer(error: SessionError) -> Answer:
-    """The answer that tells of `error`."""
+    """`error` as an answer."""
     return {"error": {"message": str(error), "status": error.status}}
+
+
+STOPPED = error_answer(SessionError(str(Stopped()), 503))
+
+
+@dataclass(frozen=True, eq=False)
+class SessionRequest:
+    """An operation of `Sessions`. Its last answer has the key `done` or `error`."""
+
+    operation: str
+    arguments: Mapping[str, Any]
+    id: int = field(default_factory=itertools.count().__next__)  # unique in the process that makes the request
 
 
 class SessionTurn(Protocol):
@@ -39,25 +60,25 @@ class SessionTurn(Protocol):
 
     @property
     def prompt(self) -> Sequence[int]:
-        """The tokens that the model reads next, behind what the session holds."""
+        """The tokens that the model reads next, after what the session holds."""
         ...
 
     @property
     def memory(self) -> ExternalMemory:
-        """The session, as a row of a cache has it behind it."""
+        """The session, as the memory behind a row of a cache."""
         ...
 
     def feed(self, token: int) -> None:
-        """Takes note of a token of the reply, the stop token included."""
+        """Adds a token of the reply, the stop token included."""
         ...
 
     def news(self) -> Answer | None:
-        """Where the focus is, if it has moved since the last call."""
+        """The focus, if it has moved since the last call."""
         ...
 
     @property
     def trouble(self) -> str | None:
-        """Why the session cannot go on, in one line; None where it can."""
+        """Why the session cannot continue, in one line; None if it can."""
         ...
 
     def end(self) -> None:
@@ -66,16 +87,16 @@ class SessionTurn(Protocol):
 
 
 class Sessions(Protocol):
-    """The sessions themselves. Not thread-safe."""
+    """The sessions of a server. Not thread-safe."""
 
     def turn(self, name: str, tokens: Sequence[int]) -> SessionTurn:
         """Begins a turn; `tokens` ask for a reply. Raises `SessionError`."""
         ...
 
     def answer(self, operation: str, arguments: Mapping[str, Any]) -> Answer:
-        """Does what takes a moment. Raises `SessionError`.
+        """Runs a short operation. Raises `SessionError`.
 
-        `list`, and of a `session`: `create`, `fork` (as `new`), `delete`, `check` (whether one could write into it now), `focus`,
+        `list`, and of a `session`: `create`, `fork` (as `new`), `delete`, `check` (whether it can be written to now), `focus`,
         `messages`, `text` (of the tokens from `start` to `end`).
         """
         ...
@@ -89,7 +110,7 @@ class Sessions(Protocol):
         ...
 
     def tidy(self) -> float | None:
-        """Closes sessions that nobody has asked for lately. Returns after how many seconds there may be more to do, if at all."""
+        """Closes idle sessions. Returns after how many seconds there may be more to close, or None."""
         ...
 
     def close(self) -> None:
@@ -97,91 +118,27 @@ class Sessions(Protocol):
         ...
 
 
-class Update(NamedTuple):
-    """News of one row of a request: a token, the end, or both.
-
-    `finish` is `stop` where a stop token came (it is `token`), `length` after the last token allowed, `time` where the
-    request's time was up, `error` where the model can go on for nobody, or `news` has another reason (`error_answer`). `forced`
-    tokens are a tool's, not the model's. In a session `news` may have the `focus`, where it has moved.
-    """
-
-    row: int
-    token: int | None
-    forced: bool = False
-    finish: Finish | None = None
-    news: Answer | None = None
-
-
-Deliver = Callable[[list[Update]], None]
-
-
-DeliverAnswer = Callable[[Answer], None]
-
-
-STOPPED: Answer = error_answer(SessionError("the model has stopped; the server must be started again", 503))
-
-
-class Stopped(Exception):
-    """The model has stopped: no request can be answered any more."""
-
-
-@dataclass(eq=False)
-class PendingReply:
-    """A request that was taken. `unfinished` holds the rows that are not at their end."""
-
-    prompt: Sequence[int]
-    sampling: Sampling
-    stop: Collection[int]
-    deliver: Deliver
-    unfinished: set[int]
-    session: str | None = None
-    began: float = field(default_factory=time.monotonic)
-    ids: dict[int, int] = field(default_factory=dict)  # row → the batcher's number for it
-    turn: SessionTurn | None = None
-
-
-@dataclass(eq=False)
-class SessionRequest:
-    """An operation of `nanochat.serve.backend.Sessions` that was asked for. The last answer has the key `done` or `error`."""
-
-    operation: str
-    arguments: Mapping[str, Any]
-    deliver: DeliverAnswer
-
-
 class Backend(Protocol):
-    """Takes requests and answers with tokens: `Serving` in this process, `nanochat.serve.workers.Workers` in others."""
+    """Answers requests with token events: `DecodeThread` in this process, `nanochat.serve.workers.Workers` in others."""
 
-    def submit(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        stop: Collection[int],
-        rows: int,
-        deliver: Deliver,
-        session: str | None = None,
-    ) -> PendingReply:
-        """Queues `rows` continuations of `prompt`, row i with random stream i. `deliver` is called in another thread.
-
-        With a `session` there is one row, and the prompt goes on with what the session holds. Raises `Busy` where no more rows
-        may wait, and `Stopped`.
-        """
+    def submit(self, request: ReplyRequest, deliver: Deliver) -> None:
+        """Queues a request; `deliver` is called in another thread. Raises `Busy` if no more rows may wait, and `Stopped`."""
         ...
 
-    def ask(self, operation: str, arguments: Mapping[str, Any], deliver: DeliverAnswer) -> SessionRequest:
-        """Asks for an operation of sessions; `deliver` is called in another thread. `ingest` has several answers. Raises `Stopped`."""
+    def cancel(self, id: int, row: int | None = None) -> None:
+        """Ends a row of the reply request `id` (None: all) without another event. Unknown or finished ids are ignored."""
         ...
 
-    def drop(self, question: SessionRequest) -> None:
-        """Ends an `ingest` early; what has been read stays, and there are no more answers."""
+    def ask(self, request: SessionRequest, deliver: DeliverAnswer) -> None:
+        """Queues an operation of sessions; `deliver` is called in another thread. `ingest` has several answers. Raises `Stopped`."""
         ...
 
-    def cancel(self, ticket: PendingReply, row: int | None = None) -> None:
-        """Ends a row (None: all of them) without a word; what has ended already stays so."""
+    def drop(self, id: int) -> None:
+        """Ends the `ingest` with session request `id` early; what has been read stays, and there are no more answers."""
         ...
 
     def counts(self) -> Counts:
-        """The figures of now."""
+        """The current counts."""
         ...
 
     @property
@@ -190,5 +147,23 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends everything; requests that still run are told `error`."""
+        """Ends everything; requests that still run end with `error`."""
         ...
+
+
+@dataclass(eq=False)
+class PendingReply:
+    """An admitted request in a backend. `unfinished` holds the rows that have not ended."""
+
+    request: ReplyRequest
+    deliver: Deliver
+    turn: SessionTurn | None = None
+    began: float = field(default_factory=time.monotonic)
+    unfinished: set[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unfinished = set(range(self.request.rows))
+
+    def events(self, finish: Finish | None, news: Answer | None = None) -> list[TokenEvent]:
+        """An event without a token for each unfinished row."""
+        return [TokenEvent(self.request.id, row, None, finish=finish, news=news) for row in sorted(self.unfinished)]

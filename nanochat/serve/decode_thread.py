@@ -1,47 +1,43 @@
-"""Many requests, one model: the thread that owns a `Batcher` and the sessions, and the queue before it.
+"""Decoding thread: owns a `Batcher` and the sessions, and takes requests from any thread through a queue.
 
-Requests come in from any thread, their tokens go back as they are decoded. Whoever waited longest is served first; a
-request that is cancelled has left the batch before the next token is decoded. A document is read into a session piece by piece,
-between two tokens of the others.
+Requests are served in the order they came; a request that is cancelled has left the batch before the next token is decoded. A
+document is read into a session piece by piece, between two tokens of the other requests.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Iterator
+from typing import Self
 
-from nanochat.serve.admission import Counts, Meter
+from nanochat.infer.continuous_batching import Batcher
+from nanochat.infer.request import Finish, ReplyRequest, TokenEvent
+from nanochat.serve.admission import Admission, Counts
 from nanochat.serve.backend import (
     STOPPED,
     Answer,
     Deliver,
     DeliverAnswer,
-    Finish,
     PendingReply,
     SessionError,
     SessionRequest,
+    Sessions,
+    SessionTurn,
     Stopped,
-    Update,
     error_answer,
 )
 
-if TYPE_CHECKING:
-    from nanochat.infer.continuous_batching import Batcher
-    from nanochat.infer.sampling import Sampling
-    from nanochat.serve.backend import Sessions, SessionTurn
-
 
 class DecodeThread:
-    """The thread that owns `batcher`, which decodes `max_rows` rows at a time; `max_queue` more may wait.
+    """The thread that owns `batcher`, which decodes `max_rows` rows at a time; `max_queue` more may wait. See `Backend`.
 
-    A request that takes longer than `max_seconds`, waiting included, is ended. Where decoding fails the thread ends with
-    that error (as the process's threads report it), `alive` is False from then on and `failed` is called. `served` is called by
-    the thread once, after the first request that was answered to its end.
+    If decoding fails the thread ends with that error (as the process's threads report it), `alive` is False from then on and
+    `failed` is called. The thread calls `served` once, after the first request that was answered to its end.
     """
 
     def __init__(
@@ -49,20 +45,18 @@ class DecodeThread:
         batcher: Batcher,
         max_rows: int,
         max_queue: int,
-        max_seconds: float,
         failed: Callable[[], None] = lambda: None,
         sessions: Sessions | None = None,
         served: Callable[[], None] | None = None,
     ) -> None:
-        self._batcher, self._max_seconds, self._failed, self._sessions = batcher, max_seconds, failed, sessions
-        self._served = served
-        self._meter = Meter(max_rows, max_queue)
+        self._batcher, self._failed, self._sessions, self._served = batcher, failed, sessions, served
+        self._admission = Admission(max_rows, max_queue)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._gate = threading.Lock()  # a request is taken before the thread ends, or not at all
         self._alive = True
         self._closing = False
-        self._owners: dict[int, tuple[PendingReply, int]] = {}  # of the thread: the batcher's number → request and its row
-        self._readings: deque[tuple[SessionRequest, Iterator[Answer]]] = deque()  # of the thread: documents that are being read
+        self._replies: dict[int, PendingReply] = {}  # of the thread: by the request's id
+        self._readings: deque[tuple[int, DeliverAnswer, Iterator[Answer]]] = deque()  # of the thread: documents, by the request's id
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
 
@@ -77,46 +71,35 @@ class DecodeThread:
         """See `Backend`."""
         return self._alive
 
-    def submit(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        stop: Collection[int],
-        rows: int,
-        deliver: Deliver,
-        session: str | None = None,
-    ) -> PendingReply:
+    def submit(self, request: ReplyRequest, deliver: Deliver) -> None:
         """See `Backend`. A prompt that the batcher refuses ends with `error`."""
-        if session is not None and (rows != 1 or self._sessions is None):
-            raise ValueError(f"{rows} rows of session {session} were asked for; there is one, where there are sessions")
-        ticket = PendingReply(prompt, sampling, stop, deliver, set(range(rows)), session)
+        if request.session is not None and self._sessions is None:
+            raise ValueError(f"invalid session {request.session}: there are no sessions here")
+        reply = PendingReply(request, deliver)
         with self._gate:
             if not self._alive:
                 raise Stopped
-            self._meter.take(rows, len(prompt))
-            self._commands.put(lambda: self._add(ticket))
-        return ticket
+            self._admission.admit(request.rows, len(request.prompt))
+            self._commands.put(lambda: self._add(reply))
 
-    def cancel(self, ticket: PendingReply, row: int | None = None) -> None:
+    def cancel(self, id: int, row: int | None = None) -> None:
         """See `Backend`."""
-        self._commands.put(lambda: self._cancel(ticket, row))
+        self._commands.put(lambda: self._cancel(id, row))
 
-    def ask(self, operation: str, arguments: Mapping[str, Any], deliver: DeliverAnswer) -> SessionRequest:
+    def ask(self, request: SessionRequest, deliver: DeliverAnswer) -> None:
         """See `Backend`."""
-        question = SessionRequest(operation, arguments, deliver)
         with self._gate:
             if not self._alive or self._sessions is None:
                 raise Stopped
-            self._commands.put(lambda: self._answer(question))
-        return question
+            self._commands.put(lambda: self._answer(request, deliver))
 
-    def drop(self, question: SessionRequest) -> None:
+    def drop(self, id: int) -> None:
         """See `Backend`."""
-        self._commands.put(lambda: self._stop_reading(question))
+        self._commands.put(lambda: self._stop_reading(id))
 
     def counts(self) -> Counts:
         """See `Backend`."""
-        return self._meter.counts()
+        return self._admission.counts()
 
     def close(self) -> None:
         """See `Backend`."""
@@ -138,11 +121,11 @@ class DecodeThread:
         finally:
             with self._gate:
                 self._alive = False
-            for ticket in dict.fromkeys(ticket for ticket, _ in self._owners.values()):
-                self._refuse(ticket)
-            for question, _ in list(self._readings):
-                self._stop_reading(question)
-                question.deliver(STOPPED)
+            for reply in list(self._replies.values()):
+                self._refuse(reply)
+            for id, deliver, _ in list(self._readings):
+                self._stop_reading(id)
+                deliver(STOPPED)
             while not self._commands.empty():
                 self._commands.get()()
             self._batcher.close()
@@ -152,7 +135,7 @@ class DecodeThread:
                 self._failed()
 
     def _take_commands(self) -> None:
-        """Does what other threads have asked for; waits for them where there is nothing to decode or to read."""
+        """Runs the commands of other threads; waits for them if there is nothing to decode or to read."""
         wait = self._batcher.idle and not self._readings
         while True:
             try:
@@ -165,120 +148,116 @@ class DecodeThread:
             wait = False
 
     def _tidy(self) -> float | None:
-        """Lets sessions be closed that nobody uses. Returns after how many seconds to do so again, if at all."""
+        """Closes idle sessions. Returns after how many seconds to do so again, or None."""
         return None if self._sessions is None else self._sessions.tidy()
 
-    def _add(self, ticket: PendingReply) -> None:
+    def _add(self, reply: PendingReply) -> None:
         if not self._alive:
-            self._refuse(ticket)
+            self._refuse(reply)
             return
+        request, memory = reply.request, None
         try:
-            prompt, memory = ticket.prompt, None
-            if ticket.session is not None:
-                ticket.turn = self._sessions.turn(ticket.session, ticket.prompt)
-                prompt, memory = ticket.turn.prompt, ticket.turn.memory
-            for row in sorted(ticket.unfinished):
-                number = self._batcher.add(prompt, ticket.sampling, ticket.stop, stream=row, memory=memory)
-                ticket.ids[row] = number
-                self._owners[number] = ticket, row
+            if request.session is not None:
+                reply.turn = self._sessions.turn(request.session, request.prompt)
+                request, memory = dataclasses.replace(request, prompt=reply.turn.prompt), reply.turn.memory
+            self._batcher.add(request, memory)
+            self._replies[request.id] = reply
         except SessionError as error:
-            self._refuse(ticket, error_answer(error))
-        except ValueError:  # the batcher's word for a prompt that cannot be continued: this request's trouble alone
-            self._refuse(ticket)
+            self._refuse(reply, error_answer(error))
+        except ValueError:  # a prompt that cannot be continued is this request's trouble alone
+            self._refuse(reply)
 
-    def _answer(self, question: SessionRequest) -> None:
+    def _answer(self, request: SessionRequest, deliver: DeliverAnswer) -> None:
         if not self._alive:
-            question.deliver(STOPPED)
+            deliver(STOPPED)
             return
         try:
-            if question.operation == "ingest":
-                self._readings.append((question, self._sessions.ingest(question.arguments)))
+            if request.operation == "ingest":
+                self._readings.append((request.id, deliver, self._sessions.ingest(request.arguments)))
                 return
-            answer = self._sessions.answer(question.operation, question.arguments)
+            answer = self._sessions.answer(request.operation, request.arguments)
         except SessionError as error:
             answer = error_answer(error)
-        question.deliver({**answer, "done": True})
+        deliver({**answer, "done": True})
 
     def _read_on(self) -> None:
-        """One more piece of the document that has waited longest."""
-        question, reading = self._readings.popleft()
+        """Reads one more piece of the document that has waited longest."""
+        id, deliver, reading = self._readings.popleft()
         try:
             answer = next(reading, None)
         except SessionError as error:
-            question.deliver(error_answer(error))
+            deliver(error_answer(error))
             return
         if answer is None:
-            question.deliver({"done": True})
+            deliver({"done": True})
         else:
-            self._readings.append((question, reading))
-            question.deliver(answer)
+            self._readings.append((id, deliver, reading))
+            deliver(answer)
 
-    def _stop_reading(self, question: SessionRequest) -> None:
-        for each, reading in [*self._readings]:
-            if each is question:
-                self._readings.remove((each, reading))
-                if self._alive or self._closing:
-                    with contextlib.suppress(SessionError):  # nobody waits for it any more
-                        reading.close()
+    def _stop_reading(self, id: int) -> None:
+        for each in [each for each in self._readings if each[0] == id]:
+            self._readings.remove(each)
+            if self._alive or self._closing:
+                with contextlib.suppress(SessionError):  # nobody waits for it any more
+                    each[2].close()
 
-    def _refuse(self, ticket: PendingReply, news: Answer | None = None) -> None:
-        """Ends the request with an error."""
-        rows = sorted(ticket.unfinished)
-        for row in rows:
-            self._end(ticket, row)
-        ticket.deliver([Update(row, None, finish="error", news=news) for row in rows])
-
-    def _cancel(self, ticket: PendingReply, row: int | None) -> None:
-        for each in sorted(ticket.unfinished if row is None else ticket.unfinished & {row}):
-            if self._alive:
-                self._batcher.cancel(ticket.ids[each])
-            self._end(ticket, each, cancelled=True)
+    def _cancel(self, id: int, row: int | None) -> None:
+        if (reply := self._replies.get(id)) is not None:
+            self._batcher.cancel(id, row)
+            for each in sorted(reply.unfinished if row is None else reply.unfinished & {row}):
+                self._end(reply, each, cancelled=True)
 
     def _step(self) -> None:
-        """One token for each row that is decoded."""
-        news: dict[PendingReply, list[Update]] = {}
-        tokens = 0
-        for event in self._batcher.step():
-            if event.id in self._owners:
-                ticket, row = self._owners[event.id]
-                tokens += event.token is not None
-                news.setdefault(ticket, []).append(Update(row, event.token, event.forced, event.finish))
-                if ticket.turn is not None and event.token is not None:
-                    ticket.turn.feed(event.token)
-                if event.finish is not None:
-                    self._end(ticket, row)
-        began_before = time.monotonic() - self._max_seconds
-        for ticket in dict.fromkeys(ticket for ticket, _ in self._owners.values()):
-            if ticket.began < began_before:
-                news.setdefault(ticket, []).extend(self._break_off(ticket, "time"))
-            elif ticket.turn is not None:
-                news.setdefault(ticket, []).extend(self._look_after(ticket, ticket.turn))
-        self._meter.decoded(tokens)
-        for ticket, updates in news.items():
-            if updates:
-                ticket.deliver(updates)
-        if self._served is not None and any(not ticket.unfinished for ticket in news):
+        """Decodes one token for each active row."""
+        outgoing: dict[PendingReply, list[TokenEvent]] = {}
+        events = self._batcher.step()
+        for event in events:
+            reply = self._replies[event.id]
+            outgoing.setdefault(reply, []).append(event)
+            if reply.turn is not None:
+                reply.turn.feed(event.token)
+            if event.finish is not None:
+                self._end(reply, event.row)
+        now = time.monotonic()
+        for reply in list(self._replies.values()):
+            if now > reply.request.deadline:
+                outgoing.setdefault(reply, []).extend(self._break_off(reply, "time"))
+            elif reply.turn is not None:
+                outgoing.setdefault(reply, []).extend(self._session_events(reply, reply.turn))
+        self._admission.decoded(len(events))
+        for reply, its_events in outgoing.items():
+            if its_events:
+                reply.deliver(its_events)
+        if self._served is not None and any(not reply.unfinished for reply in outgoing):
             served, self._served = self._served, None
             served()
 
-    def _look_after(self, ticket: PendingReply, turn: SessionTurn) -> list[Update]:
-        """What there is to say of a session."""
+    def _session_events(self, reply: PendingReply, turn: SessionTurn) -> list[TokenEvent]:
+        """The move of a session's focus, or the end of its reply if the session is in trouble."""
         if turn.trouble is not None:
-            return self._break_off(ticket, "error", error_answer(SessionError(turn.trouble, 507)))
+            return self._break_off(reply, "error", error_answer(SessionError(turn.trouble, 507)))
         focus = turn.news()
-        return [] if focus is None else [Update(row, None, news={"focus": focus}) for row in sorted(ticket.unfinished)]
+        return [] if focus is None else reply.events(None, {"focus": focus})
 
-    def _break_off(self, ticket: PendingReply, finish: Finish, news: Answer | None = None) -> list[Update]:
-        rows = sorted(ticket.unfinished)
-        for row in rows:
-            self._batcher.cancel(ticket.ids[row])
-            self._end(ticket, row)
-        return [Update(row, None, finish=finish, news=news) for row in rows]
+    def _break_off(self, reply: PendingReply, finish: Finish, news: Answer | None = None) -> list[TokenEvent]:
+        """Ends a request that is being decoded; returns the events that say so."""
+        self._batcher.cancel(reply.request.id)
+        return self._end_all(reply, finish, news)
 
-    def _end(self, ticket: PendingReply, row: int, cancelled: bool = False) -> None:
-        ticket.unfinished.remove(row)
-        if row in ticket.ids:
-            self._owners.pop(ticket.ids[row])
-        if ticket.turn is not None and (self._alive or self._closing):  # a model that has failed cannot end the turn
-            ticket.turn.end()
-        self._meter.end(time.monotonic() - ticket.began, cancelled)
+    def _refuse(self, reply: PendingReply, news: Answer | None = None) -> None:
+        """Ends a request with an error."""
+        reply.deliver(self._end_all(reply, "error", news))
+
+    def _end_all(self, reply: PendingReply, finish: Finish, news: Answer | None) -> list[TokenEvent]:
+        events = reply.events(finish, news)
+        for event in events:
+            self._end(reply, event.row)
+        return events
+
+    def _end(self, reply: PendingReply, row: int, cancelled: bool = False) -> None:
+        reply.unfinished.remove(row)
+        if not reply.unfinished:
+            self._replies.pop(reply.request.id, None)
+            if reply.turn is not None and (self._alive or self._closing):  # a model that has failed cannot end the turn
+                reply.turn.end()
+        self._admission.release(time.monotonic() - reply.began, cancelled)

@@ -23,8 +23,9 @@ from nanochat.data.dataloader import permute
 from nanochat.data.rows import Loader
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.flags import flag
-from nanochat.infer.continuous_batching import Batcher, Continuation
+from nanochat.infer.continuous_batching import Batcher
 from nanochat.infer.reply import stop_tokens
+from nanochat.infer.request import Completion, ReplyRequest
 from nanochat.infer.sampling import LEAST_TEMPERATURE, Sampling
 from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
@@ -137,7 +138,7 @@ class Rollouts(Loader):
         epochs, places = np.divmod(np.arange(first, first + count), len(self._task))
         return np.concatenate([permute(places[epochs == e], len(self._task), f"rl:{self._seed}:{e}") for e in np.unique(epochs)])
 
-    def _reply(self, prompts: Sequence[Sequence[int]], seed: int, first_stream: int) -> list[Continuation]:
+    def _reply(self, prompts: Sequence[Sequence[int]], seed: int, first_stream: int) -> list[Completion]:
         """S replies to each prompt, those of a prompt after each other."""
         longest = max(map(len, prompts))
         room = self.seq_len + 1 - longest
@@ -146,14 +147,12 @@ class Rollouts(Loader):
         flags = self._flags
         sampling = Sampling(temperature=flags.temperature, top_k=0, max_tokens=min(flags.max_tokens, room), seed=seed)
         batcher = Batcher(self._model, flags.decode_rows, self._tools)
-        numbers = [
-            batcher.add(prompts[i // flags.samples], sampling, self._stop, stream=first_stream + i)
-            for i in range(len(prompts) * flags.samples)
+        requests = [
+            ReplyRequest(prompt, sampling, self._stop, flags.samples, first_stream + i * flags.samples) for i, prompt in enumerate(prompts)
         ]
-        replies = batcher.drain()
-        return [replies[number] for number in numbers]
+        return [reply for replies in batcher.complete(requests).values() for reply in replies]
 
-    def _grade(self, conversations: Sequence[dict[str, Any]], replies: Sequence[Continuation]) -> list[float]:
+    def _grade(self, conversations: Sequence[dict[str, Any]], replies: Sequence[Completion]) -> list[float]:
         texts = [reply_text(self._tokenizer, reply.said) for reply in replies]
         asked = [conversations[i // self._flags.samples] for i in range(len(replies))]
         graded = self._task.grade_all(asked, texts)

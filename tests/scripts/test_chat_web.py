@@ -427,7 +427,7 @@ def test_several_workers_share_the_work_and_outlive_one(models: Path, warm: Warm
         stream = open_stream(server, {"messages": ASK, "max_tokens": 4000})
         stream.recv(1000)
         os.kill(children[0], signal.SIGKILL)
-        until(lambda: "worker 0 has ended; 1 of 2 go on" in server.process.stderr)
+        until(lambda: "worker 0 has ended; 1 of 2 continue" in server.process.stderr)
         assert ask(client).choices[0].message.content == recited(30)
         stream.close()
         os.kill(children[1], signal.SIGKILL)

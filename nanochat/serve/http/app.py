@@ -1,10 +1,9 @@
-"""The chat server's routes. Prompts and replies are never logged."""
+"""ASGI application of the chat server. Prompts and replies are never logged."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -18,28 +17,29 @@ from starlette.types import ASGIApp
 
 from nanochat.data.chat_template import render_prompt
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.infer.reply import Piece
+from nanochat.infer.reply import Piece, stop_tokens
+from nanochat.infer.request import Finish, ReplyRequest
 from nanochat.infer.sampling import Sampling
 from nanochat.serve.backend import Backend
-from nanochat.serve.http.completions import DONE, Completion, FinishReason, Generation, event
-from nanochat.serve.http.errors import ApiError, json_response
+from nanochat.serve.http.completions import ChatCompletion, Generation
+from nanochat.serve.http.errors import ApiError, json_response, no_sessions
 from nanochat.serve.http.limits import WebLimits
 from nanochat.serve.http.schema import ChatRequest, new_messages, parse_request, to_conversation, to_sampling
 from nanochat.serve.http.security import Guard
 from nanochat.serve.http.session_routes import add_session_routes
-from nanochat.serve.http.streaming import EventStream, read_json, unless_gone
+from nanochat.serve.http.streaming import DONE, EventStream, event, read_json, unless_gone
 
 PAGE = Path(__file__).parent / "page"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-READ_SECONDS = 60.0  # after the last token, for a client to read what it was sent
+READ_SECONDS = 60.0  # for a client to read its answer, after the last token
 
 
 @dataclass
 class ChatServer:
-    """What the routes answer from.
+    """State of a server that its routes answer from.
 
-    `context_tokens` is what conversation and reply may have together; `token` None is for a server that only this machine
-    reaches. `sessions` says what is to be known of the sessions, None where there are none.
+    `context_tokens` is what conversation and reply may have together. `token` None is for a server that only this machine
+    reaches. `sessions` describes the sessions, None if there are none.
     """
 
     backend: Backend
@@ -53,24 +53,26 @@ class ChatServer:
     started: float = field(default_factory=time.time)
 
     def begin(self, request: ChatRequest) -> Generation:
-        """Starts to write the replies that `request` asks for. Raises `ApiError` where it cannot be done."""
+        """Begins the replies to `request`. Raises `ApiError` if it cannot be done."""
         sampling = to_sampling(request, self.defaults)
-        if request.session is not None:
-            if self.sessions is None:
-                raise ApiError(400, "this server keeps no sessions; it must be started with --mc", "session", "unsupported_parameter")
-            new = render_prompt(self.tokenizer, to_conversation(new_messages(request.messages)), first=False)
-            return Generation(self.backend, self.tokenizer, new, sampling, 1, request.stops, request.session)
-        prompt = render_prompt(self.tokenizer, to_conversation(request.messages))
-        room = self.context_tokens - len(prompt)
-        if room < 1:
-            raise ApiError(
-                400,
-                f"the conversation has {len(prompt)} tokens; this model takes {self.context_tokens} together with its reply",
-                "messages",
-                "context_length_exceeded",
-            )
-        sampling = dataclasses.replace(sampling, max_tokens=min(sampling.max_tokens, room))
-        return Generation(self.backend, self.tokenizer, prompt, sampling, request.n or 1, request.stops)
+        if request.session is None:
+            prompt = render_prompt(self.tokenizer, to_conversation(request.messages))
+            room = self.context_tokens - len(prompt)
+            if room < 1:
+                raise ApiError(
+                    400,
+                    f"the conversation has {len(prompt)} tokens; this model takes {self.context_tokens} together with its reply",
+                    "messages",
+                    "context_length_exceeded",
+                )
+            sampling.max_tokens = min(sampling.max_tokens, room)
+        elif self.sessions is None:
+            raise no_sessions()
+        else:
+            prompt = render_prompt(self.tokenizer, to_conversation(new_messages(request.messages)), first=False)
+        stop, deadline = stop_tokens(self.tokenizer), time.monotonic() + self.limits.max_seconds
+        asked = ReplyRequest(prompt, sampling, stop, request.n or 1, session=request.session, deadline=deadline)
+        return Generation(self.backend, self.tokenizer, asked, request.stops)
 
 
 def create_app(server: ChatServer) -> ASGIApp:
@@ -91,7 +93,7 @@ def create_app(server: ChatServer) -> ASGIApp:
         body = await read_json(request, server.limits)
         asked = parse_request(body, server.limits, (server.model_name,))
         generation = server.begin(asked)
-        completion = Completion(server.model_name)
+        completion = ChatCompletion(server.model_name)
         if asked.stream:
             return await _stream(request, asked, generation, completion, server.limits.max_seconds)
         return await _answer(request, asked, generation, completion)
@@ -105,7 +107,7 @@ def create_app(server: ChatServer) -> ASGIApp:
     @app.get("/v1/models/{name}")
     async def model(name: str) -> Response:
         if name != server.model_name:
-            raise ApiError(404, "this model does not exist; /v1/models lists those that do", "model", "model_not_found")
+            raise ApiError(404, "this model does not exist; GET /v1/models lists the models", "model", "model_not_found")
         return json_response(_model(server))
 
     @app.get("/health")
@@ -115,10 +117,10 @@ def create_app(server: ChatServer) -> ASGIApp:
 
     @app.get("/stats")
     async def stats() -> Response:
-        figures = {name: round(value, 2) for name, value in vars(server.backend.counts()).items()}
-        return json_response({"model": server.model_name, "uptime_seconds": round(time.time() - server.started, 1), **figures})
+        counts = {name: round(value, 2) for name, value in vars(server.backend.counts()).items()}
+        return json_response({"model": server.model_name, "uptime_seconds": round(time.time() - server.started, 1), **counts})
 
-    return Guard(app, server.token)  # around all of it: what FastAPI says by itself has the same headers
+    return Guard(app, server.token)  # around everything: FastAPI's own answers get the same headers
 
 
 def _model(server: ChatServer) -> dict[str, Any]:
@@ -134,16 +136,16 @@ def _model(server: ChatServer) -> dict[str, Any]:
     }
 
 
-async def _answer(request: Request, asked: ChatRequest, generation: Generation, completion: Completion) -> Response:
-    """The replies, when all are complete."""
+async def _answer(request: Request, asked: ChatRequest, generation: Generation, completion: ChatCompletion) -> Response:
+    """The replies, once all are complete."""
     pieces: list[list[Piece]] = [[] for _ in range(asked.n or 1)]
-    finishes: list[FinishReason] = ["stop"] * len(pieces)
+    finishes: list[Finish] = ["stop"] * len(pieces)
 
     async def collect() -> None:
-        async for batch in generation.news():
-            for news in batch:
-                pieces[news.index] += news.pieces
-                finishes[news.index] = news.finish or "stop"
+        async for batch in generation.deltas():
+            for delta in batch:
+                pieces[delta.index] += delta.pieces
+                finishes[delta.index] = delta.finish or "stop"
 
     try:
         await unless_gone(request, collect())
@@ -152,17 +154,17 @@ async def _answer(request: Request, asked: ChatRequest, generation: Generation, 
     return json_response(completion.whole(pieces, finishes, generation.usage))
 
 
-async def _stream(request: Request, asked: ChatRequest, generation: Generation, completion: Completion, max_seconds: float) -> EventStream:
-    """The replies as they come. What goes wrong before the first token is still an answer with a status of its own."""
+async def _stream(request: Request, asked: ChatRequest, generation: Generation, completion: ChatCompletion, seconds: float) -> EventStream:
+    """The replies as they come. An error before the first token is still an answer with a status of its own."""
     usage_follows = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-    batches = generation.news()
+    batches = generation.deltas()
 
     async def events() -> AsyncIterator[bytes]:
         batch = first
         try:
             yield b"".join(completion.opening(index, usage_follows) for index in range(asked.n or 1))
             while batch is not None:
-                if text := b"".join(completion.events(news, usage_follows) for news in batch):
+                if text := b"".join(completion.events(delta, usage_follows) for delta in batch):
                     yield text
                 batch = await anext(batches, None)
         except ApiError as error:
@@ -177,7 +179,7 @@ async def _stream(request: Request, asked: ChatRequest, generation: Generation, 
     except BaseException:
         generation.close()
         raise
-    return EventStream(events(), generation.close, max_seconds + READ_SECONDS)
+    return EventStream(events(), generation.close, seconds + READ_SECONDS)
 
 
 def _add_page(app: FastAPI) -> None:
@@ -197,11 +199,11 @@ def _add_errors(app: FastAPI) -> None:
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        message = {404: "there is nothing at this path", 405: "this path does not know this method"}.get(error.status_code, error.detail)
+        message = {404: "not found", 405: "method not allowed"}.get(error.status_code, error.detail)
         return ApiError(error.status_code, message, headers=dict(error.headers or {})).response()
 
     async def failure(request: Request, error: Exception) -> Response:
-        return ApiError(500, "the server has failed; its log says how").response()
+        return ApiError(500, "internal server error; the server's log has the details").response()
 
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(HTTPException, http_error)

@@ -1,39 +1,110 @@
-"""Replies in the form of OpenAI's chat completions, whole or as server-sent events.
+"""OpenAI's chat completions: the replies to a request as text, whole or as server-sent events.
 
-`content` is what the assistant says. Code that it ran and what came out of it are no part of OpenAI's format: a message
-carries them, in order with the text, in `parts`, and a delta in `part`. Where a session's focus has moved, a delta has it in
-`focus`. Clients that do not know these ignore them.
+`content` is what the assistant says. Code that it ran and its output are no part of OpenAI's format: a message carries them, in
+order with the text, in `parts`, and a delta in `part`. If a session's focus has moved, a delta has it in `focus`. Clients that
+do not know these ignore them.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.infer.reply import Piece, Reply, joined, stop_tokens
-from nanochat.infer.sampling import Sampling
+from nanochat.infer.reply import Piece, Reply, joined
+from nanochat.infer.request import Finish, ReplyRequest, TokenEvent
 from nanochat.serve.admission import Busy
-from nanochat.serve.backend import Backend, Stopped, Update
+from nanochat.serve.backend import Backend, Stopped
 from nanochat.serve.http.errors import ApiError, session_refusal
+from nanochat.serve.http.streaming import event, from_threads
 
-FinishReason = Literal["stop", "length"]
+
+@dataclass
+class Usage:
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """The `usage` object of OpenAI's API."""
+        return vars(self) | {"total_tokens": self.prompt_tokens + self.completion_tokens}
 
 
-class Completion:
-    """What all objects of one request share: id, time and model."""
+@dataclass(frozen=True)
+class Delta:
+    """New text of reply `index`, where a session's focus has moved to, and at the end why it ended: `stop` or `length`."""
+
+    index: int
+    pieces: list[Piece] = field(default_factory=list)
+    finish: Finish | None = None
+    focus: dict[str, Any] | None = None
+
+
+class Generation:
+    """The replies to `request`, as text that ends before any of `stops`.
+
+    `close` must be called, whatever happens: it frees the places of what still runs. Raises `ApiError` if the server has no place.
+    """
+
+    def __init__(self, backend: Backend, tokenizer: Tokenizer, request: ReplyRequest, stops: Sequence[str]) -> None:
+        self._backend, self._request = backend, request
+        self._replies = {row: Reply(tokenizer, stops) for row in range(request.rows)}
+        self._events, deliver = from_threads()
+        self.usage = Usage(len(request.prompt))
+        try:
+            backend.submit(request, deliver)
+        except Busy as busy:
+            raise _too_busy(busy) from None
+        except Stopped as stopped:
+            raise ApiError(503, str(stopped), code="model_stopped") from None
+
+    async def deltas(self) -> AsyncIterator[list[Delta]]:
+        """Yields what is new, until all replies have ended. Raises `ApiError` if the deadline passes before the first token."""
+        while self._replies:
+            events: list[TokenEvent] = await self._events.get()
+            while not self._events.empty():  # a slow reader gets more at a time
+                events = events + self._events.get_nowait()
+            yield [delta for event in events if event.row in self._replies if (delta := self._read(event)) is not None]
+
+    def close(self) -> None:
+        """Ends what still runs."""
+        if self._replies:
+            self._backend.cancel(self._request.id)
+            self._replies = {}
+
+    def _read(self, event: TokenEvent) -> Delta | None:
+        if event.news is not None:
+            if "error" in event.news:
+                raise session_refusal(event.news)
+            return Delta(event.row, focus=event.news["focus"])
+        if event.finish == "error":
+            raise ApiError(503, "the model could not continue", code="model_stopped")
+        if event.finish == "time" and self.usage.completion_tokens == 0:
+            raise _too_busy(Busy(1))
+        reply, pieces = self._replies[event.row], []
+        if event.token is not None and event.token not in self._request.stop:
+            self.usage.completion_tokens += 1
+            pieces = reply.feed(event.token)
+        if event.finish is None and not reply.stopped:
+            return Delta(event.row, pieces) if pieces else None
+        if event.finish is None:
+            self._backend.cancel(self._request.id, event.row)
+        del self._replies[event.row]
+        pieces = pieces + reply.close()
+        return Delta(event.row, pieces, "stop" if event.finish == "stop" or reply.stopped else "length")
+
+
+class ChatCompletion:
+    """The objects that answer one request. They share id, time and model."""
 
     def __init__(self, model: str) -> None:
-        self.id = f"chatcmpl-{secrets.token_hex(12)}"
-        self._common = {"id": self.id, "created": int(time.time()), "model": model, "system_fingerprint": model}
+        self._common = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model, "system_fingerprint": model}
 
-    def whole(self, replies: Sequence[Sequence[Piece]], finishes: Sequence[FinishReason], usage: Usage) -> dict[str, Any]:
+    def whole(self, replies: Sequence[Sequence[Piece]], finishes: Sequence[Finish], usage: Usage) -> dict[str, Any]:
         """The answer to a request that does not stream."""
         choices = [
             {"index": index, "message": _message(pieces), "logprobs": None, "finish_reason": finish}
@@ -45,34 +116,26 @@ class Completion:
         """The first event of a choice."""
         return self._chunk(index, {"role": "assistant", "content": ""}, None, usage_follows)
 
-    def events(self, news: News, usage_follows: bool) -> bytes:
-        """The events that say `news`."""
+    def events(self, new: Delta, usage_follows: bool) -> bytes:
+        """The events of a delta."""
         deltas: list[dict[str, Any]] = [
-            {"content": piece.text} if piece.kind == "text" else {"part": _part(piece)} for piece in joined(news.pieces)
+            {"content": piece.text} if piece.kind == "text" else {"part": _part(piece)} for piece in joined(new.pieces)
         ]
-        if news.focus is not None:
-            deltas.append({"focus": news.focus})
-        out = [self._chunk(news.index, delta, None, usage_follows) for delta in deltas]
-        if news.finish is not None:
-            out.append(self._chunk(news.index, {}, news.finish, usage_follows))
+        if new.focus is not None:
+            deltas.append({"focus": new.focus})
+        out = [self._chunk(new.index, delta, None, usage_follows) for delta in deltas]
+        if new.finish is not None:
+            out.append(self._chunk(new.index, {}, new.finish, usage_follows))
         return b"".join(out)
 
     def usage(self, usage: Usage) -> bytes:
-        """The event that says how many tokens there were."""
+        """The event with the numbers of tokens."""
         return event({**self._common, "object": "chat.completion.chunk", "choices": [], "usage": usage.to_json()})
 
-    def _chunk(self, index: int, delta: dict[str, Any], finish: FinishReason | None, usage_follows: bool) -> bytes:
+    def _chunk(self, index: int, delta: dict[str, Any], finish: Finish | None, usage_follows: bool) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
         usage = {"usage": None} if usage_follows else {}
         return event({**self._common, "object": "chat.completion.chunk", "choices": [choice], **usage})
-
-
-DONE = b"data: [DONE]\n\n"
-
-
-def event(value: dict[str, Any]) -> bytes:
-    """`value` as a server-sent event."""
-    return f"data: {json.dumps(value)}\n\n".encode()
 
 
 def _message(pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -87,108 +150,5 @@ def _part(piece: Piece) -> dict[str, str]:
     return {"type": piece.kind, "text": piece.text}
 
 
-@dataclass
-class Usage:
-    """Tokens of a request."""
-
-    prompt_tokens: int
-    completion_tokens: int = 0
-
-    def to_json(self) -> dict[str, int]:
-        """As OpenAI's API says it."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-        }
-
-
-@dataclass(frozen=True)
-class News:
-    """What came of reply `index`: pieces of it, where a session's focus has moved to, and at its end why it ended."""
-
-    index: int
-    pieces: list[Piece] = field(default_factory=list)
-    finish: FinishReason | None = None
-    focus: dict[str, Any] | None = None
-
-
-class Generation:
-    """`choices` replies to `prompt`, one where that goes on with a `session`.
-
-    Whatever happens, `close` must be called: it frees the places of what still runs.
-
-    Raises `ApiError` where the server has no place for it.
-    """
-
-    def __init__(
-        self,
-        backend: Backend,
-        tokenizer: Tokenizer,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        choices: int,
-        stops: Sequence[str],
-        session: str | None = None,
-    ) -> None:
-        self._backend = backend
-        self._stop_ids = frozenset(stop_tokens(tokenizer))
-        self._replies = {row: Reply(tokenizer, stops) for row in range(choices)}
-        self._updates: asyncio.Queue[list[Update]] = asyncio.Queue()
-        self.usage = Usage(len(prompt))
-        loop = asyncio.get_running_loop()
-
-        def deliver(updates: list[Update]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the program is ending, nobody reads any more
-                loop.call_soon_threadsafe(self._updates.put_nowait, updates)
-
-        try:
-            self._ticket = backend.submit(prompt, sampling, self._stop_ids, choices, deliver, session)
-        except Busy as busy:
-            raise _too_busy(busy.retry_after_seconds) from None
-        except Stopped:
-            raise ApiError(503, "the model has stopped; the server must be started again", code="model_stopped") from None
-
-    async def news(self) -> AsyncIterator[list[News]]:
-        """What is new, until all replies are at their end. Raises `ApiError` where time ran out before the first token."""
-        while self._replies:
-            updates = await self._updates.get()
-            while not self._updates.empty():  # a slow reader gets more at a time
-                updates = updates + self._updates.get_nowait()
-            yield [news for update in updates if update.row in self._replies if (news := self._read(update)) is not None]
-
-    def close(self) -> None:
-        """Ends what still runs."""
-        if self._replies:
-            self._backend.cancel(self._ticket)
-            self._replies = {}
-
-    def _read(self, update: Update) -> News | None:
-        reply, pieces = self._replies[update.row], []
-        if update.news is not None and "error" in update.news:
-            raise session_refusal(update.news)
-        if update.news is not None:
-            return News(update.row, focus=update.news["focus"])
-        if update.finish == "error":
-            raise ApiError(503, "the model could not go on", code="model_stopped")
-        if update.finish == "time" and self.usage.completion_tokens == 0:
-            raise _too_busy(1)
-        ended = update.token in self._stop_ids
-        if update.token is not None and not ended:
-            self.usage.completion_tokens += 1
-            pieces = reply.feed(update.token)
-        if reply.stopped:
-            if update.finish is None:
-                self._backend.cancel(self._ticket, update.row)
-            del self._replies[update.row]
-            return News(update.row, pieces, "stop")
-        if update.finish is None:
-            return News(update.row, pieces) if pieces else None
-        del self._replies[update.row]
-        pieces = pieces + reply.close()
-        return News(update.row, pieces, "stop" if update.finish == "stop" or reply.stopped else "length")
-
-
-def _too_busy(seconds: int) -> ApiError:
-    message = f"the server is busy; try again in {seconds} s"
-    return ApiError(429, message, code="server_busy", headers={"retry-after": str(seconds)})
+def _too_busy(busy: Busy) -> ApiError:
+    return ApiError(429, str(busy), code="server_busy", headers={"retry-after": str(busy.retry_after_seconds)})

@@ -1,4 +1,4 @@
-"""Errors as clients of OpenAI's API expect them: one JSON object, short whatever the request was."""
+"""Errors in the format of OpenAI's API: one JSON object, short whatever the request was."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from starlette.responses import Response
 
 MESSAGE_CHARACTERS = 400
 PARAM_CHARACTERS = 100
-# Status → what OpenAI's clients tell errors apart by.
+# By status, the error type that OpenAI's clients distinguish errors by.
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-
-# The same for what goes wrong with a session.
+# By status, the code of an error of a session.
 CODES = {404: "session_not_found", 409: "session_conflict", 429: "server_busy", 503: "model_stopped", 507: "storage_failed"}
 
 
 class ApiError(Exception):
-    """A request that is refused. `param` is what of the request is wrong, `code` a name for the reason."""
+    """A request that is refused. `param` is the invalid part of the request, `code` a name for the reason."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None, headers: dict[str, str] | None = None
@@ -43,10 +42,15 @@ class ApiError(Exception):
 
 
 def session_refusal(answer: Mapping[str, Any]) -> ApiError:
-    """The refusal that an answer of `nanochat.serve.backend.error_answer` tells of."""
+    """The error in an answer of `nanochat.serve.backend.error_answer`."""
     status, message = answer["error"]["status"], answer["error"]["message"]
     retry = {"retry-after": "1"} if status in (409, 429) else {}
     return ApiError(status, message, "session", CODES.get(status), retry)
+
+
+def no_sessions(status: int = 400) -> ApiError:
+    """The refusal of sessions by a server that keeps none."""
+    return ApiError(status, "this server keeps no sessions; start it with --mc", "session", "unsupported_parameter")
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

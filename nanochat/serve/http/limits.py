@@ -1,4 +1,4 @@
-"""How much one request, and all of them together, may ask of the server."""
+"""Limits of the chat server: of one request, and of all together."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from nanochat.flags import flag
 
 @dataclass
 class WebLimits:
-    """Limits of the chat server. What is beyond one of them is refused with a clear answer."""
+    """Limits of the chat server. Requests beyond one of them are refused."""
 
-    max_rows: int = flag(8, "replies that each worker writes at the same time", unit="replies")
-    max_queue: int = flag(64, "replies that may wait for a place; more are refused with status 429", unit="replies")
-    max_seconds: float = flag(300.0, "a request is ended after this time, waiting included", unit="s")
-    max_send_seconds: float = flag(20.0, "a client must have sent a request's head within this time, and its body", unit="s")
-    max_connections: int = flag(512, "connections at the same time; more are refused with status 503", unit="connections")
-    max_body_bytes: int = flag(1 << 20, "size of a request's body", unit="bytes")
-    max_messages: int = flag(256, "messages of a conversation", unit="messages")
-    max_characters: int = flag(200_000, "characters of a conversation", unit="characters")
-    max_reply_tokens: int = flag(4096, "the longest reply a request may ask for", unit="tokens")
-    max_choices: int = flag(4, "replies to one request (n)", unit="replies")
-    max_open_sessions: int = flag(8, "sessions that each worker has open at the same time", unit="sessions")
-    max_sessions: int = flag(1000, "sessions there may be", unit="sessions")
-    session_idle_seconds: float = flag(
-        600.0, "a session that nobody has asked for in this time is closed, and opened again on demand", unit="s"
-    )
-    max_document_bytes: int = flag(64 << 20, "size of a document that is uploaded into a session", unit="bytes")
-    ingest_quota: int = flag(20_000_000, "the longest document that is read into a session", unit="tokens")
-    context_tokens: int = flag(0, "conversation and reply together; 0 = the length of row the model was trained on", unit="tokens")
+    max_rows: int = flag(8, "rows decoded at once by each worker", unit="replies")
+    max_queue: int = flag(64, "replies that may wait; more are refused with status 429", unit="replies")
+    max_seconds: float = flag(300.0, "time limit of a request, waiting included", unit="s")
+    max_send_seconds: float = flag(20.0, "time limit for receiving a request's head, and again its body", unit="s")
+    max_connections: int = flag(512, "concurrent connections; more are refused with status 503", unit="connections")
+    max_body_bytes: int = flag(1 << 20, "maximum size of a request's body", unit="bytes")
+    max_messages: int = flag(256, "maximum messages of a conversation", unit="messages")
+    max_characters: int = flag(200_000, "maximum characters of a conversation", unit="characters")
+    max_reply_tokens: int = flag(4096, "maximum max_tokens of a request", unit="tokens")
+    max_choices: int = flag(4, "maximum replies to one request (n)", unit="replies")
+    max_open_sessions: int = flag(8, "maximum open sessions of each worker", unit="sessions")
+    max_sessions: int = flag(1000, "maximum number of sessions", unit="sessions")
+    session_idle_seconds: float = flag(600.0, "close a session that is idle for this long; it is reopened on demand", unit="s")
+    max_document_bytes: int = flag(64 << 20, "maximum size of a document that is uploaded into a session", unit="bytes")
+    ingest_quota: int = flag(20_000_000, "maximum length of a document that is read into a session", unit="tokens")
+    context_tokens: int = flag(0, "maximum conversation plus reply; 0 = the model's training sequence length", unit="tokens")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

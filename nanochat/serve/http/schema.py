@@ -1,8 +1,8 @@
-"""What may be asked of `/v1/chat/completions`: OpenAI's request, as far as these models can follow it.
+"""Request bodies: OpenAI's `/v1/chat/completions`, as far as these models support it, and new sessions.
 
 Beyond OpenAI's: `top_k`, and an assistant's content may be the parts of `nanochat.data.chat_template` (text, python,
-python_output), as the server gives them out. With a `session` the history is the server's: the messages behind the last of the
-assistant's are new, and those before, which a client may send or leave out, are not read again.
+python_output), as the server returns them. With a `session` the server keeps the history: the messages after the last of the
+assistant's are new; those before, which a client may send or leave out, are not read again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from nanochat.serve.http.limits import WebLimits
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 MAX_PARTS = 1024
-MAX_NAME_CHARACTERS = 200  # of a session's name, longer than any is: whoever keeps them says what is one
+MAX_NAME_CHARACTERS = 200  # of a session's name; the store of the sessions checks the rest
 
-# What changes nothing about a reply here: for the provider's own accounts, caches and tiers.
+# Accepted and ignored: for the provider's own accounts, caches and tiers.
 WITHOUT_EFFECT = {
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
     "parallel_tool_calls", "reasoning_effort", "verbosity",
 }  # fmt: skip
-# What would change a reply and cannot be done, with the values that ask for nothing.
+# Not supported, with the values that request nothing and are accepted.
 ONLY: dict[str, Sequence[Any]] = {
     "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},), "logprobs": (False,), "top_logprobs": (0,),
     "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
@@ -36,7 +36,7 @@ ONLY: dict[str, Sequence[Any]] = {
 
 
 class _Strict(BaseModel):
-    # Strict: a number in quotes is no number. Errors never repeat what was sent.
+    # Strict: a number in quotes is not a number. Errors never repeat what was sent.
     model_config = ConfigDict(strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
@@ -48,7 +48,7 @@ class Part(_Strict):
 
 
 class Message(_Strict):
-    """One turn. What a client adds to it, as the name of the author, is ignored; tool calls of its own cannot be."""
+    """One turn. Additions of a client, such as the author's name, are ignored; its own tool calls are refused."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str | list[Part], Field(union_mode="left_to_right")]
@@ -82,14 +82,14 @@ class Message(_Strict):
 
 
 class StreamOptions(_Strict):
-    """How a stream is sent."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None  # none is ever sent
 
 
 class ChatRequest(_Strict):
-    """The body of a request. None is the same as left out."""
+    """The body of a request for replies. None is the same as left out."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -121,8 +121,8 @@ class ChatRequest(_Strict):
         return list(self.stop or [])
 
 
-class SessionRequest(_Strict):
-    """The body of a request for a new session, with all that `fork_of` holds where that is given."""
+class NewSession(_Strict):
+    """The body of a request for a new session: empty, or a copy of `fork_of`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -130,16 +130,16 @@ class SessionRequest(_Strict):
     fork_of: str | None = Field(default=None, min_length=1, max_length=MAX_NAME_CHARACTERS)
 
 
-def parse_session(body: bytes) -> SessionRequest:
-    """The request in `body`. Raises `ApiError` for everything that is not one."""
+def parse_session(body: bytes) -> NewSession:
+    """The request in `body`. Raises `ApiError` if it is invalid."""
     try:
-        return SessionRequest.model_validate_json(body)
+        return NewSession.model_validate_json(body)
     except ValidationError as error:
         raise _api_error(error) from None
 
 
 def parse_request(body: bytes, limits: WebLimits, models: Sequence[str]) -> ChatRequest:
-    """The request in `body`. Raises `ApiError`, with a status from 400 to 499, for everything that is not one."""
+    """The request in `body`. Raises `ApiError` with a status from 400 to 499 if it is invalid."""
     try:
         request = ChatRequest.model_validate_json(body)
     except ValidationError as error:
@@ -148,21 +148,21 @@ def parse_request(body: bytes, limits: WebLimits, models: Sequence[str]) -> Chat
         if name in WITHOUT_EFFECT or value is None:
             continue
         if name not in ONLY:
-            raise ApiError(400, f"{_quoted(name)} is not known here", name, "unknown_parameter")
+            raise ApiError(400, f"unknown parameter {_quoted(name)}", name, "unknown_parameter")
         if not any(type(value) in (type(allowed), float) and value == allowed for allowed in ONLY[name]):
-            raise ApiError(400, f"this server cannot do {name}; leave it out", name, "unsupported_parameter")
+            raise ApiError(400, f"{name} is not supported; leave it out", name, "unsupported_parameter")
     if not request.messages:
         raise ApiError(400, "messages must not be empty", "messages", "empty_array")
     if request.model is not None and request.model not in models:
         raise ApiError(
-            404, f"the model {_quoted(request.model)} does not exist; /v1/models lists those that do", "model", "model_not_found"
+            404, f"the model {_quoted(request.model)} does not exist; GET /v1/models lists the models", "model", "model_not_found"
         )
     if request.stream_options is not None and not request.stream:
-        raise ApiError(400, "stream_options is only for stream: true", "stream_options")
+        raise ApiError(400, "stream_options needs stream: true", "stream_options")
     if request.max_tokens is not None and request.max_completion_tokens is not None:
         raise ApiError(400, "give max_tokens or max_completion_tokens, not both", "max_tokens")
     if request.session is not None and (request.n or 1) != 1:
-        raise ApiError(400, "a session goes on in one way: n must be 1", "n", "unsupported_parameter")
+        raise ApiError(400, "n must be 1 with a session", "n", "unsupported_parameter")
     _check("n", request.n, limits.max_choices)
     _check("max_tokens", request.max_tokens, limits.max_reply_tokens)
     _check("max_completion_tokens", request.max_completion_tokens, limits.max_reply_tokens)
@@ -170,21 +170,21 @@ def parse_request(body: bytes, limits: WebLimits, models: Sequence[str]) -> Chat
     characters = sum(len(message.text) for message in request.messages)
     if characters > limits.max_characters:
         raise ApiError(
-            400, f"the messages have {characters} characters; {limits.max_characters} are allowed", "messages", "string_too_long"
+            400, f"the messages have {characters} characters; at most {limits.max_characters} are allowed", "messages", "string_too_long"
         )
     return request
 
 
 def new_messages(messages: Sequence[Message]) -> Sequence[Message]:
-    """Those behind the last of the assistant's: what a session has not heard yet."""
+    """The messages after the last of the assistant's: those that a session does not hold yet."""
     said = [i for i, message in enumerate(messages) if message.role == "assistant"]
     return messages[said[-1] + 1 :] if said else messages
 
 
 def to_conversation(messages: Sequence[Message]) -> dict[str, Any]:
-    """The conversation that `nanochat.data.chat_template` renders; messages of one author in a row are one.
+    """The conversation that `nanochat.data.chat_template` renders; consecutive messages of one author are merged.
 
-    Raises `ApiError` where the order is one that the format cannot say.
+    Raises `ApiError` if the format does not allow their order.
     """
     merged: list[tuple[str, list[dict[str, str]]]] = []
     for i, message in enumerate(messages):
@@ -197,14 +197,14 @@ def to_conversation(messages: Sequence[Message]) -> dict[str, Any]:
             merged.append((role, message.parts))
     roles = [role for role, _ in merged if role != "system"]
     if not roles or roles[-1] != "user":
-        raise ApiError(400, "the last message must be the user's: it is what the reply is to", "messages")
+        raise ApiError(400, "the last message must be the user's", "messages")
     if roles[0] != "user":
         raise ApiError(400, "the first message after the system's must be the user's", "messages")
     return {"messages": [{"role": role, "content": _content(role, parts)} for role, parts in merged]}
 
 
 def to_sampling(request: ChatRequest, defaults: Sampling) -> Sampling:
-    """How the reply is sampled: as the request says, else by `defaults`. Without a seed, one that nobody knows before."""
+    """Sampling of the request, completed by `defaults`. Without a seed, a random one."""
     temperature = defaults.temperature if request.temperature is None else request.temperature
     top_p = defaults.top_p if request.top_p is None else request.top_p
     if temperature < LEAST_TEMPERATURE or top_p == 0:
@@ -228,13 +228,13 @@ def _content(role: str, parts: list[dict[str, str]]) -> str | list[dict[str, str
 
 def _check(name: str, value: int | None, most: int) -> None:
     if value is not None and value > most:
-        raise ApiError(400, f"{name}: {value if value < 10**9 else 'this'} is more than the {most} allowed", name, "limit_exceeded")
+        raise ApiError(400, f"invalid {name}: at most {most} allowed", name, "limit_exceeded")
 
 
 def _api_error(error: ValidationError) -> ApiError:
-    """The first thing that is wrong, in one line."""
+    """The first error, in one line."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
-    # Of `str | list` both are tried, the string first; its error says nothing where a list was meant.
+    # Of `str | list` both are tried, the string first; its error does not help if a list was meant.
     first = errors[1] if errors[0]["loc"][-1:] == ("str",) and len(errors) > 1 else errors[0]
     names = [str(part) for part in first["loc"] if part != "str" and not str(part).startswith("list[")]
     message = first["msg"].removeprefix("Value error, ")

@@ -1,8 +1,8 @@
-"""What every request passes before anything reads it: who may ask, and what the browser is told to keep to.
+"""Security of the HTTP server: middleware for token, Host and Origin checks and security headers, and a timeout for idle connections.
 
-With a token, who has it. Without one, this machine alone: a page of another site can make a browser send requests here. It
-cannot read the answers, since CORS is off, and is stopped by its Origin; where it has pointed its own name at 127.0.0.1 (DNS
-rebinding), by the Host.
+With a token, whoever presents it may use the server. Without one, this machine alone: a page of another site can make a browser
+send requests here. It cannot read the answers, since CORS is off, and is refused by its Origin; if it points its own name at
+127.0.0.1 (DNS rebinding), by the Host.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from nanochat.common import is_loopback
 from nanochat.serve.http.errors import ApiError
 
-PROTECTED = ("/v1/", "/stats")  # by the token; the page's files and /health say nothing about anyone
+PROTECTED = ("/v1/", "/stats")  # by the token; the page's files and /health hold nothing confidential
 
 SECURITY_HEADERS = {
     "content-security-policy": (
@@ -35,7 +35,7 @@ SECURITY_HEADERS = {
 
 
 class Guard:
-    """ASGI middleware around `app`; see this module."""
+    """ASGI middleware around `app`: checks each request before anything reads it, and adds the headers."""
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app = app
@@ -48,11 +48,11 @@ class Guard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                there = {name for name, _ in message["headers"]}
+                present = {name for name, _ in message["headers"]}
                 added = SECURITY_HEADERS | {"cache-control": "no-store"}
                 message["headers"] = [
                     *message["headers"],
-                    *((name.encode(), value.encode()) for name, value in added.items() if name.encode() not in there),
+                    *((name.encode(), value.encode()) for name, value in added.items() if name.encode() not in present),
                 ]
             await send(message)
 
@@ -67,18 +67,18 @@ class Guard:
         if self._bearer is None:
             host, origin = headers.get("host", ""), headers.get("origin")
             if not _names_this_machine(host):
-                raise ApiError(403, "the Host of this request is not this machine; use http://127.0.0.1 or http://localhost")
+                raise ApiError(403, "the Host header does not name this machine; use http://127.0.0.1 or http://localhost")
             if origin is not None and _authority(origin) != host.lower():
                 raise ApiError(403, "pages of other sites may not use this server")
         elif path.startswith(PROTECTED):
             given = headers.get("authorization", "").encode("latin-1")
             if not hmac.compare_digest(given, self._bearer):
                 challenge = {"www-authenticate": "Bearer"}
-                raise ApiError(401, "a valid token is needed: Authorization: Bearer …", None, "invalid_api_key", challenge)
+                raise ApiError(401, "invalid or missing token; send Authorization: Bearer …", None, "invalid_api_key", challenge)
 
 
 def _authority(origin: str) -> str | None:
-    """`host:port` of an origin, None where it has none."""
+    """`host:port` of an origin, None if it has none."""
     try:
         return urlsplit(origin).netloc.lower() or None
     except ValueError:
@@ -86,7 +86,7 @@ def _authority(origin: str) -> str | None:
 
 
 def _names_this_machine(host: str) -> bool:
-    """Whether the Host header `host` is a name of the loopback interface, with or without a port."""
+    """Whether the Host header `host` names the loopback interface, with or without a port."""
     try:
         name = urlsplit(f"//{host}").hostname
     except ValueError:
@@ -95,9 +95,9 @@ def _names_this_machine(host: str) -> bool:
 
 
 def impatient(seconds: float) -> type[H11Protocol]:
-    """A protocol that closes a connection where no head of a request has come within `seconds`, at first or after an answer.
+    """h11 protocol with idle timeout: closes a connection if no request head is complete within `seconds`, at first or after an answer.
 
-    uvicorn waits for ever for a client that sends nothing, or a byte now and then.
+    Plain uvicorn waits forever for a client that sends nothing, or a byte now and then (slow loris).
     """
 
     class ImpatientProtocol(H11Protocol):
@@ -121,12 +121,12 @@ def impatient(seconds: float) -> type[H11Protocol]:
                 self._patience = self.loop.call_later(seconds, self._give_up)
 
         def _end_patience(self) -> None:
-            """A timer that is not cancelled keeps a connection that is gone in memory until its time has come."""
+            """Cancels the timer, which would keep a closed connection in memory until it fires."""
             if self._patience is not None:
                 self._patience.cancel()
 
         def _give_up(self) -> None:
-            # Otherwise a request is being answered, and the end of that sets the clock anew.
+            # Otherwise a request is being answered, whose end restarts the timer.
             if self.cycle is None or self.cycle.response_complete:
                 self.transport.close()
 

@@ -1,11 +1,12 @@
-"""Requests in and answers out, for clients that may be slow or go away."""
+"""Request bodies, server-sent events and answers of other threads, for clients that may be slow or disconnect."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -15,11 +16,30 @@ from starlette.types import Receive, Scope, Send
 from nanochat.serve.http.errors import ApiError
 from nanochat.serve.http.limits import WebLimits
 
-Result = TypeVar("Result")
+T = TypeVar("T")
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(value: dict[str, Any]) -> bytes:
+    """`value` as a server-sent event."""
+    return f"data: {json.dumps(value)}\n\n".encode()
+
+
+def from_threads() -> tuple[asyncio.Queue[T], Callable[[T], None]]:
+    """A queue of the running event loop, and the function with which other threads put into it."""
+    queue: asyncio.Queue[T] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def put(item: T) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the program is ending, nobody reads any more
+            loop.call_soon_threadsafe(queue.put_nowait, item)
+
+    return queue, put
 
 
 async def read_json(request: Request, limits: WebLimits) -> bytes:
-    """The body of a request. Raises `ApiError` where it is not JSON, too large, or too slow in coming."""
+    """The body of a request. Raises `ApiError` if it is not JSON, too large, or too slow."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "the body must be JSON, with the header Content-Type: application/json")
     parts: list[bytes] = []
@@ -33,7 +53,7 @@ async def read_json(request: Request, limits: WebLimits) -> bytes:
 
 
 async def body(request: Request, most_bytes: int) -> AsyncIterator[bytes]:
-    """The parts of a body. Raises `ApiError` where there are more than so many bytes of it, and where the client goes away."""
+    """The parts of a body. Raises `ApiError` if it is larger than `most_bytes`, or if the client disconnects."""
     size = 0
     try:
         async for part in request.stream():
@@ -42,11 +62,11 @@ async def body(request: Request, most_bytes: int) -> AsyncIterator[bytes]:
                 raise ApiError(413, f"the body is larger than {most_bytes} bytes")
             yield part
     except ClientDisconnect:
-        raise ApiError(400, "the connection was closed within the request") from None
+        raise ApiError(400, "the connection was closed during the request") from None
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events for at most `seconds`. `close` is called at the end, also where the client goes away or does not read."""
+    """Server-sent events for at most `seconds`. `close` is called at the end, also if the client disconnects or does not read."""
 
     def __init__(self, events: AsyncIterator[bytes], close: Callable[[], None], seconds: float) -> None:
         super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no"}, media_type="text/event-stream")
@@ -55,15 +75,15 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the events; see ASGI."""
         try:
-            with contextlib.suppress(TimeoutError):  # it does not read: the server closes the connection
+            with contextlib.suppress(TimeoutError):  # the client does not read: the server closes the connection
                 async with asyncio.timeout(self._seconds):
                     await super().__call__(scope, receive, send)
         finally:
             self._close()
 
 
-async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of `work`, which is given up when the client goes away."""
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled if the client disconnects. Raises `ApiError` then."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":

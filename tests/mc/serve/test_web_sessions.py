@@ -23,8 +23,9 @@ from nanochat.infer.continuous_batching import Batcher
 from nanochat.infer.engine import Engine
 from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.infer.reply import stop_tokens
+from nanochat.infer.request import ReplyRequest, TokenEvent
 from nanochat.infer.sampling import Sampling
-from nanochat.serve.backend import PendingReply, SessionError, Update
+from nanochat.serve.backend import SessionError, SessionRequest
 from nanochat.serve.decode_thread import DecodeThread
 from nanochat.serve.http.limits import WebLimits
 from tests.helpers.tiny_memory import tiny_memory
@@ -55,7 +56,7 @@ class Server:
         limits.session_idle_seconds = idle_seconds  # shorter than the flag allows
         self.controller, self.store = controller, SessionStore(controller, IDENTITY, config(kind), root)
         self.sessions = WebSessions(self.store, TOKENIZER, limits)
-        self.serving = DecodeThread(Batcher(controller.model, 2), 2, 8, 60.0, sessions=self.sessions)
+        self.serving = DecodeThread(Batcher(controller.model, 2), 2, 8, sessions=self.sessions)
 
     def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """The last answer. Raises `SessionError`."""
@@ -64,7 +65,7 @@ class Server:
     def asked(self, operation: str, **arguments: Any) -> list[dict[str, Any]]:
         """All answers."""
         inbox: queue.Queue[dict[str, Any]] = queue.Queue()
-        self.serving.ask(operation, arguments, inbox.put)
+        self.serving.ask(SessionRequest(operation, arguments), inbox.put)
         answers = []
         while not answers or not ({"done", "error"} & answers[-1].keys()):
             answers.append(inbox.get(timeout=20))
@@ -72,9 +73,16 @@ class Server:
             raise SessionError(answers[-1]["error"]["message"], answers[-1]["error"]["status"])
         return answers
 
-    def say(self, name: str, text: str, sampling: Sampling = LONG) -> tuple[PendingReply, queue.Queue[list[Update]]]:
-        inbox: queue.Queue[list[Update]] = queue.Queue()
-        return self.serving.submit(asked(text), sampling, STOP, 1, inbox.put, name), inbox
+    def submit(self, prompt: list[int], deliver: Callable[[list[TokenEvent]], None], name: str | None, **settings: Any) -> int:
+        """Asks for a reply; returns the request's id."""
+        request = ReplyRequest(prompt, **{"sampling": LONG, "session": name} | settings)
+        self.serving.submit(request, deliver)
+        return request.id
+
+    def say(self, name: str, text: str, sampling: Sampling = LONG) -> queue.Queue[list[TokenEvent]]:
+        inbox: queue.Queue[list[TokenEvent]] = queue.Queue()
+        self.submit(asked(text), inbox.put, name, sampling=sampling, stop=STOP)
+        return inbox
 
     def history(self, name: str) -> list[int]:
         """The tokens of a session, out of its files or its tree, when the server has closed it."""
@@ -93,15 +101,15 @@ def serving(controller: MCController, root: Path, **settings: Any) -> Iterator[S
         server.serving.close()
 
 
-def collect(inbox: queue.Queue[list[Update]], until: Callable[[list[Update]], bool] = lambda updates: False) -> list[Update]:
+def collect(inbox: queue.Queue[list[TokenEvent]], until: Callable[[list[TokenEvent]], bool] = lambda updates: False) -> list[TokenEvent]:
     """What came, up to the end or until enough of it has."""
-    updates: list[Update] = []
+    updates: list[TokenEvent] = []
     while not (updates and (updates[-1].finish is not None or until(updates))):
         updates += inbox.get(timeout=30)
     return updates
 
 
-def said(updates: list[Update]) -> list[int]:
+def said(updates: list[TokenEvent]) -> list[int]:
     return [update.token for update in updates if update.token is not None]
 
 
@@ -126,7 +134,7 @@ def test_replies_are_what_the_engine_says_and_the_history_is_what_was_said(contr
         server.ask("create", session="a")
         replies = []
         for text in (first, second):
-            updates = collect(server.say("a", text, short)[1])
+            updates = collect(server.say("a", text, short))
             replies.append(said(updates))
             moves = [update.news["focus"]["refocuses"] for update in updates if update.news is not None]
             assert moves == sorted(set(moves)) and len(moves) >= len(replies[-1]) // 8
@@ -147,7 +155,7 @@ def test_what_is_cancelled_leaves_whole_turns_and_what_was_never_read_leaves_non
         # A model of random weights may end its turn at once: these do not stop.
         prompt, inboxes, tickets = asked("go on"), [queue.Queue() for _ in range(3)], []
         for name, inbox in zip("abc", inboxes, strict=True):  # c waits for one of two rows
-            tickets.append(server.serving.submit(prompt, LONG, (), 1, inbox.put, name))
+            tickets.append(server.submit(prompt, inbox.put, name))
         tokens = [said(collect(inbox, lambda updates: len(said(updates)) >= 20)) for inbox in inboxes[:2]]
         server.serving.cancel(tickets[2])
         server.serving.cancel(tickets[0])
@@ -163,11 +171,11 @@ def test_what_is_cancelled_leaves_whole_turns_and_what_was_never_read_leaves_non
 def test_a_session_does_one_thing_at_a_time(controller: MCController, tmp_path: Path) -> None:
     with serving(controller, tmp_path) as server:
         server.ask("create", session="a")
-        inbox: queue.Queue[list[Update]] = queue.Queue()
-        ticket = server.serving.submit(asked("go"), LONG, (), 1, inbox.put, "a")
+        inbox: queue.Queue[list[TokenEvent]] = queue.Queue()
+        ticket = server.submit(asked("go"), inbox.put, "a")
         collect(inbox, lambda updates: len(said(updates)) > 3)
         (path := tmp_path / "text").write_text("word " * 50)
-        (refused,) = collect(server.say("a", "me too")[1])
+        (refused,) = collect(server.say("a", "me too"))
         assert refused.finish == "error" and refused.news["error"]["status"] == 409 and "busy" in refused.news["error"]["message"]
         for operation, arguments in (("delete", {}), ("fork", {"new": "b"}), ("ingest", {"path": str(path), "title": "t"})):
             with pytest.raises(SessionError, match="session a is busy") as error:
@@ -185,10 +193,10 @@ def test_sessions_are_made_forked_listed_and_deleted(controller: MCController, t
     with serving(controller, tmp_path, kind=kind, max_sessions=3) as server:
         assert server.ask("list")["sessions"] == []
         server.ask("create", session="a")
-        collect(server.say("a", "hello", Sampling(temperature=0, max_tokens=9))[1])
+        collect(server.say("a", "hello", Sampling(temperature=0, max_tokens=9)))
         forked = server.ask("fork", session="a", new="b")
         assert forked["tokens"] == server.ask("focus", session="b")["tokens"] > 5
-        collect(server.say("b", "more", Sampling(temperature=0, max_tokens=9))[1])
+        collect(server.say("b", "more", Sampling(temperature=0, max_tokens=9)))
         listed = {each["name"]: each for each in server.ask("list")["sessions"]}
         assert listed["b"]["tokens"] > listed["a"]["tokens"] == forked["tokens"] and listed["a"]["trouble"] is None
         server.ask("create", session="c")
@@ -218,7 +226,7 @@ def test_sessions_are_made_forked_listed_and_deleted(controller: MCController, t
             with pytest.raises(SessionError, match=message) as error:
                 server.ask(operation, **arguments)
             assert error.value.status == status, arguments
-        (refused,) = collect(server.say("d", "hello")[1])
+        (refused,) = collect(server.say("d", "hello"))
         assert refused.news["error"]["status"] == 404
         server.ask("delete", session="a")
         assert {each["name"] for each in server.ask("list")["sessions"]} == {"b", "c"}
@@ -233,7 +241,7 @@ def test_those_not_used_for_longest_are_closed_and_all_of_them_when_idle(control
         server.ask("focus", session="a")
         assert list(server.store._open) == ["b", "a"]
         inboxes = [queue.Queue(), queue.Queue()]
-        tickets = [server.serving.submit(asked("go"), LONG, (), 1, inbox.put, name) for name, inbox in zip("ab", inboxes, strict=True)]
+        tickets = [server.submit(asked("go"), inbox.put, name) for name, inbox in zip("ab", inboxes, strict=True)]
         for inbox in inboxes:
             collect(inbox, lambda updates: bool(said(updates)))
         with pytest.raises(SessionError, match="2 sessions are in use") as error:
@@ -262,8 +270,8 @@ def test_a_document_is_read_between_the_tokens_of_others(controller: MCControlle
     with serving(controller, tmp_path / "s") as server:
         server.ask("create", session="a")
         server.ask("create", session="b")
-        inbox: queue.Queue[list[Update]] = queue.Queue()
-        server.serving.submit(asked("go"), LONG, (), 1, inbox.put, "b")
+        inbox: queue.Queue[list[TokenEvent]] = queue.Queue()
+        server.submit(asked("go"), inbox.put, "b")
         collect(inbox, lambda updates: bool(said(updates)))
         answers = server.asked("ingest", session="a", path=str(path), title="fox.txt")
         added = [answer for answer in answers if answer.get("stage") == "add"]
@@ -276,10 +284,11 @@ def test_a_document_is_read_between_the_tokens_of_others(controller: MCControlle
         messages = server.ask("messages", session="a")["messages"]
         assert messages[0]["role"] == "user" and messages[1]["parts"] == [{"type": "text", "text": "I have read fox.txt."}]
         inbox = queue.Queue()
-        question = server.serving.ask("ingest", {"session": "a", "path": str(path), "title": "again.txt"}, inbox.put)
+        question = SessionRequest("ingest", {"session": "a", "path": str(path), "title": "again.txt"})
+        server.serving.ask(question, inbox.put)
         while inbox.get(timeout=20).get("stage") != "add":
             pass
-        server.serving.drop(question)
+        server.serving.drop(question.id)
         assert server.ask("check", session="a") == {"done": True}
         assert "the beginning of again.txt" in server.ask("messages", session="a")["messages"][-1]["parts"][0]["text"]
     assert_whole_turns(server.history("a"), 2)
@@ -298,7 +307,7 @@ def test_a_document_that_is_none_changes_nothing(controller: MCController, tmp_p
     (path := tmp_path / "where-it-is-kept").write_bytes(content)
     with serving(controller, tmp_path / "s") as server:
         server.ask("create", session="a")
-        collect(server.say("a", "hello", Sampling(temperature=0, max_tokens=9))[1])
+        collect(server.say("a", "hello", Sampling(temperature=0, max_tokens=9)))
         before = server.ask("focus", session="a")["tokens"]
         with pytest.raises(SessionError, match=says) as error:
             server.ask("ingest", session="a", path=str(path), title="doc")
@@ -311,11 +320,11 @@ def test_a_document_that_is_none_changes_nothing(controller: MCController, tmp_p
 def test_a_full_disk_ends_one_reply_and_no_other(controller: MCController, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(controller, tmp_path) as server:
         server.ask("create", session="a")
-        collect(server.say("a", "hello " * 50, Sampling(temperature=0, max_tokens=9))[1])
+        collect(server.say("a", "hello " * 50, Sampling(temperature=0, max_tokens=9)))
         saved = server.ask("focus", session="a")["tokens"]
         other, plain = queue.Queue(), queue.Queue()
-        server.serving.submit(asked("go"), LONG, (), 1, other.put, "a")
-        server.serving.submit([1, 2, 3], LONG, (), 1, plain.put)
+        server.submit(asked("go"), other.put, "a")
+        server.submit([1, 2, 3], plain.put, None)
         collect(other, lambda updates: len(said(updates)) > 3)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))  # no file can grow
@@ -329,7 +338,7 @@ def test_a_full_disk_ends_one_reply_and_no_other(controller: MCController, tmp_p
             plain.get()
         assert said(collect(plain, lambda updates: len(said(updates)) > 3))
         assert server.ask("focus", session="a")["tokens"] >= saved  # and it can be opened again
-        collect(server.say("a", "better?", Sampling(temperature=0, max_tokens=9))[1])
+        collect(server.say("a", "better?", Sampling(temperature=0, max_tokens=9)))
     tokens = server.history("a")
     turns = tokens.count(TOKENIZER.special_tokens["<|user_start|>"])
     assert turns in (2, 3)  # what there was of the one that failed is in the files, if it filled a block

@@ -12,9 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.infer.continuous_batching import Batcher, TokenEvent
+from nanochat.infer.continuous_batching import Batcher
 from nanochat.infer.engine import Engine
 from nanochat.infer.kv_cache import FIRST_CAPACITY
+from nanochat.infer.memory_kv_cache import ExternalMemory
+from nanochat.infer.request import ReplyRequest, TokenEvent
 from nanochat.infer.sampling import BLOCK, Sampling, Uniforms
 from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
@@ -50,6 +52,20 @@ def drain(batcher: Batcher, events: list[TokenEvent] | None = None) -> dict[int,
     return by_id
 
 
+def add(
+    batcher: Batcher,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    stop: Sequence[int] = (),
+    stream: int = 0,
+    memory: ExternalMemory | None = None,
+) -> int:
+    """Adds a request for one reply; returns its id."""
+    request = ReplyRequest(prompt, sampling, stop, first_stream=stream)
+    batcher.add(request, memory)
+    return request.id
+
+
 def a_request(random_: random.Random) -> tuple[list[int], Sampling, int]:
     prompt = [random_.randrange(61) for _ in range(random_.randint(1, 40))]
     sampling = Sampling(**random_.choice(SAMPLINGS), max_tokens=random_.randint(1, 80), seed=random_.randrange(9))
@@ -62,7 +78,7 @@ def test_greedy_rows_of_any_length_are_the_argmax_of_the_full_forward() -> None:
     prompts = {}
     for length in (1, 30, 12, 50, 3, 21, 70):  # one joins every few steps, so that all are of different lengths
         prompt = [random_.randrange(61) for _ in range(length)]
-        prompts[batcher.add(prompt, Sampling(temperature=0, max_tokens=30 + length % 7))] = prompt
+        prompts[add(batcher, prompt, Sampling(temperature=0, max_tokens=30 + length % 7))] = prompt
         for _ in range(5):
             events += batcher.step()
     for id, row in drain(batcher, events).items():
@@ -88,10 +104,10 @@ def test_any_schedule_gives_each_request_what_it_gets_alone(seed: int, max_rows:
     for action in actions:
         if action == "add" or (action == "again" and not requests):
             request = a_request(random_)
-            requests[batcher.add(request[0], request[1], STOP, request[2])] = request
+            requests[add(batcher, request[0], request[1], STOP, request[2])] = request
         elif action == "again":  # the same prompt once more, as samples of a prompt are
             prompt, sampling, stream = list(requests.values())[-1]
-            requests[batcher.add(prompt, sampling, STOP, stream + 1)] = (prompt, sampling, stream + 1)
+            requests[add(batcher, prompt, sampling, STOP, stream + 1)] = (prompt, sampling, stream + 1)
         elif action == "cancel" and requests:
             id = random_.choice(list(requests))
             finished = any(event.id == id and event.finish for event in events)
@@ -154,10 +170,10 @@ def test_rows_with_a_memory_go_on_with_it_beside_others(seed: int, max_rows: int
             before = [] if keeper is None else keeper.tokens.tolist()
             busy = any(request[4] is keeper for id, request in requests.items() if id not in ended) and keeper is not None
             if busy:
-                with pytest.raises(ValueError, match="another request goes on with this memory"):
-                    batcher.add(prompt, sampling, STOP, stream, keeper)
+                with pytest.raises(ValueError, match="another request continues this memory"):
+                    add(batcher, prompt, sampling, STOP, stream, keeper)
             else:
-                requests[batcher.add(prompt, sampling, STOP, stream, keeper)] = (before, prompt, sampling, stream, keeper)
+                requests[add(batcher, prompt, sampling, STOP, stream, keeper)] = (before, prompt, sampling, stream, keeper)
         elif action == "cancel" and requests.keys() - ended:
             id = random_.choice(sorted(requests.keys() - ended))
             batcher.cancel(id)
@@ -174,10 +190,10 @@ def test_a_prompt_is_read_for_each_memory_by_itself() -> None:
     """Also where a request without one has the same."""
     model, sampling, histories = tiny_model(), Sampling(temperature=0, max_tokens=12), ([1, 2, 3], [], [9, 8, 7, 6], None)
     batcher = Batcher(model, 1)
-    for history in histories:
-        batcher.add([4, 5], sampling, memory=None if history is None else Keeper(model, tokens=torch.tensor(history, dtype=torch.int64)))
+    keepers = [None if history is None else Keeper(model, tokens=torch.tensor(history, dtype=torch.int64)) for history in histories]
+    ids = [add(batcher, [4, 5], sampling, memory=keeper) for keeper in keepers]
     got = drain(batcher)
-    replies = [[event.token for event in got[id]] for id in range(4)]
+    replies = [[event.token for event in got[id]] for id in ids]
     assert replies == [alone(model, [*(history or []), 4, 5], sampling, (), 0) for history in histories]
     assert replies[0] != replies[2]
 
@@ -187,12 +203,12 @@ def test_a_row_goes_through_its_random_numbers_one_by_one() -> None:
     model = tiny_model()
     model.lm_head.weight.zero_()
     batcher, sampling = Batcher(model, 2), Sampling(top_k=0, temperature=1.0, max_tokens=3 * BLOCK, seed=4)
-    batcher.add([1, 2], sampling, stream=1)
+    first = add(batcher, [1, 2], sampling, stream=1)
     batcher.step()
-    batcher.add([3], sampling)
+    add(batcher, [3], sampling)
     for id, row in drain(batcher, []).items():
-        stream = Uniforms(4, 1 - id)
-        numbers = torch.cat([stream.block() for _ in range(3)])[1 - id :]
+        stream = Uniforms(4, int(id == first))
+        numbers = torch.cat([stream.block() for _ in range(3)])[int(id == first) :]
         expected = (numbers * 61).long()
         assert (torch.tensor([event.token for event in row]) - expected).abs().max() <= 1  # a number may be at an edge
         assert len(set(expected.tolist())) > 40
@@ -200,11 +216,11 @@ def test_a_row_goes_through_its_random_numbers_one_by_one() -> None:
 
 def test_a_cancelled_row_is_free_for_the_next_step() -> None:
     batcher = Batcher(tiny_model(), 2)
-    ids = [batcher.add([1, 2, 3], Sampling(max_tokens=50), stream=i) for i in range(3)]
+    ids = [add(batcher, [1, 2, 3], Sampling(max_tokens=50), stream=i) for i in range(3)]
     assert {event.id for event in batcher.step()} == set(ids[:2])
-    assert (batcher.active, batcher.waiting) == (2, 1)
+    assert (batcher.active, len(batcher._waiting)) == (2, 1)
     batcher.cancel(ids[0])
-    assert (batcher.active, batcher.waiting) == (1, 1)
+    assert (batcher.active, len(batcher._waiting)) == (1, 1)
     assert {event.id for event in batcher.step()} == set(ids[1:])
     batcher.cancel(ids[0])  # once more, and one that never was
     batcher.cancel(99)
@@ -215,11 +231,23 @@ def test_a_cancelled_row_is_free_for_the_next_step() -> None:
 
 def test_a_waiting_request_can_be_cancelled() -> None:
     batcher = Batcher(tiny_model(), 1, prefill_chunk=4)
-    first, second = batcher.add([1] * 20, Sampling(max_tokens=3)), batcher.add([2] * 20, Sampling(max_tokens=3))
+    first, second = add(batcher, [1] * 20, Sampling(max_tokens=3)), add(batcher, [2] * 20, Sampling(max_tokens=3))
     batcher.step()  # the first is being read
     batcher.cancel(first)
     got = drain(batcher)
     assert list(got) == [second] and len(got[second]) == 3
+
+
+def test_one_row_of_a_request_can_be_cancelled_wherever_it_is() -> None:
+    batcher, request = Batcher(tiny_model(), 2), ReplyRequest([1, 2, 3], Sampling(temperature=0, max_tokens=3), rows=4)
+    batcher.add(request)
+    batcher.step()
+    batcher.cancel(request.id, 0)  # active
+    batcher.cancel(request.id, 3)  # waiting
+    got = drain(batcher)
+    assert list(got) == [request.id] and {event.row for event in got[request.id]} == {1, 2}
+    with pytest.raises(ValueError, match="invalid rows 2: expected at least 1, and 1 with a session"):
+        ReplyRequest([1], Sampling(), rows=2, session="a")
 
 
 def test_samples_of_a_prompt_read_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,19 +256,17 @@ def test_samples_of_a_prompt_read_it_once(monkeypatch: pytest.MonkeyPatch) -> No
     backbone = model.backbone
     monkeypatch.setattr(model, "backbone", lambda embedded, *rest: read.append(embedded.x.shape[1]) or backbone(embedded, *rest))
     batcher = Batcher(model, 2)
-    for stream in range(5):  # more than there are rows
-        batcher.add(list(range(30)), Sampling(max_tokens=4, seed=1), stream=stream)
-    got = drain(batcher)
+    request = ReplyRequest(list(range(30)), Sampling(max_tokens=4, seed=1), rows=5)  # more than there is room for
+    replies = batcher.complete([request])[request.id]
     assert read == [30]
-    samples = Engine(model).generate([list(range(30))], Sampling(max_tokens=4, seed=1), samples=5)
-    assert [[event.token for event in got[id]] for id in range(5)] == [sample.tokens for sample in samples]
+    assert replies == Engine(model).generate([request.prompt], request.sampling, samples=5)
 
 
 def test_a_long_prompt_does_not_stall_the_others() -> None:
     batcher = Batcher(tiny_model(max_seq_len=256), 2, prefill_chunk=16)
-    first = batcher.add([1, 2, 3], Sampling(max_tokens=40))
+    first = add(batcher, [1, 2, 3], Sampling(max_tokens=40))
     batcher.step()
-    second = batcher.add(list(range(60)) * 3, Sampling(max_tokens=2))
+    second = add(batcher, list(range(60)) * 3, Sampling(max_tokens=2))
     steps = [{event.id for event in batcher.step()} for _ in range(12)]
     assert all(first in ids for ids in steps)
     assert [second in ids for ids in steps] == [False] * 11 + [True]  # 180 tokens are 12 chunks of 16
@@ -248,11 +274,11 @@ def test_a_long_prompt_does_not_stall_the_others() -> None:
 
 def test_memory_of_a_long_row_is_given_back() -> None:
     batcher = Batcher(tiny_model(), 2)
-    batcher.add([1] * 4 * FIRST_CAPACITY, Sampling(max_tokens=2))
-    batcher.add([2] * 3, Sampling(temperature=0, max_tokens=20))
+    add(batcher, [1] * 4 * FIRST_CAPACITY, Sampling(max_tokens=2))
+    short = add(batcher, [2] * 3, Sampling(temperature=0, max_tokens=20))
     rows = drain(batcher)
     assert batcher._cache.keys[0].shape[2] == FIRST_CAPACITY
-    assert [event.token for event in rows[1]] == alone(tiny_model(), [2] * 3, Sampling(temperature=0, max_tokens=20), (), 0)
+    assert [event.token for event in rows[short]] == alone(tiny_model(), [2] * 3, Sampling(temperature=0, max_tokens=20), (), 0)
 
 
 def test_tools_force_their_output_in_one_row_only() -> None:
@@ -265,8 +291,8 @@ def test_tools_force_their_output_in_one_row_only() -> None:
     tools = Tools(tokenizer)
     batcher = Batcher(model, 2, tools)
     sampling = Sampling(temperature=0, max_tokens=12)
-    called, plain = batcher.add([1, 2, 3], sampling), batcher.add([4, 5], sampling)
-    row = next(request.row for request in batcher._waiting if request.id == called)
+    called, plain = add(batcher, [1, 2, 3], sampling), add(batcher, [4, 5], sampling)
+    row = next(row for row in batcher._waiting if row.request.id == called)
     for token in code:  # as if the reply had begun so
         row.tool.feed(token)
     got = drain(batcher)
@@ -284,7 +310,7 @@ def test_tools_force_their_output_in_one_row_only() -> None:
 def test_prompts_that_are_none_are_refused(prompt: list[int]) -> None:
     batcher = Batcher(tiny_model(), 2)
     with pytest.raises(ValueError, match="prompt|vocabulary"):
-        batcher.add(prompt, Sampling())
+        add(batcher, prompt, Sampling())
     assert batcher.idle
 
 
@@ -298,13 +324,14 @@ def test_bf16_rows_come_and_go_too() -> None:
     """The cache of a CPU is laid out otherwise in bf16: all slots are read, and it grows step by step."""
     model = tiny_model(dtype=torch.bfloat16, max_seq_len=256).bfloat16()
     batcher, events = Batcher(model, 4), []
-    lengths = (3, 60, 130, 200, 9, 64)
-    for length in lengths:
-        batcher.add([length % 61] * length, Sampling(temperature=0, max_tokens=70))
+    prompts = {}
+    for length in (3, 60, 130, 200, 9, 64):
+        prompt = [length % 61] * length
+        prompts[add(batcher, prompt, Sampling(temperature=0, max_tokens=70))] = prompt
         events += batcher.step()
     for id, row in drain(batcher, events).items():
         tokens = [event.token for event in row]
-        prompt = [lengths[id] % 61] * lengths[id]
+        prompt = prompts[id]
         logits = full_logits(model, prompt + tokens)[len(prompt) - 1 : -1]
         chosen = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
         assert len(tokens) == 70 and (logits.amax(-1) - chosen).max() < 0.3  # as likely as the likeliest, but for rounding
@@ -339,11 +366,11 @@ def test_rows_go_on_while_the_code_of_another_runs(with_memory: bool) -> None:
 
     batcher = Batcher(model, 2, Tools(tokenizer, run))
     keeper = Keeper(model) if with_memory else None
-    caller = batcher.add([1], Sampling(temperature=0, max_tokens=len(call) + 8), memory=keeper)
+    caller = add(batcher, [1], Sampling(temperature=0, max_tokens=len(call) + 8), memory=keeper)
     for _ in call:
         assert [event.id for event in batcher.step()] == [caller]
     assert batcher.step() == [] and batcher.active == 1 and not batcher.idle
-    others = [batcher.add([9, 4], Sampling(top_k=0, max_tokens=70, seed=seed)) for seed in range(2)]  # more than a block of numbers
+    others = [add(batcher, [9, 4], Sampling(top_k=0, max_tokens=70, seed=seed)) for seed in range(2)]  # more than a block of numbers
     events = [event for _ in range(75) for event in batcher.step()]
     assert {event.id for event in events} == set(others)  # both, one after the other or together
     released.set()
@@ -365,11 +392,11 @@ def test_a_row_whose_code_runs_can_be_cancelled() -> None:
     special = tokenizer.special_tokens
     model = scripted([1, special["<|python_start|>"], *tokenizer.encode("x"), special["<|python_end|>"]])
     batcher = Batcher(model, 1, Tools(tokenizer, lambda code: str(released.wait(20))))
-    first = batcher.add([1], Sampling(temperature=0, max_tokens=20))
-    second = batcher.add([2], Sampling(temperature=0, max_tokens=3))
+    first = add(batcher, [1], Sampling(temperature=0, max_tokens=20))
+    second = add(batcher, [2], Sampling(temperature=0, max_tokens=3))
     for _ in range(3):
         batcher.step()
-    assert batcher.step() == [] and (batcher.active, batcher.waiting) == (1, 1)  # its place is kept
+    assert batcher.step() == [] and (batcher.active, len(batcher._waiting)) == (1, 1)  # its place is kept
     batcher.cancel(first)
     assert [event.id for event in batcher.step()] == [second]
     released.set()

@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.infer.engine import Completion, Engine
+from nanochat.infer.engine import Engine
 from nanochat.infer.kv_cache import ALIGNMENT, KVCache
+from nanochat.infer.request import Completion
 from nanochat.infer.sampling import BLOCK, Sampling, Settings, Uniforms, choose
 from nanochat.model.gpt import GPT
-from tests.helpers.tiny_model import full_logits, tiny_model, tiny_tokenizer
+from tests.helpers.tiny_model import full_logits, tiny_model
 
 GREEDY = Sampling(temperature=0, max_tokens=40)
 SHAPES = [
@@ -173,7 +174,7 @@ def test_greedy_is_the_argmax_of_the_full_forward() -> None:
     for prompt, completion in zip(prompts, Engine(model).generate(prompts, GREEDY), strict=True):
         likeliest = full_logits(model, prompt + completion.tokens)[len(prompt) - 1 : -1].argmax(-1)
         assert completion.tokens == likeliest.tolist()
-        assert len(completion.tokens) == 40 and completion.stop is None
+        assert len(completion.tokens) == 40 and not completion.ended
 
 
 @pytest.mark.parametrize("sampling", [Sampling(seed=3), Sampling(top_k=0, top_p=0.8, seed=3), Sampling(top_k=0, temperature=1.3)])
@@ -199,11 +200,10 @@ def test_rows_end_at_their_stop_token_and_stay_silent() -> None:
         column = [step[row] for step in steps]
         tokens = list(itertools.takewhile(lambda token: token is not None, column))
         assert all(token is None for token in column[len(tokens) :])
-        ended = tokens[-1] if tokens[-1] in stop else None
-        assert completion == Completion(tokens[:-1] if ended is not None else tokens, ended)
-        assert not stop & set(completion.tokens)
-        assert ended is not None or len(tokens) == 60
-    assert {completion.stop is None for completion in engine.generate(prompts, sampling, stop)} == {False}
+        assert completion == Completion(tokens, [False] * len(tokens), tokens[-1] in stop)
+        assert completion.said == tokens[: len(tokens) - completion.ended] and not stop & set(completion.said)
+        assert completion.ended or len(tokens) == 60
+    assert all(completion.ended for completion in engine.generate(prompts, sampling, stop))
     assert len(steps) < 60  # nothing is computed once all have ended
 
 
@@ -326,18 +326,3 @@ def test_uniforms_are_uniform_and_differ_between_streams() -> None:
     assert (drawn.mean(0) - 0.5).abs().max() < 0.05
     assert len(Counter(drawn.flatten().tolist())) > 7990
     assert not torch.equal(Uniforms(1 + (1 << 40)).block(), drawn[:BLOCK, 0])  # all bits of the seed count
-
-
-def test_text_stream_shows_whole_characters_only() -> None:
-    from nanochat.infer.reply import TextStream
-
-    tokenizer = tiny_tokenizer()
-    text = "naïve 東京 🙂 end"
-    tokens = [token for character in text.encode() for token in [character]]  # each byte a token
-    stream = TextStream(tokenizer)
-    pieces = [stream.feed(token) for token in tokens]
-    assert "".join(pieces) + stream.close() == text
-    assert "" in pieces and all("\ufffd" not in piece for piece in pieces)
-    for broken in ([0xE6, 0x9D], [0xFF, 0x41], [0xE6, 0x41, 0x9D]):
-        stream = TextStream(tokenizer)
-        assert "".join(map(stream.feed, broken)) + stream.close() == tokenizer.decode(broken)

@@ -79,3 +79,12 @@ def test_half_a_character_at_the_end_of_a_part_is_shown_as_such() -> None:
     tokens = [0xC3, TOKENIZER.special_tokens["<|python_start|>"], 0xC3]
     pieces, _ = read(tokens, [])
     assert joined([piece for step in pieces for piece in step]) == [Piece("text", "\ufffd"), Piece("python", "\ufffd")]
+
+
+def test_whole_characters_only() -> None:
+    text = "naïve 東京 🙂 end"
+    pieces, _ = read(list(text.encode()), [])  # each byte a token
+    assert said(pieces) == text
+    assert [] in pieces and all("\ufffd" not in piece.text for step in pieces for piece in step)
+    for broken in ([0xE6, 0x9D], [0xFF, 0x41], [0xE6, 0x41, 0x9D]):
+        assert said(read(broken, [])[0]) == TOKENIZER.decode(broken)

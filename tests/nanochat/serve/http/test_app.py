@@ -34,7 +34,7 @@ def model(tokenizer: Tokenizer) -> GPT:
 
 @pytest.fixture
 def server(model: GPT, tokenizer: Tokenizer) -> Iterator[ChatServer]:
-    with DecodeThread(Batcher(model, 2), 2, 2, 60.0) as serving:
+    with DecodeThread(Batcher(model, 2), 2, 2) as serving:
         yield ChatServer(serving, tokenizer, "sft-alphabet", 100_000, Sampling(temperature=0, max_tokens=10))
 
 
@@ -95,7 +95,7 @@ def test_a_model_that_has_stopped_is_said_so(server: ChatServer) -> None:
     server.backend.close()
     assert ask(server, None, "/health") == (503, {"status": "stopped"})
     status, body = ask(server, ASK)
-    assert status == 503 and body["error"]["type"] == "server_error" and "started again" in body["error"]["message"]
+    assert status == 503 and body["error"]["type"] == "server_error" and "restart the server" in body["error"]["message"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -144,7 +144,7 @@ def test_what_nobody_thought_of_is_an_error_in_the_same_form(server: ChatServer)
     with pytest.raises(AttributeError):  # raised again for the server's log
         asyncio.run(client.ask("/v1/chat/completions", [json.dumps(ASK).encode()]))
     assert client.status == 500 and json.loads(client.body)["error"] == {
-        "message": "the server has failed; its log says how",
+        "message": "internal server error; the server's log has the details",
         "type": "server_error",
         "param": None,
         "code": None,

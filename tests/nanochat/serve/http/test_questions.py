@@ -1,4 +1,4 @@
-"""Questions to sessions, from asyncio to the thread that has them: answers, refusals, time that is up, and what is given up."""
+"""Calls of sessions, from asyncio to the thread that has them: answers, refusals, timeouts, and calls that are dropped."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from nanochat.infer.continuous_batching import Batcher
+from nanochat.infer.request import ReplyRequest
+from nanochat.infer.sampling import Sampling
 from nanochat.serve.backend import Answer, SessionError, SessionTurn
 from nanochat.serve.decode_thread import DecodeThread
 from nanochat.serve.http.errors import ApiError
@@ -57,7 +59,7 @@ def sessions() -> Counting:
 
 @pytest.fixture
 def serving(sessions: Counting) -> Iterator[DecodeThread]:
-    with DecodeThread(Batcher(tiny_model(), 1), 1, 1, 60.0, sessions=sessions) as started:
+    with DecodeThread(Batcher(tiny_model(), 1), 1, 1, sessions=sessions) as started:
         yield started
 
 
@@ -72,9 +74,9 @@ def test_an_answer_a_refusal_and_none_in_time(serving: DecodeThread) -> None:
     assert asyncio.run(ask(serving, 10, "check")) == {}
 
 
-async def all_answers(inquiry: SessionCall) -> list[Answer]:
+async def all_answers(call: SessionCall) -> list[Answer]:
     answers = []
-    while (answer := await inquiry.next()) is not None:
+    while (answer := await call.next()) is not None:
         answers.append(answer)
     return answers
 
@@ -92,10 +94,10 @@ def test_several_answers_and_trouble_in_the_midst(serving: DecodeThread, session
 
 def test_what_is_given_up_ends(serving: DecodeThread, sessions: Counting) -> None:
     async def main() -> None:
-        inquiry = SessionCall(serving, "ingest", until=10**9)
-        assert (await inquiry.next())["read"] == 1
-        inquiry.close()
-        assert await inquiry.next() is None
+        call = SessionCall(serving, "ingest", until=10**9)
+        assert (await call.next())["read"] == 1
+        call.close()
+        assert await call.next() is None
         await ask(serving, 10, "focus")  # asked behind it, so it is over by now
         assert sessions.ended_at is not None and sessions.ended_at < 10**9
 
@@ -104,11 +106,11 @@ def test_what_is_given_up_ends(serving: DecodeThread, sessions: Counting) -> Non
 
 def test_a_server_that_has_stopped_or_has_none_says_so(serving: DecodeThread) -> None:
     serving.close()
-    with pytest.raises(ApiError, match="started again") as error:
+    with pytest.raises(ApiError, match="restart the server") as error:
         asyncio.run(ask(serving, 10, "focus"))
     assert error.value.status == 503
-    with DecodeThread(Batcher(tiny_model(), 1), 1, 1, 60.0) as plain:
+    with DecodeThread(Batcher(tiny_model(), 1), 1, 1) as plain:
         with pytest.raises(ApiError):
             asyncio.run(ask(plain, 10, "focus"))
-        with pytest.raises(ValueError, match="there is one, where there are sessions"):
-            plain.submit([1], None, (), 1, lambda updates: None, session="a")
+        with pytest.raises(ValueError, match="invalid session a: there are no sessions here"):
+            plain.submit(ReplyRequest([1], Sampling(), session="a"), lambda events: None)
