@@ -1,4 +1,4 @@
-"""Talks to a trained model on a terminal. A base model continues what is typed."""
+"""Terminal chat with a trained model. A base model continues what is typed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.tracking.run_log import MC_SUFFIX
 from scripts.shared.memory_chat import Command, MemoryChat, MemoryFlags, to_path
 
-KEYS = "Enter sends a line; a line that ends in \\ goes on in the next. Ctrl-C stops the reply, Ctrl-D or /quit ends the program."
+KEYS = "Enter sends a line; a line that ends in \\ continues on the next. Ctrl-C stops the reply, Ctrl-D or /quit ends the program."
 BASE = "A base model continues what you type. "
 # What stands before a piece of another kind than the last: tool calls read `[2*3 → 6]`.
 BEFORE = {("text", "python"): "[", ("python", "python_output"): " → ", ("python_output", "text"): "] ", ("python", "text"): "] "}
@@ -35,18 +35,18 @@ BEFORE |= {("python_output", "python"): "] [", ("text", "python_output"): "[→ 
 class ChatCli:
     """Talk to a trained model on the terminal, or get one reply."""
 
-    prompt: str | None = flag(None, "reply to this and exit; None = ask for prompts", alias=("-p",))
-    source: Stage | None = flag(None, "which training stage's model; None = the latest there is", alias=("-i",))
-    model_tag: str | None = flag(None, "name of the checkpoint folder; None = the model written last", alias=("-g",))
+    prompt: str | None = flag(None, "prompt to reply to before exiting; None = read prompts", alias=("-p",))
+    source: Stage | None = flag(None, "training stage of the model; None = the latest available", alias=("-i",))
+    model_tag: str | None = flag(None, "name of the checkpoint folder; None = the newest model", alias=("-g",))
     step: int | None = flag(None, "step of the checkpoint; None = the newest", alias=("-s",))
-    mc_enabled: bool = flag(False, "talk in a session that remembers everything; the model must have a memory", alias=("mc",))
+    mc_enabled: bool = flag(False, "chat in a session that remembers everything; the model must have a memory", alias=("mc",))
     memory: MemoryFlags = part(MemoryFlags)
     sampling: Sampling = part(Sampling)
     tools: ToolFlags = part(ToolFlags)
-    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best this machine has")
+    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best available")
 
     def __post_init__(self) -> None:
-        RuntimeFlags(device_type=self.device_type)  # refuses a wrong one
+        RuntimeFlags(device_type=self.device_type)  # refuses an invalid one
         if not self.mc_enabled:
             self.memory.check_unused()
 
@@ -70,15 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         talk(chat, {}, f"{BASE}{KEYS}\n/help shows this.")
     else:
         commands = {"clear": Command("", lambda _: chat.messages.clear()), "again": Command("", lambda _: again(chat))}
-        talk(chat, commands, f"{KEYS}\n/clear forgets the conversation, /again asks for another reply, /help shows this.")
+        talk(chat, commands, f"{KEYS}\n/clear forgets the conversation, /again gives another reply, /help shows this.")
     return 0
 
 
 def chat_with_memory(config: ChatCli, runtime: Runtime) -> None:
-    """The same in a session. Beside a single reply nothing else goes to stdout."""
+    """The same in a session. With `--prompt` nothing but the reply goes to stdout."""
     if config.memory.ingest is not None:
         check_file(to_path(config.memory.ingest))
-    config.memory.telemetry.collector()  # refuses a wrong one before anything is loaded
+    config.memory.telemetry.collector()  # refuses an invalid one before anything is loaded
     stage, tag = with_memory(config)
     loaded = load_controller(stage, tag, config.step, runtime.device, runtime.precision.dtype)
     base = stage == "base"
@@ -99,7 +99,7 @@ def chat_with_memory(config: ChatCli, runtime: Runtime) -> None:
 
 
 def with_memory(config: ChatCli) -> tuple[Stage, str | None]:
-    """Stage and tag of the model that is asked for: where no tag is given, of one whose name says that it has a memory, if any does."""
+    """Stage and tag of the model: if no tag is given, of one whose tag ends as those with a memory do, if there is any."""
     ending = "" if config.model_tag else MC_SUFFIX
     stage = config.source or latest_stage(config.model_tag, ending=ending)
     tag = config.model_tag or newest_tag(stage, ending)
@@ -124,15 +124,15 @@ def shown(pieces: Iterator[Piece]) -> Iterator[str]:
 
 
 def again(chat: Conversation) -> None:
-    """Shows another reply to what was said last."""
+    """Shows another reply to the last message."""
     if chat.messages:
         show(chat.again())
     else:
-        print("nothing was said yet")
+        print("there is no message to reply to yet")
 
 
 def talk(chat: ChatSession, commands: Mapping[str, Command], help_text: str) -> None:
-    """Reads what the user says until there is no more."""
+    """Chats until the end of the input."""
     if sys.stdin.isatty():
         import readline  # noqa: F401  (arrow keys edit a line and find earlier ones)
     print(help_text)
@@ -151,25 +151,25 @@ def talk(chat: ChatSession, commands: Mapping[str, Command], help_text: str) -> 
 
 
 def is_command(line: str, commands: Mapping[str, Command]) -> bool:
-    """Whether a line is not something to say: one word behind a slash, and no more than a command takes."""
+    """Whether a line is a command: one word after a slash, and an argument only if that command takes one."""
     name, _, argument = line.removeprefix("/").partition(" ")
     takes = name in commands and commands[name].argument
     return line.startswith("/") and re.fullmatch("[a-z]+", name) is not None and (not argument.strip() or bool(takes))
 
 
 def obey(line: str, commands: Mapping[str, Command]) -> None:
-    """Does what a command asks for."""
+    """Runs a command."""
     name, _, argument = line.removeprefix("/").partition(" ")
     if name not in commands:
-        print(f"/{name} is no command here; /help lists them")
+        print(f"unknown command /{name}; /help lists the commands")
     elif commands[name].argument and not argument.strip():
-        print(f"/{name} needs more: /{name} {commands[name].argument}")
+        print(f"/{name} needs an argument: /{name} {commands[name].argument}")
     else:
         commands[name].run(argument.strip())
 
 
 def ask() -> str | None:
-    """What the user says next; None when there is no more. Ctrl-C forgets what was typed."""
+    """The next input, None at its end. Ctrl-C discards what was typed."""
     lines: list[str] = []
     while True:
         try:

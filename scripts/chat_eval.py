@@ -1,4 +1,4 @@
-"""Evaluates a chat model: accuracy by task, ChatCORE, and what its memory is worth where it has one."""
+"""Evaluates a chat model: accuracy by task, ChatCORE, and ΔNLL@H if it has a memory."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ STAGES: tuple[Stage, ...] = ("rl", "sft", "mid")  # the latest first
 
 @dataclass
 class ChatEval:
-    """Evaluate a chat model on tasks, by letters and by replies."""
+    """Evaluate a chat model on multiple-choice and generative tasks."""
 
-    source: Literal["auto", "mid", "sft", "rl"] = flag("auto", "which training stage's model; auto = the latest there is", alias=("-i",))
-    model_tag: str | None = flag(None, "name of the checkpoint folder; None = the model written last", alias=("-g",))
+    source: Literal["auto", "mid", "sft", "rl"] = flag("auto", "training stage of the model; auto = the latest available", alias=("-i",))
+    model_tag: str | None = flag(None, "name of the checkpoint folder; None = the newest model", alias=("-g",))
     step: int | None = flag(None, "step of the checkpoint; None = the newest", alias=("-s",))
-    tasks: str = flag("auto", "auto | demo | tasks, separated by commas; auto = by what the model was trained on", alias=("-a",))
+    tasks: str = flag("auto", "auto | demo | tasks, separated by commas; auto = those of the model's training mixture", alias=("-a",))
     unsafe_exec: bool = flag(False, "run the programs of humaneval without isolation")
-    memory: bool = flag(True, "measure ΔNLL@H too, where the model has a memory")
+    memory: bool = flag(True, "evaluate ΔNLL@H too, if the model has a memory")
     questions: ChatEvalFlags = part(ChatEvalFlags)
-    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best this machine has")
+    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best available")
 
     def __post_init__(self) -> None:
-        RuntimeFlags(device_type=self.device_type)  # refuses a wrong one
+        RuntimeFlags(device_type=self.device_type)  # refuses an invalid one
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def open_tasks(config: ChatEval, stage: Stage, trained: Trained, say: Callable[[str], None]) -> tuple[list[Task], dict[str, str]]:
-    """The tasks to ask, and why the others of a list are left out. Raises `UserError` for one that was asked for by its name."""
+    """The tasks, and why others of the list are left out. Raises `UserError` for one that was requested by name."""
     recipe = trained.meta.get("fine_tuning", {}).get(stage, {})
     named = config.tasks != "auto"
 
@@ -91,10 +91,10 @@ def open_tasks(config: ChatEval, stage: Stage, trained: Trained, say: Callable[[
 
 
 def memory_figures(trained: Trained, model: GPT, runtime: Runtime, say: Callable[[str], None]) -> dict[str, float]:
-    """ΔNLL@H and recovery@H on the validation rows of base training, at the budget of the end of training."""
+    """ΔNLL@H and recovery@H on the validation rows of base training, at the final budget of training."""
     recipe = trained.meta.get("recipe")
     if recipe is None:
-        raise UserError(f"{trained.name} does not say how its base model was trained; give --memory 0, or train it again")
+        raise UserError(f"{trained.name} has no record of its base training; give --memory 0, or train it again")
     shards = open_tokens(open_source(recipe["data"]["dataset"]), trained.tokenizer, "val", say=say)
     controller = build_controller(trained, model)
     loader = RowLoader(shards, controller.plan.length, recipe["data"]["packing"], recipe["trainer"]["seed"], False, say)

@@ -1,4 +1,4 @@
-"""Serves a trained model: a chat page for people, and an API in the form of OpenAI's for programs."""
+"""Serves a trained model: a chat page for people, and an OpenAI-compatible API for programs."""
 
 from __future__ import annotations
 
@@ -44,26 +44,26 @@ KEEP_ALIVE_SECONDS = 10
 
 @dataclass
 class ChatWeb:
-    """Serve a trained model on the web: a page to chat on, and an API in the form of OpenAI's."""
+    """Serve a trained model on the web: a chat page, and an OpenAI-compatible API."""
 
-    source: Stage | None = flag(None, "which training stage's model; none = the latest there is", alias=("-i",))
-    model_tag: str | None = flag(None, "name of the checkpoint folder; none = the model written last", alias=("-g",))
+    source: Stage | None = flag(None, "training stage of the model; none = the latest available", alias=("-i",))
+    model_tag: str | None = flag(None, "name of the checkpoint folder; none = the newest model", alias=("-g",))
     step: int | None = flag(None, "step of the checkpoint; none = the newest", alias=("-s",))
-    host: str = flag("127.0.0.1", "address to listen on; one that other machines reach needs a token")
+    host: str = flag("127.0.0.1", "address to listen on; one that other machines can reach needs a token")
     port: int = flag(8000, "port to listen on; 0 = a free one")
-    token: str | None = flag(None, f"what clients must present; better in {TOKEN_VARIABLE} or a file, a command line can be seen by others")
-    token_file: str | None = flag(None, "file that holds the token")
-    workers: int = flag(1, "processes with a model each, process k on GPU k")
+    token: str | None = flag(None, f"bearer token of clients; better in {TOKEN_VARIABLE} or a file, as others can see a command line")
+    token_file: str | None = flag(None, "file with the token")
+    workers: int = flag(1, "number of worker processes, one model each (process k on GPU k)")
     tools: ToolFlags = part(ToolFlags)
-    mc: bool = flag(False, "keep sessions: histories of any length, which the model reads through its memory")
+    mc: bool = flag(False, "keep sessions: histories of any length, read through the model's memory")
     session: SessionConfig = part(SessionConfig)
     telemetry: TelemetryFlags = part(TelemetryFlags)
-    temperature: float = flag(Sampling.temperature, "of requests that give none", alias=("-t",))
-    top_k: int = flag(Sampling.top_k, "of requests that give none; 0 = all", unit="tokens", alias=("-k",))
-    top_p: float = flag(Sampling.top_p, "of requests that give none; 1 = all")
-    max_tokens: int = flag(Sampling.max_tokens, "length of a reply where the request gives none", unit="tokens")
+    temperature: float = flag(Sampling.temperature, "default temperature for requests that set none", alias=("-t",))
+    top_k: int = flag(Sampling.top_k, "default top-k for requests that set none; 0 = off", unit="tokens", alias=("-k",))
+    top_p: float = flag(Sampling.top_p, "default top-p for requests that set none; 1 = off")
+    max_tokens: int = flag(Sampling.max_tokens, "default maximum length of a reply for requests that set none", unit="tokens")
     limits: WebLimits = part(WebLimits)
-    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best this machine has")
+    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best available")
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -74,27 +74,27 @@ class ChatWeb:
             raise ValueError("give token or token_file, not both")
         if not self.mc and self.session != SessionConfig():
             flags = ", ".join(name for name, value in flat_values(self.session).items() if value != flat_values(SessionConfig())[name])
-            raise ValueError(f"{flags}: there are no sessions without --mc; add it or leave this out")
+            raise ValueError(f"{flags}: no effect without --mc; add it or leave this out")
         if not self.mc:
             self.telemetry.check_unused()
         if self.mc and self.workers > 1 and self.session.mc_tree == "ram":
-            raise ValueError("workers keep no sessions in RAM, where no other can go on with them; add --mc-tree disk")
+            raise ValueError("sessions in RAM cannot be shared between workers; add --mc-tree disk")
         if self.max_tokens > self.limits.max_reply_tokens:
             raise ValueError(f"max_tokens is {self.max_tokens}, more than max_reply_tokens, {self.limits.max_reply_tokens}")
-        self.sampling  # noqa: B018 (refuses wrong ones)
+        self.sampling  # noqa: B018 (refuses invalid ones)
         RuntimeFlags(device_type=self.device_type)
 
     @property
     def sampling(self) -> Sampling:
-        """How a reply is sampled where the request does not say."""
+        """Default sampling of a reply."""
         return Sampling(self.temperature, self.top_k, self.top_p, self.max_tokens)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until it is told to stop by SIGINT or SIGTERM; returns the exit code."""
+    """Serves until SIGINT or SIGTERM; returns the exit code."""
     config = parse(ChatWeb, argv)
     if config.mc:
-        config.telemetry.collector()  # refuses a wrong one before anything is loaded
+        config.telemetry.collector()  # refuses an invalid one before anything is loaded
     token = read_token(config)
     with bind(config.host, config.port) as listening:
         if token is None and not is_loopback(listening.getsockname()[0]):
@@ -106,19 +106,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, sessions = description["name"], description["sessions"]
             server = ChatServer(backend, load_tokenizer(), name, context_tokens, config.sampling, config.limits, token, sessions)
             web = _Server(_uvicorn_config(server), f"{name} on {address(listening)}", failed)
-            # uvicorn stops in good order at these signals, and then raises them again: that is not how this program ends.
+            # uvicorn shuts down cleanly at these signals and then raises them again, which must not end this program.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)
             web.run(sockets=[listening])
         finally:
             backend.close()
     if failed.is_set():
-        raise UserError("the model has stopped; what is printed above says why")
+        raise UserError("the model has stopped; the reason is printed above")
     return 0
 
 
 def read_token(config: ChatWeb) -> str | None:
-    """The token that clients must present, or None. Raises `UserError` where it cannot be read or is none."""
+    """The token that clients must present, or None. Raises `UserError` if it cannot be read or is invalid."""
     token, source = os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
     if config.token_file is not None:
         source = config.token_file
@@ -128,32 +128,32 @@ def read_token(config: ChatWeb) -> str | None:
             raise UserError(f"cannot read the token in {config.token_file}: {error}") from error
     elif config.token is not None:
         token, source = config.token, "--token"
-        print(f"warning: a token on the command line can be seen by all users of this machine; use {TOKEN_VARIABLE}", file=sys.stderr)
+        print(f"warning: all users of this machine can see a token on the command line; use {TOKEN_VARIABLE}", file=sys.stderr)
     if token is not None and not (len(token) >= TOKEN_CHARACTERS and token.isascii() and token.isprintable() and " " not in token):
         raise UserError(f"the token in {source} must be {TOKEN_CHARACTERS} or more ASCII characters without spaces")
     return token
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, not yet listening. Raises `UserError` where it cannot be had."""
+    """A socket bound to the address, not yet listening. Raises `UserError` if the address is not available."""
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, name = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(where)
+        bound.bind(name)
     except OSError as error:
         raise UserError(f"cannot listen on {host} port {port}: {error.strerror}; give another --host or --port") from error
     return bound
 
 
 def address(bound: socket.socket) -> str:
-    """The URL of what listens on a socket."""
+    """The URL of a listening socket."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
 def open_backend(config: ChatWeb, failed: Callable[[], None]) -> tuple[Backend, dict[str, Any]]:
-    """What serves the model, in this process or in several, and what there is to know about it: name, context_tokens, sessions."""
+    """The backend, in this process or in several, and its description: name, context_tokens, sessions."""
     limits = config.limits
     if config.workers == 1:
         return build(config, 0, limits.max_queue, failed)
@@ -163,33 +163,33 @@ def open_backend(config: ChatWeb, failed: Callable[[], None]) -> tuple[Backend, 
 
 
 def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None]) -> tuple[DecodeThread, dict[str, Any]]:
-    """Loads the model in this process, the one of this index, and serves it; see `open_backend`."""
+    """Loads the model in this process, worker `index`, and serves it; see `open_backend`."""
     os.environ["LOCAL_RANK"] = str(index)
     runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))
     stage = config.source or latest_stage(config.model_tag)
-    where, limits, sessions = (stage, config.model_tag, config.step, runtime.device, runtime.precision.dtype), config.limits, None
+    source, limits, sessions = (stage, config.model_tag, config.step, runtime.device, runtime.precision.dtype), config.limits, None
     if config.mc:
-        loaded = load_controller(*where)
+        loaded = load_controller(*source)
         model, tokenizer, meta = loaded.controller.model, loaded.tokenizer, loaded.meta
         telemetry = SessionTelemetry(open_telemetry(config.telemetry, "megacontext-web"))
         sessions = open_sessions(loaded, config.session, limits, telemetry)
     else:
-        model, tokenizer, meta = load_model(*where)
+        model, tokenizer, meta = load_model(*source)
     batcher = Batcher(model, limits.max_rows, config.tools.open(tokenizer))
     name = f"{stage}-{meta['tag']}"
     debug = open_memory_debug(f"chat_web-{name}", runtime.device, index, config.workers)
     if debug is not None:
         debug.record("start")
     served = None if debug is None else lambda: debug.record("first_request")
-    serving = DecodeThread(batcher, limits.max_rows, max_queue, failed, sessions, served)
+    thread = DecodeThread(batcher, limits.max_rows, max_queue, failed, sessions, served)
     described = {"levels": config.session.mc_session_lod, "tree": config.session.mc_tree} if config.mc else None
-    return serving, {"name": name, "context_tokens": model.config.max_seq_len, "sessions": described}
+    return thread, {"name": name, "context_tokens": model.config.max_seq_len, "sessions": described}
 
 
 def _uvicorn_config(server: ChatServer) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(server),
-        # The parts of uvicorn that are always there: what a server does must not depend on what else is installed.
+        # Parts of uvicorn that are always available: behaviour must not depend on what else is installed.
         loop="asyncio",
         http=impatient(server.limits.max_send_seconds),
         ws="none",
@@ -205,7 +205,7 @@ def _uvicorn_config(server: ChatServer) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Says that it is ready, and ends when the model has failed."""
+    """Server that prints when it is ready, and ends when the model has failed."""
 
     def __init__(self, config: uvicorn.Config, what: str, failed: threading.Event) -> None:
         super().__init__(config)

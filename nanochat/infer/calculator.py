@@ -1,7 +1,7 @@
-"""The calculator a model can call: arithmetic on numbers and a few methods of strings, never Python's `eval`.
+"""Calculator that a model can call: arithmetic on numbers and a few methods of strings, never Python's `eval`.
 
-An expression is parsed by Python's own parser and walked; whatever is not on the lists below is no expression. Sizes are
-bounded before anything is computed, so that no expression takes long or much memory.
+An expression is parsed by Python's own parser and walked; whatever is not on the lists below is refused. Sizes are bounded before
+anything is computed, so that no expression takes long or much space.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_CHARS = 500  # of an expression
-MAX_DIGITS = 100  # of a whole number, on the way as in the result
+MAX_DIGITS = 100  # of an integer, in intermediate results too
 MAX_BITS = MAX_DIGITS * 10 // 3
 MAX_TEXT = 1000  # characters of a string
 
@@ -38,7 +38,7 @@ COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-# Method of a string → how many strings it is given.
+# Method of a string → least and most number of arguments, which are strings.
 METHODS = {"count": (1, 1), "find": (1, 1), "index": (1, 1), "lower": (0, 0), "upper": (0, 0), "strip": (0, 1), "replace": (2, 2)}
 METHODS |= {"startswith": (1, 1), "endswith": (1, 1), "title": (0, 0)}
 FUNCTIONS: dict[str, Callable[..., Any]] = {"len": len, "abs": abs, "round": round, "min": min, "max": max}
@@ -47,22 +47,22 @@ _THOUSANDS = re.compile(r"(?<![\w.])\d{1,3}(?:,\d{3})+(?![\w,])")
 
 
 class _Unknown(Exception):
-    """What is asked for is not on the lists, or beyond the bounds."""
+    """The expression is not on the lists, or beyond the bounds."""
 
 
 def calculate(expression: str) -> str | None:
-    """The value of `expression` as text, or None where it is no expression that the calculator knows.
+    """The value of `expression` as text, or None if the calculator cannot evaluate it.
 
-    Known are whole and decimal numbers (also 1,234,567) with + − * / // % **, signs, comparisons and parentheses; `len`,
-    `abs`, `round`, `min`, `max`; strings with `+`, an index and the methods in `METHODS`. What is undefined, like a division
-    by zero, what passes the bounds and what is not a finite number is None too.
+    It knows integers and decimal numbers (also 1,234,567) with + − * / // % **, signs, comparisons and parentheses; `len`,
+    `abs`, `round`, `min`, `max`; strings with `+`, an index and the methods in `METHODS`. Results that are undefined, such as a
+    division by zero, not finite or beyond the bounds are None too.
     """
     expression = expression.strip()
-    # A backslash in a string could spell what is no text, half of a surrogate pair.
+    # A backslash in a string could spell half of a surrogate pair, which is not text.
     if not expression or len(expression) > MAX_CHARS or "\\" in expression:
         return None
     if not re.search("['\"]", expression):
-        # A comma between three digits groups them, but only outside of calls, where it separates arguments.
+        # Commas group digits, but not in calls, where they separate arguments.
         expression = expression if re.search("[A-Za-z]", expression) else _THOUSANDS.sub(lambda m: m[0].replace(",", ""), expression)
     try:
         return str(_value(ast.parse(expression, mode="eval").body))
@@ -124,7 +124,7 @@ def _number(value: Value) -> int | float:
 
 
 def _bounded(value: Value) -> Value:
-    """`value` itself. Raises `_Unknown` where it is too large or no finite number."""
+    """`value` itself. Raises `_Unknown` if it is too large or not finite."""
     too_much = (
         (isinstance(value, str) and len(value) > MAX_TEXT)
         or (isinstance(value, int) and value.bit_length() > MAX_BITS)

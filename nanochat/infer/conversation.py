@@ -1,4 +1,4 @@
-"""Conversations with a model: what a user says, and the reply in pieces."""
+"""Conversations with a model: text in, the reply out in pieces."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from nanochat.infer.sampling import Sampling
 
 
 class ChatSession(Protocol):
-    """Whoever can be talked to."""
+    """A conversation that continues with each text."""
 
     def say(self, text: str) -> Iterator[Piece]:
-        """What the model makes of `text`. Raises `UserError` where that cannot be said.
+        """The reply to `text`. Raises `UserError` if the text is invalid.
 
-        What has come so far is what was said, also where the reply is not waited for to its end.
+        If the iteration is stopped early, the conversation holds the reply up to there.
         """
         ...
 
 
 @dataclass
 class Conversation:
-    """A `ChatSession` that keeps what was said as messages; a base model keeps nothing and continues each text on its own.
+    """A `ChatSession` that keeps messages; a base model keeps nothing and continues each text on its own.
 
-    `warn` is told where the conversation is longer than what the model was trained on.
+    `warn` is called if the conversation is longer than what the model was trained on.
     """
 
     engine: Engine
@@ -50,7 +50,7 @@ class Conversation:
             yield from self._reply()
 
     def again(self) -> Iterator[Piece]:
-        """Another reply to what was said last."""
+        """Replaces the last reply by another one."""
         if self.messages[-1]["role"] == "assistant":
             self.messages.pop()
         self.sampling.seed += 1
@@ -60,13 +60,13 @@ class Conversation:
         prompt = render_prompt(self.tokenizer, {"messages": self.messages})
         longest = self.engine.model.config.max_seq_len
         if len(prompt) >= longest:
-            self.warn(f"the conversation is longer than the {longest} tokens that the model was trained on; /clear starts anew")
+            self.warn(f"the conversation is longer than the {longest} tokens that the model was trained on; /clear starts a new one")
         content: list[Piece] = []
         try:
             for piece in self._pieces(prompt):
                 content.append(piece)
                 yield piece
-        finally:  # a reply that was stopped is what was said, too
+        finally:  # a reply that was stopped is kept, too
             self.messages.append({"role": "assistant", "content": [{"type": piece.kind, "text": piece.text} for piece in joined(content)]})
 
     def _pieces(self, prompt: list[int]) -> Iterator[Piece]:
@@ -76,7 +76,7 @@ class Conversation:
 
 
 def check_text(text: str) -> None:
-    """Raises `UserError` where `text` is not UTF-8."""
+    """Raises `UserError` if `text` is not UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -84,12 +84,12 @@ def check_text(text: str) -> None:
 
 
 def ending(tokenizer: Tokenizer, base: bool) -> tuple[int, ...]:
-    """The tokens that end a reply: of a base model, the beginning of another document."""
+    """The stop tokens of a reply; of a base model, the beginning of another document."""
     return (tokenizer.bos_id,) if base else stop_tokens(tokenizer)
 
 
 def reply_pieces(tokenizer: Tokenizer, tokens: Iterable[int], stop: Collection[int]) -> Iterator[Piece]:
-    """What `tokens` say, as they come; those of `stop` say nothing."""
+    """The pieces of a reply as its `tokens` come; those of `stop` are left out."""
     reply = Reply(tokenizer)
     for token in tokens:
         if token not in stop:

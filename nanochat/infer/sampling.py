@@ -1,7 +1,7 @@
 """From logits to tokens: temperature, top-k, top-p, and random numbers that do not depend on who shares the batch.
 
 Shapes: `B` rows, `V` vocabulary, `K` candidates. Each row has settings of its own and draws one uniform number per token
-from a generator of its own, so that the same seed gives the same text whatever else is generated beside it, on any device.
+from a generator of its own, so that the same seed gives the same text whatever else is in the batch, on any device.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch import Tensor
 from nanochat.flags import flag
 
 BLOCK = 64  # random numbers drawn per row at a time
-TIE_STEP = 2.0**-40  # what a place in the order of equals counts against a logit: less than what fp32 tells apart
-FOLDS = 16  # the vocabulary lies in so many lines below each other when its greatest are looked for
-LEAST_TEMPERATURE = 1e-4  # below it fp32 no longer tells the likeliest tokens apart, so 0 says the same
-SMALL = 16384  # logits that are sorted as they are: faster than dealing with lines
+TIE_STEP = 2.0**-40  # subtracted per place in the order of equal logits: less than fp32 resolves
+FOLDS = 16  # lines that the vocabulary is folded into for top-k
+LEAST_TEMPERATURE = 1e-4  # below it fp32 no longer distinguishes the likeliest tokens: use 0
+SMALL = 16384  # up to so many logits topk is faster unfolded
 
 
 @dataclass
 class Sampling:
-    """How tokens are chosen, and how many."""
+    """Sampling settings of a reply, and its maximum length."""
 
-    temperature: float = flag(0.8, "flattens (> 1) or sharpens (< 1) the distribution; 0 = always the likeliest token", alias=("-t",))
-    top_k: int = flag(50, "choose among so many likeliest tokens; 0 = all", unit="tokens", alias=("-k",))
-    top_p: float = flag(1.0, "choose among the likeliest tokens that together have this probability; 1 = all")
-    max_tokens: int = flag(256, "length of a reply at most", unit="tokens")
-    seed: int = flag(42, "seed of the choices")
+    temperature: float = flag(0.8, "sampling temperature; 0 = greedy", alias=("-t",))
+    top_k: int = flag(50, "top-k: sample from the k most likely tokens; 0 = off", unit="tokens", alias=("-k",))
+    top_p: float = flag(1.0, "top-p (nucleus) sampling; 1 = off")
+    max_tokens: int = flag(256, "maximum length of a reply", unit="tokens")
+    seed: int = flag(42, "seed of sampling")
 
     def __post_init__(self) -> None:
         if not (self.temperature == 0 or LEAST_TEMPERATURE <= self.temperature < float("inf")):
@@ -46,18 +46,18 @@ class Sampling:
 
 
 class Settings:
-    """The `samplings` of B rows as tensors on `device`, for `choose`."""
+    """Sampling settings of B rows as tensors on `device`, for `choose`."""
 
     def __init__(self, samplings: Sequence[Sampling], device: torch.device) -> None:
         self.greedy = all(s.temperature == 0 for s in samplings)
-        # A temperature of 0 is a choice among one.
+        # Temperature 0 is top-k with k = 1.
         limits = [(1, 1.0, 1.0) if s.temperature == 0 else (s.top_k, s.temperature, s.top_p) for s in samplings]
         ranked = [i for i, (k, _, p) in enumerate(limits) if k > 0 or p < 1]
         whole = sorted(set(range(len(limits))) - set(ranked))
-        # Rows that choose among all tokens need no order among them: None for none of the rows, a slice for all of them.
+        # Rows that sample from all tokens need no ranking. None: no rows, a slice: all rows.
         self.ranked, self.whole = (_rows(rows, len(limits), device) for rows in (ranked, whole))
         self.temperature = torch.tensor([[t] for _, t, _ in limits], dtype=torch.float32, device=device)  # (B, 1)
-        self.candidates = max((limits[i][0] or 2**62 for i in ranked), default=0)  # K, before the size of the vocabulary bounds it
+        self.candidates = max((limits[i][0] or 2**62 for i in ranked), default=0)  # K, not yet bounded by the vocabulary
         self.top_k = torch.tensor([[k or 2**62] for k, _, _ in limits], device=device)  # (B, 1)
         cuts = any(limits[i][2] < 1 for i in ranked)
         self.top_p = torch.tensor([[p] for _, _, p in limits], dtype=torch.float32, device=device) if cuts else None  # (B, 1)
@@ -70,12 +70,11 @@ def _rows(rows: list[int], count: int, device: torch.device) -> Tensor | slice |
 
 
 def choose(logits: Tensor, uniforms: Tensor, settings: Settings, cap: Callable[[Tensor], Tensor] = Tensor.float) -> Tensor:
-    """A token int64 [B] for each row of `logits` [B,V], by the random number in `uniforms`, fp32 [B] in [0, 1).
+    """Samples a token, int64 [B], for each row of `logits` [B,V] with the random number in `uniforms`, fp32 [B] in [0, 1).
 
-    `cap` is an increasing function that makes the logits, in fp32, out of what is given as such: it need not be applied to
-    tokens that are out of the question. Top-p counts the probabilities that temperature and top-k leave. The choice is the
-    inverse of the cumulative distribution at the random number, with equal logits in an order that is always the same. So a row's token
-    depends on its own logits, number and settings alone.
+    `cap` maps raw scores to fp32 logits; it must be monotonic, so it is applied to surviving candidates only. Top-p counts the
+    probabilities that temperature and top-k leave. The token is the inverse of the cumulative distribution at the random number,
+    with equal logits in a fixed order, so that it depends on the row's own logits, number and settings alone.
     """
     if settings.greedy:
         return _greatest(logits, 1)[1][:, 0]
@@ -91,7 +90,7 @@ def choose(logits: Tensor, uniforms: Tensor, settings: Settings, cap: Callable[[
 
 def _among_all(logits: Tensor, uniforms: Tensor, settings: Settings, rows: Tensor | slice, cap: Callable[[Tensor], Tensor]) -> Tensor:
     logits = cap(logits[rows])
-    # The greatest is subtracted first: a tiny temperature must not overflow.
+    # The greatest is subtracted first, so that a tiny temperature does not overflow.
     p = ((logits - logits.amax(-1, keepdim=True)) / settings.temperature[rows]).softmax(-1)
     return _draw(p.cumsum(-1), uniforms[rows])[:, 0]
 
@@ -101,7 +100,7 @@ def _among_likeliest(logits: Tensor, uniforms: Tensor, settings: Settings, rows:
     K = min(settings.candidates, V)
     greatest, ids = _greatest(logits[rows], K)  # (b, K)
     greatest = cap(greatest)
-    # No softmax: its sum, and so a row's choice at the margin, would depend on how many candidates its neighbours have.
+    # No softmax: its sum, and so a row's choice at the margin, would depend on the number of candidates of other rows.
     p = ((greatest - greatest[:, :1]) / settings.temperature[rows]).exp()
     p = p.masked_fill(torch.arange(K, device=p.device) >= settings.top_k[rows], 0.0)
     cumulative = p.cumsum(-1)
@@ -113,16 +112,16 @@ def _among_likeliest(logits: Tensor, uniforms: Tensor, settings: Settings, rows:
 
 
 def _draw(cumulative: Tensor, uniforms: Tensor) -> Tensor:
-    """The entry [b,1] that each row's number falls on. Numbers are < 1, so the target is below the total, and the first entry
-    above it has a probability above zero."""
+    """The entry [b,1] that each row's number falls on. Numbers are < 1, so the first entry above number · total exists, and its
+    probability is above zero."""
     return torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
 
 
 def _greatest(logits: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    """The K greatest of each row, from the greatest down, and their places.
+    """The K greatest logits of each row in descending order, and their places.
 
-    Of equal ones it is always the same that is greater, however many are asked for: in bf16 many are equal. The vocabulary lies
-    in lines below each other, and the first column is greater than the second, in a column the first line.
+    Equal logits, which are frequent in bf16, have a fixed order whatever K is: in the folded vocabulary the first column before the
+    second, and within a column the first line before the second.
     """
     B, V = logits.shape
     F = FOLDS if V % FOLDS == 0 else 1
@@ -130,7 +129,7 @@ def _greatest(logits: Tensor, K: int) -> tuple[Tensor, Tensor]:
     folded, ties = logits.view(B, F, columns), _ties(F, columns, logits.device)
     if V * B <= SMALL or columns < 4 * K:
         return (folded - ties).flatten(1).topk(K, dim=-1)
-    # The K greatest are in the K columns with the greatest maxima. That leaves few to be sorted.
+    # The K greatest are in the K columns with the greatest maxima, which leaves few to sort.
     chosen = (folded.amax(1) - ties[0]).topk(K, dim=-1, sorted=False).indices  # (B, K)
     few = folded.gather(2, chosen[:, None].expand(-1, F, -1)) - (ties[0][chosen][:, None] + ties[:, :1])  # (B, F, K)
     greatest, place = few.flatten(1).topk(K, dim=-1)
@@ -139,18 +138,18 @@ def _greatest(logits: Tensor, K: int) -> tuple[Tensor, Tensor]:
 
 @functools.lru_cache(maxsize=8)
 def _ties(lines: int, columns: int, device: torch.device) -> Tensor:
-    """What is subtracted from logits [lines, columns] so that none are equal."""
+    """Offsets [lines, columns] that make equal logits different when subtracted."""
     order = torch.arange(columns * lines, device=device).view(columns, lines).t()
     return order.contiguous().to(torch.float32 if device.type == "mps" else torch.float64) * TIE_STEP  # mps has no fp64
 
 
 class Uniforms:
-    """The random numbers of one row: those of stream number `stream` of `seed`, a block at a time."""
+    """Random numbers of one row: stream `stream` of `seed`, a block at a time."""
 
     def __init__(self, seed: int, stream: int = 0) -> None:
         if stream < 0:
             raise ValueError(f"stream is {stream}; it must be 0 or more")
-        # The generator keeps only 32 bits of what it is seeded with, so streams take seeds from it instead of counting up.
+        # The generator keeps only 32 bits of its seed, so the seeds of streams are drawn instead of counted up.
         seeder = torch.Generator().manual_seed(seed ^ (seed >> 32))
         self._generator = torch.Generator().manual_seed(int(torch.randint(2**32, (stream + 1,), generator=seeder)[-1]))
 

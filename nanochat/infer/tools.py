@@ -1,7 +1,7 @@
 """Tools that a model calls in the middle of its reply.
 
-The model writes `<|python_start|>code<|python_end|>`; the tokens `<|output_start|>result<|output_end|>` are then put into
-its reply in place of what it would have said, and it goes on from there.
+The model writes `<|python_start|>code<|python_end|>`; the tokens `<|output_start|>result<|output_end|>` are then forced as its
+next ones, and it continues from there.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ ELLIPSIS = "…"
 
 
 class Tools:
-    """The calculator and, where `run` is given, what executes Python: code in, output out.
+    """The calculator and, if given, `run`, which executes Python: code in, output out.
 
-    What the calculator does not know is handed to `run`; without one the model gets no output and goes on by itself. `run` must
-    return something for any code; what it raises ends the generation of all rows. It may be called in other threads.
+    Code that the calculator cannot evaluate is passed to `run`; without one the model gets no output and continues by itself. `run`
+    must return an output for any code; what it raises ends the generation of all rows. It may be called in other threads.
     """
 
     def __init__(self, tokenizer: Tokenizer, run: Callable[[str], str] | None = None, max_output_tokens: int = MAX_OUTPUT_TOKENS) -> None:
@@ -36,29 +36,29 @@ class Tools:
         self._special = frozenset(special.values())
 
     def code(self, tokens: list[int]) -> str | None:
-        """The text of a block of code, or None where it is none that could be run."""
+        """The text of a block of code, or None if it cannot be run."""
         if not tokens or len(tokens) > MAX_CODE_TOKENS or self._special.intersection(tokens):
             return None
         return self._tokenizer.decode(tokens)
 
     def tokens(self, output: str) -> list[int]:
         """`output` between `<|output_start|>` and `<|output_end|>`."""
-        text = output.encode("utf-8", errors="replace").decode("utf-8")  # what code prints need not be text
+        text = output.encode("utf-8", errors="replace").decode("utf-8")  # code may print half a surrogate pair
         return [self._output_start, *self._cut(self._tokenizer.encode(text)), self._output_end]
 
     def _cut(self, tokens: list[int]) -> list[int]:
         if len(tokens) <= self._max_output_tokens:
             return tokens
-        # Cut between characters: half of one would be no UTF-8.
+        # Cut between characters: half of one would not be UTF-8.
         text = self._tokenizer.decode_bytes(tokens[: self._max_output_tokens]).decode("utf-8", errors="ignore")
         mark = self._tokenizer.encode(ELLIPSIS)
         return self._tokenizer.encode(text)[: self._max_output_tokens] + mark
 
 
 class ToolState:
-    """Where in a reply one row is: outside of code, inside, behind code that is to be run, or with output still to come.
+    """Tool state of one row: outside of code, inside, after code that is to be run, or with output still to come.
 
-    `pending` is code that must be run before the row goes on: its output is to be given to `answer`.
+    `pending` is code that must be run before the row continues: pass its output to `answer`.
     """
 
     def __init__(self, tools: Tools) -> None:
@@ -69,14 +69,13 @@ class ToolState:
 
     @property
     def forced(self) -> int | None:
-        """The token that must come next, or None where the model decides."""
+        """The token that must come next, or None if the model decides."""
         return self._forced[-1] if self._forced else None
 
     def feed(self, token: int) -> None:
-        """Takes note of the row's new token. At the end of a block of code the calculator answers, or the code is `pending`.
+        """Processes the row's new token. At the end of a block of code the calculator answers, or the code is `pending`.
 
-        A start inside a block begins the block anew, an end outside of one means nothing, and a block that never ends is
-        never run.
+        A start inside a block restarts the block, an end outside of one is ignored, and a block that never ends is never run.
         """
         if self._forced:
             assert token == self._forced[-1]
@@ -100,20 +99,20 @@ class ToolState:
             self.pending = code
 
     def answer(self, output: str) -> None:
-        """Has `output` said next."""
+        """Forces `output` as the next tokens."""
         self._forced, self.pending = self._tools.tokens(output)[::-1], None
 
     def run(self) -> None:
-        """Runs what is pending, if anything, here and now."""
+        """Runs pending code, if any, in this thread."""
         if self.pending is not None:
             self.answer(self._tools.run(self.pending))
 
 
 @dataclass
 class ToolFlags:
-    """What a model may use while it replies."""
+    """Tools that a model may use while it replies."""
 
-    tools: Literal["none", "calculator", "python"] = flag("calculator", "what the model may use; python runs in the sandbox")
+    tools: Literal["none", "calculator", "python"] = flag("calculator", "tools of the model; python runs in the sandbox")
     unsafe_exec: bool = flag(False, "run the model's Python without the sandbox, with your files and your network")
 
     def __post_init__(self) -> None:
@@ -121,7 +120,7 @@ class ToolFlags:
             raise ValueError("unsafe_exec has no effect without --tools python; add it or leave this out")
 
     def open(self, tokenizer: Tokenizer) -> Tools | None:
-        """The tools. Raises `UserError` where Python is wanted and cannot be isolated here."""
+        """The tools, None for `none`. Raises `UserError` if Python is wanted and cannot be isolated here."""
         if self.tools == "none":
             return None
         if self.tools == "calculator":
@@ -133,7 +132,7 @@ class ToolFlags:
 
         def run(code: str) -> str:
             done = run_python(code, unsafe=self.unsafe_exec)
-            # What went wrong is the last line of a traceback.
+            # The last line of a traceback holds the error.
             failed = done.stderr.strip().rpartition("\n")[2] or done.outcome
             return done.stdout.strip() if done.outcome == "ok" else f"{done.stdout}{failed}".strip()
 

@@ -1,4 +1,4 @@
-"""What `chat_cli --mc` has beyond talking: sessions that are opened, forked, fed with documents and looked into."""
+"""Session commands of `chat_cli --mc`: open, fork, list and inspect sessions, and read documents into them."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from nanochat.flags import GIVEN, flag, flat_values, part
 from nanochat.infer.sampling import Sampling
 from nanochat.infer.tools import Tools
 
-NAME = "chat"  # of the session where none is named
+NAME = "chat"  # of the session if none is named
 
 
 @dataclass
 class MemoryFlags:
-    """Which session, and what it is given to read."""
+    """Flags of `chat_cli --mc`: the session, and a document for it."""
 
     session: str | None = flag(
         None,
-        f"session to go on in, or to begin; kept on disk unless --mc-tree says ram; None = one called {NAME}",
+        f"session to continue or create, on disk unless --mc-tree is ram; None = one called {NAME}",
         presets={GIVEN: {"mc_tree": "disk"}},
     )
-    session_repair: bool = flag(False, "cut a damaged session at its last good block")
+    session_repair: bool = flag(False, "truncate a damaged session to its last valid block")
     ingest: str | None = flag(None, "text file that the session reads first")
-    ingest_quota: int = flag(QUOTA, "a longer document is refused", unit="tokens")
+    ingest_quota: int = flag(QUOTA, "maximum length of a document", unit="tokens")
     config: SessionConfig = part(SessionConfig)
     telemetry: TelemetryFlags = part(TelemetryFlags)
 
@@ -59,7 +59,7 @@ class MemoryFlags:
 
 
 class Command(NamedTuple):
-    """What a line that begins with `/` and its name does; `argument` is what must stand behind the name, if anything."""
+    """A command, typed as `/name`, with the required `argument`, if any, after it."""
 
     does: str
     run: Callable[[str], None]
@@ -69,7 +69,7 @@ class Command(NamedTuple):
 class MemoryChat:
     """The session that is open, and the commands on it. Leaving the context saves and closes it.
 
-    `say` is told what happens to the session, and `telemetry` sees it. Raises `UserError` where the session cannot be opened, or
+    `say` prints what happens to the session, and `telemetry` observes it. Raises `UserError` if the session cannot be opened, or
     the flags do not fit the memory.
     """
 
@@ -101,16 +101,16 @@ class MemoryChat:
     def commands(self) -> dict[str, Command]:
         """By name, without the slash."""
         return {
-            "sessions": Command("lists the sessions there are", lambda _: self._list()),
-            "focus": Command("shows what of the history the model looks at", lambda _: self._focus()),
-            "open": Command("goes on in another session, or begins it", self._open, "NAME"),
-            "fork": Command("goes on in a copy of this session", self._fork, "NAME"),
-            "ingest": Command("has the session read a text file", lambda path: self.ingest(path) and None, "FILE"),
-            "clear": Command("begins a new session; this one stays", lambda _: self._clear()),
+            "sessions": Command("lists the sessions", lambda _: self._list()),
+            "focus": Command("shows the parts of the history that the model reads", lambda _: self._focus()),
+            "open": Command("opens or creates another session", self._open, "NAME"),
+            "fork": Command("continues in a copy of this session", self._fork, "NAME"),
+            "ingest": Command("reads a text file into the session", lambda path: self.ingest(path) and None, "FILE"),
+            "clear": Command("creates a new session; this one stays", lambda _: self._clear()),
         }
 
     def ingest(self, path: str) -> bool:
-        """Has the session read a file, which may take long; whether it did so to the end. Ctrl-C stops it."""
+        """Reads a file into the session, which may take long; returns whether it was read to its end. Ctrl-C stops it."""
         file, session = to_path(path), self.conversation.session
         reading = ingest(session, self._tokenizer, file, chat=not self._base, quota=self._quota)
         begin = time.monotonic()
@@ -152,11 +152,11 @@ class MemoryChat:
             print(f"session {name} is open already")
             return
         with _as_user_error():
-            self._go_on(name, lambda: self._store.open(name))
+            self._switch(name, lambda: self._store.open(name))
 
     def _fork(self, name: str) -> None:
         with _as_user_error():
-            self._go_on(name, lambda: self._store.fork(self.name, name))
+            self._switch(name, lambda: self._store.fork(self.name, name))
 
     def _clear(self) -> None:
         stem, number = re.sub(r"-\d+$", "", self.name)[:56], 2
@@ -164,8 +164,8 @@ class MemoryChat:
             number += 1
         self._open(f"{stem}-{number}")
 
-    def _go_on(self, name: str, opened: Callable) -> None:
-        """Opens first: what cannot be opened leaves everything as it is."""
+    def _switch(self, name: str, opened: Callable) -> None:
+        """Switches to a session. Opens it first, so that a failure leaves everything as it is."""
         self.conversation.session = opened()
         before, self.name = self.name, name
         self._say_which()
@@ -180,13 +180,13 @@ class MemoryChat:
 
 
 def to_path(typed: str) -> Path:
-    """The file that a user means."""
+    """The path that a user typed."""
     return Path(os.path.expanduser(typed))
 
 
 @contextlib.contextmanager
 def _as_user_error() -> Iterator[None]:
-    """A name that is none, and a budget that does not fit the memory, are the user's to put right."""
+    """Turns `ValueError` (an invalid name, a budget that does not fit the memory) into `UserError`."""
     try:
         yield
     except ValueError as error:

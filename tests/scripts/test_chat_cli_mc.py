@@ -59,7 +59,7 @@ def test_what_a_user_can_do_with_sessions(
     assert main([*SAY, "--session", "a"]) == 0
     out, _ = capfd.readouterr()
     begin, said, read, focus, forked, again, opened, *rest = out.split("> ")[:-1]
-    assert "/fork NAME goes on in a copy of this session" in begin
+    assert "/fork NAME continues in a copy of this session" in begin
     assert said.strip("\n") == LETTERS.rstrip("\n")
     assert "[note s.txt was read: " in read and "session a has " in read
     assert "residency" in focus and "1 character = " in focus and "of LOD2" in focus
@@ -72,9 +72,9 @@ def test_what_a_user_can_do_with_sessions(
     assert [line for line in listed.splitlines() if line.startswith("* a")] and "sessions" in listed.splitlines()[-1]
     assert (already, new, newer) == ("session a is open already\n", "session a-2 is new\n", "session a-3 is new\n")
     assert "invalid session name" in bad and "there is a session a already" in taken
-    assert nothing == "/fork needs more: /fork NAME\n" and no_file == "/ingest needs more: /ingest FILE\n"
+    assert nothing == "/fork needs an argument: /fork NAME\n" and no_file == "/ingest needs an argument: /ingest FILE\n"
     assert nowhere.startswith("error: cannot read /nowhere: No such file") and now.startswith(LETTERS)
-    assert what == "/what is no command here; /help lists them\n" and begin.endswith(helped)
+    assert what == "unknown command /what; /help lists the commands\n" and begin.endswith(helped)
     assert {info.name: info.tokens for info in list_sessions(trained / "sessions")} == {"a": length, "a-2": 0, "a-3": 43, "b": length + 36}
 
 

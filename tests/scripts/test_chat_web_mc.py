@@ -330,7 +330,7 @@ def test_without_a_memory_there_are_no_sessions(models: Path, warm: WarmStart) -
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (["--mc-tree=disk"], "mc_tree: there are no sessions without --mc"),
+        (["--mc-tree=disk"], "mc_tree: no effect without --mc"),
         (["--mc", "--workers=2"], "--mc-tree disk"),
         (["--mc", "--mc-tree=tape"], "invalid choice"),
         (["--mc", "--max-open-sessions=0"], "max_open_sessions is 0"),

@@ -123,7 +123,7 @@ def test_samples_are_those_of_the_engine_one_by_one(model, batch_size: int) -> N
     texts = []
     for conversation in conversations:
         done = engine.generate([render_prompt(TOKENIZER, conversation)], flags.sampling(1), stop, samples=3)
-        texts.append([reply_text(TOKENIZER, c.tokens) if c.stop is not None else None for c in done])
+        texts.append([reply_text(TOKENIZER, c.said) if c.ended else None for c in done])
     assert any(None in some for some in texts)
     told = [next((text for text in some if text is not None), "-") for some in texts]
     result = evaluate_task(model, TOKENIZER, Told(told), flags)

@@ -40,7 +40,7 @@ def joined(pieces: Iterable[Piece]) -> str:
 def test_pieces_are_whole_characters_and_join_to_the_text() -> None:
     model, tokenizer, sampling = tiny_model(vocab_size=300), tiny_tokenizer(), Sampling(temperature=0, max_tokens=50)
     (completion,) = Engine(model).generate([tokenizer.encode("a", bos=True)], sampling, (tokenizer.bos_id,))
-    assert joined(Conversation(Engine(model), tokenizer, sampling, base=True).say("a")) == "a" + tokenizer.decode(completion.tokens)
+    assert joined(Conversation(Engine(model), tokenizer, sampling, base=True).say("a")) == "a" + tokenizer.decode(completion.said)
 
 
 def test_a_chat_remembers_its_turns_with_their_tool_calls() -> None:

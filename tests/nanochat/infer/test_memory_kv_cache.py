@@ -78,7 +78,7 @@ def test_rows_that_end_leave_the_others_their_memories() -> None:
     assert replies == Engine(gpt).generate(prompts, GREEDY, stop)
     for prompt, reply, memory in zip(prompts, replies, memories, strict=True):
         if memory is not None:
-            said = prompt + reply.tokens
+            said = prompt + reply.said
             assert memory.tokens.tolist() == said[: len(memory.tokens)] and len(memory.tokens) >= len(said) - 1
 
 
