@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def chat_with_memory(config: ChatCli, runtime: Runtime) -> None:
-    """The same in a session. With `--prompt` nothing but the reply goes to stdout."""
+    """Chats in a session. With `--prompt` nothing but the reply goes to stdout."""
     if config.memory.ingest is not None:
         check_file(to_path(config.memory.ingest))
     config.memory.telemetry.collector()  # refuses an invalid one before anything is loaded
@@ -151,7 +151,7 @@ def talk(chat: ChatSession, commands: Mapping[str, Command], help_text: str) -> 
 
 
 def is_command(line: str, commands: Mapping[str, Command]) -> bool:
-    """Whether a line is a command: one word after a slash, and an argument only if that command takes one."""
+    """True if a line is a command: one word after a slash, and an argument only if that command takes one."""
     name, _, argument = line.removeprefix("/").partition(" ")
     takes = name in commands and commands[name].argument
     return line.startswith("/") and re.fullmatch("[a-z]+", name) is not None and (not argument.strip() or bool(takes))

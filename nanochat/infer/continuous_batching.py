@@ -34,7 +34,7 @@ class _Prefill:
         self.left = len(self._prompt)  # tokens that are still to be read
 
     def serves(self, row: SequenceState) -> bool:
-        """Whether `row` continues what is read here."""
+        """True if `row` continues what is read here."""
         return row is self._row or (row.memory is None and self._row.memory is None and row.request.prompt == self._prompt)
 
     def read(self, tokens: int) -> int:
@@ -80,12 +80,12 @@ class Batcher:
 
     @property
     def active(self) -> int:
-        """How many rows are being decoded, or wait for their code."""
+        """Number of rows that are being decoded or wait for their code."""
         return len(self._sampler.rows) + len(self._parked)
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """True if there is nothing to do."""
         return not self.active and not self._waiting
 
     def add(self, request: ReplyRequest, memory: ExternalMemory | None = None) -> None:

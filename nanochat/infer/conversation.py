@@ -22,7 +22,6 @@ class ChatSession(Protocol):
 
         If the iteration is stopped early, the conversation holds the reply up to there.
         """
-        ...
 
 
 @dataclass

@@ -61,29 +61,23 @@ class SessionTurn(Protocol):
     @property
     def prompt(self) -> Sequence[int]:
         """The tokens that the model reads next, after what the session holds."""
-        ...
 
     @property
     def memory(self) -> ExternalMemory:
         """The session, as the memory behind a row of a cache."""
-        ...
 
     def feed(self, token: int) -> None:
         """Adds a token of the reply, the stop token included."""
-        ...
 
     def news(self) -> Answer | None:
         """The focus, if it has moved since the last call."""
-        ...
 
     @property
     def trouble(self) -> str | None:
         """Why the session cannot continue, in one line; None if it can."""
-        ...
 
     def end(self) -> None:
         """Leaves the session at the end of a whole turn, whatever came of the reply, and saves it."""
-        ...
 
 
 class Sessions(Protocol):
@@ -91,7 +85,6 @@ class Sessions(Protocol):
 
     def turn(self, name: str, tokens: Sequence[int]) -> SessionTurn:
         """Begins a turn; `tokens` ask for a reply. Raises `SessionError`."""
-        ...
 
     def answer(self, operation: str, arguments: Mapping[str, Any]) -> Answer:
         """Runs a short operation. Raises `SessionError`.
@@ -99,7 +92,6 @@ class Sessions(Protocol):
         `list`, and of a `session`: `create`, `fork` (as `new`), `delete`, `check` (whether it can be written to now), `focus`,
         `messages`, `text` (of the tokens from `start` to `end`).
         """
-        ...
 
     def ingest(self, arguments: Mapping[str, Any]) -> Iterator[Answer]:
         """Reads a document into a session, piece by piece. Closing it early leaves whole turns. Raises `SessionError`.
@@ -107,15 +99,12 @@ class Sessions(Protocol):
         Answers are `stage`, `check` or `add`, with what is `read` of the `total`, in bytes and in tokens, and at the end the
         `tokens` that were added, and the `focus`.
         """
-        ...
 
     def tidy(self) -> float | None:
         """Closes idle sessions. Returns after how many seconds there may be more to close, or None."""
-        ...
 
     def close(self) -> None:
         """Saves and closes all."""
-        ...
 
 
 class Backend(Protocol):
@@ -123,32 +112,25 @@ class Backend(Protocol):
 
     def submit(self, request: ReplyRequest, deliver: Deliver) -> None:
         """Queues a request; `deliver` is called in another thread. Raises `Busy` if no more rows may wait, and `Stopped`."""
-        ...
 
     def cancel(self, id: int, row: int | None = None) -> None:
         """Ends a row of the reply request `id` (None: all) without another event. Unknown or finished ids are ignored."""
-        ...
 
     def ask(self, request: SessionRequest, deliver: DeliverAnswer) -> None:
         """Queues an operation of sessions; `deliver` is called in another thread. `ingest` has several answers. Raises `Stopped`."""
-        ...
 
     def drop(self, id: int) -> None:
         """Ends the `ingest` with session request `id` early; what has been read stays, and there are no more answers."""
-        ...
 
     def counts(self) -> Counts:
         """The current counts."""
-        ...
 
     @property
     def alive(self) -> bool:
-        """Whether requests can be answered."""
-        ...
+        """True while requests can be answered."""
 
     def close(self) -> None:
         """Ends everything; requests that still run end with `error`."""
-        ...
 
 
 @dataclass(eq=False)

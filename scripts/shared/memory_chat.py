@@ -52,7 +52,7 @@ class MemoryFlags:
             raise ValueError("session_repair has no effect on sessions in RAM; name one on disk with --session")
 
     def check_unused(self) -> None:
-        """Raises `ValueError` naming a flag that is given though there is no memory."""
+        """Raises `ValueError` naming a flag that is given without a memory."""
         for name, value in flat_values(MemoryFlags()).items():
             if flat_values(self)[name] != value:
                 raise ValueError(f"{name} has no effect without --mc")

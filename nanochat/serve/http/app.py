@@ -193,18 +193,15 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_errors(app: FastAPI) -> None:
-    async def api_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ApiError)
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> Response:
         return error.response()
 
-    async def http_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
         message = {404: "not found", 405: "method not allowed"}.get(error.status_code, error.detail)
         return ApiError(error.status_code, message, headers=dict(error.headers or {})).response()
 
+    @app.exception_handler(Exception)
     async def failure(request: Request, error: Exception) -> Response:
         return ApiError(500, "internal server error; the server's log has the details").response()
-
-    app.add_exception_handler(ApiError, api_error)
-    app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(Exception, failure)

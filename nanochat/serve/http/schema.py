@@ -205,18 +205,17 @@ def to_conversation(messages: Sequence[Message]) -> dict[str, Any]:
 
 def to_sampling(request: ChatRequest, defaults: Sampling) -> Sampling:
     """Sampling of the request, completed by `defaults`. Without a seed, a random one."""
-    temperature = defaults.temperature if request.temperature is None else request.temperature
-    top_p = defaults.top_p if request.top_p is None else request.top_p
+
+    def given(name: str) -> Any:
+        value = getattr(request, name)
+        return getattr(defaults, name) if value is None else value
+
+    temperature, top_p = given("temperature"), given("top_p")
     if temperature < LEAST_TEMPERATURE or top_p == 0:
         temperature, top_p = 0.0, 1.0
-    asked = request.max_tokens or request.max_completion_tokens
-    return Sampling(
-        temperature=temperature,
-        top_k=defaults.top_k if request.top_k is None else request.top_k,
-        top_p=top_p,
-        max_tokens=asked or defaults.max_tokens,
-        seed=secrets.randbits(63) if request.seed is None else request.seed % 2**63,
-    )
+    max_tokens = request.max_tokens or request.max_completion_tokens or defaults.max_tokens
+    seed = secrets.randbits(63) if request.seed is None else request.seed % 2**63
+    return Sampling(temperature, given("top_k"), top_p, max_tokens, seed)
 
 
 def _content(role: str, parts: list[dict[str, str]]) -> str | list[dict[str, str]]:

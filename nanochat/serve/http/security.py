@@ -86,7 +86,7 @@ def _authority(origin: str) -> str | None:
 
 
 def _names_this_machine(host: str) -> bool:
-    """Whether the Host header `host` names the loopback interface, with or without a port."""
+    """True if the Host header `host` names the loopback interface, with or without a port."""
     try:
         name = urlsplit(f"//{host}").hostname
     except ValueError:
