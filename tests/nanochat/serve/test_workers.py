@@ -33,7 +33,7 @@ class Silent:
         pass
 
     def submit(self, request: ReplyRequest, deliver: Callable[[list[TokenEvent]], None]) -> None:
-        assert request.sampling == Sampling(seed=3) and request.stop == [5]
+        pass
 
     def ask(self, request: SessionRequest, deliver: Callable[[Answer], None]) -> None:
         if request.operation == "list":
