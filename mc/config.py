@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
 import torch
 
@@ -15,7 +14,7 @@ from mc.layout.positions import PositionType
 from mc.nets.gist_bank import BankShape
 from mc.nets.gistnet import GistConfig
 from mc.nets.lensnet import LensConfig
-from nanochat.flags import flag, flat_values, part
+from nanochat.flags import check, check_choices, flag, flat_values, part
 from nanochat.runtime.device import DTYPES
 
 # Defaults of other flags that a preset replaces; a flag that is given overrides it.
@@ -47,13 +46,13 @@ class AllocatorConfig:
     allocator_sample_temperature: float = flag(1.0, "temperature of that sampling, in scores")
 
     def __post_init__(self) -> None:
-        _check_choices(self, "allocator_type")
-        _check(self, lambda value: value >= 0, "must not be negative", "allocator_soft_max_length")
+        check_choices(self, "allocator_type")
+        check(self, lambda value: value >= 0, "must not be negative", "allocator_soft_max_length")
         for name in ("expand", "collapse"):
-            _check(self, lambda value: 0 <= value <= 1, "must lie in 0 … 1, as scores do", f"allocator_{name}_threshold")
+            check(self, lambda value: 0 <= value <= 1, "must lie in 0 … 1, as scores do", f"allocator_{name}_threshold")
         for name in ("max_replacements", "iterations", "sample_top_k"):
-            _check(self, lambda value: value >= 1, "must be at least 1", f"allocator_{name}")
-        _check(self, lambda value: 0 < value < math.inf, "must be positive", "allocator_sample_temperature")
+            check(self, lambda value: value >= 1, "must be at least 1", f"allocator_{name}")
+        check(self, lambda value: 0 < value < math.inf, "must be positive", "allocator_sample_temperature")
 
 
 @dataclass
@@ -66,8 +65,8 @@ class SessionConfig:
     allocator: AllocatorConfig = part(AllocatorConfig)
 
     def __post_init__(self) -> None:
-        _check_choices(self, "mc_tree")
-        _check(self, lambda value: value >= 1, "must be at least 1", "mc_session_lod", "mc_infer_refocus_interval")
+        check_choices(self, "mc_tree")
+        check(self, lambda value: value >= 1, "must be at least 1", "mc_session_lod", "mc_infer_refocus_interval")
 
 
 @dataclass
@@ -90,11 +89,11 @@ class LensLossConfig:
 
     def __post_init__(self) -> None:
         for name in ("loss", "occurrence", "attention", "kl", "rank", "budget", "budget_smooth"):
-            _check(self, lambda value: 0 <= value < math.inf, "must be a number from 0", f"mc_lens_{name}_weight")
-        _check(self, lambda value: 0 < value < math.inf, "must be positive", "mc_lens_temperature", "mc_lens_margin")
-        _check(self, lambda value: 0 <= value < 1, "must lie in 0 … 1, without 1", "mc_lens_adv_norm_beta", "mc_lens_budget_smooth_beta")
-        _check(self, lambda value: 0 < value <= 1, "must lie in 0 … 1, without 0", "mc_lens_hard_negative_ratio")
-        _check(self, lambda value: value >= 1, "must be at least 1", "mc_max_lens_pairs")
+            check(self, lambda value: 0 <= value < math.inf, "must be a number from 0", f"mc_lens_{name}_weight")
+        check(self, lambda value: 0 < value < math.inf, "must be positive", "mc_lens_temperature", "mc_lens_margin")
+        check(self, lambda value: 0 <= value < 1, "must lie in 0 … 1, without 1", "mc_lens_adv_norm_beta", "mc_lens_budget_smooth_beta")
+        check(self, lambda value: 0 < value <= 1, "must lie in 0 … 1, without 0", "mc_lens_hard_negative_ratio")
+        check(self, lambda value: value >= 1, "must be at least 1", "mc_max_lens_pairs")
 
 
 @dataclass
@@ -140,15 +139,15 @@ class MCConfig:
     lens_loss: LensLossConfig = part(LensLossConfig)
 
     def __post_init__(self) -> None:
-        _check_choices(self, "mc_preset", "mc_aux_dtype", "positional_type")
+        check_choices(self, "mc_preset", "mc_aux_dtype", "positional_type")
         for name in ("mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight", "mc_target_tok_per_sec", "mc_lr_mult"):
-            _check(self, lambda value: 0 <= value < math.inf, "must be a number from 0", name)
+            check(self, lambda value: 0 <= value < math.inf, "must be a number from 0", name)
         for name in ("num_random_variants", "max_lod", "lens_every", "lens_contexts", "lens_decisions", "eval_tokens"):
-            _check(self, lambda value: value >= 1, "must be at least 1", f"mc_{name}")
-        _check(self, lambda value: 0 <= value <= 1, "must lie in 0 … 1", "mc_training_lod2_probability")
-        _check(self, lambda value: value >= 0, "must not be negative", "mc_train_wc_length", "mc_horizon", "allocator_recent_tokens")
+            check(self, lambda value: value >= 1, "must be at least 1", f"mc_{name}")
+        check(self, lambda value: 0 <= value <= 1, "must lie in 0 … 1", "mc_training_lod2_probability")
+        check(self, lambda value: value >= 0, "must not be negative", "mc_train_wc_length", "mc_horizon", "allocator_recent_tokens")
         K = self.block_size
-        _check(self, lambda value: value % K == 0, f"must be a multiple of block_size {K}", "allocator_recent_tokens")
+        check(self, lambda value: value % K == 0, f"must be a multiple of block_size {K}", "allocator_recent_tokens")
 
     def identity(self) -> dict[str, Any]:
         """Flags that affect training, flat: a checkpoint that differs in one of them belongs to another run."""
@@ -164,22 +163,6 @@ class MCConfig:
     def aux_dtype(self, model_dtype: torch.dtype) -> torch.dtype:
         """The dtype of the memory's own networks."""
         return model_dtype if self.mc_aux_dtype == "auto" else DTYPES[self.mc_aux_dtype]
-
-
-def _check(config: Any, is_valid: Callable[[Any], bool], rule: str, *names: str) -> None:
-    """Raises `ValueError` naming the first of the fields `names` whose value is not valid; it `rule`."""
-    for name in names:
-        if not is_valid(getattr(config, name)):
-            raise ValueError(f"{name} is {getattr(config, name)}; it {rule}")
-
-
-def _check_choices(config: Any, *names: str) -> None:
-    """Raises `ValueError` if a field has a value that its `Literal` does not name."""
-    hints = get_type_hints(type(config))
-    for name in names:
-        choices = get_args(hints[name])
-        if getattr(config, name) not in choices:
-            raise ValueError(f"{name} is {getattr(config, name)!r}; it must be one of {', '.join(map(str, choices))}")
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,22 @@ def flat_values(value: Any) -> dict[str, Any]:
     return {field.name: current for field, current in _flag_values(value)}
 
 
+def check(config: Any, is_valid: Callable[[Any], bool], rule: str, *names: str) -> None:
+    """Raises `ValueError` naming the first of the fields `names` whose value is not valid; it `rule`."""
+    for name in names:
+        if not is_valid(getattr(config, name)):
+            raise ValueError(f"{name} is {getattr(config, name)}; it {rule}")
+
+
+def check_choices(config: Any, *names: str) -> None:
+    """Raises `ValueError` if a field has a value that its `Literal` does not name."""
+    hints = typing.get_type_hints(type(config))
+    for name in names:
+        choices = typing.get_args(hints[name])
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name} is {getattr(config, name)!r}; it must be one of {', '.join(map(str, choices))}")
+
+
 def run(main: Callable[[], Any]) -> None:
     """Runs a script's `main`; a `UserError` becomes one line on stderr and exit code 1."""
     try:
