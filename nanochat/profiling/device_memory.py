@@ -1,20 +1,21 @@
-"""What a training process will need of its device's memory, told before it starts: bytes by part, from shapes alone.
+"""Device memory of a training process: an estimate before it starts, in bytes by part, from shapes alone; and its measured peak.
 
-It follows the tensors that autograd keeps (see `GPT`, `ChunkedCrossEntropy`, `MuonAdamW`) to the moments when most of them are
-there at once: the end of a forward, the end of a backward, and the optimizer's update. `bench.memory_estimate` holds it
-against processes on a CPU; for GPUs the same accounting is used, which has not been measured on one.
+It counts the tensors that autograd keeps (see `GPT`, `ChunkedCrossEntropy`, `MuonAdamW`) at the moments when most of them are
+alive: the end of a forward, the end of a backward, and the optimizer's update. `bench.memory_estimate` compares it with
+processes on a CPU; the same accounting is used for GPUs, where it has not been measured.
 
-Shapes: `N` positions of all rows of a pass, `D` width, `V` vocabulary, `L` layers. All sizes are in bytes but where noted.
+Shapes: `N` positions of all rows of a pass, `D` width, `V` vocabulary, `L` layers. Sizes are in bytes unless noted.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -22,25 +23,22 @@ from nanochat.model.attention import QUERY_BLOCK, Backend
 from nanochat.model.cross_entropy import CHUNK_BYTES
 from nanochat.model.gpt import SMEAR_CHANNELS, GPTConfig
 
-if TYPE_CHECKING:
-    import torch
-
 FP32 = 4
 MIB, GIB = 1 << 20, 1 << 30
-# What a process takes before it has a model. CPU: Python, PyTorch and the data, and where layers are compiled the compiler with
-# what it made, measured. CUDA: the context, cuBLAS's workspace and kernels, by what is usual.
+# A process before it has a model. CPU: Python, PyTorch and data, and the compiler with its output if layers are compiled,
+# measured. CUDA: the usual size of the context, cuBLAS's workspace and kernels.
 PROCESS = {"cpu": 250 << 20, "cuda": 1 << 30, "mps": 250 << 20}
 COMPILER = {"cpu": 450 << 20, "cuda": 0, "mps": 0}
-# Copies of a chunk's logits in fp32 that the loss makes where its arithmetic is not fused: five at a time, and a CPU's heap keeps
-# the holes of all of them, measured.
+# fp32 copies of a chunk's logits that the loss makes if its arithmetic is not fused: five at a time, and a CPU's heap keeps the
+# holes of all of them, measured.
 COPIES = {"cpu": 12, "cuda": 5, "mps": 5}
-UPDATES = 10  # copies of the matrices that Muon's update makes and leaves on a CPU's heap, measured
-SLACK = {"cpu": 0.0, "cuda": 0.05, "mps": 0.05}  # of everything else: what allocators round up, and holes between blocks
-REFUSAL = 1.25  # an estimate is refused where it is more than this times what there is
+UPDATES = 10  # copies of the matrices that Muon's update leaves on a CPU's heap, measured
+SLACK = {"cpu": 0.0, "cuda": 0.05, "mps": 0.05}  # fraction of everything else: rounding of allocators, fragmentation
+REFUSAL = 1.25  # an estimate above this multiple of the device's memory is refused
 
 
 class Pass(NamedTuple):
-    """One forward through all layers and the head in a micro-batch."""
+    """Forward through all layers and the head in a micro-batch."""
 
     rows: int
     positions: int  # of a row
@@ -53,7 +51,7 @@ class Pass(NamedTuple):
 
 
 class Addition(NamedTuple):
-    """What is trained beside the language model (see `mc.device_memory`)."""
+    """Parameters and activations in addition to the language model's (see `mc.device_memory`)."""
 
     matrices: int = 0  # parameters under Muon
     vectors: int = 0  # parameters under AdamW
@@ -63,7 +61,7 @@ class Addition(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """What a process trains in, beside the model."""
+    """Everything but the model that determines the memory of a process."""
 
     dtype: torch.dtype  # of activations
     device_type: str  # cpu, cuda or mps
@@ -76,7 +74,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes by part at the moment when most are needed."""
+    """Bytes by part at the moment of the peak."""
 
     parts: dict[str, int]
     moment: str  # "forward", "backward" or "update"
@@ -87,25 +85,25 @@ class MemoryEstimate:
         return sum(self.parts.values())
 
     def describe(self, available: int | None = None) -> str:
-        """`needs 27.1 of 31.8 GiB (parameters 1.2, …)`; `available` is the device's memory in bytes, where it is known."""
+        """`needs about 27.1 of 31.8 GiB (parameters 1.2, …)`; `available` is the device's memory in bytes, if known."""
         of = "" if available is None else f" of {_gib(available)}"
         parts = ", ".join(f"{name} {_gib(size)}" for name, size in self.parts.items() if size >= GIB / 20)
         return f"needs about {_gib(self.total)}{of} GiB" + (f" ({parts})" if parts else "")
 
     def fits(self, available: int) -> bool:
-        """Whether it is no more than `available` bytes."""
+        """Whether the estimate is at most `available` bytes."""
         return self.total <= available
 
     def is_hopeless(self, available: int) -> bool:
-        """Whether `available` bytes are too few by more than the estimate may be wrong."""
+        """Whether `available` bytes are too few even if the estimate is too high."""
         return self.total > REFUSAL * available
 
 
 def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, addition: Addition | None = None) -> MemoryEstimate:
-    """The most that a process needs which trains `config` with micro-batches of `passes`.
+    """Peak memory of a process that trains `config` with micro-batches of `passes`.
 
-    Without a memory there is one pass, of `device_batch_size` rows of `max_seq_len`. What evaluations take is not counted: they
-    keep no graph.
+    Without a memory there is one pass, of `device_batch_size` rows of `max_seq_len`. Evaluations are not counted: they keep no
+    graph.
     """
     addition = addition or Addition()
     size, world, D, V = setting.dtype.itemsize, setting.world_size, config.width, config.vocab_size
@@ -117,12 +115,12 @@ def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, additi
     fixed = {"process": process_bytes(setting), "parameters": parameters, "optimizer state": state}
     kept = sum(activation_bytes(config, one, setting) for one in passes) + addition.activations
     if size != FP32:
-        kept += size * matrices  # the weights as they multiply
+        kept += size * matrices  # the weights in the compute dtype
     loss = max(loss_bytes(config, one, setting) for one in passes)
     tokens = max(one.tokens for one in passes)
     layer = tokens * size * 12 * D  # the gradients of a layer's activations
     largest_table = V * max(D, value_width(config))
-    # Every matrix is in a stack of its shape, with its gradients, its momentum and the new parameters.
+    # Each matrix is in a stack of its shape, with gradients, momentum and new parameters.
     stack = max(4 * D * D * config.depth, addition.largest_stack)
     copies = UPDATES * matrices if setting.device_type == "cpu" else matrices + 6 * stack
     update = {"update": FP32 * copies // world}
@@ -138,7 +136,7 @@ def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, additi
         },
         "update": {"gradients": FP32 * (matrices + rest) // world} | update,
     }
-    if setting.device_type == "cpu":  # what one moment frees does not serve the next: the C library's heap grows all the same
+    if setting.device_type == "cpu":  # memory that one moment frees is not reused in the next: the heap grows all the same
         moments["forward"] |= update
     moment = max(moments, key=lambda name: sum(moments[name].values()))
     parts = fixed | moments[moment]
@@ -147,7 +145,7 @@ def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, additi
 
 
 def value_width(config: GPTConfig) -> int:
-    """Channels of the value embeddings of a token, all layers together."""
+    """Channels of a token's value embeddings, over all layers."""
     return sum(map(config.has_values, range(config.depth))) * config.key_heads * config.head_dim
 
 
@@ -163,53 +161,53 @@ def table_parameters(config: GPTConfig) -> int:
 
 
 def other_parameters(config: GPTConfig) -> int:
-    """All others: gates and scalars."""
+    """Parameters of gates and scalars."""
     gates = config.scaling_parameters - matrix_parameters(config) - config.vocab_size * config.width
     return gates + 2 * config.depth + SMEAR_CHANNELS + 2
 
 
 def process_bytes(setting: Setting) -> int:
-    """What the process takes before it has a model."""
+    """Bytes of the process before it has a model."""
     return PROCESS[setting.device_type] + COMPILER[setting.device_type] * setting.compiled
 
 
 def activation_bytes(config: GPTConfig, one: Pass, setting: Setting) -> int:
-    """What autograd keeps of a pass, the head's gradients included."""
+    """Bytes that autograd keeps of a pass, including the head's gradients."""
     size, D, T = setting.dtype.itemsize, config.width, one.positions
     kv = config.key_heads * config.head_dim
-    # Of a layer: queries, keys and values before and after norm and rotation, the inputs of the output matrix and of both
-    # parts of the layer, the MLP's hidden states before and after the square.
+    # Per layer: queries, keys and values before and after norm and rotation, the inputs of the output matrix and of both
+    # halves of the layer, the MLP's hidden states before and after the square.
     channels = 2 * (D + 2 * kv) + 3 * D + 8 * D
     per_token = size * (channels + D if one.compiled else channels + 3 * D)
     if not one.compiled and setting.device_type == "cpu" and size != FP32:
-        per_token += (FP32 - size) * 2 * D + FP32 * (D + kv)  # norms are taken of fp32 copies, which autograd keeps
+        per_token += (FP32 - size) * 2 * D + FP32 * (D + kv)  # autograd keeps the fp32 inputs of the norms
     layer = one.tokens * per_token
     if setting.backend == "blocked":
         layer += one.rows * config.heads * size * sum(min(QUERY_BLOCK, T - b) * min(T, b + QUERY_BLOCK) for b in range(0, T, QUERY_BLOCK))
     elif setting.device_type == "cuda":
         layer += one.tokens * config.heads * FP32  # logarithms of the softmax's sums
-    outside = one.tokens * (size * (3 * D + 2 * value_width(config)) + 2 * FP32 * D)  # embeddings, and what the head reads
+    outside = one.tokens * (size * (3 * D + 2 * value_width(config)) + 2 * FP32 * D)  # embeddings and the head's input
     head = size * (one.tokens * D + config.vocab_size * D) if setting.chunked_ce else logits_bytes(config, one)
     return config.depth * layer + outside + head
 
 
 def logits_bytes(config: GPTConfig, one: Pass) -> int:
-    """What the loss of a pass keeps where all its logits are there at once: their tanh and their softmax."""
+    """Bytes that the unchunked loss of a pass keeps: tanh and softmax of all logits."""
     return one.tokens * config.vocab_size * 2 * FP32
 
 
 def loss_bytes(config: GPTConfig, one: Pass, setting: Setting) -> int:
-    """What the loss of a pass takes on top while it is computed."""
+    """Additional bytes while the loss of a pass is computed."""
     size, V, D = setting.dtype.itemsize, config.vocab_size, config.width
     if not setting.chunked_ce:
         return one.tokens * V * (size + 2 * FP32)
     logits = min(CHUNK_BYTES.get(setting.device_type, CHUNK_BYTES["cpu"]), one.tokens * V * size)
-    between = logits // size * FP32 * (0 if setting.compiled else COPIES[setting.device_type])  # fused, they exist in registers only
+    between = logits // size * FP32 * (0 if setting.compiled else COPIES[setting.device_type])  # in registers only if fused
     return 2 * logits + between + V * D * (2 * FP32 + 2 * size)
 
 
 def device_memory(device: torch.device) -> int | None:
-    """Bytes of memory that this device has; None where that is not known. On a CPU the least of the machine's and its container's."""
+    """Bytes of this device's memory, if known; on a CPU the smaller of the machine's and its container's."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory if torch.cuda.is_available() else None
     if device.type != "cpu":
@@ -222,22 +220,18 @@ def device_memory(device: torch.device) -> int | None:
     return min(sizes)
 
 
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f}"
-
-
 def peak_memory_mib(device: torch.device | str) -> float:
-    """The most memory this process has used, in MiB: allocated by torch on a CUDA device, resident elsewhere."""
+    """Peak memory of this process in MiB: allocated by torch on a CUDA device, resident elsewhere."""
     if str(device).startswith("cuda"):
-        import torch
-
         return torch.cuda.max_memory_allocated(device) / 2**20
-    # VmHWM before ru_maxrss: the latter counts the process that started this one as well.
+    # VmHWM first: ru_maxrss also counts the process that started this one.
     status = Path("/proc/self/status")
     if status.exists():
         (line,) = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
         return int(line.split()[1]) / 2**10
-    import resource
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f}"

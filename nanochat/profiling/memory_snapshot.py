@@ -1,8 +1,8 @@
-"""`MC_MEMORY_DEBUG=1`: what a process holds in memory at the end of each phase, as files under `report/memory/<run>/`.
+"""Device-memory snapshots of a process at the end of each phase (`MC_MEMORY_DEBUG=1`), in `report/memory/<run>/`.
 
-A phase is the first time that something is done (the model is built, a forward, a backward, an update, …) or one of a few large
-things (an evaluation, a checkpoint). `<phase>.txt` is a snapshot, `summary.md` a table of all of them; of several processes each
-writes its own, with `.rank1` and so on in the names. Without the variable nothing is made and nothing is measured.
+A phase is the first of something frequent (forward, backward, optimizer update, …) or something rare (model built, evaluation,
+checkpoint). `<phase>.txt` is a snapshot, `summary.md` a table of all of them; with several processes each writes its own, with
+`.rank1` and so on in the names.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MIB = 1 << 20
 
 
 def memory_debug_wanted() -> bool:
-    """Whether the variable asks for it. Raises `UserError` for a value that is neither 0 nor 1."""
+    """Whether snapshots are requested. Raises `UserError` if the variable is neither 0 nor 1."""
     value = os.environ.get(VARIABLE, "")
     if value not in ("", "0", "1"):
         raise UserError(f"{VARIABLE} is {value!r}; set it to 1 to write memory snapshots, or to 0")
@@ -40,7 +40,7 @@ def memory_debug_wanted() -> bool:
 
 
 def open_memory_debug(run: str, device: torch.device, rank: int = 0, world_size: int = 1) -> MemoryDebug | None:
-    """The snapshots of `run`, a name such as `base-d12`, or None where they are not wanted. Rank 0 prints where they are."""
+    """Snapshots of `run`, a name such as `base-d12`, if they are requested. Rank 0 prints where they are."""
     if not memory_debug_wanted():
         return None
     folder = ensure_dir(base_dir() / "report" / "memory" / run)
@@ -51,7 +51,7 @@ def open_memory_debug(run: str, device: torch.device, rank: int = 0, world_size:
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of the summary, in MiB."""
+    """Line of the summary, in MiB."""
 
     phase: str
     step: int | None
@@ -63,7 +63,7 @@ class _Row:
 
 
 class MemoryDebug:
-    """Writes the snapshots of one process to `folder`; `suffix` tells its files from those of other processes."""
+    """Writes the snapshots of one process to `folder`; its file names end with `suffix`."""
 
     def __init__(self, folder: Path, device: torch.device, suffix: str = "") -> None:
         self.folder, self.device, self.suffix = folder, device, suffix
@@ -71,7 +71,7 @@ class MemoryDebug:
         self._seen: set[str] = set()
 
     def watch(self, spans: SpanTimers, last: str) -> None:
-        """Records each span at its first end, inner ones too, until the first end of the one named `last`."""
+        """Records each span, nested ones too, when it first ends, until the one named `last` has."""
 
         @contextmanager
         def first(name: str) -> Iterator[None]:
@@ -89,7 +89,7 @@ class MemoryDebug:
         spans.watchers.append(first)
 
     def record(self, phase: str, step: int | None = None) -> None:
-        """Writes the snapshot `phase`, which replaces one of that name, and the summary. Raises `UserError` where that fails."""
+        """Writes the snapshot `phase`, replacing one of that name, and the summary. Raises `UserError` if that fails."""
         before = self._rows[-1] if self._rows else None
         row = self._measure(phase, step)
         self._rows.append(row)
@@ -123,7 +123,7 @@ class MemoryDebug:
 
 
 def resident_mib() -> float:
-    """MiB of this process that are in RAM now; where the system does not tell, the most there ever were."""
+    """Resident memory of this process in MiB; its peak if the system gives no current value."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return peak_memory_mib("cpu")
@@ -152,10 +152,10 @@ def _head(row: _Row, before: _Row | None) -> str:
 
 
 def _allocator() -> str:
-    """What the C library's allocator holds, where that is glibc."""
+    """Memory held by the C library's allocator, if that is glibc."""
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if libc is None or not hasattr(libc, "mallinfo2"):
-        return "the C library's allocator tells no figures here"
+        return "the C library's allocator gives no figures here"
     libc.mallinfo2.restype = _MallInfo
     info = libc.mallinfo2()
     figures = {"heaps": info.arena, "of them in use": info.uordblks, "of them free": info.fordblks, "mapped by themselves": info.hblkhd}
@@ -163,9 +163,9 @@ def _allocator() -> str:
 
 
 def _live_tensors() -> str:
-    """The tensors that Python knows, by dtype and the largest; views of one storage count once."""
-    # type(), not isinstance(): some objects make their __class__ when asked for it, with side effects. What torch.compile keeps
-    # are subclasses and wrappers, which hold no memory.
+    """Tensors that Python knows, by dtype, and the largest; views of one storage count once."""
+    # type(), not isinstance(): some objects create their __class__ on access, with side effects. torch.compile keeps subclasses
+    # and wrappers, which hold no memory.
     tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, Parameter)]
     storages: dict[int, tuple[int, Tensor]] = {}
     for tensor in tensors:

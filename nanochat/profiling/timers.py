@@ -1,6 +1,6 @@
-"""Where a step's time goes: named spans around calls, outside the mathematics.
+"""Span timers: named spans around the calls of a step.
 
-On CUDA the spans are timed by device events and read when the figures are wanted; elsewhere by the wall clock.
+On CUDA the spans are timed by device events, which `collect` reads; elsewhere by the wall clock.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 
 import torch
 
-OpenSpan = Callable[[str], AbstractContextManager[None]]  # what code that may be timed is given: `with spans("lens"): …`
+OpenSpan = Callable[[str], AbstractContextManager[None]]  # `with spans("lens"): …`
 
 
 def untimed(name: str) -> AbstractContextManager[None]:
-    """The `OpenSpan` of code that nobody times."""
+    """`OpenSpan` that times nothing."""
     return nullcontext()
 
 
 class SpanTimers:
-    """`with spans("forward"): …`. A span inside another counts for itself alone, so spans never overlap.
+    """Times `with spans("forward"): …`. The time of a nested span is subtracted from the outer one, so spans never overlap.
 
-    Each of `watchers` is entered with the name of a span around it, and left after its time was taken.
+    Each of `watchers` is entered with the name of a span before it, and left after it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -39,27 +39,25 @@ class SpanTimers:
         if self._ignored:
             yield
             return
-        with self._watched(name) if self.watchers else nullcontext(), self._timed(name):
-            yield
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        outer = self._stack[-1] if self._stack else None
-        self._stack.append(name)
-        begin = self._now()
-        try:
-            yield
-        finally:
-            end = self._now()
-            self._stack.pop()
-            if self._cuda:
-                self._events.append((name, outer, begin, end))
-            else:
-                self._add(name, outer, (end - begin) * 1e3)
+        with ExitStack() as watching:
+            for watcher in self.watchers:
+                watching.enter_context(watcher(name))
+            outer = self._stack[-1] if self._stack else None
+            self._stack.append(name)
+            begin = self._now()
+            try:
+                yield
+            finally:
+                end = self._now()
+                self._stack.pop()
+                if self._cuda:
+                    self._events.append((name, outer, begin, end))
+                else:
+                    self._add(name, outer, (end - begin) * 1e3)
 
     @contextmanager
     def ignored(self) -> Iterator[None]:
-        """Spans that are opened inside do not count: what is done there is no part of what is timed."""
+        """Spans opened inside do not count."""
         self._ignored = True
         try:
             yield
@@ -67,7 +65,7 @@ class SpanTimers:
             self._ignored = False
 
     def collect(self) -> dict[str, float]:
-        """Milliseconds by name since the last call. On CUDA it waits for the device."""
+        """Milliseconds by name since the last call. Waits for the device on CUDA."""
         if self._events:
             torch.cuda.synchronize()
             for name, outer, begin, end in self._events:
@@ -75,13 +73,6 @@ class SpanTimers:
             self._events.clear()
         out, self._milliseconds = dict(self._milliseconds), defaultdict(float)
         return out
-
-    @contextmanager
-    def _watched(self, name: str) -> Iterator[None]:
-        with ExitStack() as stack:
-            for watcher in self.watchers:
-                stack.enter_context(watcher(name))
-            yield
 
     def _now(self):
         if not self._cuda:

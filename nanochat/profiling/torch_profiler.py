@@ -1,7 +1,7 @@
-"""`--profile-steps A:B`: PyTorch's profiler over a few steps of a training run.
+"""Step profiler (`--profile-steps A:B`): PyTorch's profiler over a few steps of a training run.
 
-The trace is Chrome trace JSON, gzipped, which ui.perfetto.dev opens as it is. It holds a range `step N` for each step and one for
-each span in it (`forward`, `backward`, `optimizer`, `tree_build`, …).
+The trace is gzipped Chrome trace JSON for ui.perfetto.dev. It holds a range `step N` for each step and one for each span in it
+(`forward`, `backward`, `optimizer`, `tree_build`, …).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Self
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -21,7 +20,7 @@ TOP = 15  # operators in the table
 
 
 def parse_steps(text: str) -> tuple[int, int] | None:
-    """`A:B` as (A, B), None for an empty text. Raises `ValueError` for anything else, or where A is not below B."""
+    """Parses `A:B` as (A, B); None for an empty text. Raises `ValueError` for anything else, or if A is not below B."""
     if not text:
         return None
     match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
@@ -31,19 +30,18 @@ def parse_steps(text: str) -> tuple[int, int] | None:
 
 
 class StepProfiler:
-    """Profiles the steps A … B−1 of the run `name`, as `base-d12`; of several processes each writes a trace. None: no step.
+    """Profiles the steps A … B−1 of the run `name`, such as `base-d12`; each of several processes writes its own trace.
 
-    A step is numbered by how many were done before it. A context manager around the steps: a run that ends between A and B leaves
-    the trace of what there was, and one that resumes there begins with its first step; the trace is named after those it holds.
-    `say` gets where the trace is and the operators that took longest.
+    A step is numbered by how many were done before it. If the run ends between A and B, `close` writes the steps there were; a run
+    that resumes there begins with its first step. The trace is named after the steps it holds.
 
-    Raises `UserError` where B is more than `num_iterations`.
+    Raises `UserError` if B is more than `num_iterations`.
     """
 
     def __init__(
-        self, steps: tuple[int, int] | None, num_iterations: int, name: str, device: torch.device, rank: int = 0, world_size: int = 1
+        self, steps: tuple[int, int], num_iterations: int, name: str, device: torch.device, rank: int = 0, world_size: int = 1
     ) -> None:
-        self.first, self.end = steps or (0, 0)
+        self.first, self.end = steps
         if self.end > num_iterations:
             raise UserError(
                 f"profile_steps is {self.first}:{self.end}, but the run ends with step {num_iterations - 1}; give steps within it"
@@ -54,26 +52,19 @@ class StepProfiler:
         self._steps: list[int] = []  # in the trace
         self._names: set[str] = set()
 
-    def __call__(self, resumed: int | None, say: Callable[[str], None]) -> Self:
-        """The same for a run that continues from step `resumed`, if from any, and whose lines for people go to `say`."""
+    def start(self, resumed: int | None, say: Callable[[str], None]) -> None:
+        """Prepares for a run that continues from step `resumed`, if any; `say` gets the path of the trace and the slowest operators."""
         self.say = say
-        if self.end and resumed is not None and resumed >= self.end:
+        if resumed is not None and resumed >= self.end:
             say(f"profile_steps {self.first}:{self.end}: the run resumes at step {resumed}, there is nothing left to profile")
-        return self
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._finish()
 
     def covers(self, step: int) -> bool:
-        """Whether `step` is one of those to profile."""
+        """Whether `step` is to be profiled."""
         return self.first <= step < self.end
 
     @contextmanager
     def step(self, step: int, spans: SpanTimers) -> Iterator[None]:
-        """Profiles what is done inside, where `step` is one of those to profile."""
+        """Profiles the block, if `step` is to be profiled."""
         if not self.covers(step):
             yield
             return
@@ -89,13 +80,14 @@ class StepProfiler:
             spans.watchers.remove(self._range)
         self._steps.append(step)
         if step + 1 == self.end:
-            self._finish()
+            self.close()
 
     def _range(self, name: str) -> AbstractContextManager[None]:
         self._names.add(name)
         return record_function(name)
 
-    def _finish(self) -> None:
+    def close(self) -> None:
+        """Writes the trace, unless there is nothing to write. Raises `UserError` if that fails."""
         if self._profile is None:
             return
         done, self._profile = self._profile, None
@@ -117,7 +109,7 @@ class StepProfiler:
             self.say(line)
 
     def _top(self, done: profile) -> list[str]:
-        """The operators that took longest by themselves, on the GPU where there is one: a header and at most `TOP` lines."""
+        """A table of the operators with the longest self time, on the GPU if there is one: a header and at most `TOP` lines."""
         gpu = self.device.type == "cuda"
         averages = [event for event in done.key_averages() if event.key not in self._names]
         spent = {event.key: (event.self_device_time_total if gpu else event.self_cpu_time_total) for event in averages}

@@ -1,7 +1,4 @@
-"""The process a script runs in: device, processes, precision, allocator, compile cache, stop signals.
-
-Everything here happens when a script asks for it, never on import.
-"""
+"""Runtime of a process: device, process group, precision, allocator and compile cache."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from nanochat.flags import flag
 from nanochat.model.attention import Backend, best_window_pattern, choose_backend
 from nanochat.profiling.memory_snapshot import memory_debug_wanted
 
-# Dense bf16 peak of one device in FLOP/s, from the makers' data sheets; the first name found in the device's name counts.
+# Dense bf16 peak in FLOP/s, from data sheets; the first key that the device's name contains counts.
 PEAK_FLOPS = {
     "GB200": 2.5e15, "B200": 2.25e15, "B100": 1.8e15, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
     "A100": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "RTX 5090": 209.5e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12,
@@ -31,11 +28,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass
 class RuntimeFlags:
-    """Where and how the mathematics runs."""
+    """Device, attention backend and compilation."""
 
-    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best this machine has")
-    attention: str = flag("auto", "attention backend: sdpa, blocked, flex or fa3; auto = the fastest here")
-    compile: bool = flag(True, "fuse the layers' arithmetic with torch.compile, where a compiler is there; cached under the base folder")
+    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best available")
+    attention: str = flag("auto", "attention backend: sdpa, blocked, flex or fa3; auto = the fastest available")
+    compile: bool = flag(True, "compile transformer blocks with torch.compile if a C++ compiler is available; cached in the base folder")
 
     def __post_init__(self) -> None:
         if self.device_type not in ("auto", "cuda", "cpu", "mps"):
@@ -45,8 +42,26 @@ class RuntimeFlags:
 
 
 @dataclass(frozen=True)
+class Precision:
+    """Compute dtype, and the reason for it, for the log."""
+
+    dtype: torch.dtype
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """`fp32`, `bf16` or `fp16`."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+
+    @property
+    def needs_scaler(self) -> bool:
+        """Whether gradients need a loss scale: fp16 underflows, bf16 has the exponent range of fp32."""
+        return self.dtype == torch.float16
+
+
+@dataclass(frozen=True)
 class Runtime:
-    """A process that is ready to compute."""
+    """Device, precision and place in the process group of this process."""
 
     device: torch.device
     precision: Precision
@@ -54,11 +69,11 @@ class Runtime:
     compile: bool
     rank: int
     world_size: int
-    eager_because: str = ""  # why nothing is compiled although it was asked for
+    eager_because: str = ""  # why nothing is compiled although it was requested
 
     @property
     def peak_flops(self) -> float | None:
-        """Dense bf16 peak of the device in FLOP/s, where it is known."""
+        """Dense bf16 peak of the device in FLOP/s, if known."""
         if self.device.type != "cuda":
             return None
         name = torch.cuda.get_device_name(self.device)
@@ -66,17 +81,22 @@ class Runtime:
 
     @property
     def muon_dtype(self) -> torch.dtype:
-        """Dtype of Muon's iteration: bf16 where it is fast; fp16 has too little range for it."""
+        """Dtype of Muon's iteration: bf16 if that is the precision; fp16 has too little range."""
         return torch.bfloat16 if self.precision.dtype == torch.bfloat16 else torch.float32
 
     def window_pattern(self, wanted: str) -> str:
-        """Resolves a window pattern of `auto` for this backend."""
+        """Resolves the window pattern `auto` for this backend."""
         return best_window_pattern(self.backend) if wanted == "auto" else wanted.upper()
 
     def barrier(self) -> None:
         """Waits for all processes."""
         if self.world_size > 1:
             dist.barrier()
+
+    def say(self, text: str) -> None:
+        """Prints a line in the first process."""
+        if self.rank == 0:
+            print(text)
 
     def describe(self) -> str:
         """One line for the log."""
@@ -92,11 +112,11 @@ class Runtime:
 
 
 def start(flags: RuntimeFlags) -> Runtime:
-    """Sets this process up. Under torchrun it joins the process group (NCCL on CUDA, gloo elsewhere).
+    """Sets this process up; under torchrun it joins the process group (NCCL on CUDA, gloo elsewhere).
 
-    Raises `UserError` where the device is not there, or where MC_MEMORY_DEBUG is neither 0 nor 1.
+    Raises `UserError` if the device is not available, or if MC_MEMORY_DEBUG is neither 0 nor 1.
     """
-    memory_debug_wanted()  # a wrong value is refused before anything is loaded
+    memory_debug_wanted()  # raises before anything is loaded
     keep_freed_memory()
     rank, local, world = (int(os.environ.get(k, d)) for k, d in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")))
     device = find_device(flags.device_type, local)
@@ -115,68 +135,18 @@ def start(flags: RuntimeFlags) -> Runtime:
 
 
 def find_device(wanted: str, local_rank: int = 0) -> torch.device:
-    """The device that `--device-type` asks for. Raises `UserError` where it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    kind = next(k for k, available in there.items() if available) if wanted == "auto" else wanted
-    if not there[kind]:
+    """The device of `--device-type`. Raises `UserError` if it is not available."""
+    devices = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kind = next(k for k, available in devices.items() if available) if wanted == "auto" else wanted
+    if not devices[kind]:
         raise UserError(f"device {kind} is not available here; use --device-type cpu or auto")
     if kind == "cuda" and local_rank >= torch.cuda.device_count():
         raise UserError(f"process {local_rank} has no GPU, this machine has {torch.cuda.device_count()}; start as many processes as GPUs")
     return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
 
 
-def _prepare_compiler(device: torch.device) -> str:
-    """Sets torch.compile up, before its first use reads these variables. Returns why it cannot run here, or nothing."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(base_dir() / "compile_cache"))
-    if device.type != "cpu":
-        return ""
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None:
-        return f"the C++ compiler {compiler} is missing, with it training is faster"
-    if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        return "Python.h is missing, with Python's development files training is faster"
-    # The instruction sets are what the CPU names; trying each of them with a test program takes 4 s at a cold start.
-    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
-    return ""
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep large freed blocks instead of returning them to the system at once.
-
-    A training step frees and takes the same tens of megabytes again and again; by default each time the kernel maps
-    and zeroes fresh pages. Elsewhere than on glibc nothing is done.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
-        return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # mallopt(3)
-    libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, 2**31 - 1)
-    libc.mallopt(top_pad, 64 << 20)
-
-
-@dataclass(frozen=True)
-class Precision:
-    """The compute dtype and, for the log, why it was chosen."""
-
-    dtype: torch.dtype
-    reason: str
-
-    @property
-    def name(self) -> str:
-        """`fp32`, `bf16` or `fp16`."""
-        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
-
-    @property
-    def needs_scaler(self) -> bool:
-        """fp16 gradients underflow without a loss scale; bf16 has the exponent range of fp32."""
-        return self.dtype == torch.float16
-
-
 def detect_precision(device: torch.device) -> Precision:
-    """bf16 where the hardware multiplies it natively (CUDA ≥ sm80, CPUs with AVX512-BF16 or AMX), else fp32.
+    """bf16 if the hardware multiplies it natively (CUDA ≥ sm80, CPUs with AVX512-BF16 or AMX), else fp32.
 
     `NANOCHAT_DTYPE` (`fp32`, `bf16`, `fp16`) overrides. Raises `ValueError` for another value.
     """
@@ -199,7 +169,7 @@ def detect_precision(device: torch.device) -> Precision:
 
 
 def _cpu_flags() -> set[str]:
-    """Feature names of this CPU; empty where the system does not list them."""
+    """Feature names of this CPU; empty if the system does not list them."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
             for line in f:
@@ -208,3 +178,35 @@ def _cpu_flags() -> set[str]:
     except OSError:
         pass
     return set()
+
+
+def _prepare_compiler(device: torch.device) -> str:
+    """Configures torch.compile before its first use. Returns why it cannot run here, or an empty text."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(base_dir() / "compile_cache"))
+    if device.type != "cpu":
+        return ""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        return f"the C++ compiler {compiler} is missing, with it training is faster"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python.h is missing, with Python's development files training is faster"
+    # Trust the CPU's list of instruction sets: trying each with a test program takes 4 s at a cold start.
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+    return ""
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep large freed blocks instead of returning them to the system at once.
+
+    Each training step frees and allocates the same tens of megabytes; by default the kernel maps and zeroes fresh pages each
+    time. Does nothing without glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # mallopt(3)
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(top_pad, 64 << 20)

@@ -1,4 +1,4 @@
-"""Ctrl-C at good moments only."""
+"""Deferred signals: Ctrl-C after critical sections, stop requests at step boundaries, output whose reader has ended."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Item = TypeVar("Item")
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """A Ctrl-C inside takes effect behind the block; a second one does at once.
+    """Defers a Ctrl-C inside the block until its end; a second one interrupts at once.
 
-    Does nothing where Ctrl-C means something else than `KeyboardInterrupt`, or never comes: outside of the main thread.
+    Does nothing outside the main thread, or if Ctrl-C does not raise `KeyboardInterrupt`.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -42,7 +42,7 @@ def held_back() -> Iterator[None]:
 
 
 def between(items: Iterator[Item]) -> Iterator[Item]:
-    """`items`, which a first Ctrl-C does not interrupt while they make the next one."""
+    """Yields from `items`; a first Ctrl-C does not interrupt the computation of an item."""
     while True:
         with held_back():
             try:
@@ -53,7 +53,7 @@ def between(items: Iterator[Item]) -> Iterator[Item]:
 
 
 class _Outliving(io.FileIO):
-    """A stream that goes nowhere once its reader is gone."""
+    """Stream that discards its output once its reader has ended."""
 
     def write(self, data: bytes | memoryview) -> int | None:
         try:
@@ -66,10 +66,10 @@ class _Outliving(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """From now on this process does not fail where the program that reads its output has ended.
+    """Makes this process survive the end of the program that reads its output.
 
-    Ctrl-C ends a `tee` behind a pipe as well; the run must still be able to save itself. Streams that are not the process's
-    own, as in tests that capture them, are left alone.
+    Ctrl-C also ends a `tee` behind a pipe, and the run must still be able to save. Streams that are not the process's own, as in
+    tests that capture them, are left alone.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -81,17 +81,17 @@ def outlive_readers() -> None:
 
 
 class StopSignals:
-    """SIGTERM and SIGINT as a request to stop at the next good moment; a second SIGINT interrupts at once.
+    """SIGTERM and SIGINT as a request to stop at the next step boundary; a second SIGINT interrupts at once.
 
-    Processes that this one starts do not see these signals. Ctrl-C and torchrun send them to the whole process group, and the
-    compilers that torch.compile is waiting for would die of them and take the run with them.
+    Child processes do not see these signals: Ctrl-C and torchrun send them to the whole process group, which would kill the
+    compilers that torch.compile is waiting for, and the run with them.
     """
 
     def __init__(self) -> None:
         self.requested: str | None = None
         self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
-        # A process starts with the signal mask of the thread that starts it. So they are blocked in this thread, hence in all
-        # that it starts, but for one that does nothing but receive them; the handler runs in the main thread all the same.
+        # Children inherit the signal mask of the thread that starts them. So the signals are blocked in this thread, and a thread
+        # of its own receives them; the handler runs in the main thread all the same.
         self._closed = threading.Event()
         self._receiver = threading.Thread(target=self._closed.wait, name="signals", daemon=True)
         self._receiver.start()
@@ -102,7 +102,7 @@ class StopSignals:
         if self.requested == "SIGINT" == name:
             raise KeyboardInterrupt
         self.requested = name
-        # os.write: print is not safe inside a signal handler. The reader of a pipe may have got the signal as well and be gone.
+        # os.write: print is not safe in a signal handler. The reader of a pipe may have ended by the same signal.
         with contextlib.suppress(OSError):
             os.write(2, f"{name}: stopping at the next step boundary; the run is saved first\n".encode())
 
@@ -110,7 +110,7 @@ class StopSignals:
         return self.requested is not None
 
     def close(self) -> None:
-        """Restores the handlers and the mask that were there before."""
+        """Restores the previous handlers and mask."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)

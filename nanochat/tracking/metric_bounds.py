@@ -1,7 +1,7 @@
-"""What the metrics of a run should be, as data, and the rules that say whether they are.
+"""Acceptance bands for metrics, and the rules that raise alerts.
 
-Values are what a metric's records hold, in order; those that are no finite numbers do not count. The first tenth of a run's steps
-is warm-up: what is logged there does not count either (rates still rise, kernels are still compiled).
+Values are those of a metric's records, in order, without non-finite ones and without those of the first tenth of a run's steps
+(warm-up: learning rates still rise, kernels are still compiled).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-WARMUP = 0.1  # of the steps of a run
-LEVEL = 5  # records whose median is a metric's level
-TREND = 12  # records that a trend takes at least
+WARMUP = 0.1  # fraction of the steps of a run
+LEVEL = 5  # records whose median is the level of a metric
+TREND = 12  # minimum number of records for a trend
 SILENT = 15 * 60.0  # seconds
 
 
 class Judgement(NamedTuple):
-    """`value` is what was judged; `wrong` says what is wrong with it, None where nothing is; `reached`: the aim is."""
+    """Result of a rule: the value that was judged, what is wrong with it (if anything), and whether the aim is reached."""
 
     value: float
     wrong: str | None
@@ -29,28 +29,23 @@ class Judgement(NamedTuple):
 
 
 class Rule(Protocol):
-    """What a metric should be."""
+    """What a metric should be: the aim, and when there is an alert (`band`), both in words."""
 
     @property
-    def aim(self) -> str:
-        """What is aimed at, in words."""
-        ...
+    def aim(self) -> str: ...
 
     @property
-    def band(self) -> str:
-        """When there is an alert, in words."""
-        ...
+    def band(self) -> str: ...
 
     def judge(self, values: Sequence[float]) -> Judgement | None:
-        """Of the values of a metric so far; None where they are too few."""
-        ...
+        """Judges the values of a metric so far; None if there are too few."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """The metric's level, the median of its last `window` values, lies between two bounds. None: no bound on this side.
+    """The level of a metric, the median of its last `window` values, lies between two bounds; None = no bound on this side.
 
-    The alert's bounds are wider than those that are aimed at. `least` values are needed for a judgement.
+    The bounds of the alert are wider than those of the aim. A judgement needs at least `least` values.
     """
 
     low: float | None = None
@@ -84,9 +79,9 @@ class Band:
 
 @dataclass(frozen=True)
 class Steady:
-    """A band for a share, which must not flip either: at most 3 times from one end to the other within its last 8 values.
+    """A band for a fraction that must not flip between the ends of 0 … 1 more than `flips` times in its last `window` values.
 
-    The ends are the lowest and the highest tenth of 0 … 1.
+    The ends are the lowest and the highest tenth.
     """
 
     bounds: Band
@@ -114,7 +109,7 @@ class Steady:
 class Falling:
     """The mean of the last third of the values is below that of the third before.
 
-    There is an alert where it is above by more than the standard error of their difference, so that noise alone seldom gives one.
+    It is an alert if it is above by more than the standard error of their difference, so that noise alone rarely raises one.
     """
 
     aim: str = "falling"
@@ -130,10 +125,10 @@ class Falling:
 
 @dataclass(frozen=True)
 class Toward:
-    """The mean of the last third of the values is nearer to `goal` than that of the third before, or as near.
+    """The mean of the last third of the values is at least as near to `goal` as that of the third before.
 
-    There is an alert where it is further away by more than `slack` and by more than two standard errors of their difference, or
-    where its distance is more than `furthest` by two standard errors of its own.
+    It is an alert if it is further away by more than `slack` and by more than two standard errors of their difference, or if its
+    distance exceeds `furthest` by more than two standard errors.
     """
 
     goal: float
@@ -154,7 +149,7 @@ class Toward:
         before, last, error = thirds
         was, now = abs(before - self.goal), abs(last - self.goal)
         wrong = None
-        if now - self.furthest > math.sqrt(2) * error:  # the error of one of two like means is that of their difference by √2
+        if now - self.furthest > math.sqrt(2) * error:  # a mean has 1/√2 of the error of the difference
             wrong = f"{now:.3g} from {self.goal:g}, more than {self.furthest:g}"
         elif now - was > max(self.slack, 2 * error):
             wrong = f"moving away from {self.goal:g}: {before:.4g} a third of the run before"
@@ -163,8 +158,7 @@ class Toward:
 
 @dataclass(frozen=True)
 class MetricBound:
-    """What the metrics that match `metric`, a name or a pattern with *, should be, what they mean, and where to look where they
-    are not."""
+    """Bound of the metrics that match `metric` (a name or a pattern with *): rule, meaning, and what to look at after an alert."""
 
     metric: str
     rule: Rule
@@ -172,14 +166,9 @@ class MetricBound:
     look_at: str
 
     def row(self) -> dict[str, str]:
-        """As words for a table."""
-        return {
-            "metric": self.metric,
-            "aim": self.rule.aim,
-            "alert": self.rule.band,
-            "meaning": self.meaning,
-            "look at": self.look_at,
-        }
+        """Row of a table."""
+        words = {"aim": self.rule.aim, "alert": self.rule.band, "meaning": self.meaning, "look at": self.look_at}
+        return {"metric": self.metric, **words}
 
 
 HEARTBEAT = MetricBound(
@@ -201,7 +190,7 @@ RUN_BOUNDS = (
 
 @dataclass(frozen=True)
 class Alert:
-    """A metric that is out of its band."""
+    """Metric that is out of its band."""
 
     step: int
     metric: str
@@ -210,57 +199,57 @@ class Alert:
     message: str
 
     def record(self) -> dict[str, Any]:
-        """As a line of alerts.jsonl."""
-        return {"step": self.step, "metric": self.metric, "value": self.value, "band": self.band, "message": self.message}
+        """Line of alerts.jsonl."""
+        return dict(vars(self))
 
 
 class Watch:
-    """The targets of a run of `steps` steps, and what its records so far say of them.
+    """Checks the records of a run of `steps` steps against `bounds`.
 
-    A metric that leaves its band gives one alert; the next one comes when it has been where it is aimed at in between, so that one
-    that wavers about a bound is not told of again and again.
+    A metric that leaves its band raises one alert, and the next one only after it has reached its aim in between, so that a metric
+    that wavers around a bound does not raise many.
     """
 
-    def __init__(self, targets: Sequence[MetricBound], steps: int) -> None:
-        self._targets, self._first = tuple(targets), WARMUP * steps
+    def __init__(self, bounds: Sequence[MetricBound], steps: int) -> None:
+        self._bounds, self._first = tuple(bounds), WARMUP * steps
         self._values: dict[str, list[float]] = {}
-        self._told: set[str] = set()
+        self._alerted: set[str] = set()
         self._outside: dict[str, Alert] = {}
 
     def update(self, record: Mapping[str, Any]) -> list[Alert]:
-        """Takes a record in; returns what has left its band with it."""
+        """Adds a record; returns the alerts of metrics that have just left their bands."""
         new = []
         for metric, value in record.items():
-            target = None if record["step"] < self._first else self._target(metric)
-            if target is None or isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            bound = None if record["step"] < self._first else self._bound(metric)
+            if bound is None or isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 continue
             values = self._values.setdefault(metric, [])
             values.append(value)
-            judged = target.rule.judge(values)
+            judged = bound.rule.judge(values)
             if judged is None:
                 continue
             self._outside.pop(metric, None)
             if judged.wrong is not None:
-                self._outside[metric] = alert_of(target, metric, record["step"], judged)
-                if metric not in self._told:
+                self._outside[metric] = alert_of(bound, metric, record["step"], judged)
+                if metric not in self._alerted:
                     new.append(self._outside[metric])
-                self._told.add(metric)
+                self._alerted.add(metric)
             elif judged.reached:
-                self._told.discard(metric)
+                self._alerted.discard(metric)
         return new
 
     def outside(self) -> list[Alert]:
-        """What is out of its band after the last record."""
+        """Alerts of the metrics that are out of their bands after the last record."""
         return list(self._outside.values())
 
-    def _target(self, metric: str) -> MetricBound | None:
-        return next((target for target in self._targets if fnmatch.fnmatchcase(metric, target.metric)), None)
+    def _bound(self, metric: str) -> MetricBound | None:
+        return next((bound for bound in self._bounds if fnmatch.fnmatchcase(metric, bound.metric)), None)
 
 
-def alert_of(target: MetricBound, metric: str, step: int, judged: Judgement) -> Alert:
-    """The alert of a judgement that finds something wrong."""
-    message = f"{metric} is {judged.value:.4g}, {judged.wrong} (aim: {target.rule.aim}); look at {target.look_at}"
-    return Alert(step, metric, judged.value, target.rule.band, message)
+def alert_of(bound: MetricBound, metric: str, step: int, judged: Judgement) -> Alert:
+    """Alert for a judgement that finds something wrong."""
+    message = f"{metric} is {judged.value:.4g}, {judged.wrong} (aim: {bound.rule.aim}); look at {bound.look_at}"
+    return Alert(step, metric, judged.value, bound.rule.band, message)
 
 
 def _between(low: float | None, high: float | None) -> str:
@@ -270,7 +259,7 @@ def _between(low: float | None, high: float | None) -> str:
 
 
 def _thirds(values: Sequence[float]) -> tuple[float, float, float] | None:
-    """(mean of the third before the last, mean of the last, standard error of their difference); None where there is too little."""
+    """(mean of the last third but one, mean of the last, standard error of their difference); None if there are too few values."""
     if len(values) < TREND:
         return None
     size = len(values) // 3

@@ -1,4 +1,4 @@
-"""Runs as their records tell them: found by name, read, and set out along tokens, FLOPs, time or steps."""
+"""Logged runs: finds them by name, loads their records, and aligns them by tokens, FLOPs, time or step."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from nanochat.tracking.sinks import read_metrics
 
 Axis = Literal["tokens", "flops", "time", "effective_step", "step"]
 STAGES = ("base", "mid", "sft", "rl")
-LOSS = "train/loss_lod0"  # that of plain rows; a run without a memory has no others, and logs it as train/loss
+LOSS = "train/loss_lod0"  # of plain rows; a run without a memory logs it as train/loss
 _KEYS = {"tokens": "total_tokens", "flops": "total_training_flops", "time": "total_training_time", "step": "step"}
-_SPAN = 11  # records that a point of a smoothed curve is made of
+_SPAN = 11  # records per point of a smoothed curve
 
 Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """A run: its name for tables, its metrics file, its records in order, and seconds since the newest was written.
+    """A run: its name for tables, metrics file, records in order, and seconds since the newest record (`silent`).
 
-    `info` is what run.json says: `steps` planned, `identity`, `least`. Runs without that file have theirs from a checkpoint, and
-    where there is none either, `info` is empty.
+    `info` is the content of run.json: `steps` planned, `identity`, `least`. Without that file it comes from a checkpoint, and
+    without any it is empty.
     """
 
     name: str
@@ -41,31 +41,31 @@ class LoggedRun:
 
     @cached_property
     def memory(self) -> bool:
-        """Whether it is trained with a memory."""
+        """Whether the run has a memory."""
         return any(LOSS in record for record in self.records)
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What makes the run this run; empty where that is not known."""
+        """Identity of the run; empty if unknown."""
         return self.info.get("identity", {})
 
     @property
     def steps(self) -> int | None:
-        """Steps planned."""
+        """Planned steps, if known."""
         return self.info.get("steps")
 
     @property
     def step(self) -> int:
-        """Steps done, as far as logged."""
+        """Last logged step."""
         return self.records[-1]["step"]
 
     @property
     def going(self) -> bool:
-        """Whether it has not come to its end, as far as that is known."""
+        """Whether the run is known to be unfinished."""
         return self.steps is not None and self.step < self.steps
 
     def metric(self, name: str) -> str:
-        """The metric that holds `name` in this run: the loss of plain rows is train/loss where there are no others."""
+        """The name under which this run logs `name`: the loss of plain rows is train/loss without a memory."""
         return "train/loss" if name == LOSS and not self.memory else name
 
     def values(self, name: str) -> list[float]:
@@ -74,22 +74,22 @@ class LoggedRun:
         return [record[metric] for record in self.records if _finite(record.get(metric))]
 
     def last(self, name: str) -> Any:
-        """The last value of a metric; None where there is none."""
+        """The last value of a metric, if any."""
         return next((r[name] for r in reversed(self.records) if r.get(name) is not None), None)
 
     def curve(self, name: str, axis: Axis) -> Points:
-        """(place, value) of each record with a finite value of the metric. Raises `UserError` where the axis is not known."""
+        """(position, value) of each record with a finite value of the metric. Raises `UserError` if the axis is unknown."""
         metric, place = self.metric(name), self._place(axis)
         chosen = [record for record in self.records if _finite(record.get(metric))]
         return [(x, record[metric]) for record in chosen if (x := place(record)) is not None]
 
     def _place(self, axis: Axis) -> Any:
-        """A function of a record: where it lies on the axis; None where it does not say."""
+        """Function from a record to its position on the axis, if it has one."""
         if axis != "effective_step":
             return lambda record: record.get(_KEYS[axis])
         if not self.memory:
             if "max_seq_len" not in self.identity:
-                raise UserError(f"how long the rows of {self.name} are is not known: no {RUN_FILE}, no checkpoint; choose another --x")
+                raise UserError(f"the row length of {self.name} is unknown: no {RUN_FILE}, no checkpoint; choose another --x")
             return lambda record: record["total_tokens"] / self.identity["max_seq_len"]
         known = [(r["step"], r["mc/effective_step"]) for r in self.records if _finite(r.get("mc/effective_step"))]
         steps, contexts = zip(*known, strict=True)
@@ -97,28 +97,28 @@ class LoggedRun:
 
 
 def read_run(path: Path, name: str) -> LoggedRun:
-    """The run that logs to `path`. Raises `UserError` where there is no record, or the file is broken."""
+    """The run that logs to `path`. Raises `UserError` if there is no record or the file is broken."""
     records: list[dict[str, Any]] = []
     for record in read_metrics(path):
-        if records and records[-1]["step"] > record["step"]:  # a run that went back wrote these steps again
+        if records and records[-1]["step"] > record["step"]:  # a resumed run wrote these steps again
             records = [kept for kept in records if kept["step"] < record["step"]]
         records.append(record)
     if not records:
-        raise UserError(f"{path} has no record yet; wait for the first, or see whether the run has begun")
+        raise UserError(f"{path} has no record yet; wait for the first, or check whether the run has started")
     return LoggedRun(name, path, records, max(time.time() - path.stat().st_mtime, 0.0), _info(path))
 
 
 def find_runs(names: Sequence[str]) -> list[LoggedRun]:
-    """Runs given as tags (`d4`, `mid/d4`), folders or metrics files; without any, the newest baseline and its run with a memory.
+    """Runs given as tags (`d4`, `mid/d4`), folders or metrics files; by default the newest baseline and its run with a memory.
 
-    Raises `UserError` for what is not there.
+    Raises `UserError` if one does not exist.
     """
     paths = [_find(name) for name in names] if names else newest_pair()
     return [read_run(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
 
 
 def newest_pair() -> list[Path]:
-    """Metrics files of the newest run with a memory that has its baseline beside it, the baseline's first. Raises `UserError`."""
+    """Metrics files of the newest baseline and its run with a memory. Raises `UserError` if there is no such pair."""
     found = [path for path in base_dir().glob(f"base_runs/*{MC_SUFFIX}/{METRICS_FILE}") if _baseline_of(path).exists()]
     if not found:
         raise UserError(f"no run in {base_dir() / 'base_runs'} has both a baseline and a run with --mc; train them, or name the runs")
@@ -127,10 +127,10 @@ def newest_pair() -> list[Path]:
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """A smooth curve through values that are noisy, without delay: a falling loss is not read as higher than it is.
+    """Smooths noisy values without lag, so that a falling loss does not read too high.
 
-    Each point is that of a line fitted to the 11 records nearest to it by least squares, over the logarithm of their number, in
-    which losses fall about evenly, near ones weighted most (Cleveland 1979, doi 10.1080/01621459.1979.10481038).
+    LOESS (Cleveland 1979, doi 10.1080/01621459.1979.10481038): each point is that of a weighted least-squares line through the 11
+    nearest records, over the logarithm of their number, in which losses fall roughly linearly.
     """
     y = np.asarray(values, dtype=np.float64)
     x = np.log(np.arange(1, len(y) + 1))
@@ -150,12 +150,12 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 def reached(points: Points, loss: float) -> float | None:
-    """Where smoothed losses first come down to `loss`, between two points by a straight line; None where they do not."""
+    """Position at which the smoothed losses first reach `loss`, interpolated linearly; None if they do not."""
     return crossing([x for x, _ in points], smooth([value for _, value in points]), loss)
 
 
 def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float | None:
-    """Where the line through the points (x, y) first is at `level` or below; None where it never is."""
+    """First x at which the line through the points (x, y) is at or below `level`; None if it never is."""
     below = np.flatnonzero(np.asarray(y) <= level)
     if not len(below):
         return None
@@ -176,13 +176,13 @@ def _find(name: str) -> Path:
     for folder in folders:
         if tag and (folder / METRICS_FILE).is_file():
             return folder / METRICS_FILE
-    there = sorted({f"{path.parts[-3].removesuffix('_runs')}/{path.parts[-2]}" for path in base_dir().glob(f"*_runs/*/{METRICS_FILE}")})
-    known = f"; there are {', '.join(there)}" if there else ""
+    existing = sorted({f"{path.parts[-3].removesuffix('_runs')}/{path.parts[-2]}" for path in base_dir().glob(f"*_runs/*/{METRICS_FILE}")})
+    known = f"; there are {', '.join(existing)}" if existing else ""
     raise UserError(f"no run {name}: no metrics file, no folder with one, and no tag in {base_dir()}{known}")
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """The shortest end of each path's folder that no other has."""
+    """Shortest unique suffix of each path's folder."""
     folders = [path.resolve().parent.parts for path in paths]
     if len(set(folders)) < len(folders):
         return [f"{path.parent.name} ({number})" for number, path in enumerate(paths, start=1)]
@@ -198,7 +198,7 @@ def _baseline_of(path: Path) -> Path:
 
 
 def _info(path: Path) -> Mapping[str, Any]:
-    """What is known of the run that logs to `path`, beside its records."""
+    """`LoggedRun.info` of the run that logs to `path`."""
     if (path.parent / RUN_FILE).exists():
         return read_json(path.parent / RUN_FILE)
     stage = path.parent.parent.name.removesuffix("_runs")

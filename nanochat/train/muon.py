@@ -1,4 +1,4 @@
-"""Muon for stacks of matrices of one shape: orthogonalised momentum, with the refinements that earned their place.
+"""Muon for stacks of matrices of one shape: orthogonalised momentum, with refinements.
 
 Shapes: a stack is [N, m, n]. Sources: Muon (kellerjordan.github.io/posts/muon), Polar Express (arXiv 2505.16932),
 NorMuon (arXiv 2510.05491), row equilibration (arXiv 2603.28254), renormalisation (arXiv 2602.21545),
@@ -25,27 +25,27 @@ POLAR_EXPRESS = (
 
 @dataclass(frozen=True)
 class MuonExtras:
-    """What goes beyond plain Muon; all off, the update is `torch.optim.Muon`'s."""
+    """Refinements of plain Muon; with all of them off, the update is `torch.optim.Muon`'s."""
 
     coefficients: tuple[tuple[float, float, float], ...] = POLAR_EXPRESS
     norm_margin: float = 1.01  # divides the Frobenius norm further, so that no singular value starts above 1
     equilibrate: bool = True  # rows are scaled to their root mean square norm before the iteration
     renormalize: bool = True  # the result is scaled to the norm of an orthogonal matrix, √min(m, n)
     variance_beta: float | None = 0.9  # NorMuon: of the running mean squares along the longer side
-    cautious: bool = True  # weight decay only where it agrees with the update
+    cautious: bool = True  # decay only the weights whose decay agrees in sign with the update
 
 
 def second_moment_shape(shape: torch.Size) -> tuple[int, ...]:
-    """Shape of NorMuon's buffer for a stack of `shape`: a value for each row of a tall matrix, each column of a wide one.
+    """Shape of NorMuon's buffer for a stack of `shape`: one value per row of a tall matrix, per column of a wide one.
 
-    Along its shorter side an orthogonalised matrix is even already.
+    Along its shorter side an orthogonalised matrix is already even.
     """
     N, m, n = shape
     return (N, m, 1) if m >= n else (N, 1, n)
 
 
 def orthogonalize(x: Tensor, extras: MuonExtras, dtype: torch.dtype) -> Tensor:
-    """The nearest (semi-)orthogonal matrix of each in the stack x [N,m,n], iterated in `dtype`; fp32 out."""
+    """The (semi-)orthogonal matrix nearest to each in the stack x [N,m,n], iterated in `dtype` and returned in fp32."""
     if extras.equilibrate:
         rows = x.norm(dim=-1, keepdim=True)
         mean = rows.square().mean(dim=-2, keepdim=True).sqrt()
@@ -63,7 +63,7 @@ def orthogonalize(x: Tensor, extras: MuonExtras, dtype: torch.dtype) -> Tensor:
 
 
 def reduce_variance(x: Tensor, second_moment: Tensor, beta: float | Tensor) -> Tensor:
-    """NorMuon: evens out the scale of rows (or columns) by a running second moment, keeping each matrix's norm."""
+    """NorMuon: normalises the scale of rows (or columns) by a running second moment, keeping each matrix's norm."""
     dim = -1 if second_moment.shape[-1] == 1 else -2
     squares = x.square().mean(dim=dim, keepdim=True)
     second_moment.lerp_(squares, 1 - beta)
@@ -79,9 +79,9 @@ def muon_update(
 ) -> Tensor:  # fmt: skip
     """One step on a stack: updates `momentum` and `second_moment` in place, returns the new parameters [N,m,n] fp32.
 
-    `keep` is a fp32 scalar tensor: 1, or 0 for a step whose loss was not finite, which then leaves everything as it was.
-    `lr` is the rate of the update, `mu` the momentum, `decay_lr` the rate that weight decay is multiplied with; a compiled
-    function wants them as tensors (fp32 scalars on the CPU).
+    `keep` is a fp32 scalar tensor: 1, or 0 for a step whose loss was not finite, which then changes nothing. `lr` is the
+    learning rate of the update, `mu` the momentum, `decay_lr` the learning rate that multiplies the weight decay; a compiled
+    function needs them as tensors (fp32 scalars on the CPU).
     """
     grads = torch.where(keep > 0, grads, 0.0)
     momentum.lerp_(grads, (1 - mu) * keep)

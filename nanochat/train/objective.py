@@ -1,6 +1,6 @@
-"""The seam between training and what is trained: rows of tokens in, a loss and metrics out.
+"""Objective: the interface that the trainer optimizes (tokens and targets → loss and metrics).
 
-The trainer optimizes every parameter of the objective and checkpoints its whole state; it never asks which one it holds.
+The trainer optimizes every parameter of the objective and checkpoints its whole state, whichever objective it is.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ Metrics = dict[str, Tensor | float]  # by name: detached scalars, or plain numbe
 class StepResult(NamedTuple):
     """Loss of a micro-batch (fp32 scalar, differentiable) and its metrics.
 
-    The trainer logs a metric's mean over the micro-batches of a step and all processes. A metric that is missing, or NaN, had
-    nothing to be measured on.
+    The trainer logs each metric's mean over the micro-batches of a step and all processes, leaving out NaN.
     """
 
     loss: Tensor
@@ -30,33 +29,33 @@ class StepResult(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Turns `tokens` and `targets` (int64 [B,T]) into a `StepResult`; `model` is the language model within.
+    """Base class: turns `tokens` and `targets` (int64 [B,T]) into a `StepResult`; `model` is the language model in it.
 
-    `spans` times parts of the forward, `with self.spans("lens"): …`; the trainer replaces it by its own.
+    `spans` times parts of the forward, as in `with self.spans("lens"):`; the trainer sets it.
     """
 
     model: GPT
     spans: OpenSpan = staticmethod(untimed)
 
     def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
-        """`progress` is the share of the run that is done, 0 … 1; `weights`, fp32 [B], multiply the losses of the rows."""
+        """Loss and metrics; `progress` is the fraction of the run done, 0 … 1; `weights`, fp32 [B], multiply the rows' losses."""
         raise TypeError(f"{type(self).__name__} defines no forward")
 
     def parameter_groups(self, flags: OptimFlags, plan: TrainPlan) -> list[ParamGroup]:
-        """Optimizer groups that hold each trainable parameter once, under its name in this module."""
+        """Optimizer groups, with each trainable parameter once, under its name in this module."""
         return gpt_groups(self.model, "model.", flags, plan)
 
     def flops_per_token(self) -> float:
-        """FLOPs of training on one token of a row, forward and backward."""
+        """FLOPs of training on one token of a row: forward and backward."""
         return self.model.flops_per_token()
 
     def figures(self, spans_ms: dict[str, float], grad_accum_steps: int) -> dict[str, float]:
-        """More metrics of an interval: from the milliseconds a step spent in each span, and from its micro-batches."""
+        """Metrics of an interval, from the milliseconds per step in each span and the micro-batches per step."""
         return {}
 
 
 class NextTokenObjective(Objective):
-    """Plain language modelling: every token predicts the next."""
+    """Next-token prediction."""
 
     def __init__(self, model: GPT) -> None:
         super().__init__()

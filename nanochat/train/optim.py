@@ -1,7 +1,7 @@
-"""One optimizer for the whole model: Muon for matrices, AdamW for the rest, sharded by owner when distributed.
+"""Optimizer of the whole model: Muon for matrices, AdamW for the rest, sharded over the processes.
 
-Every parameter has a name, and the state is saved by name, whatever the number of processes: with W processes, a stack
-of equal matrices is reduced and updated by slices (each matrix has one owner), large tables by rows, small ones by all.
+The state is saved by parameter name, independently of the number of processes. A stack of equal matrices is reduced and
+updated in slices (each matrix has one owner), large tables by rows, small ones by all processes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,20 +18,20 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from nanochat.common import UserError
-from nanochat.flags import flag
+from nanochat.flags import check, flag
 from nanochat.model.gpt import GPT
 from nanochat.train.muon import MuonExtras, muon_update, second_moment_shape
 from nanochat.train.schedule import TrainPlan
 
-WIDTH_REFERENCE = 768  # AdamW's rates were tuned at this width and scale with 1/√width
+WIDTH_REFERENCE = 768  # AdamW's learning rates were tuned at this width and scale with 1/√width
 ROW_SHARD_MIN = 1 << 16  # tables below this many elements are updated by every process
 
 
 @dataclass
 class ParamGroup:
-    """Parameters that share a rule and its rates. `lr` is the nominal rate; the schedule multiplies it."""
+    """Parameters that share an update rule. `lr` is the nominal learning rate; the schedule multiplies it."""
 
-    kind: str  # "muon" or "adamw"
+    kind: Literal["muon", "adamw"]
     named: list[tuple[str, nn.Parameter]]
     lr: float
     weight_decay: float = 0.0
@@ -43,27 +43,25 @@ class ParamGroup:
 
 @dataclass
 class OptimFlags:
-    """Nominal rates: tuned at depth 12 and half a million tokens per step; the run's plan scales them."""
+    """Nominal learning rates: tuned at depth 12 and half a million tokens per step; the run's plan scales them."""
 
-    embedding_lr: float = flag(0.3, "rate of the token embedding (AdamW); value embeddings take half")
-    unembedding_lr: float = flag(0.008, "rate of the head (AdamW)")
-    matrix_lr: float = flag(0.02, "rate of the matrices (Muon)")
-    scalar_lr: float = flag(0.5, "rate of the per-layer scalars (AdamW)")
+    embedding_lr: float = flag(0.3, "learning rate of the token embedding (AdamW); value embeddings take half")
+    unembedding_lr: float = flag(0.008, "learning rate of the LM head (AdamW)")
+    matrix_lr: float = flag(0.02, "learning rate of the matrices (Muon)")
+    scalar_lr: float = flag(0.5, "learning rate of the per-layer scalars (AdamW)")
     weight_decay: float = flag(0.28, "weight decay of the matrices")
-    lr_mult: float = flag(1.0, "multiplies all rates", unit="×")
+    lr_mult: float = flag(1.0, "multiplies all learning rates", unit="×")
     wd_mult: float = flag(1.0, "multiplies the weight decay of the matrices", unit="×")
-    grad_clip: float = flag(0.0, "clips the gradient's norm; 0 = off")
+    grad_clip: float = flag(0.0, "maximum norm of the gradient; 0 = no clipping")
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be a number from 0")
+        check(self, lambda value: 0 <= value < math.inf, "must be a number from 0", *vars(self))
 
 
 def gpt_groups(model: GPT, prefix: str, flags: OptimFlags, plan: TrainPlan) -> list[ParamGroup]:
-    """The groups of a GPT's parameters, named `prefix` + their name: matrices of the layers to Muon, the rest to AdamW.
+    """Groups of a GPT's parameters, named `prefix` + their name: the layers' matrices to Muon, the rest to AdamW.
 
-    Rates and betas follow karpathy/nanochat (July 2026).
+    Learning rates and betas follow karpathy/nanochat (July 2026).
     """
     scale = plan.lr_scale * flags.lr_mult
     wide = scale * (model.config.width / WIDTH_REFERENCE) ** -0.5
@@ -99,9 +97,9 @@ def check_coverage(module: nn.Module, groups: Iterable[ParamGroup]) -> None:
 
 
 class MuonAdamW:
-    """Steps every group; `step(schedule…)` takes the multipliers, so the groups keep their nominal rates.
+    """Muon and AdamW over all groups; `step` takes the schedule's multipliers, the groups keep their nominal values.
 
-    `dtype` is the dtype of Muon's iteration. `compiled` fuses Muon's arithmetic (pays on CUDA).
+    `dtype` is that of Muon's iteration. `compiled` fuses Muon's arithmetic (faster on CUDA).
     """
 
     def __init__(self, groups: list[ParamGroup], dtype: torch.dtype = torch.float32, compiled: bool = False) -> None:
@@ -120,12 +118,12 @@ class MuonAdamW:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The parameters as `torch.amp.GradScaler` wants to see them."""
+        """The parameters in the form that `torch.amp.GradScaler` expects."""
         return [{"params": [p for _, p in g.named]} for g in self.groups]
 
     @torch.no_grad()
     def reduce_gradients(self) -> None:
-        """Takes the `.grad` of every parameter, averages it over the processes and drops it. Comes before `step`."""
+        """Averages the `.grad` of every parameter over the processes and clears it. Call it before `step`."""
         for unit in self._units:
             unit.reduce()
         for group in self.groups:
@@ -134,8 +132,8 @@ class MuonAdamW:
 
     @torch.no_grad()
     def clip_gradients(self, limit: float) -> Tensor:
-        """The norm (fp32 scalar) of the reduced gradient, which is scaled down to `limit` where that is > 0 and exceeded."""
-        # A shared table is counted once, by the first process.
+        """Returns the norm (fp32 scalar) of the reduced gradient, and scales the gradient down to `limit` if that is > 0 and exceeded."""
+        # The first process counts a table that all share.
         mine = [unit.grad for unit in self._units if unit.split or self.rank == 0]
         square = sum((torch.linalg.vector_norm(g).square() for g in mine), torch.zeros((), device=self._units[0].grad.device))
         if self.world > 1:
@@ -149,35 +147,32 @@ class MuonAdamW:
 
     @torch.no_grad()
     def step(self, lr: float = 1.0, momentum: float | None = None, weight_decay: float = 1.0, keep: Tensor | None = None) -> None:
-        """One update from the reduced gradients. `lr` and `weight_decay` multiply the nominal ones (the latter for Muon
-        alone). `keep` (fp32 scalar on the parameters' device: 1 or 0) makes the step change nothing where it is 0."""
+        """Updates the parameters from the reduced gradients. `lr` and `weight_decay` multiply the nominal values (the latter
+        only for Muon). If `keep` (fp32 scalar on the parameters' device: 1 or 0) is 0, the step changes nothing."""
         for unit in self._units:
             unit.update(lr, momentum, weight_decay, keep)
         for unit in self._units:
             unit.gather()
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """This process's part of the state, by parameter name; the union over processes is the whole."""
+        """This process's part of the state, by parameter name."""
         state: dict[str, Tensor] = {}
         for unit in self._units:
             state.update(unit.state())
         return state
 
     def load_state_tensors(self, state: dict[str, Tensor]) -> None:
-        """Restores the union of `state_tensors` of any number of processes.
-
-        Raises `UserError` where a part is missing or has another shape.
-        """
+        """Restores the union of `state_tensors` of any number of processes. Raises `UserError` if one is missing or has another shape."""
         for unit in self._units:
             unit.load(state)
 
     def _number(self, value: float) -> float | Tensor:
-        """`value` for `_update`. A compiled function takes a number that changes as a tensor; it is made anew for every float."""
+        """Wraps changing floats as tensors, so that torch.compile does not recompile for each value."""
         return torch.tensor(value) if self._compiled else value
 
 
 class _MuonStack:
-    """All matrices of one shape in a group; this process owns a slice of the stack."""
+    """Matrices of one shape in a group; this process owns a slice of the stack."""
 
     def __init__(self, owner: MuonAdamW, group: ParamGroup, named: list[tuple[str, nn.Parameter]]) -> None:
         self.owner, self.group, self.named = owner, group, named
@@ -238,7 +233,7 @@ class _MuonStack:
 
 
 class _AdamShard:
-    """One parameter under AdamW; large ones are split by rows, this process owns one part."""
+    """Parameter under AdamW; large ones are split by rows, and this process owns one part."""
 
     def __init__(self, owner: MuonAdamW, group: ParamGroup, name: str, param: nn.Parameter) -> None:
         self.owner, self.group, self.name, self.param = owner, group, name, param
@@ -294,13 +289,13 @@ def _gradient(name: str, param: nn.Parameter) -> Tensor:
 
 
 def _padded(stack: Tensor, count: int) -> Tensor:
-    """Fills `stack` up with zero matrices to `count` of them."""
+    """Pads `stack` with zero matrices to `count` of them."""
     missing = count - stack.shape[0]
     return torch.cat([stack, stack.new_zeros(missing, *stack.shape[1:])]) if missing else stack
 
 
 def _reduce_scatter(total: Tensor, like: Tensor) -> Tensor:
-    """The mean over the processes of this process's part of `total`, in the shape of `like`."""
+    """Mean over the processes of this process's part of `total`, in the shape of `like`."""
     mine = torch.empty_like(like)
     reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # the name before torch 2.13
     reduce_scatter(mine, total, op=dist.ReduceOp.SUM)
@@ -308,13 +303,13 @@ def _reduce_scatter(total: Tensor, like: Tensor) -> Tensor:
 
 
 def _all_gather(everything: Tensor, mine: Tensor) -> None:
-    """Fills `everything` with the `mine` of all processes, in their order."""
+    """Gathers `mine` of all processes, in their order, into `everything`."""
     all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # the name before torch 2.13
     all_gather(everything, mine)
 
 
 def _restore(target: Tensor, state: dict[str, Tensor], key: str) -> None:
-    """Fills `target` from `key`, or from its row parts `key@FIRST_ROW` where it was saved in parts."""
+    """Fills `target` from `key`, or from its row parts `key@FIRST_ROW` if it was saved in parts."""
     saved = state.get(key)
     if saved is None:
         parts = sorted((int(k.rpartition("@")[2]), t) for k, t in state.items() if k.startswith(f"{key}@"))

@@ -1,4 +1,4 @@
-"""One figure for each metric of a step: the mean over its micro-batches and over all processes."""
+"""Mean of each metric of a step over its micro-batches and all processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from nanochat.train.objective import Metrics
 
 
 def mean_metrics(metrics: Sequence[Metrics], device: torch.device) -> dict[str, float]:
-    """The mean of each metric over the micro-batches, of all processes, that measured it: that have it, and not as NaN.
+    """Mean of each metric over the micro-batches, of all processes, that have it and not as NaN; without any it is left out.
 
-    A metric that none measured is left out. All processes call this together; each may have metrics that others lack.
+    A collective call: all processes must make it, but each may have metrics that others lack.
     """
     names = _of_all_processes(sorted({name for of_one in metrics for name in of_one}), device)
     if not names:
@@ -29,7 +29,7 @@ def mean_metrics(metrics: Sequence[Metrics], device: torch.device) -> dict[str, 
 
 
 def _of_all_processes(names: list[str], device: torch.device) -> list[str]:
-    """The names of any process, in the same order in all."""
+    """The names of all processes, in the same order in each."""
     if not dist.is_initialized():
         return names
     mine = torch.frombuffer(bytearray("\n".join(names).encode() + b"\n"), dtype=torch.uint8).to(device)

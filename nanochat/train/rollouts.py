@@ -1,9 +1,8 @@
-"""Rows for policy gradients: replies that the model being trained gives now, weighted by how much better than their siblings.
+"""Rollouts for policy gradients: replies sampled from the current model, weighted by their advantages.
 
-Step `s` asks prompts `[s·P, (s+1)·P)` of the conversations, `S` replies to each. A reply's advantage is its reward less the mean
-of its group's (the baseline of RLOO and GRPO, arXiv 2402.14740 and 2402.03300), by default not divided by their deviation
-(Dr. GRPO, arXiv 2503.20783). Each is drawn from the weights of this very step, so there is no ratio to an older policy to clip.
-What tools said is read and not learned.
+Step `s` takes prompts `[s·P, (s+1)·P)` of the task, and samples `S` replies to each. A reply's advantage is its reward minus the
+mean of its group (the baseline of RLOO and GRPO, arXiv 2402.14740 and 2402.03300), by default not divided by their deviation
+(Dr. GRPO, arXiv 2503.20783). Sampling is on-policy, so there is no importance ratio to clip. Tool output is masked.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from nanochat.data.chat_template import render_prompt
 from nanochat.data.dataloader import permute
 from nanochat.data.rows import Loader
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.flags import flag
+from nanochat.flags import check, flag
 from nanochat.infer.continuous_batching import Batcher
 from nanochat.infer.reply import stop_tokens
 from nanochat.infer.request import Completion, ReplyRequest
@@ -36,23 +35,20 @@ from nanochat.tasks.task import Task
 
 @dataclass
 class RolloutFlags:
-    """What is asked in a step, and how replies are drawn and weighed."""
+    """Prompts per step, sampling, and advantages."""
 
-    prompts_per_step: int = flag(16, "prompts of a step, over all processes: P", unit="prompts")
-    samples: int = flag(16, "replies to each prompt: S", unit="replies")
-    temperature: float = flag(1.0, "of the replies; other than 1, they are drawn from another policy than the one that learns")
-    max_tokens: int = flag(256, "length of a reply at most", unit="tokens")
-    decode_rows: int = flag(64, "replies that are drawn at the same time in a process", unit="replies")
-    advantage: Literal["mean", "std"] = flag("mean", "reward less the group's mean (mean), and divided by its deviation (std)")
+    prompts_per_step: int = flag(16, "prompts per step, over all processes: P", unit="prompts")
+    samples: int = flag(16, "replies per prompt: S", unit="replies")
+    temperature: float = flag(1.0, "sampling temperature; any other than 1 makes sampling off-policy")
+    max_tokens: int = flag(256, "maximum length of a reply", unit="tokens")
+    decode_rows: int = flag(64, "replies that a process decodes at the same time", unit="replies")
+    advantage: Literal["mean", "std"] = flag("mean", "mean = reward minus the group's mean; std = that divided by its standard deviation")
 
     def __post_init__(self) -> None:
-        for name in ("prompts_per_step", "max_tokens", "decode_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.samples < 2:
-            raise ValueError(f"samples is {self.samples}; a reply is compared with its siblings, so give at least 2")
-        if not LEAST_TEMPERATURE <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; it must be at least {LEAST_TEMPERATURE}")
+        check(self, lambda value: value >= 1, "must be at least 1", "prompts_per_step", "max_tokens", "decode_rows")
+        check(self, lambda value: value >= 2, "must be at least 2: a reply is compared with the others", "samples")
+        least = LEAST_TEMPERATURE
+        check(self, lambda value: least <= value < float("inf"), f"must be at least {least}", "temperature")
 
 
 class _Step(NamedTuple):
@@ -62,9 +58,9 @@ class _Step(NamedTuple):
 
 
 class Rollouts(Loader):
-    """The rows of each step: prompts and replies of `model` as it is when they are asked for. See `Loader`.
+    """`Loader` of the rows of each step: prompts and sampled replies of the current `model`.
 
-    A reply that does not fit the row is cut there. `figures` are means over the steps since they were last asked for.
+    A reply that does not fit the row is truncated. `figures` are means over the steps since the last call.
     """
 
     ahead = 0
@@ -91,10 +87,10 @@ class Rollouts(Loader):
         return row // self.rows_per_epoch
 
     def rows(self, a: int, b: int) -> np.ndarray:
-        """See `Loader`; these are those of one step."""
+        """See `Loader`; the range must be one step."""
         step, rest = divmod(a, self.rows_per_step)
         if rest or b != a + self.rows_per_step:
-            raise ValueError(f"rows {a} … {b} are not those of one step of {self.rows_per_step}")
+            raise ValueError(f"invalid row range {a}..{b}; expected one step of {self.rows_per_step} rows")
         if self._made is None or self._made.number != step:
             self._made = self._make(step)
         return self._made.rows
@@ -105,7 +101,7 @@ class Rollouts(Loader):
         return advantages(self._made.rewards, self._flags.advantage).reshape(-1)
 
     def figures(self) -> dict[str, float]:
-        """See `Loader`: mean reward, share of groups whose rewards differ, length of replies, share that ended."""
+        """See `Loader`: mean reward, fraction of groups whose rewards differ, length of replies, fraction that ended."""
         steps, self._figures = self._figures, []
         return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]} if steps else {}
 
@@ -134,12 +130,12 @@ class Rollouts(Loader):
         return _Step(step, rows, rewards)
 
     def _examples(self, first: int, count: int) -> np.ndarray:
-        """The numbers of the examples asked in places `first … first + count - 1`, int64: each epoch in another order."""
+        """Indices of the examples at positions `first … first + count - 1`, int64; each epoch has another order."""
         epochs, places = np.divmod(np.arange(first, first + count), len(self._task))
         return np.concatenate([permute(places[epochs == e], len(self._task), f"rl:{self._seed}:{e}") for e in np.unique(epochs)])
 
     def _reply(self, prompts: Sequence[Sequence[int]], seed: int, first_stream: int) -> list[Completion]:
-        """S replies to each prompt, those of a prompt after each other."""
+        """S replies to each prompt, grouped by prompt."""
         longest = max(map(len, prompts))
         room = self.seq_len + 1 - longest
         if room < 1:
@@ -156,11 +152,11 @@ class Rollouts(Loader):
         texts = [reply_text(self._tokenizer, reply.said) for reply in replies]
         asked = [conversations[i // self._flags.samples] for i in range(len(replies))]
         graded = self._task.grade_all(asked, texts)
-        # A reply that ran out of room has not answered, whatever it has said so far.
+        # A truncated reply gets no reward.
         return [reward if reply.ended else 0.0 for reward, reply in zip(graded, replies, strict=True)]
 
     def _from_all(self, mine: np.ndarray) -> np.ndarray:
-        """The arrays of all processes after each other."""
+        """Concatenates the arrays of all processes."""
         if self._runtime.world_size == 1:
             return mine
         here = torch.from_numpy(mine).to(self._runtime.device)
@@ -170,7 +166,7 @@ class Rollouts(Loader):
 
 
 def advantages(rewards: np.ndarray, kind: Literal["mean", "std"]) -> np.ndarray:
-    """fp32 [P,S] of rewards [P,S]; 0 in a group whose rewards are all the same."""
+    """Advantages, fp32 [P,S], of rewards [P,S]; 0 in a group whose rewards are all equal."""
     centred = rewards - rewards.mean(1, keepdims=True)
     if kind == "mean":
         return centred.astype(np.float32)
@@ -179,5 +175,5 @@ def advantages(rewards: np.ndarray, kind: Literal["mean", "std"]) -> np.ndarray:
 
 
 def _seed(seed: int, step: int) -> int:
-    """The seed of a step's replies."""
+    """Seed of a step's replies."""
     return int.from_bytes(hashlib.blake2b(f"rl:{seed}:{step}".encode(), digest_size=8).digest(), "little") >> 1

@@ -62,7 +62,7 @@ def test_a_step_is_a_function_of_weights_seed_and_number(model: GPT, tokenizer: 
     with torch.no_grad():
         model.lm_head.weight.mul_(-1)
     assert not (rollouts(model, tokenizer).rows(0, 12) == steps[0][0]).all()
-    with pytest.raises(ValueError, match="rows 1 … 13 are not those of one step of 12"):
+    with pytest.raises(ValueError, match="invalid row range 1..13; expected one step of 12 rows"):
         loader.rows(1, 13)
 
 
