@@ -24,10 +24,11 @@ from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.runtime.device import Runtime
 from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger
+from nanochat.train.callback import Evaluation
 from nanochat.train.objective import StepResult
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import ScheduleFlags, TrainPlan
-from nanochat.train.trainer import Event, Trainer, TrainerFlags
+from nanochat.train.trainer import Trainer, TrainerFlags
 
 DEPTH, WIDTH_PER_LAYER = 3, 42  # layers, rounded up to 128 channels
 
@@ -98,6 +99,11 @@ def train(
 ) -> None:
     """Trains for `steps` of `batch` rows at `lr` times the nominal rates, calling `show` every so many steps (−1: never)."""
     plan = TrainPlan(batch * loader.seq_len, steps, lr, 0.0)
+
+    def measure(run: Trainer) -> dict:
+        show(run)
+        return {}
+
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             objective=controller,
@@ -112,13 +118,8 @@ def train(
             run_folder=Path(folder),
             identity={},
             meta={},
-            open_metrics=lambda _: MetricsLogger([JsonlSink(Path(folder) / "metrics.jsonl")]),
             stop=StopSignals(),
+            open_metrics=lambda _: MetricsLogger([JsonlSink(Path(folder) / "metrics.jsonl")]),
+            callbacks=[Evaluation(measure, show_every)],
         )
-
-        def event(_) -> dict:
-            show(trainer)
-            return {}
-
-        trainer.events = [Event(trainer.cadence(show_every), event)] if show_every > 0 else []
         trainer.run()

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: a midtrained model learns to answer as it is asked to."""
+"""Supervised fine-tuning of a midtrained (or base) model on chat replies."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from scripts.shared.fine_tune import FineTune, fine_tune
 
 @dataclass
 class ChatSft(FineTune):
-    """Fine-tune a midtrained (or base) model on the replies it shall give."""
+    """Fine-tune a midtrained (or base) model on the replies of conversations."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Trains, or goes on training, and returns the exit code."""
+    """Trains, or continues training, and returns the exit code."""
     return fine_tune(flags.parse(ChatSft, argv), "sft", sft_mixtures)
 
 

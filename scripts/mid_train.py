@@ -1,4 +1,4 @@
-"""Midtraining: a base model learns the form of conversations, tools, and multiple choice."""
+"""Midtraining: teaches a base model the chat format, tool use and multiple choice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class MidTrain(FineTune):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Trains, or goes on training, and returns the exit code."""
+    """Trains, or continues training, and returns the exit code."""
     return fine_tune(flags.parse(MidTrain, argv), "mid", mid_mixtures)
 
 

@@ -105,4 +105,4 @@ def watched(objective: Objective, rows: int) -> dict[str, Any]:
     if not isinstance(objective, MCController):
         return {}
     least = expected(objective.plan, rows)
-    return {"targets": memory_targets(least), "least": least}
+    return {"bounds": memory_targets(least), "least": least}

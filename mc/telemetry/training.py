@@ -1,6 +1,6 @@
 """Telemetry of training runs: events with every training record of the log.
 
-No event makes the device wait: figures come from the record, and the layout is the one that was sampled on the CPU.
+No event makes the device wait: metrics are those of the log's record, and the layout is the one that was sampled on the CPU.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mc.layout.tiling import Tiling
-from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryProvider
+from mc.telemetry.provider import TelemetryProvider
 from mc.telemetry.schema import TelemetryEvent
 from mc.telemetry.sessions import layout_payload
 from mc.train.controller import MCController
 from nanochat.common import UserError, atomic_write
-from nanochat.tracking.sinks import MetricsLogger, Record
-from nanochat.train.trainer import Trainer
+from nanochat.tracking.sinks import Record
+from nanochat.train.callback import Callback, Run
 
-TRAINED = "train/dt"  # key that only training records have
+TRAINED = "train/dt"  # only in training records
 # Attribute → key of the record.
 TIMING = {
     "step": "step",
@@ -51,20 +51,6 @@ LENS = {
 ID_FILE = "telemetry_id"
 
 
-def watch_training(trainer: Trainer, provider: TelemetryProvider) -> None:
-    """Adds a sink to the run of a `MCController` that sends its training records to `provider`, and closes it at the end."""
-    if isinstance(provider, NoOpTelemetryProvider):
-        return
-    open_metrics, controller, folder = trainer.open_metrics, trainer.objective, trainer.run_folder
-    assert isinstance(controller, MCController)
-
-    def open_both(resumed: int | None) -> MetricsLogger:
-        metrics = open_metrics(resumed)
-        return MetricsLogger([TrainingEvents(provider, controller, session_id(folder, resumed)), metrics])  # the first is closed last
-
-    trainer.open_metrics = open_both
-
-
 def session_id(folder: Path, resumed: int | None) -> str:
     """Random id of the run in `folder`, where it is stored, so that a resumed run keeps it."""
     file = folder / ID_FILE
@@ -76,14 +62,17 @@ def session_id(folder: Path, resumed: int | None) -> str:
         raise UserError(f"cannot read {file} ({error}); delete it") from error
 
 
-class TrainingEvents:
-    """A `nanochat.tracking.sinks.Sink` that sends events of training records. `close` closes the provider."""
+class TrainingEvents(Callback):
+    """Sends events about a run of a `MCController` to `provider` with each training record, and closes it at the end."""
 
-    def __init__(self, provider: TelemetryProvider, controller: MCController, session_id: str) -> None:
-        self._provider, self._controller, self._session_id = provider, controller, session_id
+    def __init__(self, provider: TelemetryProvider) -> None:
+        self._provider = provider
 
-    def log(self, record: Record) -> None:
-        """See `Sink`."""
+    def started(self, run: Run, resumed: int | None) -> None:
+        assert isinstance(run.objective, MCController)
+        self._controller, self._session_id = run.objective, session_id(run.run_folder, resumed)
+
+    def logged(self, record: Record) -> None:
         if TRAINED not in record:
             return
         step, seconds = record["step"], record[TRAINED]
@@ -94,16 +83,12 @@ class TrainingEvents:
         tree = {"block_size": shape.geometry.block_size, "max_lod": shape.max_lod, "nodes": list(shape.levels[1:]), "tree": "ram"}
         self._log("mc_tree_snapshot", {"where": "row", "step": step, "tokens": shape.length, **tree})
         if variants is not None:
-            last = -variants.levels.shape[1]  # the first row's last variant, which is random even with priority sampling
+            last = -variants.levels.shape[1]  # the first row's last variant: with priority sampling the earlier ones give way
             tiling = Tiling(variants.layout.lod[last].numpy(), variants.layout.start[last].numpy())
             payload = layout_payload(tiling, shape.length, variants.layout.lod.shape[1], self._controller.plan.recent)
             self._log("working_context_snapshot", {"where": "row", "step": step, **payload})
 
-    def say(self, text: str) -> None:
-        """See `Sink`."""
-
-    def close(self) -> None:
-        """See `Sink`."""
+    def closing(self) -> None:
         self._provider.close()
 
     def _log(self, event_type: str, payload: Mapping[str, object]) -> None:
@@ -111,6 +96,6 @@ class TrainingEvents:
 
 
 def _chosen(keys: Mapping[str, str], record: Record) -> dict[str, object]:
-    """The figures of `keys` that the record has and that are not NaN; a time span that is missing counts as 0."""
+    """The values of `keys` in the record, without those that are missing or NaN; a missing span took no time."""
     found = {name: record.get(key, 0.0 if key.startswith("train/time/") else None) for name, key in keys.items()}
     return {name: value for name, value in found.items() if value is not None and value == value}

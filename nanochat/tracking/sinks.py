@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: `metrics.jsonl` always, W&B on request, the terminal.
+"""Sinks of the metrics of a run: `metrics.jsonl`, the terminal, and W&B on request.
 
 A record is a flat dict of plain values with an integer `step`: one JSON line, one W&B log call, one line on the terminal.
 """
@@ -32,19 +32,22 @@ _FIGURES = {
 
 
 class Sink(Protocol):
-    """One place that records go to."""
+    """Destination of records, and of lines for people if it overrides `say`."""
 
-    def log(self, record: Record) -> None: ...
+    def log(self, record: Record) -> None:
+        """Logs one record."""
 
-    def say(self, text: str) -> None: ...
+    def say(self, text: str) -> None:
+        """Prints a line for people."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Writes what is left."""
 
 
 class MetricsLogger:
-    """Hands each record to every sink. A context manager; `close` may be called twice.
+    """Passes each record to every sink, with secrets redacted (see `nanochat.redaction`).
 
-    Secrets are blotted out of all strings: see `nanochat.redaction`.
+    A context manager; `close` may be called twice.
     """
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
@@ -62,11 +65,12 @@ class MetricsLogger:
             sink.log(clean)
 
     def say(self, text: str) -> None:
-        """A line for people."""
+        """Prints a line for people."""
         for sink in self._sinks:
             sink.say(redact(text))
 
     def close(self) -> None:
+        """Closes the sinks, last one first."""
         while self._sinks:
             self._sinks.pop().close()
 
@@ -77,14 +81,14 @@ class MetricsLogger:
         self.close()
 
 
-class JsonlSink:
-    """One JSON line per record at the end of `path`, on its way to disk when `log` returns.
+class JsonlSink(Sink):
+    """Appends each record to `path` as a JSON line, handed to the system when `log` returns.
 
     NaN and infinities, which JSON lacks, become null with the value spelled in `<key>_nonfinite` ("nan", "inf", "-inf").
     `resume_step` is the step a run continues from: records of later steps and a torn last line are dropped, so that the
     run writes them again. None starts a new file; an earlier one is kept as `<stem>.previous.jsonl`.
 
-    Raises `UserError` where the file cannot be written.
+    Raises `UserError` if the file cannot be written.
     """
 
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
@@ -111,20 +115,17 @@ class JsonlSink:
         except OSError as error:
             raise UserError(f"cannot append to {self.path}: {error.strerror}; make room and run again to resume") from error
 
-    def say(self, text: str) -> None:
-        pass
-
     def close(self) -> None:
         self._file.close()
 
 
-class WandbSink:
-    """Logs to W&B with the step as its step; files go to `folder`/wandb.
+class WandbSink(Sink):
+    """Logs to W&B under the record's step; files go to `folder`/wandb.
 
-    Online where a key is known, else offline (`wandb sync` uploads later); WANDB_MODE overrides. The run's id is kept in
-    `folder`, and a resumed run (`resume_step` is not None) continues under it.
+    Online if there is a key, else offline (`wandb sync` uploads later); WANDB_MODE overrides. The run's id is kept in
+    `folder`, and a resumed run (`resume_step` is not None) keeps it.
 
-    Raises `UserError` where W&B refuses the key or cannot be reached.
+    Raises `UserError` if W&B refuses the key or cannot be reached.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class WandbSink:
         id_file = folder / "wandb_run_id"
         if resume_step is None or not id_file.exists():
             atomic_write(id_file, secrets.token_hex(4) + "\n")
-        leaks = redact_all(sys.argv) != sys.argv  # W&B's description of the machine has the command in it
+        leaks = redact_all(sys.argv) != sys.argv  # W&B's machine info contains the command
         try:
             mode = None if os.environ.get("WANDB_MODE") or wandb.login(prompt=False) else "offline"
             self._run = wandb.init(
@@ -158,11 +159,8 @@ class WandbSink:
         assert isinstance(step, int)
         self._run.log(dict(record), step=step)
 
-    def say(self, text: str) -> None:
-        pass
-
     def mark(self, name: str, text: str) -> None:
-        """Marks the run: an alert, which W&B sends on where the user has asked it to, and `alert/<name>` in the summary."""
+        """Marks the run: a W&B alert, and `alert/<name>` in the summary."""
         self._run.alert(title=redact(name), text=redact(text), level="WARN")
         self._run.summary[f"alert/{name}"] = redact(text)
 
@@ -170,7 +168,7 @@ class WandbSink:
         self._run.finish()
 
 
-class TerminalSink:
+class TerminalSink(Sink):
     """Progress for people: a live bar on a terminal, plain lines elsewhere.
 
     step 00120/00400 (30.0%) | loss 4.1234 | 13,902 tok/s | 1,203 MiB | eta 1m12s
@@ -205,7 +203,7 @@ class TerminalSink:
         self._display.close()
 
     def _eta(self, step: int) -> float | None:
-        """Seconds left at the pace since the first record, evaluation and saving included; None for that first one."""
+        """Seconds left at the pace since the first record, including evaluation and saving; None for that first one."""
         now = time.monotonic()
         if self._first is None:
             self._first = (step, now)
@@ -214,7 +212,7 @@ class TerminalSink:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records in `path`. A torn last line is left out; another broken line raises `UserError`."""
+    """The records in `path`, without a torn last line. Raises `UserError` if another line is broken."""
     return [record for _, record in _lines(path)]
 
 

@@ -1,4 +1,4 @@
-"""What a run remembers between steps, and how a new process takes it up from a checkpoint."""
+"""Trainer state between steps, and resuming it from a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,13 +18,47 @@ LOSS_BETA = 0.9  # of the running mean in train/loss
 
 
 @dataclass
+class DebiasedEMA:
+    """Exponential moving average without the bias towards its zero start (Adam's bias correction, arXiv 1412.6980)."""
+
+    beta: float
+    total: float = 0.0
+    weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.beta < 1.0:
+            raise ValueError(f"beta is {self.beta}; it must lie in [0, 1)")
+
+    def update(self, value: float) -> float:
+        """Adds `value` and returns the average. Raises `ValueError` for NaN or infinity, which would never leave it."""
+        if not math.isfinite(value):
+            raise ValueError(f"{value} cannot enter a moving average")
+        self.total = self.beta * self.total + (1.0 - self.beta) * value
+        self.weight = self.beta * self.weight + (1.0 - self.beta)
+        return self.value
+
+    @property
+    def value(self) -> float:
+        """The average so far; NaN before the first value."""
+        return self.total / self.weight if self.weight else math.nan
+
+    def state_dict(self) -> dict[str, float]:
+        """JSON that `load_state_dict` restores bit for bit."""
+        return {"total": self.total, "weight": self.weight}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """The inverse of `state_dict`."""
+        self.total, self.weight = state["total"], state["weight"]
+
+
+@dataclass
 class TrainState:
     """A run at a step boundary, besides the weights, the optimizer and the random generators."""
 
     step: int = 0
     seconds: float = 0.0  # spent in training steps
     loss: DebiasedEMA = field(default_factory=lambda: DebiasedEMA(LOSS_BETA))
-    bad_losses: list[int] = field(default_factory=list)  # the latest steps in a row whose loss was not finite
+    bad_losses: list[int] = field(default_factory=list)  # the latest consecutive steps whose loss was not finite
     record: dict[str, Any] | None = None  # the training metrics to be logged at this boundary
 
     def state_dict(self) -> dict[str, Any]:
@@ -47,7 +81,7 @@ def random_states(device: torch.device, rank: int) -> dict[str, Tensor]:
 
 
 def restore_random_states(states: dict[str, Tensor], device: torch.device, rank: int) -> None:
-    """Takes the generators up again; a process that was not there when they were saved keeps its own."""
+    """Restores the generators; a process that did not exist when they were saved keeps its own."""
     if f"cpu.rank{rank}" in states:
         torch.set_rng_state(states[f"cpu.rank{rank}"])
     if device.type == "cuda" and f"cuda.rank{rank}" in states:
@@ -57,7 +91,7 @@ def restore_random_states(states: dict[str, Tensor], device: torch.device, rank:
 def open_checkpoint(store: CheckpointStore, resume: str, say: Callable[[str], None]) -> Checkpoint | None:
     """The checkpoint that `--resume` names: `auto` the newest valid one, a number that step, `never` none.
 
-    Raises `UserError` where checkpoints are there but none is valid, or the step asked for is not.
+    Raises `UserError` if there are checkpoints but none is valid, or if the requested step is missing or invalid.
     """
     if resume == "never":
         return None
@@ -83,44 +117,17 @@ def set_aside(store: CheckpointStore, say: Callable[[str], None]) -> None:
     say(f"earlier checkpoints are now in {aside}")
 
 
-def check_identity(saved: dict[str, Any], now: dict[str, Any], folder: object) -> None:
-    """Raises `UserError` at the first thing in which a checkpoint differs from the run that would continue it."""
-    for name, value in now.items():
-        if saved.get(name) != value:
+def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any], folder: object) -> None:
+    """Raises `UserError` naming the first key in which a checkpoint differs from the run that would resume it.
+
+    A key that one side lacks counts as its value in `defaults`: settings that are off may be left out, and a checkpoint of an
+    older version lacks the settings added since, whose defaults are what that version did.
+    """
+    for name in [*now, *saved]:
+        theirs, mine = (values.get(name, defaults.get(name)) for values in (saved, now))
+        if theirs != mine:
+            theirs, mine = ("none" if value in (None, "") else value for value in (theirs, mine))
             raise UserError(
-                f"the checkpoint in {folder} has {name} {saved.get(name)}, this run {value}; "
+                f"the checkpoint in {folder} has {name} {theirs}, this run {mine}; "
                 "use another --model-tag, or --resume never to start again"
             )
-
-
-@dataclass
-class DebiasedEMA:
-    """Exponential moving average without the pull towards its zero start (the bias correction of Adam, arXiv 1412.6980)."""
-
-    beta: float
-    total: float = 0.0
-    weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.beta < 1.0:
-            raise ValueError(f"beta is {self.beta}; it must lie in [0, 1)")
-
-    def update(self, value: float) -> float:
-        """Takes `value` in and returns the average. Raises `ValueError` for NaN or infinity, which would never leave it."""
-        if not math.isfinite(value):
-            raise ValueError(f"{value} cannot enter a moving average")
-        self.total = self.beta * self.total + (1.0 - self.beta) * value
-        self.weight = self.beta * self.weight + (1.0 - self.beta)
-        return self.value
-
-    @property
-    def value(self) -> float:
-        """The average so far; NaN before the first value."""
-        return self.total / self.weight if self.weight else math.nan
-
-    def state_dict(self) -> dict[str, float]:
-        """JSON that `load_state_dict` restores bit for bit."""
-        return {"total": self.total, "weight": self.weight}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        self.total, self.weight = state["total"], state["weight"]

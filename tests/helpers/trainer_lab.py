@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.runtime.device import DTYPES, Precision, Runtime
 from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger, read_metrics
+from nanochat.train.callback import Callback, open_profilers
 from nanochat.train.objective import NextTokenObjective, Objective, StepResult
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import ScheduleFlags, TrainPlan
-from nanochat.train.trainer import Event, Trainer, TrainerFlags
+from nanochat.train.trainer import Trainer, TrainerFlags
 from tests.helpers.byte_tokenizer import ByteTokenizer
 
 T, B, STEPS = 32, 256, 8  # tokens of a row, tokens of a step, steps of a run
@@ -76,28 +77,30 @@ class Lab:
     wrap: Callable[[GPT], Objective] = Scripted
     dtype: str = "fp32"
 
-    def trainer(self, rows: int = 4, events: list[Event] | None = None, **flags: Any) -> Trainer:
-        """A trainer with micro-batches of `rows`; `flags` are the trainer's."""
+    def trainer(self, rows: int = 4, callbacks: Sequence[Callback] = (), **flags: Any) -> Trainer:
+        """A trainer with micro-batches of `rows` that logs, profiles if asked to, and calls `callbacks`; `flags` are the trainer's."""
         torch.manual_seed(0)
         model = GPT(CONFIG, DTYPES[self.dtype]).init_weights(torch.Generator().manual_seed(0))
         objective = self.wrap(model)
         plan = TrainPlan(total_batch_size=B, num_iterations=STEPS, lr_scale=0.1, weight_decay_scale=0.1)
+        trainer_flags = TrainerFlags(**{"device_batch_size": rows, "log_every": 1, "keep_checkpoints": -1} | flags)
+        runtime = Runtime(torch.device("cpu"), Precision(DTYPES[self.dtype], "test"), "sdpa", False, 0, 1)
         return Trainer(
             objective=objective,
             optimizer=MuonAdamW(objective.parameter_groups(OptimFlags(), plan)),
             plan=plan,
             schedule=SCHEDULE,
-            flags=TrainerFlags(**{"device_batch_size": rows, "log_every": 1, "keep_checkpoints": -1} | flags),
+            flags=trainer_flags,
             grad_clip=0.0,
             loader=self.loader,
-            runtime=Runtime(torch.device("cpu"), Precision(DTYPES[self.dtype], "test"), "sdpa", False, 0, 1),
+            runtime=runtime,
             store=CheckpointStore(self.folder / "checkpoints", keep=-1),
             run_folder=self.folder,
             identity={"run": 1},
             meta={},
-            open_metrics=self.open_metrics,
             stop=self.stop,
-            events=events or [],
+            open_metrics=self.open_metrics,
+            callbacks=[*open_profilers(trainer_flags.profile_steps, STEPS, self.folder, runtime), *callbacks],
         )
 
     def open_metrics(self, resumed: int | None) -> MetricsLogger:

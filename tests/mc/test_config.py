@@ -8,6 +8,7 @@ import pytest
 
 from mc.config import FREE, LENGTHS, PRESETS, AllocatorConfig, MCConfig, RowPlan, SessionConfig
 from nanochat.flags import flat_values, parse, to_argv
+from nanochat.tracking.run_log import wandb_name
 from scripts.base_train import BaseTrain
 
 T = 512
@@ -174,8 +175,8 @@ def test_names_of_runs_with_a_memory_end_in_mc() -> None:
     assert [parse(BaseTrain, argv).tag for argv in ([], ["--mc"], ["--mc", "--model-tag=a"], ["--mc", "--model-tag=a-mc"])] == [
         "d12", "d12-mc", "a-mc", "a-mc"
     ]  # fmt: skip
-    assert parse(BaseTrain, ["--mc", "--run=x"]).wandb_name == parse(BaseTrain, ["--mc", "--run=x-mc"]).wandb_name == "x-mc"
-    assert parse(BaseTrain, ["--run=x"]).wandb_name == "x" and parse(BaseTrain, ["--mc", "--model-tag=a"]).baseline_tag == "a"
+    assert parse(BaseTrain, ["--mc", "--model-tag=a"]).baseline_tag == "a"
+    assert wandb_name("x", True) == wandb_name("x-mc", True) == "x-mc" and wandb_name("x", False) == "x"
 
 
 def test_a_run_without_a_memory_says_nothing_of_one() -> None:

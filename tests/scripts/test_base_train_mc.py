@@ -238,6 +238,8 @@ def test_a_memory_can_start_from_a_trained_model(home: Home) -> None:
     stores = [CheckpointStore(home.base / "base_checkpoints" / tag) for tag in (home.tag, f"{home.tag}-mc")]
     metas = [store.load(store.newest_valid()).meta for store in stores]
     assert [meta["tokens_before"] for meta in metas] == [0, home.metrics()[-1]["total_tokens"]]  # the weight decay goes by them
+    other = home.train(*short)
+    assert other.code == 1 and f"has init_from {home.tag}, this run none; use another --model-tag" in other.stderr
     frozen = ("--mc-freeze-model", "--resume=never")
     assert home.train(*short, f"--init-from={home.tag}", *frozen).code == 0
     given, kept = (store.load(store.newest_valid()).tensors["model"] for store in stores)

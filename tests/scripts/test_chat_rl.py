@@ -71,7 +71,7 @@ def test_a_model_with_a_memory_learns_too(trained: Home, tmp_path: Path) -> None
         (["--row-tokens=4096"], 1, "row_tokens is 4096; the rows of .* are at most 128"),
         (["--prompts-per-step=3"], 1, "3 prompts × 4 samples do not divide over 1 processes in micro-batches of 8 rows"),
         (["--source=mid"], 1, "no model in .*mid_checkpoints|no model tiny in"),
-        (["--samples=1"], 2, "samples is 1; a reply is compared with its siblings, so give at least 2"),
+        (["--samples=1"], 2, "samples is 1; it must be at least 2: a reply is compared with the others"),
         (["--temperature=0"], 2, "temperature is 0.0; it must be at least 0.0001"),
     ],
 )

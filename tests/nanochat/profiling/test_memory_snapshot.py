@@ -14,7 +14,7 @@ from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.profiling.memory_snapshot import MemoryDebug, open_memory_debug, resident_mib
 from nanochat.profiling.timers import SpanTimers
 from nanochat.runtime.device import RuntimeFlags, start
-from nanochat.train.trainer import Event
+from nanochat.train.callback import Evaluation, Run
 from tests.helpers.trainer_lab import STEPS, Lab, lab, loader, stop
 
 __all__ = ["lab", "loader", "stop"]
@@ -105,12 +105,10 @@ def test_each_process_has_its_own_files(wanted: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_training_run_leaves_its_phases(lab: Lab, wanted: Path) -> None:
-    def evaluate(should_stop: object) -> dict[str, float]:
+    def evaluate(run: Run) -> dict[str, float]:
         return {"val/bpb": 1.0}
 
-    trainer = lab.trainer(save_every=4)
-    trainer.events = [Event(trainer.cadence(3), evaluate)]
-    assert trainer.run()
+    assert lab.trainer(save_every=4, callbacks=[Evaluation(evaluate, 3)]).run()
     (summary,) = wanted.glob("*/summary.md")
     first = ["model_built", "data", "forward", "backward", "optimizer"]
     evaluations = [f"evaluate_step_000000{step}" for step in (3, 6, 8)]
@@ -126,8 +124,8 @@ def test_without_the_variable_there_is_nothing(lab: Lab, value: str | None, tmp_
     if value is not None:
         monkeypatch.setenv("MC_MEMORY_DEBUG", value)
     trainer = lab.trainer()
-    assert trainer.memory_debug is None and trainer.spans.watchers == []
     assert trainer.run() and trainer.state.step == STEPS
+    assert trainer.spans.watchers == []
     assert not (tmp_path / "base").exists()
 
 

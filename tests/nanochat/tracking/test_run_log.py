@@ -8,11 +8,12 @@ from nanochat.tracking.metric_bounds import LEVEL, Band, MetricBound
 from nanochat.tracking.run_log import open_metrics
 from nanochat.tracking.sinks import MetricsLogger
 
-TARGETS = (MetricBound("mc/x", Band(high=0.5, alert_high=1.0), "x", "y"),)
+BOUNDS = (MetricBound("mc/x", Band(high=0.5, alert_high=1.0), "x", "y"),)
 
 
 def opened(folder: Path, resumed: int | None = None, wandb_name: str | None = None, rank: int = 0) -> MetricsLogger:
-    return open_metrics(wandb_name, {"depth": 4}, 20, folder, resumed, rank, {"depth": 4}, TARGETS, {"mc/x": 1.0})
+    run = {"steps": 20, "identity": {"depth": 4}, "record": {"depth": 4}, "wandb_name": wandb_name, "rank": rank}
+    return open_metrics(resumed, folder, **run, bounds=BOUNDS, least={"mc/x": 1.0})
 
 
 def log(metrics: MetricsLogger, steps: range, value: float) -> None:

@@ -156,12 +156,12 @@ def test_weight_decay_falls_to_nothing():
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        ("--num-iterations 0", "num_iterations is 0; give at least 1, or -1"),
+        ("--num-iterations 0", "num_iterations is 0; it must be at least 1, or -1"),
         ("--target-flops 0", "target_flops is 0.0; it must be positive, or -1"),
         ("--target-flops inf", "target_flops is inf; it must be positive, or -1"),
         ("--target-param-data-ratio 0", "target_param_data_ratio is 0.0; it must be positive"),
         ("--batch-mult 0", "batch_mult is 0.0; it must be positive"),
-        ("--total-batch-size 0", "total_batch_size is 0; give at least 1, or -1"),
+        ("--total-batch-size 0", "total_batch_size is 0; it must be at least 1, or -1"),
         ("--num-iterations 5 --target-flops 1e9", "num_iterations and target_flops both set the horizon; give one"),
         ("--total-batch-size 512 --batch-mult 2", "total_batch_size and batch_mult contradict each other; give one"),
     ],

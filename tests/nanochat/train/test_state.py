@@ -115,8 +115,25 @@ def test_setting_nothing_aside_says_nothing(tmp_path: Path) -> None:
 
 
 def test_the_first_difference_is_named() -> None:
-    check_identity({"depth": 2, "seed": 1}, {"depth": 2, "seed": 1}, "here")
+    check_identity({"depth": 2, "seed": 1}, {"depth": 2, "seed": 1}, {}, "here")
     with pytest.raises(UserError, match="the checkpoint in here has seed 1, this run 2; use another --model-tag, or --resume never"):
-        check_identity({"depth": 2, "seed": 1, "rate": 3}, {"depth": 2, "seed": 2, "rate": 4}, "here")
-    with pytest.raises(UserError, match="has window None, this run L"):
-        check_identity({"depth": 2}, {"depth": 2, "window": "L"}, "here")
+        check_identity({"depth": 2, "seed": 1, "rate": 3}, {"depth": 2, "seed": 2, "rate": 4}, {}, "here")
+
+
+def test_a_key_that_one_side_lacks_has_its_default() -> None:
+    plain, begun = {"depth": 2}, {"depth": 2, "init_from": "d12"}
+    with pytest.raises(UserError, match="has init_from d12, this run none"):
+        check_identity(begun, plain, {"init_from": ""}, "here")
+    with pytest.raises(UserError, match="has init_from none, this run d12"):
+        check_identity(plain, begun, {"init_from": ""}, "here")
+    with pytest.raises(UserError, match="has window none, this run L"):
+        check_identity(plain, {**plain, "window": "L"}, {}, "here")
+    with pytest.raises(UserError, match="has mc_x 3, this run none"):
+        check_identity({**plain, "mc_x": 3}, plain, {}, "here")
+
+
+def test_a_setting_added_since_the_checkpoint_must_have_its_default() -> None:
+    old, defaults = {"depth": 2}, {"mc_lens_decisions": 8}
+    check_identity(old, {**old, "mc_lens_decisions": 8}, defaults, "here")
+    with pytest.raises(UserError, match="has mc_lens_decisions 8, this run 4"):
+        check_identity(old, {**old, "mc_lens_decisions": 4}, defaults, "here")

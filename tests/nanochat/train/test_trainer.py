@@ -7,7 +7,6 @@ import os
 import signal
 import time
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,10 +17,11 @@ from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.model.gpt import GPT
 from nanochat.runtime.device import Precision, Runtime
+from nanochat.train.callback import Evaluation, Run
 from nanochat.train.objective import Objective, StepResult
 from nanochat.train.optim import OptimFlags, ParamGroup
 from nanochat.train.schedule import TrainPlan
-from nanochat.train.trainer import Event, TrainerFlags
+from nanochat.train.trainer import TrainerFlags
 from tests.helpers.trainer_lab import STEPS, B, Lab, Scripted, another, lab, loader, stop
 
 __all__ = ["lab", "loader", "stop"]
@@ -110,15 +110,13 @@ class Measured(Scripted):
 
 
 def test_an_objective_opens_spans_and_adds_figures_and_what_was_not_measured_is_left_out(lab: Lab) -> None:
-    def look(should_stop: Callable[[], bool]) -> dict[str, Any]:
-        with trainer.objective.spans("lens"):
+    def look(run: Run) -> dict[str, Any]:
+        with run.objective.spans("lens"):
             time.sleep(0.2)
         return {}
 
     lab.wrap = Measured
-    trainer = lab.trainer(log_every=2)
-    trainer.events = [Event(trainer.cadence(1), look)]
-    trainer.run()
+    lab.trainer(log_every=2, callbacks=[Evaluation(look, 1)]).run()
     assert len(lab.metrics()) == STEPS / 2
     for record in lab.metrics():
         spans = {key: value for key, value in record.items() if key.startswith("train/time/")}
@@ -155,41 +153,38 @@ def test_the_data_hash_is_that_of_the_rows(lab: Lab) -> None:
 def test_the_checkpoint_comes_first_then_the_record_then_the_evaluation(lab: Lab) -> None:
     seen: list[tuple[int, bool, bool]] = []
 
-    def evaluate(should_stop: Callable[[], bool]) -> dict[str, Any]:
-        step = trainer.state.step
+    def evaluate(run: Run) -> dict[str, Any]:
+        step = run.state.step
         seen.append(
             (step, trainer.store.verify(step) is None if step in trainer.store.steps() else False, lab.metrics()[-1]["step"] == step)
         )
         return {"val/bpb": 1.0}
 
-    trainer = lab.trainer(save_every=4)
-    trainer.events = [Event(trainer.cadence(3), evaluate), Event(trainer.cadence(4), evaluate)]
+    trainer = lab.trainer(save_every=4, callbacks=[Evaluation(evaluate, 3), Evaluation(evaluate, 4)])
     trainer.run()
-    # The first event at 3 and 6, the second at 4; both at the end.
+    # The first evaluation at 3 and 6, the second at 4; both at the end.
     assert seen == [(3, False, True), (4, True, True), (6, False, True), (8, True, True), (8, True, True)]
     assert [record["step"] for record in lab.metrics() if "val/bpb" in record] == [3, 4, 6, 8, 8]
     assert trainer.store.steps() == [4, 8]
 
 
 def test_an_evaluation_that_is_stopped_is_done_by_the_next_process(lab: Lab) -> None:
-    def evaluate(should_stop: Callable[[], bool]) -> dict[str, Any] | None:
-        if interrupt.pop(trainer.state.step, False):
+    def evaluate(run: Run) -> dict[str, Any] | None:
+        if interrupt.pop(run.state.step, False):
             request_stop(lab, signal.SIGTERM)
-            assert should_stop()
+            assert run.should_stop()
             return None
-        return {"val/bpb": trainer.state.loss.value}
+        return {"val/bpb": run.state.loss.value}
 
     def run(here: Lab) -> bool:
-        nonlocal trainer
-        trainer = here.trainer()
-        trainer.events = [Event(trainer.cadence(2), evaluate), Event(trainer.cadence(4), evaluate)]
-        return trainer.run()
+        return here.trainer(callbacks=[Evaluation(evaluate, 2), Evaluation(evaluate, 4)]).run()
 
-    trainer, interrupt, whole = lab.trainer(), {}, another(lab, "whole")
+    interrupt, whole = {}, another(lab, "whole")
     assert run(whole)
     interrupt = {4: True}
     assert not run(lab)
-    assert trainer.store.steps() == [4] and lab.metrics()[-1]["step"] == 4 and "val/bpb" not in lab.metrics()[-1]
+    assert CheckpointStore(lab.folder / "checkpoints").steps() == [4]
+    assert lab.metrics()[-1]["step"] == 4 and "val/bpb" not in lab.metrics()[-1]
     lab.stop.requested = None
     assert run(lab)
     assert lab.figures() == whole.figures() and lab.saved(STEPS) == whole.saved(STEPS)

@@ -120,7 +120,7 @@ def test_a_memory_is_trained_on_and_kept(trained: Home, tmp_path: Path) -> None:
         ("chat_sft", ["--model-tag=tiny", "--total-batch-size=100"], 1, "total_batch_size 100 is not a multiple of 512 tokens"),
         ("mid_train", ["--epochs=0"], 2, "epochs is 0.0; it must be positive"),
         ("mid_train", ["--device-batch-size=0"], 2, "device_batch_size is 0; it must be at least 1"),
-        ("mid_train", ["--eval-every=0"], 2, "eval_every is 0; give at least 1, or -1"),
+        ("mid_train", ["--eval-every=0"], 2, "eval_every is 0; it must be at least 1, or -1"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(trained: Home, module: str, flags: list[str], code: int, says: str) -> None:
