@@ -181,7 +181,7 @@ RUN_BOUNDS = (
     MetricBound(
         "train/mfu",
         Band(0.45, 0.55, alert_low=0.40),
-        "share of the device's peak that the model's FLOPs take; logged where the peak is known",
+        "share of the device's peak that the model's FLOPs take; logged if the peak is known",
         "--device-batch-size, train/grad_accum_steps and train/time/data: the device waits for the host",
     ),
     HEARTBEAT,
