@@ -1,27 +1,25 @@
-"""Figures of the lab's report: curves of a sweep, gains with their intervals, depth sweep, scaling fits. PNGs as bytes."""
+"""Figures of the lab's report: curves of a sweep, gains with their intervals, depth sweep, scaling fits."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nanochat.report.figures import COLOURS, INK, dress
+from nanochat.report.figures import COLOURS, INK, LEGEND, colour, dress, name_rows, new_figure, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _SHOWN = 0.4  # of the run, at its end, where candidates differ
 _STYLES = ("-", "--", ":")
 _GREY = "#8a8a8a"
-_FAR = 1e4  # percent: farther than any frame
+_FAR = 1e4  # percent, outside any frame
 
 
 class Line(NamedTuple):
-    """The mean curve of an experiment over its seeds: tokens, metric and seconds at the median pace, fp64 [points]."""
+    """Mean curve of an experiment over its seeds: tokens, metric and seconds at the median pace, fp64 [points]."""
 
     name: str
     tokens: np.ndarray
@@ -30,7 +28,7 @@ class Line(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A share of time saved and the bounds of its interval."""
+    """Share of time saved and the bounds of its interval."""
 
     name: str
     value: float
@@ -39,80 +37,68 @@ class Bar(NamedTuple):
 
 
 def curves_png(title: str, metric: str, baseline: Line, lines: Sequence[Line], threshold: float) -> bytes:
-    """The end of the runs: the metric against tokens and against seconds, the baseline in black and the target dotted."""
-    figure = _figure(11.5, 4.0 + 0.16 * max(0, len(lines) - 4))
+    """The end of the runs: the metric against tokens and against seconds, the baseline in black and the threshold dotted."""
+    figure = new_figure(11.5, 4.0 + 0.16 * max(0, len(lines) - 4))
     for place, (axis, label) in enumerate((("tokens", "tokens"), ("seconds", "seconds in steps, at the median pace")), start=1):
         axes = figure.add_subplot(1, 2, place)
         for number, line in enumerate(lines):
-            colour, style = COLOURS[number % len(COLOURS)], _STYLES[number // len(COLOURS) % len(_STYLES)]
-            axes.plot(getattr(line, axis), line.values, color=colour, linestyle=style, linewidth=1.4, label=line.name)
+            style = _STYLES[number // len(COLOURS) % len(_STYLES)]
+            axes.plot(getattr(line, axis), line.values, color=colour(number), linestyle=style, linewidth=1.4, label=line.name)
         axes.plot(getattr(baseline, axis), baseline.values, color=INK, linewidth=2.2, label=baseline.name)
         axes.axhline(threshold, color=_GREY, linewidth=1.0, linestyle=(0, (1, 2)))
         dress(axes, metric, label)
         _zoom(axes, axis, [baseline, *lines], threshold)
     handles, labels = axes.get_legend_handles_labels()
-    order = [len(handles) - 1, *range(len(handles) - 1)]
-    figure.legend(
-        [handles[i] for i in order],
-        [labels[i] for i in order],
-        loc="outside lower center",
-        ncols=3,
-        fontsize=8.5,
-        frameon=False,
-        labelcolor=INK,
-    )
-    return _png(figure, title)
+    handles, labels = handles[-1:] + handles[:-1], labels[-1:] + labels[:-1]  # the baseline first
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8.5, **LEGEND)
+    return to_png(figure, title)
 
 
 def gains_png(title: str, bars: Sequence[Bar]) -> bytes | None:
-    """Time saved on the way to the target, one row a candidate, with its interval; None where there is none."""
+    """Time saved to the threshold with its interval, one row per candidate; None if there is no candidate."""
     if not bars:
         return None
-    figure = _figure(9.0, 1.3 + 0.36 * len(bars))
+    figure = new_figure(9.0, 1.3 + 0.36 * len(bars))
     axes = figure.add_subplot()
     for row, bar in enumerate(bars):
-        colour = COLOURS[2] if bar.low > 0 else COLOURS[1] if bar.high < 0 else _GREY
-        axes.plot([max(100 * bar.low, -_FAR), min(100 * bar.high, _FAR)], [row, row], color=colour, linewidth=2.0)
-        axes.plot(100 * bar.value, row, "o", color=colour, markersize=6)
-        # Beside the frame: intervals of few seeds are wide.
+        shade = COLOURS[2] if bar.low > 0 else COLOURS[1] if bar.high < 0 else _GREY
+        axes.plot([max(100 * bar.low, -_FAR), min(100 * bar.high, _FAR)], [row, row], color=shade, linewidth=2.0)
+        axes.plot(100 * bar.value, row, "o", color=shade, markersize=6)
+        # Outside the frame, as intervals of few seeds are wide.
         axes.annotate(f"{bar.value:+.1%}", (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color=INK)
     axes.axvline(0, color=INK, linewidth=1.0)
     dress(axes, "left of the line: slower", "% of the time to the target saved")
-    axes.set_yticks(range(len(bars)), [bar.name for bar in bars], parse_math=False)
-    axes.set_ylim(len(bars) - 0.5, -0.5)
-    width = 1.15 * max(
-        4.0, *(100 * abs(bar.value) for bar in bars), *(min(25.0, 100 * abs(e)) for bar in bars for e in (bar.low, bar.high))
-    )
-    axes.set_xlim(-width, width)  # what reaches farther is cut off: an interval of two seeds fills no page
-    return _png(figure, title)
+    name_rows(axes, [bar.name for bar in bars])
+    ends = (min(25.0, 100 * abs(end)) for bar in bars for end in (bar.low, bar.high))
+    width = 1.15 * max(4.0, *(100 * abs(bar.value) for bar in bars), *ends)
+    axes.set_xlim(-width, width)  # longer intervals are cut off: one of two seeds would fill the page
+    return to_png(figure, title)
 
 
 def depths_png(
     title: str, metric: str, series: Mapping[str, Sequence[tuple[int, float, float]]], saved: Sequence[tuple[int, float]]
 ) -> bytes:
-    """The depth sweep: the final metric against FLOPs with a power law and its R², and the time saved at each depth.
+    """Depth sweep: the final metric against FLOPs with a power law and its R², and the time saved at each depth.
 
     `series` maps experiments to (depth, FLOPs, metric); `saved` holds (depth, share), empty without a candidate.
     """
     from nanochat.lab.scaling import power_law
 
-    figure = _figure(11.0 if saved else 6.5, 4.0)
+    figure = new_figure(11.0 if saved else 6.5, 4.0)
     axes = figure.add_subplot(1, 2 if saved else 1, 1)
     for number, (name, points) in enumerate(series.items()):
         depths, flops, values = zip(*sorted(points), strict=True)
         law = power_law(flops, values) if len(points) > 1 else None
         shown = "" if law is None or law["r_squared"] is None else f": ∝ FLOPs^{law['exponent']:.3f}, R² {law['r_squared']:.4f}"
-        colour = (INK, *COLOURS)[number % (1 + len(COLOURS))]
-        axes.plot(flops, values, "o", color=colour, markersize=5, label=name + shown)
-        if law is not None:
-            x = np.geomspace(min(flops), max(flops), 50)
-            axes.plot(x, law["scale"] * x ** law["exponent"], color=colour, linewidth=1.2)
+        shade = (INK, *COLOURS)[number % (1 + len(COLOURS))]
+        axes.plot(flops, values, "o", color=shade, markersize=5, label=name + shown)
+        _draw_law(axes, law, flops, color=shade, linewidth=1.2)
         if number == 0:
             for depth, x, y in zip(depths, flops, values, strict=True):
                 axes.annotate(f"depth {depth}", (x, y), xytext=(6, 6), textcoords="offset points", fontsize=8, color=INK)
     _logarithmic(axes, [x for _, x, _ in next(iter(series.values()))], y=True)
     dress(axes, f"final {metric} (log)", "training FLOPs")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", fontsize=8.5, frameon=False, labelcolor=INK)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", fontsize=8.5, **LEGEND)
     if saved:
         axes = figure.add_subplot(1, 2, 2)
         depths, shares = zip(*sorted(saved), strict=True)
@@ -120,44 +106,47 @@ def depths_png(
         axes.axhline(0, color=INK, linewidth=1.0)
         axes.set_xticks(depths)
         dress(axes, "% of the time to the target saved", "depth")
-    return _png(figure, title)
+    return to_png(figure, title)
 
 
 def scaling_png(title: str, answer: Mapping[str, Any]) -> bytes:
     """Scaling laws: the metric against parameters for each budget with its parabola, and the best sizes against FLOPs with the law."""
-    figure = _figure(11.5, 4.2)
+    figure = new_figure(11.5, 4.2)
     axes = figure.add_subplot(1, 2, 1)
     for number, best in enumerate(answer["best"]):
-        colour = COLOURS[number % len(COLOURS)]
-        here = sorted((p["parameters"], p["value"]) for p in answer["points"] if p["budget"] == best["budget"])
-        x, y = zip(*here, strict=True)
+        shade = colour(number)
+        x, y = zip(*sorted((p["parameters"], p["value"]) for p in answer["points"] if p["budget"] == best["budget"]), strict=True)
         fit = "" if best["r_squared"] is None else f", R² {best['r_squared']:.3f}"
-        axes.plot(x, y, "o", color=colour, markersize=5, label=f"{best['budget']:.2g} FLOPs{fit}")
+        axes.plot(x, y, "o", color=shade, markersize=5, label=f"{best['budget']:.2g} FLOPs{fit}")
         fine = np.geomspace(x[0], x[-1], 80)
-        axes.plot(fine, np.polyval(best["parabola"], np.log(fine)), color=colour, linewidth=1.2)
+        axes.plot(fine, np.polyval(best["parabola"], np.log(fine)), color=shade, linewidth=1.2)
         if best["inside"]:
-            axes.plot(best["parameters"], best["value"], "*", color=colour, markersize=12)
+            axes.plot(best["parameters"], best["value"], "*", color=shade, markersize=12)
     _logarithmic(axes, [point["parameters"] for point in answer["points"]])
     dress(axes, f"final {answer['metric']}; a star is a budget's best size", "scaling parameters")
-    axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+    axes.legend(fontsize=8, **LEGEND)
     axes = figure.add_subplot(1, 2, 2)
     flops = [best["budget"] for best in answer["best"]]
     for number, name in enumerate(("parameters", "tokens")):
         axes.plot(flops, [best[name] for best in answer["best"]], "o", color=COLOURS[number], markersize=6, label=_law(name, answer))
-        if law := answer["laws"].get(name):
-            x = np.geomspace(min(flops), max(flops), 50)
-            axes.plot(x, law["scale"] * x ** law["exponent"], color=COLOURS[number], linewidth=1.4)
+        _draw_law(axes, answer["laws"].get(name), flops, color=COLOURS[number], linewidth=1.4)
     _logarithmic(axes, flops, y=True)
     dress(axes, "best size and its tokens (log)", "training FLOPs")
-    axes.legend(fontsize=8, frameon=False, labelcolor=INK)
-    return _png(figure, title)
+    axes.legend(fontsize=8, **LEGEND)
+    return to_png(figure, title)
 
 
 def mean_line(name: str, curves: Sequence[tuple[np.ndarray, np.ndarray]], tok_per_sec: Sequence[float]) -> Line:
-    """The mean over seeds of (tokens, values), at the tokens of the first."""
+    """Mean over seeds of (tokens, values), at the tokens of the first."""
     tokens = curves[0][0]
     values = np.mean([np.interp(tokens, x, y) for x, y in curves], axis=0)
     return Line(name, tokens, values, tokens / float(np.median(tok_per_sec)))
+
+
+def _draw_law(axes: Axes, law: Mapping[str, Any] | None, flops: Sequence[float], **style: Any) -> None:
+    if law is not None:
+        x = np.geomspace(min(flops), max(flops), 50)
+        axes.plot(x, law["scale"] * x ** law["exponent"], **style)
 
 
 def _law(name: str, answer: Mapping[str, Any]) -> str:
@@ -168,7 +157,7 @@ def _law(name: str, answer: Mapping[str, Any]) -> str:
 
 
 def _zoom(axes: Axes, axis: str, lines: Sequence[Line], threshold: float) -> None:
-    """The last part of the runs, with what happens there filling the height."""
+    """Shows the last part of the runs, at full height."""
     from matplotlib.ticker import EngFormatter
 
     end = max(getattr(line, axis)[-1] for line in lines)
@@ -181,7 +170,7 @@ def _zoom(axes: Axes, axis: str, lines: Sequence[Line], threshold: float) -> Non
 
 
 def _logarithmic(axes: Axes, x: Sequence[float], y: bool = False) -> None:
-    """Logarithmic axes, with ticks at the values `x`, or at some of them, and where y is logarithmic too at round numbers."""
+    """Makes x logarithmic with ticks at the values `x`, and optionally y with ticks at round numbers."""
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
     axes.set_xscale("log")
@@ -192,23 +181,7 @@ def _logarithmic(axes: Axes, x: Sequence[float], y: bool = False) -> None:
         return
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    # Within a small range the powers of ten would be one tick, or none.
+    # Within a small range powers of ten would give one tick, or none.
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high / low > 5 else MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=140, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Figure, title: str) -> bytes:
-    figure.suptitle(title, color=INK, fontsize=11, parse_math=False)
-    png = io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": None})
-    return png.getvalue()

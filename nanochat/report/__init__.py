@@ -1,1 +1,1 @@
-"""The report of a run: its sections, figures, checks and pages."""
+"""Report of a run: its sections, figures, checks and pages."""

@@ -1,4 +1,4 @@
-"""Whether a run can be handed over: losses agree, nothing is missing, every checkpoint is what was written, and the model replies."""
+"""Release check of a run: the losses agree, nothing is missing, every checkpoint is intact, and the model replies."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from nanochat.report.sections import CHECK, Collected, Entry, Run, collect, run_
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tracking.sinks import read_metrics
 
-SAME_BPB = 0.01  # of it: what evaluation and training may differ in, which measure the same rows with other kernels
-SAME_LOSS = 0.2  # nats per token that plain rows may lose against the baseline: a few steps, where a run is as short as the demo
+SAME_BPB = 0.01  # relative difference allowed between evaluation and training, which measure the same rows with other kernels
+SAME_LOSS = 0.2  # nats per token by which plain rows may exceed the baseline: a few steps of a run as short as the demo
+MAX_TOKENS = 64  # of the reply
 
 Result = Literal["ok", "FAILED", "missing"]
-MAX_TOKENS = 64
 
 
 class Point(NamedTuple):
-    """One thing that was looked at; `found` says what was found and, where it is not ok, what to do."""
+    """One check and its finding; `found` includes what to do if it is not ok."""
 
     result: Result
     point: str
@@ -42,36 +42,43 @@ class Point(NamedTuple):
     found: str
 
     def __str__(self) -> str:
-        return f"{self.result:<8}{self.point}, {self.model}: {self.found}" if self.model else f"{self.result:<8}{self.point}: {self.found}"
+        return f"{self.result:<8}{self.point}{f', {self.model}' * bool(self.model)}: {self.found}"
+
+
+class Reply(NamedTuple):
+    """Text and number of the sampled tokens, the one that ended it included; `first_seconds` is the latency of the first."""
+
+    text: str
+    tokens: int
+    first_seconds: float
+    tokens_per_second: float
 
 
 @dataclass
 class Check:
-    """Check before a run is handed over: losses, completeness, checkpoints, a reply."""
+    """Check a run before it is handed over: losses, completeness, checkpoints, a reply."""
 
-    model_tag: str | None = flag(None, "model to check; None = all that have reported", alias=("-g", "tag"))
-    source: Literal["auto", "base", "mid", "sft", "rl"] = flag(
-        "auto", "whose reply is wanted; auto = the latest stage there is", alias=("-i",)
-    )
-    prompt: str = flag("What is a MegaContext?", "what the model is asked", alias=("-p",))
+    model_tag: str | None = flag(None, "tag of the model to check; None = all that have reported", alias=("-g", "tag"))
+    source: Literal["auto", "base", "mid", "sft", "rl"] = flag("auto", "stage whose model replies; auto = the latest", alias=("-i",))
+    prompt: str = flag("What is a MegaContext?", "prompt to reply to", alias=("-p",))
     json: bool = flag(False, "print one JSON object instead of lines")
-    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best this machine has")
+    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best available")
 
     def __post_init__(self) -> None:
-        RuntimeFlags(device_type=self.device_type)  # refuses a wrong one
+        RuntimeFlags(device_type=self.device_type)  # raises for an invalid one
         if not self.prompt.strip():
-            raise ValueError("prompt is empty; give something to reply to")
+            raise ValueError("invalid prompt: it is empty")
 
 
 def check(config: Check) -> int:
-    """Looks at everything, prints what was found and leaves it for the report. Returns 0 where all is ok, else 1."""
+    """Runs all checks, prints the findings and records them for the report. Returns 0 if all are ok, else 1."""
     collected = collect()
     runs = [run for run in collected.runs if config.model_tag in (None, run.tag)]
     if not runs:
         have = ", ".join(run.tag for run in collected.runs)
-        raise UserError(f"no model {config.model_tag} has reported in {base_dir()} (there: {have}); give another --model-tag")
+        raise UserError(f"no model {config.model_tag} has reported in {base_dir()}; expected --model-tag {have}")
     points: list[Point] = []
-    for point in look(config, collected, runs):
+    for point in _points(config, collected, runs):
         points.append(point)
         if not config.json:
             print(point, flush=True)
@@ -86,8 +93,27 @@ def check(config: Check) -> int:
     return 0 if good else 1
 
 
-def look(config: Check, collected: Collected, runs: list[Run]) -> Iterator[Point]:
-    """The points, as they are looked at."""
+def reply(stage: Stage, tag: str, prompt: str, device_type: str) -> Reply:
+    """Greedy reply of the model `tag` of `stage` to `prompt`, by the same path as `chat_cli -p`.
+
+    The times do not include loading the model. Raises `UserError` if it cannot be loaded.
+    """
+    runtime = start(RuntimeFlags(device_type=device_type, compile=False))
+    model, tokenizer, _ = load_model(stage, tag, None, runtime.device, runtime.precision.dtype, say=lambda _: None)
+    base = stage == "base"
+    messages = {"messages": [{"role": "user", "content": prompt}]}
+    tokens = tokenizer.encode(prompt, bos=True) if base else render_prompt(tokenizer, messages)
+    engine, stop = Engine(model, tools=None if base else ToolFlags().open(tokenizer)), ending(tokenizer, base)
+    sampled, times = [], [time.monotonic()]
+    for (token,) in engine.stream([tokens], Sampling(temperature=0.0, max_tokens=MAX_TOKENS), stop):
+        times.append(time.monotonic())
+        sampled.append(token)
+    text = "".join(piece.text for piece in reply_pieces(tokenizer, sampled, stop))
+    return Reply(text, len(sampled), times[1] - times[0], len(sampled) / (times[-1] - times[0]))
+
+
+def _points(config: Check, collected: Collected, runs: list[Run]) -> Iterator[Point]:
+    """Runs the checks one by one."""
     yield _complete("", collected.shared)
     for run in runs:
         yield _complete(run.tag, run.entries)
@@ -101,7 +127,7 @@ def look(config: Check, collected: Collected, runs: list[Run]) -> Iterator[Point
 
 
 def _complete(tag: str, entries: Sequence[Entry]) -> Point:
-    """Every stage has reported, and the runner has its command."""
+    """Every stage has reported, and the runner has recorded its command."""
     wanted = [entry for entry in entries if entry.stage.required]
     failed = [entry.name for entry in wanted if entry.state in ("failed", "stopped")]
     missing = [entry.name for entry in wanted if entry.section is None and entry.name not in failed]
@@ -111,7 +137,7 @@ def _complete(tag: str, entries: Sequence[Entry]) -> Point:
     if missing:
         return Point("missing", "completeness", tag, f"{', '.join(missing)} left no section; run the recipe again")
     if by_hand:
-        return Point("missing", "completeness", tag, f"{', '.join(by_hand)} left no stamp: the commands are not known; use a runner")
+        return Point("missing", "completeness", tag, f"{', '.join(by_hand)} left no stamp: the commands are unknown; use a runner")
     return Point("ok", "completeness", tag, f"{len(wanted)} stages with section and stamp")
 
 
@@ -128,7 +154,7 @@ def _records(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _evaluation_agrees(run: Run) -> Point:
-    """The newest base checkpoint gives the bits per byte that training measured at its end."""
+    """The newest base checkpoint has the bits per byte that training measured at its end."""
     what = "loss parity, evaluation and training"
     trained = last_values(_records(run.values("base_training"))).get("val/bpb")
     values = run.values("base_evaluation")
@@ -142,12 +168,12 @@ def _evaluation_agrees(run: Run) -> Point:
         return Point("FAILED", what, run.tag, f"base_eval measured {values.get('model')}, the newest checkpoint is {wanted}; {again}")
     found = f"{evaluated:.4f} bits per byte at evaluation, {trained:.4f} at the end of training"
     if abs(evaluated - trained) > SAME_BPB * trained:
-        return Point("FAILED", what, run.tag, f"{found}: more than {SAME_BPB:.0%} apart; is it the same data and dtype? {again}")
+        return Point("FAILED", what, run.tag, f"{found}: more than {SAME_BPB:.0%} apart; check data and dtype, then {again}")
     return Point("ok", what, run.tag, found)
 
 
 def _plain_rows_agree(run: Run, collected: Collected) -> Point:
-    """Plain rows of a run with a memory lose about what the baseline's do, over the last third of the steps that both logged."""
+    """Plain rows of a run with a memory have about the baseline's loss, over the last third of the steps that both logged."""
     what = "loss parity, plain rows and baseline"
     baseline = next((other for other in collected.runs if not other.ending), None)
     theirs = {r["step"]: r.get("train/loss") for r in _records(baseline.values("base_training") if baseline else {})}
@@ -156,14 +182,15 @@ def _plain_rows_agree(run: Run, collected: Collected) -> Point:
     if not differences:
         return Point("missing", what, run.tag, "no baseline has logged the same steps; run the same without --mc in this base folder")
     last = differences[-max(1, len(differences) // 3) :]
-    found = f"{sum(last) / len(last):+.4f} nats over the last {len(last)} records that both logged"
-    if sum(last) / len(last) > SAME_LOSS:
+    excess = sum(last) / len(last)
+    found = f"{excess:+.4f} nats over the last {len(last)} records that both logged"
+    if excess > SAME_LOSS:
         return Point("FAILED", what, run.tag, f"{found}, more than {SAME_LOSS}; compare the two with python -m scripts.compare")
     return Point("ok", what, run.tag, found)
 
 
 def _within_targets(run: Run) -> Iterator[Point]:
-    """ΔNLL is what the targets ask for, as the evaluations of the base and of the chat model have recorded it."""
+    """ΔNLL is within its targets, as recorded by the evaluations of the base and of the chat model."""
     for name, script in (("base_evaluation", "base_eval"), ("chat_evaluation", "chat_eval")):
         targets = [row for row in run.values(name).get("targets", ()) if isinstance(row, dict)]
         what = f"ΔNLL, {script}"
@@ -177,7 +204,7 @@ def _within_targets(run: Run) -> Iterator[Point]:
 
 
 def _checkpoints(run: Run) -> Iterator[Point]:
-    """The newest checkpoint of every training stage is whole, of this tokenizer, and of the last step of its plan."""
+    """The newest checkpoint of every training stage is intact, has this tokenizer, and is from the last planned step."""
     for entry in run.entries:
         if entry.stage.trains is None:
             continue
@@ -191,24 +218,24 @@ def _checkpoints(run: Run) -> Iterator[Point]:
 
 def _checkpoint(store: CheckpointStore, step: int, what: str, tag: str) -> Point:
     if (why := store.verify(step)) is not None:
-        return Point("FAILED", what, tag, f"step {step} is not what was written: {why}; resume the stage from an earlier one")
+        return Point("FAILED", what, tag, f"step {step} is damaged: {why}; resume the stage from an earlier one")
     meta = store.load(step, groups=()).meta
     theirs, ours = meta.get("tokenizer"), load_tokenizer().fingerprint
     if theirs != ours:
-        return Point("FAILED", what, tag, f"step {step} has the tokenizer {theirs}, {base_dir() / 'tokenizer'} is {ours}; put its own back")
+        return Point("FAILED", what, tag, f"step {step} has the tokenizer {theirs}, {base_dir() / 'tokenizer'} is {ours}; restore its own")
     planned = meta.get("identity", {}).get("num_iterations")
     if planned != step:
-        return Point("FAILED", what, tag, f"step {step} of {planned}: training is not through; run the recipe again")
+        return Point("FAILED", what, tag, f"step {step} of {planned}: training has not finished; run the recipe again")
     return Point("ok", what, tag, f"step {step} of {planned}, every byte verified, tokenizer {ours}")
 
 
 def _replies(config: Check, run: Run) -> Iterator[Point]:
-    """The model replies, and one with a memory in a session too."""
+    """The model replies; with a memory, also in a session."""
     what = "smoke test"
     stage = latest_stage(run.tag) if config.source == "auto" else config.source
     if not any((base_dir() / f"{stage}_checkpoints" / run.tag).glob("step_*")):
         wanted = stage if config.source != "auto" else " or ".join(STAGES)
-        yield Point("missing", what, run.tag, f"no {wanted} model is there; train it, or give another --source")
+        yield Point("missing", what, run.tag, f"there is no {wanted} model; train it, or give another --source")
         return
     try:
         said = reply(stage, run.tag, config.prompt, config.device_type)
@@ -217,54 +244,26 @@ def _replies(config: Check, run: Run) -> Iterator[Point]:
         return
     speed = f"first token after {said.first_seconds:.3f} s, {said.tokens} tokens at {said.tokens_per_second:.1f}/s"
     if shown := _shown(said.text):
-        yield Point("ok", what, run.tag, f"{stage} said {shown!r}; {speed}")
+        yield Point("ok", what, run.tag, f"{stage} replied {shown!r}; {speed}")
     else:
-        yield Point("FAILED", what, run.tag, f"{stage} said nothing to {config.prompt!r}; look at its samples")
+        yield Point("FAILED", what, run.tag, f"{stage} replied nothing to {config.prompt!r}; look at its samples")
     if run.ending:
         yield _session_replies(config, stage, run.tag)
 
 
 def _session_replies(config: Check, stage: str, tag: str) -> Point:
-    """As a user would: the program itself, in a session that is kept in memory."""
+    """Replies through the program itself, as a user would, in a session that is not saved."""
     what = "smoke test in a session"
     flags = ["-p", config.prompt, "-i", stage, "-g", tag, "--mc", f"--device-type={config.device_type}", "--max-tokens=64", "-t=0"]
     done = subprocess.run([sys.executable, "-m", "scripts.chat_cli", *flags], capture_output=True, text=True, cwd=ROOT)
-    said = _shown(done.stdout)
-    if done.returncode or not said:
-        why = done.stderr.strip().rpartition("\n")[2] or "it said nothing"
+    text = _shown(done.stdout)
+    if done.returncode or not text:
+        why = done.stderr.strip().rpartition("\n")[2] or "no reply"
         return Point("FAILED", what, tag, f"chat_cli --mc ended with exit code {done.returncode}: {why}")
-    return Point("ok", what, tag, f"{stage} said {said!r}")
+    return Point("ok", what, tag, f"{stage} replied {text!r}")
 
 
 def _shown(text: str) -> str:
     """The beginning of a reply, on one line."""
     line = markdown.visible(" ".join(text.split()))
     return line if len(line) <= 80 else f"{line[:79]}…"
-
-
-class Said(NamedTuple):
-    """A reply; `tokens` were drawn, the one that ended it included, the first of them `first_seconds` after the question."""
-
-    text: str
-    tokens: int
-    first_seconds: float
-    tokens_per_second: float
-
-
-def reply(stage: Stage, tag: str, prompt: str, device_type: str) -> Said:
-    """What the model of `stage` called `tag` makes of `prompt`, the likeliest token each time: the path of `chat_cli -p`.
-
-    The time does not include that of loading the model. Raises `UserError` where it cannot be loaded.
-    """
-    runtime = start(RuntimeFlags(device_type=device_type, compile=False))
-    model, tokenizer, _ = load_model(stage, tag, None, runtime.device, runtime.precision.dtype, say=lambda _: None)
-    base = stage == "base"
-    messages = {"messages": [{"role": "user", "content": prompt}]}
-    tokens = tokenizer.encode(prompt, bos=True) if base else render_prompt(tokenizer, messages)
-    engine, stop = Engine(model, tools=None if base else ToolFlags().open(tokenizer)), ending(tokenizer, base)
-    drawn, times = [], [time.monotonic()]
-    for (token,) in engine.stream([tokens], Sampling(temperature=0.0, max_tokens=MAX_TOKENS), stop):
-        times.append(time.monotonic())
-        drawn.append(token)
-    text = "".join(piece.text for piece in reply_pieces(tokenizer, drawn, stop))
-    return Said(text, len(drawn), times[1] - times[0], len(drawn) / (times[-1] - times[0]))

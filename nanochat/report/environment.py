@@ -1,4 +1,4 @@
-"""What a run ran on: machine, versions, commit, dtype. Facts for the report; nothing here decides anything."""
+"""Environment of a run: machine, versions, commit, dtype. For reports only; nothing is decided here."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from nanochat.common import ROOT, UserError
 
 
 def describe_environment() -> dict[str, str]:
-    """Names and values for people. Imports torch; what this system does not tell is left out.
+    """Names and values for people. Imports torch; facts that this system does not provide are left out.
 
-    Raises `UserError` where NANOCHAT_DTYPE names no dtype.
+    Raises `UserError` if NANOCHAT_DTYPE is invalid.
     """
     import torch
 
@@ -41,7 +41,7 @@ def describe_environment() -> dict[str, str]:
 
 
 def source_commit() -> str | None:
-    """The commit of this source, with a `+` where tracked files were changed since; None outside a git checkout."""
+    """Commit of this source, with a `+` if tracked files have changed since; None outside a git checkout."""
     if not (ROOT / ".git").exists():
         return None
     try:
@@ -53,7 +53,7 @@ def source_commit() -> str | None:
 
 
 def process_seconds() -> float | None:
-    """Wall-clock seconds since this process started; None where /proc does not tell."""
+    """Wall-clock seconds since this process started; None without /proc."""
     try:
         after_name = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""What whoever takes a run over has to know: alerts, check, machine, commands, checkpoints with their hashes, data, W&B."""
+"""Hand-over part of the report: alerts, check, environment, commands, checkpoint hashes, data, W&B."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from nanochat.tracking.run_log import ALERTS_FILE
 from nanochat.tracking.sinks import read_metrics
 
 _ALERT = ("step", "metric", "value", "band", "message")
-_WEIGHTS = "model"  # the beginning of the names of the files that hold them
+_WEIGHTS = "model"  # prefix of the files with the weights
+
+
+Alerts = Mapping[str, list[dict[str, Any]]]
 
 
 class Saved(NamedTuple):
-    """The newest checkpoint of a stage; `problem` says why its manifest or meta cannot be read."""
+    """Newest checkpoint of a stage; `problem` is the reason why its manifest or meta cannot be read."""
 
     stage: str
     folder: Path
@@ -32,7 +35,7 @@ class Saved(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its folder below the artefact folder."""
+        """Folder, relative to the base folder."""
         return str(self.folder.relative_to(base_dir()))
 
     @property
@@ -41,14 +44,8 @@ class Saved(NamedTuple):
         return sum(entry.get("bytes", 0) for entry in self.files.values())
 
 
-Alerts = Mapping[str, list[dict[str, Any]]]
-
-
 def collect_alerts(collected: Collected) -> Alerts:
-    """The alerts of every training run that has reported, by stage and tag: targets that it has left.
-
-    Raises `UserError` where they cannot be read.
-    """
+    """Alerts of every training run that has reported, by stage and tag. Raises `UserError` if they cannot be read."""
     found = {}
     for run in collected.runs:
         for entry in run.entries:
@@ -59,7 +56,7 @@ def collect_alerts(collected: Collected) -> Alerts:
 
 
 def newest_checkpoints(tags: list[str]) -> Iterator[Saved]:
-    """The newest checkpoint of each training stage of the models called so, valid or not. Reads no weights."""
+    """Newest checkpoint, valid or not, of each training stage of the models with these tags. Reads no weights."""
     for stage in RECIPE:
         if stage.trains is None:
             continue
@@ -70,21 +67,21 @@ def newest_checkpoints(tags: list[str]) -> Iterator[Saved]:
 
 
 def add_alerts(page: Page, alerts: Alerts) -> None:
-    """A table of them; none is said, too."""
+    """Adds a table of the alerts."""
     page.add("## Alerts")
     rows = [(run, *(alert.get(key) for key in _ALERT)) for run, found in alerts.items() for alert in found]
     if rows:
         page.add(markdown.table(("run", "step", "metric", "value", "band", "alert"), rows, right=(1, 3)))
     else:
-        page.add("None: no run has left the bands of its targets." if alerts else "No training run has reported, so none is known.")
+        page.add("None: all metrics are within their bounds." if alerts else "None known: no training run has reported.")
 
 
 def add_check(page: Page, collected: Collected) -> None:
-    """What the last check found."""
+    """Adds the findings of the last check."""
     page.add("## Check")
     record = collected.sections.get(CHECK)
     if record is None:
-        page.add("`python -m nanochat.report check` has not been run: whether this can be handed over is not known.")
+        page.add("Not checked yet; run `python -m nanochat.report check`.")
         return
     page.add(f"*{readable(record['timestamp'])} UTC.*")
     points = [point for point in record["values"].get("points", ()) if isinstance(point, dict)]
@@ -93,19 +90,19 @@ def add_check(page: Page, collected: Collected) -> None:
 
 
 def add_environment(page: Page) -> None:
-    """The machine that the report is written on."""
+    """Adds facts about the machine that the report is written on."""
     page.add("## Environment", *markdown.values(describe_environment()))
 
 
 def add_commands(page: Page, collected: Collected) -> None:
-    """The commands of all stages, as the runner gave them, in the order in which they ended."""
+    """Adds the commands of all stages, as recorded by the runner, in the order in which they ended."""
     page.add("## Commands")
     commands = [stamp["command"] for name, stamp in collected.stamps.items()]
-    page.add(markdown.fenced("\n".join(commands), "sh") if commands else "None are known: the stages were run by hand.")
+    page.add(markdown.fenced("\n".join(commands), "sh") if commands else "None known: the stages were run by hand.")
 
 
 def add_checkpoints(page: Page, collected: Collected) -> None:
-    """The newest checkpoint of every training stage with the hash of its weights, and what they were made from."""
+    """Adds the newest checkpoint of every training stage with the hash of its weights, and the data and W&B run behind it."""
     saved = list(newest_checkpoints([run.tag for run in collected.runs]))
     page.add("## Checkpoints", f"In {markdown.escape(str(base_dir()))}; the newest of each stage.")
     rows = []
@@ -117,11 +114,11 @@ def add_checkpoints(page: Page, collected: Collected) -> None:
         page.add(markdown.table(("folder", "step", "MiB in all", "file", "SHA-256"), rows, right=(1, 2)))
         page.add("The hashes of the other files are in the `manifest.json` of each folder; reading a checkpoint checks them.")
     else:
-        page.add("None are here.")
+        page.add("None.")
     page.add("## Data and runs")
     data = collected.sections.get("data")
     facts = [] if data is None else [("dataset", data["values"].get("dataset")), ("hash of its files", data["values"].get("fingerprint"))]
-    page.add(markdown.table(("", ""), facts) if facts else "What the data was is not known: base training has not reported.")
+    page.add(markdown.table(("", ""), facts) if facts else "The dataset is unknown: base training has not reported.")
     tags = {run.ending: run.tag for run in collected.runs}
     rows = []
     for entry in collected.entries:
@@ -135,15 +132,14 @@ def add_checkpoints(page: Page, collected: Collected) -> None:
 
 def _saved(stage: str, folder: Path, step: int) -> Saved:
     try:
-        files = read_manifest(folder, step)
-        meta = read_json(folder / META)
+        files, meta = read_manifest(folder, step), read_json(folder / META)
     except (InvalidError, UserError) as why:
         return Saved(stage, folder, step, {}, {}, str(why))
     return Saved(stage, folder, step, files, meta if isinstance(meta, dict) else {}, None)
 
 
 def _wandb(values: Mapping[str, Any]) -> str:
-    """Name and id of the W&B run that a training stage logged to."""
+    """Name and id of the W&B run of a training stage."""
     metrics_file = values.get("metrics_file")
     id_file = None if metrics_file is None else run_file(metrics_file).with_name("wandb_run_id")
     if id_file is None or not id_file.is_file():

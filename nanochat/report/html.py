@@ -1,4 +1,4 @@
-"""A report as one HTML file: nothing is loaded from elsewhere, nothing runs; it reads well on a phone, in the dark and on paper."""
+"""HTML form of a report: one file that loads and runs nothing, for screens of any size, dark mode and paper."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from nanochat.report.figures import DPI
 from nanochat.report.page import LAYOUT
 
-# Whatever slipped through, the browser would load and run nothing but this style and the images in the file.
+# A second line of defence: the browser may use nothing but the style and the images in the file.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 _STYLE = Path(__file__).with_name("report.css")
-
-_CSS_DPI, _FIGURE_DPI = 96, 140  # dots per inch of a page, and of the figures
-_WORD = 40  # characters that are not broken in a cell where there is no space in them
+_CSS_DPI = 96
+_WORD = 40  # characters of a word in a cell that is not broken
 _HASH = re.compile(r"[0-9a-f]{16}|[0-9a-f]{64}")
 _CELLS = {
     "ok": "good",
@@ -34,7 +34,7 @@ _CELLS = {
 
 
 def to_html(text: str, figures: Mapping[str, bytes]) -> str:
-    """The Markdown `text` as a whole HTML document. Images that are no `figures` are shown as their caption, HTML in it as text."""
+    """Renders Markdown as a complete HTML document. Images not in `figures` become their caption; HTML in the text is escaped."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(text)
     contents = _number_headings(tokens)
@@ -44,7 +44,7 @@ def to_html(text: str, figures: Mapping[str, bytes]) -> str:
         if token.type == "inline":
             _embed(token, figures)
     body = parser.renderer.render(tokens, parser.options, {})
-    # A table scrolls by itself where it is wider than the page; the focus makes that possible with keys alone.
+    # A table wider than the page scrolls; the tabindex makes that possible with the keyboard.
     body = body.replace("<table>", '<div class="table" tabindex="0"><table>').replace("</table>", "</table></div>")
     body = re.sub(r"<p>(<figure>.*?</figure>)</p>", r"\1", body)
     head, opening, body = body.partition("<h2")
@@ -67,7 +67,7 @@ def to_html(text: str, figures: Mapping[str, bytes]) -> str:
 
 
 def _number_headings(tokens: Sequence[Token]) -> list[tuple[int, str, str]]:
-    """Gives every heading an id; returns level, id and text of each."""
+    """Gives every heading an id; returns (level, id, text) of each."""
     found = []
     for opening, inline in zip(tokens, tokens[1:], strict=False):
         if opening.type == "heading_open":
@@ -78,7 +78,7 @@ def _number_headings(tokens: Sequence[Token]) -> list[tuple[int, str, str]]:
 
 
 def _mark_tables(tokens: Sequence[Token]) -> None:
-    """Classes instead of styles: for columns on the right, for what a cell holds, and for a row that is a sum."""
+    """Sets classes in place of styles: right-aligned columns, kinds of cells, and the row of totals."""
     row = before = None
     for token, inline in zip(tokens, tokens[1:], strict=False):
         if token.type == "tr_open":
@@ -93,7 +93,7 @@ def _mark_tables(tokens: Sequence[Token]) -> None:
 
 
 def _kind(text: str) -> str | None:
-    """Class of a cell that holds `text`: how something went, a hash, or a word that is not to be broken."""
+    """CSS class of a cell that holds `text`: a state, a hash, or a word that must not be broken."""
     if state := _CELLS.get(text.partition(",")[0]):
         return state
     if _HASH.fullmatch(text):
@@ -102,13 +102,14 @@ def _kind(text: str) -> str | None:
 
 
 def _mark_fences(tokens: Sequence[Token]) -> None:
-    """Text and commands are wrapped where lines are long; drawings are not."""
+    """Wraps long lines of text and commands, but not of drawings."""
     for token in tokens:
         if token.type == "fence" and token.info != LAYOUT:
             token.attrJoin("class", "wrap")
 
 
 def _embed(token: Token, figures: Mapping[str, bytes]) -> None:
+    """Replaces images by figures with the PNG inline."""
     for number, child in enumerate(token.children or ()):
         if child.type == "image":
             caption, png = html.escape(_text(child)), figures.get(str(child.attrGet("src")))
@@ -116,12 +117,12 @@ def _embed(token: Token, figures: Mapping[str, bytes]) -> None:
             shown.content = caption
             if png is not None:
                 source = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-                width = int.from_bytes(png[16:20], "big") * _CSS_DPI // _FIGURE_DPI
+                width = int.from_bytes(png[16:20], "big") * _CSS_DPI // DPI
                 image = f'<img src="{source}" alt="{caption}" width="{width}">'
                 shown.content = f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
             token.children[number] = shown
 
 
 def _text(token: Token) -> str:
-    """What a token shows."""
+    """Visible text of a token."""
     return "".join(child.content for child in token.children or ())

@@ -1,4 +1,4 @@
-"""The page that a report is while it is composed, and how its figures are written."""
+"""Page of a report under construction, and the formatting of numbers and samples."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from nanochat import markdown
 from nanochat.eval.chat_eval import Z
 
-LONGEST_SAMPLE = 2_000  # characters that are shown
-VAGUE = 0.5  # standard error of a recovery that says nothing
-LAYOUT = "layout"  # the language of fences whose lines are never wrapped
+LONGEST_SAMPLE = 2_000  # characters shown
+VAGUE = 0.5  # a recovery with a larger standard error is not shown
+LAYOUT = "layout"  # language of fences whose lines are never wrapped
 
 
 @dataclass
 class Page:
-    """Blocks of Markdown, and the PNG files that they show by name."""
+    """Blocks of Markdown, and the PNG files that they show, by file name."""
 
     blocks: list[str] = field(default_factory=list)
     figures: dict[str, bytes] = field(default_factory=dict)
@@ -25,8 +25,13 @@ class Page:
         """Adds blocks at the end."""
         self.blocks += blocks
 
+    def add_if_empty(self, block: str) -> None:
+        """Adds a block if the last one is the heading of a section."""
+        if self.blocks[-1].startswith("## "):
+            self.add(block)
+
     def figure(self, name: str, caption: str, png: bytes | None) -> bool:
-        """Adds a figure; whether there was anything to show."""
+        """Adds a figure; returns False if there is none."""
         if png is not None:
             self.figures[f"{name}.png"] = png
             self.add(f"![{markdown.escape(caption)}]({name}.png)")
@@ -44,7 +49,7 @@ def readable(timestamp: str) -> str:
 
 
 def plus_minus(value: Any, error: Any) -> str:
-    """A figure with its 95 % interval, of its standard error where that is known."""
+    """A number with its 95 % interval, if its standard error is known."""
     if not _is_number(value):
         return markdown.number(value)
     shown = f"{round(value, 4) + 0.0:.4f}"  # + 0.0: no minus before a zero
@@ -52,12 +57,12 @@ def plus_minus(value: Any, error: Any) -> str:
 
 
 def recovery(value: Any, error: Any) -> str:
-    """A share of what the far context gives, as `plus_minus`; a dash where it gives too little for a share to mean anything."""
+    """A share of the far context's gain, as `plus_minus`; a dash if its error is too large to mean anything."""
     return "–" if _is_number(error) and error > VAGUE else plus_minus(value, error)
 
 
 def share(row: Mapping[str, Any]) -> str:
-    """The accuracy of a task with its 95 % interval, in percent."""
+    """Accuracy of a task with its 95 % interval, in percent."""
     value, low, high = (row.get(name) for name in ("accuracy", "low", "high"))
     if not all(map(_is_number, (value, low, high))):
         return markdown.number(value)
@@ -65,13 +70,13 @@ def share(row: Mapping[str, Any]) -> str:
 
 
 def centered(rows: list[Mapping[str, Any]]) -> float | None:
-    """Half of the 95 % interval of ChatCORE, the mean of the tasks' centered accuracies, which are independent; None of none."""
+    """Half of the 95 % interval of ChatCORE, the mean of independent centered accuracies; None without intervals."""
     halves = [(row["high"] - row["low"]) / 2 / (1 - row["chance"]) for row in rows if {"high", "low", "chance"} <= row.keys()]
     return sum(half**2 for half in halves) ** 0.5 / len(halves) if halves else None
 
 
 def sample(prompt: str, text: str) -> str:
-    """Prompt, arrow, continuation, as the text they are; what is very long is cut."""
+    """Prompt, arrow and continuation as plain text; very long ones are cut."""
     continuation = _cut(text.removeprefix(prompt))
     space = "" if continuation[:1].isspace() else " "
     return markdown.fenced(f"{_cut(prompt)} ⟶{space}{continuation}")

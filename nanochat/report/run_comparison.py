@@ -1,4 +1,4 @@
-"""Runs side by side: what they came to, when they came to a loss, and whether that can be compared."""
+"""Comparison of runs: their main metrics, the cost of reaching a loss, and a verdict on whether they are comparable."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat import markdown
-from nanochat.report.figures import COLOURS, Curve, Panel, panels_png
+from nanochat.report.figures import Curve, Panel, colour, panels_png
 from nanochat.tracking.run_reader import LOSS, Axis, LoggedRun, reached, smooth
 from nanochat.tracking.sinks import show_seconds
 
-# What runs are aligned by: in a table, and under a figure.
+# Axes along which runs are aligned: name in a table, and under a figure.
 AXES: dict[Axis, tuple[str, str]] = {
     "tokens": ("tokens", "tokens"),
     "flops": ("FLOPs", "FLOPs"),
@@ -21,7 +21,7 @@ AXES: dict[Axis, tuple[str, str]] = {
     "step": ("steps", "steps"),
 }
 TITLES = {LOSS: "training loss of plain rows (nats per token)", "val/bpb": "validation bits per byte"}
-# What must be the same, with its name: of the identity of both runs, where it is known.
+# Fields of the identity that must be equal, if both runs have them.
 _SAME = {"max_seq_len": "tokens of a row", "vocab_size": "vocabulary", "tokenizer": "tokenizer"}
 _COUNTS = ("tok_per_sec", "tokens_per_step", "micro_batches", "steps", "tokens", "peak_mib", "tokens_to_loss", "x_to_loss")
 _MODEL = ("depth", "aspect_ratio", "head_dim", "kv_heads", "window_pattern")
@@ -29,7 +29,7 @@ _MODEL = ("depth", "aspect_ratio", "head_dim", "kv_heads", "window_pattern")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a run can be compared with the first: `reasons` why not, `shared` steps that both logged, `notes` to know."""
+    """Comparability of a run with the first: `reasons` against it, number of `shared` logged steps, and `notes`."""
 
     run: str
     reference: str
@@ -46,7 +46,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """What runs are aligned by, figures of each (see `figures_of`), the loss whose time is told, a verdict on each but the first."""
+    """Axis, figures of each run (see `figures_of`), the loss to reach, and a verdict on each run but the first."""
 
     axis: str
     figures: list[dict[str, Any]]
@@ -55,11 +55,11 @@ class RunComparison:
 
     @property
     def comparable(self) -> bool:
-        """Whether all runs can be compared with the first."""
+        """True if all runs can be compared with the first."""
         return not any(verdict.reasons for verdict in self.verdicts)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """A table as text: a label, and the figure of each run."""
+        """Rows of a table as text: a label, and the figure of each run."""
         target = "" if self.target_loss is None else f"{self.target_loss:.4g}"
         labels = {
             "loss": "training loss of plain rows, smoothed",
@@ -83,7 +83,7 @@ class RunComparison:
         return rows + [(name, *(_text(name, figures["metrics"][name]) for figures in self.figures)) for name in more]
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """The comparison as JSON."""
         verdicts = [vars(verdict) | {"comparable": not verdict.reasons} for verdict in self.verdicts]
         return {"x": self.axis, "runs": self.figures, "target_loss": self.target_loss, "comparable": self.comparable, "verdicts": verdicts}
 
@@ -91,9 +91,9 @@ class RunComparison:
 def compare(
     runs: Sequence[LoggedRun], axis: Axis = "tokens", metrics: Sequence[str] = (), target_loss: float | None = None
 ) -> RunComparison:
-    """The comparison of one run or more along `axis`, with the last values of `metrics` beside the usual figures.
+    """Compares one run or more along `axis`, with the last values of `metrics` in addition to the usual figures.
 
-    `target_loss` is by default the worst of their final losses: the one that all of them reach.
+    `target_loss` is by default the worst final loss, which all of them reach.
     """
     finals = [final for run in runs if (final := final_loss(run)) is not None]
     target = max(finals, default=None) if target_loss is None else target_loss
@@ -102,13 +102,13 @@ def compare(
 
 
 def final_loss(run: LoggedRun) -> float | None:
-    """The loss of plain rows at the end, smoothed: what one step came to is mostly noise."""
+    """Smoothed final loss of plain rows: the loss of a single step is mostly noise."""
     losses = run.values(LOSS)
     return smooth(losses)[-1] if losses else None
 
 
 def figures_of(run: LoggedRun, axis: Axis, metrics: Sequence[str], target_loss: float | None) -> dict[str, Any]:
-    """Figures of one run; None where it has not logged what they take. Losses in nats, times in seconds of steps."""
+    """Figures of one run; None if it has not logged what they need. Losses in nats, times in seconds of steps."""
     figures: dict[str, Any] = {
         "run": run.name,
         "metrics_file": str(run.path),
@@ -135,7 +135,7 @@ def figures_of(run: LoggedRun, axis: Axis, metrics: Sequence[str], target_loss: 
 
 
 def verdict(reference: LoggedRun, run: LoggedRun) -> Verdict:
-    """Whether `run` had the tokens, batches and learning rates of `reference`, at the steps that both logged."""
+    """Compares tokens, batches and learning rates of `run` and `reference` at the steps that both logged."""
     logged = {r["step"]: r for r in reference.records if "train/lrm" in r}
     both = [(logged[r["step"]], r) for r in run.records if "train/lrm" in r and r["step"] in logged]
     reasons = [] if both else ["no step that both logged"]
@@ -155,10 +155,10 @@ def verdict(reference: LoggedRun, run: LoggedRun) -> Verdict:
 
 
 def notes_of(run: LoggedRun) -> list[str]:
-    """What one should know of a run before one reads its figures."""
+    """Caveats of a run's figures."""
     notes = []
     if run.going:
-        notes.append(f"{run.name} is at step {run.step:,} of {run.steps:,}: its figures are those of now")
+        notes.append(f"{run.name} is at step {run.step:,} of {run.steps:,}: its figures are preliminary")
     bad = [name for name in ("train/loss", LOSS) if any(f"{name}_nonfinite" in record for record in run.records)]
     if bad:
         count = sum(f"{bad[0]}_nonfinite" in record for record in run.records)
@@ -169,22 +169,20 @@ def notes_of(run: LoggedRun) -> list[str]:
 
 
 def comparison_png(runs: Sequence[LoggedRun], axis: Axis, metrics: Sequence[str], smoothed: bool) -> bytes | None:
-    """The runs' curves over `axis`, one panel for each metric, as the bytes of a PNG; None where there is nothing to draw.
+    """The runs' curves over `axis` as a PNG, one panel per metric; None if there is nothing to draw.
 
-    `smoothed` draws what is logged with every record as smooth curves over faint ones.
+    `smoothed` draws metrics of training as smooth curves over faint ones.
     """
     panels = []
     for name in metrics:
-        curves = []
-        for number, run in enumerate(runs):
-            points = run.curve(name, axis)
-            curves.append(Curve(run.name, points, COLOURS[number % len(COLOURS)], smoothed and not name.startswith("val/")))
+        smooth_it = smoothed and not name.startswith("val/")
+        curves = [Curve(run.name, run.curve(name, axis), colour(i), smooth_it) for i, run in enumerate(runs)]
         panels.append(Panel(TITLES.get(name, name), curves))
     return panels_png(panels, " · ".join(run.name for run in runs), AXES[axis][1])
 
 
 def comparison_markdown(comparison: RunComparison) -> str:
-    """The table."""
+    """The comparison as a Markdown table."""
     names = [figures["run"] for figures in comparison.figures]
     return markdown.table(("", *names), comparison.rows(), right=range(1, len(names) + 1))
 

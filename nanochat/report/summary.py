@@ -1,4 +1,4 @@
-"""The beginning of the report: what was trained, what came of it, and how every stage went."""
+"""Summary of the report: the models, their main results, and the state of every stage."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from nanochat.report.page import Page, centered, plus_minus, readable, recovery
 from nanochat.report.sections import CHECK, MEMORY, Collected, Run, now
 from nanochat.tracking.sinks import show_seconds
 
-_NOT_STAGES = ("report", f"report{MEMORY}", "check", f"check{MEMORY}")  # what looks at the stages
+_NOT_STAGES = ("report", f"report{MEMORY}", "check", f"check{MEMORY}")  # stamps of commands about the stages
 
 
 def add_summary(page: Page, collected: Collected, alerts: Alerts) -> None:
-    """What a reader with one minute wants to know."""
+    """Adds what a reader with one minute needs to know."""
     page.add("# Training report", f"Written {readable(now())} UTC.", "## Summary")
     page.add(*(_sentence(run) for run in collected.runs))
     page.add(headline(collected), "\n".join(f"- {line}" for line in _state(collected, alerts)))
 
 
 def headline(collected: Collected) -> str:
-    """The results that count, the runs side by side, each figure with its 95 % interval where one is known."""
+    """Table of the main results, one column per run, each with its 95 % interval if known."""
     columns = [_results(run) for run in collected.runs]
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [(name, *(column.get(name) for column in columns)) for name in names]
@@ -29,10 +29,10 @@ def headline(collected: Collected) -> str:
 
 
 def add_stages(page: Page, collected: Collected) -> None:
-    """A table of all stages, those of the runs beside each other: how each went, how long it took and when it ended."""
+    """Adds a table of all stages: run, state, time and end."""
     tags = {run.ending: run.tag for run in collected.runs}
     known = {entry.name for entry in collected.entries}
-    # Set-up and downloads report nothing: their stamps are all there is.
+    # Set-up and downloads report nothing; they have stamps only.
     rows = [(name, "", "done", s["seconds"], s["finished"]) for name, s in collected.stamps.items() if name not in {*known, *_NOT_STAGES}]
     for entry in collected.entries:
         if entry.state != "missing" or entry.stage.required:
@@ -41,13 +41,10 @@ def add_stages(page: Page, collected: Collected) -> None:
             rows.append((entry.stage.name, tag, state, entry.seconds, entry.finished))
     total = sum(seconds for *_, seconds, _ in rows if seconds is not None)
     shown = [(name, tag, state, _time(seconds), readable(finished)) for name, tag, state, seconds, finished in rows]
-    page.add(
-        "## Stages",
-        markdown.table(("stage", "run", "state", "time", "finished (UTC)"), [*shown, ("total", "", "", _time(total), "")], right=(3,)),
-    )
-    missing = [f"`{entry.name}`" for entry in collected.entries if entry.stage.required and entry.section is None]
-    if missing:
-        page.add(f"**Missing**: {', '.join(missing)}. Run the same recipe again: what is done is skipped.")
+    shown.append(("total", "", "", _time(total), ""))
+    page.add("## Stages", markdown.table(("stage", "run", "state", "time", "finished (UTC)"), shown, right=(3,)))
+    if missing := [f"`{name}`" for name in collected.missing]:
+        page.add(f"**Missing**: {', '.join(missing)}. Run the same recipe again: finished stages are skipped.")
 
 
 def _sentence(run: Run) -> str:
@@ -67,13 +64,10 @@ def _sentence(run: Run) -> str:
 
 
 def _results(run: Run) -> dict[str, Any]:
-    """By name; what is not known is left out."""
+    """Main results by name; unknown ones are left out."""
     training, base, chat = (run.values(section) for section in ("base_training", "base_evaluation", "chat_evaluation"))
     seconds = [entry.seconds for entry in run.entries if entry.seconds is not None]
-    found: dict[str, Any] = {
-        "validation bits per byte": base.get("val_bpb"),
-        "CORE": base.get("core_metric"),
-    }
+    found: dict[str, Any] = {"validation bits per byte": base.get("val_bpb"), "CORE": base.get("core_metric")}
     tasks = [row for row in chat.get("tasks", ()) if isinstance(row, dict)]
     if isinstance(core := chat.get("ChatCORE"), float):
         half = centered(tasks)
@@ -103,7 +97,7 @@ def _state(collected: Collected, alerts: Alerts) -> list[str]:
     lines.append(f"{count} alert{'s' * (count > 1)}; see Alerts." if count else "No alerts.")
     check = collected.sections.get(CHECK)
     if check is None:
-        lines.append("Not checked yet: `python -m nanochat.report check` does it.")
+        lines.append("Not checked yet; run `python -m nanochat.report check`.")
     else:
         points = [point for point in check["values"].get("points", ()) if isinstance(point, dict)]
         bad = sum(point.get("result") != "ok" for point in points)

@@ -21,7 +21,7 @@ from mc.train.variant_sampler import Request
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.flags import parse
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.report.__main__ import generate
+from nanochat.report.compose import generate
 from nanochat.runtime.device import Precision, Runtime
 from scripts.base_train import BaseTrain, build_model
 from tests.helpers.byte_tokenizer import ByteTokenizer

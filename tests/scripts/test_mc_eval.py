@@ -9,7 +9,7 @@ import pytest
 
 from mc.eval.session_baselines import CONDITIONS
 from nanochat.common import UserError
-from nanochat.report.__main__ import generate
+from nanochat.report.compose import generate
 from scripts import mc_eval
 from scripts.mc_eval import main
 from tests.helpers.tiny_model import TEXT, save_base, tiny_model, tiny_tokenizer

@@ -15,8 +15,9 @@ from bench.tiny_chat import STEP, TEXT, reciting_model, save_chat_model, tiny_to
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.report.__main__ import generate, main
+from nanochat.report.__main__ import main
 from nanochat.report.check import Check, check
+from nanochat.report.compose import generate
 from nanochat.report.sections import RECIPE, section
 from nanochat.train.objective import NextTokenObjective
 
@@ -95,21 +96,21 @@ def test_a_run_that_is_whole_passes_and_the_report_says_so(run: Path, tmp_path: 
     *lines, last = capsys.readouterr().out.splitlines()
     assert all(line.startswith("ok ") for line in lines) and last == f"all {len(lines)} points are ok: this can be handed over"
     smoke = found(run)["smoke test"]["found"]
-    assert smoke.startswith("sft said 'abcdefghijklm") and "64 tokens at" in smoke and "first token after 0." in smoke
+    assert smoke.startswith("sft replied 'abcdefghijklm") and "64 tokens at" in smoke and "first token after 0." in smoke
     assert len([point for point in found(run) if point.startswith("checkpoint of")]) == 3
     generate(tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text("utf-8")
     assert f"UTC: all {len(lines)} points are ok." in text and "| ok | completeness |" in text and "### Check" not in text
     assert main(["check", "--json", "--tag", TAG, "--source=base"]) == 0
     values = json.loads(capsys.readouterr().out)
-    assert values["ok"] and values["models"] == [TAG] and "base said" in values["points"][-1]["found"]
+    assert values["ok"] and values["models"] == [TAG] and "base replied" in values["points"][-1]["found"]
 
 
 def test_a_run_with_a_memory_replies_in_a_session_too(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finish(run, f"{TAG}-mc", memory=True)
     assert main(["check", "--tag", f"{TAG}-mc", "--device-type=cpu"]) == 0, capsys.readouterr().out
     points = found(run)
-    assert points["smoke test in a session"]["found"].startswith("sft said 'abcdefghijklm")
+    assert points["smoke test in a session"]["found"].startswith("sft replied 'abcdefghijklm")
     assert points["loss parity, plain rows and baseline"]["found"].startswith("+0.1000 nats over the last 2 records")
     assert points["ΔNLL, base_eval"]["found"] == "ΔNLL@32 0.0200 (at most 0.1)"
     assert {point["model"] for point in points.values()} == {f"{TAG}-mc"}, "the other was not asked for"
@@ -123,7 +124,7 @@ def test_a_run_with_a_memory_replies_in_a_session_too(run: Path, capsys: pytest.
     assert points["ΔNLL, base_eval"]["result"] == "missing" and "scripts.base_eval" in points["ΔNLL, base_eval"]["found"]
     assert points["loss parity, plain rows and baseline"]["result"] == "FAILED"
     assert points["checkpoint of mid_train"]["result"] == "missing"
-    assert points["smoke test"]["result"] == "missing" and "no mid model is there" in points["smoke test"]["found"]
+    assert points["smoke test"]["result"] == "missing" and "there is no mid model" in points["smoke test"]["found"]
     assert sum(point["result"] != "ok" for point in points.values()) == 5
 
 
@@ -157,7 +158,7 @@ def fail_a_stage(base: Path) -> None:
 
 SPOILT: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
     "byte": (flip_a_byte, "checkpoint of chat_sft", "FAILED", "model.safetensors was changed after it was written"),
-    "silence": (say_nothing, "smoke test", "FAILED", "sft said nothing to 'What is a MegaContext?'"),
+    "silence": (say_nothing, "smoke test", "FAILED", "sft replied nothing to 'What is a MegaContext?'"),
     "failure": (fail_a_stage, "completeness", "FAILED", "chat_sft ended early; see report/log.txt"),
     "section": (lambda base: (base / "report" / "chat_sft.json").unlink(), "completeness", "missing", "chat_sft left no section"),
     "stamp": (lambda base: (base / "stages" / "mid_train.json").unlink(), "completeness", "missing", "mid_train left no stamp"),
@@ -173,7 +174,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
     ),
     "plan": (
         lambda base: give_plan(base / "base_checkpoints" / TAG, 9),
-        "checkpoint of base_train", "FAILED", f"step {STEP} of 9: training is not through",
+        "checkpoint of base_train", "FAILED", f"step {STEP} of 9: training has not finished",
     ),
     "checkpoint": (
         lambda base: shutil.rmtree(base / "mid_checkpoints"), "checkpoint of mid_train", "missing", "run the recipe again",
@@ -214,7 +215,7 @@ def test_nothing_is_there(base: Path, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (["--prompt", " "], "prompt is empty"),
+        (["--prompt", " "], "invalid prompt: it is empty"),
         (["--source=rlhf"], "--source"),
         (["--device-type=tpu"], "device_type"),
         (["--tga=d4"], "--tag"),

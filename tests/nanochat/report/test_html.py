@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from nanochat import markdown
-from nanochat.report.__main__ import generate
+from nanochat.report.compose import generate
 from nanochat.report.html import to_html
 from nanochat.report.sections import section
 from tests.helpers.headless import browser, needs_chromium  # noqa: F401

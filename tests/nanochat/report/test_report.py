@@ -16,8 +16,8 @@ from markdown_it import MarkdownIt
 from nanochat import markdown
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import ROOT, UserError
-from nanochat.report.__main__ import generate, main
-from nanochat.report.compose import compose, write
+from nanochat.report.__main__ import main
+from nanochat.report.compose import compose, generate, write
 from nanochat.report.figures import curves_png, memory_png
 from nanochat.report.sections import RECIPE, collect, section
 from nanochat.tracking.sinks import JsonlSink
@@ -92,9 +92,9 @@ def test_secrets_stay_out(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("samples", [[{"prompt": "a"}], ["text"], [{"prompt": "a", "text": None}]])
 def test_samples_of_another_form_are_refused(base: Path, samples) -> None:
-    with pytest.raises(ValueError, match="samples are"):
+    with pytest.raises(ValueError, match="invalid samples"):
         section("x", {"samples": samples})
-    with pytest.raises(ValueError, match="layouts are"):
+    with pytest.raises(ValueError, match="invalid layouts"):
         section("x", {"layouts": samples})
 
 
@@ -145,7 +145,8 @@ def test_each_missing_stage_is_named(base: Path, tmp_path: Path, capsys: pytest.
 def test_a_report_of_nothing(base: Path, tmp_path: Path) -> None:
     assert generate(tmp_path / "report.md") == list(STAGES)
     text = (tmp_path / "report.md").read_text("utf-8")
-    assert "No training stage has reported." in text and "No evaluation has left samples." in text and "None are here." in text
+    assert "No training stage has reported." in text and "No evaluation has left samples." in text
+    assert "the newest of each stage.\n\nNone.\n" in text
     assert list(tmp_path.glob("*.png")) == [] and (tmp_path / "report.html").stat().st_size > 5_000
 
 
@@ -183,7 +184,7 @@ def test_a_stage_run_by_hand_and_sections_of_others_are_shown(base: Path, tmp_pa
 
 def test_the_html_does_not_replace_the_markdown(base: Path, tmp_path: Path) -> None:
     page = compose(collect())
-    with pytest.raises(UserError, match="let --out end in .md"):
+    with pytest.raises(UserError, match="expected a name that ends in .md"):
         write(page, tmp_path / "report.html")
     assert list(tmp_path.glob("report*")) == []
     assert write(page, tmp_path / "here" / "all.md") == tmp_path / "here" / "all.html"
@@ -233,7 +234,7 @@ def test_checkpoints_with_their_hashes_data_and_wandb_runs(base: Path, tmp_path:
 def test_a_metrics_file_that_is_gone_is_said(base: Path, tmp_path: Path) -> None:
     section("base_training", {"metrics_file": str(tmp_path / "gone.jsonl")})
     generate(tmp_path / "report.md")
-    assert "gone.jsonl is not there any more" in (tmp_path / "report.md").read_text("utf-8")
+    assert "gone.jsonl no longer exists" in (tmp_path / "report.md").read_text("utf-8")
 
 
 def test_reset_removes_sections_and_leaves_stamps(base: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,7 +107,7 @@ def test_a_run_that_goes_on_is_compared_up_to_now(tmp_path: Path) -> None:
     runs[1] = dataclasses.replace(runs[1], records=half)
     comparison = compare(runs)
     assert comparison.comparable and comparison.verdicts[0].shared == 15 and comparison.figures[1]["steps"] == 150
-    assert notes_of(runs[1]) == ["d4-mc is at step 150 of 300: its figures are those of now"] and notes_of(runs[0]) == []
+    assert notes_of(runs[1]) == ["d4-mc is at step 150 of 300: its figures are preliminary"] and notes_of(runs[0]) == []
 
 
 def test_losses_that_are_not_finite_are_noted(tmp_path: Path) -> None:
