@@ -1,12 +1,12 @@
-"""The speedrun lab: experiments that decide something.
+"""Speedrun lab: runs of base_train that are compared fairly, and decisions by stated rules.
 
-python -m scripts.lab baseline --profile cpu-micro     locks profile, target and seeds, and runs the baseline
-python -m scripts.lab sweep B                          runs template B (A–G, or your own YAML file); resumes where it was
-python -m scripts.lab decide B                         judges its best candidate, and writes that into dev/LOG.md
-python -m scripts.lab miniseries baseline B/NAME       whether the gain holds across depths
-python -m scripts.lab scaling                          depths at equal FLOPs, with fits
-python -m scripts.lab plateau                          whether the recorded cycles have stopped improving
-python -m scripts.lab report                           figures, tables and decisions as one page
+python -m scripts.lab baseline --profile cpu-micro     lock profile, target and seeds, and run the baseline
+python -m scripts.lab sweep B                          run or resume template B (A–G, or your own YAML file)
+python -m scripts.lab decide B                         judge its best candidate, and enter the decision into dev/LOG.md
+python -m scripts.lab miniseries baseline B/NAME       test whether the gain holds across depths
+python -m scripts.lab scaling                          train depths to equal FLOPs and fit scaling laws
+python -m scripts.lab plateau                          test whether the recorded cycles have stopped improving
+python -m scripts.lab report                           write figures, tables and decisions as one page
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from nanochat import flags
 from nanochat.common import UserError
 from nanochat.flags import flag, part, rest
 from nanochat.lab import decisions, scaling
-from nanochat.lab.cycle import BASELINE, LOCK_FILE, Asked, Cycle, alone, begin, cycle_names, lab_folder, open_cycle, reopen
-from nanochat.lab.decisions import look, plateau
+from nanochat.lab.cycle import BASELINE, LOCK_FILE, BaselineOptions, Cycle, begin, cycle_names, exclusive, lab_folder, open_cycle, reopen
+from nanochat.lab.decisions import cycle_state, plateau
 from nanochat.lab.measurements import lock_threshold, measure, members, variance
-from nanochat.lab.profiles import check_knobs, load_profile
+from nanochat.lab.profiles import METRICS, check_knobs, load_profile
 from nanochat.lab.report import write_report
 from nanochat.lab.runner import Run, Stopped, add_rows, command, forget_failures, outcome_file, run_all
 from nanochat.lab.templates import at_seeds, best_of, experiments, load_template
@@ -34,12 +34,12 @@ from scripts.base_train import BaseTrain
 
 
 @dataclass
-class Where:
-    """Which cycle."""
+class CycleFlags:
+    """Choice of the cycle."""
 
-    profile: str = flag("", "cpu-micro, cpu, m1-d12, gpu-d12 or a YAML file; names the cycle too where --cycle does not")
-    cycle: str = flag("", "name of the cycle's folder under lab/; empty = the profile's name, or the only cycle there is")
-    same_code: bool = flag(False, "take the training code for the baseline's although it has changed since")
+    profile: str = flag("", "cpu-micro, cpu, m1-d12, gpu-d12 or a YAML file; also the name of the cycle unless --cycle is given")
+    cycle: str = flag("", "name of the cycle's folder in lab/; empty = the profile's name, or the only cycle")
+    same_code: bool = flag(False, "accept changed training code as equal to the baseline's")
 
     def __post_init__(self) -> None:
         if self.cycle and not all(c.isalnum() or c in "-_." for c in self.cycle):
@@ -47,30 +47,30 @@ class Where:
 
     @property
     def name(self) -> str:
-        """Of the cycle. Raises `UserError` where nothing says it."""
+        """Name of the cycle. Raises `UserError` if it is ambiguous."""
         if self.cycle or self.profile:
             return self.cycle or Path(self.profile).stem
         there = cycle_names()
         if len(there) == 1:
             return there[0]
-        raise UserError(f"which cycle? Say --cycle NAME or --profile NAME; there are {', '.join(there) or 'none yet'}")
+        raise UserError(f"no cycle given; give --cycle NAME or --profile NAME; cycles are {', '.join(there) or 'none yet'}")
 
 
 @dataclass
 class Baseline:
     """Lock profile, metric, threshold, seeds and code of a cycle, and run its baseline."""
 
-    where: Where = part(Where)
-    seeds: int = flag(0, "seeds 1 … N, at least 2; 0 = the profile's", unit="seeds")
+    where: CycleFlags = part(CycleFlags)
+    seeds: int = flag(0, "number of seeds 1 … N, at least 2; 0 = the profile's", unit="seeds")
     metric: str = flag("", "val/bpb or train/loss; empty = the profile's")
-    threshold: float | None = flag(None, "value of the metric to get to; none = what the slowest seed of the baseline ends at")
+    threshold: float | None = flag(None, "value of the metric to reach; none = the final one of the baseline's slowest seed")
     jobs: int = flag(0, "runs at a time, for the whole cycle; 0 = the profile's", unit="runs")
 
     def __post_init__(self) -> None:
         if self.seeds < 0 or self.seeds == 1:
-            raise ValueError(f"seeds is {self.seeds}; a comparison takes two at least")
-        if self.metric not in ("", "val/bpb", "train/loss"):
-            raise ValueError(f"metric is {self.metric!r}; it must be val/bpb or train/loss")
+            raise ValueError(f"seeds is {self.seeds}; a comparison needs at least two")
+        if self.metric not in ("", *METRICS):
+            raise ValueError(f"metric is {self.metric!r}; it must be {' or '.join(METRICS)}")
         if self.jobs < 0:
             raise ValueError(f"jobs is {self.jobs}; give at least 1, or 0 for the profile's")
         if self.threshold is not None and not 0 < self.threshold < 100:
@@ -79,68 +79,68 @@ class Baseline:
 
 @dataclass
 class Sweep:
-    """Run the candidates of a template at every seed, resuming where an earlier sweep stopped."""
+    """Run the candidates of a template at every seed, resuming an earlier sweep."""
 
     template: tuple[str, ...] = rest("A, B, C, D, E, F, G or a YAML file")
-    where: Where = part(Where)
-    budget: Literal["template", "tokens", "flops", "time"] = flag("template", "what every candidate has in common with the baseline")
-    only: str = flag("", "one candidate of the template; empty = all")
-    retry_failed: bool = flag(False, "run again what crashed or diverged; the later row counts")
-    dry_run: bool = flag(False, "print the commands, one per line, and run nothing")
+    where: CycleFlags = part(CycleFlags)
+    budget: Literal["template", "tokens", "flops", "time"] = flag("template", "budget that every candidate shares with the baseline")
+    only: str = flag("", "single candidate of the template to run; empty = all")
+    retry_failed: bool = flag(False, "repeat runs that crashed or diverged; the later row counts")
+    dry_run: bool = flag(False, "print the commands and exit")
 
 
 @dataclass
 class Decide:
-    """Judge a candidate by all gates, and write the decision into the log."""
+    """Judge a candidate by all gates, and enter the decision into the log."""
 
     candidate: tuple[str, ...] = rest("TEMPLATE/NAME, or TEMPLATE for the best of a sweep")
-    where: Where = part(Where)
-    log: str = flag("dev/LOG.md", "where the decision is entered; empty = nowhere")
+    where: CycleFlags = part(CycleFlags)
+    log: str = flag("dev/LOG.md", "file the decision is entered into; empty = none")
 
 
 @dataclass
 class Miniseries:
-    """Train BASE, and CANDIDATE beside it, at several depths; the gain must hold at each."""
+    """Train BASE and CANDIDATE at several depths; the gain must hold at each."""
 
     names: tuple[str, ...] = rest("BASE (default baseline) and CANDIDATE, experiments of this cycle")
-    where: Where = part(Where)
-    depths: str = flag("", "separated by commas; empty = the profile's", unit="layers")
+    where: CycleFlags = part(CycleFlags)
+    depths: str = flag("", "depths, separated by commas; empty = the profile's", unit="layers")
 
 
 @dataclass
 class Scaling:
     """Train several depths to equal FLOPs and fit scaling laws."""
 
-    where: Where = part(Where)
-    depths: str = flag("", "separated by commas; empty = the profile's", unit="layers")
+    where: CycleFlags = part(CycleFlags)
+    depths: str = flag("", "depths, separated by commas; empty = the profile's", unit="layers")
     flops: str = flag("", "budgets, separated by commas; empty = the profile's", unit="FLOPs")
 
 
 @dataclass
 class Plateau:
-    """Say whether the recorded cycles have stopped improving."""
+    """Test whether the recorded cycles have stopped improving."""
 
-    cycles: tuple[str, ...] = rest("names of cycles in their order; none = all")
+    cycles: tuple[str, ...] = rest("names of cycles in order; none = all")
 
 
 @dataclass
 class Report:
-    """Write the page about a cycle."""
+    """Write the report of a cycle."""
 
-    where: Where = part(Where)
-    out: str = flag("", "folder of the page; empty = report/ in the cycle's folder")
+    where: CycleFlags = part(CycleFlags)
+    out: str = flag("", "folder of the report; empty = report/ in the cycle's folder")
 
 
-def baseline(recipe: Baseline) -> int:
+def baseline(config: Baseline) -> int:
     """`lab baseline`."""
     defaults, profile = _defaults(), None
-    if recipe.where.profile:
-        profile = _usage(load_profile, recipe.where.profile)
+    if config.where.profile:
+        profile = _usage(load_profile, config.where.profile)
         _usage(check_knobs, profile.flags, defaults)
-        flags.parse(BaseTrain, command(profile.flags, 1)[3:])  # refuses values that base_train would refuse
-    asked = Asked(recipe.seeds, recipe.metric, recipe.threshold, recipe.jobs)
-    cycle = begin(recipe.where.name, profile, asked, recipe.where.same_code, defaults, _say)
-    with alone(cycle):
+        flags.parse(BaseTrain, command(profile.flags, 1)[3:])  # raises for values that base_train would not accept
+    options = BaselineOptions(config.seeds, config.metric, config.threshold, config.jobs)
+    cycle = begin(config.where.name, profile, options, config.where.same_code, defaults, _say)
+    with exclusive(cycle):
         runs = [Run(cycle.baseline, seed) for seed in cycle.seeds]
         run_all(cycle, runs, _say, with_rows=False)
         lock_threshold(cycle, runs)
@@ -153,65 +153,65 @@ def baseline(recipe: Baseline) -> int:
     return 0
 
 
-def sweep(recipe: Sweep) -> int:
+def sweep(config: Sweep) -> int:
     """`lab sweep TEMPLATE`."""
-    name = _one(recipe.template, "sweep", "a template A–G or a YAML file")
+    name = _one(config.template, "sweep", "a template A–G or a YAML file")
     defaults = _defaults()
     template = _usage(load_template, name, defaults)
-    cycle = _cycle(recipe.where, defaults)
+    cycle = _cycle(config.where, defaults)
     cycle.require_threshold()
-    budget = template.budget if recipe.budget == "template" else recipe.budget
-    wanted = _usage(experiments, cycle, template, budget, recipe.only)
+    budget = template.budget if config.budget == "template" else config.budget
+    wanted = _usage(experiments, cycle, template, budget, config.only)
     for experiment in wanted:
         flags.parse(BaseTrain, command(experiment.flags, cycle.seeds[0])[3:])
     runs = at_seeds(cycle, wanted)
-    if recipe.dry_run:
+    if config.dry_run:
         for run in runs:
             if not outcome_file(cycle, run).exists():
                 seconds = run.experiment.budget_seconds
-                steps = "" if seconds is None else f"  # as many steps as take {seconds} s"
+                steps = "" if seconds is None else f"  # steps for {seconds} s"
                 print(shlex.join(command(run.experiment.flags, run.seed)) + steps)
         return 0
-    with alone(cycle):
-        if recipe.retry_failed:
-            _say(f"{forget_failures(cycle, runs)} failed runs are run again")
+    with exclusive(cycle):
+        if config.retry_failed:
+            _say(f"{forget_failures(cycle, runs)} failed runs are repeated")
         run_all(cycle, runs, _say)
-    names = [experiment.name for experiment in wanted]
-    print(decisions.table({name: measure(cycle, name, cycle.seeds) for name in (BASELINE, *dict.fromkeys(names))}))
+    names = dict.fromkeys([BASELINE, *(experiment.name for experiment in wanted)])
+    print(decisions.table({name: measure(cycle, name, cycle.seeds) for name in names}))
     return 0
 
 
-def decide(recipe: Decide) -> int:
+def decide(config: Decide) -> int:
     """`lab decide CANDIDATE`."""
-    name = _one(recipe.candidate, "decide", "a candidate, such as B/NAME, or a sweep for its best one")
-    cycle = _cycle(recipe.where, _defaults())
+    name = _one(config.candidate, "decide", "a candidate, such as B/NAME, or a sweep for its best one")
+    cycle = _cycle(config.where, _defaults())
     cycle.require_threshold()
     if "/" not in name and members(cycle, name):
         best = best_of(cycle, name, with_baseline=False)
         if best is None:
-            raise UserError(f"no candidate of {name} got to the target; name one: {', '.join(members(cycle, name))}")
+            raise UserError(f"no candidate of {name} reached the target; name one: {', '.join(members(cycle, name))}")
         name = best
-    with alone(cycle):
+    with exclusive(cycle):
         decision = decisions.decide(cycle, name, datetime.now(UTC).date())
         decisions.keep(cycle, decision)
         text = decisions.entry(cycle, decision)
-        if recipe.log:
-            decisions.write_log(Path(recipe.log), text)
+        if config.log:
+            decisions.write_log(Path(config.log), text)
     print(text, end="")
-    if recipe.log:
-        _say(f"entered into {recipe.log}")
+    if config.log:
+        _say(f"entered into {config.log}")
     return 0
 
 
-def run_miniseries(recipe: Miniseries) -> int:
+def run_miniseries(config: Miniseries) -> int:
     """`lab miniseries [BASE [CANDIDATE]]`."""
-    names = recipe.names or (BASELINE,)
+    names = config.names or (BASELINE,)
     if len(names) > 2:
         raise UserError(f"a miniseries compares BASE with one CANDIDATE, not {len(names)} experiments")
-    cycle = _cycle(recipe.where, _defaults())
+    cycle = _cycle(config.where, _defaults())
     cycle.require_threshold()
-    depths = _numbers(recipe.depths, "depths", int) or cycle.profile.depths
-    with alone(cycle):
+    depths = _numbers(config.depths, "depths", int) or cycle.profile.depths
+    with exclusive(cycle):
         targets = _usage(scaling.run_series, cycle, names, depths, _say)
         for depth, target in targets.items():
             _say(f"depth {depth}: target {cycle.metric} ≤ {target:.4f}")
@@ -223,13 +223,13 @@ def run_miniseries(recipe: Miniseries) -> int:
     return 0
 
 
-def run_scaling(recipe: Scaling) -> int:
+def run_scaling(config: Scaling) -> int:
     """`lab scaling`."""
-    cycle = _cycle(recipe.where, _defaults())
+    cycle = _cycle(config.where, _defaults())
     cycle.require_threshold()
-    depths = _numbers(recipe.depths, "depths", int) or cycle.profile.scaling_depths
-    budgets = _numbers(recipe.flops, "flops", float) or cycle.profile.scaling_flops
-    with alone(cycle):
+    depths = _numbers(config.depths, "depths", int) or cycle.profile.scaling_depths
+    budgets = _numbers(config.flops, "flops", float) or cycle.profile.scaling_flops
+    with exclusive(cycle):
         answer = scaling.run_scaling(cycle, budgets, depths, _say)
     for best in answer["best"]:
         edge = "" if best["inside"] else ", at the edge of the sizes tried"
@@ -240,20 +240,20 @@ def run_scaling(recipe: Scaling) -> int:
     return 0
 
 
-def run_plateau(recipe: Plateau) -> int:
+def run_plateau(config: Plateau) -> int:
     """`lab plateau`."""
-    names = recipe.cycles or cycle_names()
+    names = config.cycles or cycle_names()
     if not names:
         raise UserError(f"there are no cycles in {lab_folder()}; begin with: python -m scripts.lab baseline --profile cpu-micro")
-    _, lines = plateau([look(open_cycle(name, {})) for name in names])
+    _, lines = plateau([cycle_state(open_cycle(name, {})) for name in names])
     print("\n".join(lines))
     return 0
 
 
-def report(recipe: Report) -> int:
+def report(config: Report) -> int:
     """`lab report`."""
-    cycle = open_cycle(recipe.where.name, {})
-    page = write_report(cycle, Path(recipe.out) if recipe.out else cycle.folder / "report")
+    cycle = open_cycle(config.where.name, {})
+    page = write_report(cycle, Path(config.out) if config.out else cycle.folder / "report")
     _say(f"written: {page}")
     return 0
 
@@ -270,26 +270,26 @@ COMMANDS: Mapping[str, tuple[type, Callable[[Any], int]]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command, and returns the exit code."""
+    """Runs a command and returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         print(__doc__.strip())
-        print("\nFlags; python -m scripts.lab COMMAND --help explains them:")
-        for name, (recipe, _) in COMMANDS.items():
-            print(f"  {name}: {' '.join('--' + flag.replace('_', '-') for flag in flags.flat_values(recipe()))}")
+        print("\nFlags; see python -m scripts.lab COMMAND --help:")
+        for name, (config, _) in COMMANDS.items():
+            print(f"  {name}: {' '.join('--' + flag.replace('_', '-') for flag in flags.flat_values(config()))}")
         return 0 if words else 2
     if words[0] not in COMMANDS:
         raise SystemExit(_refuse(f"unknown command {words[0]!r}; commands are {', '.join(COMMANDS)}"))
-    recipe, run = COMMANDS[words[0]]
+    config, run = COMMANDS[words[0]]
     try:
-        return run(flags.parse(recipe, words[1:]))
+        return run(flags.parse(config, words[1:]))
     except Stopped as stopped:
         _say("stopped; run the same command again to continue")
         return stopped.code
 
 
-def _cycle(where: Where, defaults: Mapping[str, Any]) -> Cycle:
-    """The cycle, on what its baseline ran on."""
+def _cycle(where: CycleFlags, defaults: Mapping[str, Any]) -> Cycle:
+    """The cycle, opened for more runs."""
     profile = _usage(load_profile, where.profile) if where.profile else None
     return reopen(where.name, profile, where.same_code, defaults, _say)
 
@@ -300,7 +300,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def _usage(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls `function`; a `ValueError` is a mistake of usage: one line, exit code 2."""
+    """Calls `function`; a `ValueError` is a usage error: one line, exit code 2."""
     try:
         return function(*arguments)
     except ValueError as error:
@@ -314,7 +314,7 @@ def _refuse(message: str) -> int:
 
 def _one(words: Sequence[str], name: str, what: str) -> str:
     if len(words) != 1:
-        raise SystemExit(_refuse(f"{name} takes {what}; {len(words)} are given"))
+        raise SystemExit(_refuse(f"{name} takes {what}; {len(words)} given"))
     return words[0]
 
 

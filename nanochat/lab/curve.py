@@ -1,4 +1,4 @@
-"""What a run's metrics say: its curve towards the target, its pace, its losses, whether it was stable."""
+"""A run's metrics: its curve with the tokens to a target, measured or extrapolated, and a summary of pace, losses and stability."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from nanochat.tracking.run_reader import crossing
 
 Records = Sequence[Mapping[str, Any]]
 
-FINAL_SHARE = 0.05  # of the run's tokens, over which the final training loss is a mean
-SPIKE = 0.10  # a rise of the training loss above its least value so far by this share is an instability
-METHOD = "power_law"
-FIRST_SHARE = 0.2  # of the tokens, left out of the fit: the start is no power law
-LEAST_POINTS = 6
-EXPONENTS = np.geomspace(0.05, 2.0, 60)
-DRAWS = 200
+FINAL_SHARE = 0.05  # of the run's tokens, over which the final training loss is averaged
+SPIKE = 0.10  # a relative rise of the training loss above its minimum so far that counts as an instability
+METHOD = "power_law"  # of extrapolation
+FIRST_SHARE = 0.2  # of the tokens, excluded from the fit: the start does not follow a power law
+LEAST_POINTS = 6  # of a fit
+EXPONENTS = np.geomspace(0.05, 2.0, 60)  # tried by a fit
+DRAWS = 200  # of the noise, for the interval
 CONFIDENCE = 0.9
 MOST_CORRELATION = 0.9  # of the noise of neighbouring points
-FARTHEST = 10.0  # no crossing beyond so many times the run's tokens is believed
-_PARAMETERS = 3
+FARTHEST = 10.0  # crossings beyond this multiple of the run's tokens are discarded
+_PARAMETERS = 3  # of the power law
 
 
 @dataclass(frozen=True)
@@ -34,63 +34,29 @@ class Curve:
     tokens: np.ndarray
     values: np.ndarray
 
+    def crossing(self, level: float) -> float | None:
+        """Tokens at which the metric is first at most `level`, interpolated between points; None if it never is."""
+        return crossing(self.tokens, self.values, level)
+
 
 @dataclass(frozen=True)
-class Figures:
-    """The figures of a finished run. Times are in seconds of training steps, without evaluation and saving."""
+class RunSummary:
+    """Summary of a finished run. Times are in seconds of training steps, without evaluation and saving."""
 
     tokens: int
     flops: float
-    wall_seconds: float  # as it was, with compiling and whatever else the machine did
+    wall_seconds: float  # including compiling and hiccups of the machine
     tok_per_sec: float  # median
     step_ms: float  # median
-    compile_seconds: float  # what the first steps took beyond the median
     final_loss: float  # mean of train/loss over the last 5 % of the tokens
     min_bpb: float | None
     peak_mem_mib: float
-    spike: float  # largest rise of train/loss above its least value so far, as a share
+    spike: float  # largest relative rise of train/loss above its minimum so far
 
     @property
     def steady_seconds(self) -> float:
-        """Seconds of the run at its median pace: what a hiccup of the machine, or compiling, does not change."""
+        """Seconds of the run at its median pace, without compiling and hiccups of the machine."""
         return self.tokens / self.tok_per_sec
-
-
-def read_curve(records: Records, metric: str) -> Curve:
-    """The points of `metric`; values that are not finite are left out."""
-    points = [(r["total_tokens"], r[metric]) for r in records if r.get(metric) is not None]
-    tokens, values = zip(*points, strict=True) if points else ((), ())
-    return Curve(np.array(tokens, dtype=np.float64), np.array(values, dtype=np.float64))
-
-
-def read_figures(records: Records) -> Figures | None:
-    """The figures; None where the run has not logged two intervals with a finite loss."""
-    steps = [r for r in records if r.get("train/dt") is not None]
-    losses = [(r["total_tokens"], r["train/loss"]) for r in steps if r.get("train/loss") is not None]
-    if len(steps) < 2 or not losses:
-        return None
-    settled = steps[1:]  # the first interval has the compiling
-    dt = statistics.median(r["train/dt"] for r in settled)
-    first = steps[0]
-    end = max(r["total_tokens"] for r in records)
-    last = [loss for tokens, loss in losses if tokens > (1 - FINAL_SHARE) * end] or [losses[-1][1]]
-    least, spike = losses[0][1], 0.0
-    for _, loss in losses:
-        least = min(least, loss)
-        spike = max(spike, loss / least - 1)
-    bpb = [r["val/bpb"] for r in records if r.get("val/bpb") is not None]
-    return Figures(
-        tokens=end,
-        flops=max(r["total_training_flops"] for r in records),
-        wall_seconds=max(r["total_training_time"] for r in records),
-        tok_per_sec=statistics.median(r["train/tok_per_sec"] for r in settled),
-        step_ms=1e3 * dt,
-        compile_seconds=max(0.0, (first["train/dt"] - dt) * first["step"]),
-        final_loss=statistics.fmean(last),
-        min_bpb=min(bpb) if bpb else None,
-        peak_mem_mib=max(r["train/peak_mem_mib"] for r in steps),
-        spike=spike,
-    )
 
 
 @dataclass(frozen=True)
@@ -106,7 +72,7 @@ class PowerLaw:
         return self.floor + self.scale * t**-self.exponent
 
     def crossing(self, level: float) -> float:
-        """The t at which L is `level`; infinite where it never is."""
+        """The t at which L is `level`; infinite if there is none."""
         if level <= self.floor or self.scale <= 0:
             return math.inf
         return float(np.exp(min(math.log(self.scale / (level - self.floor)) / self.exponent, 700.0)))
@@ -121,13 +87,42 @@ class Extrapolation:
     high: float
 
 
-def measured(curve: Curve, target: float) -> float | None:
-    """Tokens at which the curve first is at `target` or below, between two points on the line; None where it never is."""
-    return crossing(curve.tokens, curve.values, target)
+def read_curve(records: Records, metric: str) -> Curve:
+    """Points of `metric`; non-finite values are left out."""
+    points = [(r["total_tokens"], r[metric]) for r in records if r.get(metric) is not None]
+    tokens, values = zip(*points, strict=True) if points else ((), ())
+    return Curve(np.array(tokens, dtype=np.float64), np.array(values, dtype=np.float64))
+
+
+def read_summary(records: Records) -> RunSummary | None:
+    """Summary of a run; None unless it has logged two intervals with a finite loss."""
+    steps = [r for r in records if r.get("train/dt") is not None]
+    losses = [(r["total_tokens"], r["train/loss"]) for r in steps if r.get("train/loss") is not None]
+    if len(steps) < 2 or not losses:
+        return None
+    settled = steps[1:]  # the first interval includes compiling
+    end = max(r["total_tokens"] for r in records)
+    last = [loss for tokens, loss in losses if tokens > (1 - FINAL_SHARE) * end] or [losses[-1][1]]
+    least, spike = losses[0][1], 0.0
+    for _, loss in losses:
+        least = min(least, loss)
+        spike = max(spike, loss / least - 1)
+    bpb = [r["val/bpb"] for r in records if r.get("val/bpb") is not None]
+    return RunSummary(
+        tokens=end,
+        flops=max(r["total_training_flops"] for r in records),
+        wall_seconds=max(r["total_training_time"] for r in records),
+        tok_per_sec=statistics.median(r["train/tok_per_sec"] for r in settled),
+        step_ms=1e3 * statistics.median(r["train/dt"] for r in settled),
+        final_loss=statistics.fmean(last),
+        min_bpb=min(bpb) if bpb else None,
+        peak_mem_mib=max(r["train/peak_mem_mib"] for r in steps),
+        spike=spike,
+    )
 
 
 def extrapolated(curve: Curve, target: float, seed: int = 0) -> Extrapolation | None:
-    """Tokens at which the curve would be at `target`; None where it has too few points, or would not within `FARTHEST`."""
+    """Tokens at which the curve would be at `target`; None with too few points, or if it would not be within `FARTHEST`."""
     later = curve.tokens >= FIRST_SHARE * curve.tokens[-1] if len(curve.tokens) else np.zeros(0, bool)
     t, y = curve.tokens[later], curve.values[later]
     if len(t) < LEAST_POINTS:
@@ -142,20 +137,20 @@ def extrapolated(curve: Curve, target: float, seed: int = 0) -> Extrapolation | 
 
 
 def fit(t: np.ndarray, y: np.ndarray) -> PowerLaw:
-    """The law nearest to y [points] at t [points] > 0."""
+    """Least-squares fit of a power law to y [points] at t [points] > 0."""
     return PowerLaw(*_fits(t, y[None])[0])
 
 
 def r_squared(y: np.ndarray, fitted: np.ndarray) -> float:
-    """The share of the variance of y that the fit explains."""
+    """Coefficient of determination: the share of the variance of y that the fit explains."""
     spread = np.square(y - y.mean()).sum()
     return float(1 - np.square(y - fitted).sum() / spread) if spread > 0 else math.nan
 
 
 def _redrawn(fitted: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
-    """Curves [DRAWS, points] from the fit and noise that is correlated as the residuals are: autoregressive of first order.
+    """Curves [DRAWS, points]: the fit plus AR(1) noise with the size and correlation of the residuals.
 
-    A fit takes some of the noise and of its correlation with it; both are corrected for its three parameters.
+    The fit absorbs some of both, which is corrected for its three parameters.
     """
     rng = np.random.default_rng(seed)
     n = len(y)
@@ -174,16 +169,16 @@ def _redrawn(fitted: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
 def _fits(t: np.ndarray, curves: np.ndarray) -> np.ndarray:
     """(floor, scale, exponent) [curves, 3] for each row of curves [curves, points]."""
     unit = t / t[-1]  # well conditioned
-    coarse, _ = _search(unit, curves, np.broadcast_to(EXPONENTS, (len(curves), len(EXPONENTS))))
+    coarse = _search(unit, curves, np.broadcast_to(EXPONENTS, (len(curves), len(EXPONENTS))))
     step = EXPONENTS[1] / EXPONENTS[0]
     finer = coarse[:, 2:] * np.geomspace(1 / step, step, 41)
-    best, _ = _search(unit, curves, np.clip(finer, EXPONENTS[0], EXPONENTS[-1]))
+    best = _search(unit, curves, np.clip(finer, EXPONENTS[0], EXPONENTS[-1]))
     best[:, 1] *= t[-1] ** best[:, 2]
     return best
 
 
-def _search(t: np.ndarray, curves: np.ndarray, exponents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best of `exponents` [curves, tries] for each curve, with floor and scale: [curves, 3], and its error [curves]."""
+def _search(t: np.ndarray, curves: np.ndarray, exponents: np.ndarray) -> np.ndarray:
+    """(floor, scale, exponent) [curves, 3] of the best of `exponents` [curves, tries] for each curve."""
     x = t ** -exponents[:, :, None]  # (curves, tries, points)
     y = curves[:, None, :]
     mean_x, mean_y = x.mean(-1), y.mean(-1)
@@ -197,4 +192,4 @@ def _search(t: np.ndarray, curves: np.ndarray, exponents: np.ndarray) -> tuple[n
     floor, scale = np.where(flat, mean_y, floor), np.where(flat, 0.0, scale)
     error = np.square(y - floor[..., None] - scale[..., None] * x).sum(-1)
     rows, best = np.arange(len(curves)), error.argmin(1)
-    return np.stack([floor[rows, best], scale[rows, best], exponents[rows, best]], axis=1), error[rows, best]
+    return np.stack([floor[rows, best], scale[rows, best], exponents[rows, best]], axis=1)

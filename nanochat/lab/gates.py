@@ -1,7 +1,7 @@
-"""The gates that a candidate must pass at the baseline's scale, and the verdict they lead to.
+"""Gates that a candidate must pass at the baseline's scale, and the verdict they lead to.
 
-Faster means: at every seed; by 2 % at least, and by more than the baseline's own spread would let two sets of seeds differ; and beyond
-doubt. The two ways to be faster, to the target or through the run, share the level `statistics.LEVEL` of the whole sweep.
+Faster means: at every seed; by at least 2 %, and by more than two sets of seeds of the baseline would differ; and significantly.
+The two ways to be faster, to the target or through the run, share the level `statistics.LEVEL` of the whole sweep.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from nanochat.lab.run_outcome import OK
 from nanochat.lab.statistics import Comparison, compare
 
 PROMOTE, OPTIONAL, REJECT = "promote", "keep optional", "reject"
-LEAST_GAIN = 0.02  # time saved on the way to the target; what is less counts as none for the plateau too
-LEAST_PACE_GAIN = 0.03  # where the target is not reached sooner: wall time saved at equal quality
-MOST_LOSS = 0.01  # final training loss above the baseline's, as a share
+LEAST_GAIN = 0.02  # time saved to the target; less counts as no improvement for the plateau too
+LEAST_PACE_GAIN = 0.03  # wall time saved at equal quality, if the target is not reached sooner
+MOST_LOSS = 0.01  # final training loss above the baseline's, relative
 MOST_BPB = 0.005  # validation bits per byte above the baseline's median
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A run as the gates see it."""
+    """Figures of a run that the gates use."""
 
     seed: int
     status: str
-    seconds_to_target: float | None  # None where it never gets there
-    uncertainty: float  # of the logarithm of that; 0 where it was measured and not extrapolated
+    seconds_to_target: float | None  # None if it never reaches the target
+    uncertainty: float  # of the logarithm of that; 0 if measured, not extrapolated
     steady_seconds: float  # the whole run at its median pace
     final_loss: float
     min_bpb: float | None
@@ -39,7 +39,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition and what was found."""
+    """Condition and finding."""
 
     name: str
     passed: bool
@@ -48,7 +48,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on a candidate. `gain` is of log seconds to the target, `pace` of log seconds of the run: positive is faster."""
+    """Verdict on a candidate. `gain` is of log seconds to the target, `pace` of log seconds of the run; positive is faster."""
 
     verdict: str
     why: str
@@ -58,7 +58,7 @@ class Judgement:
 
     @property
     def gain_share(self) -> float | None:
-        """Time saved on the way to the target, as a share; where that was not to be had, time saved a run."""
+        """Share of the time to the target that is saved; if unknown, of the time of the run."""
         best = self.gain if self.gain is not None else self.pace
         return None if best is None else saved(best.mean)
 
@@ -67,9 +67,9 @@ Runs = Mapping[str, Sequence[Measured]]
 
 
 def judge(runs: Runs, candidate: str, baseline: str, resume: Gate, among: int = 1) -> Judgement:
-    """Applies the gates. `runs` has the same seeds in the same order for all names; other candidates of the sweep sharpen the noise.
+    """Applies the gates. `runs` has the same seeds in the same order for all names; the whole sweep helps to estimate the noise.
 
-    `resume` is what the test of checkpoint and resume said, `among` how many candidates the sweep has.
+    `resume` is the result of the test of checkpoint and resume, `among` the number of candidates of the sweep.
     """
     ours, theirs = runs[candidate], runs[baseline]
     stable = _stability(ours)
@@ -89,17 +89,17 @@ def judge(runs: Runs, candidate: str, baseline: str, resume: Gate, among: int = 
     if faster.passed:
         return Judgement(PROMOTE, f"{faster.name}: {faster.found}", gates, gain, pace)
     if slower:
-        return Judgement(REJECT, f"slower to the target, beyond doubt: {show(gain)}", gates, gain, pace)
-    return Judgement(OPTIONAL, f"nothing lost, but no gain beyond doubt: {to_target.found}", gates, gain, pace)
+        return Judgement(REJECT, f"significantly slower to the target: {show(gain)}", gates, gain, pace)
+    return Judgement(OPTIONAL, f"nothing lost, but no significant gain: {to_target.found}", gates, gain, pace)
 
 
 def saved(log_gain: float) -> float:
-    """The share of the time that a gain in log seconds saves."""
+    """Share of the time that a gain in log seconds saves."""
     return 1 - math.exp(-log_gain)
 
 
 def show(gain: Comparison) -> str:
-    """`saves 4.1 % (1.0 … 7.2 %; level 0.01, 4 degrees of freedom)`."""
+    """A gain as text: `saves 4.1 % (1.0 … 7.2 %; each bound at level 0.01, 4 degrees of freedom)`."""
     return (
         f"saves {saved(gain.mean):.1%} ({saved(gain.low):.1%} … {saved(gain.high):.1%}; "
         f"each bound at level {gain.level:.2g}, {gain.freedom} degrees of freedom)"
@@ -107,9 +107,9 @@ def show(gain: Comparison) -> str:
 
 
 def target_gain(runs: Runs, candidate: str, baseline: str, among: int) -> Comparison | None:
-    """Of log seconds to the target; None where not every run gets there.
+    """Gain in log seconds to the target; None if a run does not reach it.
 
-    Others of the sweep tell of the noise only where all their runs were measured: a guess is noisier than that.
+    Other candidates of the sweep count for the noise only if all their runs were measured: extrapolations are noisier.
     """
 
     def counts(name: str, measured: Sequence[Measured]) -> bool:
@@ -132,7 +132,7 @@ def _pace(runs: Runs, candidate: str, baseline: str, among: int) -> Comparison:
 def _faster_to_target(gain: Comparison | None, ours: Sequence[Measured], theirs: Sequence[Measured]) -> Gate:
     name = "faster to the target"
     if gain is None:
-        return Gate(name, False, "not every run gets there, even extrapolated")
+        return Gate(name, False, "not every run reaches it, even extrapolated")
     spread = statistics.stdev(math.log(run.seconds_to_target) for run in theirs) * math.sqrt(2 / len(theirs))
     how = "measured" if not any(run.uncertainty for run in (*ours, *theirs)) else "partly extrapolated"
     seeds = ", ".join(f"{saved(d):+.1%}" for d in gain.differences)
@@ -141,11 +141,11 @@ def _faster_to_target(gain: Comparison | None, ours: Sequence[Measured], theirs:
 
 
 def _faster_pace(pace: Comparison, ours: Sequence[Measured], theirs: Sequence[Measured]) -> Gate:
-    """The fallback: less wall time for the run, the losses not provably worse."""
+    """Fallback gate: less wall time for the run, without significantly worse losses."""
     enough = pace.always_positive and pace.low > 0 and saved(pace.mean) >= LEAST_PACE_GAIN
     losses = compare({"ours": [run.final_loss for run in ours], "theirs": [run.final_loss for run in theirs]}, "ours", "theirs")
     equal = losses.low <= 0
-    found = f"the run {show(pace)}, at least {LEAST_PACE_GAIN:.0%} is asked for; quality {'equal' if equal else 'worse, beyond doubt'}"
+    found = f"the run {show(pace)}, at least {LEAST_PACE_GAIN:.0%} required; quality {'equal' if equal else 'significantly worse'}"
     return Gate("less wall time at equal quality", enough and equal, found)
 
 

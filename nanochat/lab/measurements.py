@@ -1,4 +1,4 @@
-"""What the runs of a cycle have shown, read from results.csv and the runs' metrics."""
+"""Measurements of a cycle's runs, from results.csv and the runs' metrics, and the threshold that they lock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanochat.common import UserError, read_json
-from nanochat.lab.curve import extrapolated, measured, read_curve, read_figures
+from nanochat.lab.curve import extrapolated, read_curve, read_summary
 from nanochat.lab.cycle import BASELINE, Cycle
 from nanochat.lab.gates import Measured
 from nanochat.lab.results import Row, key
@@ -16,22 +16,16 @@ from nanochat.lab.run_outcome import OK, OUTCOME, records
 from nanochat.lab.runner import Run, outcome_file
 
 _NORMAL_90 = 1.645  # half the width of a normal's 90 % interval, in standard deviations
-_DIGITS = 4
+_DIGITS = 4  # of the threshold
 
 
 def hashes(cycle: Cycle) -> dict[str, str]:
-    """Experiment → config hash of its newest row, in the order in which they first were run."""
-    found: dict[str, str] = {}
-    for row in cycle.results.rows():
-        found[row["experiment_name"]] = row["config_hash"]
-    return found
+    """Experiment → config hash of its newest row, in the order in which they were first run."""
+    return {row["experiment_name"]: row["config_hash"] for row in cycle.results.rows()}
 
 
 def measure(cycle: Cycle, experiment: str, seeds: Sequence[int], threshold: float | None = None) -> list[Measured]:
-    """The runs of an experiment at these seeds. Raises `UserError` where one is missing.
-
-    `threshold` is another target than the cycle's.
-    """
+    """Runs of an experiment at these seeds. `threshold` replaces the cycle's. Raises `UserError` if a run is missing."""
     config = hashes(cycle).get(experiment)
     if config is None:
         raise UserError(f"there is no {experiment!r} in {cycle.results.path}; it has {', '.join(hashes(cycle)) or 'no rows'}")
@@ -43,23 +37,20 @@ def measure(cycle: Cycle, experiment: str, seeds: Sequence[int], threshold: floa
 
 
 def run_records(cycle: Cycle, row: Row) -> list[dict[str, Any]]:
-    """The metrics of the run of a row. Raises `UserError` where they are gone."""
-    config, seed = key(row)
-    folder = cycle.folder / "runs" / f"{config}-s{seed}"
+    """Metrics of the run of a row. Raises `UserError` if they have been removed."""
+    folder = cycle.run_folder(*key(row))
     if not (folder / OUTCOME).exists():
-        raise UserError(
-            f"the metrics of {row['experiment_name']} seed {seed} are not in {folder} any more; bring them back or run it again"
-        )
+        raise UserError(f"{folder} no longer has the metrics of {row['experiment_name']} seed {row['seed']}; restore it or run it again")
     return records(folder)
 
 
 def members(cycle: Cycle, sweep: str) -> list[str]:
-    """The experiments of a sweep that have rows."""
+    """Experiments of a sweep that have rows."""
     return [name for name in hashes(cycle) if name.startswith(f"{sweep}/")]
 
 
 def variance(cycle: Cycle) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and their ratio, over the baseline's seeds, of what is decided by."""
+    """Mean, standard deviation and their ratio, over the baseline's seeds, of the figures that decide."""
     runs = measure(cycle, BASELINE, cycle.seeds)
     values = {
         "seconds_to_target": [run.seconds_to_target for run in runs],
@@ -67,47 +58,18 @@ def variance(cycle: Cycle) -> dict[str, dict[str, float]]:
         "final_train_loss": [run.final_loss for run in runs],
         "min_val_bpb": [run.min_bpb for run in runs],
     }
-    there = {name: found for name, found in values.items() if None not in found and len(found) > 1}
-    return {
-        name: {
-            "mean": statistics.fmean(found),
-            "deviation": statistics.stdev(found),
-            "relative": statistics.stdev(found) / statistics.fmean(found),
-        }
-        for name, found in there.items()
-    }
-
-
-def _measured(cycle: Cycle, row: Row, target: float) -> Measured:
-    config, seed = key(row)
-    if row["status"] != OK:
-        return Measured(seed, row["status"], None, 0.0, math.nan, math.nan, None)
-    logged = run_records(cycle, row)
-    figures = read_figures(logged)
-    assert figures is not None, "a run that is ok has figures"
-    curve = read_curve(logged, cycle.metric)
-    tokens, uncertainty = measured(curve, target), 0.0
-    if tokens is None and (guess := extrapolated(curve, target)) is not None:
-        tokens = guess.tokens
-        uncertainty = math.log(guess.high / guess.low) / (2 * _NORMAL_90)
-    outcome = read_json(cycle.folder / "runs" / f"{config}-s{seed}" / OUTCOME)
-    return Measured(
-        seed,
-        row["status"],
-        None if tokens is None else tokens / figures.tok_per_sec,
-        uncertainty,
-        figures.steady_seconds,
-        figures.final_loss,
-        figures.min_bpb,
-        outcome["bad_batches"],
-        figures.spike,
-    )
+    answer = {}
+    for name, found in values.items():
+        if None not in found and len(found) > 1:
+            mean, deviation = statistics.fmean(found), statistics.stdev(found)
+            answer[name] = {"mean": mean, "deviation": deviation, "relative": deviation / mean}
+    return answer
 
 
 def lock_threshold(cycle: Cycle, runs: Sequence[Run]) -> None:
-    """Sets the threshold of a cycle that has none to `slowest_end` of the baseline's runs, rounded up, and writes it down.
+    """Saves the threshold of a cycle that has none: `slowest_end` of the baseline's runs, rounded up.
 
-    Raises `UserError` where a run of the baseline has failed: there is nothing to compare with then.
+    Raises `UserError` if a run of the baseline has failed: there is nothing to compare with then.
     """
     for run in runs:
         outcome = read_json(outcome_file(cycle, run))
@@ -122,12 +84,37 @@ def lock_threshold(cycle: Cycle, runs: Sequence[Run]) -> None:
 
 
 def slowest_end(cycle: Cycle, runs: Sequence[Run]) -> float:
-    """The largest of the last values of the metric: what every run got to. Raises `UserError` where one has logged none."""
+    """The largest final value of the metric, which every run reached. Raises `UserError` if a run has logged none."""
     ends = []
     for run in runs:
         folder = outcome_file(cycle, run).parent
         values = read_curve(records(folder), cycle.metric).values
         if not len(values):
-            raise UserError(f"{run} has logged no {cycle.metric}; what it said is in {folder / 'output.txt'}")
+            raise UserError(f"{run} has logged no {cycle.metric}; see {folder / 'output.txt'}")
         ends.append(float(values[-1]))
     return max(ends)
+
+
+def _measured(cycle: Cycle, row: Row, target: float) -> Measured:
+    config, seed = key(row)
+    if row["status"] != OK:
+        return Measured(seed, row["status"], None, 0.0, math.nan, math.nan, None)
+    logged = run_records(cycle, row)
+    summary = read_summary(logged)
+    assert summary is not None, "a run that is ok has a summary"
+    curve = read_curve(logged, cycle.metric)
+    tokens, uncertainty = curve.crossing(target), 0.0
+    if tokens is None and (guess := extrapolated(curve, target)) is not None:
+        tokens = guess.tokens
+        uncertainty = math.log(guess.high / guess.low) / (2 * _NORMAL_90)
+    return Measured(
+        seed,
+        row["status"],
+        None if tokens is None else tokens / summary.tok_per_sec,
+        uncertainty,
+        summary.steady_seconds,
+        summary.final_loss,
+        summary.min_bpb,
+        read_json(cycle.run_folder(config, seed) / OUTCOME)["bad_batches"],
+        summary.spike,
+    )

@@ -1,4 +1,4 @@
-"""Where experiments are run: the flags of base_train that all runs of a cycle share, as data."""
+"""Profiles: the flags of base_train that all runs of a cycle share, as data, and the knobs that change them."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from nanochat.common import UserError
 
 Flags = dict[str, str | int | float | bool]
 
-# The lab itself sets these.
+# Flags that the lab itself sets.
 OWNED = ("model_tag", "run", "resume", "seed", "init_from", "keep_checkpoints", "save_every")
 HORIZON = ("num_iterations", "target_flops", "target_param_data_ratio")
 RELATIVE = ("batch_mult", "horizon_mult", "depth_mult", "head_dim_mult")
-AROUND = ("lr_mult", "wd_mult")  # flags of base_train whose knobs multiply the profile's
-MOST_ROUNDING = 0.25  # of the rows of a step, in search of a batch that micro-batches divide
+AROUND = ("lr_mult", "wd_mult")  # flags of base_train whose knobs multiply the profile's values
+METRICS = ("val/bpb", "train/loss")
+MOST_ROUNDING = 0.25  # of the rows of a step, to find a batch that micro-batches divide
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A scale at which ideas are compared.
+    """Scale at which ideas are compared.
 
-    `flags` go to base_train; they name depth, max_seq_len, device_batch_size and total_batch_size (−1 = by the law) at least.
+    `flags` of base_train must include depth, max_seq_len, device_batch_size and total_batch_size (−1 = by the law).
     """
 
     name: str
     about: str
-    vocab_size: int  # of the tokenizer it was measured with
+    vocab_size: int  # of its tokenizer
     flags: Flags
-    metric: str = "val/bpb"  # what the target is a value of: val/bpb or train/loss
+    metric: str = "val/bpb"  # of the target: one of `METRICS`
     seeds: int = 3
     jobs: int = 1  # runs at a time, which share the cores
     depths: tuple[int, ...] = ()  # of the miniseries
@@ -44,27 +45,27 @@ class Profile:
     def __post_init__(self) -> None:
         missing = [n for n in ("depth", "max_seq_len", "device_batch_size", "total_batch_size") if n not in self.flags]
         if missing:
-            raise ValueError(f"profile {self.name}: flags do not name {', '.join(missing)}")
+            raise ValueError(f"profile {self.name}: flags lack {', '.join(missing)}")
         if owned := [name for name in OWNED if name in self.flags]:
             raise ValueError(f"profile {self.name}: {owned[0]} is set by the lab; leave it out")
-        if self.metric not in ("val/bpb", "train/loss"):
-            raise ValueError(f"profile {self.name}: metric is {self.metric!r}; it must be val/bpb or train/loss")
+        if self.metric not in METRICS:
+            raise ValueError(f"profile {self.name}: metric is {self.metric!r}; it must be {' or '.join(METRICS)}")
         for name in ("seeds", "jobs", "vocab_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"profile {self.name}: {name} is {getattr(self, name)}; it must be at least 1")
 
     def record(self) -> dict[str, Any]:
-        """Plain JSON; the inverse of `from_record`."""
+        """The profile as JSON; the inverse of `from_record`."""
         return asdict(self)
 
     @staticmethod
     def from_record(record: dict[str, Any]) -> Profile:
-        """Raises `ValueError` for names it does not know, and for values that make no profile."""
+        """The profile in a JSON or YAML record. Raises `ValueError` for unknown names and invalid values."""
         known = {field.name for field in fields(Profile)}
         if unknown := sorted(record.keys() - known):
             raise ValueError(f"a profile has no {unknown[0]!r}; it has {', '.join(sorted(known))}")
         if missing := [name for name in ("name", "about", "vocab_size", "flags") if name not in record]:
-            raise ValueError(f"the profile does not say its {missing[0]}")
+            raise ValueError(f"the profile has no {missing[0]}")
         lists = {name: tuple(record[name]) for name in ("depths", "scaling_depths", "scaling_flops") if name in record}
         return Profile(**record | lists)
 
@@ -164,7 +165,7 @@ PROFILES = {
 
 
 def load_profile(name: str) -> Profile:
-    """The profile of that name, or that of a YAML file. Raises `ValueError` or, for an unreadable file, `UserError`."""
+    """Loads a profile by name, or from a YAML file. Raises `ValueError` or, for an unreadable file, `UserError`."""
     if name in PROFILES:
         return PROFILES[name]
     if not name.endswith((".yaml", ".yml")):
@@ -177,20 +178,20 @@ def load_profile(name: str) -> Profile:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in `path`. Raises `UserError` where there is none."""
+    """Reads a mapping. Raises `UserError` if `path` has none."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"invalid YAML in {path}: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds no mapping of names to values")
+        raise UserError(f"invalid YAML in {path}: expected a mapping of names to values")
     return value
 
 
 def check_knobs(knobs: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Raises `ValueError` for a name that is no knob, and for a value of another kind. `defaults` are base_train's flags."""
+    """Raises `ValueError` for an unknown knob or a value of another type. `defaults` are base_train's flags."""
     for name, value in knobs.items():
         if name in OWNED:
             raise ValueError(f"{name} is set by the lab; leave it out")
@@ -206,7 +207,7 @@ def check_knobs(knobs: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
 
 
 def resolve(base: Mapping[str, Any], knobs: Mapping[str, Any], defaults: Mapping[str, Any]) -> Flags:
-    """The flags of base_train for `knobs` around the flags `base`. Raises `ValueError` where they cannot be had."""
+    """Applies `knobs` to the flags `base` of base_train. Raises `ValueError` if the result is impossible."""
     flags: Flags = {**base, **{name: value for name, value in knobs.items() if name not in RELATIVE}}
     flags |= {name: base[name] * knobs[name] for name in AROUND if name in base and name in knobs}
     factor = {name: float(knobs.get(name, 1.0)) for name in RELATIVE}
@@ -220,7 +221,7 @@ def resolve(base: Mapping[str, Any], knobs: Mapping[str, Any], defaults: Mapping
 
 
 def argv(flags: Mapping[str, Any]) -> list[str]:
-    """The flags as arguments."""
+    """Flags as command-line arguments."""
     return [f"--{name.replace('_', '-')}={int(v) if isinstance(v, bool) else v}" for name, v in flags.items()]
 
 
@@ -243,7 +244,7 @@ def _horizon(flags: Mapping[str, Any], factor: float) -> Flags:
 
 
 def _batch(flags: Mapping[str, Any], factor: float) -> Flags:
-    """Rows nearest to the wanted ones that micro-batches of half the profile's size or more divide; the steps follow."""
+    """Batch nearest to the wanted rows that micro-batches of at least half the profile's size divide, and the steps for it."""
     if flags["total_batch_size"] < 1:
         return {"batch_mult": factor}
     T, most = flags["max_seq_len"], flags["device_batch_size"]

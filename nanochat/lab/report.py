@@ -1,17 +1,16 @@
-"""The lab's page about a cycle: what was locked, sweeps with figures and tables, decisions, depth sweep, scaling fits."""
+"""Report of a cycle: what is locked, sweeps with figures and tables, decisions, depth sweep, scaling fits."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nanochat import markdown
-from nanochat.common import atomic_write, ensure_dir, read_json
+from nanochat.common import atomic_write, ensure_dir
 from nanochat.lab import decisions
-from nanochat.lab.curve import read_curve, read_figures
+from nanochat.lab.curve import read_curve, read_summary
 from nanochat.lab.cycle import BASELINE, Cycle
 from nanochat.lab.figures import Bar, Line, curves_png, depths_png, gains_png, mean_line, scaling_png
 from nanochat.lab.gates import Measured, saved, target_gain
@@ -35,12 +34,10 @@ def write_report(cycle: Cycle, folder: Path) -> Path:
 
 def _locked(cycle: Cycle) -> str:
     here = cycle.surroundings
+    threshold = f" ≤ {cycle.threshold:.4f}" if cycle.threshold is not None else ", threshold not locked yet"
     rows = [
         ("profile", f"{cycle.profile.name}: {cycle.profile.about}"),
-        (
-            "target",
-            f"{cycle.metric} ≤ {cycle.threshold:.4f}" if cycle.threshold is not None else f"{cycle.metric}, threshold not locked yet",
-        ),
+        ("target", cycle.metric + threshold),
         ("seeds", ", ".join(map(str, cycle.seeds))),
         ("hardware", here.hardware),
         ("commit", here.commit or "unknown"),
@@ -57,10 +54,8 @@ def _variance(cycle: Cycle) -> list[str]:
         (markdown.label(name), f"{found['mean']:.5g}", f"{found['deviation']:.2g}", f"{found['relative']:.2%}")
         for name, found in cycle.variance.items()
     ]
-    return [
-        "## Variance of the baseline between seeds",
-        markdown.table(("", "mean", "standard deviation", "relative"), rows, right=(1, 2, 3)),
-    ]
+    table = markdown.table(("", "mean", "standard deviation", "relative"), rows, right=(1, 2, 3))
+    return ["## Variance of the baseline between seeds", table]
 
 
 def _sweeps(cycle: Cycle) -> list[str]:
@@ -69,7 +64,7 @@ def _sweeps(cycle: Cycle) -> list[str]:
 
 
 def _sweep(cycle: Cycle, sweep: str, folder: Path) -> list[str]:
-    """Figures and table of the candidates of a sweep whose seeds have all run."""
+    """Figures and table of the candidates of a sweep that have run at every seed."""
     rows = cycle.results.newest()
     configs = hashes(cycle)
     complete = [n for n, config in configs.items() if n.startswith(f"{sweep}/") and all((config, seed) in rows for seed in cycle.seeds)]
@@ -80,16 +75,13 @@ def _sweep(cycle: Cycle, sweep: str, folder: Path) -> list[str]:
     runs = {name: measure(cycle, name, cycle.seeds) for name in (BASELINE, *complete)}
     lines = {name: _line(cycle, name) for name, measured in runs.items() if all(run.status == OK for run in measured)}
     if BASELINE in lines:
-        baseline = lines.pop(BASELINE)
-        png = curves_png(
-            f"{sweep}: means over {len(cycle.seeds)} seeds", cycle.metric, baseline, list(lines.values()), cycle.require_threshold()
-        )
+        baseline, shown = lines.pop(BASELINE), f"{sweep}: means over {len(cycle.seeds)} seeds"
+        png = curves_png(shown, cycle.metric, baseline, list(lines.values()), cycle.require_threshold())
         blocks.append(_show(folder, f"sweep_{_slug(sweep)}", f"{sweep}: {cycle.metric} against tokens and time", png))
     png = gains_png(f"{sweep}: time to {cycle.metric} ≤ {cycle.require_threshold():.4f}", _bars(runs, len(complete)))
     if png is not None:
-        blocks.append(
-            _show(folder, f"gains_{_slug(sweep)}", f"{sweep}: time saved, with intervals for {len(complete)} candidates at once", png)
-        )
+        caption = f"{sweep}: time saved, with intervals for {len(complete)} candidates at once"
+        blocks.append(_show(folder, f"gains_{_slug(sweep)}", caption, png))
     return [*blocks, decisions.table(runs)]
 
 
@@ -107,7 +99,7 @@ def _line(cycle: Cycle, name: str) -> Line:
     config, rows = hashes(cycle)[name], cycle.results.newest()
     logged = [run_records(cycle, rows[config, seed]) for seed in cycle.seeds]
     curves = [read_curve(records, cycle.metric) for records in logged]
-    pace = [read_figures(records).tok_per_sec for records in logged]
+    pace = [read_summary(records).tok_per_sec for records in logged]
     return mean_line(name.partition("/")[2] or name, [(curve.tokens, curve.values) for curve in curves], pace)
 
 
@@ -120,7 +112,7 @@ def _decisions(cycle: Cycle) -> list[str]:
 
 
 def _series(cycle: Cycle, folder: Path) -> list[str]:
-    """The depth sweep of the baseline, and of each candidate that was swept."""
+    """Depth sweep of the baseline, and of each candidate that was swept."""
     series: dict[str, list[tuple[int, float, float]]] = {}
     rows = cycle.results.newest()
     for name, config in hashes(cycle).items():
@@ -134,10 +126,8 @@ def _series(cycle: Cycle, folder: Path) -> list[str]:
             series.setdefault(experiment, []).append((int(depth), float(np.mean(flops)), float(np.mean(values))))
     if not series:
         return []
-    path = cycle.folder / f"{SERIES}.json"
-    answers: dict[str, Any] = read_json(path) if path.exists() else {}
     blocks = ["## Depth sweep"]
-    for number, answer in enumerate(answers.values() or [None]):
+    for number, answer in enumerate(cycle.saved(SERIES).values() or [None]):
         shares = [] if answer is None else [(found["depth"], found["saved"]) for found in answer["depths"]]
         shown = series if answer is None else {n: p for n, p in series.items() if n in (answer["base"], answer["candidate"])}
         png = depths_png("Depth sweep: as many tokens per parameter at each depth", cycle.metric, shown, shares)
@@ -149,24 +139,17 @@ def _series(cycle: Cycle, folder: Path) -> list[str]:
 
 
 def _scaling(cycle: Cycle, folder: Path) -> list[str]:
-    path = cycle.folder / f"{SCALING}.json"
-    if not path.exists():
+    if not (answer := cycle.saved(SCALING)):
         return []
-    answer = read_json(path)
-    rows = [
-        (
-            f"{b['budget']:.3g}",
-            f"{b['parameters']:,.0f}{'' if b['inside'] else ' (at the edge)'}",
-            f"{b['tokens']:,.0f}",
-            f"{b['value']:.4f}",
-        )
-        for b in answer["best"]
-    ]
+    rows = []
+    for best in answer["best"]:
+        edge = "" if best["inside"] else " (at the edge)"
+        rows.append((f"{best['budget']:.3g}", f"{best['parameters']:,.0f}{edge}", f"{best['tokens']:,.0f}", f"{best['value']:.4f}"))
     png = scaling_png("Scaling laws: sizes trained to equal FLOPs", answer)
     return [
         "## Scaling laws",
         _show(folder, SCALING, "Scaling laws", png),
-        markdown.table(("FLOPs", "best parameters", "tokens", f"{answer['metric']}"), rows, right=(0, 1, 2, 3)),
+        markdown.table(("FLOPs", "best parameters", "tokens", answer["metric"]), rows, right=(0, 1, 2, 3)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""results.csv: one row a run, appended in one write; a row is there as a whole or not at all."""
+"""Rows of results.csv: one per run, each appended in one write, as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ Key = tuple[str, int]  # config hash, seed
 
 
 class Results:
-    """The file at `path`. A row counts once its line has ended: a torn last line is cut off before the next one is appended."""
+    """Results at `path`. A row counts once its line is complete: a torn last line is removed before the next append."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows as text, in the order they were appended. Raises `UserError` for a file of other columns."""
+        """All rows as text, in the order they were appended. Raises `UserError` for a file with other columns."""
         if not self.path.exists():
             return []
         try:
@@ -71,11 +71,11 @@ class Results:
         return {key(row): row for row in self.rows()}
 
     def append(self, values: Mapping[str, Any]) -> None:
-        """Appends one row; None is an empty cell. Raises `UserError` where the disk is full, with the file as it was."""
+        """Appends one row; None is an empty cell. Raises `UserError` if the disk is full, and leaves the file unchanged."""
         assert values.keys() == set(COLUMNS), f"not the columns: {values.keys() ^ set(COLUMNS)}"
         ensure_dir(self.path.parent)
         with FileLock(self.path.with_name(f".{self.path.name}.lock")):
-            self.rows()  # refuses what is no file of results
+            self.rows()  # raises for a file with other columns
             with open(self.path, "ab+") as f:
                 whole = _whole_lines(f.seek(0, os.SEEK_END), f)
                 f.truncate(whole)
@@ -92,17 +92,12 @@ class Results:
 
 
 def key(row: Row) -> Key:
-    """What a row is of."""
+    """Config hash and seed of a row."""
     return row["config_hash"], int(row["seed"])
 
 
-def number(row: Row, column: str) -> float | None:
-    """A cell as a number; None where it is empty."""
-    return float(row[column]) if row[column] else None
-
-
 def _whole_lines(size: int, f: io.BufferedRandom) -> int:
-    """Bytes up to the end of the last line that is whole."""
+    """Bytes up to the end of the last complete line."""
     f.seek(0)
     return f.read(size).rfind(b"\n") + 1
 

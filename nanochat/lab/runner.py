@@ -1,8 +1,8 @@
-"""Runs experiments: one process of base_train each, a few at a time, in folders of their own, resumable after anything.
+"""Runs experiments: one process of base_train each, a few at a time, each in a folder of its own, resumable at any point.
 
-A run's folder is its process's base folder, in which tokenizer, data and token shards are links: nothing of the user's own
-runs and reports is touched. While a process trains it holds the lock of its folder, which it inherits: a run outlives a lab
-that is killed, and the next one waits for it instead of training the same twice.
+A run's folder is its process's base folder, with links to tokenizer, data and token shards: the user's own runs and reports are
+not touched. A training process inherits and holds the lock of its folder, so a run survives a lab that is killed, and the next
+lab waits for it instead of training it twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,22 +24,22 @@ from types import FrameType
 from typing import Any
 
 from nanochat.common import ROOT, UserError, base_dir, ensure_dir, read_json, write_json
-from nanochat.lab.curve import read_figures
-from nanochat.lab.cycle import Cycle, Experiment, threads
+from nanochat.lab.curve import read_summary
+from nanochat.lab.cycle import Cycle, Experiment, Say
 from nanochat.lab.profiles import argv
 from nanochat.lab.results import key
 from nanochat.lab.run_outcome import OK, OUTCOME, TAG, bad_batches, classify, reached_end, records, row
+from nanochat.lab.surroundings import threads
 from nanochat.model.gpt import GPTConfig
 
 POLL_SECONDS = 0.1
-SHARED = ("tokenizer", "data", "tokens")
+SHARED = ("tokenizer", "data", "tokens")  # folders linked into those of runs
 PROBE_STEPS = 40  # of a run that only measures its pace
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One process to be: an experiment at a seed."""
+    """Experiment at a seed, to be trained by one process."""
 
     experiment: Experiment
     seed: int
@@ -49,7 +49,7 @@ class Run:
 
 
 class Stopped(Exception):
-    """SIGINT or SIGTERM arrived; what was running has saved itself. Carries the exit code."""
+    """SIGINT or SIGTERM arrived, and the runs have saved themselves. Carries the exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -58,7 +58,7 @@ class Stopped(Exception):
 
 @dataclass
 class _Child:
-    """A run under way: a process of ours, or (`process` is None) one that an earlier lab has left."""
+    """Run in progress: a process of ours, or (`process` is None) one left by an earlier lab."""
 
     run: Run
     folder: Path
@@ -68,18 +68,17 @@ class _Child:
 
 
 def run_all(cycle: Cycle, runs: Sequence[Run], say: Say, with_rows: bool = True) -> None:
-    """Brings every run to its end, `cycle.jobs` at a time, and its row into results.csv, in the order of `runs`.
+    """Finishes every run, `cycle.jobs` at a time, and appends its row to results.csv, in the order of `runs`.
 
-    What has an outcome is not run again. A crash or a divergence is an outcome. Runs of this cycle that an earlier lab has left
-    count too: beside them, those of this one would not have the machine that they are compared on. Raises `Stopped`.
+    Runs with an outcome, which may be a crash or a divergence, are not repeated. Runs of this cycle left by an earlier lab count as
+    jobs too, as they share the machine. Raises `Stopped`.
     """
     waiting = [run for run in runs if not outcome_file(cycle, run).exists()]
-    waiting.sort(key=lambda run: not _is_training(cycle.run_folder(run.experiment, run.seed)))  # first, to be waited for
-    done_before = len(runs) - len(waiting)
-    say(f"{len(runs)} runs, {done_before} done before, {cycle.jobs} at a time")
+    waiting.sort(key=lambda run: not _is_training(cycle.run_folder(run.experiment, run.seed)))  # those in progress first
+    say(f"{len(runs)} runs, {len(runs) - len(waiting)} done before, {cycle.jobs} at a time")
     children: list[_Child] = []
     if others := _others(cycle, waiting, children):
-        say(f"an earlier lab has left {', '.join(others)} under way; waiting where no more than {cycle.jobs} may run")
+        say(f"an earlier lab has left {', '.join(others)} in progress; no more than {cycle.jobs} will run at a time")
     with _signals() as stop:
         while waiting or children:
             while waiting and len(children) + len(_others(cycle, waiting, children)) < cycle.jobs and not stop.number:
@@ -99,10 +98,10 @@ def run_all(cycle: Cycle, runs: Sequence[Run], say: Say, with_rows: bool = True)
 
 
 def add_rows(cycle: Cycle, runs: Sequence[Run], threshold: float | None = None) -> None:
-    """Appends the rows of finished runs, up to the first that is not finished: the order is that of `runs` whatever ended first.
+    """Appends the rows of finished runs in the order of `runs`, up to the first unfinished one.
 
-    A run that two experiments share, such as a candidate that another sweep had too, is trained once and has a row for each name.
-    `threshold` is another target than the cycle's.
+    A run that two experiments share, such as a candidate of two sweeps, is trained once and has a row for each name.
+    `threshold` replaces the cycle's.
     """
     there = {(line["experiment_name"], *key(line)): line["timestamp"] for line in cycle.results.rows()}
     for run in runs:
@@ -114,25 +113,25 @@ def add_rows(cycle: Cycle, runs: Sequence[Run], threshold: float | None = None) 
 
 
 def outcome_file(cycle: Cycle, run: Run) -> Path:
-    """It exists once the run has ended by itself."""
+    """Outcome of a run; exists once it has ended by itself."""
     return cycle.run_folder(run.experiment, run.seed) / OUTCOME
 
 
 def forget_failures(cycle: Cycle, runs: Sequence[Run]) -> int:
-    """Lets the runs that crashed or diverged be run again; their rows stay, and later ones count. Returns how many."""
+    """Removes the runs that crashed or diverged, to be repeated; returns how many. Their rows stay, but later ones count."""
     failed = [run for run in runs if outcome_file(cycle, run).exists() and read_json(outcome_file(cycle, run))["status"] != OK]
     for run in failed:
         shutil.rmtree(cycle.run_folder(run.experiment, run.seed))
     return len(failed)
 
 
-def command(flags: dict[str, Any], seed: int) -> list[str]:
-    """What a run's process runs."""
+def command(flags: Mapping[str, Any], seed: int) -> list[str]:
+    """Command of a run's process."""
     return [sys.executable, "-m", "scripts.base_train", f"--model-tag={TAG}", "--run=dummy", f"--seed={seed}", *argv(flags)]
 
 
 def environment(folder: Path, jobs: int) -> dict[str, str]:
-    """The surroundings of a process whose base folder is `folder`. Makes it, with the links into the user's."""
+    """Environment of a process whose base folder is `folder`, which is created with links into the user's."""
     ensure_dir(folder)
     for name in SHARED:
         target = ensure_dir(base_dir() / name).resolve()
@@ -148,31 +147,43 @@ def environment(folder: Path, jobs: int) -> dict[str, str]:
 
 
 def resolved_flags(cycle: Cycle, experiment: Experiment) -> dict[str, Any]:
-    """The flags with the steps of a time budget, at the pace of a short run of the same that is measured once."""
+    """Flags of base_train; the steps of a time budget follow from the pace of a short run, which is measured once."""
     if experiment.budget_seconds is None:
         return dict(experiment.flags)
     folder = cycle.folder / "probes" / cycle.hash(experiment)
     if not (folder / OUTCOME).exists():
         quiet = {"num_iterations": PROBE_STEPS, "log_every": 5, "eval_every": -1}
-        with open(ensure_dir(folder) / "output.txt", "ab") as output:
-            line = command({**experiment.flags, **quiet}, cycle.seeds[0]) + ["--resume=never"]
-            code = subprocess.run(line, cwd=ROOT, env=environment(folder, cycle.jobs), stdout=output, stderr=output, check=False).returncode
-        figures = read_figures(records(folder))
-        if code or figures is None:
-            raise UserError(f"the pace of {experiment.name} could not be measured; what it said is in {folder / 'output.txt'}")
-        write_json(folder / OUTCOME, {"step_seconds": figures.step_ms / 1e3})
+        code = train(cycle, folder, {**experiment.flags, **quiet}, resume="never")
+        summary = read_summary(records(folder))
+        if code or summary is None:
+            raise UserError(f"the pace of {experiment.name} could not be measured; see {folder / 'output.txt'}")
+        write_json(folder / OUTCOME, {"step_seconds": summary.step_ms / 1e3})
     step_seconds = read_json(folder / OUTCOME)["step_seconds"]
     return {**experiment.flags, "num_iterations": max(1, round(experiment.budget_seconds / step_seconds))}
 
 
+def train(cycle: Cycle, folder: Path, flags: Mapping[str, Any], resume: str) -> int:
+    """Trains in `folder` at the first seed, with the output in output.txt there, and returns the exit code."""
+    with open(ensure_dir(folder) / "output.txt", "ab") as output:
+        line = [*command(flags, cycle.seeds[0]), f"--resume={resume}"]
+        done = subprocess.run(line, cwd=ROOT, env=environment(folder, cycle.jobs), stdout=output, stderr=output, check=False)
+    return done.returncode
+
+
+def scaling_parameters(cycle: Cycle, flags: Mapping[str, Any]) -> int:
+    """Scaling parameters of the model that these flags of base_train make."""
+    values = {**cycle.defaults, **flags, "vocab_size": cycle.surroundings.vocab_size}
+    return GPTConfig(**{field.name: values[field.name] for field in dataclasses.fields(GPTConfig)}).scaling_parameters
+
+
 def _others(cycle: Cycle, waiting: Sequence[Run], children: Sequence[_Child]) -> list[str]:
-    """Names of the run folders in which something is trained that is neither ours nor to be ours."""
+    """Names of the run folders with training processes that are neither ours nor waiting to be."""
     ours = {child.folder for child in children} | {cycle.run_folder(run.experiment, run.seed) for run in waiting}
     return [folder.name for folder in sorted((cycle.folder / "runs").glob("*")) if folder not in ours and _is_training(folder)]
 
 
 def _is_training(folder: Path) -> bool:
-    """Whether a process holds the lock of a run's folder."""
+    """True if a process holds the lock of a run's folder."""
     try:
         lock = os.open(folder / ".lock", os.O_RDWR)
     except FileNotFoundError:
@@ -194,12 +205,12 @@ def _start(cycle: Cycle, run: Run, say: Say) -> _Child:
     except BlockingIOError:
         say(f"{run}: a process that an earlier lab started is still training it; waiting for it")
         return _Child(run, folder, lock, time.monotonic(), None)
-    if reached_end(folder):  # trained to its end by a process that nobody waited for
+    if reached_end(folder):  # trained by a process whose lab was killed
         return _Child(run, folder, lock, time.monotonic(), None)
     surroundings = environment(folder, cycle.jobs)
     flags = resolved_flags(cycle, run.experiment)
     with open(folder / "output.txt", "ab") as output:
-        # A session of its own: Ctrl-C reaches the lab alone, which asks its runs to save themselves.
+        # A session of its own: Ctrl-C reaches the lab alone, which signals its runs to save themselves.
         process = subprocess.Popen(
             command(flags, run.seed), cwd=ROOT, env=surroundings, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             start_new_session=True, pass_fds=(lock,),
@@ -224,7 +235,7 @@ def _has_ended(cycle: Cycle, child: _Child, stop: _Signals) -> bool:
 
 
 def _finish(cycle: Cycle, child: _Child, say: Say, stop: _Signals, waiting: list[Run]) -> None:
-    """Writes the outcome of a run that has ended by itself; one that was stopped or left half-way is to be run again."""
+    """Writes the outcome of a run that has ended by itself; one that was stopped or left unfinished is to be continued."""
     code = None if child.process is None else child.process.returncode
     os.close(child.lock)
     complete = reached_end(child.folder)
@@ -256,18 +267,12 @@ def _finish(cycle: Cycle, child: _Child, say: Say, stop: _Signals, waiting: list
     say(f"{child.run}: {status}{f', {reason}' if reason else ''}")
 
 
-def scaling_parameters(cycle: Cycle, flags: Mapping[str, Any]) -> int:
-    """Of the model that these flags of base_train make."""
-    values = {**cycle.defaults, **flags, "vocab_size": cycle.surroundings.vocab_size}
-    return GPTConfig(**{field.name: values[field.name] for field in dataclasses.fields(GPTConfig)}).scaling_parameters
-
-
 class _Signals:
-    """SIGINT and SIGTERM as a wish to stop; the second one ends the runs at once."""
+    """Counter of SIGINT and SIGTERM: the first one stops the runs, the second one kills them."""
 
     def __init__(self) -> None:
         self.number, self.times = 0, 0
-        self.passed_on: dict[int, int] = {}  # process → how often it was told
+        self.passed_on: dict[int, int] = {}  # process → signals sent to it
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         self.number, self.times = number, self.times + 1

@@ -1,20 +1,20 @@
-"""Scaling laws: depths trained to equal FLOPs, the best size of each budget, and how size, tokens and loss go with FLOPs.
+"""Runs across depths: at equal FLOPs with fits of scaling laws, and the miniseries that tests a gain at several depths.
 
-At one budget the metric is fitted by a parabola in the logarithm of the parameters; its lowest point is the best size (approach 2 of
-arXiv 2203.15556). Best size, tokens and metric are then fitted by power laws of the budget.
+Scaling laws: at one budget the metric is fitted by a parabola in the logarithm of the parameters; its lowest point is the best size
+(approach 2 of arXiv 2203.15556). Best size, tokens and metric are then fitted by power laws of the budget.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from nanochat.common import UserError, read_json, write_json
-from nanochat.lab.curve import r_squared, read_curve, read_figures
-from nanochat.lab.cycle import BASELINE, Cycle, Experiment
+from nanochat.lab.curve import r_squared, read_curve, read_summary
+from nanochat.lab.cycle import BASELINE, Cycle, Experiment, Say
 from nanochat.lab.gates import MOST_BPB, MOST_LOSS, Measured, saved
 from nanochat.lab.measurements import hashes, measure, slowest_end
 from nanochat.lab.profiles import HORIZON
@@ -27,8 +27,8 @@ SCALING = "scaling"
 SERIES = "miniseries"
 
 
-def run_scaling(cycle: Cycle, budgets: Sequence[float], depths: Sequence[int], say: Callable[[str], None]) -> dict[str, Any]:
-    """Trains every depth to every budget, at the first seed, and fits; keeps the answer in the cycle's folder and returns it."""
+def run_scaling(cycle: Cycle, budgets: Sequence[float], depths: Sequence[int], say: Say) -> dict[str, Any]:
+    """Trains every depth to every budget, at the first seed, and fits scaling laws; saves and returns the answer."""
     runs = {}
     for budget in budgets:
         for depth in depths:
@@ -40,29 +40,22 @@ def run_scaling(cycle: Cycle, budgets: Sequence[float], depths: Sequence[int], s
     for (budget, depth), run in runs.items():
         folder = cycle.run_folder(run.experiment, run.seed)
         outcome, logged = read_json(folder / OUTCOME), records(folder)
-        figures = read_figures(logged) if outcome["status"] == OK else None
+        summary = read_summary(logged) if outcome["status"] == OK else None
         values = read_curve(logged, cycle.metric).values
-        if figures is None or not len(values):
+        if summary is None or not len(values):
             say(f"{run}: {outcome['status']}, left out of the fits")
             continue
-        points.append(
-            {
-                "budget": budget,
-                "depth": depth,
-                "parameters": outcome["scaling_parameters"],
-                "tokens": figures.tokens,
-                "value": float(values[-1]),
-            }
-        )
+        point = {"budget": budget, "depth": depth, "parameters": outcome["scaling_parameters"], "tokens": summary.tokens}
+        points.append(point | {"value": float(values[-1])})
     answer = {"metric": cycle.metric, "points": points, **fit_points(points)}
     write_json(cycle.folder / f"{SCALING}.json", answer)
     return answer
 
 
 def fit_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The best size of each budget and the power laws through them. Raises `UserError` where there are too few points.
+    """Best size of each budget and the power laws through them. Raises `UserError` if there are too few points.
 
-    A budget's best size is `inside` where the parabola has its lowest point within the sizes that were trained.
+    A budget's best size is `inside` if the parabola has its lowest point within the trained sizes.
     """
     best = []
     for budget in sorted({point["budget"] for point in points}):
@@ -88,24 +81,24 @@ def fit_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
             }
         )
     if not best:
-        raise UserError("scaling laws take three sizes at one budget at least; fewer runs than that have ended well")
+        raise UserError("scaling laws need at least three sizes at one budget; fewer runs have succeeded")
     names = ("parameters", "tokens", "value")
     laws = {name: power_law([b["budget"] for b in best], [b[name] for b in best]) for name in names} if len(best) > 1 else {}
     return {"best": best, "laws": laws}
 
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> dict[str, float | None]:
-    """y = scale · x^exponent by least squares of the logarithms; R² from three points on, as any two lie on a line."""
+    """Least-squares fit of y = scale · x^exponent in the logarithms; R² for three points or more, as any two lie on a line."""
     log_x, log_y = np.log(x), np.log(y)
     exponent, offset = np.polyfit(log_x, log_y, 1)
     fit = r_squared(log_y, exponent * log_x + offset) if len(x) > 2 else None
     return {"exponent": float(exponent), "scale": float(math.exp(offset)), "r_squared": fit}
 
 
-def run_series(cycle: Cycle, names: Sequence[str], depths: Sequence[int], say: Callable[[str], None]) -> dict[int, float]:
+def run_series(cycle: Cycle, names: Sequence[str], depths: Sequence[int], say: Say) -> dict[int, float]:
     """Trains each of `names` (the baseline or candidates of this cycle) at each depth; returns each depth's target.
 
-    The target at a depth is what the slowest seed of the first of `names` ends at.
+    The target at a depth is the final metric of the slowest seed of the first of `names`.
     """
     changed = [_knobs(cycle, name) for name in names]
     first = {depth: _at_depth(cycle, names[0], depth, *changed[0]) for depth in depths}
@@ -128,9 +121,9 @@ def run_series(cycle: Cycle, names: Sequence[str], depths: Sequence[int], say: C
 
 
 def judge_series(cycle: Cycle, base: str, candidate: str, targets: dict[int, float]) -> dict[str, Any]:
-    """Whether the gain holds: at every depth and, over all depths and seeds, beyond doubt; stable and no worse at each.
+    """Judges whether a gain holds: positive at every depth, significant over all, stable and without loss of quality.
 
-    Returns the answer with what it rests on, and keeps it in the cycle's folder for `decide` and `plateau`.
+    Returns the answer with its figures, and saves it in the cycle's folder for `decide` and `plateau`.
     """
     found, trouble = [], []
     pairs: list[tuple[Measured, Measured]] = []
@@ -158,12 +151,11 @@ def judge_series(cycle: Cycle, base: str, candidate: str, targets: dict[int, flo
         over_all = compare(values, "ours", "theirs")
         shown = f"saves {saved(over_all.mean):.1%} ({saved(over_all.low):.1%} … {saved(over_all.high):.1%}) over {len(targets)} depths"
         if over_all.low <= 0:
-            trouble.append(f"{shown}, which is not beyond doubt")
+            trouble.append(f"{shown}, which is not significant")
         answer |= {"saved": saved(over_all.mean), "low": saved(over_all.low), "high": saved(over_all.high)}
     answer |= {"passed": not trouble, "why": "; ".join(trouble) or shown}
     if base == BASELINE:
-        path = cycle.folder / f"{SERIES}.json"
-        write_json(path, (read_json(path) if path.exists() else {}) | {hashes(cycle)[candidate]: answer})
+        write_json(cycle.folder / f"{SERIES}.json", cycle.saved(SERIES) | {hashes(cycle)[candidate]: answer})
     return answer
 
 
@@ -178,7 +170,7 @@ def _name(name: str, depth: int) -> str:
 
 
 def _knobs(cycle: Cycle, name: str) -> tuple[dict[str, Any], str]:
-    """(knobs, budget) of the baseline or of a candidate that has run."""
+    """(knobs, budget) of the baseline or of a finished candidate."""
     if name == BASELINE:
         return {}, "tokens"
     config = hashes(cycle).get(name)
@@ -190,7 +182,7 @@ def _knobs(cycle: Cycle, name: str) -> tuple[dict[str, Any], str]:
 
 
 def _at_depth(cycle: Cycle, name: str, depth: int, knobs: dict[str, Any], budget: str) -> Experiment:
-    """The experiment on the profile at another depth: the width and the tokens grow with it."""
+    """The experiment on the profile at another depth; width and tokens grow with it."""
     base = {**cycle.profile.flags, "depth": depth}
     if "num_iterations" in base:
         grown = scaling_parameters(cycle, base) / scaling_parameters(cycle, cycle.profile.flags)

@@ -1,9 +1,8 @@
-"""Paired comparisons over seeds, several candidates at once, with few seeds.
+"""Paired comparisons over few seeds, for several candidates at once. Shapes: `C` candidates with the baseline, `n` seeds.
 
-Model: value of candidate c at seed s = its own effect + the seed's effect + normal noise of one size. What is left over after both effects
-estimates the noise with (C − 1)(n − 1) degrees of freedom for C candidates, the baseline among them, and n seeds; for one
-candidate that is the paired t-test. A candidate noisier than that is given its own, larger noise. The level holds for the
-whole sweep: it is divided by the number of candidates (Bonferroni).
+Model: value of candidate c at seed s = effect of c + effect of s + normal noise of one size. The residuals estimate the noise with
+(C − 1)(n − 1) degrees of freedom; for one candidate this is the paired t-test. A noisier candidate gets its own, larger noise. The
+level holds for the whole sweep: it is divided by the number of candidates (Bonferroni).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEVEL = 0.01  # probability that a sweep of candidates that change nothing finds any of them better
+LEVEL = 0.01  # probability that a sweep without any real effect finds a better candidate
 
 
 @dataclass(frozen=True)
@@ -30,19 +29,19 @@ class Comparison:
 
     @property
     def always_positive(self) -> bool:
-        """Whether the difference has this sign at every seed."""
+        """True if the difference is positive at every seed."""
         return min(self.differences) > 0
 
 
 def compare(values: Mapping[str, Sequence[float]], candidate: str, baseline: str, among: int = 1, level: float = LEVEL) -> Comparison:
-    """Compares `candidate` with `baseline`; `values` maps these, and others of the sweep, to a value for each seed.
+    """Compares `candidate` with `baseline`; `values` maps these, and others of the sweep, to a value per seed.
 
-    `among` is how many candidates the sweep has. Raises `ValueError` for fewer than two seeds.
+    `among` is the number of candidates of the sweep. Raises `ValueError` for fewer than two seeds.
     """
     table = np.array([values[name] for name in values], dtype=np.float64)  # (C, n)
     C, n = table.shape
     if n < 2:
-        raise ValueError("a comparison takes two seeds at least")
+        raise ValueError("a comparison needs at least two seeds")
     residuals = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
     freedom = (C - 1) * (n - 1)
     pooled = 2 * np.square(residuals).sum() / freedom  # variance of a difference
@@ -54,12 +53,14 @@ def compare(values: Mapping[str, Sequence[float]], candidate: str, baseline: str
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """The value that Student's t with `freedom` degrees stays below with `probability` in 0.5 … 1.
+    """Quantile of Student's t with `freedom` degrees for `probability` in 0.5 … 1.
 
     By bisection of the exact distribution for whole degrees (Abramowitz and Stegun, 26.7.3 and 26.7.4).
     """
     if not 0.5 <= probability < 1 or freedom < 1:
-        raise ValueError(f"no quantile of {probability} with {freedom} degrees of freedom")
+        raise ValueError(
+            f"invalid quantile {probability} with {freedom} degrees of freedom; expected 0.5 … 1 and at least one degree"
+        )
     low, high = 0.0, math.pi / 2  # of the angle atan(t / √freedom)
     for _ in range(80):
         angle = (low + high) / 2
@@ -68,7 +69,7 @@ def t_quantile(probability: float, freedom: int) -> float:
 
 
 def _two_sided(angle: float, freedom: int) -> float:
-    """The probability of |t| < √freedom · tan(angle)."""
+    """Probability of |t| < √freedom · tan(angle)."""
     cosine, sine = math.cos(angle), math.sin(angle)
     term, total = (cosine if freedom % 2 else 1.0), 0.0
     for k in range(freedom // 2):

@@ -1,4 +1,4 @@
-"""What is tried: the sweeps of the runbook as data, and those of a user's own YAML file."""
+"""Sweeps: templates of the runbook as data or from a user's YAML file, and the experiments they make in a cycle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.common import UserError
-from nanochat.lab.curve import read_figures
+from nanochat.lab.curve import read_summary
 from nanochat.lab.cycle import BASELINE, Cycle, Experiment
 from nanochat.lab.measurements import measure, members, run_records
 from nanochat.lab.profiles import HORIZON, check_knobs, read_yaml
@@ -23,10 +23,10 @@ BUDGETS = ("tokens", "flops", "time")
 
 @dataclass(frozen=True)
 class Template:
-    """A family of candidates that are compared with the baseline at an equal budget.
+    """Family of candidates that are compared with the baseline at an equal budget.
 
-    `candidates` maps names to knobs. Where a value is a dict `{"best_of": TEMPLATE}` in place of knobs, the candidate takes the
-    knobs of the best of that sweep, and `{"all_of": [candidates]}` joins those of others here.
+    `candidates` maps names to knobs. In place of knobs, `{"best_of": TEMPLATE}` takes those of the best candidate of that sweep,
+    and `{"all_of": [candidates]}` joins those of other candidates.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Template:
         if self.budget not in BUDGETS:
             raise ValueError(f"{self.name}: budget is {self.budget!r}; it must be {', '.join(BUDGETS)}")
         if not self.candidates:
-            raise ValueError(f"{self.name}: there is nothing to try; give a grid or candidates")
+            raise ValueError(f"{self.name}: no candidates; give a grid or candidates")
 
     def check(self, defaults: Mapping[str, Any]) -> None:
         """Raises `ValueError` for a knob that base_train does not have."""
@@ -52,7 +52,7 @@ class Template:
 
 
 def grid(**axes: tuple[Any, ...]) -> dict[str, dict[str, Any]]:
-    """Every combination of the values, by a name that says them: `lr_mult=0.9,wd_mult=1.4`."""
+    """Every combination of the values, named by them: `lr_mult=0.9,wd_mult=1.4`."""
     combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     return {",".join(f"{name}={_show(value)}" for name, value in knobs.items()): knobs for knobs in combinations}
 
@@ -75,8 +75,8 @@ TEMPLATES = {
             },
         ),
         Template("B", "warm-down", grid(warmdown_ratio=(0.2, 0.3, 0.4, 0.5), warmdown_shape=("linear", "cosine"))),
-        Template("C", "batch around the predicted one, rates coupled", grid(batch_mult=(0.7, 1.0, 1.4))),
-        Template("D", "rates and weight decay around the nominal ones", grid(lr_mult=(0.9, 1.0, 1.1), wd_mult=(0.7, 1.0, 1.4))),
+        Template("C", "batch around the predicted one, learning rates coupled", grid(batch_mult=(0.7, 1.0, 1.4))),
+        Template("D", "learning rates and weight decay around the nominal ones", grid(lr_mult=(0.9, 1.0, 1.1), wd_mult=(0.7, 1.0, 1.4))),
         Template(
             "E",
             "data and horizon",
@@ -98,10 +98,10 @@ TEMPLATES = {
 
 
 def load_template(name: str, defaults: Mapping[str, Any]) -> Template:
-    """The template A–G of that name, or that of a YAML file.
+    """Loads one of the templates A–G by name, or a YAML file.
 
     A file has `grid` (knob → values), `candidates` (name → knobs) or both, and may have `name`, `title`, `budget` (tokens, flops or
-    time) and `fixed` (knobs of every candidate). Raises `ValueError` for what is wrong in it, `UserError` where it cannot be read.
+    time) and `fixed` (knobs of every candidate). Raises `ValueError` if it is invalid, `UserError` if it cannot be read.
     """
     if name in TEMPLATES:
         return TEMPLATES[name]
@@ -134,10 +134,10 @@ def _from_yaml(path: Path) -> Template:
 
 
 def experiments(cycle: Cycle, template: Template, budget: str, only: str = "") -> list[Experiment]:
-    """The candidates of the template, without those that are the baseline itself.
+    """Candidates of the template, without those equal to the baseline.
 
-    `budget` is what they have in common with it: tokens, flops or time. Raises `ValueError` for one that cannot be had, `UserError`
-    where a candidate takes the best of a sweep that has not been run.
+    `budget` is what they share with it: tokens, flops or time. Raises `ValueError` for an impossible candidate, `UserError` if one
+    takes the best of a sweep that has not been run.
     """
     knobs = _resolved(cycle, template)
     if only and only not in knobs:
@@ -154,34 +154,34 @@ def experiments(cycle: Cycle, template: Template, budget: str, only: str = "") -
 
 
 def at_seeds(cycle: Cycle, wanted: list[Experiment]) -> list[Run]:
-    """One run for each experiment and seed, seed after seed: a change of the machine's pace meets all alike."""
+    """One run per experiment and seed, seed after seed, so that changes of the machine's pace affect all alike."""
     return [Run(experiment, seed) for seed in cycle.seeds for experiment in wanted]
 
 
 def at_budget(cycle: Cycle, experiment: Experiment, budget: str, baseline: Experiment) -> Experiment:
-    """The experiment with the horizon that spends what `baseline` has spent: tokens (as it is), flops or time.
+    """The experiment with the same budget as `baseline`: tokens (unchanged), flops or time.
 
-    Raises `UserError` where the baseline has not run.
+    Raises `UserError` if the baseline has not run.
     """
     if budget == "tokens":
         return experiment
     rows = cycle.results.newest()
     keys = [(cycle.hash(baseline), seed) for seed in cycle.seeds]
-    spent = [read_figures(run_records(cycle, rows[key])) for key in keys if key in rows and rows[key]["status"] == OK]
+    spent = [read_summary(run_records(cycle, rows[key])) for key in keys if key in rows and rows[key]["status"] == OK]
     if not spent:
         raise UserError(f"a budget of {budget} is that of {baseline.name}, which has no finished run in {cycle.results.path}")
     flags = {name: value for name, value in experiment.flags.items() if name not in HORIZON}
     if budget == "flops":
-        flags["target_flops"] = statistics.median(figures.flops for figures in spent)
+        flags["target_flops"] = statistics.median(summary.flops for summary in spent)
         return dataclasses.replace(experiment, flags=flags, budget=budget)
-    seconds = statistics.median(figures.steady_seconds for figures in spent)
+    seconds = statistics.median(summary.steady_seconds for summary in spent)
     return dataclasses.replace(experiment, flags=flags, budget=budget, budget_seconds=round(seconds, 3))
 
 
 def best_of(cycle: Cycle, sweep: str, with_baseline: bool = True) -> str | None:
-    """The candidate of a sweep that got to the target soonest in the mean of all seeds; None where none did.
+    """Candidate of a sweep with the least mean time to the target over all seeds; None if none reached it.
 
-    `with_baseline` gives None as well where the baseline was sooner than all.
+    `with_baseline` also gives None if the baseline was fastest.
     """
     mean = {}
     for name in [*([BASELINE] if with_baseline else []), *members(cycle, sweep)]:
@@ -195,7 +195,7 @@ def best_of(cycle: Cycle, sweep: str, with_baseline: bool = True) -> str | None:
 
 
 def _resolved(cycle: Cycle, template: Template) -> dict[str, dict[str, Any]]:
-    """The knobs of each candidate, with `best_of` and `all_of` worked out."""
+    """Knobs of each candidate, with `best_of` and `all_of` resolved."""
     knobs: dict[str, dict[str, Any]] = {}
     for name, value in template.candidates.items():
         if "best_of" in value:

@@ -11,10 +11,11 @@ import numpy as np
 
 from nanochat import flags
 from nanochat.common import write_json
-from nanochat.lab.cycle import Cycle, Experiment, Surroundings, lab_folder
+from nanochat.lab.cycle import Cycle, Experiment, lab_folder
 from nanochat.lab.profiles import Profile
 from nanochat.lab.run_outcome import OUTCOME, metrics_folder
 from nanochat.lab.runner import Run, add_rows, outcome_file
+from nanochat.lab.surroundings import Surroundings
 from scripts.base_train import BaseTrain
 
 STEPS, BATCH, EVERY = 200, 1000, 4

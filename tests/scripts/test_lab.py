@@ -11,9 +11,10 @@ import pytest
 from bench.tiny_run import Home
 from bench.warm_start import Process, WarmStart
 from nanochat import flags
-from nanochat.lab.cycle import Cycle, Surroundings, lab_folder, open_cycle
+from nanochat.lab.cycle import Cycle, lab_folder, open_cycle
 from nanochat.lab.profiles import Profile
 from nanochat.lab.runner import command, environment
+from nanochat.lab.surroundings import Surroundings
 from scripts.base_train import BaseTrain
 from tests.helpers.planted import plant
 
@@ -109,17 +110,17 @@ def test_a_stopped_sweep_says_so_and_a_crash_is_a_row_and_checkpoints_are_tested
 
 BAD = {
     "no such command": (["sweeep"], 2, "unknown command 'sweeep'"),
-    "no template": (["sweep"], 2, "sweep takes a template A–G or a YAML file; 0 are given"),
+    "no template": (["sweep"], 2, "sweep takes a template A–G or a YAML file; 0 given"),
     "unknown template": (["sweep", "Z"], 2, "template is 'Z'; it must be one of A, B, C, D, E, F, G or a YAML file"),
     "template that is not there": (["sweep", "none.yaml"], 1, "cannot read none.yaml"),
-    "no cycle": (["sweep", "B"], 1, "which cycle? Say --cycle NAME or --profile NAME; there are none yet"),
+    "no cycle": (["sweep", "B"], 1, "no cycle given; give --cycle NAME or --profile NAME; cycles are none yet"),
     "cycle that is not there": (["decide", "B", "--cycle=x"], 1, "there is no cycle 'x'"),
     "unknown profile": (["baseline", "--profile=big"], 2, "profile is 'big'; it must be cpu-micro, cpu, m1-d12, gpu-d12 or a YAML file"),
-    "new cycle without a profile": (["baseline", "--cycle=x"], 1, "cycle x is new; say which profile"),
-    "one seed": (["baseline", "--profile=cpu", "--seeds=1"], 2, "seeds is 1; a comparison takes two at least"),
+    "new cycle without a profile": (["baseline", "--cycle=x"], 1, "cycle x is new and needs a profile"),
+    "one seed": (["baseline", "--profile=cpu", "--seeds=1"], 2, "seeds is 1; a comparison needs at least two"),
     "another metric": (["baseline", "--profile=cpu", "--metric=loss"], 2, "metric is 'loss'"),
     "path as a cycle": (["baseline", "--profile=cpu", "--cycle=../x"], 2, "cycle is '../x'"),
-    "another tokenizer": (["baseline", "--profile=cpu-micro"], 1, "profile cpu-micro wants 8192"),
+    "another tokenizer": (["baseline", "--profile=cpu-micro"], 1, "profile cpu-micro needs 8192"),
     "no cycles": (["plateau"], 1, "there are no cycles"),
     "flag of another command": (["plateau", "--seeds=3"], 2, "--seeds"),
 }

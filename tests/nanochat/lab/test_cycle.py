@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from nanochat.common import UserError, ensure_dir
-from nanochat.lab.curve import read_curve, read_figures
-from nanochat.lab.cycle import alone, changed_files, cycle_names, open_cycle, training_code
+from nanochat.lab.curve import read_curve, read_summary
+from nanochat.lab.cycle import cycle_names, exclusive, open_cycle, reopen
 from nanochat.lab.measurements import measure, members
 from nanochat.lab.run_outcome import CRASHED, DIVERGED, OK, classify, metrics_folder
 from nanochat.lab.runner import Run, outcome_file, run_all
+from nanochat.lab.surroundings import Surroundings, changed_files, training_code
 from nanochat.lab.templates import Template, at_budget, at_seeds, experiments, load_template
 from tests.helpers.planted import BATCH, STEPS, new_cycle, plant, plant_sweep, records, surroundings
 
@@ -47,6 +48,19 @@ def test_other_surroundings_are_refused(base: Path, changed: dict, says: str) ->
         cycle.check(surroundings(**changed))
 
 
+def test_changed_training_code_is_accepted_with_same_code_alone(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle = new_cycle()
+    monkeypatch.setattr(Surroundings, "here", staticmethod(lambda jobs: surroundings(code={"room/a.py": "1"})))  # moved
+    with pytest.raises(UserError) as refused:
+        reopen("planted", None, False, cycle.defaults, pytest.fail)
+    assert "training code has changed since the baseline (a.py, room/a.py)" in str(refused.value)
+    assert str(refused.value).endswith("or give --same-code if the change cannot matter") and "\n" not in str(refused.value)
+    said: list[str] = []
+    again = reopen("planted", None, True, cycle.defaults, said.append)
+    assert said == ["the training code has changed since the baseline (2 files); accepted as the same"]
+    assert again.hash(again.baseline) == cycle.hash(cycle.baseline) and open_cycle("planted", cycle.defaults) == cycle
+
+
 def test_the_hash_goes_by_flags_code_and_tokenizer_and_by_nothing_else(base: Path) -> None:
     cycle = new_cycle()
     one = cycle.experiment("a", {"lr_mult": 1.1})
@@ -66,9 +80,9 @@ def test_the_training_code_is_what_training_imports() -> None:
 
 def test_one_command_at_a_time(base: Path) -> None:
     cycle = new_cycle()
-    with alone(cycle), pytest.raises(UserError, match="another command of the lab"), alone(cycle):
+    with exclusive(cycle), pytest.raises(UserError, match="another command of the lab"), exclusive(cycle):
         pass
-    with alone(cycle):
+    with exclusive(cycle):
         pass
 
 
@@ -119,14 +133,14 @@ def test_a_run_that_two_experiments_share_has_a_row_for_each(base: Path) -> None
 
 
 def test_figures_leave_out_what_compiling_took() -> None:
-    found = read_figures(records(end=1.5, tok_per_sec=1000.0))
+    found = read_summary(records(end=1.5, tok_per_sec=1000.0))
     assert (found.tok_per_sec, found.step_ms, found.steady_seconds) == (1000.0, 1000.0, 200.0)
-    assert found.compile_seconds == pytest.approx(2.0 * 4) and found.wall_seconds == 205
+    assert found.wall_seconds == 205
     assert found.final_loss == pytest.approx(2 * (1.5 + 2.0 * 0.02)) and found.min_bpb == 1.5 and found.spike == 0
     bumpy = records()
     bumpy[-2]["train/loss"] *= 1.5
-    assert read_figures(bumpy).spike == pytest.approx(1.5 * 1.5 / 1.54 - 1)
-    assert read_figures(records()[:2]) is None
+    assert read_summary(bumpy).spike == pytest.approx(1.5 * 1.5 / 1.54 - 1)
+    assert read_summary(records()[:2]) is None
     gaps = records()
     gaps[1]["val/bpb"] = None
     assert len(read_curve(gaps, "val/bpb").values) == len(records()) // 2 - 1
@@ -149,7 +163,7 @@ def test_what_an_earlier_lab_has_left_under_way_is_waited_for(base: Path) -> Non
     said: list[str] = []
     run_all(cycle, [Run(cycle.baseline, 1)], said.append, with_rows=False)
     assert found == [False] and finished.exists()
-    assert said[1] == "an earlier lab has left another-s1 under way; waiting where no more than 1 may run"
+    assert said[1] == "an earlier lab has left another-s1 in progress; no more than 1 will run at a time"
 
 
 def test_how_a_run_ended(base: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from nanochat.common import UserError, read_json, write_json
 from nanochat.lab import decisions
 from nanochat.lab.cycle import BASELINE
-from nanochat.lab.decisions import State, look, plateau
+from nanochat.lab.decisions import CycleState, cycle_state, plateau
 from nanochat.lab.gates import OPTIONAL, PROMOTE, REJECT
 from nanochat.lab.measurements import hashes, measure, variance
 from nanochat.lab.scaling import fit_points, judge_series
@@ -140,10 +140,10 @@ def test_a_gain_must_hold_at_every_depth(base: Path, gains: dict, worse: float, 
 
 
 def test_a_plateau_is_two_full_flat_cycles() -> None:
-    flat, better = State("one", (), 0.01, ()), State("two", (), 0.05, ("B/x",))
+    flat, better = CycleState("one", (), 0.01, ()), CycleState("two", (), 0.05, ("B/x",))
     assert plateau([flat, flat])[0] and plateau([better, flat, flat])[0]
     assert not plateau([flat, better])[0] and not plateau([flat])[0]
-    reached, lines = plateau([flat, State("half", ("3 shape",), 0.0, ())])
+    reached, lines = plateau([flat, CycleState("half", ("3 shape",), 0.0, ())])
     assert not reached and lines[-1] == "no plateau: 1 of 2 full cycles" and "half: not full, without 3 shape" in lines[1]
 
 
@@ -151,14 +151,14 @@ def test_a_cycle_as_the_plateau_sees_it(base: Path) -> None:
     cycle = new_cycle()
     name = plant_sweep(cycle, speed_up=0.11)
     decisions.keep(cycle, decisions.decide(cycle, name, DAY))
-    state = look(cycle)
+    state = cycle_state(cycle)
     assert (
         state.improvement == pytest.approx(0.1, abs=0.02)
         and state.missing[0] == "1 theory"
         and "5 miniseries of X/lr_mult=1.1" in state.missing
     )
     write_json(cycle.folder / "miniseries.json", {hashes(cycle)[name]: {"passed": True, "why": ""}})
-    assert look(cycle).held == (name,)
+    assert cycle_state(cycle).held == (name,)
 
 
 def test_scaling_fits_find_planted_laws() -> None:

@@ -140,7 +140,7 @@ def test_a_template_of_ones_own(tmp_path) -> None:
         ("budget: money\ngrid: {lr_mult: [1.1]}", "budget is 'money'"),
         ("grid: [1, 2]", "grid must be a mapping"),
         ("candidates: {a: 3}", "candidate a must be a mapping"),
-        ("fixed: {warmup_steps: 3}", "there is nothing to try"),
+        ("fixed: {warmup_steps: 3}", "no candidates"),
     ],
 )
 def test_what_is_wrong_in_a_template_is_said_in_one_line(tmp_path, text: str, says: str) -> None:
@@ -154,8 +154,8 @@ def test_what_is_wrong_in_a_template_is_said_in_one_line(tmp_path, text: str, sa
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("about: x\nvocab_size: 300", "does not say its flags"),
-        ("about: x\nvocab_size: 300\nflags: {depth: 2}", "flags do not name max_seq_len"),
+        ("about: x\nvocab_size: 300", "has no flags"),
+        ("about: x\nvocab_size: 300\nflags: {depth: 2}", "flags lack max_seq_len"),
         ("about: x\nvocab_size: 300\nflag: {}", "no 'flag'"),
     ],
 )

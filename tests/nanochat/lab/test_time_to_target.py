@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from nanochat.lab.curve import Curve, PowerLaw, extrapolated, fit, measured, r_squared
+from nanochat.lab.curve import Curve, PowerLaw, extrapolated, fit, r_squared
 
 LAW = PowerLaw(1.0, 30.0, 0.3)
 END = 1.5e6
@@ -20,9 +20,9 @@ def curve(points: int = 30, noise: float = 0.0, correlation: float = 0.0, seed: 
 
 def test_measured_lies_between_two_points() -> None:
     c = Curve(np.array([100.0, 200.0, 300.0]), np.array([4.0, 3.0, 1.0]))
-    assert measured(c, 2.5) == pytest.approx(225.0)
-    assert measured(c, 1.0) == 300 and measured(c, 5.0) == 100
-    assert measured(c, 0.9) is None and measured(Curve(np.array([]), np.array([])), 1.0) is None
+    assert c.crossing(2.5) == pytest.approx(225.0)
+    assert c.crossing(1.0) == 300 and c.crossing(5.0) == 100
+    assert c.crossing(0.9) is None and Curve(np.array([]), np.array([])).crossing(1.0) is None
 
 
 def test_the_fit_finds_the_law() -> None:
