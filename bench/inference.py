@@ -141,7 +141,7 @@ def checkout(rival: str, folder: Path) -> Path:
         subprocess.run(["tar", "x", "-C", str(folder)], input=archive.stdout, check=True)
         path = folder
         if not (path / "nanochat" / "engine.py").is_file():
-            raise UserError(f"--rival {rival} holds no nanochat/infer/engine.py; name a clone of karpathy/nanochat")
+            raise UserError(f"--rival {rival} has no nanochat/engine.py; give a clone of karpathy/nanochat")
     return path
 
 

@@ -46,10 +46,10 @@ def ours(folder: Path) -> tuple[Generate, str]:
 def karpathy(folder: Path) -> tuple[Generate, str]:
     """karpathy/nanochat's engine, with its own model and the same weights."""
     import torch
+    from nanochat.engine import Engine
+    from nanochat.gpt import GPT, GPTConfig
 
     from nanochat.common import COMPUTE_DTYPE
-    from nanochat.infer.engine import Engine
-    from nanochat.model.gpt import GPT, GPTConfig
 
     config = json.loads((folder / "config.json").read_text())
     depth, width = config["depth"], config["depth"] * config["aspect_ratio"]

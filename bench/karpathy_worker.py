@@ -16,9 +16,9 @@ def prepare(exchange: Path) -> None:
     """Writes the tokenizer in `exchange`/tokenizer.json the way that project stores its own."""
     import tiktoken
     import torch
+    from nanochat.tokenizer import RustBPETokenizer
 
     from nanochat.common import get_base_dir
-    from nanochat.data.tokenizer import RustBPETokenizer
 
     description = json.loads((exchange / "tokenizer.json").read_text())
     ranks = {base64.b64decode(token): rank for rank, token in enumerate(description["tokens"])}

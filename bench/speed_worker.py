@@ -51,9 +51,9 @@ def ours(shape: argparse.Namespace):
 def karpathy(shape: argparse.Namespace):
     """karpathy/nanochat's training step, with its own model and optimizer, put together as its base_train does."""
     import torch
+    from nanochat.gpt import GPT, GPTConfig
 
     from nanochat.common import COMPUTE_DTYPE
-    from nanochat.model.gpt import GPT, GPTConfig
 
     width = -(-shape.depth * 64 // shape.head_dim) * shape.head_dim
     heads = width // shape.head_dim

@@ -48,7 +48,7 @@ class TrainSpeed:
         if min(self.rounds, self.steps) < 1:
             raise ValueError("rounds and steps must be at least 1")
         if self.nanochat and not (Path(self.nanochat) / "nanochat" / "gpt.py").is_file():
-            raise ValueError(f"nanochat: {self.nanochat} holds no nanochat/model/gpt.py")
+            raise ValueError(f"nanochat: {self.nanochat} has no nanochat/gpt.py")
 
 
 class Side:

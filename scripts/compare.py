@@ -1,8 +1,8 @@
-"""Compares runs: a table, the curves over each other, whether they can be compared, and whether their metrics are in their bands.
+"""Comparison of runs: a table, their curves in one figure, a verdict on comparability, and metrics outside their bounds.
 
 python -m scripts.compare                          the newest baseline and its run with a memory
 python -m scripts.compare d4 d4-mc --x time        tags, run folders or metrics files
-python -m scripts.compare d4-mc --check            exit code 1 where something is wrong
+python -m scripts.compare d4-mc --check            exit code 1 if something is wrong
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _LABEL, _GAP = 44, 2  # columns of a terminal
 
 @dataclass
 class Compare:
-    """Compare runs: figures side by side, curves over each other, and whether they can be compared."""
+    """Compare runs: a table of figures, their curves in one figure, and a verdict on comparability."""
 
     runs: tuple[str, ...] = rest("tags (d4, mid/d4), run folders or metrics files; none = the newest baseline and its run with --mc")
-    x: Axis = flag("tokens", "what the runs are aligned by; time is that of steps")
-    metric: str = flag(f"{LOSS},val/bpb", f"metrics to draw, separated by commas; {LOSS} is train/loss where there is no memory")
-    smooth: bool = flag(True, "draw smooth curves over what is noisy")
-    target_loss: float | None = flag(None, "tell when the runs came to this loss; none = the worst of their final ones", unit="nats")
-    out: str = flag("report/compare.png", "where the figure goes (.png), or a page with table and figure (.md); empty = nowhere")
+    x: Axis = flag("tokens", "axis along which runs are aligned; time = seconds in steps")
+    metric: str = flag(f"{LOSS},val/bpb", f"metrics to draw, separated by commas; {LOSS} = train/loss for runs without a memory")
+    smooth: bool = flag(True, "draw smooth curves over noisy ones")
+    target_loss: float | None = flag(None, "loss whose time is reported; none = the worst final one", unit="nats")
+    out: str = flag("report/compare.png", "file of the figure (.png), or of a page with table and figure (.md); empty = none")
     json: bool = flag(False, "print figures, verdicts and alerts as JSON")
-    check: bool = flag(False, "exit with 1 where runs cannot be compared or a metric of theirs is out of its band at its end")
-    targets: bool = flag(False, "print what metrics should be, and do nothing else")
+    check: bool = flag(False, "exit with 1 if runs are not comparable or a metric is out of its bounds at the end")
+    targets: bool = flag(False, "print the metric bounds and exit")
 
     def __post_init__(self) -> None:
         if self.target_loss is not None and not 0 < self.target_loss < math.inf:
@@ -56,35 +56,35 @@ class Compare:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compares, and returns the exit code."""
-    recipe = flags.parse(Compare, argv)
-    if recipe.targets:
-        print_targets((*RUN_BOUNDS, *memory_targets({})), recipe.json)
+    """Compares runs and returns the exit code."""
+    config = flags.parse(Compare, argv)
+    if config.targets:
+        print_targets((*RUN_BOUNDS, *memory_targets({})), config.json)
         return 0
-    runs = find_runs(recipe.runs)
-    for name in recipe.metrics:
+    runs = find_runs(config.runs)
+    for name in config.metrics:
         if not any(run.values(name) for run in runs):
             raise UserError(f"no run has logged {name}; see the keys in {runs[0].path}")
-    comparison = compare(runs, recipe.x, recipe.metrics, recipe.target_loss)
+    comparison = compare(runs, config.x, config.metrics, config.target_loss)
     alerts = {run.name: outside(run) for run in runs}
-    if recipe.json:
+    if config.json:
         record = comparison.record() | {"alerts": {name: [alert.record() for alert in found] for name, found in alerts.items()}}
         print(json.dumps(record, indent=1, ensure_ascii=False))
     else:
         print(as_text(comparison))
         for line in remarks(runs, comparison, alerts):
             print(line)
-    drawn = draw(recipe, runs, comparison, alerts)
-    if drawn is not None and not recipe.json:
+    drawn = draw(config, runs, comparison, alerts)
+    if drawn is not None and not config.json:
         print(f"drawn: {drawn}")
     failed = not comparison.comparable or any(alerts.values())
-    if recipe.check and not recipe.json:
+    if config.check and not config.json:
         print("check: failed" if failed else "check: passed")
-    return int(recipe.check and failed)
+    return int(config.check and failed)
 
 
 def outside(run: LoggedRun) -> list[Alert]:
-    """What is out of its band at the end of a run, or now; a run that is going on and silent too."""
+    """Alerts of metrics out of their bounds at the end of a run, or now, and of a running one that is silent."""
     watch = Watch((*RUN_BOUNDS, *memory_targets(run.info.get("least", {}))), run.steps or run.step)
     for record in run.records:
         watch.update(record)
@@ -92,14 +92,14 @@ def outside(run: LoggedRun) -> list[Alert]:
     times = [0.0, *run.values("total_training_time")]
     slowest = max((b - a for a, b in zip(times, times[1:], strict=False)), default=0.0)
     judged = HEARTBEAT.rule.judge([run.silent])
-    # Long steps are no silence: a run that logs every half hour is late after an hour.
+    # Long steps are not silence: a run that logs every half hour is late after an hour.
     if run.going and judged is not None and judged.wrong and run.silent > 2 * slowest:
         alerts.append(alert_of(HEARTBEAT, HEARTBEAT.metric, run.step, judged))
     return alerts
 
 
 def as_text(comparison: RunComparison) -> str:
-    """The table for a terminal."""
+    """Table for a terminal."""
     rows = [("", *(figures["run"] for figures in comparison.figures)), *comparison.rows()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
@@ -110,7 +110,7 @@ def as_text(comparison: RunComparison) -> str:
 
 
 def remarks(runs: Sequence[LoggedRun], comparison: RunComparison, alerts: dict[str, list[Alert]]) -> list[str]:
-    """What is to be said beside the table: verdicts, notes, alerts."""
+    """Lines after the table: verdicts, notes, alerts."""
     lines = []
     for verdict in comparison.verdicts:
         lines += [str(verdict), *(f"note: {note}" for note in verdict.notes)]
@@ -118,16 +118,16 @@ def remarks(runs: Sequence[LoggedRun], comparison: RunComparison, alerts: dict[s
     return lines + [f"alert: {name}: {alert.message}" for name, found in alerts.items() for alert in found]
 
 
-def draw(recipe: Compare, runs: Sequence[LoggedRun], comparison: RunComparison, alerts: dict[str, list[Alert]]) -> Path | None:
-    """Writes the figure, and the page where that is asked for; returns what was asked for. Raises `UserError`."""
-    if not recipe.out:
+def draw(config: Compare, runs: Sequence[LoggedRun], comparison: RunComparison, alerts: dict[str, list[Alert]]) -> Path | None:
+    """Writes the figure, and the page if requested; returns the path of `--out`. Raises `UserError`."""
+    if not config.out:
         return None
-    out = Path(recipe.out)
-    png = comparison_png(runs, recipe.x, recipe.metrics, recipe.smooth)
+    out = Path(config.out)
+    png = comparison_png(runs, config.x, config.metrics, config.smooth)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make {out.parent}: {error.strerror}; choose another --out") from error
+        raise UserError(f"cannot create {out.parent}: {error.strerror}; choose another --out") from error
     figure = out.with_suffix(".png")
     if png is not None:
         atomic_write(figure, png)
@@ -139,7 +139,7 @@ def draw(recipe: Compare, runs: Sequence[LoggedRun], comparison: RunComparison, 
 
 
 def print_targets(targets: Sequence[MetricBound], as_json: bool) -> None:
-    """What metrics should be, for a terminal or as JSON."""
+    """Prints the metric bounds, for a terminal or as JSON."""
     rows: list[dict[str, Any]] = [target.row() for target in targets]
     if as_json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""Sends a test event to the telemetry collector, and says what happened."""
+"""Sends a test event to the telemetry collector and prints the result."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ SAID_CHARACTERS = 200
 
 @dataclass
 class Preflight:
-    """Send a test event to the telemetry collector, and say what happened; the exit code is 0 only where it was accepted."""
+    """Send a test event to the telemetry collector and print the result; the exit code is 0 only if it was accepted."""
 
-    mc_telemetry_protocol: Literal["auto", "http", "grpc"] = flag(
-        "auto", "how to reach it; auto = as OTEL_EXPORTER_OTLP_PROTOCOL says, else http"
-    )
-    timeout_seconds: float = flag(10.0, "longest wait for an answer", unit="seconds")
+    mc_telemetry_protocol: Literal["auto", "http", "grpc"] = flag("auto", "protocol; auto = OTEL_EXPORTER_OTLP_PROTOCOL, else http")
+    timeout_seconds: float = flag(10.0, "timeout of the request", unit="seconds")
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_seconds <= 600:
@@ -36,7 +34,7 @@ class Preflight:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Sends the event and returns the exit code."""
     config = parse(Preflight, argv)
     collector = find_collector(os.environ, config.mc_telemetry_protocol)
     source = next((name for name in ENDPOINTS if os.environ.get(name)), None)
@@ -60,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def send_test(collector: Collector, timeout_seconds: float) -> tuple[Outcome, float]:
-    """What became of a request with one event, and how many seconds that took."""
+    """Outcome of a request with one event, and its duration in seconds."""
     from mc.telemetry.otlp import Moment, open_sender, to_request
 
     now, begin = time.time_ns(), time.perf_counter()
@@ -74,7 +72,7 @@ def send_test(collector: Collector, timeout_seconds: float) -> tuple[Outcome, fl
 
 
 def hint(collector: Collector, outcome: Outcome) -> str:
-    """What to look at."""
+    """Advice after a failure."""
     other = {"http": "4317", "grpc": "4318"}[collector.protocol]
     if collector.address.endswith(f":{other}"):
         return f"; port {other} is most often for {'grpc' if collector.protocol == 'http' else 'http'}: see --mc-telemetry-protocol"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nanochat import flags
-from nanochat.tasks.mixtures import mid_mixtures
 from scripts.shared.fine_tune import FineTune, fine_tune
 
 
@@ -16,7 +15,7 @@ class MidTrain(FineTune):
 
 def main(argv: list[str] | None = None) -> int:
     """Trains, or continues training, and returns the exit code."""
-    return fine_tune(flags.parse(MidTrain, argv), "mid", mid_mixtures)
+    return fine_tune(flags.parse(MidTrain, argv), "mid")
 
 
 if __name__ == "__main__":

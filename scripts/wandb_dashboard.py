@@ -1,4 +1,4 @@
-"""Creates the W&B dashboard 'MC vs Baseline (Tokens)': a saved view of a project's workspace, which new runs join by themselves."""
+"""Creates the W&B dashboard 'MC vs Baseline (Tokens)': a saved view of a project's workspace that includes new runs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TEMPLATE = ROOT / "obsidian/ops/dashboards/wandb-mc-vs-baseline.json"
 
 @dataclass
 class WandbDashboard:
-    """Create the W&B dashboard that shows a run with a memory over its baseline, against tokens."""
+    """Create the W&B dashboard that compares a run with a memory with its baseline, against tokens."""
 
     project: str = flag("nanochat", "W&B project of the runs")
-    entity: str = flag("", "W&B user or team; empty = the one that your key belongs to")
+    entity: str = flag("", "W&B user or team; empty = the key's owner")
     template: str = flag("", "JSON file with title and panels; empty = the one in obsidian/ops/dashboards")
-    dry_run: bool = flag(False, "print as JSON what would be created, and create nothing")
+    dry_run: bool = flag(False, "print the dashboard as JSON and exit")
 
     def __post_init__(self) -> None:
         if not self.project:
@@ -35,7 +35,7 @@ class WandbDashboard:
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart: metrics over the template's x."""
+    """Chart of metrics over the template's x."""
 
     title: str
     metrics: list[str]
@@ -43,7 +43,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Template:
-    """What a dashboard shows. `x` is the metric of its x axis, `x_title` what it is called."""
+    """Contents of a dashboard. `x` is the metric of its x axis, `x_title` the title."""
 
     title: str
     description: str
@@ -53,40 +53,40 @@ class Template:
 
 
 def read_template(path: Path) -> Template:
-    """The dashboard in `path`. Raises `UserError` where it is missing or is no dashboard."""
+    """Reads a dashboard. Raises `UserError` if it is missing or invalid."""
     read = read_json(path)
     try:
         panels = [Panel(panel["title"], panel["metrics"]) for panel in read["panels"]]
         template = Template(read["title"], read["description"], read["x"], read["x_title"], panels)
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is no dashboard: it needs title, description, x, x_title and panels with title and metrics") from error
+        raise UserError(f"invalid dashboard {path}; expected title, description, x, x_title and panels with title and metrics") from error
     lists = [panels, *(panel.metrics for panel in panels)]
     texts = [template.title, template.description, template.x, template.x_title, *(panel.title for panel in panels)]
     texts += [metric for panel in panels if isinstance(panel.metrics, list) for metric in panel.metrics]
     if not all(isinstance(item, list) and item for item in lists) or not all(isinstance(text, str) and text for text in texts):
-        raise UserError(f"{path} is no dashboard: titles and metrics are texts, and no panel is without a metric")
+        raise UserError(f"invalid dashboard {path}; expected texts for titles and metrics, and metrics in every panel")
     return template
 
 
 def main(argv: list[str] | None = None) -> int:
     """Creates the dashboard and returns the exit code."""
-    recipe = flags.parse(WandbDashboard, argv)
-    template = read_template(Path(recipe.template) if recipe.template else TEMPLATE)
-    if recipe.dry_run:
-        print(json.dumps({"entity": recipe.entity, "project": recipe.project} | dataclasses.asdict(template), indent=1, ensure_ascii=False))
+    config = flags.parse(WandbDashboard, argv)
+    template = read_template(Path(config.template) if config.template else TEMPLATE)
+    if config.dry_run:
+        print(json.dumps({"entity": config.entity, "project": config.project} | dataclasses.asdict(template), indent=1, ensure_ascii=False))
         return 0
     try:
         import wandb
-        import wandb_workspaces  # noqa: F401 (its absence is told here)
+        import wandb_workspaces  # noqa: F401 (raises if it is missing)
         from wandb.sdk.lib.service.service_connection import WandbApiFailedError
     except ModuleNotFoundError as error:
         raise UserError(f"W&B dashboards need the package {error.name}; install it: pip install wandb-workspaces") from error
     try:
-        view = make_view(template, recipe.entity or wandb.Api().default_entity, recipe.project)
+        view = make_view(template, config.entity or wandb.Api().default_entity, config.project)
         view.save()
-    except (wandb.Error, WandbApiFailedError) as error:  # the second is no wandb.Error
+    except (wandb.Error, WandbApiFailedError) as error:  # the second is not a wandb.Error
         reason = redact(str(error)).partition("\n")[0]
-        raise UserError(f"W&B did not take the dashboard: {reason}; see WANDB_API_KEY, --entity and --project") from error
+        raise UserError(f"W&B rejected the dashboard: {reason}; check WANDB_API_KEY, --entity and --project") from error
     print(f"created: {view.url}")
     return 0
 

@@ -58,9 +58,7 @@ def t_quantile(probability: float, freedom: int) -> float:
     By bisection of the exact distribution for whole degrees (Abramowitz and Stegun, 26.7.3 and 26.7.4).
     """
     if not 0.5 <= probability < 1 or freedom < 1:
-        raise ValueError(
-            f"invalid quantile {probability} with {freedom} degrees of freedom; expected 0.5 … 1 and at least one degree"
-        )
+        raise ValueError(f"invalid quantile {probability} with {freedom} degrees of freedom; expected 0.5 … 1 and at least one degree")
     low, high = 0.0, math.pi / 2  # of the angle atan(t / √freedom)
     for _ in range(80):
         angle = (low + high) / 2

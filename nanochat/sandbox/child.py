@@ -1,12 +1,12 @@
-"""What runs inside the sandbox: a supervisor, process 1 there, and the runner, its child, which executes the code.
+"""Program inside the sandbox: a supervisor, process 1 there, and its child, the runner, which executes the code.
 
-Not imported by the program: `execution` passes this source to a fresh interpreter (`python -I -S -c SOURCE STDIN_FD`), so it uses
-the standard library alone, and of that only what loads fast. Standard input is a socket to the host (the control socket): the job
-comes in over it, two lines go out, "started" and the verdict. Its end is the sign that the host is done or gone; then the
-supervisor exits, and with process 1 the kernel kills every process of the PID namespace.
+Not imported by nanochat: `process` passes this source to a fresh interpreter (`python -I -S -c SOURCE STDIN_FD`), so it uses only
+modules of the standard library that load fast. Standard input is a socket to the host (the control socket): the job comes in over
+it, two lines go out, "started" and the verdict. If it closes, the host is done or gone; then the supervisor exits, and with
+process 1 the kernel kills every process of the PID namespace.
 
-That the code ran to its end is proven by a token. It is drawn by the supervisor after the fork, so it is in no memory that the
-runner inherits, and reaches the runner through a pipe, for one read, into a place that Python code cannot see (`execute`).
+A token proves that the code ran to its end. The supervisor draws it after the fork, so the runner does not inherit it, and sends
+it to the runner through a pipe, for one read, into a place that Python code cannot see (`execute`).
 """
 
 import builtins
@@ -35,7 +35,7 @@ DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/p
 
 
 def main() -> None:
-    """The supervisor; the forked runner returns from here to leave the interpreter as any program does."""
+    """Supervisor; the forked runner returns from here to leave the interpreter as any program does."""
     control, stdin = os.dup(0), int(sys.argv[1])
     job = marshal.loads(read_message(control))
     try:
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def read_message(control: int) -> bytes:
-    """What the host sent: 8 bytes of length, then as many. Exits where the host is gone."""
+    """Message of the host: 8 bytes of length, then as many. Exits if the host is gone."""
     data = b""
     length = None
     while length is None or len(data) < length:
@@ -90,11 +90,11 @@ def read_message(control: int) -> bytes:
 
 
 def watch(runner: int, control: int, memory_bytes: int | None) -> int | None:
-    """The wait status of the runner; None where all processes together came to hold more than `memory_bytes`."""
+    """Wait status of the runner; None if all processes together exceeded `memory_bytes`."""
     ended = os.pidfd_open(runner)
     poller = select.poll()
     poller.register(ended, select.POLLIN)
-    poller.register(control, select.POLLIN)  # the host sends nothing after the job: any event means that it hung up
+    poller.register(control, select.POLLIN)  # the host sends nothing after the job, so any event is a hang-up
     while True:
         if any(fd == control for fd, _ in poller.poll(POLL_MS)):
             if os.getpid() != 1:
@@ -111,7 +111,7 @@ def watch(runner: int, control: int, memory_bytes: int | None) -> int | None:
 
 
 def memory_in_use() -> int:
-    """Bytes of memory that belongs to no file, summed over the sandbox's processes, this one left out."""
+    """Bytes of anonymous and shared memory, summed over the sandbox's processes except this one."""
     total = 0
     for name in os.listdir("/proc"):
         if not name.isdigit() or name == "1":
@@ -137,7 +137,7 @@ def keep_only(*keep: int) -> None:
 
 
 def restrict_runner(job: dict) -> None:
-    """Limits and the loss of every privilege, for good, in the runner."""
+    """Applies the limits and drops every privilege in the runner, permanently."""
     for name, (soft, hard) in job["rlimits"].items():
         kind = getattr(resource, name)
         most = resource.getrlimit(kind)[1]
@@ -170,9 +170,9 @@ def execute(code: str, token_pipe: int, done_pipe: int) -> None:
     read, write, close, run = os.read, os.write, os.close, exec
     try:
         program = compile(code, CODE_NAME, "exec", dont_inherit=True)
-        # While the code runs, `write` and the token lie on this frame's value stack, and nowhere else: the stack of a running
-        # frame shows in no attribute, local variable or `gc` call, and bytes are not tracked. Both are fetched before the code
-        # starts, so what it replaces does not matter, and the pipe that the token came from is empty and closed.
+        # While the code runs, `write` and the token are on this frame's value stack only: the stack of a running frame is visible
+        # in no attribute, local variable or `gc` call, and bytes are not tracked. Both are fetched before the code starts, so
+        # replacing `os.write` has no effect, and the pipe of the token is empty and closed.
         write(done_pipe, (read(token_pipe, TOKEN_BYTES), close(token_pipe), run(program, module.__dict__))[0])
     except SystemExit:
         raise
@@ -201,7 +201,7 @@ def report(error: BaseException, code: str) -> None:
 
 
 def checked(result: int, what: str) -> None:
-    """Raises `OSError` where a call of the C library failed."""
+    """Raises `OSError` if a call of the C library failed."""
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -217,9 +217,9 @@ def prctl(option: int, *arguments: int) -> None:
 
 
 def protect_supervisor(drop_capabilities: bool) -> None:
-    """Not to be traced, read or given privileges, nor is any process forked from here.
+    """Protects this process and its children against tracing, reading and gaining privileges.
 
-    The capabilities stay where the runner is to become another user, by which it loses them.
+    The capabilities stay if the runner is to become another user, by which it loses them.
     """
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     if drop_capabilities:
@@ -236,9 +236,9 @@ def protect_supervisor(drop_capabilities: bool) -> None:
 
 
 def build_root(mounts: list[tuple]) -> None:
-    """Replaces the root by an empty one that holds `mounts`, /proc and a small /dev, all of it read-only but the tmpfs entries.
+    """Replaces the root by an empty one with `mounts`, /proc and a small /dev, all read-only except the tmpfs entries.
 
-    For the `unshare` backend: bubblewrap has done this before the interpreter starts. Needs CAP_SYS_ADMIN in new namespaces.
+    For the `unshare` backend; bubblewrap does this before the interpreter starts. Needs CAP_SYS_ADMIN in new namespaces.
     """
     os.umask(0o022)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
@@ -274,7 +274,7 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
 
 
 def bind(path: str, read_only: bool = True) -> None:
-    """The old root's `path`, a folder or file, at the same place of the new root."""
+    """Bind-mounts the old root's `path`, a folder or file, at the same place in the new root."""
     if os.path.isdir("/old" + path):
         os.makedirs(path, exist_ok=True)
     else:
@@ -286,7 +286,7 @@ def bind(path: str, read_only: bool = True) -> None:
 
 
 def tmpfs(path: str, size: int, mode: int) -> None:
-    """An empty folder of `size` bytes; read-only where the size is 0."""
+    """Mounts an empty folder of `size` bytes; read-only if the size is 0."""
     os.makedirs(path, exist_ok=True)
     mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, f"mode={mode:o},size={size or 4096},nr_inodes=16384")
     if size == 0:
@@ -294,7 +294,7 @@ def tmpfs(path: str, size: int, mode: int) -> None:
 
 
 def set_read_only(path: str, flags: int = 0) -> None:
-    """Adds ro,nosuid to the mount at `path`, with AT_RECURSIVE to those below it too. Needs Linux 5.12."""
+    """Adds ro,nosuid to the mount at `path`, with AT_RECURSIVE also to those below it. Needs Linux 5.12."""
     attributes = (ctypes.c_uint64 * 4)(MS_RDONLY | MS_NOSUID, 0, 0, 0)  # struct mount_attr; these two bits are mount's
     call = libc().syscall
     checked(

@@ -1,8 +1,7 @@
-"""How a process is shut in: the command lines of bubblewrap and of `unshare`, and what of the file system it sees.
+"""Isolation of a process: command lines of bubblewrap and `unshare`, and the part of the file system that is visible inside.
 
-Both give new user, mount, PID, network, IPC, UTS and cgroup namespaces. Where the host's user is root, a user namespace with
-a second, unused user is made first, and the code runs as that one: limits on processes do not bind root, and files of root,
-those in /proc/sys among them, would be its own.
+Both create new user, mount, PID, network, IPC, UTS and cgroup namespaces. If the host's user is root, the code runs as a second,
+unused user of a new user namespace: limits on processes do not apply to root, and root would own files such as those in /proc/sys.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ BackendName = Literal["bubblewrap", "unshare"]
 
 WORK_DIR = "/tmp"  # inside the sandbox
 RUNNER_UID = 65534  # inside the sandbox
-# On the host, where it is root: a range that systemd documents as unused by anything (UIDS-GIDS.md).
+# On the host, if it is root: a range that systemd documents as unused (UIDS-GIDS.md).
 HOST_RUNNER_UID = 1_879_048_192
 TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # for the `sh` between us and the sandbox
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _NAMESPACES = ("pid", "net", "ipc", "uts")
-# Waits, in its new user namespace, until the host has written the user map; the program then starts with what that map grants.
+# Waits in its new user namespace until the host has written the user map, then starts the program with the rights of that map.
 _WAIT_FOR_MAP = 'echo mapped? >&0 && read -r _ && exec "$@"'
 
 Mount = tuple[Any, ...]  # ("bind", path), ("link", path, target) or ("tmpfs", path, bytes, mode); 0 bytes: empty and read-only
@@ -35,7 +34,7 @@ Mount = tuple[Any, ...]  # ("bind", path), ("link", path, target) or ("tmpfs", p
 
 @dataclass(frozen=True)
 class Backend:
-    """A way to isolate: the tools it needs, found, and whether it starts out as root of the host."""
+    """Isolation method: the paths of its tools, and whether it starts as root of the host."""
 
     name: BackendName
     tools: tuple[str, ...]
@@ -43,26 +42,26 @@ class Backend:
 
     @property
     def runner_uid(self) -> int | None:
-        """The user to become before the code runs; None to stay who one is."""
+        """User to switch to before the code runs; None to keep the user."""
         return RUNNER_UID if self.as_root else None
 
     @property
     def processes_beside_runner(self) -> int:
-        """How many processes the kernel counts with the runner's: those of the same user in the same user namespace.
+        """Processes that the kernel counts in addition to the runner's, as they have the same user and user namespace.
 
-        They are the supervisor and, of `unshare`, the one that waits for it.
+        They are the supervisor and, with `unshare`, the process that waits for it.
         """
         return 0 if self.as_root else 2 if self.name == "unshare" else 1
 
     @property
     def maps_users(self) -> bool:
-        """Whether `write_user_map` is to be called between the start of the command and its job."""
+        """True if `write_user_map` must be called between the start of the command and its job."""
         return self.as_root or self.name == "unshare"
 
     def command(self, mounts: list[Mount], program: list[str]) -> list[str]:
-        """The command that starts `program` as process 1 of a sandbox. Its file system is `mounts`, /dev and /proc.
+        """Command that starts `program` as process 1 of a sandbox with the file system `mounts`, /dev and /proc.
 
-        With "unshare" the program has to build that file system itself (`child.build_root`).
+        With "unshare" the program must build that file system itself (`child.build_root`).
         """
         unshare = self.tools[-1]
         if self.name == "unshare":
@@ -72,7 +71,7 @@ class Backend:
         return [unshare, "--user", "--", "sh", "-c", _WAIT_FOR_MAP, "sh", *command] if self.maps_users else command
 
     def write_user_map(self, pid: int) -> None:
-        """Says which users exist in the new user namespace of `pid`. Raises `OSError` where the system forbids it."""
+        """Defines the users in the new user namespace of `pid`. Raises `OSError` if the system forbids it."""
         folder = Path(f"/proc/{pid}")
         if self.as_root:
             both = f"0 0 1\n{RUNNER_UID} {HOST_RUNNER_UID} 1\n"
@@ -85,7 +84,7 @@ class Backend:
 
 
 def find_backends() -> list[Backend]:
-    """Those whose tools are on the PATH, the better one first. Whether the system lets them work is for a trial to find."""
+    """Backends whose tools are on the PATH, the better one first. Only a trial shows whether the system allows them."""
     if sys.platform != "linux":
         return []
     as_root = _is_host_root()
@@ -99,14 +98,14 @@ def find_backends() -> list[Backend]:
 
 
 def interpreter() -> str:
-    """The Python program itself, without the virtual environment around it."""
+    """Path of the Python interpreter itself, without a virtual environment."""
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
 def visible_files(work_bytes: int) -> list[Mount]:
-    """What the sandbox holds: the system's folders and this interpreter with its library, read-only, and two empty folders.
+    """Contents of the sandbox: system folders and this interpreter with its library, read-only, and two empty folders.
 
-    What lies inside those and is the user's (home, checkout, artefacts) or other people's packages is covered by empty folders.
+    Folders of the user inside those (home, checkout, artefacts) and installed packages are covered by empty folders.
     """
     mounts: list[Mount] = [("tmpfs", WORK_DIR, work_bytes, 0o1777), ("tmpfs", "/dev/shm", work_bytes, 0o1777)]
     bound: list[Path] = []
@@ -118,7 +117,7 @@ def visible_files(work_bytes: int) -> list[Mount]:
             mounts.append(("bind", name))
             bound.append(path)
     if Path("/etc/ld.so.cache").exists():
-        mounts.append(("bind", "/etc/ld.so.cache"))  # where the loader finds /usr/local/lib
+        mounts.append(("bind", "/etc/ld.so.cache"))  # the loader finds /usr/local/lib by it
 
     prefix = Path(os.path.realpath(sys.base_prefix))
     library = Path(os.path.realpath(sysconfig.get_path("stdlib")))
@@ -142,7 +141,7 @@ def visible_files(work_bytes: int) -> list[Mount]:
 
 
 def _is_host_root() -> bool:
-    """Whether this is root of the machine, not of some container's user namespace."""
+    """True for root of the machine, not of a container's user namespace."""
     if os.geteuid() != 0:
         return False
     return Path("/proc/self/uid_map").read_text().split() == ["0", "0", str(2**32 - 1)]

@@ -1,6 +1,6 @@
-"""The process of a run: starts it, in a sandbox or without, hands it its job, ends it.
+"""Process of a run: starts it, in a sandbox or without, sends it its job, and ends it.
 
-`child` is the program; what is said over the control socket is described there.
+The program is `child`, which describes the protocol of the control socket.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import IO, Any
 from nanochat.common import UserError
 from nanochat.sandbox.isolation import TOOL_PATH, Backend, Mount, interpreter
 
-START_SECONDS = 60.0  # a machine under load takes its time to start an interpreter
+START_SECONDS = 60.0  # to start an interpreter on a machine under load
 END_SECONDS = 10.0
 
 
 @dataclass
 class Started:
-    """A run under way: the command's process and our ends of its control socket and pipes."""
+    """Running process with our ends of its control socket and pipes."""
 
     process: subprocess.Popen
     control: socket.socket
@@ -34,9 +34,9 @@ class Started:
 
 
 def start(backend: Backend | None, mounts: list[Mount], job: dict[str, Any], resources: contextlib.ExitStack) -> Started:
-    """Starts the sandbox with `mounts` and hands it `job`, of types that marshal carries; returns when the code begins.
+    """Starts the sandbox with `mounts` and sends it `job`, of types that marshal supports; returns when the code begins.
 
-    `resources` ends it, however things go. No `backend` is no sandbox. Raises `UserError` where it does not start.
+    `resources` ends it in any case. Without a `backend` there is no sandbox. Raises `UserError` if it does not start.
     """
     control, theirs = socket.socketpair()
     resources.enter_context(control)
@@ -78,23 +78,23 @@ def start(backend: Backend | None, mounts: list[Mount], job: dict[str, Any], res
 
 
 class _NotStarted(Exception):
-    """The other end of the control socket said something else than it should."""
+    """Unexpected line from the other end of the control socket."""
 
 
 def _expect(control: socket.socket, line: bytes) -> None:
-    """Reads one line and raises `_NotStarted` where it is another than `line`."""
+    """Reads one line and raises `_NotStarted` unless it is `line`."""
     said = b""
     while not said.endswith(b"\n"):
         piece = control.recv(1)
         if not piece:
-            raise _NotStarted(said.decode(errors="replace").strip() or "it ended at once")
+            raise _NotStarted(said.decode(errors="replace").strip() or "it ended immediately")
         said += piece
     if said.rstrip() != line:
         raise _NotStarted(said.decode(errors="replace").strip())
 
 
 def _first_line(process: subprocess.Popen) -> str:
-    """The first line of what a command that ended wrote to its standard error."""
+    """First line of the standard error of a command that ended."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(END_SECONDS)
     if process.poll() is None:
@@ -107,7 +107,7 @@ def stop(started: Started) -> None:
     """Ends the run. When this returns, no process of an isolated run exists.
 
     Closing the socket makes process 1 of the sandbox exit; the kernel then kills all others before the command that waits for
-    process 1 hears of it.
+    process 1 returns.
     """
     with contextlib.suppress(OSError):
         started.control.shutdown(socket.SHUT_RDWR)  # also where a process that another thread forked holds a copy

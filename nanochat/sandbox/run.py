@@ -1,8 +1,8 @@
-"""Runs Python that a model wrote, shut in: `run_python` is the whole interface.
+"""Runs Python code of a model in isolation; `run_python` is the interface.
 
-The code gets a fresh interpreter in namespaces of its own (`isolation`), with a supervisor over it (`child`), a filter
-on system calls (`syscall_filter`), limits, no network, no environment and an empty working directory that vanishes with it.
-What is guaranteed, and what is not: obsidian/Sandbox.md.
+The code gets a fresh interpreter in its own namespaces (`isolation`), with a supervisor (`child`), a filter of system calls
+(`seccomp`), limits, no network, no environment and an empty temporary working directory. For the guarantees see
+obsidian/Sandbox.md.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from nanochat.sandbox.seccomp import filter_program
 Outcome = Literal["ok", "error", "timeout", "memory", "killed", "output_limit"]
 
 MIB = 1 << 20
-RESERVE_BYTES = 16 * MIB  # what the address space may grow by after a MemoryError, to report it
-MIN_MEMORY_MIB = 64  # below it Python itself does not start
+RESERVE_BYTES = 16 * MIB  # of address space after a MemoryError, to report it
+MIN_MEMORY_MIB = 64  # for Python itself to start
 _PIECE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one run may use. Raises `ValueError` for a value that makes no run possible."""
+    """Resource limits of one run. Raises `ValueError` for values with which no run is possible."""
 
     seconds: float = 5.0
-    """Wall clock from the start of the code, the start of the sandbox left out."""
+    """Wall clock from the start of the code, without the start of the sandbox."""
     memory_mib: int = 256
     """Address space of each process, and memory of all of them together."""
     output_bytes: int = 16384
-    """Of standard output, and as many of standard error; the run ends when there is more."""
+    """Of standard output, and as many of standard error; more output ends the run."""
     processes: int = 16
     """Processes and threads at a time."""
     disk_mib: int = 32
-    """Size of the working directory, of /dev/shm and of a single file; gone after the run."""
+    """Size of the working directory, of /dev/shm and of a single file; removed after the run."""
     open_files: int = 128
     """Descriptors of a process."""
 
@@ -61,11 +61,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Execution:
-    """What became of a run.
+    """Result of a run.
 
-    `outcome` is "ok" where the code ran to its last line and the interpreter left with exit code 0; "error" after an exception or
-    any earlier exit, `sys.exit(0)` and `os._exit(0)` among them; "timeout", "memory" and "output_limit" after a limit; "killed"
-    after a signal. `exit_code` is the interpreter's, negative for a signal, None where the run was cut short from outside.
+    `outcome` is "ok" if the code ran to its last line and the interpreter exited with code 0; "error" after an exception or any
+    earlier exit, including `sys.exit(0)` and `os._exit(0)`; "timeout", "memory" and "output_limit" after a limit; "killed" after
+    a signal. `exit_code` is the interpreter's, negative for a signal, None if the run was ended from outside.
     `seconds` is the wall clock of the code. What was printed until the end is in `stdout` and `stderr` in every case.
     """
 
@@ -77,18 +77,18 @@ class Execution:
 
 
 def isolation() -> str:
-    """The isolation that runs use here: "bubblewrap" or "unshare". The first call tries it out, in about 0.1 s.
+    """Available isolation: "bubblewrap" or "unshare". The first call tests it, in about 0.1 s.
 
-    Raises `UserError` where neither works.
+    Raises `UserError` if neither works.
     """
     return _backend().name
 
 
 def run_python(code: str, limits: Limits = Limits(), stdin: str = "", unsafe: bool = False) -> Execution:  # noqa: B008 (frozen)
-    """Runs `code` as a program and waits for its end; no process of it is left then. May be called from many threads at once.
+    """Runs `code` as a program until it and all its processes have ended. May be called from many threads at once.
 
     With `unsafe` the code runs as an ordinary process of this user, with limits but without isolation, and a warning is printed.
-    Raises `UserError` where isolation is not available and `unsafe` is False.
+    Raises `UserError` if isolation is not available and `unsafe` is False.
     """
     if unsafe:
         _warn_of_unsafe_runs()
@@ -97,9 +97,9 @@ def run_python(code: str, limits: Limits = Limits(), stdin: str = "", unsafe: bo
 
 
 def run_with(backend: Backend | None, code: str, limits: Limits, stdin: str = "") -> Execution:
-    """`run_python` with the isolation of `backend`; None is no isolation. Raises `UserError` where the sandbox does not start."""
+    """`run_python` with the isolation of `backend`; None is no isolation. Raises `UserError` if the sandbox does not start."""
     if sys.platform != "linux":
-        raise UserError(f"code that a model wrote can be run on Linux only, not on {sys.platform}")
+        raise UserError(f"code of a model can be run on Linux only, not on {sys.platform}")
     with contextlib.ExitStack() as resources:
         mounts = visible_files(limits.disk_mib * MIB) if backend else []
         started = start(backend, mounts, _job(backend, code, limits, mounts), resources)
@@ -124,7 +124,7 @@ def _backend() -> Backend:
 
 @functools.lru_cache(maxsize=8)
 def _try_out(backend: Backend) -> None:
-    """Raises `UserError` where `backend` does not work. Remembers only that it does."""
+    """Raises `UserError` if `backend` does not work; only success is cached."""
     execution = run_with(backend, "print('in')", Limits(seconds=START_SECONDS))
     if (execution.outcome, execution.stdout) != ("ok", "in\n"):
         raise UserError(f"a trial run ended with {execution.outcome}: {execution.stderr.strip()[-200:]}")
@@ -136,9 +136,9 @@ def _warn_of_unsafe_runs() -> None:
 
 
 def _job(backend: Backend | None, code: str, limits: Limits, mounts: list[Mount]) -> dict[str, Any]:
-    """What the supervisor has to know, in types that marshal carries."""
+    """Job of the supervisor, in types that marshal supports."""
     memory, file_size = limits.memory_mib * MIB, limits.disk_mib * MIB
-    cpu = math.ceil(limits.seconds) + 1  # the wall clock is the limit; this ends what only burns, should the host be stopped
+    cpu = math.ceil(limits.seconds) + 1  # the wall clock is the limit; this ends a busy loop if the host is suspended
     rlimits = {
         "RLIMIT_AS": (memory, memory + RESERVE_BYTES),
         "RLIMIT_CPU": (cpu, cpu + 1),
@@ -169,7 +169,7 @@ class _Output:
     data: bytearray = field(default_factory=bytearray)
 
     def read(self) -> bool:
-        """Takes what is there. False where there is nothing: at the end of the stream, or for now."""
+        """Reads available bytes; False if there are none now, or at the end of the stream."""
         piece = self.stream.read(_PIECE_BYTES)
         if not piece:
             return False
@@ -185,7 +185,7 @@ class _Output:
 
 
 def _follow(started: Started, limits: Limits, stdin: bytes) -> Execution:
-    """Feeds and drains the run until it ends or a limit is reached."""
+    """Writes the input and reads the outputs until the run ends or a limit is reached."""
     begin = time.monotonic()
     outputs = [_Output(stream, limits.output_bytes) for stream in (started.process.stdout, started.process.stderr)]
     verdict, rest = b"", memoryview(stdin)
@@ -228,7 +228,7 @@ def _follow(started: Started, limits: Limits, stdin: bytes) -> Execution:
 
 
 def _receive(control: socket.socket) -> bytes:
-    """The supervisor's verdict; what it says where it is gone without one is "lost"."""
+    """Verdict of the supervisor; "lost" if it ended without one."""
     try:
         return control.recv(100) or b"lost"
     except ConnectionResetError:
@@ -236,7 +236,7 @@ def _receive(control: socket.socket) -> bytes:
 
 
 def _feed(pipe: IO[bytes], rest: memoryview) -> memoryview:
-    """Writes what the pipe takes; nothing is left to write where nobody reads any more."""
+    """Writes as much as the pipe takes and returns the rest, which is empty if the pipe has no reader any more."""
     try:
         return rest[pipe.write(rest[:_PIECE_BYTES]) or 0 :]
     except BrokenPipeError:

@@ -1,7 +1,7 @@
-"""The system calls that code in the sandbox may not make, as a seccomp filter (classic BPF).
+"""Seccomp filter (classic BPF) of the system calls that code in the sandbox may not make.
 
-The namespaces are the wall; this keeps code away from what lies outside them (kernel keyrings, vsock, memory that no limit
-counts) and from the parts of the kernel that walls were broken through (new user namespaces, mounts, ptrace, bpf, io_uring).
+The namespaces are the main barrier; this blocks what they do not cover (kernel keyrings, vsock, memory that no limit counts) and
+the parts of the kernel most used to escape (new user namespaces, mounts, ptrace, bpf, io_uring).
 Numbers are from the kernel's `unistd_64.h` and `asm-generic/unistd.h`, the instruction set from `linux/filter.h`.
 """
 
@@ -77,9 +77,9 @@ _ALLOW, _KILL, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 
 
 def filter_program(machine: str = "") -> bytes:
-    """The filter as an array of `struct sock_filter` (8 bytes each), for `machine`, by default this one.
+    """Filter as an array of `struct sock_filter` (8 bytes each), for `machine`, by default this one.
 
-    Empty for a machine whose numbers are not known here; the sandbox then rests on its namespaces alone.
+    Empty for an unknown machine; the sandbox then relies on its namespaces alone.
     """
     known = _MACHINES.get(machine or platform.machine())
     if known is None or sys.byteorder != "little":
@@ -90,7 +90,7 @@ def filter_program(machine: str = "") -> bytes:
         body += _refuse_if(_AT_LEAST, _X32_CALLS, errno.ENOSYS)
     for numbers in _REFUSED.values():
         body += _refuse_if(_EQUAL, numbers[column], errno.EPERM)
-    # The flags of clone3 lie behind a pointer, which a filter cannot follow; without it the C library uses clone.
+    # The flags of clone3 are behind a pointer, which a filter cannot follow; without it the C library uses clone.
     body += _refuse_if(_EQUAL, _CLONE3[column], errno.ENOSYS)
     flags = [(_LOAD, 0, 0, _FIRST_ARGUMENT_AT), *_refuse_if(_ANY_BIT, _NEW_NAMESPACES, errno.EPERM), (_RETURN, 0, 0, _ALLOW)]
     body += [(_EQUAL, 0, len(flags), _CLONE[column]), *flags]
@@ -105,5 +105,5 @@ def filter_program(machine: str = "") -> bytes:
 
 
 def _refuse_if(comparison: int, value: int, error: int) -> list[tuple[int, int, int, int]]:
-    """Instructions: the call fails with `error` where what was loaded compares to `value`."""
+    """Instructions: the call fails with `error` if the loaded word compares to `value`."""
     return [(comparison, 0, 1, value), (_RETURN, 0, 0, _FAIL | error)]

@@ -1,1 +1,1 @@
-"""What the chat stages train on and are measured by: one file per task, mixtures of them, and their names."""
+"""Tasks that the chat stages train on and are evaluated by: one file per task, their registry, and mixtures of them."""

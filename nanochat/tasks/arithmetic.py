@@ -1,4 +1,4 @@
-"""Arithmetic: with the calculator, and comparing numbers without it."""
+"""Arithmetic with the calculator, and comparison of numbers without it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nanochat.tasks.grading import same_number
 from nanochat.tasks.procedural import Drawn, Procedural, at_least, one_of
-from nanochat.tasks.task import Conversation, dialogue, reference, with_tool
+from nanochat.tasks.task import Conversation, dialogue, with_tool
 
 ASK = ("What is {expression}?", "Calculate {expression}.", "Work out {expression}.", "How much is {expression}?")
 COMPARE = {
@@ -20,19 +20,21 @@ OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 @dataclass
 class Arithmetic(Procedural):
-    """Whole numbers joined by +, − and ×; the answer calls the calculator and repeats what it says."""
+    """Whole numbers joined by +, − and ×; the answer calls the calculator and repeats its output."""
 
-    digits: int = 3  # of a number at most
-    terms: int = 2  # numbers in an expression at most
+    digits: int = 3  # of a number, at most
+    terms: int = 2  # numbers in an expression, at most
     operations: str = "+-*"
 
     label = "arithmetic"
+    same = staticmethod(same_number)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("digits", self.digits, 1)
-        at_least("terms", self.terms, 2)
-        at_least("number of operations", len(self.operations), 1)
+        at_least(1, digits=self.digits)
+        at_least(2, terms=self.terms)
+        if not self.operations:
+            raise ValueError(f"operations is empty; give some of {''.join(OPERATIONS)}")
         for operation in self.operations:
             one_of("operations", operation, tuple(OPERATIONS))
 
@@ -42,12 +44,8 @@ class Arithmetic(Procedural):
         question = rng.choice(ASK).format(expression=expression)
         return Drawn(expression, dialogue(question, with_tool(expression, str(value), str(value))))
 
-    def grade(self, conversation: Conversation, reply: str) -> float:
-        """1 for the number and nothing else."""
-        return float(same_number(reply, reference(conversation)))
-
     def _expression(self, rng: random.Random, terms: int) -> tuple[str, int]:
-        """An expression of so many numbers, each operation but the outermost in parentheses, and its value."""
+        """Expression of so many numbers, each operation but the outermost in parentheses, and its value."""
         if terms == 1:
             value = number(rng, self.digits)
             return str(value), value
@@ -60,16 +58,17 @@ class Arithmetic(Procedural):
 
 @dataclass
 class Compare(Procedural):
-    """Which of two different numbers is the larger, or the smaller, one."""
+    """The larger or the smaller of two different numbers."""
 
-    digits: int = 2  # of a number at most
+    digits: int = 2  # of a number, at most
 
     label = "compare"
     reply_tokens = 16
+    same = staticmethod(same_number)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("digits", self.digits, 1)
+        at_least(1, digits=self.digits)
 
     def draw(self, rng: random.Random) -> Drawn:
         """See `Procedural`. The key is the pair of numbers in either order."""
@@ -81,15 +80,11 @@ class Compare(Procedural):
         question = rng.choice(COMPARE[which]).format(a=a, b=b)
         return Drawn(f"{low} {high}", dialogue(question, str(high if which == "larger" else low)))
 
-    def grade(self, conversation: Conversation, reply: str) -> float:
-        """1 for the right number and nothing else."""
-        return float(same_number(reply, reference(conversation)))
-
     def chance(self, conversation: Conversation) -> float:
         """One of two."""
         return 0.5
 
 
 def number(rng: random.Random, digits: int) -> int:
-    """A whole number of one to `digits` digits, each length as often."""
+    """Whole number of one to `digits` digits, every length equally likely."""
     return rng.randrange(10 ** rng.randint(1, digits))

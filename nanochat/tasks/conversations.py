@@ -1,4 +1,4 @@
-"""Conversations of the user's own: one in each line of a JSONL file."""
+"""Conversations to train on that are not graded: the user's own JSONL files, and SmolTalk."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from nanochat.tasks.task import Conversation, Split
 
 
 class CustomJson(TableTask):
-    """A line is `{"messages": [{"role": …, "content": …}, …]}` or the list of messages alone. Every line is checked at once."""
+    """JSONL file whose lines are `{"messages": [{"role": …, "content": …}, …]}` or lists of messages; checked when opened."""
 
     label = "customjson"
     kind = "chat"
 
     @classmethod
     def open(cls, spec: str, path: str, split: Split, offline: bool) -> CustomJson:
-        """The conversations of a file, whatever the split. Raises `UserError` naming file and line of what is none."""
+        """All conversations of a file, whatever the split. Raises `UserError` naming file and line of an invalid one."""
         if not path:
-            raise UserError("customjson needs a file of conversations: customjson:PATH")
+            raise UserError("customjson needs a path: customjson:PATH")
         rows = local_rows(Path(path).expanduser(), (split,))
         task = cls(rows, spec)
         for index in range(len(rows)):
@@ -31,19 +31,18 @@ class CustomJson(TableTask):
 
     def convert(self, row: Any) -> Conversation:
         """See `TableTask`."""
-        messages = row["messages"] if isinstance(row, dict) else row
-        return {"messages": messages}
+        return {"messages": row["messages"] if isinstance(row, dict) else row}
 
 
 class SmolTalk(TableTask):
-    """Conversations to learn from; nothing is graded."""
+    """SmolTalk: general conversations, in its version for small models."""
 
     label = "smoltalk"
     kind = "chat"
     source = Source("HuggingFaceTB/smol-smoltalk", None, {"train": "train", "test": "test"})
 
     def convert(self, row: dict[str, Any]) -> Conversation:
-        """See `TableTask`. Column: messages [{role, content}]. What comes after the assistant's last turn is left out."""
+        """See `TableTask`. Column: messages [{role, content}]. Messages after the assistant's last turn are left out."""
         messages = [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
         while messages and messages[-1]["role"] != "assistant":
             messages.pop()

@@ -1,18 +1,17 @@
-"""A task whose examples are the rows of a table: each row becomes a conversation."""
+"""Task whose examples are the rows of a data set, each converted to a conversation."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from nanochat.common import UserError
 from nanochat.tasks.dataset_rows import Rows
 from nanochat.tasks.hub import Source, open_rows
-from nanochat.tasks.task import Conversation, Split, Task, check_conversation
+from nanochat.tasks.task import Conversation, Split, Task, check_conversation, digest
 
 
 class TableTask(Task):
-    """The rows of `rows` as conversations. A subclass has `convert`, and `source` where the hub has the data."""
+    """Conversations from `rows`. A subclass has `convert`, and `source` if the data is on the hub."""
 
     label: str
     source: Source
@@ -20,11 +19,11 @@ class TableTask(Task):
     def __init__(self, rows: Rows, name: str = "") -> None:
         self.name = name or self.label
         self._rows = rows
-        self[0]  # a table of another schema shows at once
+        self[0]  # raises for a table with another schema
 
     @classmethod
     def open(cls, spec: str, path: str, split: Split, offline: bool) -> TableTask:
-        """The task out of `path`, or, where that is empty, of the hub or its cache. Raises `UserError` where it cannot be had."""
+        """The task from `path`, or, if that is empty, from the hub or its cache. Raises `UserError` if it is not available."""
         return cls(open_rows(cls.label, cls.source, split, path, offline), spec)
 
     def __len__(self) -> int:
@@ -36,17 +35,16 @@ class TableTask(Task):
         try:
             conversation = self.convert(row)
             check_conversation(conversation)
-        except KeyError as error:
-            raise UserError(f"{self._rows.where(index)} is no row of {self.label}: it has no {error.args[0]}") from error
-        except (ValueError, TypeError, IndexError, AttributeError) as error:
-            raise UserError(f"{self._rows.where(index)} is no row of {self.label}: {error}") from error
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+            reason = f"it has no {error.args[0]}" if isinstance(error, KeyError) else error
+            raise UserError(f"{self._rows.where(index)} is not a row of {self.label}: {reason}") from error
         return conversation
 
     def convert(self, row: dict[str, Any]) -> Conversation:
-        """The conversation that a row says. Raises `KeyError`, `ValueError` or `TypeError` for a row of another schema."""
+        """Converts a row to a conversation. Raises `KeyError`, `ValueError` or `TypeError` for a row with another schema."""
         raise NotImplementedError
 
     @property
     def fingerprint(self) -> str:
-        """See `Task`; all rows count."""
-        return hashlib.blake2b(f"{super().fingerprint} {self._rows.fingerprint}".encode(), digest_size=8).hexdigest()
+        """See `Task`; depends on all rows."""
+        return digest(f"{super().fingerprint} {self._rows.fingerprint}").hex()

@@ -1,4 +1,4 @@
-"""When a reply is the answer: what may differ, and nothing else may."""
+"""Comparison of replies with answers: the differences that are allowed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NUMBER = re.compile(r"(?P<sign>[-+]?)\$?(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+|
 
 
 def reply_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
-    """What a reply says: its text without its tool calls and their outputs. A call that does not end takes all that follows."""
+    """Text of a reply without its tool calls and their outputs. A call without an end extends to the end of the reply."""
     special = tokenizer.special_tokens
     ends = {special["<|python_start|>"]: special["<|python_end|>"], special["<|output_start|>"]: special["<|output_end|>"]}
     said: list[int] = []
@@ -28,20 +28,20 @@ def reply_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
 
 
 def same_text(reply: str, answer: str) -> bool:
-    """Equal but for spaces around and between words and a full stop at the end."""
+    """True for equal texts, except for white space and a full stop at the end; False for empty ones."""
     return _plain(reply) == _plain(answer) != ""
 
 
 def same_number(reply: str, answer: str) -> bool:
-    """Both are one number and nothing else, and equal: `1,200.` is `1200.0`, `-0` is `0`."""
+    """True if both are one number and nothing else, and equal: `1,200.` is `1200.0`, `-0` is `0`."""
     value = as_number(reply)
     return value is not None and value == as_number(answer)
 
 
 def as_number(text: str) -> Fraction | None:
-    """The exact value where `text` is one decimal number and nothing else; None for any other text.
+    """Exact value of a text that is one decimal number and nothing else; None for any other text.
 
-    There may be commas between thousands, a `$` before and a full stop after it.
+    Commas between thousands, a `$` before and a full stop after it are allowed.
     """
     match = _NUMBER.fullmatch(_plain(text))
     return Fraction((match["sign"] + match["digits"]).replace(",", "")) if match else None

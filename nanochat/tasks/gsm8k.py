@@ -10,12 +10,12 @@ from nanochat.tasks.grading import as_number
 from nanochat.tasks.hub import Source
 from nanochat.tasks.task import Conversation, dialogue, reference
 
-ANSWER = "####"  # stands before the final number
+ANSWER = "####"  # before the final number
 _TAG = re.compile(r"<<(?P<code>[^<>]*?)=(?P<output>[^<>=]*)>>")
 
 
 class Gsm8k(TableTask):
-    """The calculator's tags in the data, `<<48/2=24>>`, become calls of the calculator tool."""
+    """GSM8K with the calculator's tags, `<<48/2=24>>`, converted to calls of the calculator tool."""
 
     label = "gsm8k"
     kind = "generative"
@@ -29,13 +29,13 @@ class Gsm8k(TableTask):
         return dialogue(row["question"], _parts(row["answer"]))
 
     def grade(self, conversation: Conversation, reply: str) -> float:
-        """1 where the reply ends with `####` and the right number."""
+        """1 if the reply ends with `####` and the correct number."""
         number = final_number(reply)
         return float(number is not None and number == final_number(reference(conversation)))
 
 
 def final_number(text: str) -> Any:
-    """The number after the last `####`, exactly; None where there is none, or something else beside it."""
+    """Exact number after the last `####`; None if there is none, or anything in addition to it."""
     _, mark, after = text.rpartition(ANSWER)
     return as_number(after) if mark else None
 

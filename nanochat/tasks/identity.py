@@ -1,4 +1,4 @@
-"""What the assistant says about itself: a few questions in many phrasings, each with one short answer."""
+"""Identity of the assistant: a few questions in many phrasings, each with one short answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLOSERS = ("", "", "", "", " Please tell me.", " Thanks!", " I am curious.", " I
 
 
 class Topic(NamedTuple):
-    """What is asked, in several phrasings; the answer; and the words without which a reply does not answer."""
+    """Question in several phrasings, its answer, and the words that a correct reply must contain."""
 
     questions: tuple[str, ...]
     answer: str
@@ -92,9 +92,9 @@ class Identity(Procedural):
         return Drawn(question, dialogue(question, TOPICS[topic].answer, topic=topic))
 
     def is_held_out(self, key: str) -> bool:
-        """Not a question as it stands: the model is to have met each of them, and is tested on other ways to put it."""
+        """Plain questions are never held out: the model trains on each of them, and is tested on variations."""
         return not any(key in topic.questions for topic in TOPICS.values()) and super().is_held_out(key)
 
     def grade(self, conversation: Conversation, reply: str) -> float:
-        """1 where the reply has every word that its topic must say, in any case of letters."""
+        """1 if the reply contains all words that its topic requires, in any case."""
         return float(all(word.lower() in reply.lower() for word in TOPICS[conversation["topic"]].must_say))

@@ -1,4 +1,4 @@
-"""Short lists: copied, reversed, sorted, or an end of them."""
+"""Short lists to copy, reverse, sort, or take the first or last item of."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import string
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nanochat.tasks.grading import same_text
 from nanochat.tasks.procedural import Drawn, Procedural, at_least, one_of
-from nanochat.tasks.task import Conversation, dialogue, reference
+from nanochat.tasks.task import dialogue
 
 OPERATIONS: dict[str, tuple[str, Callable[[list[str]], list[str]]]] = {
     "copy": ("Repeat the list: {items}", lambda items: items),
@@ -23,26 +22,22 @@ ANY = "any"
 
 @dataclass
 class Lists(Procedural):
-    """A list of different letters, and what to do with it."""
+    """List of different letters, and an operation on it."""
 
     do: str = ANY  # copy, reverse, sort, first or last; any: one of them at random
-    items: int = 6  # in a list at most; at least two
+    items: int = 6  # in a list, at most; at least two
 
     label = "lists"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("do", self.do, (ANY, *OPERATIONS))
-        at_least("items", self.items, 2)
+        at_least(2, items=self.items)
         if self.items > len(string.ascii_lowercase):
             raise ValueError(f"items is {self.items}; there are only {len(string.ascii_lowercase)} letters")
 
     def draw(self, rng: random.Random) -> Drawn:
-        """See `Procedural`. The key is the list: what is held out of one operation is held out of all."""
+        """See `Procedural`. The key is the list, so a list is held out of all operations."""
         items = rng.sample(string.ascii_lowercase, rng.randint(2, self.items))
         ask, operation = OPERATIONS[rng.choice(tuple(OPERATIONS)) if self.do == ANY else self.do]
         return Drawn(" ".join(items), dialogue(ask.format(items=" ".join(items)), " ".join(operation(items))))
-
-    def grade(self, conversation: Conversation, reply: str) -> float:
-        """1 for exactly the items, in order."""
-        return float(same_text(reply, reference(conversation)))

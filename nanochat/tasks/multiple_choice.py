@@ -13,21 +13,21 @@ LETTERS = "ABCDEFGHIJ"
 
 
 def multiple_choice(question: str, choices: Sequence[str], answer: int) -> Conversation:
-    """A question with its choices, a letter before each; the answer is the letter of choice number `answer`.
+    """Question with lettered choices; the answer is the letter of choice number `answer`.
 
-    A letter is the same token at the start of a line as at the start of a reply. Raises `ValueError` where it does not fit.
+    A letter is the same token at the start of a line as at the start of a reply. Raises `ValueError` for invalid arguments.
     """
     if not 2 <= len(choices) <= len(LETTERS):
         raise ValueError(f"there are {len(choices)} choices; there must be 2 to {len(LETTERS)}")
     if not 0 <= answer < len(choices):
-        raise ValueError(f"answer {answer} is none of {len(choices)} choices")
+        raise ValueError(f"invalid answer {answer}: there are {len(choices)} choices")
     letters = list(LETTERS[: len(choices)])
     lines = "\n".join(f"{letter}) {choice}" for letter, choice in zip(letters, choices, strict=True))
     return dialogue(f"{question}\n{lines}\nAnswer with one letter.", letters[answer], letters=letters)
 
 
 class MultipleChoice(TableTask):
-    """A table of such questions."""
+    """Table of multiple-choice questions."""
 
     kind = "categorical"
     reply_tokens = 4
@@ -46,14 +46,14 @@ class ArcEasy(MultipleChoice):
 
 
 class ArcChallenge(ArcEasy):
-    """ARC, the questions that simple methods do not solve."""
+    """ARC, the questions that simple methods do not solve (arXiv 1803.05457)."""
 
     label = "arc-challenge"
     source = Source("allenai/ai2_arc", "ARC-Challenge", {"train": "train", "test": "test"})
 
 
 class Mmlu(MultipleChoice):
-    """MMLU (arXiv 2009.03300): 57 subjects to be tested in; the questions to train on are its auxiliary ones."""
+    """MMLU (arXiv 2009.03300): 57 subjects; its auxiliary questions are the training split."""
 
     label = "mmlu"
     source = Source("cais/mmlu", "all", {"train": "auxiliary_train", "test": "test"})

@@ -1,4 +1,4 @@
-"""Tasks by name. A spec is `NAME`, `NAME:ARGUMENT` or, for tasks made by rule, `NAME:OPTION=VALUE:…`.
+"""Registry of tasks by spec: `NAME`, `NAME:ARGUMENT` or, for procedural tasks, `NAME:OPTION=VALUE:…`.
 
 spelling   spelling:words=simple:syllables=2   gym:basic_arithmetic:max_terms=3   gsm8k   gsm8k:/data/gsm8k   customjson:my.jsonl
 """
@@ -36,14 +36,14 @@ PROCEDURAL: dict[str, type[Procedural]] = {
     )
 }  # fmt: skip
 HUB = {kind.label: kind for kind in (SmolTalk, Mmlu, ArcEasy, ArcChallenge, Gsm8k)}
-STORED = HUB | {kind.label: kind for kind in (HumanEval, CustomJson)}  # what is read from somewhere: `open(spec, path, split, offline)`
+STORED = HUB | {kind.label: kind for kind in (HumanEval, CustomJson)}  # have `open(spec, path, split, offline)`
 _CONVERT: dict[type, Callable[[str], Any]] = {str: str, int: int, float: float}
 
 
 def open_task(spec: str, split: Split, seed: int = 0, offline: bool = False) -> Task:
-    """The task that `spec` names. `offline` keeps it from the network; what is on disk is found all the same.
+    """Opens the task `spec`. `offline` avoids the network; data on disk is still found.
 
-    Raises `UserError` for a spec that is none, and where the task's data cannot be had, with what to do about it.
+    Raises `UserError` for an invalid spec, and if the task's data is not available, with what to do about it.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
@@ -63,7 +63,7 @@ def open_task(spec: str, split: Split, seed: int = 0, offline: bool = False) -> 
 def _gym(spec: str, argument: str, split: Split, seed: int) -> Gym:
     dataset, *items = argument.split(":")
     if not dataset:
-        raise UserError(f"{spec} names no data set of reasoning-gym; write gym:NAME, as in gym:basic_arithmetic")
+        raise UserError(f"{spec} names no data set of reasoning-gym; give gym:NAME, as in gym:basic_arithmetic")
     return _build(spec, Gym, {"dataset": dataset, "options": _options(spec, items, gym_options(dataset))}, split, seed)
 
 
@@ -80,7 +80,7 @@ def _fields(kind: type[Procedural]) -> dict[str, Any]:
 
 
 def _options(spec: str, items: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
-    """`["digits=2"]` as `{"digits": 2}`."""
+    """Parses `["digits=2"]` as `{"digits": 2}`."""
     options: dict[str, Any] = {}
     for item in items:
         name, equals, value = item.partition("=")
@@ -97,4 +97,4 @@ def _convert(spec: str, name: str, value: str, kind: Any) -> Any:
             return {"0": False, "1": True, "false": False, "true": True}[value.lower()]
         return _CONVERT[kinds[0]](value)
     except (KeyError, ValueError) as error:
-        raise UserError(f"{spec}: {name} cannot be {value!r}; it is of type {getattr(kinds[0], '__name__', kinds[0])}") from error
+        raise UserError(f"{spec}: invalid {name} {value!r}; expected {getattr(kinds[0], '__name__', kinds[0])}") from error

@@ -1,7 +1,7 @@
-"""Which replies may be given to a scorer that evaluates them: text that a model wrote is never run as code.
+"""Allow-list of model replies that a third-party scorer may evaluate, so that text of a model is never run as code.
 
-Some scorers of reasoning-gym call `eval` or sympy's `parse_expr` on a reply. What is let through to these can compute nothing
-but numbers, of a bounded size: no names with a meaning of their own, no attributes, no text that is parsed a second time.
+Some scorers of reasoning-gym call `eval` or sympy's `parse_expr` on a reply. Allowed replies can only compute numbers of a bounded
+size: no names with a meaning of their own, no attributes, no text that is parsed a second time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import warnings
 
 MAX_CHARACTERS = 2_000
-MAX_BITS = 10_000.0  # of any number on the way
+MAX_BITS = 10_000.0  # of any intermediate number
 MAX_EXPONENT = 100
 FUNCTIONS = frozenset({"sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log", "ln", "sqrt", "Abs"})
 GROWING = frozenset({"exp", "sinh", "cosh"})
@@ -19,7 +19,7 @@ _SIGNS = (ast.UAdd, ast.USub)
 
 
 def harmless_to_eval(text: str) -> bool:
-    """Whether `eval` finds in `text` a literal or a lone name, or nothing that it can read."""
+    """True if `text` is a literal or a lone name for `eval`, or a syntax error."""
     if len(text) > MAX_CHARACTERS:
         return False
     try:
@@ -35,7 +35,7 @@ def harmless_to_eval(text: str) -> bool:
 
 
 def harmless_formula(text: str) -> bool:
-    """Whether `text` is a formula of numbers, letters and common functions whose numbers stay small."""
+    """True if `text` is a formula of numbers, letters and common functions whose numbers stay small."""
     if len(text) > MAX_CHARACTERS:
         return False
     try:
@@ -51,7 +51,7 @@ def _parse(text: str) -> ast.expr:
 
 
 def _bits(node: ast.expr) -> float:
-    """A bound on the size of the value, in bits; more than `MAX_BITS` where it may be large. Raises `ValueError` for anything else."""
+    """Bound on the size of the value in bits, above `MAX_BITS` if it may be large. Raises `ValueError` for anything but formulas."""
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         if isinstance(node.value, float):
             return 64.0 if math.isfinite(node.value) else math.inf
@@ -70,11 +70,11 @@ def _bits(node: ast.expr) -> float:
             return _bits(node.left) + _bits(node.right) + 1.0
         if isinstance(node.op, ast.Pow):
             return _bits(node.left) * _exponent(node.right)
-    raise ValueError(f"{type(node).__name__} is no part of a formula")
+    raise ValueError(f"{type(node).__name__} is not part of a formula")
 
 
 def _exponent(node: ast.expr) -> float:
-    """The largest that an exponent may be; a letter, and a quotient of small numbers, as in a root, are small."""
+    """Bound on an exponent; a letter, and a quotient of small numbers, as in a root, are small."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, _SIGNS):
         return _exponent(node.operand)
     if isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.value <= MAX_EXPONENT:

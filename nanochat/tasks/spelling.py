@@ -1,4 +1,4 @@
-"""Words as letters: spelling one out, and counting a letter in one, by the tool or by going through it."""
+"""Letters of words: spelling a word, and counting a letter in it, by the tool or letter by letter."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import random
 import string
 from dataclasses import dataclass
 
-from nanochat.tasks.grading import same_number, same_text
+from nanochat.tasks.grading import same_number
 from nanochat.tasks.procedural import Drawn, Procedural, at_least, one_of
 from nanochat.tasks.task import Conversation, dialogue, reference, with_tool
 from nanochat.tasks.words import any_word, simple
 
-# The word stands between quotes, so that it is the same tokens wherever it comes.
+# The word is in quotes, so that its tokens do not depend on its position.
 SPELL = ('Spell "{word}".', 'How do you spell "{word}"?', 'Spell out the word "{word}".', 'What are the letters of "{word}"?')
 COUNT = (
     'How many times does "{letter}" occur in "{word}"?',
@@ -25,7 +25,7 @@ HOW = ("tool", "spelled", "both")
 
 @dataclass
 class Words(Procedural):
-    """What the tasks about words have in common: which words."""
+    """Choice of words, for the tasks about them."""
 
     words: str = "any"  # any: everyday and made-up ones; simple: made of syllables of two letters
     syllables: int = 2  # of a simple word
@@ -33,10 +33,10 @@ class Words(Procedural):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("words", self.words, WORDS)
-        at_least("syllables", self.syllables, 1)
+        at_least(1, syllables=self.syllables)
 
     def word(self, rng: random.Random) -> str:
-        """A word of the kind asked for."""
+        """Random word of the chosen kind."""
         return simple(rng, self.syllables) if self.words == "simple" else any_word(rng)
 
 
@@ -51,16 +51,12 @@ class Spelling(Words):
         word = self.word(rng)
         return Drawn(word, dialogue(rng.choice(SPELL).format(word=word), " ".join(word)))
 
-    def grade(self, conversation: Conversation, reply: str) -> float:
-        """1 for exactly the letters, in order and apart."""
-        return float(same_text(reply, reference(conversation)))
-
 
 @dataclass
 class SpellingBee(Words):
     """Count a letter in a word. The answer ends with the number."""
 
-    how: str = "both"  # tool: let the tool count; spelled: spell the word and count along; both: either, at random
+    how: str = "both"  # tool: the tool counts; spelled: spell the word and count along; both: either, at random
 
     label = "spellingbee"
     reply_tokens = 128
@@ -70,7 +66,7 @@ class SpellingBee(Words):
         one_of("how", self.how, HOW)
 
     def draw(self, rng: random.Random) -> Drawn:
-        """See `Procedural`. The key is the word: no word of a test is counted in, by any letter, in training."""
+        """See `Procedural`. The key is the word, whichever letter is counted."""
         word = self.word(rng)
         letter = rng.choice(word if rng.random() < 0.75 else string.ascii_lowercase).lower()
         question = rng.choice(COUNT).format(letter=letter, word=word)
@@ -82,12 +78,12 @@ class SpellingBee(Words):
         return Drawn(word, dialogue(question, with_tool(f'("{word}").count("{letter}")', str(count), str(count))))
 
     def grade(self, conversation: Conversation, reply: str) -> float:
-        """1 where the number after the last colon, or all there is, is the count."""
+        """1 if the number after the last colon, or the whole reply, is the count."""
         return float(same_number(reply.rpartition(":")[2], reference(conversation).rpartition(":")[2]))
 
 
 def _counted(word: str, letter: str) -> str:
-    """The letters with spaces between them, those counted with their number behind: `s t r1 a w b e r2 r3 y`."""
+    """Letters separated by spaces, the counted ones followed by their number: `s t r1 a w b e r2 r3 y`."""
     out, count = [], 0
     for character in word:
         count += character == letter

@@ -1,7 +1,7 @@
-"""A task: conversations by number, and how a reply is judged.
+"""Task: a sequence of conversations, and the grading of replies.
 
-A conversation is what `nanochat.data.chat_template` renders. Its last message is the assistant's: the reference answer. One of a
-categorical task also has `letters`, the answers to choose among. Other keys are the task's own, for grading.
+A conversation has the form that `nanochat.data.chat_template` renders. Its last message is the assistant's reference answer. In a
+categorical task it also has `letters`, the possible answers. Other keys are the task's own, for grading.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ FINGERPRINT_EXAMPLES = 64
 class Task:
     """Conversations `task[0]` … `task[len(task) - 1]`, always the same ones.
 
-    `kind` says how a reply is got and judged: `categorical`, the likeliest of a few letters; `generative`, a text that
-    `grade` judges; `chat`, nothing to judge. An `endless` task has an example at every number; its length is how many
-    make a pass over it. `reply_tokens` is the room that a reply needs at most.
+    `kind` is `categorical` (the reply is the likeliest of a few letters), `generative` (a text that `grade` scores) or `chat`
+    (not graded). An `endless` task has an example at every index; its length is that of an epoch. `reply_tokens` is the largest
+    length of a reply.
     """
 
     name: str
@@ -39,36 +39,35 @@ class Task:
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Conversation:
-        """Example `index`. Raises `IndexError` where there is none."""
+        """Example `index`. Raises `IndexError` if there is none."""
         raise NotImplementedError
 
     def grade(self, conversation: Conversation, reply: str) -> float:
-        """What `reply` is worth as the last turn of `conversation`, 0 … 1; 1 is right.
+        """Score of `reply` as the last turn of `conversation`, 0 … 1; 1 is correct.
 
         `reply` is the text of the assistant's turn without its tool calls. Raises `ValueError` for a task of kind `chat`.
         """
         if self.kind == "chat":
-            raise ValueError(f"{self.name} has nothing to grade a reply by")
+            raise ValueError(f"{self.name} cannot be graded")
         return float(reply.strip() == reference(conversation).strip())
 
     def grade_all(self, conversations: Sequence[Conversation], replies: Sequence[str]) -> list[float]:
-        """`grade` of each pair."""
+        """Scores of several replies; see `grade`."""
         return [self.grade(conversation, reply) for conversation, reply in zip(conversations, replies, strict=True)]
 
     def chance(self, conversation: Conversation) -> float:
-        """What guessing is worth: 1 / (number of letters), or 0 for free text."""
+        """Expected score of guessing: 1 / (number of letters), or 0 for free text."""
         return 1 / len(conversation["letters"]) if self.kind == "categorical" else 0.0
 
     def check_grading(self) -> None:
-        """Raises `UserError` where this machine cannot grade replies."""
+        """Raises `UserError` if this machine cannot grade replies."""
 
     @property
     def fingerprint(self) -> str:
         """16 hex digits of the name, the length and examples spread over the task."""
         shown = min(len(self), FINGERPRINT_EXAMPLES)
         examples = [self[i * len(self) // shown] for i in range(shown)]
-        content = json.dumps([self.name, len(self), examples], sort_keys=True, default=str)
-        return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        return digest(json.dumps([self.name, len(self), examples], sort_keys=True, default=str)).hex()
 
     def _check_index(self, index: int) -> None:
         if index < 0 or (index >= len(self) and not self.endless):
@@ -76,26 +75,31 @@ class Task:
 
 
 def dialogue(question: str, answer: str | list[dict[str, str]], **more: Any) -> Conversation:
-    """A conversation of one question and its answer, a text or parts; `more` are keys of the task's own."""
+    """Conversation of one question and its answer, a text or parts; `more` are the task's own keys."""
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **more}
 
 
 def with_tool(code: str, output: str, text: str) -> list[dict[str, str]]:
-    """An answer that runs `code`, reads `output` and says `text`."""
+    """Answer that runs `code`, gets `output` and continues with `text`."""
     return [{"type": "python", "text": code}, {"type": "python_output", "text": output}, {"type": "text", "text": text}]
 
 
 def reference(conversation: Conversation) -> str:
-    """The text of the reference answer, without its tool calls."""
+    """Text of the reference answer, without its tool calls."""
     content = conversation["messages"][-1]["content"]
     return content if isinstance(content, str) else "".join(part["text"] for part in content if part["type"] == "text")
 
 
 def check_conversation(conversation: Any) -> None:
-    """Raises `ValueError` where `conversation` is not one to learn from: malformed, or it does not end with the assistant."""
+    """Raises `ValueError` if `conversation` is malformed or does not end with the assistant."""
     render_conversation(_byte_tokenizer(), conversation, 1)
     if conversation["messages"][-1]["role"] != "assistant":
         raise ValueError("the last message must be the assistant's")
+
+
+def digest(text: str) -> bytes:
+    """8 bytes of BLAKE2b of a text, which may hold lone surrogates."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 @cache

@@ -30,17 +30,17 @@ SIMPLE_VOWELS = "a e i o u".split()
 
 
 def made_up(rng: random.Random, syllables: int) -> str:
-    """A word of so many syllables."""
+    """Pronounceable word of so many syllables."""
     return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + (rng.choice(CODAS) if last else "") for last in _last(syllables))
 
 
 def simple(rng: random.Random, syllables: int) -> str:
-    """A word of so many syllables of one consonant and one vowel."""
+    """Word of so many syllables of one consonant and one vowel."""
     return "".join(rng.choice(SIMPLE_ONSETS) + rng.choice(SIMPLE_VOWELS) for _ in range(syllables))
 
 
 def any_word(rng: random.Random) -> str:
-    """An everyday word, or one made up of one to four syllables."""
+    """Everyday word, or a made-up one of one to four syllables."""
     return rng.choice(COMMON) if rng.random() < 0.5 else made_up(rng, rng.randint(1, 4))
 
 

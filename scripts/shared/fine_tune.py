@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from nanochat.checkpoint.load_model import Stage
 from nanochat.common import UserError
 from nanochat.data.conversation_loader import ConversationLoader
 from nanochat.flags import check, flag
-from nanochat.tasks.mixtures import Mixture
+from nanochat.tasks.mixtures import open_mixtures
 from nanochat.train.schedule import TrainPlan
 from scripts.shared.evaluations import bits_per_byte
 from scripts.shared.tuning import Tuning, TuningRun, begin
@@ -33,14 +32,11 @@ class FineTune(Tuning):
         check(self, lambda value: value >= 1, "must be at least 1", "eval_tokens")
 
 
-def fine_tune(args: FineTune, stage: Stage, mixtures: Callable[..., tuple[Mixture, Mixture]]) -> int:
-    """Trains, or continues training, and returns the exit code.
-
-    `mixtures(name, seed, say)` returns the conversations to train on and the held-out ones.
-    """
+def fine_tune(args: FineTune, stage: Stage) -> int:
+    """Trains on the mixture of the stage, or on the one that is given, and returns the exit code."""
     run = begin(args, stage)
     tokenizer, say, T = run.tokenizer, run.runtime.say, run.model.config.max_seq_len
-    mixture, held_out = mixtures(args.mixture, args.trainer.seed, say)
+    mixture, held_out = open_mixtures(stage if args.mixture == "auto" else args.mixture, args.trainer.seed, say)
     loader = ConversationLoader(mixture, tokenizer, T, args.trainer.seed, say=say)
     plan = plan_epochs(args, run, loader)
     trainer = run.trainer(loader, plan, run.device_batch_size, {})

@@ -29,7 +29,7 @@ def test_train_speed(base):
 def test_train_speed_refuses_what_is_no_checkout(base, tmp_path):
     command = [sys.executable, "-m", "bench.train_speed", "--nanochat", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "no nanochat/model/gpt.py" in result.stderr
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "no nanochat/gpt.py" in result.stderr
 
 
 def test_loader(base):

@@ -53,7 +53,7 @@ def test_a_rival_that_is_none_is_refused(tmp_path: Path) -> None:
     environment = {**os.environ, "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
     subprocess.run(["git", "init", "-q", str(repository)], check=True)
     subprocess.run(["git", "-C", str(repository), "commit", "-q", "--allow-empty", "-m", "x"], check=True, env=environment)
-    assert "holds no nanochat/infer/engine.py" in fails(f"--rival={repository / '.git'}")
+    assert "has no nanochat/engine.py" in fails(f"--rival={repository / '.git'}")
 
 
 @pytest.mark.skipif(not RIVAL, reason="KARPATHY_NANOCHAT names no clone of karpathy/nanochat")

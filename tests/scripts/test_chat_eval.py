@@ -20,7 +20,7 @@ from nanochat.data.sources import open_source
 from nanochat.data.token_cache import open_tokens
 from nanochat.eval.bits_per_byte import validation_batches
 from nanochat.runtime.device import RuntimeFlags, start
-from nanochat.tasks.mixtures import RECIPES
+from nanochat.tasks.mixtures import MIXTURES
 from scripts.chat_eval import main
 from tests.helpers.hub_files import ARC, write_lines
 from tests.helpers.tiny_model import TEXT
@@ -79,7 +79,7 @@ def test_a_model_of_the_demo_is_asked_what_it_was_trained_for(chat: Path) -> Non
     saved = store.load(7)
     store.save(7, saved.tensors, {**saved.meta, "fine_tuning": {"sft": {"mixture": "demo"}}})
     assert main(["--max-problems", "1"]) == 0
-    assert [row["task"] for row in report(chat)["tasks"]] == [ingredient.spec for ingredient in RECIPES["demo"]]
+    assert [row["task"] for row in report(chat)["tasks"]] == [part.spec for part in MIXTURES["demo"]]
 
 
 def test_several_samples_and_no_isolation(chat: Path, capsys: pytest.CaptureFixture[str]) -> None:

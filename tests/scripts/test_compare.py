@@ -196,7 +196,7 @@ def test_a_run_that_has_gone_silent(runs: Path, capsys: pytest.CaptureFixture[st
         (["--metric", "train/loss,"], 2, "separated by commas"),
         (["--metric", "nothing"], 1, "no run has logged nothing"),
         (["--x", "effective_step", "bare"], 1, "choose another --x"),
-        (["--out", "/dev/null/a.png"], 1, "cannot make /dev/null"),
+        (["--out", "/dev/null/a.png"], 1, "cannot create /dev/null"),
         (["--oot", "a.png"], 2, "unknown flag or argument --oot; did you mean --out?"),
         (["empty"], 1, "no record yet"),
         (["broken"], 1, "line 1 of"),

@@ -101,7 +101,7 @@ def test_the_view_is_sent_to_wandb(server: FakeWandb, tmp_path: Path) -> None:
 def test_a_refusal_is_one_line(server: FakeWandb, tmp_path: Path) -> None:
     done = create(server, tmp_path, "--entity", "others")
     (error,) = errors(done)
-    assert done.returncode == 1 and error.startswith("error: W&B did not take the dashboard: ") and "permission denied" in error
+    assert done.returncode == 1 and error.startswith("error: W&B rejected the dashboard: ") and "permission denied" in error
     assert KEY not in done.stdout + done.stderr
 
 

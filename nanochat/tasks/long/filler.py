@@ -1,9 +1,8 @@
-"""What long prompts are filled with and what they hide: filler sentences, keys and values.
+"""Filler sentences, keys and values of long prompts.
 
-`noise` is the filler of landmark-attention's passkey prompt and of RULER, word for word. RULER's other haystack is essays by
-Paul Graham, which cannot be shipped; `essay` makes sentences by rule in their place. They are simpler than written English and
-come back every few thousand sentences, so a fact stands out more than in real prose: compare results with each other, and only
-roughly with those published for that haystack.
+`noise` is the filler of landmark-attention's passkey prompt and of RULER, verbatim. RULER's other haystack is essays by Paul
+Graham, which cannot be shipped; `essay` generates sentences in their place. They are simpler than written English and repeat after
+a few thousand, so a fact stands out more than in real prose: compare results with each other, and only roughly with published ones.
 """
 
 from __future__ import annotations
@@ -53,18 +52,18 @@ WORDS = tuple(sorted({*NOUNS, *ADJECTIVES, *COMMON}))
 
 
 def noise(words: int) -> list[str]:
-    """So many words of `NOISE`, over and over; one line is one round, and the last may be cut."""
+    """So many words of `NOISE`, repeated; each line is one repetition, and the last may be cut."""
     rounds, rest = divmod(words, len(NOISE_WORDS))
     return [NOISE] * rounds + ([" ".join(NOISE_WORDS[:rest])] if rest else [])
 
 
 def sentence(rng: random.Random) -> str:
-    """Someone does something somewhere, at some time."""
+    """Random sentence: who, did, what, when."""
     return f"{rng.choice(WHO)} {rng.choice(DID)} {rng.choice(WHAT)} {rng.choice(WHEN)}."
 
 
 def essay(rng: random.Random, words: int) -> list[str]:
-    """Sentences of so many words together; the last may be cut. A longer essay of the same `rng` begins with a shorter one."""
+    """Sentences of so many words in total; the last may be cut. A longer essay of the same `rng` begins with a shorter one."""
     sentences = []
     while words > 0:
         said = sentence(rng) if rng.random() < 0.7 else f"{rng.choice(OPINION)} that {rng.choice(THAT)}, {rng.choice(SO)}."
@@ -75,7 +74,7 @@ def essay(rng: random.Random, words: int) -> list[str]:
 
 
 def number(rng: random.Random, digits: int) -> str:
-    """A number of so many digits; the first is not 0."""
+    """Number of so many digits; the first is not 0."""
     return str(rng.randrange(10 ** (digits - 1), 10**digits))
 
 
@@ -85,12 +84,12 @@ def pair(rng: random.Random) -> str:
 
 
 def uuid4(rng: random.Random, digits: int | None = None) -> str:
-    """A UUID of version 4, or its first hexadecimal digits, at most eight."""
+    """UUID of version 4, or its first hexadecimal digits, at most eight."""
     return str(uuid.UUID(int=rng.getrandbits(128), version=4))[:digits]
 
 
 def different_words(rng: random.Random, count: int, pool: tuple[str, ...], taken: set[str]) -> list[str]:
-    """`count` words, none twice and none of `taken`: those of `pool` in random order, and made-up ones where these run out."""
+    """`count` different words, none of `taken`: those of `pool` in random order, then made-up ones."""
     words = [word for word in rng.sample(pool, len(pool)) if word not in taken][:count]
     known = {*pool, *taken}
     while len(words) < count:

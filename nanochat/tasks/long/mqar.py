@@ -6,7 +6,7 @@ The definition of HazyResearch/zoology, `zoology/data/multiquery_ar.py` (arXiv 2
     tokens      k1 v1 k2 v2| k2 ·  ·  ·  k1 ·  ·  ·
     targets     ·  ·  ·  · | v2 ·  ·  ·  v1 ·  ·  ·
 
-The values are not told after the queries: what stands there is as random as all else. Shapes: `B` rows, `T` tokens, `P` pairs.
+The tokens after the queries are random, not the values. Shapes: `B` rows, `T` tokens, `P` pairs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from nanochat.tasks.procedural import at_least
 
 @dataclass(frozen=True)
 class MqarRows:
-    """Rows, and what is judged in them. Column p is pair p of the row."""
+    """Rows with their queries. Column p is pair p of the row."""
 
     tokens: np.ndarray  # int64 [B,T]
-    asked: np.ndarray  # int64 [B,P], positions of the queries; what is predicted there is judged
-    values: np.ndarray  # int64 [B,P], the right predictions
-    pairs: np.ndarray  # int64 [B,P], positions of the keys in the list of pairs; the value stands behind
+    asked: np.ndarray  # int64 [B,P], positions of the queries, where predictions are scored
+    values: np.ndarray  # int64 [B,P], correct predictions
+    pairs: np.ndarray  # int64 [B,P], positions of the keys in the list of pairs; each value follows its key
 
     @property
     def targets(self) -> np.ndarray:
@@ -39,16 +39,15 @@ class MqarRows:
 def mqar(
     count: int, length: int, seed: int, vocab_size: int = 8192, pairs: int = 8, power: float = 0.01, random_filler: bool = True
 ) -> MqarRows:
-    """`count` rows of `length` tokens, even, of which the first `2 · pairs` are the pairs; the same for the same arguments.
+    """`count` rows of `length` tokens, even, of which the first `2 · pairs` are the pairs; a function of the arguments.
 
-    Keys are ids in [1, V/2) and values in [V/2, V), V = `vocab_size`; none comes twice in the pairs of a row. The distance of a
-    query follows a power law: place j = 1, 2, … behind the pairs, two tokens each, has the weight `j^(power−1)`, and no two
-    queries have one place; `power` 1 is uniform. Between the queries are random ids of the whole vocabulary, or 0 without
-    `random_filler`. Raises `ValueError` naming what does not fit.
+    Keys are different ids in [1, V/2) and values in [V/2, V), V = `vocab_size`. The distance of a query follows a power law:
+    place j = 1, 2, … after the pairs, two tokens each, has the weight `j^(power−1)`, and no two queries share a place; `power` 1
+    is uniform. Between the queries are random ids of the whole vocabulary, or 0 without `random_filler`. Raises `ValueError` for
+    invalid arguments.
     """
-    at_least("count", count, 1)
-    at_least("seed", seed, 0)
-    at_least("pairs", pairs, 1)
+    at_least(1, count=count, pairs=pairs)
+    at_least(0, seed=seed)
     if length % 2 or length < 4 * pairs:
         raise ValueError(f"length is {length}; it must be even and at least {4 * pairs}, four tokens for each of {pairs} pairs")
     if vocab_size <= length:
@@ -68,14 +67,14 @@ def mqar(
 
 
 def _different(rng: np.random.Generator, count: int, chosen: int, of: int) -> np.ndarray:
-    """int64 [count, chosen]: in each row different numbers below `of`, in random order."""
+    """int64 [count, chosen]: different numbers below `of` in each row, in random order."""
     return _weighted(rng, count, chosen, np.ones(of))
 
 
 def _weighted(rng: np.random.Generator, count: int, chosen: int, weights: np.ndarray) -> np.ndarray:
-    """int64 [count, chosen]: in each row different indices, drawn one after another by weight from those that are left.
+    """int64 [count, chosen]: weighted sampling without replacement of indices in each row.
 
-    The largest of log weight + Gumbel noise, in order, are such draws (Efraimidis and Spirakis 2006).
+    The largest of log weight + Gumbel noise, in order, are such samples (Efraimidis and Spirakis 2006).
     """
     noisy = np.log(weights) + rng.gumbel(size=(count, len(weights)))
     top = np.argpartition(-noisy, chosen - 1, axis=1)[:, :chosen]

@@ -1,10 +1,9 @@
 """One fact hidden in a long prompt: the pass key, and the needle in a haystack, alone or among others.
 
-The wording of a prompt is the definition of its benchmark and is kept word for word: the pass key's is that of
-epfml/landmark-attention, `llama/run_test.py` (arXiv 2305.16300), the needle's that of NVIDIA/RULER, `scripts/data/synthetic/`
-`constants.py` and `niah.py` (arXiv 2404.06654). Where ours differ: depths are uniform and not one of 40; the last sentence of
-the filler may be cut, so that a length is met; a key or value that is asked for comes once, which RULER leaves to chance; names
-are drawn from fewer words; and of the haystack of essays see `haystacks`.
+The wording is that of the benchmarks, verbatim: the pass key's of epfml/landmark-attention, `llama/run_test.py` (arXiv
+2305.16300), the needle's of NVIDIA/RULER, `scripts/data/synthetic/` `constants.py` and `niah.py` (arXiv 2404.06654). Differences:
+depths are uniform instead of one of 40; the last sentence of the filler may be cut, to match a length; the key and value that are
+asked for occur once, which RULER leaves to chance; names are drawn from fewer words; for the haystack of essays see `filler`.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ UUID_DIGITS = 8  # of a shortened one, at most
 
 @dataclass
 class Passkey(LongPrompt):
-    """A number said twice in one line. Filler is counted in characters."""
+    """Number that one line states twice. Filler is counted in characters."""
 
     digits: int | None = None  # of the number; by default it is one of 1 … 50,000
 
@@ -53,8 +52,7 @@ class Passkey(LongPrompt):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.digits is not None:
-            at_least("digits", self.digits, 1)
+        at_least(1, digits=self.digits)
 
     def write(self, rng: random.Random, filler: int, depth: float | None = None) -> Prompt:
         """See `LongPrompt`. The key is the number."""
@@ -69,16 +67,16 @@ class Passkey(LongPrompt):
 
 @dataclass
 class Niah(LongPrompt):
-    """A needle in a haystack: `One of the special magic numbers for quiet-lamp is: 7491023.`
+    """Needle in a haystack: `One of the special magic numbers for quiet-lamp is: 7491023.`
 
-    Filler is counted in words, of noise or of an essay, or in needles that nobody asks for.
+    Filler is counted in words of noise or of an essay, or in needles that are not asked for.
     """
 
     haystack: str = "noise"  # noise, essay or needles
     keys: str = "words"  # words: an adjective and a noun; nouns: one word; uuids
     values: str = "numbers"  # numbers or uuids
     needles: int = 1  # of which one is asked for
-    digits: int | None = None  # of a number, by default 7; of a UUID the first so many, by default all
+    digits: int | None = None  # of a number, by default 7; first digits of a UUID, by default all
 
     label = "niah"
     placed = True
@@ -88,9 +86,7 @@ class Niah(LongPrompt):
         one_of("haystack", self.haystack, HAYSTACKS)
         one_of("keys", self.keys, KEYS)
         one_of("values", self.values, VALUES)
-        at_least("needles", self.needles, 1)
-        if self.digits is not None:
-            at_least("digits", self.digits, 1)
+        at_least(1, needles=self.needles, digits=self.digits)
         if "uuids" in (self.keys, self.values) and (self.digits or 0) > UUID_DIGITS:
             raise ValueError(f"digits is {self.digits}; a short UUID has at most {UUID_DIGITS}")
         hexadecimal = 16 ** (self.digits or UUID_DIGITS)
@@ -100,7 +96,7 @@ class Niah(LongPrompt):
             raise ValueError(f"needles is {self.needles}; {most} different keys and values allow {most // 2}")
 
     def write(self, rng: random.Random, filler: int, depth: float | None = None) -> Prompt:
-        """See `LongPrompt`. The key is that of the needle asked for; no other needle has its key or its value."""
+        """See `LongPrompt`. The key is that of the needle asked for; no other needle has its key or value."""
         keys = _different(self.needles, lambda: self._key(rng))
         values = _different(self.needles, lambda: self._value(rng))
         places = [rng.random() for _ in range(self.needles)]
@@ -138,19 +134,19 @@ class Niah(LongPrompt):
 
 @dataclass
 class NiahMultikey(Niah):
-    """A needle among other needles."""
+    """Needle among other needles."""
 
     needles: int = 4
 
     label = "niah_multikey"
 
     def is_held_out(self, key: str) -> bool:
-        """As for `Niah`: no test of either asks for a key that training has asked for in the other."""
+        """See `Procedural`; shares the split with `Niah`, so that neither tests a key that the other trains."""
         return Niah().is_held_out(key)
 
 
 def _characters(count: int) -> str:
-    """The first so many characters of the noise, over and over."""
+    """First characters of the repeated noise."""
     return ((NOISE + " ") * (count // len(NOISE) + 1))[:count]
 
 

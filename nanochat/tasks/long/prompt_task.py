@@ -1,7 +1,7 @@
-"""Tasks of one long prompt that hides what is needed: what they have in common.
+"""Base of tasks with a long prompt that hides what is needed.
 
-Such a task writes a prompt with as much filler as it is told to. As a task of the registry it gives conversations with `filler`
-units of it, to learn from; `nanochat.tasks.long.suite` fits the same prompts to a number of tokens, to measure with.
+Such a task writes a prompt with a given amount of filler. As a task of the registry it has conversations with `filler` units to
+train on; `nanochat.tasks.long.suite` fits the same prompts to a number of tokens for evaluation.
 """
 
 from __future__ import annotations
@@ -19,45 +19,50 @@ Span = tuple[int, int]  # characters [begin, end)
 
 
 class Prompt(NamedTuple):
-    """A prompt whose end, `prefix`, is the beginning of the answer: a chat puts it into the assistant's turn."""
+    """Prompt that ends with `prefix`, the beginning of the answer, which a chat puts into the assistant's turn."""
 
-    key: str  # what is asked, for the split
-    text: str  # the prefix included
+    key: str  # for the split
+    text: str  # including the prefix
     prefix: str
     answers: tuple[str, ...]
-    facts: tuple[Span, ...]  # what of the text is needed
-    depth: float | None  # share of the filler before the fact, where there is one
+    facts: tuple[Span, ...]  # of the text, needed for the answers
+    depth: float | None  # share of the filler before the fact, if there is one fact
 
 
 @dataclass
 class LongPrompt(Procedural):
-    """A subclass has `write`. Its metric on the prompts of a suite is that of `long_context`; `grade` is for whole replies."""
+    """Task with a long prompt; a subclass has `write`. `grade` is for conversations; a suite has its own metric."""
 
-    filler: int = 200  # units, of which each task says what they are
+    filler: int = 200  # in units of the task
 
     reply_tokens = 128
-    placed = False  # whether there is one fact, whose depth can be chosen
-    ordered = True  # whether the order of the answers matters
+    placed = False  # true for a single fact, whose depth can be chosen
+    ordered = True  # true if the order of the answers matters
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("filler", self.filler, self.least_filler)
+        at_least(self.least_filler, filler=self.filler)
 
     @property
     def least_filler(self) -> int:
-        """The fewest units with which the answer is determined."""
+        """The least filler with which the answer is determined."""
         return 0
 
     def write(self, rng: random.Random, filler: int, depth: float | None = None) -> Prompt:
-        """A prompt with `filler` units of filler.
+        """Writes a prompt with `filler` units of filler.
 
-        All but the filler depends on `rng` alone, so that prompts of equal `rng` and different filler ask the same. `depth`,
-        0 … 1, says where the fact is; None draws it. Only a task that is `placed` takes a depth.
+        All but the filler depends on `rng` alone, so prompts with equal `rng` and different filler ask the same. `depth`, 0 … 1,
+        is the place of the fact; None draws it. Tasks that are not `placed` raise `ValueError` for a depth.
         """
         raise NotImplementedError
 
+    def refuse_depth(self, depth: float | None) -> None:
+        """Raises `ValueError` for a depth, in a task that is not `placed`."""
+        if depth is not None:
+            raise ValueError(f"depth is {depth}; {self.label} has no single fact to place")
+
     def reply(self, answers: Sequence[str]) -> str:
-        """What follows the prefix in a right reply."""
+        """Correct reply after the prefix."""
         return " ".join(answers)
 
     def draw(self, rng: random.Random) -> Drawn:
@@ -67,15 +72,15 @@ class LongPrompt(Procedural):
         return Drawn(prompt.key, dialogue(prompt.text.removesuffix(prompt.prefix), answer, prefix=prompt.prefix.strip()))
 
     def grade(self, conversation: Conversation, reply: str) -> float:
-        """1 for exactly the answers, with the prefix or without it, and nothing else."""
+        """1 for exactly the answers, with or without the prefix, and nothing else."""
         said, right = (text.strip().removeprefix(conversation["prefix"]) for text in (reply, reference(conversation)))
         return float(same_text(said, right) if self.ordered else same_text(_sorted(said), _sorted(right)))
 
 
 def woven(units: Sequence[str], facts: Sequence[tuple[int, str]], separator: str) -> tuple[str, list[Span]]:
-    """The units with each fact, a place and a text, before the unit of that number; and where the texts of the facts are.
+    """Inserts each fact, (place, text), before the unit of that number; returns the text and the spans of the facts in it.
 
-    Facts of one place keep their order.
+    Facts with the same place keep their order.
     """
     chunks: list[str] = []
     spans: list[Span] = [(0, 0)] * len(facts)
@@ -94,7 +99,7 @@ def woven(units: Sequence[str], facts: Sequence[tuple[int, str]], separator: str
 
 
 def moved(spans: Sequence[Span], by: int) -> tuple[Span, ...]:
-    """The spans after so many more characters."""
+    """The spans shifted by so many characters."""
     return tuple((begin + by, end + by) for begin, end in spans)
 
 

@@ -1,9 +1,8 @@
-"""Variable tracking: chains of assignments in a long text, and which variables have a value in the end.
+"""Variable tracking: chains of assignments in a long text, and the question which variables have a value in the end.
 
-The wording is NVIDIA/RULER's, word for word (`scripts/data/synthetic/` `constants.py` and `variable_tracking.py`, arXiv
-2404.06654), with its example of the task before the question. Where ours differ: the lines of a chain may follow each other
-without filler between them, the last line of the filler may be cut, and each prompt has an example of its own, where RULER
-puts new names into one.
+The wording is NVIDIA/RULER's, verbatim (`scripts/data/synthetic/` `constants.py` and `variable_tracking.py`, arXiv 2404.06654),
+with its example of the task before the question. Differences: the lines of a chain may follow each other without filler between
+them, the last line of the filler may be cut, and each prompt has its own example, while RULER only changes the names in one.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ SHOT_LETTERS = 3
 
 @dataclass
 class Variables(LongPrompt):
-    """`VAR QXZVB = 12345`, later `VAR LKJHG = VAR QXZVB `, and so on. Filler is counted in words of noise."""
+    """Chains `VAR QXZVB = 12345`, later `VAR LKJHG = VAR QXZVB `, and so on. Filler is counted in words of noise."""
 
     hops: int = 4  # assignments from variable to variable in a chain
-    chains: int = 1  # of which the value of one is asked for
+    chains: int = 1  # of which one is asked for
     letters: int = 5  # of a name
     digits: int = 5  # of a value
     shots: int = 0  # examples before the question
@@ -40,10 +39,8 @@ class Variables(LongPrompt):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("hops", "chains", "letters", "digits"):
-            at_least(name, getattr(self, name), 1)
-        at_least("shots", self.shots, 0)
-        at_least("shot_filler", self.shot_filler, 0)
+        at_least(1, hops=self.hops, chains=self.chains, letters=self.letters, digits=self.digits)
+        at_least(0, shots=self.shots, shot_filler=self.shot_filler)
         names = self.chains * (self.hops + 1)
         if names > (most := 26**self.letters):
             raise ValueError(f"letters is {self.letters}; that makes {most} names, and {self.chains} chains need {names}")
@@ -52,8 +49,7 @@ class Variables(LongPrompt):
 
     def write(self, rng: random.Random, filler: int, depth: float | None = None) -> Prompt:
         """See `LongPrompt`. The key is the value; the answers are the variables in the order of their chain."""
-        if depth is not None:
-            raise ValueError(f"depth is {depth}; the lines of {self.label} are spread over the text")
+        self.refuse_depth(depth)
         values = [str(value) for value in rng.sample(range(10 ** (self.digits - 1), 10**self.digits), self.chains + self.shots)]
         value, shots = values[0], ""
         for i in range(self.shots):
@@ -63,7 +59,7 @@ class Variables(LongPrompt):
         return Prompt(value, shots + text + prefix, prefix, tuple(names), moved(spans, len(shots)), None)
 
     def _block(self, rng: random.Random, values: list[str], filler: int, letters: int) -> tuple[str, str, list[str], tuple[Span, ...]]:
-        """Task, text and question; the prefix; the variables of the first value; where their lines are."""
+        """Task, text and question; the prefix; the variables of the first value; the spans of their lines."""
         length = self.hops + 1
         names = variable_names(rng, length * len(values), max(letters, self._least_letters(len(values))))
         lines = noise(filler)
@@ -79,5 +75,5 @@ class Variables(LongPrompt):
         return f"{TASK}{context}{question}", prefix, names[:length], moved(spans[:length], len(TASK))
 
     def _least_letters(self, chains: int) -> int:
-        """The fewest letters that make enough names."""
+        """The least number of letters that give enough names."""
         return next(n for n in range(1, self.letters + 1) if 26**n >= chains * (self.hops + 1))

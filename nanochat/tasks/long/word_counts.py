@@ -1,8 +1,8 @@
-"""Counting over a long text: the words of a list that come most often, and the most frequent of coded words.
+"""Counting over a long text: the most common words of a list, and the most frequent coded words.
 
-The wording is NVIDIA/RULER's, word for word (`scripts/data/synthetic/` `constants.py`, `common_words_extraction.py` and
-`freq_words_extraction.py`, arXiv 2404.06654). Where ours differ: the words are our own, and made-up ones where a list is longer
-than these; the answers of the first task are given in the order in which they first come; each prompt is shuffled anew.
+The wording is NVIDIA/RULER's, verbatim (`scripts/data/synthetic/` `constants.py`, `common_words_extraction.py` and
+`freq_words_extraction.py`, arXiv 2404.06654). Differences: the words are our own, and made-up ones if a list is longer than these;
+the answers of the first task are in the order of their first occurrence; each prompt is shuffled anew.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ POOLS = {"all": WORDS, "nouns": NOUNS}
 
 @dataclass
 class CommonWords(LongPrompt):
-    """`1. river 2. apple 3. river …`: some words come more often. Filler is counted in the words that do not."""
+    """List `1. river 2. apple 3. river …` with some common words. Filler is counted in the other words."""
 
-    common: int = 10  # words that come more often
-    repeats: int = 6  # of each of these
+    common: int = 10  # number of common words
+    repeats: int = 6  # of each common word
     others: int = 1  # repeats of each other word
     words: str = "all"  # all, or short nouns
     shots: int = 0  # examples before the question
@@ -53,20 +53,16 @@ class CommonWords(LongPrompt):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("common", self.common, 1)
-        at_least("others", self.others, 1)
-        at_least("repeats", self.repeats, self.others + 1)
         one_of("words", self.words, tuple(POOLS))
-        at_least("shots", self.shots, 0)
-        at_least("shot_filler", self.shot_filler, 0)
-        at_least("shot_repeats", self.shot_repeats, self.others + 1)
+        at_least(0, shots=self.shots, shot_filler=self.shot_filler)
+        at_least(1, common=self.common, others=self.others)
+        at_least(self.others + 1, repeats=self.repeats, shot_repeats=self.shot_repeats)
         if self.common > (most := len(POOLS[self.words]) // 4):
             raise ValueError(f"common is {self.common}; with words={self.words} it can be at most {most}")
 
     def write(self, rng: random.Random, filler: int, depth: float | None = None) -> Prompt:
-        """See `LongPrompt`. The key is the set of common words; what is needed is the whole list."""
-        if depth is not None:
-            raise ValueError(f"depth is {depth}; what {self.label} needs is everywhere in the list")
+        """See `LongPrompt`. The key is the set of common words; the whole list is needed."""
+        self.refuse_depth(depth)
         chosen = rng.sample(POOLS[self.words], self.common)
         question, prefix = (text.format(count=self.common) for text in (COMMON_QUESTION, COMMON_PREFIX))
         before = ""
@@ -79,11 +75,11 @@ class CommonWords(LongPrompt):
         return Prompt(" ".join(sorted(chosen)), text, prefix, answers, ((begin, begin + len(context)),), None)
 
     def reply(self, answers: Sequence[str]) -> str:
-        """Numbered, as in RULER's examples."""
+        """See `LongPrompt`; numbered, as in RULER's examples."""
         return " ".join(f"{i + 1}. {word}" for i, word in enumerate(answers))
 
     def _list(self, rng: random.Random, chosen: list[str], repeats: int, filler: int) -> tuple[str, tuple[str, ...]]:
-        """The numbered list, and the chosen words in the order in which they first come in it."""
+        """Numbered list, and the chosen words in the order of their first occurrence in it."""
         rest = different_words(rng, filler, POOLS[self.words], set(chosen))
         words = chosen * repeats + rest * self.others
         rng.shuffle(words)
@@ -95,10 +91,10 @@ class CommonWords(LongPrompt):
 class FrequentWords(LongPrompt):
     """Coded words whose frequencies follow a zeta distribution; the most frequent is dots and does not count.
 
-    The word of rank r comes `filler · r^−alpha / zeta(alpha)` times, rounded down; so `filler` is a few more than all words.
+    The word of rank r occurs `filler · r^−alpha / zeta(alpha)` times, rounded down; so `filler` is slightly above the word count.
     """
 
-    vocabulary: int = 20  # different words, the dots included
+    vocabulary: int = 20  # different words, including the dots
     letters: int = 6  # of a word
     alpha: float = 2.0  # of the distribution
 
@@ -106,8 +102,8 @@ class FrequentWords(LongPrompt):
     ordered = False
 
     def __post_init__(self) -> None:
-        at_least("vocabulary", self.vocabulary, ASKED + 1)
-        at_least("letters", self.letters, 1)
+        at_least(ASKED + 1, vocabulary=self.vocabulary)
+        at_least(1, letters=self.letters)
         if not 1 < self.alpha < math.inf:
             raise ValueError(f"alpha is {self.alpha}; it must be above 1")
         if self.vocabulary > (most := 26**self.letters):
@@ -116,13 +112,12 @@ class FrequentWords(LongPrompt):
 
     @property
     def least_filler(self) -> int:
-        """As many as make the third word come more often than the next, however it is rounded; see `LongPrompt`."""
+        """See `LongPrompt`; enough that the third word is more frequent than the next, despite rounding."""
         return math.ceil(zeta(self.alpha) / ((ASKED + 1) ** -self.alpha - (ASKED + 2) ** -self.alpha))
 
     def write(self, rng: random.Random, filler: int, depth: float | None = None) -> Prompt:
-        """See `LongPrompt`. The key is the set of frequent words; what is needed is the whole text."""
-        if depth is not None:
-            raise ValueError(f"depth is {depth}; what {self.label} needs is everywhere in the text")
+        """See `LongPrompt`. The key is the set of frequent words; the whole text is needed."""
+        self.refuse_depth(depth)
         vocabulary = [NOISE_WORD, *coded_words(rng, self.vocabulary - 1, self.letters)]
         scale = filler / zeta(self.alpha)
         words = [word for rank, word in enumerate(vocabulary, start=1) for _ in range(int(scale * rank**-self.alpha))]
@@ -134,6 +129,6 @@ class FrequentWords(LongPrompt):
 
 
 def zeta(alpha: float, terms: int = 1000) -> float:
-    """Riemann's zeta function for alpha > 1: its first terms and the rest by the formula of Euler and Maclaurin."""
+    """Riemann's zeta function for alpha > 1: its first terms, and the rest by the Euler–Maclaurin formula."""
     rest = terms ** (1 - alpha) / (alpha - 1) - terms**-alpha / 2 + alpha * terms ** (-alpha - 1) / 12
     return sum(k**-alpha for k in range(1, terms + 1)) + rest

@@ -42,9 +42,9 @@ def test_others_of_the_sweep_sharpen_the_noise_and_many_candidates_widen_the_bou
     rng = np.random.default_rng(0)
     seeds = rng.normal(size=3)
     table = {f"c{i}": list(seeds + 0.1 * rng.normal(size=3)) for i in range(9)}
-    exclusive = compare({n: table[n] for n in ("c0", "c1")}, "c1", "c0")
+    alone = compare({n: table[n] for n in ("c0", "c1")}, "c1", "c0")
     among = compare(table, "c1", "c0")
-    assert among.freedom == 16 and among.high - among.low < exclusive.high - exclusive.low
+    assert among.freedom == 16 and among.high - among.low < alone.high - alone.low
     assert compare(table, "c1", "c0", among=8).low < among.low
 
 

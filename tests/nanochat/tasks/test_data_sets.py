@@ -69,7 +69,7 @@ def test_smoltalk_ends_with_the_assistant(tmp_path: Path) -> None:
     task = task_of(tmp_path, "smoltalk", SMOLTALK, "train")
     assert task.kind == "chat"
     assert [[m["role"] for m in c["messages"]] for c in task] == [["system", "user", "assistant"], ["user", "assistant"]]
-    with pytest.raises(ValueError, match="nothing to grade"):
+    with pytest.raises(ValueError, match="cannot be graded"):
         task.grade(task[0], "Hello.")
 
 
@@ -84,14 +84,14 @@ WRONG = {
 @pytest.mark.parametrize(("name", "row"), [(name, row) for name, rows in WRONG.items() for row in rows])
 def test_a_row_of_another_schema_is_one_line(tmp_path: Path, name: str, row: Any) -> None:
     path = write_lines(tmp_path / "x.jsonl", [row])
-    with pytest.raises(UserError, match=re.escape(f"{path}, line 1, is no row of {name}: ")) as error:
+    with pytest.raises(UserError, match=re.escape(f"{path}, line 1, is not a row of {name}: ")) as error:
         open_task(f"{name}:{path}", "train", 0)
     assert "\n" not in str(error.value)
 
 
 def test_a_bad_row_further_on_is_told_when_it_comes(tmp_path: Path) -> None:
     task = open_task(f"mmlu:{write_lines(tmp_path / 'x.jsonl', [MMLU[0], {}])}", "train", 0)
-    with pytest.raises(UserError, match="line 2, is no row of mmlu: it has no question"):
+    with pytest.raises(UserError, match="line 2, is not a row of mmlu: it has no question"):
         task[1]
 
 
@@ -113,7 +113,7 @@ GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "co
     [
         ("{", "is not JSON"),
         ("3", "list of messages"),
-        ("null", "is no row of customjson"),
+        ("null", "is not a row of customjson"),
         ('"text"', "list of messages"),
         ('{"text": "a"}', "it has no messages"),
         ('[{"role": "user", "content": "a"}]', "the last message must be the assistant's"),
@@ -131,7 +131,7 @@ def test_a_bad_conversation_is_one_line_with_its_number(tmp_path: Path, line: st
 
 
 def test_customjson_needs_a_file() -> None:
-    with pytest.raises(UserError, match="customjson needs a file of conversations: customjson:PATH"):
+    with pytest.raises(UserError, match="customjson needs a path: customjson:PATH"):
         open_task("customjson", "train", 0)
 
 

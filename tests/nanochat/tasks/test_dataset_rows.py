@@ -67,11 +67,11 @@ def bad_files(folder: Path) -> dict[str, str]:
     write_lines(folder / "mixed" / "train.jsonl", GSM8K)
     write_parquet(folder / "mixed" / "train.parquet", GSM8K)
     return {
-        "nothing.jsonl": "there is no file",
+        "nothing.jsonl": "does not exist",
         "bad.jsonl": "bad.jsonl, line 2, is not JSON",
         "latin.jsonl": "latin.jsonl, line 1, is not JSON",
         "empty.jsonl": "has no rows",
-        "bad.parquet": "is no readable parquet file",
+        "bad.parquet": "invalid parquet file",
         "data.csv": "must hold .jsonl files or .parquet files, not .csv",
         "bare": "has no file train*.jsonl or train*.parquet",
         "mixed": "not .jsonl and .parquet",

@@ -14,7 +14,7 @@ import pytest
 
 from nanochat.common import UserError
 from nanochat.infer.calculator import calculate
-from nanochat.tasks.mixtures import RECIPES
+from nanochat.tasks.mixtures import MIXTURES
 from nanochat.tasks.procedural import Drawn, Procedural
 from nanochat.tasks.registry import PROCEDURAL, open_task
 from nanochat.tasks.task import check_conversation, dialogue, reference
@@ -24,7 +24,7 @@ SPECS = sorted(
         *PROCEDURAL, "spelling:words=simple:syllables=3", "spellingbee:how=tool", "spellingbee:how=spelled", "arithmetic:terms=4:digits=1",
         "compare:digits=1", "lists:do=sort:items=3", "recall:facts=1:filler=0:digits=2", "gym:basic_arithmetic:max_terms=3",
         "gym:family_relationships", "gym:spell_backward",
-        *(i.spec for recipe in RECIPES.values() for i in recipe if i.spec.partition(":")[0] in {*PROCEDURAL, "gym"}),
+        *(i.spec for parts in MIXTURES.values() for i in parts if i.spec.partition(":")[0] in {*PROCEDURAL, "gym"}),
     }
 )  # fmt: skip
 

@@ -37,7 +37,7 @@ def test_the_default_grade_is_equality_and_chance_one_letter() -> None:
     task.kind = "generative"
     assert task.chance(task[0]) == 0
     task.kind = "chat"
-    with pytest.raises(ValueError, match="letters has nothing to grade a reply by"):
+    with pytest.raises(ValueError, match="letters cannot be graded"):
         task.grade(task[0], "A")
 
 

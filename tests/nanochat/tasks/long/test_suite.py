@@ -284,13 +284,13 @@ def test_bad_parameters_are_refused_by_name() -> None:
     made, tracking = suite("niah_single_1"), suite("variable_tracking")
     for call, why in (
         (lambda: made.examples(0, 2048, 0), "count is 0"),
-        (lambda: made.examples(1, 150, 0), r"length is 150; a prompt of niah_single_1 and its reply take \d+ tokens at least"),
+        (lambda: made.examples(1, 150, 0), r"length is 150; a prompt of niah_single_1 and its reply need at least \d+ tokens"),
         (lambda: made.examples(1, -5, 0), "length is -5"),
         (lambda: made.examples(1, 2048, 0, depth=1.1), "depth is 1.1; it must be in 0 … 1"),
-        (lambda: tracking.examples(1, 2048, 0, depth=0.5), "depth is 0.5; what variable_tracking needs is not at one depth"),
+        (lambda: tracking.examples(1, 2048, 0, depth=0.5), "depth is 0.5; variables has no single fact to place"),
         (lambda: suite("freq_words_extraction").examples(1, 200, 0), "length is 200; freq_words_extraction takes at least 250"),
-        (lambda: suite("passkey", hops=3), "hops is no option of passkey; it has digits"),
-        (lambda: suite("passkey", filler=3), "filler is no option of passkey"),
+        (lambda: suite("passkey", hops=3), "unknown option hops of passkey; options are digits"),
+        (lambda: suite("passkey", filler=3), "unknown option filler of passkey"),
         (lambda: suite("passkey", reply_tokens=0), "reply_tokens is 0"),
         (lambda: suite("niah_single_1", digits=0).examples(1, 2048, 0), "digits is 0"),
         (lambda: suite("niah_multikey_1", True, needles=50).examples(1, 2048, 0), "needles is 50; 90 different"),
@@ -307,9 +307,9 @@ def test_bad_parameters_are_refused_by_name() -> None:
 def test_lengths_at_the_edge_fit_or_are_refused() -> None:
     for name in ("passkey", "niah_multikey_2"):
         made = suite(name, True)
-        with pytest.raises(ValueError, match="tokens at least") as error:
+        with pytest.raises(ValueError, match="need at least") as error:
             made.examples(1, 1, 0)
-        least = int(re.findall(r"take (\d+) tokens", str(error.value))[0])
+        least = int(re.findall(r"need at least (\d+) tokens", str(error.value))[0])
         assert made.examples(1, least, 0)[0].length <= least - made.reply_tokens
 
 
