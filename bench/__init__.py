@@ -1,1 +1,1 @@
-"""Measurements. Each module runs as `python -m bench.NAME` and ends with one line of JSON."""
+"""Benchmarks. Each module runs as `python -m bench.NAME` and ends with one line of JSON."""

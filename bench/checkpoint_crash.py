@@ -1,7 +1,7 @@
-"""How checkpoints stand up to kills and to damaged files: `python -m bench.checkpoint_crash`.
+"""Crash and damage test of checkpoints: `python -m bench.checkpoint_crash`.
 
-Three proofs, counted in the JSON on the last line (`ok` says whether all hold; the exit code too):
-random SIGKILLs in and around saves, a SIGKILL at every file operation of a save, and flipped bits and truncations.
+Three tests, counted in the JSON on the last line (`ok` and the exit code are the verdict): random SIGKILLs in and around saves, a
+SIGKILL at every file operation of a save, and flipped bits and truncations.
 After each kill every visible checkpoint must be bit-exact, old or new, and nothing acknowledged may be lost.
 """
 
@@ -43,14 +43,14 @@ class CheckpointCrash:
 
 
 def state(step: int, version: int) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, int]]:
-    """Tensors and meta that step and version determine."""
+    """Tensors and meta as a function of step and version."""
     g = torch.Generator().manual_seed(step * 1000 + version)
     model = {"w": torch.randn(512, 256, generator=g), "b": torch.randn(99, generator=g).bfloat16(), "scale": torch.tensor(0.5 + step)}
     return {"model": model, "optimizer": {"m": torch.randn(512, 256, generator=g), "step": torch.tensor(step)}}, {"version": version}
 
 
 def exact(checkpoint: Checkpoint) -> bool:
-    """Whether a loaded checkpoint is, bit for bit, the state it says it is."""
+    """True if a loaded checkpoint is, bit for bit, the state of its step and version."""
     tensors, meta = state(checkpoint.step, checkpoint.meta["version"])
     return checkpoint.meta == meta and all(
         checkpoint.tensors[group].keys() == named.keys() and all(checkpoint.tensors[group][name].equal(named[name]) for name in named)
@@ -85,7 +85,7 @@ def acknowledged(reader: int) -> tuple[int, int] | None:
 
 
 def survived(store: CheckpointStore, durable: tuple[int, int] | None) -> bool:
-    """Whether every visible checkpoint is exact and none older than `durable` is the newest."""
+    """True if every visible checkpoint is exact and the newest is not older than `durable`."""
     loaded = [store.load(step) if store.verify(step) is None else None for step in store.steps()]
     if any(checkpoint is None or not exact(checkpoint) for checkpoint in loaded):
         return False
@@ -94,7 +94,7 @@ def survived(store: CheckpointStore, durable: tuple[int, int] | None) -> bool:
 
 
 def random_kills(count: int, folder: Path, rng: random.Random) -> dict[str, int]:
-    """Kills a process that saves step after step, each step twice, at random moments; it goes on where it was."""
+    """Kills a process that saves step after step, each step twice, at random moments, and continues it."""
     store = CheckpointStore(folder, keep=2)
     began = time.perf_counter()
     store.save(0, *state(0, 0))
@@ -123,7 +123,7 @@ def random_kills(count: int, folder: Path, rng: random.Random) -> dict[str, int]
 
 
 def kills_at_every_operation(folder: Path) -> dict[str, int]:
-    """Kills a save at its first file operation, its second, … until one comes through; once new, once replacing a step."""
+    """Kills a save at its first file operation, its second, … until one completes; for a new and for a replaced step."""
     failures = points = 0
     for replacing in (False, True):
         killed, number = True, 0
@@ -161,7 +161,7 @@ def kills_at_every_operation(folder: Path) -> dict[str, int]:
 
 
 def damages(count: int, folder: Path, rng: random.Random) -> dict[str, int]:
-    """Flips one bit or cuts one file short, `count` times; counts what loads all the same or hides the older checkpoint."""
+    """Flips one bit or truncates one file, `count` times; counts damages that still load, or hide the older checkpoint."""
     store = CheckpointStore(folder, keep=2)
     for step in (1, 2):
         store.save(step, *state(step, 0))

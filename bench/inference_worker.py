@@ -1,4 +1,4 @@
-"""One side of `bench.inference`: loads a model and generates as it is told.
+"""Worker of `bench.inference`: loads a model and generates on request.
 
 Reads one JSON object per line, `{"rows", "prompt", "new_tokens", "top_k", "seed"}`, and answers each with one: the seconds to
 the first token, the seconds for the others, and the first row's tokens. Run as a file, so that `import nanochat` finds the
@@ -66,18 +66,18 @@ def karpathy(folder: Path) -> tuple[Generate, str]:
     }
     for name, tensor in tensors.items():
         name = name.replace("wte.", "transformer.wte.").replace("blocks.", "transformer.h.").replace("value_gate", "ve_gate")
-        if "c_q" in name or "c_k" in name:  # it rotates heads the other way round, which is this way with their halves swapped
+        if "c_q" in name or "c_k" in name:  # it rotates heads in the other direction: equal to ours with the halves swapped
             tensor = tensor.view(-1, 2, config["head_dim"] // 2, width).flip(1).reshape(tensor.shape)
         theirs[name] = tensor
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             tensor = theirs.pop(name)
-            parameter[: len(tensor)].copy_(tensor)  # it pads the vocabulary, and says none of the padding
+            parameter[: len(tensor)].copy_(tensor)  # it pads the vocabulary, and never samples the padding
     assert not theirs, sorted(theirs)
     model.eval()
 
     class NoTools:
-        """A tokenizer whose special tokens the model never says."""
+        """Tokenizer whose special tokens the model never samples."""
 
         def encode_special(self, name: str) -> int:
             return -1
@@ -97,14 +97,14 @@ def karpathy(folder: Path) -> tuple[Generate, str]:
 
 
 def load(folder: Path) -> dict:
-    """The tensors in `folder`."""
+    """Tensors in `folder`."""
     from safetensors.torch import load_file
 
     return load_file(folder / "model.safetensors")
 
 
 def answer(generate: Generate, request: dict) -> dict:
-    """Runs a request and takes the time."""
+    """Runs and times a request."""
     begin = time.perf_counter()
     steps = generate(request)
     first, before = [next(steps)[0]], time.perf_counter()

@@ -1,6 +1,6 @@
-"""karpathy/nanochat's side of `bench.train_quality`, run as a file with a checkout of it as the working directory.
+"""Worker of `bench.train_quality` for karpathy/nanochat, run as a file with a checkout of it as the working directory.
 
-`prepare` turns this project's tokenizer into the files it expects; `evaluate` measures its checkpoint on given rows.
+`prepare` converts this project's tokenizer to the files that it expects; `evaluate` measures its checkpoint on given rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def prepare(exchange: Path) -> None:
-    """Writes the tokenizer in `exchange`/tokenizer.json the way that project stores its own."""
+    """Writes the tokenizer in `exchange`/tokenizer.json in that project's format."""
     import tiktoken
     import torch
     from nanochat.tokenizer import RustBPETokenizer

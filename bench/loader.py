@@ -1,7 +1,7 @@
-"""How fast rows come out of the token cache: `python -m bench.loader`. The last line is JSON.
+"""Speed of the token cache and the data loader: `python -m bench.loader`. The last line is JSON.
 
-Tokenizes the local corpus into a temporary folder, then times opening that cache, and reading whole epochs from it a step at a
-time on one core.
+Tokenizes the local corpus into a temporary folder, then times opening that cache, and reading whole epochs from it step by step
+on one core.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class LoaderBench:
     """Measure the data loader: building its cache, opening it, reading rows."""
 
     data: DataFlags = part(DataFlags)
-    vocab_size: int = flag(8192, "vocabulary of the tokenizer that is trained first", unit="tokens")
+    vocab_size: int = flag(8192, "vocabulary size of the tokenizer that is trained first", unit="tokens")
     seq_len: int = flag(512, "length of a row", unit="tokens")
-    rows_per_step: int = flag(16, "rows read by one call", unit="rows")
-    epochs: int = flag(5, "passes over the corpus; the median counts")
+    rows_per_step: int = flag(16, "rows per read", unit="rows")
+    epochs: int = flag(5, "epochs over the corpus; the median counts")
 
     def __post_init__(self) -> None:
         for name in ("seq_len", "rows_per_step", "epochs"):

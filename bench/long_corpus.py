@@ -1,8 +1,8 @@
-"""Long documents that refer back to themselves: the modules of an installed Python package after each other.
+"""Corpus of long documents with long-range references: the concatenated modules of installed Python packages.
 
-A document is a package, or where that is long one of its sub-packages: its source files, each under a line that names it
-and, as far as imports have an order, behind the files that it imports. So what a line uses was mostly defined earlier in the
-document, often thousands of tokens ago. Validation is whole packages of which training sees nothing.
+A document is a package, or a sub-package of a large one: its source files, each under a line with its name and, if imports have an
+order, after the files that it imports. So most names that a line uses were defined earlier in the document, often thousands of
+tokens before. Validation consists of whole packages that are not in the training split.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 
 from nanochat.common import UserError, atomic_write, ensure_dir, read_json, write_json
 
-DOCUMENT_BYTES = 1 << 18  # a package of more is divided into its sub-packages, and a folder of more into parts
-SHORT_BYTES = 1 << 14  # a document of less is no long one
+DOCUMENT_BYTES = 1 << 18  # larger packages are divided into sub-packages, and larger folders into parts
+SHORT_BYTES = 1 << 14  # shorter documents are left out
 VAL_SHARE = 0.04
-# Other packages' sources under another name: held-out packages would be trained on.
+# Copies of other packages, which may be held out.
 _VENDORED = re.compile(r"_?vendor(ed)?|third_party|extern(al)?|__pycache__|.*-packages|.*\.(dist|egg)-info")
 _FROM = re.compile(r"^[ \t]*from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)", re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*import[ \t]+([\w., \t]+)", re.MULTILINE)
@@ -31,7 +31,7 @@ _IMPORT = re.compile(r"^[ \t]*import[ \t]+([\w., \t]+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Document:
-    """`name` is the dotted path of what it is made of; `package` the outermost one."""
+    """Document with the dotted path of its folder as `name`, and its top-level `package`."""
 
     name: str
     package: str
@@ -39,14 +39,14 @@ class Document:
 
 
 def installed_roots() -> list[Path]:
-    """Where the running Python has its packages: the standard library, and what was installed."""
+    """Package folders of the running Python: the standard library and the installed packages."""
     return [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib")]
 
 
 def write_corpus(folder: Path, roots: Sequence[Path]) -> dict[str, Any]:
-    """Writes `train.jsonl` and `val.jsonl` into `folder` and returns what is in them; what is there already is taken as it is.
+    """Writes `train.jsonl` and `val.jsonl` into `folder`, unless they exist, and returns a summary.
 
-    Raises `UserError` where the roots hold too little to set packages apart for validation.
+    Raises `UserError` if the roots have too few packages to hold some out for validation.
     """
     summary = folder / "corpus.json"
     if summary.exists():
@@ -71,7 +71,7 @@ def write_corpus(folder: Path, roots: Sequence[Path]) -> dict[str, Any]:
 
 
 def collect(roots: Iterable[Path]) -> Iterator[Document]:
-    """The long documents below `roots`. A file whose like has been seen is left out, as is one that is not UTF-8."""
+    """Long documents below `roots`, without duplicate files and files that are not UTF-8."""
     seen: set[bytes] = set()
     for root in roots:
         for top in sorted(root.iterdir()):
@@ -80,9 +80,9 @@ def collect(roots: Iterable[Path]) -> Iterator[Document]:
 
 
 def validation_packages(documents: Sequence[Document]) -> set[str]:
-    """Packages with `VAL_SHARE` of the text or a little more, in the order of their names' hashes.
+    """Packages with `VAL_SHARE` of the text or slightly more, in the order of their names' hashes.
 
-    None of them has more than an eighth of that, unless all have: a single large one would be no fair sample.
+    None of them has more than an eighth of that, unless all have: a single large one would not be representative.
     """
     sizes: dict[str, int] = {}
     for document in documents:
@@ -98,12 +98,12 @@ def validation_packages(documents: Sequence[Document]) -> set[str]:
 
 
 def import_order(sources: dict[str, str]) -> list[str]:
-    """The paths of `sources` (path below the root → text), each behind those that it imports; else in the order of the paths."""
+    """Paths of `sources` (path below the root → text), each after those that it imports; otherwise sorted."""
     modules = {_module(path): path for path in sources}
     order: dict[str, None] = {}
     visiting: set[str] = set()
     for path in sorted(sources):
-        # Depth first without recursion, whose limit a long chain of imports would meet.
+        # Depth first without recursion: a long chain of imports would exceed its limit.
         stack = [path]
         while stack:
             here = stack[-1]
@@ -120,7 +120,7 @@ def import_order(sources: dict[str, str]) -> list[str]:
 
 
 def imported(path: str, text: str) -> Iterator[str]:
-    """Dotted names that a module imports, or might: of `from a import b` both a and a.b."""
+    """Dotted names that a module may import: for `from a import b` both a and a.b."""
     package = _module(path).split(".") if path.endswith("__init__.py") else _module(path).split(".")[:-1]
     for base, names in _FROM.findall(text):
         dots = len(base) - len(base.lstrip("."))
@@ -147,7 +147,7 @@ def _sources(root: Path, top: Path) -> dict[str, bytes]:
 
 
 def _documents(root: Path, name: str, sources: dict[str, bytes], seen: set[bytes]) -> Iterator[Document]:
-    """The documents of the package `name`, a path below `root`, whose files `sources` are."""
+    """Documents of the package `name`, a path below `root`, with the files `sources`."""
     inner: dict[str, dict[str, bytes]] = {}
     own = dict(sources)
     if sum(map(len, sources.values())) > DOCUMENT_BYTES:
@@ -182,7 +182,7 @@ def _decoded(data: bytes) -> str:
 
 
 def _module(path: str) -> str:
-    """The dotted name of a source file."""
+    """Dotted name of a source file."""
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 

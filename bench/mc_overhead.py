@@ -1,11 +1,11 @@
-"""What the memory costs a training step beside the tokens that its variants are.
+"""Overhead of the memory in a training step, in addition to the cost of its variants' tokens.
 
     python -m bench.mc_overhead            # the CPU demo's shapes, four variants
 
 The vanilla step and the step with a memory run in turn in one process, on the same model. *Predicted* is the vanilla step's
-forward and backward times the tokens and entries forwarded for each token of a row, plus one optimizer step. The *controller* is
-all of a step but the passes of the model and of GistNet and LensNet: its forward by spans, its backward (of gathering the
-entries) by itself. Each figure is of the first, middle and last stage of the annealing; the last line is JSON with the worst.
+forward and backward times the tokens and entries forwarded per token of a row, plus one optimizer step. The *controller* is all of
+a step except the passes of the model, GistNet and LensNet: its forward is timed by spans, its backward (of gathering the entries)
+separately. Each figure is measured at the first, middle and last stage of the annealing; the last line is JSON with the worst.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ CONTROLLER = tuple(span for spans in SPANS.values() for span in spans if span no
 
 @dataclass
 class MCOverhead:
-    """Measure what the memory costs a training step; the last line is JSON."""
+    """Measure the overhead of the memory in a training step; the last line is JSON."""
 
-    depth: int = flag(4, "layers", unit="layers")
+    depth: int = flag(4, "number of layers", unit="layers")
     head_dim: int = flag(64, "size of an attention head", unit="channels")
-    max_seq_len: int = flag(512, "tokens of a row", unit="tokens")
-    vocab_size: int = flag(8192, "entries of the vocabulary")
-    device_batch_size: int = flag(8, "rows in a micro-batch without a memory", unit="rows")
-    total_batch_size: int = flag(8192, "tokens of a step", unit="tokens")
-    rounds: int = flag(5, "times each step is measured, in turn", unit="rounds")
+    max_seq_len: int = flag(512, "length of a row", unit="tokens")
+    vocab_size: int = flag(8192, "vocabulary size")
+    device_batch_size: int = flag(8, "micro-batch size without a memory", unit="rows")
+    total_batch_size: int = flag(8192, "tokens per step", unit="tokens")
+    rounds: int = flag(5, "measurements of each step, in turn", unit="rounds")
     runtime: RuntimeFlags = part(RuntimeFlags)
     mc: MCConfig = part(MCConfig)
 
@@ -112,19 +112,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def step(objective: Objective, rows: torch.Tensor, size: int, progress: float) -> None:
-    """Forward and backward of a step's rows."""
+    """Runs forward and backward of a step's rows."""
     for micro in rows.split(size):
         (objective(micro[:, :-1], micro[:, 1:], progress).loss * size / len(rows)).backward()
 
 
 def update_once(optimizer: MuonAdamW) -> None:
-    """One update from the gradients there are."""
+    """Runs one optimizer step."""
     optimizer.reduce_gradients()
     optimizer.step()
 
 
 def gather_backward(runtime: Runtime, memory: MCController, rows: int, progress: float, rounds: int) -> float:
-    """Seconds that the gradient of gathering a micro-batch's entries takes."""
+    """Seconds of the backward of gathering a micro-batch's entries."""
     request = Request(0, memory.config.mc_num_random_variants, rows, memory.plan.width(progress))
     index = memory.sampler.sample(request).index.to(runtime.device)
     shape, config = memory.plan.shape, memory.model.config
@@ -144,7 +144,7 @@ def gather_backward(runtime: Runtime, memory: MCController, rows: int, progress:
 
 
 def timers(runtime: Runtime, memory: MCController, rows: torch.Tensor, progress: float) -> float:
-    """Seconds that the spans of a micro-batch of `rows` cost: as many as it opens, around nothing."""
+    """Seconds of overhead of the spans of a micro-batch: as many as it opens, around nothing."""
     real, opened = memory.spans, []
     memory.spans = lambda name: (opened.append(name), untimed(name))[1]
     memory(rows[:, :-1], rows[:, 1:], progress)
@@ -172,7 +172,7 @@ def timed(runtime: Runtime, what: Callable[[], object]) -> float:
 
 
 def round_to(value: float) -> float:
-    """Four digits are more than a shared machine repeats."""
+    """Rounds to four digits, more than a shared machine reproduces."""
     return float(f"{value:.4g}")
 
 

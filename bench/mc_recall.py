@@ -1,4 +1,4 @@
-"""Does the memory recall? Key–value pairs far back, every far block a gist, or the few raw that LensNet chooses.
+"""Recall benchmark of the memory: key–value pairs far back, with every far block a gist, or a few raw as chosen by LensNet.
 
     python -m bench.mc_recall              # every setting, two at a time, one thread each
     python -m bench.mc_recall --only hard  # those of one task
@@ -40,12 +40,12 @@ HARD = (
     "--mc-horizon=32",
     "--mc-train-wc-length=65",
 )
-# Every far block a gist: narrow variants soon, and nothing for LensNet to choose.
+# Every far block is a gist: narrow variants early, and nothing for LensNet to choose.
 GISTS = ("--mc-lens-loss-weight=0", "--mc-num-random-variants=2", "--anneal=0.15", "--head-dim=16", "--gistnet-pooling=query")
-# Three of the fourteen far blocks raw, and gists that do not hold every binding, so that it matters which.
+# Three of the fourteen far blocks are raw, and gists cannot hold every binding, so the choice matters.
 FOCUS = ("--task=focus", "--steps=700", "--batch=16", "--allocator-recent-tokens=32", "--mc-horizon=32", "--mc-train-wc-length=171",
          "--anneal=0.02", "--gistnet-type=mean", "--mc-lens-every=1", "--mc-lens-contexts=4")  # fmt: skip
-# The longest first: the last to finish should not be one of them.
+# The longest first, so that none of them is the last to finish.
 SHORT = (("hard", "transformer", 4), ("hard", "context", 4), ("easy", "transformer", 1), ("easy", "context", 1), ("easy", "mean", 1))
 LONG = (
     *(("hard", kind, slots) for kind in ("transformer", "context", "mean") for slots in (1, 2, 4)),
@@ -59,9 +59,9 @@ COLUMNS = ("task", "gistnet_type", "gist_slots", "full_accuracy", "gist_accuracy
 class MCRecall:
     """Train and measure the memory on rows that test recall; the last line is JSON."""
 
-    only: Literal["all", "easy", "hard", "focus"] = flag("all", "which task")
-    table: Literal["short", "long"] = flag("short", "which types of gists and slots: the main ones, or all")
-    workers: int = flag(2, "settings that are trained at a time, a thread each", unit="processes")
+    only: Literal["all", "easy", "hard", "focus"] = flag("all", "task to run")
+    table: Literal["short", "long"] = flag("short", "types of gists and slots: short = the main ones, long = all")
+    workers: int = flag(2, "settings trained at a time, with one thread each", unit="processes")
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -82,14 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def settings(table: str) -> list[tuple[str, ...]]:
-    """The flags of each worker."""
+    """Flags of each worker."""
     tasks = {"easy": EASY, "hard": HARD}
     kinds = SHORT if table == "short" else LONG
     return [FOCUS, *((*tasks[task], *GISTS, f"--gistnet-type={kind}", f"--gist-slots={slots}") for task, kind, slots in kinds)]
 
 
 def train(setting: tuple[str, ...]) -> dict[str, Any]:
-    """Runs a worker to its end, passing on what it prints; returns what it measured."""
+    """Runs a worker, forwarding its output; returns its measurements."""
     command = [sys.executable, "-m", "bench.recall_worker", *COMMON, *setting]
     last, label = "", " ".join(flag.removeprefix("--") for flag in setting if flag.startswith(("--task", "--gist")))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
@@ -98,12 +98,12 @@ def train(setting: tuple[str, ...]) -> dict[str, Any]:
             if not line.startswith("{"):
                 print(f"[{label}] {line.rstrip()}", flush=True)
     if process.returncode:
-        raise UserError(f"{' '.join(command[1:])} ended with {process.returncode}; what it printed is above")
+        raise UserError(f"{' '.join(command[1:])} ended with {process.returncode}; its output is above")
     return json.loads(last)
 
 
 def summary(results: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The figures of the last line: the least full accuracy, the best gists of each task, and those of the focus task."""
+    """Figures of the last line: the least full accuracy, the best gists of each task, and those of the focus task."""
     out = {"full_accuracy": min(result["full_accuracy"] for result in results)}
     for task in ("easy", "hard"):
         found = [result["gist_accuracy"] for result in results if result["task"] == task]

@@ -1,14 +1,13 @@
-"""What a memory is worth on real text: where far context pays, and how much of that gists and focus keep.
+"""Worth of a memory on real text: the gain from far context, and the share of it that gists and focus recover.
 
-    python -m bench.mc_text                     three stages after each other:
+    python -m bench.mc_text                     all three stages:
     python -m bench.mc_text --stage corpus      long documents, and a tokenizer trained on them
-    python -m bench.mc_text --stage survey      a model without a memory: what the far context gives
-    python -m bench.mc_text --stage memory      memories of each kind in that setting: what they keep of it
+    python -m bench.mc_text --stage survey      a model without a memory: the gain from far context
+    python -m bench.mc_text --stage memory      memories of each kind in that setting: the share they recover
 
-A call stops by itself after `--minutes`, and the same command goes on from there. Models are trained by `scripts.base_train`, those
-with a memory from the survey's model on, which stays as it is unless `--memory-flags` say otherwise, or from scratch
-(`--memory-tokens 0`). Everything is measured on rows that lie within one held-out document. Their losses are paired, and their
-standard errors take rows of one document for one drawing.
+A call stops after `--minutes`, and the same command continues it. Models are trained by `scripts.base_train`, those with a memory
+from the survey's model on, which stays frozen unless `--memory-flags` change that, or from scratch (`--memory-tokens 0`). All
+measurements are on rows within one held-out document. Losses are paired, and standard errors are clustered by document.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Losses = dict[str, Tensor]  # fp32 [N] by condition
 
 
 def survey_stage(bench: Bench) -> dict[str, Any]:
-    """Trains without a memory and measures what the context before a window gives."""
+    """Trains without a memory and measures the gain from the context before a window."""
     config = bench.config
     tag = config.tag if config.stage == "survey" else config.surveyed
     if not bench.train(tag, config.steps):
@@ -77,7 +76,7 @@ def survey(
 ) -> tuple[list[float], dict[tuple[int, int], Losses]] | None:
     """(mean loss in each part of the rows; by horizon and window the rows' losses with the full context and with the window).
 
-    None where `late()` became true on the way.
+    None if the time ran out.
     """
     device, losses, positions = model.wte.weight.device, {}, []
     for tokens, targets in batches:
@@ -98,11 +97,11 @@ def survey(
 
 
 def memory_stage(bench: Bench) -> dict[str, Any]:
-    """Trains a memory of each kind, as far as the time goes, and measures those that are done."""
+    """Trains a memory of each kind while there is time, and measures the finished ones."""
     config, memories = bench.config, []
     start_with = f"--init-from={config.surveyed}"
     if config.memory_tokens and config.steps not in CheckpointStore(base_dir() / "base_checkpoints" / config.surveyed).steps():
-        raise UserError(f"there is no finished model {config.surveyed} to start from; run --stage survey with the same flags first")
+        raise UserError(f"no finished model {config.surveyed} to start from; run --stage survey with the same flags first")
     kinds = [(gist, slots) for gist in config.types.split(",") for slots in numbers(config.slots)]
     for gist, slots in kinds:
         tag = f"{config.tag}-{gist}{slots}" + (f"-from{config.memory_steps}" if config.memory_tokens else "")
@@ -123,7 +122,7 @@ def memory_stage(bench: Bench) -> dict[str, Any]:
 
 
 def measure_memory(bench: Bench, tag: str) -> dict[str, Any] | None:
-    """ΔNLL and recovery of each layout at each horizon; None where the time was up before."""
+    """ΔNLL and recovery of each layout at each horizon; None if the time ran out."""
     config, runtime = bench.config, start(RuntimeFlags(compile=False))
     controller, tokenizer, *_ = load_controller("base", tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
     rows, documents = bench.held_out(tokenizer)
@@ -137,7 +136,7 @@ def measure_memory(bench: Bench, tag: str) -> dict[str, Any] | None:
 
 
 def _figures(name: str, estimate: Estimate) -> dict[str, float | None]:
-    """A figure and its standard error; None where there is none."""
+    """A figure and its standard error, None if undefined."""
     return {name: _number(estimate.value), f"{name}_error": _number(estimate.error)}
 
 
@@ -161,7 +160,7 @@ def _at_horizon(horizon: int, entries: int, compared: PairedComparison) -> dict[
 
 
 def print_memory(memory: dict[str, Any]) -> None:
-    """A table of one memory's figures."""
+    """Prints a table of one memory's figures."""
     print(f"{memory['gistnet_type']} gists, {memory['gist_slots']} slots, {memory['recent']} recent tokens raw")
     for at in memory["horizons"]:
         print(f"  H {at['horizon']}, {at['entries']} entries, full context {at['nll_full']:.4f} nats", end="")
@@ -176,7 +175,7 @@ def _shown(figures: dict[str, Any], name: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a stage as far as the time goes, prints what was measured and one line of JSON."""
+    """Runs stages while there is time, and prints the measurements and one line of JSON."""
     config = flags.parse(McText, argv)
     bench = Bench(config, config.home(), time.monotonic() + 60 * config.minutes)
     ensure_dir(bench.home)
@@ -186,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
         if config.stage in ("all", name) and result["finished"]:
             result |= stage(bench)
     if not result["finished"]:
-        print("not finished: the same command goes on from here", flush=True)
+        print("not finished: the same command continues from here", flush=True)
     print(json.dumps(result, allow_nan=False))
     return 0
 

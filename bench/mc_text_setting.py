@@ -1,4 +1,4 @@
-"""The setting of `bench.mc_text`: its flags, its corpus, its training processes and the held-out rows."""
+"""Setting of `bench.mc_text`: flags, corpus, training processes and held-out rows."""
 
 from __future__ import annotations
 
@@ -40,36 +40,32 @@ JUDGED = 32  # tokens after a decision point of training: a session chooses anew
 
 @dataclass
 class McText:
-    """Measure on long documents what far context gives, and what a memory keeps of it."""
+    """Measure the gain from far context on long documents, and the share of it that a memory recovers."""
 
     stage: Literal["all", "corpus", "survey", "memory"] = flag("all", "corpus, then survey, then memory; or one of them")
-    folder: str = flag("", "where corpus, tokenizer and checkpoints are kept; empty = mc_text in the base folder")
+    folder: str = flag("", "folder of corpus, tokenizer and checkpoints; empty = mc_text in the base folder")
     roots: str = flag("", f"folders of packages to read, separated by {os.pathsep!r}; empty = those of this Python")
-    minutes: float = flag(9.0, "stop after so long; the same command goes on from there", unit="minutes")
-    vocab_size: int = flag(8192, "size of the vocabulary", unit="tokens")
-    depth: int = flag(4, "layers", unit="layers")
+    minutes: float = flag(9.0, "time limit; the same command continues from there", unit="minutes")
+    vocab_size: int = flag(8192, "vocabulary size", unit="tokens")
+    depth: int = flag(4, "number of layers", unit="layers")
     aspect_ratio: int = flag(64, "width = depth × aspect ratio", unit="channels per layer")
     head_dim: int = flag(64, "size of an attention head", unit="channels")
-    max_seq_len: int = flag(2048, "tokens in a row: T", unit="tokens")
+    max_seq_len: int = flag(2048, "length of a row: T", unit="tokens")
     train_tokens: int = flag(8_000_000, "tokens to train on, rounded to steps", unit="tokens")
-    memory_tokens: int = flag(1_600_000, "memory: tokens to train each on, from the survey's model on; 0 = from scratch, as many as that")
+    memory_tokens: int = flag(1_600_000, "memory: tokens to train each on, from the survey's model; 0 = from scratch, as many as that")
     total_batch_size: int = flag(8192, "tokens per step", unit="tokens")
-    device_batch_size: int = flag(4, "rows in a micro-batch, and in a forward when measuring", unit="rows")
-    packing: Literal["stream", "bestfit"] = flag(
-        "bestfit", "rows of training run on through the documents, or are cut from them and shuffled"
-    )
+    device_batch_size: int = flag(4, "rows per micro-batch, in training and measuring", unit="rows")
+    packing: Literal["stream", "bestfit"] = flag("bestfit", "training rows run across documents, or are cut from them and shuffled")
     train_flags: str = flag(RATES, "further flags for base_train, separated by spaces; give them a --label")
-    memory_flags: str = flag(FROZEN, "memory: more of them, which come after the former")
-    label: str = flag(
-        "", "added to the names of what the stage trains, to keep variations apart; memories start from the survey without one"
-    )
+    memory_flags: str = flag(FROZEN, "memory: further flags, after those")
+    label: str = flag("", "suffix of the stage's model tags, to keep variations apart; memories start from the survey without one")
     eval_rows: int = flag(256, "held-out rows to measure on", unit="rows")
-    horizons: str = flag("32,128,512", "tokens to predict behind a Working Context", unit="tokens")
+    horizons: str = flag("32,128,512", "tokens to predict after a Working Context", unit="tokens")
     windows: str = flag("", "survey: windows to compare with the full context; empty = 256 and T/4", unit="tokens")
     recent: int = flag(256, "memory: tokens before the decision point that stay raw", unit="tokens")
     types: str = flag("transformer,context", f"memory: types of gists, of {', '.join(TYPES)}")
     slots: str = flag("1,2,4", "memory: vectors of a gist", unit="vectors")
-    passes: int = flag(1, "memory: times that LensNet looks before its layout stands")
+    passes: int = flag(1, "memory: refocus iterations of LensNet")
 
     def __post_init__(self) -> None:
         for name in ("minutes", "train_tokens", "eval_rows", "total_batch_size", "device_batch_size", "max_seq_len", "passes"):
@@ -92,10 +88,10 @@ class McText:
             )
         for root in self.search:
             if not root.is_dir():
-                raise ValueError(f"roots: {root} is no folder")
+                raise ValueError(f"invalid roots: {root} is not a folder")
 
     def home(self) -> Path:
-        """The artefact folder of this bench, as long as `NANOCHAT_BASE_DIR` is the user's."""
+        """Base folder of this bench, while `NANOCHAT_BASE_DIR` is the user's."""
         return Path(self.folder).expanduser().resolve() if self.folder else base_dir() / "mc_text"
 
     @property
@@ -110,12 +106,12 @@ class McText:
 
     @property
     def steps(self) -> int:
-        """Of training."""
+        """Training steps."""
         return max(1, round(self.train_tokens / self.total_batch_size))
 
     @property
     def memory_steps(self) -> int:
-        """Of training with a memory."""
+        """Training steps with a memory."""
         return max(1, round(self.memory_tokens / self.total_batch_size)) if self.memory_tokens else self.steps
 
     @property
@@ -125,11 +121,11 @@ class McText:
 
     @property
     def tag(self) -> str:
-        """Beginning of the names of what the stage trains."""
+        """Prefix of the stage's model tags."""
         return self.surveyed + (f"-{self.label}" if self.label else "")
 
     def setting(self) -> dict[str, Any]:
-        """What was trained, for the record."""
+        """Setting of the training, for the record."""
         keys = ("depth", "aspect_ratio", "head_dim", "max_seq_len", "vocab_size", "packing", "total_batch_size", "train_flags")
         keys += ("memory_flags",) if self.stage in ("all", "memory") else ()
         return {key: getattr(self, key) for key in keys} | {"steps": self.steps, "tokens": self.steps * self.total_batch_size}
@@ -141,7 +137,7 @@ def numbers(text: str) -> list[int]:
 
 @dataclass
 class Bench:
-    """A call: its configuration, its artefact folder, and when it has to stop by the monotonic clock."""
+    """Call with its configuration, its base folder, and its deadline by the monotonic clock."""
 
     config: McText
     home: Path
@@ -153,11 +149,11 @@ class Bench:
         return self.home / "corpus"
 
     def late(self) -> bool:
-        """Whether the time is up."""
+        """True if the time is up."""
         return time.monotonic() > self.deadline
 
     def train(self, tag: str, steps: int, *memory: str) -> bool:
-        """Trains until the run is finished or the time is up; whether it is finished. Raises `UserError` where it failed."""
+        """Trains until the run is finished (True) or the time is up (False). Raises `UserError` if it failed."""
         config, stored = self.config, f"{tag}-mc" if memory else tag
         if steps in CheckpointStore(base_dir() / "base_checkpoints" / stored).steps():
             return True
@@ -193,7 +189,7 @@ class Bench:
         return steps in CheckpointStore(base_dir() / "base_checkpoints" / stored).steps()
 
     def held_out(self, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
-        """(rows int64 [N,T+1], the number of each one's document int64 [N]) of the validation documents."""
+        """Rows int64 [N,T+1] of the validation documents, and the index of each one's document int64 [N]."""
         shards = open_tokens(open_source(str(self.corpus)), tokenizer, "val")
         rows, documents = rows_within_documents(shards, self.config.max_seq_len, self.config.eval_rows)
         print(
@@ -208,9 +204,9 @@ class Bench:
 
 
 def rows_within_documents(shards: TokenCache, seq_len: int, limit: int) -> tuple[Tensor, Tensor]:
-    """Up to `limit` rows int64 [N,T+1] that lie within one document, evenly over all of them, and their documents' numbers [N].
+    """Up to `limit` rows int64 [N,T+1], each within one document, spread evenly over all of them, and their documents' indices [N].
 
-    Raises `UserError` where no document is that long.
+    Raises `UserError` if no document is long enough.
     """
     places: list[tuple[int, int, int]] = []  # shard, first token, document
     document = 0
@@ -226,7 +222,7 @@ def rows_within_documents(shards: TokenCache, seq_len: int, limit: int) -> tuple
 
 
 def corpus_stage(bench: Bench) -> dict[str, Any]:
-    """Collects the documents, trains the tokenizer and tokenizes, each unless it is there."""
+    """Collects the documents, trains the tokenizer and tokenizes, unless done before."""
     config = bench.config
     figures = write_corpus(bench.corpus, config.search)
     source = open_source(str(bench.corpus))

@@ -1,7 +1,7 @@
-"""What base_train is said to need of a CPU's memory against what it takes: `python -m bench.memory_estimate`.
+"""Accuracy of the estimate of base_train's CPU memory: `python -m bench.memory_estimate`.
 
-Each shape is trained for a few steps in a process of its own; the most that was ever resident is its measurement. `--quick` leaves
-out what is compiled and the larger shapes. The last line is JSON: every shape, and the largest error.
+Each shape is trained for a few steps in a process of its own, whose peak resident memory is measured. `--quick` skips compiled and
+larger shapes. The last line is JSON: every shape, and the largest error.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def try_out(number: int, depth: int, T: int, batch: int, more: tuple[str, ...], surroundings: dict[str, str]) -> dict[str, Any]:
-    """Trains one shape; flags, predicted and measured MiB, and the error as a share of the measured."""
+    """Trains one shape; returns flags, predicted and measured MiB, and the error relative to the measured."""
     sizes = (f"--depth={depth}", f"--max-seq-len={T}", f"--device-batch-size={batch}", f"--total-batch-size={2 * T * batch}")
     argv = [*sizes, "--head-dim=64", *more]
     predicted = look_ahead(parse(EstimateMemory, [*argv, *QUIET, f"--vocab-size={VOCABULARY}"])).at(batch)
@@ -77,7 +77,7 @@ def try_out(number: int, depth: int, T: int, batch: int, more: tuple[str, ...], 
 
 
 def run(module: str, argv: list[str], surroundings: dict[str, str]) -> None:
-    """Runs a script; what it printed is shown where it failed."""
+    """Runs a script, and shows its output if it failed."""
     done = subprocess.run([sys.executable, "-m", module, *argv], env=surroundings, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{module} {' '.join(argv)} failed:\n{done.stdout}{done.stderr}")

@@ -1,4 +1,4 @@
-"""Rows that test recall: keys and their values among filler, and later the keys again, whose values are to be told.
+"""Rows that test recall: keys and values among filler, and later the keys again, whose values must be predicted.
 
 Multi-query associative recall (HazyResearch/zoology, arXiv 2312.04927). Shapes: `B` rows, `T` tokens. Token numbers: keys
 first, then values, then filler. A pair is a key and, right after it, its value.
@@ -17,9 +17,9 @@ FILLER = 32  # kinds of it
 
 @dataclass(frozen=True)
 class Task:
-    """Rows of `length` tokens: `pairs` pairs before the last `tail` tokens, in which they are asked for.
+    """Rows of `length` tokens: `pairs` pairs before the last `tail` tokens, which ask for them.
 
-    With `named` keys, only as many are asked for, in the second half of the tail; the first half names them.
+    With `named` keys, only so many are asked for, in the second half of the tail; the first half names them.
     """
 
     length: int
@@ -32,12 +32,12 @@ class Task:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens there are."""
+        """Number of different tokens."""
         return self.keys + self.values + FILLER
 
     @property
     def blocks(self) -> int:
-        """Blocks before the tail."""
+        """Number of blocks before the tail."""
         return (self.length - self.tail) // self.block_size
 
 
@@ -48,7 +48,7 @@ FOCUS = Task(512, 16, 64, 64, 64, 32, named=2)
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows and what is asked of them."""
+    """Rows with their queries."""
 
     tokens: np.ndarray  # int64 [B, T+1]
     asked: np.ndarray  # int64 [B,Q], places of the keys that are asked for; the value is the next token
@@ -56,7 +56,7 @@ class Rows:
 
     @property
     def targets(self) -> np.ndarray:
-        """int64 [B,T]: the values that are asked for, all else ignored."""
+        """int64 [B,T]: the values that are asked for, everything else ignored."""
         targets = np.full((len(self.tokens), self.tokens.shape[1] - 1), IGNORE)
         rows = np.arange(len(targets))[:, None]
         targets[rows, self.asked] = self.tokens[rows, self.asked + 1]
@@ -64,7 +64,7 @@ class Rows:
 
 
 def make_rows(task: Task, count: int, seed: tuple[int, ...]) -> Rows:
-    """`count` rows, the same for the same seed."""
+    """`count` rows, a function of the seed."""
     random = np.random.default_rng(seed)
     far, row = task.length - task.tail, np.arange(count)[:, None]
     tokens = random.integers(task.keys + task.values, task.vocab_size, (count, task.length + 1))

@@ -1,4 +1,4 @@
-"""Training on rows that test recall: what the recall benches share.
+"""Training on rows that test recall, shared by the recall benchmarks.
 
 Shapes: `B` rows, `T` tokens.
 """
@@ -35,7 +35,7 @@ DEPTH, WIDTH_PER_LAYER = 3, 42  # layers, rounded up to 128 channels
 
 @dataclass(frozen=True)
 class RecallRows(Loader):
-    """What the trainer reads rows of `task` from, the first `early_rows` of them those of `early`."""
+    """Loader of rows of `task`, of which the first `early_rows` are of `early`."""
 
     task: Task
     seed: int
@@ -44,7 +44,7 @@ class RecallRows(Loader):
 
     @property
     def seq_len(self) -> int:
-        """T."""
+        """Tokens per row: T."""
         return self.task.length
 
     def rows(self, a: int, b: int) -> np.ndarray:
@@ -53,12 +53,12 @@ class RecallRows(Loader):
         return make_rows(task, b - a, (self.seed, 0, a)).tokens.astype(np.int32)
 
     def epoch_of(self, row: int) -> int:
-        """No row comes twice."""
+        """Always 0, as no row repeats."""
         return 0
 
 
 class RecallController(MCController):
-    """Asks for the values of the keys in the tail and for nothing else. Variants are at their narrowest after `anneal` of the run."""
+    """Controller trained on the values of the keys in the tail only. Variants are narrowest after `anneal` of the run."""
 
     def __init__(self, model: GPT, config: MCConfig, task: Task, seed: int, anneal: float) -> None:
         super().__init__(model, config, task.length, seed)
@@ -74,7 +74,7 @@ class RecallController(MCController):
 
 
 def new_model(task: Task, head_dim: int, seed: int, runtime: Runtime) -> GPT:
-    """A model of 3 layers and 128 channels for rows of `task`."""
+    """Model of 3 layers and 128 channels for rows of `task`."""
     size = {
         "depth": DEPTH,
         "aspect_ratio": WIDTH_PER_LAYER,
@@ -97,7 +97,7 @@ def train(
     show: Callable[[Trainer], None],
     show_every: int,
 ) -> None:
-    """Trains for `steps` of `batch` rows at `lr` times the nominal rates, calling `show` every so many steps (−1: never)."""
+    """Trains for `steps` of `batch` rows at `lr` times the nominal learning rates, calling `show` every so many steps (−1: never)."""
     plan = TrainPlan(batch * loader.seq_len, steps, lr, 0.0)
 
     def measure(run: Trainer) -> dict:

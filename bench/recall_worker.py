@@ -1,4 +1,4 @@
-"""Trains one setting of the recall bench and measures it on fresh rows; the last line is JSON. `bench.mc_recall` starts it."""
+"""Worker of `bench.mc_recall`: trains one setting and measures it on fresh rows; the last line is JSON."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from nanochat.train.trainer import Trainer
 TASKS = {"easy": recall_rows.EASY, "hard": recall_rows.HARD, "focus": recall_rows.FOCUS}
 MEASURED = 512  # fresh rows
 AT_ONCE = 64  # of them
-FRESH, SHOWN = 1, 2  # streams of rows beside that of training, 0: to measure at the end, to look at on the way
+FRESH, SHOWN = 1, 2  # streams of rows for the final and the intermediate measurements; training has stream 0
 
 
 @dataclass
 class RecallWorker:
     """Train one setting of the recall bench and measure it."""
 
-    task: Literal["easy", "hard", "focus"] = flag("easy", "which rows")
+    task: Literal["easy", "hard", "focus"] = flag("easy", "task to train on")
     steps: int = flag(600, "training steps", unit="steps")
-    batch: int = flag(32, "rows in a step", unit="rows")
-    lr: float = flag(0.7, "multiplies the nominal rates", unit="×")
+    batch: int = flag(32, "rows per step", unit="rows")
+    lr: float = flag(0.7, "factor on the nominal learning rates", unit="×")
     head_dim: int = flag(32, "size of the model's attention heads", unit="channels")
-    seed: int = flag(0, "of weights, rows and layouts")
-    learn_recall: float = flag(0.4, "task focus: share of the steps, at the beginning, that train on rows where every key is asked for")
-    anneal: float = flag(0.5, "share of the steps after which variants are as narrow as they get", unit="of the run")
-    show_every: int = flag(50, "steps between looks at the accuracy; -1 = none", unit="steps")
+    seed: int = flag(0, "seed of weights, rows and layouts")
+    learn_recall: float = flag(0.4, "task focus: share of the steps, at the start, on rows that ask for every key")
+    anneal: float = flag(0.5, "share of the steps after which variants are narrowest", unit="of the run")
+    show_every: int = flag(50, "steps between measurements of the accuracy; -1 = none", unit="steps")
     mc: MCConfig = part(MCConfig)
 
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     controller = RecallController(model, config.mc, task, config.seed, config.anneal).init_weights(
         torch.Generator().manual_seed(config.seed + 1)
     )
-    # Rows with another aim come first where the task is focus.
+    # The focus task starts with rows of another kind.
     early = int(config.learn_recall * config.steps * config.batch) if task.named else 0
     loader = RecallRows(task, config.seed, recall_rows.HARD, early)
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @torch.no_grad()
 def measure(controller: MCController, task: Task, rows: Rows) -> dict[str, float]:
-    """Accuracies on `rows` by what the model sees: everything, every far block a gist, and for focus a quarter of them raw."""
+    """Accuracies on `rows` with the full context, with every far block a gist, and for focus with a quarter of them raw."""
     parts = (rows.tokens, rows.asked, rows.where)
     chunks = [_measure(controller, task, Rows(*(part[i : i + AT_ONCE] for part in parts))) for i in range(0, len(rows.tokens), AT_ONCE)]
     return {name: sum(chunk[name] for chunk in chunks) / len(chunks) for name in chunks[0]}
@@ -112,7 +112,7 @@ def _measure(controller: MCController, task: Task, rows: Rows) -> dict[str, floa
 
 
 def _quarter(controller: MCController, task: Task) -> Probe:
-    """The budget at which a quarter of the far blocks, rounded down, stays raw."""
+    """Budget at which a quarter of the far blocks, rounded down, stays raw."""
     plan, K = controller.plan, task.block_size
     raw = task.blocks // 4
     before = task.length - plan.horizon - task.blocks * K

@@ -1,9 +1,8 @@
-"""How training stands up to kills and stop signals: `python -m bench.resume_crash`.
+"""Kill and stop test of training: `python -m bench.resume_crash`.
 
-A tiny base model is trained again and again by real processes that get SIGKILL at a random point, or SIGTERM in the midst of
-starting, warming up, training, evaluating, saving or sampling. Each is then run to its end and compared with a run that
-nothing interrupted: weights, optimizer state, random generators and metrics must be equal bit for bit. The last line is JSON;
-`ok`, and the exit code, say whether all were.
+A tiny base model is trained repeatedly by real processes that get SIGKILL at a random point, or SIGTERM while starting, warming
+up, training, evaluating, saving or sampling. Each run is then finished and compared with an uninterrupted one: weights, optimizer
+state, random generators and metrics must be bit-identical. The last line is JSON; `ok` and the exit code are the verdict.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ LAST_SIGNAL = STEPS - SAVE  # later a run could end before the signal comes
 
 @dataclass
 class ResumeCrash:
-    """Kill and stop training processes; each must go on as if nothing had happened."""
+    """Kill and stop training processes; each must continue as if nothing had happened."""
 
-    kills: int = flag(20, "processes that get SIGKILL", unit="processes")
-    stops: int = flag(50, "processes that get SIGTERM", unit="processes")
+    kills: int = flag(20, "number of processes that get SIGKILL", unit="processes")
+    stops: int = flag(50, "number of processes that get SIGTERM", unit="processes")
     dtype: Literal["fp32", "bf16", "fp16"] = flag("fp32", "compute dtype")
     seed: int = flag(0, "seed of the random moments")
 
@@ -56,16 +55,16 @@ class Lab:
     rng: random.Random
 
     def home(self) -> Home:
-        """An empty artefact folder; the one before is deleted."""
+        """Empty base folder; the previous one is deleted."""
         shutil.rmtree(self.folder, ignore_errors=True)
         return new_home(self.folder, self.whole.corpus, self.whole.warm)
 
     def start(self, home: Home) -> Process:
-        """The run."""
+        """Starts a run."""
         return home.start(*FLAGS, environment=self.environment)
 
     def goes_on_exactly(self, home: Home) -> bool:
-        """Runs to the end; whether everything is as in the whole run."""
+        """Finishes the run; True if everything is as in the whole run."""
         process = self.start(home)
         if process.wait() != 0:
             print(f"the continued run ended with {process.code}: {process.stderr}", flush=True)
@@ -73,7 +72,7 @@ class Lab:
         return home.figures() == self.whole.figures() and home.tensors(STEPS) == self.whole.tensors(STEPS)
 
     def kill(self, number: int, of: int) -> bool:
-        """Kills a run a random moment after a step is logged, the steps being spread over the run; whether it goes on exactly."""
+        """Kills a run at a random moment after a step, with the steps spread over the run; True if it continues exactly."""
         home = self.home()
         process = self.start(home)
         step = 1 + number * LAST_SIGNAL // of
@@ -84,7 +83,7 @@ class Lab:
         return self.goes_on_exactly(home)
 
     def stop(self, moment: Callable[[Home, random.Random], Callable[[Process], bool]]) -> tuple[bool, bool, float]:
-        """Stops a run at `moment`: whether it was saved and said so, whether it goes on exactly, and the seconds it took to stop."""
+        """Stops a run at `moment`: whether it saved and reported that, whether it continues exactly, and the seconds to stop."""
         home = self.home()
         process = self.start(home)
         reached = moment(home, self.rng)
@@ -104,7 +103,7 @@ def start_up(home: Home, rng: random.Random) -> Callable[[Process], bool]:
 
 
 def warm_up(home: Home, rng: random.Random) -> Callable[[Process], bool]:
-    """While the rates rise."""
+    """While the learning rates rise."""
     step = rng.randrange(1, WARMUP)
     return lambda process: home.logged(step)
 
@@ -122,13 +121,13 @@ def evaluation(home: Home, rng: random.Random) -> Callable[[Process], bool]:
 
 
 def save(home: Home, rng: random.Random) -> Callable[[Process], bool]:
-    """While a checkpoint is written. Where its moment is missed, at the next step."""
+    """While a checkpoint is written, or at the next step if that moment is missed."""
     step = rng.randrange(SAVE, LAST_SIGNAL, SAVE)
     return lambda process: home.logged(step - 1) and (any(home.checkpoints.glob(".step_*.tmp")) or step in home.saved_steps())
 
 
 def sample(home: Home, rng: random.Random) -> Callable[[Process], bool]:
-    """After an evaluation, where the model writes."""
+    """After an evaluation, while the model samples."""
     step = rng.randrange(EVALUATE, LAST_SIGNAL, EVALUATE)
     return lambda process: home.logged(step, "val/bpb")
 

@@ -1,8 +1,8 @@
-"""How a session stands up to kills in the midst of reading, decoding and refocusing: `python -m bench.session_crash`.
+"""Kill test of sessions while reading, decoding and refocusing: `python -m bench.session_crash`.
 
-A process goes on with a session on disk, prompts and single tokens through a cache, and is killed at random moments. Each time the
-session is opened again it must be legal, hold every block that was committed, and hold the gists that its tokens have. The last line
-is JSON; `ok` and the exit code say whether all held. `bench.session_files` does the same to the files alone, and damages them.
+A process continues a session on disk, with prompts and single tokens through a cache, and is killed at random moments. Every
+reopened session must be legal, have every committed block, and have the gists of its tokens. The last line is JSON; `ok` and the
+exit code are the verdict. `bench.session_files` does the same to the files alone, and damages them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _REPORT = struct.Struct("<qq")  # number of the session, its tokens in the tree
 
 @dataclass
 class SessionCrash:
-    """Kill a process that reads and writes with a session; no committed block may be lost, no layout illegal."""
+    """Kill a process that reads and decodes with a session; no committed block may be lost, no layout illegal."""
 
     kills: int = flag(200, "random kills", unit="processes")
     seed: int = flag(0, "seed of the random choices")
@@ -55,7 +55,7 @@ class SessionCrash:
 
 
 def make_store(root: Path) -> SessionStore:
-    """Sessions of a small memory whose every network has random weights."""
+    """Session store of a small memory with random weights."""
     model = GPT(SHAPE).init_weights(torch.Generator().manual_seed(0))
     controller = MCController(model, MEMORY, SHAPE.max_seq_len).init_weights(torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
@@ -67,12 +67,12 @@ def make_store(root: Path) -> SessionStore:
 
 
 def history() -> Tensor:
-    """What every session holds the beginning of."""
+    """Tokens of which every session has the beginning."""
     return torch.randint(SHAPE.vocab_size, (LONGEST + 1000,), generator=torch.Generator().manual_seed(3))
 
 
 def go_on(store: SessionStore, tokens: Tensor, seed: int) -> Callable[[int], None]:
-    """What the process that is killed does."""
+    """Body of the process that is killed."""
 
     def body(pipe: int) -> None:
         rng = random.Random(seed)
@@ -98,7 +98,7 @@ def go_on(store: SessionStore, tokens: Tensor, seed: int) -> Callable[[int], Non
 
 
 def after_kill(store: SessionStore, tokens: Tensor, reports: dict[int, int]) -> dict[str, int]:
-    """Opens all sessions and compares them with the `reports`; the newest one is left to go on with."""
+    """Opens all sessions and compares them with the `reports`; the newest one is left to be continued."""
     infos = sorted(store.list(), key=lambda info: int(info.name))
     found = {
         "sessions": len(infos),
@@ -128,7 +128,7 @@ def after_kill(store: SessionStore, tokens: Tensor, reports: dict[int, int]) -> 
 
 @torch.no_grad()
 def _holds(session: MCSession, tokens: Tensor) -> bool:
-    """Whether its tokens are the beginning of `tokens`, and its gists those that these tokens have."""
+    """True if its tokens are the beginning of `tokens`, and its gists those of these tokens."""
     tree, controller = session.tree, session.controller
     length, geometry = tree.length, tree.spec.geometry
     if not torch.equal(tree.tokens(0, length), tokens[:length]):
@@ -145,7 +145,7 @@ def _holds(session: MCSession, tokens: Tensor) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Kills, opens, compares; returns the exit code."""
+    """Kills, reopens and compares; returns the exit code."""
     config = parse(SessionCrash, argv)
     torch.set_num_threads(1)
     rng, tokens = random.Random(config.seed), history()

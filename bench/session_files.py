@@ -1,8 +1,8 @@
-"""How sessions on disk stand up to kills and to damaged files: `python -m bench.session_files`.
+"""Kill and damage test of sessions on disk: `python -m bench.session_files`.
 
-A process appends, saves and forks, and is killed at random moments; every reopened session must hold, bit for bit, at least
-each block whose append had returned. Then files are truncated and bytes flipped at random: opening must say so and name the
-token, and repairing must keep all that lies before it. The last line is JSON; `ok` and the exit code say whether all held.
+A process appends, saves and forks, and is killed at random moments; every reopened session must have, bit for bit, at least each
+block whose append had returned. Then files are truncated and bytes flipped at random: opening must report it and name the token,
+and repairing must keep everything before it. The last line is JSON; `ok` and the exit code are the verdict.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SessionFiles:
 
 
 class World:
-    """All that the sessions of a spec may hold, drawn once: what they do hold is its beginning."""
+    """Random contents of which every session of a spec has the beginning."""
 
     def __init__(self, spec: TreeSpec, length: int, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -71,7 +71,7 @@ class World:
         self.values = [draw(level, spec.value_width) for level in spec.value_levels]
 
     def append(self, tree: DiskTree, size: int) -> None:
-        """The next `size` tokens and what they complete."""
+        """Appends the next `size` tokens and the nodes they complete."""
         begin, spans = tree.length, [self.spec.geometry.span(level) for level in range(1, self.spec.max_lod + 1)]
         end = begin + size
         gists = [rows[begin // span : end // span] for rows, span in zip(self.gists, spans, strict=True)]
@@ -80,7 +80,7 @@ class World:
         tree.append(self.tokens[begin:end], gists, values)
 
     def is_in(self, tree: DiskTree) -> bool:
-        """Whether every bit of `tree` is that of the beginning of this."""
+        """True if `tree` is, bit for bit, a beginning of this."""
         same = torch.equal(tree.tokens(0, tree.length), self.tokens[: tree.length])
         for level, rows in enumerate(self.gists, 1):
             nodes = tree.nodes(level)
@@ -97,7 +97,7 @@ def _bits(rows: Tensor) -> Tensor:
 
 
 def die_while_writing(rng: random.Random) -> None:
-    """Makes this process kill itself in one of its next writes to files, of which any part may be done."""
+    """Makes this process kill itself in one of its next writes to files, after any part of it."""
     write, left = os.pwrite, rng.randrange(1, 60)
 
     def pwrite(file: int, data: memoryview, offset: int) -> int:
@@ -112,9 +112,9 @@ def die_while_writing(rng: random.Random) -> None:
 
 
 def write_sessions(root: Path, world: World, seed: int, alone: bool) -> Callable[[int], None]:
-    """What the process that is killed does: appends to the newest session in `root`; half of them also save and fork it.
+    """Body of the process that is killed: appends to the newest session in `root`; half of them also save and fork it.
 
-    If `alone`, it kills itself in a write, which few kills from outside meet.
+    If `alone`, it kills itself in a write, which kills from outside rarely hit.
     """
 
     def body(pipe: int) -> None:
@@ -148,7 +148,7 @@ def write_sessions(root: Path, world: World, seed: int, alone: bool) -> Callable
 
 
 def reported(reader: int) -> dict[int, tuple[int, int]]:
-    """(tokens, saved tokens) of each session that a killed writer had, as of its last report."""
+    """(tokens, saved tokens) of each session in the last report of a killed writer."""
     with os.fdopen(reader, "rb") as pipe:
         data = pipe.read()
     whole = data[: len(data) // _REPORT.size * _REPORT.size]
@@ -156,7 +156,7 @@ def reported(reader: int) -> dict[int, tuple[int, int]]:
 
 
 def random_kills(count: int, root: Path, rng: random.Random) -> dict[str, int]:
-    """Kills a writer `count` times, each one going on with the newest session of those before it."""
+    """Kills a writer `count` times, each continuing the newest session of the previous ones."""
     totals = {"kills": count, "sessions": 0, "lost": 0, "wrong": 0, "torn": 0, "half_made": 0}
     places = [(root / str(spec.width), World(spec, length)) for spec, length in WORLD_TOKENS.items()]
     for place, world in places:
@@ -199,7 +199,7 @@ def after_kill(place: Path, world: World, reports: dict[int, tuple[int, int]]) -
 
 
 def damage(path: Path, rng: random.Random) -> None:
-    """Cuts a file short, or changes one byte of it."""
+    """Truncates a file, or changes one byte of it."""
     data = bytearray(path.read_bytes())
     place = rng.randrange(len(data))
     if rng.random() < 0.4:
@@ -210,7 +210,7 @@ def damage(path: Path, rng: random.Random) -> None:
 
 
 def random_damages(count: int, root: Path, rng: random.Random) -> dict[str, int]:
-    """Damages one file of a copy of a session, `count` times: what opens all the same, or is repaired wrongly, is silent."""
+    """Damages one file of a copy of a session, `count` times; damage that still opens, or is repaired wrongly, is silent."""
     sessions: dict[TreeSpec, World] = {}
     for spec in (TINY, VALUES):
         sessions[spec] = World(spec, WORLD_TOKENS[spec])

@@ -1,10 +1,10 @@
-"""Does a session recall what it read long ago? A small model learns to, and is asked behind histories many times its Working Context.
+"""Recall benchmark of sessions: a small model is trained to recall, and tested on histories many times its Working Context.
 
-Key–value pairs lie anywhere in the history but in its last W tokens; then two keys are named, the focus moves, and their values
-are asked for (`bench.recall_rows`). The model is trained from scratch on rows of 512 tokens and then of 2,048, and reads
-positions within its Working Context, so that a longer history is nothing new to it. Conditions, all of W entries: the last W
-tokens (`window`), the session without expansions (`gists`), with expansions by chance (`random`), as it is (`focus`). Chance is
-one in as many values as there are. The last line is JSON.
+Key–value pairs are anywhere in the history except its last W tokens; then two keys are named, the focus moves, and their values
+are asked for (`bench.recall_rows`). The model is trained from scratch on rows of 512 tokens and then of 2,048, with positions
+within its Working Context, so that longer histories are not out of distribution. Conditions, all of W entries: the last W tokens
+(`window`), the session without expansions (`gists`), with random expansions (`random`), unchanged (`focus`). Chance is one in the
+number of values. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ CONDITIONS = ("window", "gists", "random", "focus")
 class SessionRecall:
     """Train a small model to recall, and measure it through sessions."""
 
-    short_steps: int = flag(700, "steps on rows of 512 tokens, the first 40 %% of them asking for every key", unit="steps")
+    short_steps: int = flag(700, "steps on rows of 512 tokens, of which the first 40 %% ask for every key", unit="steps")
     long_steps: int = flag(400, "steps on rows of 2,048 tokens", unit="steps")
-    short_batch: int = flag(16, "rows of 512 tokens in a step", unit="rows")
-    long_batch: int = flag(4, "rows of 2,048 tokens in a step", unit="rows")
-    short_lr: float = flag(0.7, "multiplies the nominal rates on short rows", unit="×")
-    long_lr: float = flag(0.5, "multiplies them on long rows", unit="×")
+    short_batch: int = flag(16, "rows of 512 tokens per step", unit="rows")
+    long_batch: int = flag(4, "rows of 2,048 tokens per step", unit="rows")
+    short_lr: float = flag(0.7, "factor on the nominal learning rates on short rows", unit="×")
+    long_lr: float = flag(0.5, "factor on the nominal learning rates on long rows", unit="×")
     width: int = flag(512, "entries of a Working Context: W", unit="entries")
-    multiples: str = flag("2,4,8,16,32,64", "histories, in Working Contexts")
-    pairs: int = flag(64, "pairs in a history", unit="pairs")
-    rows: int = flag(100, "histories of each length", unit="histories")
+    multiples: str = flag("2,4,8,16,32,64", "lengths of histories, in Working Contexts")
+    pairs: int = flag(64, "pairs per history", unit="pairs")
+    rows: int = flag(100, "number of histories of each length", unit="histories")
     allocator: AllocatorConfig = part(AllocatorConfig)
-    show_every: int = flag(100, "steps between looks at the accuracy in training; -1 = none", unit="steps")
-    keep: str = flag("", "file of the trained weights: measured at once where it is there, else written; empty = none")
-    seed: int = flag(0, "of weights, rows and layouts")
+    show_every: int = flag(100, "steps between measurements of the accuracy in training; -1 = none", unit="steps")
+    keep: str = flag("", "file of the trained weights, loaded if it exists, else written; empty = none")
+    seed: int = flag(0, "seed of weights, rows and layouts")
 
     def __post_init__(self) -> None:
         for name in ("short_steps", "long_steps", "short_batch", "long_batch", "width", "pairs", "rows"):
@@ -73,19 +73,19 @@ class SessionRecall:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each history."""
+        """Tokens of the histories."""
         return [int(part) * self.width for part in self.multiples.split(",")]
 
 
 def memory_config(entries: int, contexts: int) -> MCConfig:
-    """A memory with one level, that reads by the entries' numbers, with variants of `entries` entries from the start."""
+    """Memory with one level, positions by entry index, and variants of `entries` entries from the start."""
     flags = {"block_size": K, "allocator_recent_tokens": TAIL // 2, "mc_horizon": TAIL // 2, "mc_train_wc_length": entries, "mc_max_lod": 1}
     flags |= {"gistnet_type": "mean", "positional_type": "local", "mc_lens_every": 1, "mc_lens_contexts": contexts}
     return parse(MCConfig, [f"--{name}={value}" for name, value in (flags | {"mc_num_random_variants": contexts}).items()])
 
 
 def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallController:
-    """The model and its memory, trained on short rows and then on longer ones, or as kept."""
+    """Model and memory, trained on short and then on longer rows, or loaded from the file of weights."""
     wide = LONG_ROWS.length - LONG_ROWS.blocks * K + RAW * K + LONG_ROWS.blocks - RAW
     longer = RecallController(new_model(LONG_ROWS, 32, config.seed, runtime), memory_config(wide, 3), LONG_ROWS, config.seed, anneal=0.001)
     kept = Path(config.keep)
@@ -121,7 +121,7 @@ def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallCont
 
 
 def histories(config: SessionRecall, length: int) -> Rows:
-    """Rows of `length` tokens whose last W tokens before the tail are filler."""
+    """Rows of `length` tokens with W tokens of filler before the tail."""
     far = length - config.width - TAIL
     rows = make_rows(Task(far + TAIL, config.pairs, 64, 64, TAIL, K, named=2), config.rows, (config.seed, 9, length))
     random = np.random.default_rng((config.seed, 10, length))
@@ -144,7 +144,7 @@ def open_session(controller: RecallController, config: SessionRecall, condition:
 
 @torch.no_grad()
 def recalled(controller: RecallController, config: SessionRecall, rows: Rows, number: int, condition: str) -> tuple[float, float]:
-    """(share of the values asked for in a row that come out right, share of their pairs that stand raw)."""
+    """(share of a row's values that are predicted correctly, share of their pairs that are raw)."""
     model: GPT = controller.model
     tokens, decision = torch.from_numpy(rows.tokens[number]), rows.tokens.shape[1] - 1 - TAIL // 2
     raw = 0.0

@@ -1,4 +1,4 @@
-"""One side of `bench.train_speed`: builds a model and an optimizer, then runs training steps as it is told.
+"""Worker of `bench.train_speed`: builds a model and an optimizer, then runs training steps on request.
 
 Reads a number of steps per line and answers each with one line of JSON: the seconds of every step. Run as a file, so that
 `import nanochat` finds the implementation in `--path`, which may be another project's.
@@ -15,7 +15,7 @@ import time
 
 
 def ours(shape: argparse.Namespace):
-    """This project's training step, with the parts that `scripts.base_train` puts together."""
+    """This project's training step, with the parts of `scripts.base_train`."""
     import torch
 
     from nanochat.model.gpt import GPT, GPTConfig
@@ -49,7 +49,7 @@ def ours(shape: argparse.Namespace):
 
 
 def karpathy(shape: argparse.Namespace):
-    """karpathy/nanochat's training step, with its own model and optimizer, put together as its base_train does."""
+    """karpathy/nanochat's training step, with its own model and optimizer, as in its base_train."""
     import torch
     from nanochat.gpt import GPT, GPTConfig
 

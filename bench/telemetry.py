@@ -1,10 +1,9 @@
-"""What telemetry costs: `python -m bench.telemetry`. The last line is JSON.
+"""Cost of telemetry: `python -m bench.telemetry`. The last line is JSON.
 
-- `event_us`: what `log_event` takes, of a working_context_snapshot of as many runs as an event may have, and of a mc_timing;
-- `hung_close_s`, `dead_close_s`: what `close` takes while a collector does not answer, and where there is none; `dropped` events then;
-- `share_of_step`: what the events of a log add to a step of training that logs at every step (worse than any run: the default is one
-  in a hundred), with a hung collector and with a dead one: seconds of the sink, and of the thread that makes them a request, by the
-  step's own seconds.
+- `event_us`: time of `log_event` for the largest working_context_snapshot, and for a mc_timing;
+- `hung_close_s`, `dead_close_s`: time of `close` with a collector that does not answer, and without one; `dropped` events then;
+- `share_of_step`: overhead of events in a training step that logs every step (the default is one in a hundred), with a hung and with
+  a dead collector: seconds of the sink, and of the thread that encodes requests, relative to the step's own.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ GATHERED_SECONDS = 2.5  # until a request is under way
 
 @contextmanager
 def hung() -> Iterator[str]:
-    """The endpoint of a collector that takes connections and never answers."""
+    """Endpoint of a collector that accepts connections and never answers."""
     kept = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -56,7 +55,7 @@ def hung() -> Iterator[str]:
 
 
 def dead() -> str:
-    """An endpoint that nobody listens on."""
+    """Endpoint without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
@@ -67,7 +66,7 @@ def opened(endpoint: str) -> OpenTelemetryProvider:
 
 @dataclass
 class Step:
-    """A training step of a tiny memory on the CPU, forward and backward, and what its log holds."""
+    """Training step of a tiny memory on the CPU, forward and backward, with the contents of its log."""
 
     controller: MCController
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
@@ -93,7 +92,7 @@ def tiny_step() -> Step:
 
 
 def event_us(payload: dict[str, object], event_type: str) -> float:
-    """Microseconds of a `log_event`, with a collector that hangs: the median of batches, most of which find the queue full."""
+    """Microseconds of a `log_event` with a hung collector: the median of batches, for most of which the queue is full."""
     with hung() as endpoint:
         provider = opened(endpoint)
         rates = []
@@ -107,7 +106,7 @@ def event_us(payload: dict[str, object], event_type: str) -> float:
 
 
 def close_seconds(endpoint: str) -> tuple[float, int]:
-    """(seconds, dropped events) of a provider with a full queue and a request under way."""
+    """(seconds, dropped events) of closing a provider with a full queue and a request in flight."""
     provider = opened(endpoint)
     for step in range(EVENTS):
         provider.log_event(TelemetryEvent("bench", "mc_timing", {"step": step}))
@@ -119,7 +118,7 @@ def close_seconds(endpoint: str) -> tuple[float, int]:
 
 
 def share_of_step(endpoint: str, step: Step) -> float:
-    """Seconds of the sink, and of encoding its events, by those of the step; medians."""
+    """Seconds of the sink, and of encoding its events, relative to those of the step; medians."""
     provider = opened(endpoint)
     events = TrainingEvents(provider, step.controller, "bench")
     steps, logs, encoded = [], [], []

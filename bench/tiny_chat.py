@@ -1,7 +1,7 @@
-"""A real chat server with a model that recites: what it says is known, so that what a client gets can be checked.
+"""Chat server with a reciting model, whose known replies make it possible to check what a client gets.
 
-The model is a real one of a few thousand parameters, saved as training saves it. Its layers add nothing yet, as at the
-start of training, and its head maps every token to the one that is to follow.
+The model is a real one of a few thousand parameters, saved as by training. Its layers add nothing, as at the start of training, and
+its head maps every token to the next one.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz "
 
 
 def tiny_tokenizer() -> Tokenizer:
-    """A real tokenizer with a few merges; ids below 256 are the bytes."""
+    """Tokenizer with a few merges; ids below 256 are the bytes."""
     return Tokenizer.train([TEXT], VOCABULARY)
 
 
 def alphabet(tokenizer: Tokenizer) -> list[int]:
-    """What a model recites that says the alphabet: one token per letter, none twice."""
+    """Tokens of the alphabet: one per letter, none twice."""
     return [tokenizer.special_tokens["<|assistant_start|>"], *ALPHABET.encode()]
 
 
 def sum_with_a_tool(tokenizer: Tokenizer) -> list[int]:
-    """A reply that asks the calculator; its answer, 42, comes from there."""
+    """Reply that calls the calculator, which gives the answer 42."""
     special = tokenizer.special_tokens
     return [
         *(special["<|assistant_start|>"], *b"Sum:", special["<|python_start|>"], *b"6*7", special["<|python_end|>"]),
@@ -55,10 +55,10 @@ def sum_with_a_tool(tokenizer: Tokenizer) -> list[int]:
 
 
 def reciting_model(tokenizer: Tokenizer, tokens: Sequence[int], certainty: float, context_tokens: int) -> GPT:
-    """A model whose likeliest token after `tokens[i]` is `tokens[i + 1]`, and after the last one `tokens[1]`.
+    """Model whose likeliest token after `tokens[i]` is `tokens[i + 1]`, and after the last one `tokens[1]`.
 
-    `certainty` is its logit; the others' are about 1, those of special tokens 0. `tokens` has none twice, but where the output
-    of a tool comes between two of them.
+    `certainty` is its logit; the others' are about 1, those of special tokens 0. No token occurs twice in `tokens`, except around
+    the output of a tool.
     """
     config = GPTConfig(depth=2, aspect_ratio=32, head_dim=16, max_seq_len=context_tokens, window_pattern="L", vocab_size=VOCABULARY)
     generator = torch.Generator().manual_seed(0)
@@ -82,7 +82,7 @@ def save_chat_model(
 ) -> Tokenizer:
     """Saves the model called `tag`, "alphabet" or "sum", under `base` as training does, with its tokenizer.
 
-    With a `memory` of random weights, whose focus wanders; the model says the same whatever it is shown.
+    A `memory` has random weights, so that its focus wanders; the replies do not depend on it.
     """
     tokenizer = tiny_tokenizer()
     tokenizer.save(base / "tokenizer")
@@ -101,7 +101,7 @@ def save_chat_model(
 
 @torch.no_grad()
 def wandering_memory(model: GPT) -> MCController:
-    """A memory of blocks of 8 tokens around `model`, whose LensNet scores entries at random."""
+    """Memory with blocks of 8 tokens around `model`, whose LensNet scores entries at random."""
     controller = MCController(model, MCConfig(block_size=8, mc_max_lod=2), model.config.max_seq_len)
     generator = torch.Generator().manual_seed(0)
     controller.init_weights(generator)
@@ -112,14 +112,14 @@ def wandering_memory(model: GPT) -> MCController:
 
 @dataclass
 class Server:
-    """A running `chat_web`."""
+    """Running `chat_web`."""
 
     process: Process
     port: int
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Address of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Any:
@@ -128,7 +128,7 @@ class Server:
             return json.load(response)
 
     def stats(self) -> dict[str, Any]:
-        """What /stats says."""
+        """Contents of /stats."""
         return self.get("/stats")
 
     def memory_mib(self) -> float:
@@ -139,7 +139,7 @@ class Server:
 
 @contextmanager
 def running(warm: WarmStart, base: Path, *flags: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """A server for the models under `base`, on a free port; it is told to stop at the end."""
+    """Server for the models under `base`, on a free port; stopped at the end."""
     argv = ["--port=0", "--device-type=cpu", *flags]
     surroundings = {"NANOCHAT_BASE_DIR": str(base), "NANOCHAT_DTYPE": "fp32", **(environment or {})}
     process = warm.start(SCRIPT, argv, surroundings)
@@ -152,6 +152,6 @@ def running(warm: WarmStart, base: Path, *flags: str, environment: Mapping[str, 
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return listening.getsockname()[1]

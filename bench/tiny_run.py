@@ -1,4 +1,4 @@
-"""Real training processes that take a second: base_train with some fifty thousand parameters on a corpus made here."""
+"""Training processes that take a second: base_train with some fifty thousand parameters on a generated corpus."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLOCK = ("total_training_time", "train/dt", "train/tok_per_sec", "train/peak_mem
 
 
 def write_corpus(folder: Path, seed: int = 0, train: int = 120, val: int = 60) -> list[str]:
-    """Text files of made-up words, about 600 letters each; those for validation are in `val`. Returns the training texts."""
+    """Writes text files of made-up words, about 600 letters each, with validation files in `val`; returns the training texts."""
     rng = random.Random(seed)
     words = ["".join(rng.choices("abcdefgh", k=rng.randint(2, 7))) for _ in range(80)]
     texts = [" ".join(rng.choices(words, k=rng.randint(40, 200))) + ".\n" for _ in range(train + val)]
@@ -32,7 +32,7 @@ def write_corpus(folder: Path, seed: int = 0, train: int = 120, val: int = 60) -
 
 @dataclass
 class Home:
-    """An artefact folder with a tokenizer, and the processes that train in it."""
+    """Base folder with a tokenizer, and the processes that train in it."""
 
     base: Path
     corpus: Path
@@ -47,7 +47,7 @@ class Home:
 
     @property
     def metrics_file(self) -> Path:
-        """Where the run logs."""
+        """Metrics file of the run."""
         return self.base / f"{self.stage}_runs" / self.tag / "metrics.jsonl"
 
     def start(self, *flags: str, environment: dict[str, str] | None = None, file_size_limit: int | None = None) -> Process:
@@ -57,7 +57,7 @@ class Home:
         return self.warm.start("scripts.base_train", argv, surroundings, file_size_limit)
 
     def run(self, module: str, *flags: str, environment: dict[str, str] | None = None) -> Process:
-        """Another script on what is there, to its end."""
+        """Runs another script to its end."""
         process = self.begin(module, *flags, environment=environment)
         process.wait()
         return process
@@ -68,29 +68,29 @@ class Home:
         return self.warm.start(module, list(flags), surroundings, None)
 
     def train(self, *flags: str, environment: dict[str, str] | None = None, file_size_limit: int | None = None) -> Process:
-        """The same, to its end."""
+        """Runs `base_train` to its end; see `start`."""
         process = self.start(*flags, environment=environment, file_size_limit=file_size_limit)
         process.wait()
         return process
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records so far; none before the file is there."""
+        """Records so far; empty before the file exists."""
         return read_metrics(self.metrics_file) if self.metrics_file.exists() else []
 
     def figures(self) -> list[dict[str, Any]]:
-        """The records without what depends on the clock: equal for equal training."""
+        """Records without values that depend on the clock: equal for equal training."""
         return [{key: value for key, value in record.items() if not key.startswith(CLOCK)} for record in self.metrics()]
 
     def logged(self, step: int, key: str = "train/loss") -> bool:
-        """Whether `key` has been logged at `step` or later."""
+        """True if `key` has been logged at `step` or later."""
         return any(record["step"] >= step and key in record for record in self.metrics())
 
     def saved_steps(self) -> list[int]:
-        """The steps that have a checkpoint, ascending."""
+        """Steps that have a checkpoint, ascending."""
         return sorted(int(path.name.removeprefix("step_")) for path in self.checkpoints.glob("step_*"))
 
     def tensors(self, step: int) -> dict[str, bytes]:
-        """The bytes of the tensor files of a checkpoint: weights, optimizer and random generators."""
+        """Bytes of the tensor files of a checkpoint: weights, optimizer and random generators."""
         files = sorted((self.checkpoints / f"step_{step:07d}").glob("*.safetensors"))
         assert files, f"no checkpoint of step {step} in {self.checkpoints}"
         return {path.name: path.read_bytes() for path in files}
@@ -101,24 +101,24 @@ class Home:
         assert self.tensors(step) == other.tensors(step)
 
     def contents(self) -> dict[str, bytes]:
-        """Every file of the run, to see that nothing was changed."""
+        """Contents of every file of the run, to detect changes."""
         roots = [*self.base.glob("*_checkpoints"), *self.base.glob("*_runs")]
         files = [path for root in roots for path in root.rglob("*") if path.is_file()]
         return {str(path.relative_to(self.base)): path.read_bytes() for path in files}
 
     def copy(self, base: Path) -> Home:
-        """The same state in another folder."""
+        """Copies the state to another folder."""
         shutil.copytree(self.base, base, dirs_exist_ok=True)
         return replace(self, base=base)
 
 
 def make_corpus(folder: Path) -> Path:
-    """Writes a corpus into `folder` and trains the tokenizer beside it; returns where the corpus is."""
+    """Writes a corpus into `folder` and trains a tokenizer next to it; returns the folder of the corpus."""
     Tokenizer.train(write_corpus(folder / "corpus"), 300).save(folder / "tokenizer")
     return folder / "corpus"
 
 
 def new_home(base: Path, corpus: Path, warm: WarmStart) -> Home:
-    """An artefact folder at `base` that holds the tokenizer of `make_corpus` and nothing else."""
+    """Base folder at `base` with the tokenizer of `make_corpus` and nothing else."""
     shutil.copytree(corpus.parent / "tokenizer", base / "tokenizer")
     return Home(base, corpus, warm)

@@ -1,7 +1,7 @@
-"""Training and encoding speed beside the rivals: `python -m bench.tokenizer`. The last line is JSON.
+"""Training and encoding speed of the tokenizer and its rivals: `python -m bench.tokenizer`. The last line is JSON.
 
-The same text for all, in turns; medians count. PyPI's rustbpe and tokenizers are installed into a temporary folder. Then
-10 MB of one character class each, which must take four times as long as 2.5 MB and not sixteen times.
+All get the same text, in turns; medians count. PyPI's rustbpe and tokenizers are installed into a temporary folder. Then 10 MB of
+one character class each, which must take four times as long as 2.5 MB, not sixteen times.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class TokenizerBench:
     """Measure the tokenizer against rustbpe and tokenizers (training) and tiktoken (encoding)."""
 
     data: DataFlags = part(DataFlags)
-    mb: int = flag(15, "text of the comparison", unit="MB")
-    vocab_size: int = flag(8192, "vocabulary to train", unit="tokens")
+    mb: int = flag(15, "size of the text", unit="MB")
+    vocab_size: int = flag(8192, "vocabulary size to train", unit="tokens")
     runs: int = flag(5, "turns of each; the median counts")
     single_class: bool = flag(True, "also measure 10 MB of single character classes")
 
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def compare_training(texts: list[str], config: TokenizerBench, folder: Path) -> dict[str, float | None]:
-    """Rates of training; a ratio is null where pip could not install the rival."""
+    """Training speeds; a ratio is null if pip could not install the rival."""
     (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     seconds: dict[str, list[float]] = {"ours": []}
     with _rival("rustbpe", config, folder) as rustbpe, _rival("tokenizers", config, folder) as tokenizers:
@@ -89,7 +89,7 @@ def compare_training(texts: list[str], config: TokenizerBench, folder: Path) -> 
 
 
 def compare_encoding(texts: list[str], config: TokenizerBench) -> dict[str, float | bool]:
-    """Rates of encoding with BOS against `encode_ordinary_batch`, which has none, and whether the ids are the same."""
+    """Encoding speeds with BOS against `encode_ordinary_batch` without it, and whether the ids are the same."""
     tokenizer = Tokenizer.train(texts, config.vocab_size)
     encoding = tokenizer.to_tiktoken()
     seconds: dict[str, list[float]] = {"ours": [], "tiktoken": []}
@@ -135,7 +135,7 @@ def _train_and_encode(alphabet: str, chars: int) -> dict[str, float]:
 
 @contextmanager
 def _rival(name: str, config: TokenizerBench, folder: Path) -> Iterator[Callable[[], float] | None]:
-    """A function that trains once in a process with the library `name` and returns the seconds; none where it is not to be had."""
+    """Function that trains once in a process with the library `name` and returns the seconds; None if it cannot be installed."""
     target = folder / name
     # An environment made by uv has no pip.
     installer = [sys.executable, "-m", "pip"] if find_spec("pip") else ["uv", "pip"]

@@ -1,7 +1,7 @@
-"""Trains with another library when told to; a process of its own, because PyPI's `rustbpe` has our module's name.
+"""Worker that trains with another library on request; a process of its own, as PyPI's `rustbpe` has our module's name.
 
 `python tokenizer_rival.py LIBRARY TEXTS VOCAB_SIZE PATTERN`, with the library's folder in PYTHONPATH. TEXTS is a JSON list.
-For every line on stdin it trains once and prints a line with the seconds that took.
+For every line on stdin it trains once and prints a line with the seconds.
 """
 
 from __future__ import annotations

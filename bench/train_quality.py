@@ -1,7 +1,7 @@
-"""Bits per byte after the same minutes of training, beside karpathy/nanochat's on the same validation documents.
+"""Bits per byte after equal training time, compared with karpathy/nanochat on the same validation documents.
 
-Both train with their own base_train on the same local corpus with the same tokenizer, for as many steps as fit into the
-time at the pace that each shows in a short run first. Compiling and evaluating do not count as training for either.
+Both train with their own base_train on the same local corpus with the same tokenizer, for as many steps as fit into the time at
+the pace of a short run. Compiling and evaluating do not count as training.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class TrainQuality:
     """Measure bits per byte after a given time of training."""
 
     minutes: float = flag(5.0, "training time of each side", unit="minutes")
-    nanochat: str = flag("", "checkout of karpathy/nanochat to train beside ours")
-    nanochat_dtype: str = flag("bfloat16", "its compute dtype; float32 is what it chooses itself on a CPU")
+    nanochat: str = flag("", "checkout of karpathy/nanochat to compare with")
+    nanochat_dtype: str = flag("bfloat16", "its compute dtype; float32 is its own choice on a CPU")
     train_flags: str = flag("", "further flags for our base_train, separated by spaces")
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class TrainQuality:
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
-    """Runs `command` and returns what it printed. Raises `UserError` where it failed."""
+    """Runs `command` and returns its output. Raises `UserError` if it failed."""
     result = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True)
     if result.returncode:
         raise UserError(f"{' '.join(command[:4])} … ended with code {result.returncode}: {(result.stderr or result.stdout)[-400:]}")
@@ -57,7 +57,7 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
 
 
 def train_ours(config: TrainQuality, home: Path) -> dict[str, Any]:
-    """Trains with `scripts.base_train` and returns what it logged at the end."""
+    """Trains with `scripts.base_train` and returns its final metrics."""
 
     def train(steps: int, tag: str) -> list[dict[str, Any]]:
         options = {**SHAPE, "num-iterations": steps, "model-tag": tag, "log-every": 1, "eval-every": 10**9, "eval-tokens": 10**9}
@@ -96,7 +96,7 @@ def train_karpathy(config: TrainQuality, home: Path, exchange: Path) -> dict[str
 
 
 def exchange_tokenizer(tokenizer: Tokenizer, exchange: Path) -> None:
-    """Leaves the tokenizer where the other side reads it."""
+    """Writes the tokenizer for the other side."""
     encoding = tokenizer.to_tiktoken()
     ordinary = tokenizer.vocab_size - len(tokenizer.special_tokens)
     tokens = [base64.b64encode(encoding.decode_single_token_bytes(i)).decode() for i in range(ordinary)]
@@ -106,7 +106,7 @@ def exchange_tokenizer(tokenizer: Tokenizer, exchange: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Trains both, prints a table and one line of JSON."""
+    """Trains both, and prints a table and one line of JSON."""
     config = flags.parse(TrainQuality, argv)
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs, exchange = (Path(folder) / name for name in ("ours", "theirs", "exchange"))

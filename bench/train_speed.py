@@ -1,7 +1,7 @@
-"""Training speed at one shape, beside karpathy/nanochat's where `--nanochat` names a checkout of it.
+"""Training speed at one shape, compared with karpathy/nanochat if `--nanochat` is a checkout of it.
 
-Every side is a process of its own; their steps are taken in turns, so that what else the machine does hits all of them.
-The first step includes compiling: cold with an empty compile cache, warm with that of the process before.
+Every side is a process of its own; they take turns, so that other load on the machine affects all of them. The first step includes
+compiling: cold with an empty compile cache, warm with that of the previous process.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class TrainSpeed:
 
     depth: int = flag(4, "layers", unit="layers")
     head_dim: int = flag(64, "size of an attention head", unit="channels")
-    max_seq_len: int = flag(512, "tokens in a row", unit="tokens")
-    vocab_size: int = flag(8192, "vocabulary", unit="tokens")
-    device_batch_size: int = flag(8, "rows in a micro-batch", unit="rows")
+    max_seq_len: int = flag(512, "length of a row", unit="tokens")
+    vocab_size: int = flag(8192, "vocabulary size", unit="tokens")
+    device_batch_size: int = flag(8, "micro-batch size", unit="rows")
     total_batch_size: int = flag(8192, "tokens per step", unit="tokens")
-    window_pattern: str = flag("auto", "window pattern; karpathy/nanochat runs with L where this is auto")
+    window_pattern: str = flag("auto", "window pattern; auto = L for karpathy/nanochat")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = flag("auto", "compute dtype of our side")
     device_type: str = flag("auto", "cuda, cpu or auto")
     attention: str = flag("auto", "attention backend of our side")
     compile: bool = flag(True, "compile our side")
-    rounds: int = flag(5, "times that every side takes its turn")
-    steps: int = flag(4, "steps in a turn", unit="steps")
-    nanochat: str = flag("", "checkout of karpathy/nanochat to run beside ours, as it comes and with bf16 forced")
+    rounds: int = flag(5, "turns of every side")
+    steps: int = flag(4, "steps per turn", unit="steps")
+    nanochat: str = flag("", "checkout of karpathy/nanochat to compare with, unchanged and with bf16 forced")
 
     def __post_init__(self) -> None:
         if self.total_batch_size % (self.device_batch_size * self.max_seq_len):
@@ -52,7 +52,7 @@ class TrainSpeed:
 
 
 class Side:
-    """A worker process and its steps so far."""
+    """Worker process with its steps so far."""
 
     def __init__(self, config: TrainSpeed, name: str, cache: Path, path: Path, dtype: str) -> None:
         self.name = name
@@ -68,7 +68,7 @@ class Side:
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, steps: int) -> dict[str, Any]:
-        """Runs `steps` steps and returns the worker's answer. Raises `UserError` where it died."""
+        """Runs `steps` steps and returns the worker's answer. Raises `UserError` if it died."""
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -83,7 +83,7 @@ class Side:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints a table and one line of JSON."""
+    """Measures, and prints a table and one line of JSON."""
     config = flags.parse(TrainSpeed, argv)
     rivals = {"karpathy": "auto", "karpathy_bf16": "bf16"} if config.nanochat else {}
     result: dict[str, Any] = {"shape": {k: v for k, v in vars(config).items() if k not in ("nanochat", "rounds", "steps")}}

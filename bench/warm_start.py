@@ -1,7 +1,7 @@
-"""Starts scripts in real processes without the seconds that importing torch takes each time.
+"""Fork server that starts scripts in processes of their own without importing torch each time.
 
-`WarmStart` runs a server (this module, as a script) that imports what the scripts import and forks for every start. The child
-runs the script as `python -m` does: its own process group, environment, standard streams, signals and exit code.
+`WarmStart` runs a server (this module, as a script) that has imported the scripts' dependencies and forks for every start. The
+child runs the script as `python -m` does, with its own process group, environment, standard streams, signals and exit code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POLL_SECONDS = 0.003
 
 @dataclass
 class Process:
-    """A started script. `wait` returns its exit code, or minus the signal that killed it."""
+    """Started script. `wait` returns its exit code, or minus the signal that killed it."""
 
     server: WarmStart
     pid: int
@@ -40,12 +40,12 @@ class Process:
 
     @property
     def stdout(self) -> str:
-        """What it has printed so far."""
+        """Output so far."""
         return (self.folder / "stdout").read_text(encoding="utf-8")
 
     @property
     def stderr(self) -> str:
-        """What it has printed to stderr so far."""
+        """Standard error so far."""
         return (self.folder / "stderr").read_text(encoding="utf-8")
 
     def poll(self) -> int | None:
@@ -61,7 +61,7 @@ class Process:
         return self.code
 
     def until(self, condition: Callable[[], bool], timeout_seconds: float = 60.0) -> None:
-        """Waits until `condition()` holds. Raises `AssertionError` where the process ends before, or the time is up."""
+        """Waits until `condition()` holds. Raises `AssertionError` if the process ends before, or the time is up."""
         deadline = time.monotonic() + timeout_seconds
         while not condition():
             ended = self.poll() is not None
@@ -79,7 +79,7 @@ class Process:
 
 @dataclass
 class WarmStart:
-    """The server's client. A context manager; at its end no process it started is left."""
+    """Client of the server; a context manager that ends all processes it started."""
 
     running: list[Process] = field(default_factory=list)
 
@@ -107,7 +107,7 @@ class WarmStart:
         return self.running[-1]
 
     def ask(self, request: dict[str, Any]) -> Any:
-        """The server's answer."""
+        """Answer of the server."""
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         line = self._server.stdout.readline()
@@ -139,7 +139,7 @@ def serve() -> None:
 
 
 def become(request: dict[str, Any]) -> NoReturn:
-    """Turns this fresh child into the script and ends with it."""
+    """Turns this fresh child into the script and exits with it."""
     os.setpgid(0, 0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, out in ((1, "stdout"), (2, "stderr")):

@@ -1,8 +1,8 @@
-"""What a chat server makes of bad requests and lost connections: `python -m bench.web_fuzz --requests 10000 --disconnects 1000`.
+"""Fuzz test of the chat server with bad requests and lost connections: `python -m bench.web_fuzz --requests 10000 --disconnects 1000`.
 
-A real server, started here, gets malformed requests (bytes that are no HTTP, no JSON, no request, or nearly one) and is left in
-the middle of streams. All of it goes to 127.0.0.1. The last line is JSON; the exit code is 1 where the server gave a 5xx, an
-answer of more than 4 KB, none at all, kept a row, or grew.
+A server on 127.0.0.1, started here, gets malformed requests (not HTTP, not JSON, invalid, or nearly valid) and disconnects in the
+middle of streams. The last line is JSON; the exit code is 1 if the server gave a 5xx, an answer of more than 4 KB or none at all,
+kept a row, or grew.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ MEMORY = ("--mc", "--mc-tree=disk", "--allocator-soft-max-length=200", "--max-op
 
 @dataclass
 class WebFuzz:
-    """Send malformed requests to a chat server, and leave it in the middle of streams."""
+    """Send malformed requests to a chat server, and disconnect in the middle of streams."""
 
-    requests: int = flag(10_000, "malformed requests")
-    disconnects: int = flag(1_000, "streams that are left")
-    seed: int = flag(0, "seed of what is sent")
-    max_growth_mib: float = flag(24.0, "memory the server may have taken more at the end than after the first tenth", unit="MiB")
+    requests: int = flag(10_000, "number of malformed requests")
+    disconnects: int = flag(1_000, "number of disconnected streams")
+    seed: int = flag(0, "seed of the requests")
+    max_growth_mib: float = flag(24.0, "allowed growth of the server's memory after the first tenth", unit="MiB")
 
     def __post_init__(self) -> None:
         for name in ("requests", "disconnects"):
@@ -61,7 +61,7 @@ class WebFuzz:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 1 where the server did what it must not."""
+    """Runs all tests; returns 1 if the server failed one."""
     config = parse(WebFuzz, argv)
     with tempfile.TemporaryDirectory() as base, WarmStart() as warm:
         save_chat_model(Path(base), context_tokens=512, memory=True)
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def fill(server: Server) -> None:
-    """Lets as many replies be written as there is room for, each as long as a stream can get: the cache has its full size then."""
+    """Runs as many replies as there is room for, each as long as a stream can get, so that the cache has its full size."""
     streams = [open_stream(server.port) for _ in range(ROWS)]
     for connection in streams:
         while connection.recv(65536):
@@ -110,16 +110,16 @@ def fill(server: Server) -> None:
 
 
 def fuzz_sessions(server: Server, requests: int, seed: int) -> dict[str, Any]:
-    """`fuzz` of what is below /v1/sessions, with a session there is, and such as are none."""
+    """`fuzz` below /v1/sessions, with an existing session and invalid ones."""
     exchange(server.port, request({"name": SESSION}, "POST /v1/sessions"))
     return fuzz(server, requests, seed, malformed_session)
 
 
 def fuzz(server: Server, requests: int, seed: int, make: Callable[[random.Random], bytes] | None = None) -> dict[str, Any]:
-    """Sends malformed requests (of `make`, by default `malformed`), one after the other, and counts what came back.
+    """Sends malformed requests (of `make`, by default `malformed`), one after the other, and counts the answers.
 
-    `answered` does not count those whose connection was closed without a word. Where a request is too large, the refusal may be
-    lost with what was still being sent: these are `cut_off`.
+    `answered` does not count connections that were closed without an answer. The answer to a request that is too large may be lost
+    while it is still being sent: these are `cut_off`.
     """
     rng = random.Random(seed)
     statuses: Counter[str] = Counter()
@@ -144,7 +144,7 @@ def fuzz(server: Server, requests: int, seed: int, make: Callable[[random.Random
 
 
 def disconnect(server: Server, disconnects: int, seed: int) -> dict[str, Any]:
-    """Opens long streams and leaves each after some of it. `rows_left` is what the server still decodes then."""
+    """Opens long streams and disconnects each after a while. `rows_left` is the number of rows still decoded then."""
     rng = random.Random(seed)
     left = 0
     while left < disconnects:
@@ -163,20 +163,20 @@ def disconnect(server: Server, disconnects: int, seed: int) -> dict[str, Any]:
 
 
 def rows_held(server: Server) -> int:
-    """Replies that the server writes or has in its queue."""
+    """Replies that the server decodes or has in its queue."""
     stats = server.stats()
     return stats["active"] + stats["queued"]
 
 
 def open_stream(port: int) -> socket.socket:
-    """A connection on which a long stream has been asked for."""
+    """Connection with a long stream."""
     connection = socket.create_connection(("127.0.0.1", port), SOCKET_SECONDS)
     connection.sendall(request({"messages": [{"role": "user", "content": "go"}], "stream": True, "max_tokens": STREAM_TOKENS}))
     return connection
 
 
 def exchange(port: int, data: bytes) -> bytes:
-    """Sends `data`, and reads what comes until the server closes the connection."""
+    """Sends `data`, and reads until the server closes the connection."""
     answer = b""
     with socket.create_connection(("127.0.0.1", port), SOCKET_SECONDS) as connection:
         try:
@@ -190,7 +190,7 @@ def exchange(port: int, data: bytes) -> bytes:
 
 
 def request(body: Any, line: str = "POST /v1/chat/completions") -> bytes:
-    """A well-formed HTTP request with `body`, bytes or what JSON can say."""
+    """Well-formed HTTP request with `body`, bytes or a JSON value."""
     # ensure_ascii: half a surrogate can be written that way only.
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = HEAD.replace("POST /v1/chat/completions", line, 1)
@@ -198,7 +198,7 @@ def request(body: Any, line: str = "POST /v1/chat/completions") -> bytes:
 
 
 def malformed(rng: random.Random) -> bytes:
-    """Something that is not quite a request."""
+    """Nearly valid request."""
     kind = rng.randrange(6)
     if kind == 0:
         return request(rng.randbytes(rng.randrange(300)))
@@ -222,7 +222,7 @@ def malformed(rng: random.Random) -> bytes:
 
 
 def malformed_session(rng: random.Random) -> bytes:
-    """Something that is not quite a request for a session."""
+    """Nearly valid request for a session."""
     strange = quote_from_bytes(rng.randbytes(rng.randrange(1, 90)))
     name = rng.choice((SESSION, SESSION, "none", strange, "..", "%2e%2e%2fetc", "a" * 300, "%00", "."))
     method = rng.choice(("GET", "POST", "DELETE", "PUT", "PATCH"))
@@ -251,7 +251,7 @@ def _deep(rng: random.Random) -> bytes:
 
 
 def _bad_http(rng: random.Random) -> bytes:
-    """Requests that are wrong before their body."""
+    """Requests that are invalid before their body."""
     return rng.choice(
         (
             b"\0" * rng.randrange(1, 50) + b"\r\n\r\n",

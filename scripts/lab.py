@@ -60,7 +60,7 @@ class CycleFlags:
 class Baseline:
     """Lock profile, metric, threshold, seeds and code of a cycle, and run its baseline."""
 
-    where: CycleFlags = part(CycleFlags)
+    chosen: CycleFlags = part(CycleFlags)
     seeds: int = flag(0, "number of seeds 1 … N, at least 2; 0 = the profile's", unit="seeds")
     metric: str = flag("", "val/bpb or train/loss; empty = the profile's")
     threshold: float | None = flag(None, "value of the metric to reach; none = the final one of the baseline's slowest seed")
@@ -82,7 +82,7 @@ class Sweep:
     """Run the candidates of a template at every seed, resuming an earlier sweep."""
 
     template: tuple[str, ...] = rest("A, B, C, D, E, F, G or a YAML file")
-    where: CycleFlags = part(CycleFlags)
+    chosen: CycleFlags = part(CycleFlags)
     budget: Literal["template", "tokens", "flops", "time"] = flag("template", "budget that every candidate shares with the baseline")
     only: str = flag("", "single candidate of the template to run; empty = all")
     retry_failed: bool = flag(False, "repeat runs that crashed or diverged; the later row counts")
@@ -94,7 +94,7 @@ class Decide:
     """Judge a candidate by all gates, and enter the decision into the log."""
 
     candidate: tuple[str, ...] = rest("TEMPLATE/NAME, or TEMPLATE for the best of a sweep")
-    where: CycleFlags = part(CycleFlags)
+    chosen: CycleFlags = part(CycleFlags)
     log: str = flag("dev/LOG.md", "file the decision is entered into; empty = none")
 
 
@@ -103,7 +103,7 @@ class Miniseries:
     """Train BASE and CANDIDATE at several depths; the gain must hold at each."""
 
     names: tuple[str, ...] = rest("BASE (default baseline) and CANDIDATE, experiments of this cycle")
-    where: CycleFlags = part(CycleFlags)
+    chosen: CycleFlags = part(CycleFlags)
     depths: str = flag("", "depths, separated by commas; empty = the profile's", unit="layers")
 
 
@@ -111,7 +111,7 @@ class Miniseries:
 class Scaling:
     """Train several depths to equal FLOPs and fit scaling laws."""
 
-    where: CycleFlags = part(CycleFlags)
+    chosen: CycleFlags = part(CycleFlags)
     depths: str = flag("", "depths, separated by commas; empty = the profile's", unit="layers")
     flops: str = flag("", "budgets, separated by commas; empty = the profile's", unit="FLOPs")
 
@@ -127,19 +127,19 @@ class Plateau:
 class Report:
     """Write the report of a cycle."""
 
-    where: CycleFlags = part(CycleFlags)
+    chosen: CycleFlags = part(CycleFlags)
     out: str = flag("", "folder of the report; empty = report/ in the cycle's folder")
 
 
 def baseline(config: Baseline) -> int:
     """`lab baseline`."""
     defaults, profile = _defaults(), None
-    if config.where.profile:
-        profile = _usage(load_profile, config.where.profile)
+    if config.chosen.profile:
+        profile = _usage(load_profile, config.chosen.profile)
         _usage(check_knobs, profile.flags, defaults)
         flags.parse(BaseTrain, command(profile.flags, 1)[3:])  # raises for values that base_train would not accept
     options = BaselineOptions(config.seeds, config.metric, config.threshold, config.jobs)
-    cycle = begin(config.where.name, profile, options, config.where.same_code, defaults, _say)
+    cycle = begin(config.chosen.name, profile, options, config.chosen.same_code, defaults, _say)
     with exclusive(cycle):
         runs = [Run(cycle.baseline, seed) for seed in cycle.seeds]
         run_all(cycle, runs, _say, with_rows=False)
@@ -156,10 +156,8 @@ def baseline(config: Baseline) -> int:
 def sweep(config: Sweep) -> int:
     """`lab sweep TEMPLATE`."""
     name = _one(config.template, "sweep", "a template A–G or a YAML file")
-    defaults = _defaults()
-    template = _usage(load_template, name, defaults)
-    cycle = _cycle(config.where, defaults)
-    cycle.require_threshold()
+    template = _usage(load_template, name, _defaults())
+    cycle = _cycle(config.chosen)
     budget = template.budget if config.budget == "template" else config.budget
     wanted = _usage(experiments, cycle, template, budget, config.only)
     for experiment in wanted:
@@ -184,8 +182,7 @@ def sweep(config: Sweep) -> int:
 def decide(config: Decide) -> int:
     """`lab decide CANDIDATE`."""
     name = _one(config.candidate, "decide", "a candidate, such as B/NAME, or a sweep for its best one")
-    cycle = _cycle(config.where, _defaults())
-    cycle.require_threshold()
+    cycle = _cycle(config.chosen)
     if "/" not in name and members(cycle, name):
         best = best_of(cycle, name, with_baseline=False)
         if best is None:
@@ -208,8 +205,7 @@ def run_miniseries(config: Miniseries) -> int:
     names = config.names or (BASELINE,)
     if len(names) > 2:
         raise UserError(f"a miniseries compares BASE with one CANDIDATE, not {len(names)} experiments")
-    cycle = _cycle(config.where, _defaults())
-    cycle.require_threshold()
+    cycle = _cycle(config.chosen)
     depths = _numbers(config.depths, "depths", int) or cycle.profile.depths
     with exclusive(cycle):
         targets = _usage(scaling.run_series, cycle, names, depths, _say)
@@ -225,8 +221,7 @@ def run_miniseries(config: Miniseries) -> int:
 
 def run_scaling(config: Scaling) -> int:
     """`lab scaling`."""
-    cycle = _cycle(config.where, _defaults())
-    cycle.require_threshold()
+    cycle = _cycle(config.chosen)
     depths = _numbers(config.depths, "depths", int) or cycle.profile.scaling_depths
     budgets = _numbers(config.flops, "flops", float) or cycle.profile.scaling_flops
     with exclusive(cycle):
@@ -252,7 +247,7 @@ def run_plateau(config: Plateau) -> int:
 
 def report(config: Report) -> int:
     """`lab report`."""
-    cycle = open_cycle(config.where.name, {})
+    cycle = open_cycle(config.chosen.name, {})
     page = write_report(cycle, Path(config.out) if config.out else cycle.folder / "report")
     _say(f"written: {page}")
     return 0
@@ -288,10 +283,12 @@ def main(argv: list[str] | None = None) -> int:
         return stopped.code
 
 
-def _cycle(where: CycleFlags, defaults: Mapping[str, Any]) -> Cycle:
-    """The cycle, opened for more runs."""
-    profile = _usage(load_profile, where.profile) if where.profile else None
-    return reopen(where.name, profile, where.same_code, defaults, _say)
+def _cycle(chosen: CycleFlags) -> Cycle:
+    """The cycle, opened for more runs. Raises `UserError` before its baseline has run."""
+    profile = _usage(load_profile, chosen.profile) if chosen.profile else None
+    cycle = reopen(chosen.name, profile, chosen.same_code, _defaults(), _say)
+    cycle.require_threshold()
+    return cycle
 
 
 def _defaults() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from nanochat.lab.surroundings import Surroundings, changed_files
 
 BASELINE = "baseline"
 LOCK_FILE = "lab.json"
+_LOCKED = ("metric", "threshold", "jobs", "created", "variance")  # fields that lab.json has as they are
 Say = Callable[[str], None]
 
 
@@ -116,13 +117,9 @@ class Cycle:
             ensure_dir(self.folder) / LOCK_FILE,
             {
                 "profile": self.profile.record(),
-                "metric": self.metric,
-                "threshold": self.threshold,
                 "seeds": list(self.seeds),
-                "jobs": self.jobs,
-                "created": self.created,
                 "surroundings": {**vars(self.surroundings), "code": dict(self.surroundings.code)},
-                "variance": self.variance,
+                **{name: getattr(self, name) for name in _LOCKED},
             },
         )
 
@@ -166,16 +163,12 @@ def open_cycle(name: str, defaults: Mapping[str, Any]) -> Cycle:
     saved = read_json(folder / LOCK_FILE)
     try:
         return Cycle(
-            folder,
-            Profile.from_record(saved["profile"]),
-            saved["metric"],
-            saved["threshold"],
-            tuple(saved["seeds"]),
-            saved["jobs"],
-            Surroundings(**saved["surroundings"]),
-            defaults,
-            saved["created"],
-            saved["variance"],
+            folder=folder,
+            profile=Profile.from_record(saved["profile"]),
+            seeds=tuple(saved["seeds"]),
+            surroundings=Surroundings(**saved["surroundings"]),
+            defaults=defaults,
+            **{name: saved[name] for name in _LOCKED},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / LOCK_FILE} is damaged ({error}); move {folder} away") from error

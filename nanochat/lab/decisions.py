@@ -113,24 +113,15 @@ def entry(cycle: Cycle, decision: Decision) -> str:
 def table(runs: dict[str, list[Measured]]) -> str:
     """Table of means over the seeds of each experiment, the baseline first."""
     header = ("", "seconds to target", "saved", "seconds of the run", "final training loss", "validation bpb", "status")
-    base = _mean([run.seconds_to_target for run in runs[BASELINE]])
+    base = _mean(runs[BASELINE], "seconds_to_target")
     rows = []
     for name, found in runs.items():
-        seconds = _mean([run.seconds_to_target for run in found])
+        seconds = _mean(found, "seconds_to_target")
         gain = f"{1 - seconds / base:+.1%}" if name != BASELINE and seconds is not None and base is not None else ""
-        guessed = " (extrapolated)" if any(run.uncertainty for run in found) else ""
-        states = sorted({run.status for run in found})
-        rows.append(
-            (
-                name,
-                "–" if seconds is None else f"{seconds:.1f}{guessed}",
-                gain,
-                _show(_mean([run.steady_seconds for run in found]), 1),
-                _show(_mean([run.final_loss for run in found]), 4),
-                _show(_mean([run.min_bpb for run in found]), 4),
-                ", ".join(states),
-            )
-        )
+        guessed = " (extrapolated)" if seconds is not None and any(run.uncertainty for run in found) else ""
+        others = (("steady_seconds", 1), ("final_loss", 4), ("min_bpb", 4))
+        shown = [_show(_mean(found, figure), digits) for figure, digits in others]
+        rows.append((name, _show(seconds, 1) + guessed, gain, *shown, ", ".join(sorted({run.status for run in found}))))
     return markdown.table(header, rows, right=(1, 2, 3, 4, 5))
 
 
@@ -188,7 +179,9 @@ def _across_depths(cycle: Cycle, candidate: str, judgement: Judgement) -> Judgem
     return Judgement(verdict, why, (*judgement.gates, gate), judgement.gain, judgement.pace)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean(runs: Sequence[Measured], figure: str) -> float | None:
+    """Mean of a figure; None if a run lacks it."""
+    values = [getattr(run, figure) for run in runs]
     there = [value for value in values if value is not None and value == value]
     return sum(there) / len(there) if there and len(there) == len(values) else None
 

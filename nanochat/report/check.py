@@ -238,12 +238,12 @@ def _replies(config: Check, run: Run) -> Iterator[Point]:
         yield Point("missing", what, run.tag, f"there is no {wanted} model; train it, or give another --source")
         return
     try:
-        said = reply(stage, run.tag, config.prompt, config.device_type)
+        answer = reply(stage, run.tag, config.prompt, config.device_type)
     except UserError as error:
         yield Point("FAILED", what, run.tag, str(error))
         return
-    speed = f"first token after {said.first_seconds:.3f} s, {said.tokens} tokens at {said.tokens_per_second:.1f}/s"
-    if shown := _shown(said.text):
+    speed = f"first token after {answer.first_seconds:.3f} s, {answer.tokens} tokens at {answer.tokens_per_second:.1f}/s"
+    if shown := _shown(answer.text):
         yield Point("ok", what, run.tag, f"{stage} replied {shown!r}; {speed}")
     else:
         yield Point("FAILED", what, run.tag, f"{stage} replied nothing to {config.prompt!r}; look at its samples")

@@ -46,7 +46,7 @@ class Backend:
         return RUNNER_UID if self.as_root else None
 
     @property
-    def processes_beside_runner(self) -> int:
+    def extra_processes(self) -> int:
         """Processes that the kernel counts in addition to the runner's, as they have the same user and user namespace.
 
         They are the supervisor and, with `unshare`, the process that waits for it.

@@ -110,7 +110,7 @@ def stop(started: Started) -> None:
     process 1 returns.
     """
     with contextlib.suppress(OSError):
-        started.control.shutdown(socket.SHUT_RDWR)  # also where a process that another thread forked holds a copy
+        started.control.shutdown(socket.SHUT_RDWR)  # effective even if a process forked by another thread has a copy
     started.control.close()
     if started.process.returncode is not None:
         return

@@ -147,7 +147,7 @@ def _job(backend: Backend | None, code: str, limits: Limits, mounts: list[Mount]
         "RLIMIT_CORE": (0, 0),
     }
     if backend is not None:
-        processes = limits.processes + backend.processes_beside_runner
+        processes = limits.processes + backend.extra_processes
         rlimits["RLIMIT_NPROC"] = (processes, processes)
     return {
         "code": code.encode("utf-8", "surrogatepass"),

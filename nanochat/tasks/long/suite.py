@@ -185,13 +185,6 @@ class Suite:
         metric = self._definition.metric
         return (word_match_all if self.easy and metric is string_match_all else metric)(example.answers, reply)
 
-    def training_spec(self, length: int) -> str:
-        """Spec of the registry for conversations of this kind with prompts of about `length` tokens."""
-        task = self._task(length)
-        filler, _ = self._fitted(task, length, "0", None)
-        options = [f for f in dataclasses.fields(task) if not f.kw_only and f.name != "filler" and getattr(task, f.name) != f.default]
-        return ":".join([task.label, f"filler={filler}", *(f"{f.name}={getattr(task, f.name)}" for f in options)])
-
     def _task(self, length: int) -> LongPrompt:
         """Task of the registry for prompts of `length` tokens; the filler is chosen per prompt."""
         definition = self._definition
