@@ -1,1 +1,1 @@
-"""The speedrun lab: runs of base_train that are compared fairly, and decisions that are made by stated rules."""
+"""Speedrun lab: fair comparisons of base_train runs, and decisions by stated rules."""

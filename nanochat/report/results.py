@@ -19,7 +19,7 @@ _TRAININGS = {"base_training": "Base training", "mid_training": "Midtraining", "
 _CHATS = {"chat_evaluation": "", "chat_evaluation_rl": ", after RL"}
 _EVALUATIONS = ("base_evaluation", *_CHATS, "long_context")
 _BASE_ROWS = {"val_bpb": "bits per byte, validation", "train_bpb": "bits per byte, training text", "core_metric": "CORE"}
-# Keys of sections that are no tables, and those of evaluations that the page shows elsewhere.
+# Keys of sections that are not tables, and keys of evaluations that the page shows elsewhere.
 _BLOCKS = {"samples", "layouts", "charts", "metrics_file", "baseline_metrics_file"}
 _MEASURED = {"memory", "tasks", "targets", "focus"}
 _INTERVAL = ("accuracy", "low", "high")
