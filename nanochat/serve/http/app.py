@@ -1,4 +1,4 @@
-"""ASGI application of the chat server. Prompts and replies are never logged."""
+"""HTTP routes of the chat server, as an ASGI application. Prompts and replies are never logged."""
 
 from __future__ import annotations
 
