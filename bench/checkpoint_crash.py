@@ -181,7 +181,8 @@ def damages(count: int, folder: Path, rng: random.Random) -> dict[str, int]:
         except UserError:
             pass
         silent += store.verify(2) is None
-        not_fallen_back += store.newest_valid(say=lambda text: None) != 1
+        newest = store.load_newest(say=lambda text: None)
+        not_fallen_back += newest is None or newest.step != 1
         path.write_bytes(whole)
     whole_again = store.verify(2) is None and exact(store.load(2))
     return {"damages": count, "silent_loads": silent, "not_fallen_back": not_fallen_back + (not whole_again)}

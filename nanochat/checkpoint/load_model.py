@@ -78,18 +78,18 @@ def open_trained(
     """Reads the weights that `load_model` would take, of all that was trained together; see there."""
     folder = _folder(stage, tag)
     store = CheckpointStore(folder)
-    if step is None:
-        step = store.newest_valid(say)
-    if step is None:
+    groups = ("model",)
+    checkpoint = store.load_newest(say, groups) if step is None else store.load(step, groups)
+    if checkpoint is None:
         raise UserError(f"{folder} has no valid checkpoint; train the model with python -m scripts.{TRAINED_BY[stage]}")
-    trained = Trained(store.load(step, groups=("model",)), folder, load_tokenizer())
+    trained = Trained(checkpoint, folder, load_tokenizer())
     trained_with, fingerprint = trained.meta.get("tokenizer"), trained.tokenizer.fingerprint
     if trained_with != fingerprint:
         raise UserError(
             f"{trained.name} was trained with the tokenizer {trained_with}, but {base_dir() / 'tokenizer'} holds {fingerprint}; "
             "put the model's tokenizer back or train the model again"
         )
-    say(f"model: {stage} {folder.name}, step {step}")
+    say(f"model: {stage} {folder.name}, step {checkpoint.step}")
     return trained
 
 

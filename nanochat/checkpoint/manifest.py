@@ -1,4 +1,4 @@
-"""A folder's manifest: size and SHA-256 of each file, so that what is read is what was written."""
+"""Manifest of a folder: size and SHA-256 of each file, so that what is read is what was written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class InvalidError(Exception):
 
 
 def canonical(value: Any) -> bytes:
-    """The one way to write `value`, so that a changed byte in a manifest shows even where JSON would read the same."""
+    """The one way to write `value`, so that a changed byte in a manifest shows even if JSON would read the same."""
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode("utf-8")
 
 
@@ -38,7 +38,7 @@ def write_manifest(folder: Path, step: int, files: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path, step: int) -> dict[str, dict[str, Any]]:
-    """The entries of the files in `folder`. Raises `InvalidError` where the manifest is not the one written for `step`."""
+    """The entries of the files in `folder`. Raises `InvalidError` if the manifest is not the one written for `step`."""
     try:
         data = (folder / MANIFEST).read_bytes()
         manifest = json.loads(data)
@@ -56,8 +56,18 @@ def read_manifest(folder: Path, step: int) -> dict[str, dict[str, Any]]:
     return files
 
 
+def check_size(path: Path, expected: Mapping[str, Any]) -> None:
+    """Raises `InvalidError` if the file at `path` does not have the size of its entry. Reads nothing."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InvalidError(f"{path.name}: {error.strerror}") from error
+    if size != expected.get("bytes"):
+        raise InvalidError(f"{path.name} has {size} bytes instead of {expected.get('bytes')}")
+
+
 def check_file(path: Path, expected: Mapping[str, Any]) -> None:
-    """Raises `InvalidError` where the file at `path` does not have the size and digest of its entry. Reads it in pieces."""
+    """Raises `InvalidError` if the file at `path` does not have the size and digest of its entry. Reads it in pieces."""
     with _opened(path, expected) as f:
         _compare(path, expected, hashlib.file_digest(f, "sha256").hexdigest())
 
@@ -72,11 +82,9 @@ def read_file(path: Path, expected: Mapping[str, Any]) -> bytes:
 
 @contextmanager
 def _opened(path: Path, expected: Mapping[str, Any]) -> Iterator[BinaryIO]:
+    check_size(path, expected)
     try:
         with open(path, "rb") as f:
-            size = os.fstat(f.fileno()).st_size
-            if size != expected.get("bytes"):
-                raise InvalidError(f"{path.name} has {size} bytes instead of {expected.get('bytes')}")
             yield f
     except OSError as error:
         raise InvalidError(f"{path.name}: {error.strerror}") from error

@@ -1,32 +1,43 @@
-"""Checkpoints that are whole or refused: safetensors and JSON in a folder that appears in one rename.
+"""Checkpoint store: safetensors and JSON in a folder that appears in one rename, so that a checkpoint is whole or refused.
 
     <folder>/step_0000123/
-        model.safetensors      one file per group of tensors; of several processes each writes what it owns,
-        optimizer.safetensors  into model.rank00.safetensors, model.rank01.safetensors, …
+        model.safetensors      one file per group of tensors; each of several processes writes what it owns,
+        optimizer.safetensors  to model.rank00.safetensors, model.rank01.safetensors, …
         meta.json              whatever else a run needs to continue
         manifest.json          size and SHA-256 of each file above, written last
 
 A save fills `.step_0000123.tmp`, syncs its files and the folder, renames it, syncs the parent, and only then
 removes older checkpoints. Whatever kills the process, a reader finds the old state or the new one.
+A load hashes every file that it reads and checks the sizes of the others.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors.torch
 import torch
 
-from nanochat.checkpoint.manifest import MANIFEST, InvalidError, canonical, check_file, read_file, read_manifest, write_file, write_manifest
+from nanochat.checkpoint.manifest import (
+    MANIFEST,
+    InvalidError,
+    canonical,
+    check_file,
+    check_size,
+    read_file,
+    read_manifest,
+    write_file,
+    write_manifest,
+)
 from nanochat.common import UserError, fsync_dir
 
 META = "meta.json"
@@ -34,17 +45,56 @@ META = "meta.json"
 _STEP = re.compile(r"step_(\d{7,})")
 _REPLACED = re.compile(r"\.step_(\d{7,})\.old")
 _GROUP = re.compile(r"[a-z][a-z0-9_]*")
-_TENSOR_FILE = re.compile(r"([a-z][a-z0-9_]*)(?:\.rank\d+)?\.safetensors")
+_TENSOR_FILE = re.compile(r"([a-z][a-z0-9_]*)(?:\.rank(\d+))?\.safetensors")
 
 Tensors = Mapping[str, Mapping[str, torch.Tensor]]
 
 
+class Processes(Protocol):
+    """The processes that save or load a checkpoint together (`nanochat.runtime.device.Runtime` is one of them)."""
+
+    rank: int
+    world_size: int
+
+    def all_agree(self, ok: bool) -> bool:
+        """Waits for all processes and returns whether `ok` is true in each."""
+        ...
+
+
+@dataclass(frozen=True)
+class OneProcess:
+    """`Processes` of a process that works alone."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def all_agree(self, ok: bool) -> bool:
+        return ok
+
+
+ALONE = OneProcess()
+
+
+class OtherProcessError(UserError):
+    """Another process failed; its own error says why."""
+
+
+@contextmanager
+def together(processes: Processes, what: str) -> Iterator[None]:
+    """A step that all `processes` take. One that fails still meets the others at the end, so that all raise and none waits."""
+    ok = False
+    try:
+        yield
+        ok = True
+    finally:
+        all_ok = processes.all_agree(ok)
+    if not all_ok:
+        raise OtherProcessError(f"cannot {what}: another process failed")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `CheckpointStore.load` returns: CPU tensors by group and name, and the JSON saved beside them.
-
-    `digest` is 16 hex digits of the tensors that were read: equal for equal ones.
-    """
+    """CPU tensors by group and name, and the JSON saved next to them. `digest`: 16 hex digits that identify the tensors read."""
 
     step: int
     tensors: dict[str, dict[str, torch.Tensor]]
@@ -66,67 +116,43 @@ class CheckpointStore:
         if self.keep != -1 and self.keep < 1:
             raise ValueError(f"keep is {self.keep}; keep at least 1 checkpoint, or -1 for all")
 
-    def save(
-        self,
-        step: int,
-        tensors: Tensors,
-        meta: Mapping[str, Any],
-        rank: int = 0,
-        world_size: int = 1,
-        barrier: Callable[[], None] = lambda: None,
-    ) -> Path:
+    def save(self, step: int, tensors: Tensors, meta: Mapping[str, Any], processes: Processes = ALONE) -> Path:
         """Writes step `step` and returns its folder once it is durable.
 
         `tensors` maps groups ("model", "optimizer") to tensors by name: any device, shape, stride and real dtype.
         Tensors that share memory are saved as independent copies. Equal state gives equal bytes. `meta` is JSON,
         with NaN and infinities as Python's `json` spells them: a run that met one must still be able to save.
-        With several processes each calls this with the tensors it owns, no name twice, and a `barrier` that
-        waits for all; `meta` is taken from rank 0.
+        Of several processes, each calls this with the tensors it owns, no name twice; `meta` is taken from rank 0.
 
-        Raises `UserError`, in every process, where the disk is full or read-only: earlier checkpoints are then
-        intact and nothing half-written stays. Raises `ValueError` or `TypeError` for what cannot be saved.
+        If one process fails, all raise: that one its own error, the others `UserError`. Raises `UserError` if the disk is
+        full or read-only, `ValueError` or `TypeError` for what cannot be saved. Earlier checkpoints are then intact and
+        nothing half-written stays.
         """
-        if step < 0 or not 0 <= rank < world_size:
-            raise ValueError(f"cannot save step {step} as rank {rank} of {world_size}")
-        _check(tensors)
-        meta_bytes = (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
-        temporary = self._temporary(step)
-
-        def begin() -> None:
-            if rank == 0:
-                self._prepare(temporary)
-
-        def write() -> None:
-            meta_file = {META: write_file(temporary / META, meta_bytes)} if rank == 0 else {}
-            _write_part(temporary, tensors, rank, world_size, meta_file)
-
-        def commit() -> None:
-            if rank == 0:
-                self._commit(step, temporary, world_size)
-
-        # A process that fails still meets the others at each barrier, so that all of them end with an error and none waits.
-        failure: OSError | ValueError | None = None
-        for phase in (begin, write, commit):
-            if failure is None:
-                try:
-                    phase()
-                except (OSError, ValueError) as error:
-                    failure = error
-            barrier()
-        failed = failure is not None or temporary.is_dir()
-        barrier()
-        if failed:
-            if rank == 0:
-                shutil.rmtree(temporary, ignore_errors=True)
-            if isinstance(failure, ValueError):
-                raise failure
-            why = failure.strerror if failure is not None else "another process failed"
+        first, temporary, what = processes.rank == 0, self._temporary(step), f"save step {step} in {self.folder}"
+        try:
+            with together(processes, what):
+                _check(step, tensors, processes)
+                meta_bytes = (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+            with together(processes, what):
+                if first:
+                    self._prepare(temporary)
+            with together(processes, what):
+                files = {META: write_file(temporary / META, meta_bytes)} if first else {}
+                _write_part(temporary, tensors, processes, files)
+            with together(processes, what):
+                if first:
+                    self._commit(step, temporary, processes.world_size)
+        except OSError as error:
             raise UserError(
-                f"cannot save step {step} in {self.folder}: {why}; make room there or set NANOCHAT_BASE_DIR to another folder "
+                f"cannot {what}: {error.strerror}; make room there or set NANOCHAT_BASE_DIR to another folder "
                 "(earlier checkpoints are intact)"
-            ) from failure
-        if rank == 0:
-            self._prune(step)
+            ) from error
+        finally:
+            if first:  # a failed save left it
+                shutil.rmtree(temporary, ignore_errors=True)
+        with together(processes, what):
+            if first:
+                self._prune(step)
         return self._final(step)
 
     def steps(self) -> list[int]:
@@ -137,7 +163,7 @@ class CheckpointStore:
         return sorted({int(match[1]) for match in matches if match})
 
     def verify(self, step: int) -> str | None:
-        """None where every byte of the checkpoint is what was written, else one line that says what is wrong."""
+        """None if every byte of the checkpoint is what was written, else one line that says what is wrong."""
         path = self._path(step)
         try:
             for file, expected in _files(path, step).items():
@@ -146,41 +172,63 @@ class CheckpointStore:
             return str(why)
         return None
 
-    def newest_valid(self, say: Callable[[str], None] = print) -> int | None:
-        """The newest step whose checkpoint is valid, or None. Says which it took and why newer ones were refused."""
+    def load_newest(
+        self, say: Callable[[str], None] = print, groups: Collection[str] | None = None, processes: Processes = ALONE
+    ) -> Checkpoint | None:
+        """The newest checkpoint that `load` accepts, or None. Says which it took and why newer ones were refused."""
         for step in reversed(self.steps()):
-            why = self.verify(step)
-            if why is None:
+            found = self._try(step, groups, processes)
+            if isinstance(found, Checkpoint):
                 say(f"checkpoint of step {step} in {self.folder} is valid")
-                return step
-            say(f"checkpoint of step {step} in {self.folder} is refused: {why}")
+                return found
+            say(f"checkpoint of step {step} in {self.folder} is refused: {found}")
         return None
 
-    def load(self, step: int, groups: Collection[str] | None = None) -> Checkpoint:
-        """Reads step `step`, or only these `groups` of its tensors, and verifies each byte it reads; the parts of all processes are joined.
+    def load(self, step: int, groups: Collection[str] | None = None, processes: Processes = ALONE) -> Checkpoint:
+        """Reads step `step`, all groups of its tensors or only `groups`; verifies each byte it reads and the sizes of the other files.
 
-        Raises `UserError` where the checkpoint is missing or not valid.
+        A process reads what it saved itself and what rank 0 saved, if the checkpoint is of as many `processes`; else it reads
+        the parts of all. What one process refuses, all refuse. Raises `UserError` if the checkpoint is missing or not valid.
         """
         if step not in self.steps():
             have = ", ".join(map(str, self.steps())) or "none"
             raise UserError(f"{self.folder} has no checkpoint of step {step}; it has: {have}")
+        found = self._try(step, groups, processes)
+        if isinstance(found, str):
+            raise UserError(f"{self._path(step)} is not a valid checkpoint: {found}; delete it or resume from another step")
+        return found
+
+    def _try(self, step: int, groups: Collection[str] | None, processes: Processes) -> Checkpoint | str:
+        """The checkpoint, or one line that says why this process or another refuses it."""
+        try:
+            with together(processes, f"read step {step} in {self.folder}"):
+                return self._read(step, groups, processes)
+        except InvalidError as why:
+            return str(why)
+        except OtherProcessError as error:
+            return self.verify(step) or str(error)
+
+    def _read(self, step: int, groups: Collection[str] | None, processes: Processes) -> Checkpoint:
         path = self._path(step)
+        files = _files(path, step)
+        owned = {file: (match[1], int(match[2] or 0)) for file in files if (match := _TENSOR_FILE.fullmatch(file))}  # group, rank
+        # Each process of a run has saved something, if only its random state.
+        saved_by = 1 + max((rank for _, rank in owned.values()), default=0)
+        ranks = (0, processes.rank) if saved_by == processes.world_size else range(saved_by)
         tensors: dict[str, dict[str, torch.Tensor]] = {}
         meta: dict[str, Any] = {}
         digest = hashlib.sha256()
-        try:
-            for file, expected in _files(path, step).items():
-                match = _TENSOR_FILE.fullmatch(file)
-                if match and groups is not None and match[1] not in groups:
-                    continue
-                data = read_file(path / file, expected)
-                if match:
-                    tensors.setdefault(match[1], {}).update(safetensors.torch.load(data))
-                    digest.update(expected["sha256"].encode())
-                elif file == META:
-                    meta = json.loads(data)
-        except InvalidError as why:
-            raise UserError(f"{path} is not a valid checkpoint: {why}; delete it or resume from another step") from why
+        for file, expected in files.items():
+            group, rank = owned.get(file, (None, 0))
+            if group is not None and (rank not in ranks or (groups is not None and group not in groups)):
+                check_size(path / file, expected)
+                continue
+            data = read_file(path / file, expected)
+            if group is not None:
+                tensors.setdefault(group, {}).update(safetensors.torch.load(data))
+                digest.update(expected["sha256"].encode())
+            elif file == META:
+                meta = json.loads(data)
         return Checkpoint(step, tensors, meta, digest.hexdigest()[:16])
 
     def discard_after(self, step: int) -> list[int]:
@@ -206,12 +254,12 @@ class CheckpointStore:
         return self.folder / f".{_name(step)}.old"
 
     def _path(self, step: int) -> Path:
-        """Where step `step` is. Only a crash between the two renames of `_commit` leaves it under the other name."""
+        """Folder of step `step`. Only a crash between the two renames of `_commit` leaves it under the other name."""
         final, replaced = self._final(step), self._replaced(step)
         return replaced if replaced.is_dir() and not final.is_dir() else final
 
     def _prepare(self, temporary: Path) -> None:
-        """An empty temporary folder, and none left by dead runs."""
+        """Makes an empty temporary folder and removes those of dead runs."""
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
             fsync_dir(self.folder.parent)
@@ -228,8 +276,6 @@ class CheckpointStore:
         names: set[str] = set()
         for rank in range(world_size):
             part = _part(temporary, rank)
-            if not part.is_file():
-                raise OSError(errno.EIO, f"process {rank} could not write its part")
             content = json.loads(part.read_bytes())
             if twice := names.intersection(content["names"]):
                 raise ValueError(f"{min(twice)} is saved by rank {rank} and by a lower one; each tensor has one owner")
@@ -246,7 +292,7 @@ class CheckpointStore:
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _prune(self, saved: int) -> None:
-        """Removes what is older than the newest `keep` valid checkpoints up to `saved`; later steps are not its business."""
+        """Removes all but the newest `keep` valid checkpoints up to `saved`; later steps are left alone."""
         if self.keep == -1:
             return
         valid = 0
@@ -262,7 +308,7 @@ class CheckpointStore:
             ) from error
 
     def _remove(self, step: int) -> None:
-        """Renamed first: a removal that is cut short leaves a temporary folder, not half a checkpoint."""
+        """Renames before deleting, so that an interrupted delete leaves a temporary folder, not half a checkpoint."""
         condemned = self._temporary(step)
         for path in (self._replaced(step), self._final(step)):
             if path.is_dir():
@@ -277,7 +323,7 @@ def _name(step: int) -> str:
 
 
 def _part(temporary: Path, rank: int) -> Path:
-    """Where a process leaves the digests of its files for rank 0."""
+    """File in which a process leaves the digests of its files for rank 0."""
     return temporary / f"rank{rank:02d}.part"
 
 
@@ -289,21 +335,23 @@ def _files(path: Path, step: int) -> dict[str, dict[str, Any]]:
     return files
 
 
-def _write_part(temporary: Path, tensors: Tensors, rank: int, world_size: int, files: dict[str, Any]) -> None:
+def _write_part(temporary: Path, tensors: Tensors, processes: Processes, files: dict[str, Any]) -> None:
     """Writes what this process owns, then the digests of it and of the `files` already written, for rank 0 to join."""
-    suffix = f".rank{rank:02d}" if world_size > 1 else ""
+    suffix = f".rank{processes.rank:02d}" if processes.world_size > 1 else ""
     for group, named in tensors.items():
-        if named or rank == 0:
+        if named or processes.rank == 0:
             file = f"{group}{suffix}.safetensors"
             files[file] = write_file(temporary / file, safetensors.torch.save(_unshared(named)))
     names = sorted(f"{group}/{name}" for group, named in tensors.items() for name in named)
-    write_file(_part(temporary, rank), canonical({"files": files, "names": names}))
+    write_file(_part(temporary, processes.rank), canonical({"files": files, "names": names}))
 
 
-def _check(tensors: Tensors) -> None:
+def _check(step: int, tensors: Tensors, processes: Processes) -> None:
+    if step < 0 or not 0 <= processes.rank < processes.world_size:
+        raise ValueError(f"cannot save step {step} as rank {processes.rank} of {processes.world_size}")
     for group, named in tensors.items():
         if not _GROUP.fullmatch(group):
-            raise ValueError(f"{group!r} cannot name a group of tensors; use lower-case letters, digits and _")
+            raise ValueError(f"invalid tensor group name {group!r}: use lower-case letters, digits and _")
         for name, tensor in named.items():
             if not isinstance(tensor, torch.Tensor):
                 raise ValueError(f"{group}/{name} is a {type(tensor).__name__}, not a tensor")

@@ -93,6 +93,14 @@ class Runtime:
         if self.world_size > 1:
             dist.barrier()
 
+    def all_agree(self, ok: bool) -> bool:
+        """Waits for all processes and returns whether `ok` is true in each."""
+        if self.world_size > 1:
+            votes = torch.tensor(int(ok), device=self.device)
+            dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+            ok = bool(votes.item())
+        return ok
+
     def say(self, text: str) -> None:
         """Prints a line in the first process."""
         if self.rank == 0:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat.checkpoint.store import Checkpoint, CheckpointStore
+from nanochat.checkpoint.store import ALONE, Checkpoint, CheckpointStore, Processes
 from nanochat.common import UserError
 
 LOSS_BETA = 0.9  # of the running mean in train/loss
@@ -88,7 +88,7 @@ def restore_random_states(states: dict[str, Tensor], device: torch.device, rank:
         torch.cuda.set_rng_state(states[f"cuda.rank{rank}"], device)
 
 
-def open_checkpoint(store: CheckpointStore, resume: str, say: Callable[[str], None]) -> Checkpoint | None:
+def open_checkpoint(store: CheckpointStore, resume: str, say: Callable[[str], None], processes: Processes = ALONE) -> Checkpoint | None:
     """The checkpoint that `--resume` names: `auto` the newest valid one, a number that step, `never` none.
 
     Raises `UserError` if there are checkpoints but none is valid, or if the requested step is missing or invalid.
@@ -96,11 +96,11 @@ def open_checkpoint(store: CheckpointStore, resume: str, say: Callable[[str], No
     if resume == "never":
         return None
     if resume != "auto":
-        return store.load(int(resume))
-    step = store.newest_valid(say)
-    if step is None and store.steps():
+        return store.load(int(resume), processes=processes)
+    checkpoint = store.load_newest(say, processes=processes)
+    if checkpoint is None and store.steps():
         raise UserError(f"no checkpoint in {store.folder} is valid; start again with --resume never (they are then set aside)")
-    return None if step is None else store.load(step)
+    return checkpoint
 
 
 def set_aside(store: CheckpointStore, say: Callable[[str], None]) -> None:

@@ -354,13 +354,13 @@ class Trainer:
         }
         meta = {"identity": dict(self.identity), "state": self.state.state_dict()}
         meta["scaler"] = None if self.scaler is None else self.scaler.state_dict()
-        self.store.save(self.state.step, tensors, {**self.meta, **meta}, rank, self.runtime.world_size, self.runtime.barrier)
+        self.store.save(self.state.step, tensors, {**self.meta, **meta}, self.runtime)
         self._saved_step = self.state.step
         self._end_phase("checkpoint")
 
     def _resume(self) -> int | None:
         """Loads the checkpoint to resume from; returns its step, or None for a new run."""
-        checkpoint = open_checkpoint(self.store, self.flags.resume, self.runtime.say)
+        checkpoint = open_checkpoint(self.store, self.flags.resume, self.runtime.say, self.runtime)
         if checkpoint is None:
             if self.flags.resume == "never" and self.runtime.rank == 0:
                 set_aside(self.store, self.runtime.say)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ import torch
 from nanochat.checkpoint.load_model import load_model, load_weights_into, open_trained
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
+from nanochat.train.state import open_checkpoint
+from tests.helpers.checkpoints import flip
 from tests.helpers.tiny_model import full_logits, save_base, tiny_model, tiny_tokenizer
 
 VOCABULARY = 300
@@ -52,15 +55,40 @@ def test_a_flipped_byte_gives_the_checkpoint_before_it_loudly(base: Path) -> Non
     tokenizer = tiny_tokenizer()
     for step in (1, 2):
         folder = save_base(base, tiny_model(step, vocab_size=VOCABULARY), tokenizer, step=step)
-    file = folder / "model.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
+    flip(folder / "model.safetensors")
     said: list[str] = []
     assert load_model(say=said.append).meta["step"] == 1
     assert any("0000002" in line or "step 2" in line for line in said)
     with pytest.raises(UserError, match="not a valid checkpoint"):
         load_model(step=2, say=said.append)
+
+
+@pytest.mark.parametrize(("file", "loads"), [("optimizer", True), ("model", False)])
+def test_inference_needs_the_model_intact_and_training_everything(base: Path, file: str, loads: bool) -> None:
+    folder = save_base(base, tiny_model(vocab_size=VOCABULARY), tiny_tokenizer())
+    flip(folder / f"{file}.safetensors")
+    for step in (None, 7):
+        if loads:
+            assert load_model(step=step, say=lambda _: None).meta["step"] == 7
+        else:
+            refused(base, "not a valid checkpoint" if step else "has no valid checkpoint", step=step)
+    store = CheckpointStore(folder.parent)
+    for resume, match in (("7", f"{file}.safetensors was changed"), ("auto", "no checkpoint in .* is valid")):
+        with pytest.raises(UserError, match=match):
+            open_checkpoint(store, resume, lambda _: None)
+
+
+def test_inference_reads_each_file_once_and_no_optimizer(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_base(base, tiny_model(vocab_size=VOCABULARY), tiny_tokenizer())
+    opened: list[str] = []
+
+    def counting(path: Path, mode: str) -> BinaryIO:
+        opened.append(path.name)
+        return open(path, mode)
+
+    monkeypatch.setattr("nanochat.checkpoint.manifest.open", counting, raising=False)
+    load_model(say=lambda _: None)
+    assert sorted(opened) == ["meta.json", "model.safetensors"]
 
 
 def refused(base: Path, match: str, **how) -> None:
