@@ -22,7 +22,7 @@ MATRICES = {"a": (8, 16), "b": (8, 16), "c": (8, 16), "d": (8, 16), "single": (1
 TABLES = {"by_6": (3072, 24), "by_2": (4096, 17), "odd": (4097, 17), "small": (30, 4), "one": (1,), "scalar": ()}
 LIMIT = 200.0  # clips some of the steps
 HALF, WHOLE = 3, 6  # steps
-PHASES = [(2, [1]), (3, [1, 2]), (2, [3])]  # (processes, those whose state they go on from)
+PHASES = [(2, [1]), (3, [1, 2, 3]), (2, [3])]  # (processes, those whose state they go on from)
 SKIPPED = 1  # the step whose loss is not finite
 
 
@@ -86,7 +86,8 @@ def main(out: Path, rank: int, ports: list[int]) -> None:
             params = parameters()
             o = build(params)
             if source is not None:
-                resume(o, params, sorted((out / str(source) / "fresh").glob("*")))
+                files = sorted((out / str(source) / "fresh").glob("*"))
+                resume(o, params, [files[0], files[rank]] if source == world else files)
             norms = train(o, params, range(HALF) if source is None else range(HALF, WHOLE), runtime.rank, runtime.world_size)
             folder = out / str(world) / ("fresh" if source is None else f"from_{source}")
             folder.mkdir(parents=True, exist_ok=True)

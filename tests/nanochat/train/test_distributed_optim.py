@@ -72,7 +72,7 @@ def test_several_processes_step_as_one_and_share_their_states(tmp_path, root):
     for world in (2, 3):
         check(tmp_path / str(world) / "fresh", first)
         alone(tmp_path / "1" / f"from_{world}", range(HALF, WHOLE), sorted((tmp_path / str(world) / "fresh").glob("*")))
-    for saved, loaded in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)]:
+    for saved, loaded in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2), (3, 3)]:
         check(tmp_path / str(loaded) / f"from_{saved}", whole)
     for world in (2, 3):  # each holds a share of the state
         files = sorted((tmp_path / str(world) / "fresh").glob("*"))
