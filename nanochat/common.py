@@ -1,8 +1,9 @@
-"""What every part shares: the error a user can act on, the artefact folder, atomic files."""
+"""Basics of every part: the error a user can act on, the artefact folder, atomic files."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import ipaddress
 import json
 import os
@@ -12,27 +13,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-# The checkout. A constant of this one file: the sandbox hides what is below it from model-written code.
+# The checkout. Defined in this file only: the sandbox hides everything below it from model-written code.
 ROOT = Path(__file__).resolve().parent.parent
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is one line: what, where, what to do.
+    """An error that the user can fix. The message is one line: what, where, what to do.
 
     Scripts print it as `error: …` and exit with code 1 (see `flags.run`).
     """
 
 
 def base_dir() -> Path:
-    """Folder of all artefacts: `$NANOCHAT_BASE_DIR`, by default `~/.cache/nanochat`. Not created here."""
+    """Folder of all artefacts: `$NANOCHAT_BASE_DIR`, by default `~/.cache/nanochat`. Does not create it."""
     return Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat").expanduser()
 
 
 def ensure_dir(path: Path) -> Path:
-    """Creates `path` with its parents and checks that files can be written there.
-
-    Raises `UserError` where the folder cannot be made or written.
-    """
+    """Creates `path` with its parents. Raises `UserError` if that fails or no file can be written there."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -43,7 +41,7 @@ def ensure_dir(path: Path) -> Path:
 
 
 def fsync_dir(path: Path) -> None:
-    """Makes the names in `path` durable; a rename is not on disk before its folder is."""
+    """Syncs the folder `path`: a rename is not durable before its folder is."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -54,7 +52,7 @@ def fsync_dir(path: Path) -> None:
 def atomic_write(path: Path, data: str | bytes) -> None:
     """Replaces `path` by `data` in one step: a reader, or a crash, sees the old file or the new one.
 
-    Raises `UserError` where the disk is full or the folder read-only; the old file is then intact.
+    Raises `UserError` if the disk is full or the folder read-only; the old file is then intact.
     """
     payload = data.encode("utf-8") if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
@@ -77,7 +75,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`. Raises `UserError` where the file is missing or not JSON."""
+    """The JSON value in `path`. Raises `UserError` if the file is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -87,7 +85,7 @@ def read_json(path: Path) -> Any:
 
 
 def batched_by_chars(texts: Iterable[str], chars: int) -> Iterator[list[str]]:
-    """`texts` in lists of at least `chars` characters each, the last one aside."""
+    """`texts` in lists of at least `chars` characters each, except the last one."""
     batch: list[str] = []
     gathered = 0
     for text in texts:
@@ -100,8 +98,18 @@ def batched_by_chars(texts: Iterable[str], chars: int) -> Iterator[list[str]]:
         yield batch
 
 
+def digest(*values: object) -> str:
+    """16 hex digits that differ for different `values`, by their `repr`."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return str(error).splitlines()[0]
+
+
 def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an address, is this machine, and no other can reach what is bound to it."""
+    """True if `host`, a name or an address, is this machine, so that no other can reach a port bound to it."""
     if host == "localhost":
         return True
     try:

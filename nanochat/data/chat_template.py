@@ -1,4 +1,4 @@
-"""Conversations as token ids, with a mask of what the assistant has to learn.
+"""Chat template: conversations as token ids, with a mask of the tokens that the assistant has to learn.
 
 A conversation is `{"messages": [{"role": …, "content": …}, …]}`: an optional system message, then user and assistant in
 turns. Content is a string; an assistant's may also be a list of parts `{"type": "text" | "python" | "python_output",
@@ -6,8 +6,8 @@ turns. Content is a string; an assistant's may also be a list of parts `{"type":
 
     <|bos|> <|user_start|>…<|user_end|> <|assistant_start|>…<|assistant_end|> <|user_start|>…
 
-with `<|python_start|>…<|python_end|>` around code the assistant runs and `<|output_start|>…<|output_end|>` around what
-came out of it. Text that spells one of these tokens stays text.
+with `<|python_start|>…<|python_end|>` around code that the assistant runs and `<|output_start|>…<|output_end|>` around its
+output. Text that spells one of these tokens stays text.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 from nanochat.data.tokenizer import Tokenizer
 
-# Part type → (token before, token after, whether the assistant has to learn it). It writes code, but not its output.
+# Part type → (token before, token after, True if the assistant has to learn it). It writes code, but not its output.
 PARTS = {
     "text": (None, None, True),
     "python": ("<|python_start|>", "<|python_end|>", True),
     "python_output": ("<|output_start|>", "<|output_end|>", False),
 }
-# What must come behind a special token for turns to be whole, where nothing else does.
+# The token that must follow a special token at the end for the turns to be whole.
 _FOLLOWING = {
     "<|user_start|>": "<|user_end|>",
     "<|user_end|>": "<|assistant_start|>",
@@ -36,7 +36,7 @@ _FOLLOWING = {
 
 
 class Rendered(NamedTuple):
-    """A conversation as ids and a mask of what is to be learned, and how many of its last messages were left out."""
+    """A conversation as ids and a mask of the learned ones, and the number of its last messages that were left out."""
 
     ids: list[int]
     mask: list[int]
@@ -44,7 +44,7 @@ class Rendered(NamedTuple):
 
 
 def render_whole_turns(tokenizer: Tokenizer, conversation: Mapping[str, Any], max_tokens: int) -> Rendered:
-    """`render_conversation`, but cut behind the last turn of the assistant that fits whole; without ids where none does."""
+    """`render_conversation`, but cut after the last turn of the assistant that fits whole; no ids if none does."""
     rendering = _Rendering(tokenizer)
     rendering.special("<|bos|>", 0)
     turns, kept, end = _turns(conversation), 0, 0
@@ -64,7 +64,7 @@ def render_conversation(tokenizer: Tokenizer, conversation: Mapping[str, Any], m
     user's turns, on the output of code and on `<|assistant_start|>`. Raises `ValueError` for a malformed conversation.
     """
     if max_tokens < 1:
-        raise ValueError(f"max_tokens is {max_tokens}; it must be 1 or more")
+        raise ValueError(f"invalid max_tokens {max_tokens}: must be at least 1")
     rendering = _Rendering(tokenizer)
     rendering.special("<|bos|>", 0)
     for message in _turns(conversation):
@@ -73,10 +73,10 @@ def render_conversation(tokenizer: Tokenizer, conversation: Mapping[str, Any], m
 
 
 def render_prompt(tokenizer: Tokenizer, conversation: Mapping[str, Any], first: bool = True) -> list[int]:
-    """Ids that ask for the assistant's next turn: they end with `<|assistant_start|>`.
+    """Prompt for the assistant's next turn: ids that end with `<|assistant_start|>`.
 
-    Where the last message is the assistant's, it is the answer asked for and left out. Where `first` is not set, these turns
-    follow others, and have no `<|bos|>`. Raises `ValueError` for a malformed conversation.
+    If the last message is the assistant's, it is the expected answer and left out. Without `first`, these turns follow others
+    and have no `<|bos|>`. Raises `ValueError` for a malformed conversation.
     """
     turns = _turns(conversation)
     if turns[-1]["role"] == "assistant":
@@ -91,9 +91,9 @@ def render_prompt(tokenizer: Tokenizer, conversation: Mapping[str, Any], first: 
 
 
 def render_around(tokenizer: Tokenizer, heading: str, answer: str, first: bool = True) -> tuple[list[int], list[int]]:
-    """Ids before and behind a text that is a turn of the user's below `heading`, and that the assistant answers with `answer`.
+    """Ids before and after a text, too long for a message, that the user gives below `heading` and the assistant answers with `answer`.
 
-    For a text too long to be a message. `first` is as for `render_prompt`.
+    `first`: see `render_prompt`.
     """
     before, behind = _Rendering(tokenizer), _Rendering(tokenizer)
     if first:
@@ -106,7 +106,7 @@ def render_around(tokenizer: Tokenizer, heading: str, answer: str, first: bool =
 
 
 def closing(tokenizer: Tokenizer, newest: int | None) -> list[int]:
-    """Ids that end the turns which a conversation leaves open whose last special token is `newest` (None: it has none)."""
+    """Ids that close the open turns of a conversation whose last special token is `newest` (None if it has none)."""
     names = {tokenizer.special_tokens[name]: following for name, following in _FOLLOWING.items()}
     ids: list[int] = []
     while newest in names:
@@ -149,10 +149,10 @@ class _Rendering:
 
 
 def _turns(conversation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The checked messages, the system message merged into the first of the user's."""
+    """The checked messages, with the system message merged into the first user message."""
     messages = conversation.get("messages") if isinstance(conversation, Mapping) else None
     if not isinstance(messages, list) or not messages:
-        raise ValueError("a conversation must have a list of messages, one or more")
+        raise ValueError("a conversation must have a list of at least one message")
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
             raise ValueError(f"message {i} must have a role and content")
@@ -161,13 +161,13 @@ def _turns(conversation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if turns[0]["role"] == "system":
         system = turns.pop(0)
         if not turns or turns[0]["role"] != "user":
-            raise ValueError("a message of the user must follow the system message")
+            raise ValueError("a user message must follow the system message")
         turns[0] = {"role": "user", "content": f"{system['content']}\n\n{turns[0]['content']}"}
     first = len(messages) - len(turns)
     for i, message in enumerate(turns):
         expected = ("user", "assistant")[i % 2]
         if message["role"] != expected:
-            raise ValueError(f"message {first + i} has the role {message['role']!r}; {expected!r} must come here")
+            raise ValueError(f"message {first + i} has the role {message['role']!r}; expected {expected!r}")
     return turns
 
 

@@ -1,15 +1,13 @@
-"""Rows of whole conversations for fine-tuning: rendered and packed once, kept on disk, addressed by number.
+"""Row loader for fine-tuning: whole conversations, rendered and packed once, kept on disk.
 
-Only what the assistant says is learned (`chat_format`). Padding comes first, so that a row ends with a reply: what a memory is
-judged on is the end of its rows. A conversation that is longer than a row is cut behind its last turn
-of the assistant that fits; one of which none fits, or that has nothing to learn, is left out. Both are counted.
+Only what the assistant says is learned (`chat_template`). Padding comes first, so that a row ends with a reply: a memory is judged
+on the end of its rows. A conversation that is longer than a row is cut after the last turn of the assistant that fits; one
+without such a turn, or with nothing to learn, is left out. Both are counted.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -17,30 +15,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
-from nanochat.common import UserError, base_dir, ensure_dir, fsync_dir, read_json, write_json
+from nanochat.common import UserError, base_dir, digest, read_json, write_json
 from nanochat.data.chat_template import render_whole_turns
 from nanochat.data.dataloader import permute
-from nanochat.data.packing import pack_whole
-from nanochat.data.rows import Loader
+from nanochat.data.make_once import make_once, new_folder
+from nanochat.data.packing import pack_whole, ranges
+from nanochat.data.rows import Loader, masked, masked_rows
 from nanochat.data.tokenizer import Tokenizer
 
-VERSION = 1  # of the rows; another version is another order of the data
+VERSION = 1  # of the rows; it changes with the order of the data
 PROGRESS_SECONDS = 10.0
 _KEPT = ("tokens", "first_token", "first_piece")
 
 
 class Conversations(Sequence[Mapping[str, Any]]):
-    """What is asked of a mixture: conversations by number, and a fingerprint that changes when any of them does."""
+    """Conversations by number, with a fingerprint that changes when any of them does."""
 
     fingerprint: str
 
 
 class ConversationLoader(Loader):
-    """All rows of a mixture, by number; their order is another one in each epoch. See `Loader`.
+    """All rows of a mixture; each epoch has its own order. `counts`: statistics of the conversations.
 
-    `counts` says what became of the conversations. Raises `UserError` where not one of them fits a row.
+    Raises `UserError` if no conversation fits a row.
     """
 
     def __init__(
@@ -53,47 +51,38 @@ class ConversationLoader(Loader):
         say: Callable[[str], None] = print,
     ) -> None:
         if seq_len < 1:
-            raise ValueError(f"seq_len must be at least 1, not {seq_len}")
+            raise ValueError(f"invalid seq_len {seq_len}: must be at least 1")
         self.seq_len, self.seed, self.shuffle = seq_len, seed, shuffle
-        self._padding = ~tokenizer.bos_id
-        key = _digest(VERSION, conversations.fingerprint, tokenizer.fingerprint, seq_len)
+        self._padding = tokenizer.bos_id
+        key = digest(VERSION, conversations.fingerprint, tokenizer.fingerprint, seq_len)
         folder = base_dir() / "tokens" / f"chat-{key}"
-        if not (folder / "counts.json").exists():
-            ensure_dir(folder.parent)
-            with FileLock(folder.parent / f".{folder.name}.lock"):
-                if not (folder / "counts.json").exists():
-                    _make(folder, conversations, tokenizer, seq_len, say)
+        make_once(folder, lambda: _make(folder, conversations, tokenizer, seq_len, say), proof="counts.json")
         self.counts: dict[str, int] = read_json(folder / "counts.json")
         self._tokens, self._first_token, self._first_piece = (_open(folder / f"{name}.npy") for name in _KEPT)
         self.rows_per_epoch = len(self._first_piece) - 1
-        self.fingerprint = _digest(key, seed if shuffle else None)
+        self.fingerprint = digest(key, seed if shuffle else None)
         self._order = lru_cache(maxsize=2)(self._epoch)
 
-    def epoch_of(self, row: int) -> int:
-        """See `Loader`."""
-        return row // self.rows_per_epoch
-
     def rows(self, a: int, b: int) -> np.ndarray:
-        """Rows `a … b-1` as int32 [b-a, T+1]; what is not to be learned is a complement (`nanochat.data.rows`)."""
+        """See `Loader`."""
         if not 0 <= a <= b:
-            raise ValueError(f"rows {a} … {b} are no range")
+            raise ValueError(f"invalid row range {a}..{b}")
         numbers, width = np.arange(a, b), self.seq_len + 1
         epochs, places = np.divmod(numbers, self.rows_per_epoch)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             places[here] = self._order(int(epoch))[places[here]]
         pieces = self._first_piece[places + 1] - self._first_piece[places]
-        piece = np.repeat(self._first_piece[places] - (np.cumsum(pieces) - pieces), pieces) + np.arange(pieces.sum())
+        piece = ranges(self._first_piece[places], pieces)
         length = self._first_token[piece + 1] - self._first_token[piece]
         before = np.cumsum(length) - length  # tokens of these rows before each piece
         row = np.repeat(np.arange(len(places)), pieces)
         begin = np.searchsorted(row, np.arange(len(places) + 1))
         ends = np.append(before, length.sum())[begin[1:]]  # of the rows, in tokens
-        target = row * width + width + before - ends[row]  # where each piece goes
-        token = np.arange(length.sum())
-        out = np.full((b - a) * width, self._padding, np.int32)
-        out[token + np.repeat(target - before, length)] = self._tokens[token + np.repeat(self._first_token[piece] - before, length)]
-        return out.reshape(b - a, width)
+        target = row * width + width + before - ends[row]  # the place of each piece
+        out = masked_rows(b - a, self.seq_len, self._padding)
+        out.reshape(-1)[ranges(target, length)] = self._tokens[ranges(self._first_token[piece], length)]
+        return out
 
     def _epoch(self, epoch: int) -> np.ndarray:
         rows = np.arange(self.rows_per_epoch)
@@ -101,7 +90,7 @@ class ConversationLoader(Loader):
 
 
 def _make(folder: Path, conversations: Conversations, tokenizer: Tokenizer, seq_len: int, say: Callable[[str], None]) -> None:
-    """Renders and packs all conversations into `folder`, which is there when it is whole."""
+    """Renders and packs all conversations into `folder`."""
     begin = last = time.monotonic()
     pieces: list[np.ndarray] = []
     counts = dict.fromkeys(("conversations", "cut", "too_long", "nothing_to_learn", "rows", "tokens", "learned_tokens"), 0)
@@ -109,7 +98,7 @@ def _make(folder: Path, conversations: Conversations, tokenizer: Tokenizer, seq_
         try:
             ids, mask, messages_cut = render_whole_turns(tokenizer, conversations[i], seq_len + 1)
         except ValueError as error:
-            raise UserError(f"conversation {i} of the mixture: {error}; mend the data or leave it out") from error
+            raise UserError(f"conversation {i} of the mixture: {error}; fix the data or leave it out") from error
         counts["conversations"] += 1
         if not ids:
             counts["too_long"] += 1
@@ -118,8 +107,7 @@ def _make(folder: Path, conversations: Conversations, tokenizer: Tokenizer, seq_
         else:
             counts["cut"] += messages_cut > 0
             counts["learned_tokens"] += sum(mask)
-            tokens = np.array(ids, np.int32)
-            pieces.append(np.where(mask, tokens, ~tokens))
+            pieces.append(masked(ids, mask))
         if time.monotonic() - last > PROGRESS_SECONDS:
             last = time.monotonic()
             say(f"rendered {i + 1:,} of {len(conversations):,} conversations")
@@ -136,14 +124,10 @@ def _make(folder: Path, conversations: Conversations, tokenizer: Tokenizer, seq_
         "first_token": np.array([0, *itertools.accumulate(length[piece].tolist())]),
         "first_piece": np.append(np.flatnonzero(np.diff(row, prepend=-1)), len(row)),
     }
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    ensure_dir(partial)
-    for name in _KEPT:
-        np.save(partial / f"{name}.npy", arrays[name], allow_pickle=False)
-    write_json(partial / "counts.json", counts)
-    partial.rename(folder)
-    fsync_dir(folder.parent)
+    with new_folder(folder) as temporary:
+        for name in _KEPT:
+            np.save(temporary / f"{name}.npy", arrays[name], allow_pickle=False)
+        write_json(temporary / "counts.json", counts)
     filled = counts["tokens"] / (counts["rows"] * (seq_len + 1))
     say(
         f"conversations: {counts['conversations']:,} in {counts['rows']:,} rows of {seq_len}, {filled:.1%} filled; "
@@ -157,7 +141,3 @@ def _open(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} is damaged ({error}); delete its folder and it is made again") from error
-
-
-def _digest(*values: object) -> str:
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""One file out of the network: resumed, verified, renamed into place only when whole.
+"""Downloads a file over HTTP: resumed, verified, renamed into place only when whole.
 
-A file is written to `NAME.tmp` and continued there (`Range`) after any interruption. When all bytes are in, its size, its
-SHA-256 where the server states one, and its contents (for a shard its parquet footer) are checked; then it is renamed.
+A file is written to `NAME.tmp` and continued there (`Range`) after any interruption. When all bytes have arrived, its size, its
+SHA-256 if the server states one, and its contents (the parquet footer of a shard) are checked; then it is renamed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from nanochat.data.text_files import open_parquet
 from nanochat.flags import flag
 from nanochat.progress import DownloadProgress
 
-HUB_HOST = "huggingface.co"  # the one host that HF_TOKEN is sent to, and only over https
-MAX_ATTEMPTS = 6  # in a row that brought less than `PROGRESS_BYTES`
+HUB_HOST = "huggingface.co"  # the only host that HF_TOKEN is sent to, and only over https
+MAX_ATTEMPTS = 6  # consecutive ones that received less than `PROGRESS_BYTES`
 PROGRESS_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 20
 LONGEST_WAIT_SECONDS = 60.0
@@ -37,18 +37,18 @@ T = TypeVar("T")
 
 @dataclass
 class TransferConfig:
-    timeout_seconds: float = flag(30.0, "silence after which a connection counts as lost", unit="s")
-    retry_seconds: float = flag(1.0, "wait after the first failed attempt; it doubles from one to the next", unit="s")
+    timeout_seconds: float = flag(30.0, "timeout of a silent connection", unit="s")
+    retry_seconds: float = flag(1.0, "wait after the first failed attempt; doubles with each further one", unit="s")
 
     def __post_init__(self) -> None:
         if not self.timeout_seconds > 0:
-            raise ValueError(f"timeout_seconds must be positive, not {self.timeout_seconds}")
+            raise ValueError(f"invalid timeout_seconds {self.timeout_seconds}: must be positive")
         if not self.retry_seconds >= 0:
-            raise ValueError(f"retry_seconds must not be negative, but is {self.retry_seconds}")
+            raise ValueError(f"invalid retry_seconds {self.retry_seconds}: must be at least 0")
 
 
 class TransferError(Exception):
-    """One attempt failed in a way that another may not. `wait_seconds` is what the server asked for, if it did."""
+    """A failed attempt that is worth repeating. `wait_seconds`: the wait that the server asked for, or 0."""
 
     def __init__(self, message: str, wait_seconds: float = 0.0) -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class TransferError(Exception):
 
 
 def check_parquet(path: Path) -> None:
-    """Raises `UserError` where `path` is no whole parquet file with a column "text"."""
+    """Raises `UserError` if `path` is not a whole parquet file with a column "text"."""
     open_parquet(path).close()
 
 
@@ -68,10 +68,10 @@ def fetch_file(
     stop: threading.Event,
     check: Callable[[Path], None] = check_parquet,
 ) -> None:
-    """Downloads `url` to `path`, continuing `path.tmp` where there is one. Two processes may do so for the same path.
+    """Downloads `url` to `path`, continuing `path.tmp` if it exists. Several processes may do so for the same path.
 
-    `check` raises `UserError` where the contents are not what they should be; the file is then downloaded anew. Raises
-    `UserError` when the server refuses, the disk is full, `MAX_ATTEMPTS` attempts in a row failed, or `stop` was set.
+    If `check` raises `UserError`, the contents are wrong and the file is downloaded anew. Raises `UserError` if the server
+    refuses, the disk is full, `MAX_ATTEMPTS` consecutive attempts fail, or `stop` is set.
     """
     temporary = path.with_name(path.name + ".tmp")
     with FileLock(path.with_name(f".{path.name}.lock")):
@@ -95,7 +95,7 @@ def fetch_file(
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, keeping what the hub states about the file before it sends the client on to a storage host."""
+    """Follows redirects and keeps the headers in which the hub describes the file before it redirects to a storage host."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):  # the signature is urllib's
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -109,13 +109,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def _authorize(request: urllib.request.Request) -> None:
     token = os.environ.get("HF_TOKEN")
     if token and request.type == "https" and request.host == HUB_HOST:
-        # Unredirected: the header belongs to this request alone and is not carried on to the host of a redirect.
+        # Unredirected: the header is not sent to the host of a redirect.
         request.add_unredirected_header("Authorization", f"Bearer {token}")
 
 
 def _transfer(url: str, temporary: Path, timeout: float, progress: DownloadProgress, stop: threading.Event) -> dict[str, str]:
-    """One request for what `temporary` lacks. Returns the response's headers with the hub's `x-linked-…` among them."""
-    # The last byte that is there is asked for again, so that the request can be met also when none is lacking.
+    """Requests what `temporary` lacks. Returns the headers of the response and the hub's `x-linked-…`."""
+    # The last byte is requested again, so that the range is valid even if none is missing.
     start = max(_size(temporary) - 1, 0)
     request = urllib.request.Request(url, headers={"User-Agent": "megacontext", **({"Range": f"bytes={start}-"} if start else {})})
     _authorize(request)
@@ -125,7 +125,7 @@ def _transfer(url: str, temporary: Path, timeout: float, progress: DownloadProgr
         with opener.open(request, timeout=timeout) as response:
             headers = {**{name.lower(): value for name, value in response.headers.items()}, **opener.linked}
             if response.status == 206 and not headers.get("content-range", "").startswith(f"bytes {start}-"):
-                raise TransferError(f"asked for the bytes from {start} on, got {headers.get('content-range', 'others')}")
+                raise TransferError(f"requested the bytes from {start} on, got {headers.get('content-range', 'others')}")
             _write(response, temporary, start if response.status == 206 else 0, progress, stop)
             return headers
     except urllib.error.HTTPError as error:
@@ -138,7 +138,7 @@ def _transfer(url: str, temporary: Path, timeout: float, progress: DownloadProgr
 def _refusal(error: urllib.error.HTTPError, url: str, temporary: Path) -> Exception:
     if error.code == 416:
         temporary.unlink(missing_ok=True)
-        return TransferError("what was there is longer than the file; starting over")
+        return TransferError("the partial download is longer than the file; starting over")
     if error.code in _RETRY_STATUS:
         wait = error.headers.get("Retry-After", "")
         return TransferError(f"the server answered {error.code} {error.reason}", float(wait) if wait.isdecimal() else 0.0)
@@ -150,7 +150,7 @@ def _write(response: IO[bytes], temporary: Path, start: int, progress: DownloadP
         try:
             return action(*arguments)
         except OSError as error:
-            raise UserError(f"cannot write {temporary}: {error.strerror}; put that right and run the same command again") from error
+            raise UserError(f"cannot write {temporary}: {error.strerror}; fix that and run the same command again") from error
 
     with on_disk(open, temporary, "r+b" if start else "wb") as file:
         file.seek(start)
@@ -161,17 +161,17 @@ def _write(response: IO[bytes], temporary: Path, start: int, progress: DownloadP
 
 
 def _verify(temporary: Path, headers: dict[str, str], check: Callable[[Path], None]) -> None:
-    """Checks what arrived against what the server said about it. Raises `TransferError`; a file of wrong bytes is deleted."""
+    """Checks size, SHA-256 and contents. Raises `TransferError`; a file of wrong bytes is deleted."""
     size, stated = _size(temporary), _stated_size(headers)
     if stated is not None and size < stated:
         raise TransferError(f"the connection ended at {size:,} of {stated:,} bytes")
-    fault = f"{size:,} bytes came where {stated:,} were due" if stated is not None and size > stated else None
+    fault = f"{size:,} bytes arrived instead of {stated:,}" if stated is not None and size > stated else None
     # The hub's own header: a storage host's ETag may be another hash of the same length.
     sha256 = re.fullmatch(r'"?([0-9a-f]{64})"?', headers.get("x-linked-etag", ""))
     if fault is None and sha256 is not None:
         with open(temporary, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256[1]:
-                fault = "the bytes do not have the SHA-256 that the server states"
+                fault = "the SHA-256 is not the one that the server states"
     if fault is None:
         try:
             check(temporary)

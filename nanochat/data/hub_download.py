@@ -1,4 +1,4 @@
-"""Downloaded datasets: which there are, and bringing their shards here, several at a time."""
+"""Downloads shards of the datasets on the hub, several at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nanochat.progress import DownloadProgress
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A shuffled dataset of numbered parquet shards. The last shard is for validation, by name."""
+    """A shuffled dataset of numbered parquet shards. `val_shard`, the last one, is for validation."""
 
     repository: str
     val_shard: int
@@ -40,40 +40,40 @@ HUB = {
 
 @dataclass
 class DownloadConfig:
-    dataset: Literal["climbmix", "fineweb-edu"] = flag("climbmix", "which dataset to download")
-    num_shards: int = flag(
-        8, "training shards to have, from the first; the validation shard always comes too", unit="shards", alias=("-n",)
-    )
-    num_workers: int = flag(4, "downloads at a time", alias=("-w",))
-    base_url: str = flag("", "folder URL of the shards, for a mirror; else NANOCHAT_DATA_URL, else the hub")
+    """Download training shards and the validation shard."""
+
+    dataset: Literal["climbmix", "fineweb-edu"] = flag("climbmix", "dataset to download")
+    num_shards: int = flag(8, "first N training shards; the validation shard is always added", unit="shards", alias=("-n",))
+    num_workers: int = flag(4, "concurrent downloads", alias=("-w",))
+    base_url: str = flag("", "folder URL of the shards, for a mirror; empty = NANOCHAT_DATA_URL if set, else the hub")
     transfer: TransferConfig = part(TransferConfig)
 
     def __post_init__(self) -> None:
         most = HUB[self.dataset].val_shard
         if not 1 <= self.num_shards <= most:
-            raise ValueError(f"num_shards (-n) must be 1 … {most} for {self.dataset}, not {self.num_shards}")
+            raise ValueError(f"invalid num_shards (-n) {self.num_shards}: must be 1 … {most} for {self.dataset}")
         if self.num_workers < 1:
-            raise ValueError(f"num_workers (-w) must be at least 1, not {self.num_workers}")
+            raise ValueError(f"invalid num_workers (-w) {self.num_workers}: must be at least 1")
         if urllib.parse.urlsplit(self.url).scheme not in ("http", "https"):
-            raise ValueError(f"base_url must begin with http:// or https://, not be {self.url!r}")
+            raise ValueError(f"invalid base_url {self.url!r}: must begin with http:// or https://")
 
     @property
     def url(self) -> str:
-        """The folder that the shards are in, without a slash at its end."""
+        """URL of the folder of the shards, without a trailing slash."""
         return (self.base_url or os.environ.get("NANOCHAT_DATA_URL") or HUB[self.dataset].url).rstrip("/")
 
 
 def download(config: DownloadConfig, folder: Path) -> int:
-    """Brings the shards that are not in `folder` yet. Returns the exit code: 1 if any is missing at the end.
+    """Downloads the shards that are not in `folder` yet. Returns the exit code: 1 if any is missing at the end.
 
-    Prints a progress bar on a terminal and plain lines elsewhere, and for each shard that failed one line that says why.
+    Prints a progress bar on a terminal, plain lines elsewhere, and one line with the reason for each shard that failed.
     """
     ensure_dir(folder)
     hub = HUB[config.dataset]
     names = [hub.shard_name(i) for i in (hub.val_shard, *range(config.num_shards))]
     missing = [name for name in names if not (folder / name).exists()]
     print(f"{config.dataset}: {len(names) - len(missing)} of {len(names)} shards are in {folder}", flush=True)
-    failures = _bring(missing, config, folder) if missing else []
+    failures = _download(missing, config, folder) if missing else []
     for line in sorted(failures):
         print(f"error: {line}", file=sys.stderr)
     if failures:
@@ -83,13 +83,13 @@ def download(config: DownloadConfig, folder: Path) -> int:
     return 1 if failures else 0
 
 
-def _bring(names: list[str], config: DownloadConfig, folder: Path) -> list[str]:
-    """Downloads the shards `names`, several at a time. Returns a line for each that failed."""
+def _download(names: list[str], config: DownloadConfig, folder: Path) -> list[str]:
+    """Downloads the shards `names`. Returns a line for each that failed."""
     stop = threading.Event()
     failures: list[str] = []
     with DownloadProgress(len(names)) as progress, ThreadPoolExecutor(config.num_workers) as pool:
 
-        def bring(name: str) -> None:
+        def fetch(name: str) -> None:
             try:
                 fetch_file(f"{config.url}/{name}", folder / name, config.transfer, progress, stop)
                 progress.done(name)
@@ -97,7 +97,7 @@ def _bring(names: list[str], config: DownloadConfig, folder: Path) -> list[str]:
                 failures.append(f"{name}: {error}")
 
         try:
-            for future in [pool.submit(bring, name) for name in names]:
+            for future in [pool.submit(fetch, name) for name in names]:
                 future.result()
         except BaseException:  # KeyboardInterrupt above all: the threads end at their next chunk and the `.tmp` files stay
             stop.set()

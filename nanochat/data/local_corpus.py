@@ -1,7 +1,7 @@
-"""The corpus that every machine has: the source code and texts of its Python installation.
+"""Local corpus, which every machine has: the source code and texts of its Python installation.
 
-It is collected once into `data/local/{train,val}.parquet` and read from there ever after, so that installing a package or
-byte-compiling one between two stages of a run changes nothing. Deleting the folder collects it anew.
+Collected once into `data/local/{train,val}.parquet`, so that installing a package between two stages of a run changes nothing.
+Deleting the folder collects it anew.
 """
 
 from __future__ import annotations
@@ -9,29 +9,23 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import shutil
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock
-
-from nanochat.common import UserError, base_dir, ensure_dir, fsync_dir, write_json
+from nanochat.common import UserError, base_dir, write_json
+from nanochat.data.make_once import make_once, new_folder
 from nanochat.data.text_files import TEXT_SUFFIXES, read_documents
 
 CORPUS_BYTES = 30_000_000
-VAL_EVERY = 25  # one document in so many is for validation: 4 %
+VAL_EVERY = 25  # one document in this many is for validation, 4 %
 _TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
 
 
 def local_corpus() -> Path:
-    """The folder with `train.parquet`, `val.parquet` and `corpus.json`, collected first where it is missing."""
+    """The folder with `train.parquet`, `val.parquet` and `corpus.json`, collected first if it is missing."""
     folder = base_dir() / "data" / "local"
-    if not (folder / "corpus.json").exists():
-        ensure_dir(folder.parent)
-        with FileLock(folder.parent / ".local.lock"):
-            if not (folder / "corpus.json").exists():
-                _collect(folder)
+    make_once(folder, lambda: _collect(folder), proof="corpus.json")
     return folder
 
 
@@ -57,15 +51,15 @@ def _text_files(root: Path) -> Iterator[Path]:
 
 
 def _is_library(folder: str) -> bool:
-    # The packages are a root of their own, and may be elsewhere than below the standard library (in a virtual environment).
+    # The packages are a root of their own: in a virtual environment they lie outside of the standard library.
     return not folder.startswith(".") and not folder.endswith(("-packages", ".dist-info", ".egg-info", "__pycache__"))
 
 
 def _collect(folder: Path) -> None:
     documents, skipped = _read()
     if not documents:
-        raise UserError(f"found no text in {sysconfig.get_path('stdlib')}; give --dataset a file or folder of text")
-    # In the order of the hashes, so that any prefix of the corpus is a fair sample of it.
+        raise UserError(f"found no text in {sysconfig.get_path('stdlib')}; use --dataset with a file or folder of text")
+    # In the order of the hashes, so that any prefix of the corpus is a random sample of it.
     rows = [(_is_val(digest), text, str(path)) for digest, (text, path) in sorted(documents.items())]
     splits = {"train": [row for row in rows if not row[0]], "val": [row for row in rows if row[0]]}
     summary = {"python": platform.python_version(), "documents": len(rows), "text_bytes": sum(len(row[1].encode()) for row in rows)}
@@ -73,7 +67,7 @@ def _collect(folder: Path) -> None:
 
 
 def _read() -> tuple[dict[bytes, tuple[str, Path]], dict[str, int]]:
-    """Up to `CORPUS_BYTES` of documents by content hash, with where each was read, and how many were skipped for what."""
+    """Up to `CORPUS_BYTES` of documents (text, path) by content hash, and the numbers skipped by reason."""
     documents: dict[bytes, tuple[str, Path]] = {}
     skipped = {"not_utf8": 0, "empty": 0, "duplicate": 0}
     total = 0
@@ -102,18 +96,8 @@ def _write(folder: Path, splits: dict[str, list[tuple[bool, str, str]]], summary
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+    with new_folder(folder) as temporary:
         for split, rows in splits.items():
             table = pa.table({"text": [text for _, text, _ in rows], "path": [path for _, _, path in rows]})
             pq.write_table(table, temporary / f"{split}.parquet", compression="zstd")
         write_json(temporary / "corpus.json", summary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-        fsync_dir(folder.parent)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"cannot write {folder}: {error.strerror}; free some space or set NANOCHAT_BASE_DIR elsewhere") from error

@@ -1,6 +1,6 @@
-"""Packing plans: which stretch of a token shard goes where in rows of `seq_len + 1` tokens.
+"""Packing of documents into rows of `seq_len + 1` tokens, by best fit.
 
-A plan lays the rows of a shard after each other and lists the pieces that fill them: `source` int64 [pieces] is where a piece
+A plan concatenates the rows of a shard and lists the pieces that fill them: `source` int64 [pieces] is where a piece
 begins in the shard, `target` int64 [pieces + 1] where it begins in the rows, so row `r` is target positions
 `[r · (seq_len + 1), (r + 1) · (seq_len + 1))`. Every piece begins with BOS, whatever stands at its source position: the
 continuation of a long document begins one token early, where the reader puts the BOS.
@@ -15,13 +15,18 @@ VERSION = 1  # of the plans; another version is another order of the data
 PackingPlan = np.ndarray  # int64 [2, pieces + 1]: source (its last entry unused) and target
 
 
+def ranges(begin: np.ndarray | int, length: np.ndarray) -> np.ndarray:
+    """The ranges `begin[i] … begin[i] + length[i] - 1`, concatenated: int64 [sum of lengths]."""
+    return np.arange(length.sum()) + np.repeat(begin - (np.cumsum(length) - length), length)
+
+
 def plan_bestfit(offsets: np.ndarray, seq_len: int) -> PackingPlan:
     """Packs the documents between `offsets` (int64 [documents + 1], BOS first in each) into whole rows.
 
     Documents are cut into pieces of `seq_len` tokens after their BOS. Then each row takes the longest piece that fits into
-    what is free, again and again; when none fits, the shortest piece left is cropped to fill the row. A single free slot takes
-    a BOS alone. What is left at the end and fills no row is dropped, and so are documents of nothing but BOS. The rows come in
-    the order of their first pieces in the text. The same idea over a small buffer is in karpathy/nanochat.
+    what is free, again and again; if none fits, the shortest remaining piece is cropped to fill the row. A single free slot takes
+    a BOS alone. A remainder that fills no row is dropped, and so are documents of nothing but BOS. The rows are in the order of
+    their first pieces in the text. karpathy/nanochat has the same idea over a small buffer.
     """
     capacity = seq_len + 1
     start, length = _pieces(offsets, seq_len)
@@ -45,14 +50,14 @@ def _pieces(offsets: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     content = np.diff(offsets) - 1
     pieces = -(-content // seq_len)
     document = np.repeat(np.arange(len(content)), pieces)
-    begin = (np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * seq_len
+    begin = ranges(0, pieces) * seq_len
     return offsets[document] + begin, np.minimum(content[document] - begin, seq_len) + 1
 
 
 def pack_whole(length: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
     """Packs pieces of `length` (int64, 1 … capacity) whole into rows of `capacity`: row number and piece of each, row after row.
 
-    Each row takes the longest piece that fits, again and again, until none does; what is left of it is for padding.
+    Each row takes the longest piece that fits, again and again, until none does; the rest of it is for padding.
     """
     row, piece, _ = _pack(np.arange(len(length)), length, capacity, crop=False)
     return row, piece
@@ -61,8 +66,8 @@ def pack_whole(length: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarra
 def _pack(rest: np.ndarray, length: np.ndarray, capacity: int, crop: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Best fit over the pieces `rest`: row number, piece and used size of each placed piece, row after row.
 
-    The choice depends on nothing but how many pieces of each length are left, so it is made for lengths: a row's pattern of
-    lengths holds for as many rows as there are pieces for it.
+    The choice depends only on how many pieces of each length are left, so it is made for lengths: a row's pattern of lengths
+    holds for as many rows as there are pieces for it.
     """
     by_length = rest[np.argsort(length[rest], kind="stable")]
     count = np.bincount(length[rest], minlength=capacity + 1)
@@ -72,13 +77,11 @@ def _pack(rest: np.ndarray, length: np.ndarray, capacity: int, crop: bool) -> tu
     pattern_of_row = np.repeat(np.arange(len(patterns)), np.array(repeats, np.int64))
     placed = entry_count[pattern_of_row]  # pieces per row
     row = np.repeat(np.arange(len(placed)), placed)
-    within = np.arange(len(row)) - np.repeat(np.cumsum(placed) - placed, placed)
-    chosen = entries[(np.cumsum(entry_count) - entry_count)[pattern_of_row[row]] + within]
-    # The n-th use of a length takes the n-th piece of that length; where pieces are cropped, a lone BOS (length 1) borrows any one's.
+    chosen = entries[ranges((np.cumsum(entry_count) - entry_count)[pattern_of_row], placed)]
+    # The n-th use of a length takes the n-th piece of that length; when cropping, a lone BOS (length 1) borrows that of any piece.
     use = np.argsort(chosen[:, 0], kind="stable")
     uses = np.bincount(chosen[:, 0], minlength=capacity + 1)
-    nth = np.arange(len(use)) - np.repeat(np.cumsum(uses) - uses, uses)
-    slot = np.repeat(np.cumsum(count) - count, uses) + nth
+    slot = ranges(np.cumsum(count) - count, uses)
     piece = np.empty(len(use), np.int64)
     piece[use] = by_length[np.where(chosen[use, 0] == 1, 0, slot) if crop else slot]
     return row, piece, chosen[:, 1]
@@ -87,7 +90,7 @@ def _pack(rest: np.ndarray, length: np.ndarray, capacity: int, crop: bool) -> tu
 def _patterns(count: list[int], capacity: int, crop: bool) -> tuple[list[list[tuple[int, int]]], list[int]]:
     """Rows as lists of (length, used size), and how often each is repeated, given `count[length]` pieces of each length.
 
-    Without `crop` a row ends where no piece fits into what is free.
+    Without `crop` a row ends when no piece fits any more.
     """
     patterns, repeats = [], []
     left = sum(1 << length for length, n in enumerate(count) if n)  # bit set: lengths that still have pieces

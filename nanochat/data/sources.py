@@ -1,9 +1,10 @@
-"""Text sources: which files a data set has, how they split into training and validation, and their fingerprint."""
+"""Text sources: the files of a dataset, their split into training and validation, and their fingerprint."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import math
 import os
 import re
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nanochat.common import UserError, base_dir, read_json
+from nanochat.common import UserError, base_dir, digest, read_json
 from nanochat.data.hub_download import HUB
 from nanochat.data.local_corpus import local_corpus
 from nanochat.data.text_files import SUFFIXES, is_whole_text, read_documents
@@ -21,26 +22,26 @@ from nanochat.flags import flag
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 Role = Literal["train", "val", "hash", "tail"]
-VAL_EVERY = 25  # where documents are split by their hash, one in so many is for validation: 4 %
-VAL_TAIL = 0.04  # where each document is split, the part of its characters at the end that is for validation
-FEW_FILES = 64  # with fewer text files than this, a split by hash could leave validation empty
+VAL_EVERY = 25  # role "hash": one document in this many is for validation, 4 %
+VAL_TAIL = 0.04  # role "tail": the fraction of each document, at its end, that is for validation
+FEW_FILES = 64  # with fewer text files, a split by hash could leave validation empty
 PART_BYTES = 128 << 20  # files are tokenized in groups of about this size
 _VAL_NAME = re.compile(r"(val|valid|validation)([._-].*)?")
 
 
 @dataclass
 class DataFlags:
-    dataset: str = flag("auto", "local | climbmix[:N] | fineweb-edu[:N] | a path or glob; auto: downloaded shards if any, else local")
-    packing: Literal["bestfit", "stream"] = flag("bestfit", "rows start at a document (bestfit) or run on through them all (stream)")
+    dataset: str = flag("auto", "local | climbmix[:N] | fineweb-edu[:N] | a path or glob; auto = downloaded shards if any, else local")
+    packing: Literal["bestfit", "stream"] = flag("bestfit", "bestfit = rows begin at a document; stream = rows are consecutive tokens")
 
     def __post_init__(self) -> None:
         if not self.dataset:
-            raise ValueError("dataset must not be empty; auto picks one")
+            raise ValueError("invalid dataset '': must not be empty; use auto")
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """One input file. `role`: all its documents are for train or for val, or some for each by their hash, or val gets their tails."""
+    """One input file. `role`: its documents are all for train, all for val, split by their hash, or val gets their tails."""
 
     path: Path
     size: int  # bytes
@@ -53,7 +54,7 @@ class TextFile:
 
 @dataclass
 class Skipped:
-    """How many documents a pass left out, and for what."""
+    """Number of documents left out, by reason."""
 
     not_utf8: int = 0
     empty: int = 0
@@ -61,18 +62,18 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Part:
-    """Files whose documents are tokenized together; consecutive and of about `PART_BYTES`."""
+    """Consecutive files of about `PART_BYTES` whose documents are tokenized together."""
 
     files: tuple[TextFile, ...]
     split: Split
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a file is added, removed, moved or rewritten; needs no reading."""
-        return _fingerprint(self.split, *((str(f.path), f.size, f.mtime_ns, f.role) for f in self.files))
+        """Changes when a file is added, removed, moved or rewritten. Reads no file."""
+        return digest(self.split, *((str(f.path), f.size, f.mtime_ns, f.role) for f in self.files))
 
     def documents(self, skipped: Skipped) -> Iterator[str]:
-        """The documents in order; `skipped` is added to on the way. Raises `UserError` on a damaged file."""
+        """The documents in order; counts those left out in `skipped`. Raises `UserError` for a damaged file."""
         for file in self.files:
             for text in read_documents(file.path):
                 if text is None:
@@ -85,7 +86,7 @@ class Part:
 
 @dataclass
 class Source:
-    """Text with a name. `extra` is what is known beyond the files, for `describe`."""
+    """Text with a name. `extra`: further values for `describe`."""
 
     name: str
     files: tuple[TextFile, ...]
@@ -93,37 +94,32 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        return _fingerprint(*(group.fingerprint for split in SPLITS for group in self.parts(split)))
+        return digest(*(part.fingerprint for split in SPLITS for part in self.parts(split)))
 
     def parts(self, split: Split) -> list[Part]:
-        """The files that serve `split`, in groups. More files at the end change only the last group."""
-        parts: list[Part] = []
-        group: list[TextFile] = []
+        """The files of `split`, in parts. More files at the end change only the last part."""
+        parts: list[list[TextFile]] = []
         for file in self.files:
-            if not file.serves(split):
-                continue
-            if group and sum(f.size for f in group) + file.size > PART_BYTES:
-                parts.append(Part(tuple(group), split))
-                group = []
-            group.append(file)
-        return parts + ([Part(tuple(group), split)] if group else [])
+            if file.serves(split):
+                if not parts or sum(f.size for f in parts[-1]) + file.size > PART_BYTES:
+                    parts.append([])
+                parts[-1].append(file)
+        return [Part(tuple(files), split) for files in parts]
 
     def documents(self, split: Split) -> Iterator[str]:
-        """The documents of a split in order. Raises `UserError` on a damaged file."""
-        skipped = Skipped()
-        for group in self.parts(split):
-            yield from group.documents(skipped)
+        """The documents of a split in order. Raises `UserError` for a damaged file."""
+        return itertools.chain.from_iterable(part.documents(Skipped()) for part in self.parts(split))
 
     def describe(self) -> dict:
-        """Plain values for reports: name, fingerprint, files, bytes on disk, and what is known beyond."""
+        """Plain values for reports: name, fingerprint, files, bytes on disk and `extra`."""
         size = sum(file.size for file in self.files)
         return {"dataset": self.name, "fingerprint": self.fingerprint, "files": len(self.files), "file_bytes": size, **self.extra}
 
 
 def open_source(name: str) -> Source:
-    """The source called `name` (see `DataFlags.dataset`; `climbmix:8` is its first 8 training shards and the validation shard).
+    """The source `name`, see `DataFlags.dataset`; `climbmix:8` is its first 8 training shards and the validation shard.
 
-    Raises `UserError` where there is no text behind the name.
+    Raises `UserError` if there is no such text.
     """
     if name == "auto":
         name = next((hub for hub in HUB if any(shard_folder(hub).glob("shard_*.parquet"))), "local")
@@ -132,13 +128,13 @@ def open_source(name: str) -> Source:
     hub, colon, count = name.partition(":")
     if hub in HUB:
         if colon and not (count.isdecimal() and int(count) > 0):
-            raise UserError(f"--dataset {name}: after the colon comes a number of shards, as in {hub}:8")
+            raise UserError(f"invalid --dataset {name}: expected a number of shards after the colon, as in {hub}:8")
         return _downloaded_source(hub, int(count) if colon else None)
     return _path_source(name)
 
 
 def shard_folder(hub: str) -> Path:
-    """Where the shards of a downloaded dataset are."""
+    """Folder of the shards of a downloaded dataset."""
     return base_dir() / "data" / hub
 
 
@@ -155,7 +151,7 @@ def _downloaded_source(name: str, count: int | None) -> Source:
     wanted = here if count is None else [folder / hub.shard_name(i) for i in range(count)]
     missing = [path.name for path in (*wanted, val) if not path.exists()]
     if missing or not wanted:
-        lacks = f"{missing[0]} is missing" if missing else "there is no shard"
+        lacks = f"{missing[0]} is missing" if missing else "no shards"
         raise UserError(f"{lacks} in {folder}; run: python -m nanochat.dataset --dataset {name} -n {len(wanted) or 1}")
     files = (*(_text_file(path, "train") for path in wanted), _text_file(val, "val"))
     return Source(name, files, {"train_shards": len(wanted), "val_shard": val.name})
@@ -170,13 +166,13 @@ def _path_source(name: str) -> Source:
     else:
         paths = sorted(Path(p) for p in glob.glob(str(root), recursive=True) if Path(p).is_file())
         if not paths:
-            raise UserError(f"--dataset {name}: no such file or folder, no files match it, and it is none of local, {', '.join(HUB)}")
+            raise UserError(f"invalid --dataset {name}: no file or folder matches; expected a path, a glob, local, {', '.join(HUB)}")
         root = Path(os.path.commonpath([path.parent for path in paths]))
     unknown = [path for path in paths if not path.name.lower().endswith(SUFFIXES)]
     if unknown:
-        raise UserError(f"{unknown[0]}: unknown kind of file; use one of {' '.join(SUFFIXES)}")
+        raise UserError(f"{unknown[0]}: unknown file type; expected one of {' '.join(SUFFIXES)}")
     if not any(path.stat().st_size for path in paths):
-        raise UserError(f"--dataset {name}: no text in there; it needs non-empty files of the kinds {' '.join(SUFFIXES)}")
+        raise UserError(f"--dataset {name} holds no text; it needs non-empty files of type {' '.join(SUFFIXES)}")
     return Source(name, tuple(_with_roles(paths, root)))
 
 
@@ -186,7 +182,7 @@ def _is_readable(path: Path, root: Path) -> bool:
 
 
 def _with_roles(paths: list[Path], root: Path) -> Iterator[TextFile]:
-    """Files or folders called val…, where there are any, are the validation split; else documents are split."""
+    """Files or folders named val… are the validation split, if there are any; else documents are split."""
 
     def is_val(path: Path) -> bool:
         return any(_VAL_NAME.fullmatch(component) for component in path.relative_to(root).parts)
@@ -209,9 +205,9 @@ def _text_file(path: Path, role: Role) -> TextFile:
 
 
 def _share(text: str, role: Role, split: Split) -> str:
-    """What of a document belongs to `split`: all, nothing, or a part of it."""
+    """The part of a document that belongs to `split`: all, some or none of it."""
     if role == "tail":
-        # At the line break before the tail where there is one near, so that no line is torn.
+        # At a line break shortly before the tail if there is one, so that no line is torn.
         tail = math.ceil(len(text) * (1 - VAL_TAIL))
         cut = text.rfind("\n", int(len(text) * (1 - 2 * VAL_TAIL)), tail) + 1 or tail
         return text[:cut] if split == "train" else text[cut:]
@@ -220,7 +216,3 @@ def _share(text: str, role: Role, split: Split) -> str:
         is_val = int.from_bytes(digest, "little") % VAL_EVERY == 0
         return text if is_val == (split == "val") else ""
     return text
-
-
-def _fingerprint(*values: object) -> str:
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""Documents out of files: plain text, JSON lines and parquet, read in order and checked.
+"""Reads documents from text, JSON lines and parquet files, in order.
 
-A document that is not UTF-8 comes out as `None`, so that the reader can count it; a file that is damaged raises `UserError`.
+A document that is not UTF-8 is `None`, so that the caller can count it; a damaged file raises `UserError`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanochat.common import UserError
+from nanochat.common import UserError, first_line
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -26,15 +26,15 @@ Documents = Iterator[str | None]
 
 
 def is_whole_text(path: Path) -> bool:
-    """Whether the file as a whole is one document."""
+    """True if the whole file is one document."""
     return path.name.lower().endswith(TEXT_SUFFIXES)
 
 
 def read_documents(path: Path) -> Documents:
-    """The documents of a file in their order, `None` for each that is not UTF-8.
+    """The documents of a file in order, `None` for each that is not UTF-8.
 
-    Raises `UserError`, naming the file and where it has lines the line, when the file is missing, truncated or malformed,
-    or when its name ends in none of `SUFFIXES`.
+    Raises `UserError`, naming the file and the line if it has lines, if the file is missing, truncated or malformed, or its
+    name has none of `SUFFIXES`.
     """
     try:
         yield from _reader(path)(path)
@@ -50,7 +50,7 @@ def _reader(path: Path) -> Callable[[Path], Documents]:
         return _read_jsonl
     if name.endswith(PARQUET_SUFFIXES):
         return _read_parquet
-    raise UserError(f"{path}: unknown kind of file; use one of {' '.join(SUFFIXES)}")
+    raise UserError(f"{path}: unknown file type; expected one of {' '.join(SUFFIXES)}")
 
 
 def _decode(data: bytes) -> str | None:
@@ -83,12 +83,12 @@ def _json_text(line: bytes, path: Path, number: int) -> str | None:
     try:
         record = json.loads(decoded)
     except ValueError as error:
-        raise UserError(f"{path} line {number}: not JSON ({error}); the file is truncated or damaged, mend it or get it again") from error
+        raise UserError(f"{path} line {number}: not JSON ({error}); the file is truncated or damaged, fix it or get it again") from error
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str):
-        raise UserError(f'{path} line {number}: no string under the key "text"; each line must be an object with one')
+        raise UserError(f'{path} line {number}: no string under the key "text"; expected an object with one on each line')
     try:
-        text.encode("utf-8")  # JSON can spell lone surrogates, which are no text
+        text.encode("utf-8")  # JSON can spell lone surrogates, which are not text
     except UnicodeEncodeError:
         return None
     return text
@@ -104,26 +104,22 @@ def _read_parquet(path: Path) -> Documents:
                 for value in batch.column(0).cast(pa.large_binary()).to_pylist():
                     yield "" if value is None else _decode(value)
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path}: damaged parquet data ({_first_line(error)}); delete it and get it again") from error
+            raise UserError(f"{path}: damaged parquet data ({first_line(error)}); delete it and get it again") from error
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """Opens a parquet file whose footer is whole and which has a column "text" of strings; else raises `UserError`."""
+    """Opens a parquet file. Raises `UserError` if its footer is not whole or it has no column "text" of strings."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowException as error:
-        raise UserError(f"{path}: not a whole parquet file ({_first_line(error)}); delete it and get it again") from error
+        raise UserError(f"{path}: not a whole parquet file ({first_line(error)}); delete it and get it again") from error
     schema = file.schema_arrow
     kind = schema.field("text").type if "text" in schema.names else None
     if kind not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
         file.close()
-        found = f'the column "text" is of {kind}' if kind else f'no column "text" among {", ".join(schema.names)}'
-        raise UserError(f"{path}: {found}; it must be of strings")
+        found = f'the column "text" has type {kind}' if kind else f'no column "text" among {", ".join(schema.names)}'
+        raise UserError(f"{path}: {found}; expected strings")
     return file
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

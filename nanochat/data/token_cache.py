@@ -1,10 +1,10 @@
-"""Text tokenized once: flat files of token ids with an index of the documents, mapped into memory by every later run.
+"""Token cache: text tokenized once into flat files with an index of the documents, memory-mapped by every later run.
 
-A source is tokenized in groups of files (`dataset.Part`). Each group becomes a folder `tokens/<key>` of shards, written under
-a temporary name and renamed when whole, so that a run that was killed loses one group at most and a source that grows
-tokenizes only what is new. The key covers the files, the split, the tokenizer and the version of this format.
+A source is tokenized by parts (`sources.Part`). Each part becomes a folder `tokens/<key>` of token shards, which appears in one
+rename, so that a killed run loses one part at most and a source that grows tokenizes only what is new. The key covers the
+files, the split, the tokenizer and the version of this format.
 
-    <name>.tokens    uint16 or uint32 [tokens]: the documents after each other, each with BOS first
+    <name>.tokens    uint16 or uint32 [tokens]: the documents, concatenated, each with BOS first
     <name>.offsets   int64 [documents + 1]: where each document begins, and the end
     manifest.json    sizes, SHA-256, tokenizer, what was skipped; present in every whole folder
 """
@@ -14,29 +14,28 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-from filelock import FileLock
 
-from nanochat.common import UserError, base_dir, batched_by_chars, ensure_dir, fsync_dir, read_json, write_json
+from nanochat.common import UserError, base_dir, batched_by_chars, digest, read_json, write_json
+from nanochat.data.make_once import make_once, new_folder
 from nanochat.data.sources import Part, Skipped, Source, Split
 
 FORMAT = "nanochat-tokens-1"
-SHARD_TOKENS = 1 << 25  # a shard is closed at the first batch that reaches this
-BATCH_CHARS = 1 << 23  # text encoded by one call
+SHARD_TOKENS = 1 << 25  # a shard ends with the first batch that reaches this
+BATCH_CHARS = 1 << 23  # encoded by one call
 PROGRESS_SECONDS = 5.0
 
 
 class Encoder(Protocol):
-    """What is asked of a tokenizer (`nanochat.data.tokenizer.Tokenizer`)."""
+    """The part of a tokenizer that the cache uses (`nanochat.data.tokenizer.Tokenizer`)."""
 
     vocab_size: int
     bos_id: int
@@ -49,7 +48,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class TokenShard:
-    """One mapped shard. `tokens` is uint16 or uint32 [tokens], `offsets` int64 [documents + 1]."""
+    """One memory-mapped shard: `tokens` uint16 or uint32 [tokens], `offsets` int64 [documents + 1]."""
 
     folder: Path
     name: str
@@ -58,7 +57,7 @@ class TokenShard:
     sha256: dict[str, str]  # by the suffix of the file
 
     def verify(self) -> None:
-        """Reads the shard whole. Raises `UserError` when it is not what was written."""
+        """Reads the whole shard. Raises `UserError` if it is not what was written."""
         for suffix, expected in self.sha256.items():
             path = self.folder / f"{self.name}.{suffix}"
             with open(path, "rb") as file:
@@ -86,9 +85,8 @@ class TokenCache:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the tokens themselves: equal wherever the same text was tokenized the same way."""
-        parts = (self.vocab_size, self.bos_id, [sorted(shard.sha256.items()) for shard in self.shards])
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        """Fingerprint of the tokens themselves: equal if the same text was tokenized the same way."""
+        return digest(self.vocab_size, self.bos_id, [sorted(shard.sha256.items()) for shard in self.shards])
 
     def describe(self) -> dict[str, Any]:
         """Plain values for reports."""
@@ -96,33 +94,28 @@ class TokenCache:
         return {"tokens": self.tokens, "documents": self.documents, "shards": len(self.shards), "fingerprint": self.fingerprint, **skipped}
 
     def verify(self) -> None:
-        """Reads everything. Raises `UserError` when a shard is not what was written; opening checks sizes only."""
+        """Reads everything. Raises `UserError` if a shard is not what was written; opening checks sizes only."""
         for shard in self.shards:
             shard.verify()
 
 
 def open_tokens(source: Source, tokenizer: Encoder, split: Split, workers: int = 0, say: Callable[[str], None] = print) -> TokenCache:
-    """The tokens of `split`; what is not in the cache yet is tokenized first, by `workers` threads (0: one per core).
+    """The tokens of `split`; parts that are not cached yet are tokenized first, by `workers` threads (0 = one per core).
 
-    Several processes may call this at once: one tokenizes, the others wait for it. Raises `UserError` where the split has no
-    documents, a source file or a cached shard is damaged, the tokens are another tokenizer's, or the disk is full.
+    Several processes may call this at once: one tokenizes, the others wait. Raises `UserError` if the split has no documents, a
+    source file or a cached shard is damaged, the tokens are of another tokenizer, or the disk is full.
     """
     name = f"{source.name}/{split}"
-    cache = base_dir() / "tokens"
     shards: list[TokenShard] = []
     skipped = asdict(Skipped())
     for part in source.parts(split):
-        folder = cache / _key(part, tokenizer)
-        if not folder.exists():
-            ensure_dir(cache)
-            with FileLock(cache / f".{folder.name}.lock"):
-                if not folder.exists():
-                    _build(part, tokenizer, folder, workers, _Report(name, say))
+        folder = base_dir() / "tokens" / _key(part, tokenizer)
+        make_once(folder, lambda part=part, folder=folder: _build(part, tokenizer, folder, workers, _Report(name, say)))
         manifest = _read_manifest(folder, tokenizer)
         shards += (_open_shard(folder, entry) for entry in manifest["shards"])
         skipped = {why: count + manifest["skipped"][why] for why, count in skipped.items()}
     if not shards:
-        raise UserError(f"{source.name}: no documents for {split}; give it more documents, or files named {split}…")
+        raise UserError(f"{source.name} has no documents for {split}; add documents, or files named {split}…")
     return TokenCache(name, tuple(shards), tokenizer.vocab_size, tokenizer.bos_id, skipped)
 
 
@@ -131,7 +124,7 @@ def _key(part: Part, tokenizer: Encoder) -> str:
 
 
 def _damaged(path: Path, what: str) -> UserError:
-    return UserError(f"{path} {what}; delete {path.parent} and it is tokenized again")
+    return UserError(f"{path} {what}; delete {path.parent} and the text is tokenized again")
 
 
 def _read_manifest(folder: Path, tokenizer: Encoder) -> dict[str, Any]:
@@ -158,13 +151,13 @@ def _open_shard(folder: Path, entry: dict[str, Any]) -> TokenShard:
 def _map(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
     size = path.stat().st_size if path.exists() else None
     if size != count * dtype.itemsize:
-        raise _damaged(path, "is missing" if size is None else f"has {size:,} bytes where {count * dtype.itemsize:,} were written")
-    # A plain array over the map: the memmap class would add its own bookkeeping to each access.
+        raise _damaged(path, "is missing" if size is None else f"has {size:,} bytes instead of {count * dtype.itemsize:,}")
+    # A plain array: the memmap class would add its own bookkeeping to each access.
     return np.memmap(path, dtype, mode="r").view(np.ndarray)
 
 
 class _Report:
-    """A line now and then on how tokenizing is getting on."""
+    """Progress of tokenizing, as a line every few seconds."""
 
     def __init__(self, name: str, say: Callable[[str], None]) -> None:
         self._name, self._say = name, say
@@ -186,11 +179,8 @@ class _Report:
 
 
 def _build(part: Part, tokenizer: Encoder, folder: Path, workers: int, report: _Report) -> None:
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-    try:
-        temporary.mkdir()
-        skipped = Skipped()
+    skipped = Skipped()
+    with new_folder(folder) as temporary:
         shards = _write_shards(temporary, _encoded(part.documents(skipped), tokenizer, workers, report))
         write_json(
             temporary / "manifest.json",
@@ -202,17 +192,11 @@ def _build(part: Part, tokenizer: Encoder, folder: Path, workers: int, report: _
                 "shards": shards,
             },
         )
-        os.replace(temporary, folder)
-        fsync_dir(folder.parent)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; free some space or set NANOCHAT_BASE_DIR elsewhere") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     report.tell()
 
 
 def _encoded(documents: Iterator[str], tokenizer: Encoder, workers: int, report: _Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(ids, offsets) of the documents in batches; while one is encoded, the next is read and the last one written."""
+    """(ids, offsets) of the documents in batches; while one is encoded, the next is read and the previous one written."""
 
     def encode(batch: list[str]) -> tuple[np.ndarray, np.ndarray]:
         ids, offsets = tokenizer.encode_bulk(batch, bos=True, threads=workers)
@@ -250,12 +234,15 @@ def _write_shard(folder: Path, name: str, batches: Iterator[tuple[np.ndarray, np
             total += len(ids)
             if total >= SHARD_TOKENS:
                 break
-        file.flush()
-        os.fsync(file.fileno())
+        _sync(file)
     joined = np.concatenate(offsets)
     with open(folder / f"{name}.offsets", "xb") as file:
         file.write(joined.data)
-        file.flush()
-        os.fsync(file.fileno())
+        _sync(file)
     digests = {"tokens": tokens.hexdigest(), "offsets": hashlib.sha256(joined.data).hexdigest()}
     return {"name": name, "dtype": ids.dtype.name, "tokens": total, "documents": len(joined) - 1, "sha256": digests}
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,6 +1,6 @@
-"""The tokenizer: byte-level BPE with chat tokens. Trained and applied by the Rust crate `rustbpe`.
+"""Tokenizer: byte-level BPE with chat tokens, trained and applied by the Rust crate `rustbpe`.
 
-Ids: the 256 bytes, then one per merge in the order they were learnt, then the special tokens.
+Ids: the 256 bytes, then one per merge in the order of training, then the special tokens.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ SPECIAL_TOKENS = (
     "<|output_end|>",
 )
 
-# How text is split before merging, in the syntax of the module `regex`. `rustbpe` has it built in and takes no other.
+# Splits text before merging, in the syntax of the module `regex`. `rustbpe` has it built in and accepts no other.
 PATTERN = r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"""
 
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 FILE_NAME = "tokenizer.json"
-BATCH_CHARS = 16 << 20  # of an iterable of texts: enough work for all threads, little memory
+BATCH_CHARS = 16 << 20  # read at once from an iterable of texts: enough work for all threads, little memory
 
 
 class Tokenizer:
@@ -52,7 +52,7 @@ class Tokenizer:
         tokens = [bytes([byte]) for byte in range(256)]
         for i, (left, right) in enumerate(self.merges):
             if not (0 <= left < 256 + i and 0 <= right < 256 + i):
-                raise ValueError(f"merge {i} joins ids {left} and {right}, which do not both exist before it")
+                raise ValueError(f"invalid merge {i}: ids {left} and {right} do not both exist before it")
             tokens.append(tokens[left] + tokens[right])
         self._vocabulary = rustbpe.Vocabulary(tokens)
         self.special_tokens = {name: len(tokens) + i for i, name in enumerate(SPECIAL_TOKENS)}
@@ -60,15 +60,15 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Texts, vocab_size: int, threads: int = 0) -> Tokenizer:
-        """Learns `vocab_size` tokens, special ones included, from `texts`. `threads` 0 is one per processor.
+        """Learns `vocab_size` tokens, special ones included, from `texts`. `threads`: 0 = one per processor.
 
-        The most frequent pair is merged first, the one with the smaller ids where counts are equal. Raises `UserError`
-        where the texts do not have enough pairs for the vocabulary.
+        The most frequent pair is merged first; of equally frequent ones, that with the smaller ids. Raises `UserError` if the
+        texts do not have enough pairs for the vocabulary.
         """
         if vocab_size < MIN_VOCAB_SIZE:
-            raise ValueError(f"vocab_size is {vocab_size}; 256 bytes and {len(SPECIAL_TOKENS)} special tokens need {MIN_VOCAB_SIZE}")
+            raise ValueError(f"invalid vocab_size {vocab_size}: 256 bytes and {len(SPECIAL_TOKENS)} special tokens need {MIN_VOCAB_SIZE}")
         trainer = rustbpe.Trainer(threads)
-        with ThreadPoolExecutor(max_workers=1) as pool:  # the next batch is read while one is counted
+        with ThreadPoolExecutor(max_workers=1) as pool:  # counts one batch while the next is read
             counted: Future[None] | None = None
             for documents in _batches(texts):
                 if counted is not None:
@@ -84,19 +84,19 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """The tokenizer that was saved in `folder`. Raises `UserError` where it is missing or damaged."""
+        """The tokenizer saved in `folder`. Raises `UserError` if it is missing or damaged."""
         path = folder / FILE_NAME
         if not path.exists():
             raise UserError(f"no tokenizer in {folder}; train one with python -m scripts.tok_train")
         saved = read_json(path)
         try:
             if saved["fingerprint"] != _fingerprint(saved["pattern"], saved["special_tokens"], saved["merges"]):
-                raise ValueError("its fingerprint is another")
+                raise ValueError("fingerprint mismatch")
             tokenizer = cls([(int(left), int(right)) for left, right in map(str.split, saved["merges"])])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); train the tokenizer again") from error
         if tokenizer.fingerprint != saved["fingerprint"]:
-            raise UserError(f"{path} was made by a version with another pattern or other special tokens; train the tokenizer again")
+            raise UserError(f"{path} is of a version with another pattern or other special tokens; train the tokenizer again")
         return tokenizer
 
     def save(self, folder: Path) -> None:
@@ -112,12 +112,12 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, special tokens included."""
+        """Number of ids, including special tokens."""
         return len(self._tokens)
 
     @property
     def bos_id(self) -> int:
-        """Id of `<|bos|>`, which starts every document."""
+        """Id of `<|bos|>`, the first token of every document."""
         return self.special_tokens["<|bos|>"]
 
     @property
@@ -127,7 +127,7 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits: the same for tokenizers that encode alike, different for others."""
+        """16 hex digits, equal for tokenizers that encode alike."""
         return _fingerprint(PATTERN, self.special_tokens, self._merge_lines())
 
     def _merge_lines(self) -> list[str]:
@@ -136,16 +136,16 @@ class Tokenizer:
     def encode(self, text: str, bos: bool = False) -> list[int]:
         """Ids of `text`, after `bos_id` if `bos`. Text that spells a special token is ordinary text.
 
-        Raises `ValueError` where `text` holds half of a surrogate pair, which no UTF-8 can say.
+        Raises `ValueError` if `text` has a lone surrogate, which is not valid UTF-8.
         """
         ids = self._vocabulary.encode(text)
         return [self.bos_id, *ids] if bos else ids
 
     def encode_bulk(self, texts: Texts, bos: bool = True, threads: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of many texts, on all processors or `threads` threads; a column of strings is read where it lies.
+        """Ids of many texts, on `threads` threads (0 = one per processor); a column of strings is not copied.
 
-        Returns `ids`, of type `dtype`, all texts one after another, `bos_id` first in each if `bos`, and `offsets`,
-        int64[n + 1]: text i is `ids[offsets[i]:offsets[i + 1]]`. Raises `ValueError` where a text is null or not Unicode.
+        Returns `ids`, of type `dtype`, all texts concatenated, `bos_id` first in each if `bos`, and `offsets`, int64 [n + 1]:
+        text i is `ids[offsets[i]:offsets[i + 1]]`. Raises `ValueError` if a text is null or not Unicode.
         """
         first = self.bos_id if bos else -1
         batches = [self._vocabulary.encode_documents(d, self.dtype, first, threads) for d in _batches(texts)]
@@ -157,23 +157,23 @@ class Tokenizer:
         return np.concatenate([none, *(ids for ids, _ in batches)]), np.concatenate([np.zeros(1, np.int64), *offsets])
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The bytes that `ids` spell. Raises `ValueError` for an id outside the vocabulary."""
+        """The bytes of `ids`. Raises `ValueError` for an id outside the vocabulary."""
         array = np.asarray(ids, dtype=np.int64)
         if array.size and (array.min() < 0 or array.max() >= self.vocab_size):
-            raise ValueError(f"ids from {array.min()} to {array.max()} are not all in the vocabulary of {self.vocab_size}")
+            raise ValueError(f"invalid ids {array.min()} … {array.max()}: the vocabulary has {self.vocab_size}")
         return b"".join([self._tokens[i] for i in array.tolist()])
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text that `ids` spell; bytes that are no UTF-8 become U+FFFD. Raises `ValueError` for an id outside the vocabulary."""
+        """The text of `ids`; invalid UTF-8 becomes U+FFFD. Raises `ValueError` for an id outside the vocabulary."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def token_bytes(self) -> np.ndarray:
-        """int32[vocab_size]: how many bytes of UTF-8 each id stands for; 0 for special tokens, which stand for no text."""
+        """int32 [vocab_size]: length in UTF-8 of each token; 0 for special tokens."""
         ordinary = len(self._tokens) - len(SPECIAL_TOKENS)
         return np.array([len(token) for token in self._tokens[:ordinary]] + [0] * len(SPECIAL_TOKENS), dtype=np.int32)
 
     def to_tiktoken(self) -> tiktoken.Encoding:
-        """The same vocabulary for tiktoken. Its Unicode tables are older, so text with newer letters may split differently."""
+        """The vocabulary for tiktoken, whose Unicode tables are older: text with newer letters may split differently."""
         import tiktoken
 
         ranks = {token: i for i, token in enumerate(self._tokens[: -len(SPECIAL_TOKENS)])}
@@ -181,7 +181,7 @@ class Tokenizer:
 
 
 def load_tokenizer() -> Tokenizer:
-    """The tokenizer of this base directory. Raises `UserError` where there is none."""
+    """The tokenizer of this base directory. Raises `UserError` if it does not exist."""
     return Tokenizer.load(base_dir() / "tokenizer")
 
 

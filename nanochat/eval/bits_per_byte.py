@@ -1,4 +1,4 @@
-"""Bits per byte: the loss of a language model in a unit that does not depend on its tokenizer."""
+"""Bits per byte: a language model's loss in a unit that does not depend on its tokenizer."""
 
 from __future__ import annotations
 
@@ -11,23 +11,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nanochat.common import UserError
-from nanochat.data.rows import Loader, inputs_and_targets
-from nanochat.model.cross_entropy import IGNORE
+from nanochat.data.rows import Loader, inputs_and_targets, masked_rows
 from nanochat.runtime.device import Runtime
 
-Losses = Callable[[Tensor, Tensor, str], Tensor]  # (tokens, targets, "none") → nats of each target; what `GPT` is
+Losses = Callable[[Tensor, Tensor, str], Tensor]  # (tokens, targets, "none") → nats of each target; `GPT` is one
 
 
 def never() -> bool:
-    """Nothing asks to stop."""
+    """`should_stop` of an evaluation that is never stopped."""
     return False
 
 
 def losses_in_training(model: Losses) -> Losses:
-    """The losses of a model that is being trained, without their graph.
-
-    They are computed as in training: a compiled layer would be compiled again for a forward without gradients.
-    """
+    """Detached losses of a model in training. Gradients stay enabled: without them, compiled layers would be compiled again."""
 
     @torch.enable_grad()
     def losses(tokens: Tensor, targets: Tensor, reduction: str) -> Tensor:
@@ -45,9 +41,9 @@ def evaluate_bpb(
 ) -> float | None:
     """Mean bits per byte of `batches`, pairs of tokens and targets int64 [B,T], over the batches of all processes.
 
-    `token_bytes`, int [V] on the model's device, is the length of each token in UTF-8. A target of 0 bytes (a special
-    token) counts neither as loss nor as length, nor does one of −1. None where `should_stop()` became true in any process.
-    Raises `ValueError` where no target counts.
+    `token_bytes`, int [V] on the model's device, is the length of each token in UTF-8. Targets of 0 bytes (special tokens) and
+    of −1 count neither as loss nor as length. None if `should_stop()` became true in any process. Raises `ValueError` if no
+    target counts.
     """
     device = token_bytes.device
     sums = torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)  # nats, bytes, stopped
@@ -66,22 +62,21 @@ def evaluate_bpb(
     if stopped:
         return None
     if not length:
-        raise ValueError("no target has any bytes: there is nothing to evaluate")
+        raise ValueError("no target has any bytes: nothing to evaluate")
     return nats / (math.log(2) * length)
 
 
 def validation_batches(loader: Loader, tokens: int, device_batch_size: int, runtime: Runtime) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of the first `tokens` tokens of `loader`, or of all it has: tokens and targets int64 [b,T].
 
-    Over all processes each row comes once, however many there are. Every batch has `device_batch_size` rows, so that a
-    compiled model meets one shape only; where rows are wanting, the targets are −1. Raises `UserError` where `tokens`
-    are not one row.
+    The processes share the rows, each once. Every batch has `device_batch_size` rows, so that a compiled model has one shape
+    only; missing rows have targets of −1. Raises `UserError` if `tokens` are less than one row.
     """
     rows = min(tokens // loader.seq_len, loader.rows_per_epoch)
     if not rows:
-        raise UserError(f"{tokens} tokens to evaluate on are not one row of {loader.seq_len}; give more --eval-tokens")
+        raise UserError(f"{tokens} evaluation tokens do not fill one row of {loader.seq_len}; use a larger --eval-tokens")
     for begin in range(runtime.rank * device_batch_size, rows, runtime.world_size * device_batch_size):
-        batch = np.full((device_batch_size, loader.seq_len + 1), IGNORE, np.int64)
+        batch = masked_rows(device_batch_size, loader.seq_len, 0)
         end = min(begin + device_batch_size, rows)
         batch[: end - begin] = loader.rows(begin, end)
-        yield inputs_and_targets(torch.from_numpy(batch))
+        yield inputs_and_targets(torch.from_numpy(batch.astype(np.int64)))

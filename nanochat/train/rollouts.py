@@ -19,7 +19,7 @@ import torch.distributed as dist
 from nanochat.common import UserError
 from nanochat.data.chat_template import render_prompt
 from nanochat.data.dataloader import permute
-from nanochat.data.rows import Loader
+from nanochat.data.rows import Loader, masked, masked_rows
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.flags import check, flag
 from nanochat.infer.continuous_batching import Batcher
@@ -82,10 +82,6 @@ class Rollouts(Loader):
         """P · S."""
         return self._flags.prompts_per_step * self._flags.samples
 
-    def epoch_of(self, row: int) -> int:
-        """See `Loader`."""
-        return row // self.rows_per_epoch
-
     def rows(self, a: int, b: int) -> np.ndarray:
         """See `Loader`; the range must be one step."""
         step, rest = divmod(a, self.rows_per_step)
@@ -112,11 +108,11 @@ class Rollouts(Loader):
         prompts = [render_prompt(self._tokenizer, conversation) for conversation in conversations]
         replies = self._reply(prompts, _seed(self._seed, step), mine.start * S)
         rewards = np.array(self._grade(conversations, replies), np.float32).reshape(-1, S)
-        width = self.seq_len + 1
-        rows = np.full((len(replies), width), ~self._tokenizer.bos_id, np.int32)
-        for row, (reply, i) in zip(rows, ((reply, i // S) for i, reply in enumerate(replies)), strict=True):
-            coded = [~t for t in prompts[i]] + [~t if forced else t for t, forced in zip(reply.tokens, reply.forced, strict=True)]
-            row[: min(width, len(coded))] = coded[:width]
+        rows = masked_rows(len(replies), self.seq_len, self._tokenizer.bos_id)
+        for i, (row, reply) in enumerate(zip(rows, replies, strict=True)):
+            prompt = prompts[i // S]
+            tokens = masked([*prompt, *reply.tokens], [False] * len(prompt) + [not forced for forced in reply.forced])[: len(row)]
+            row[: len(tokens)] = tokens
         rows, rewards = self._from_all(rows), self._from_all(rewards)
         lengths = (rows >= 0).sum(1)
         self._figures.append(
