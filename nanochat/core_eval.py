@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     config = parse(CoreDownload, arguments)
     if command != "download":
-        print(f"error: {command or 'nothing'} is not a command; there is: download", file=sys.stderr)
+        print(f"error: {command or 'nothing'} is not a command; expected download", file=sys.stderr)
         return 2
     download(config)
     return 0

@@ -1,7 +1,7 @@
-"""Command-line flags from dataclasses: each knob is a field of the part that owns it.
+"""Command-line flags from dataclasses: each flag is a field of the part that owns it.
 
-A recipe is a dataclass whose fields are knobs (`flag(...)`) or other such dataclasses; `parse` flattens
-them into flags and builds the recipe, so a default is stated once and `__post_init__` checks it once.
+A config is a dataclass whose fields are flags (`flag(...)`) or other such dataclasses (`part(...)`); `parse` flattens them and
+builds the config, so that a default is stated once and `__post_init__` checks it once.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ GIVEN = "…"  # stands for any value but None
 
 
 def flag(default: Any, help: str, *, unit: str = "", alias: Sequence[str] = (), presets: Presets | None = None) -> Any:
-    """A dataclass field that is also a flag. `help` is one sentence, `unit` what the number counts.
+    """A dataclass field that is also a flag. `help` is one phrase, `unit` the unit of its number.
 
-    `presets` is for a flag whose value changes the defaults of others on the command line: {value: {field: default}}; the value
+    `presets`: {value: {field: default}} for a flag whose value changes the defaults of others on the command line; the value
     `GIVEN` stands for any.
     """
     metadata = {"help": help, "unit": unit, "alias": tuple(alias), "presets": presets or {}}
@@ -38,12 +38,12 @@ def flag(default: Any, help: str, *, unit: str = "", alias: Sequence[str] = (), 
 
 
 def rest(help: str) -> Any:
-    """A dataclass field for what is given beside flags: a tuple of texts, empty where there is none. One in a recipe at most."""
+    """A dataclass field for positional arguments: a tuple of strings, possibly empty. A config has at most one."""
     return dataclasses.field(default=(), metadata={"rest": help})
 
 
 def part(config_class: type) -> Any:
-    """A dataclass field that holds another part's configuration."""
+    """A dataclass field that holds the config of another part."""
     return dataclasses.field(default_factory=config_class)
 
 
@@ -55,13 +55,17 @@ def parse(recipe: type[Recipe], argv: Sequence[str] | None = None) -> Recipe:
     """
     parser = _Parser(prog=_program_name(recipe), description=(recipe.__doc__ or "").strip().splitlines()[0], allow_abbrev=False)
     owners: dict[str, type] = {}
-    choosing = {field.name: field.metadata["presets"] for field in _flag_fields(recipe) if field.metadata["presets"]}
-    _add_flags(parser, recipe, owners, choosing)
+    fields = list(_flag_fields(recipe))
+    choosing = {field.name: field.metadata["presets"] for _, field, _ in fields if field.metadata["presets"]}
+    for owner, field, hint in fields:
+        assert field.name not in owners, f"{field.name} is a flag of both {owners[field.name]} and {owner}"
+        owners[field.name] = owner
+        _add_flag(parser, field, hint, choosing)
     others = next((field for field in dataclasses.fields(recipe) if "rest" in field.metadata), None)
     if others is not None:
         parser.add_argument(others.name, nargs="*", help=others.metadata["rest"])
     strangers = {name for presets in choosing.values() for preset in presets.values() for name in preset} - owners.keys()
-    assert not strangers, f"presets of {recipe} name what is no flag: {sorted(strangers)}"
+    assert not strangers, f"presets of {recipe} name unknown flags: {sorted(strangers)}"
     arguments = _normalised(sys.argv[1:] if argv is None else argv)
     read = parser.parse_known_args
     if others is not None:
@@ -83,7 +87,7 @@ def parse(recipe: type[Recipe], argv: Sequence[str] | None = None) -> Recipe:
 
 
 def to_argv(value: Any) -> list[str]:
-    """The flags that differ from their defaults in `value`, as arguments: `parse(type(value), to_argv(value)) == value`."""
+    """The flags of `value` that differ from their defaults, as arguments: `parse(type(value), to_argv(value)) == value`."""
     chosen: dict[str, Any] = {}
     for field, current in _flag_values(value):
         chosen |= _preset(field.metadata["presets"], current)
@@ -96,7 +100,7 @@ def to_argv(value: Any) -> list[str]:
 
 
 def flat_values(value: Any) -> dict[str, Any]:
-    """The value of each flag of `value`, those of parts included, by name."""
+    """The values of all flags of `value`, including those of parts, by name."""
     return {field.name: current for field, current in _flag_values(value)}
 
 
@@ -142,7 +146,7 @@ def _program_name(recipe: type) -> str:
 
 
 def _normalised(argv: Sequence[str]) -> list[str]:
-    """Arguments as argparse wants them: names with hyphens, a negative number joined to its flag, no lone `--`."""
+    """Arguments for argparse: names with hyphens, a negative number joined to its flag, no lone `--`."""
     out: list[str] = []
     for argument in argv:
         if argument.startswith("--"):
@@ -157,7 +161,7 @@ def _normalised(argv: Sequence[str]) -> list[str]:
 
 
 def _switched_on(arguments: Sequence[str], recipe: type) -> list[str]:
-    """Arguments in which a switch is on where another argument follows it: `--json RUN` has no value for --json."""
+    """Arguments with `=1` for each switch that is followed by something else than its value, as in `--json RUN`."""
     hints = typing.get_type_hints(recipe)
     switches = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(recipe) if hints[field.name] is bool}
     pairs = itertools.zip_longest(arguments, arguments[1:], fillvalue="")
@@ -177,22 +181,22 @@ def _one_line(message: str) -> str:
 
 
 def _preset(presets: Presets, value: Any) -> Mapping[str, Any]:
-    """The defaults that a flag of this value gives others."""
+    """The defaults of other flags that a flag with this value sets."""
     return presets.get(value, {} if value is None else presets.get(GIVEN, {}))
 
 
-def _flag_fields(config_class: type) -> Iterator[dataclasses.Field]:
-    """The fields that are flags, those of parts included."""
+def _flag_fields(config_class: type) -> Iterator[tuple[type, dataclasses.Field, Any]]:
+    """(class, field, type) of the fields that are flags, including those of parts."""
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         if dataclasses.is_dataclass(hints[field.name]):
             yield from _flag_fields(hints[field.name])
         elif "help" in field.metadata:
-            yield field
+            yield config_class, field, hints[field.name]
 
 
 def _flag_values(value: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
-    """The fields that are flags with their values, those of parts included."""
+    """The fields that are flags with their values, including those of parts."""
     for field in dataclasses.fields(value):
         current = getattr(value, field.name)
         if dataclasses.is_dataclass(current):
@@ -201,37 +205,28 @@ def _flag_values(value: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
             yield field, current
 
 
-def _add_flags(parser: argparse.ArgumentParser, config_class: type, owners: dict[str, type], choosing: Mapping[str, Presets]) -> None:
-    hints = typing.get_type_hints(config_class)
-    for field in dataclasses.fields(config_class):
-        kind, optional = _without_none(hints[field.name])
-        if dataclasses.is_dataclass(kind):
-            _add_flags(parser, kind, owners, choosing)
-            continue
-        if "help" not in field.metadata:
-            continue
-        assert field.name not in owners, f"{field.name} is a flag of both {owners[field.name]} and {config_class}"
-        owners[field.name] = config_class
-        unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
-        names = [n if n.startswith("-") else f"--{n.replace('_', '-')}" for n in (*field.metadata["alias"], field.name)]
-        options: dict[str, Any] = {"dest": field.name, "default": field.default}
-        changed = [
-            f"; {f'with --{chooser}' if name == GIVEN else name}: {_show(preset[field.name])}"
-            for chooser, presets in choosing.items()
-            for name, preset in presets.items()
-            if field.name in preset
-        ]
-        options["help"] = f"{field.metadata['help']} (default {_show(field.default)}{unit}{''.join(changed)})".replace("%", "%%")
-        if typing.get_origin(kind) is Literal:
-            choices = typing.get_args(kind)
-            shown = [str(choice) for choice in choices] + ["none"] * optional
-            options.update(choices=(*choices, None) if optional else choices, metavar=f"{{{','.join(shown)}}}")
-            options["type"] = _value(type(choices[0]), optional)
-        elif kind is bool:
-            options.update(nargs="?", const=True, type=_boolean, metavar="0|1")
-        else:
-            options.update(type=_value(kind, optional), metavar=kind.__name__.upper())
-        parser.add_argument(*names, **options)
+def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any, choosing: Mapping[str, Presets]) -> None:
+    kind, optional = _without_none(hint)
+    unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
+    names = [n if n.startswith("-") else f"--{n.replace('_', '-')}" for n in (*field.metadata["alias"], field.name)]
+    options: dict[str, Any] = {"dest": field.name, "default": field.default}
+    changed = [
+        f"; {f'with --{chooser}' if name == GIVEN else name}: {_show(preset[field.name])}"
+        for chooser, presets in choosing.items()
+        for name, preset in presets.items()
+        if field.name in preset
+    ]
+    options["help"] = f"{field.metadata['help']} (default {_show(field.default)}{unit}{''.join(changed)})".replace("%", "%%")
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        shown = [str(choice) for choice in choices] + ["none"] * optional
+        options.update(choices=(*choices, None) if optional else choices, metavar=f"{{{','.join(shown)}}}")
+        options["type"] = _value(type(choices[0]), optional)
+    elif kind is bool:
+        options.update(nargs="?", const=True, type=_boolean, metavar="0|1")
+    else:
+        options.update(type=_value(kind, optional), metavar=kind.__name__.upper())
+    parser.add_argument(*names, **options)
 
 
 def _without_none(kind: Any) -> tuple[Any, bool]:
@@ -252,11 +247,11 @@ def _boolean(text: str) -> bool:
     try:
         return _BOOLEANS[text.lower()]
     except KeyError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither 0 nor 1") from None
+        raise argparse.ArgumentTypeError(f"invalid value {text!r}: expected 0 or 1") from None
 
 
 def _value(kind: type, optional: bool) -> Callable[[str], Any]:
-    """Text to `kind`; where None is allowed, `none` is how to write it. NaN would pass every range check, so it is no number."""
+    """Converter of text to `kind`; `none` is None if that is allowed. NaN would pass every range check and is refused."""
 
     def convert(text: str) -> Any:
         if optional and text == "none":
@@ -266,7 +261,7 @@ def _value(kind: type, optional: bool) -> Callable[[str], Any]:
         except ValueError:
             value = None
         if value is None or value != value:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}")
+            raise argparse.ArgumentTypeError(f"invalid value {text!r}: expected {'an integer' if kind is int else 'a number'}")
         return value
 
     return convert

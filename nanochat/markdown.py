@@ -1,4 +1,4 @@
-"""Values as Markdown. Whatever a string holds, it shows as text: it opens no tag, no fence and no new row or column."""
+"""Values as Markdown. Any string is shown as text: it opens no tag, no fence and no new row or column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ACTIVE = re.compile(r"([\\`*_{}\[\]<>#|~&$!])")
 
 
 def escape(text: str) -> str:
-    """`text` on one line with everything that Markdown or HTML would act on escaped."""
+    """`text` on one line with all Markdown and HTML syntax escaped."""
     return _ACTIVE.sub(r"\\\1", " ".join(visible(text).split()))
 
 
@@ -41,14 +41,14 @@ def number(value: Any) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()) -> str:
-    """A table; the columns numbered in `right` are aligned to the right."""
+    """A table; the columns with an index in `right` are right-aligned."""
     rule = ["---:" if column in right else "---" for column in range(len(header))]
     lines = [[escape(title) for title in header], rule, *([number(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def values(mapping: Mapping[str, Any], level: int = 3) -> list[str]:
-    """Blocks of Markdown for free-form values: scalars in one table, then for each nest a table under a heading of `level`."""
+    """Blocks of Markdown for free-form values: scalars in one table, then each nested value in a table under a heading of `level`."""
     nests = {key: value for key, value in mapping.items() if isinstance(value, dict) or _is_rows(value)}
     scalars = [(label(key), _joined(value)) for key, value in mapping.items() if key not in nests]
     blocks = [table(("", ""), scalars)] if scalars else []
@@ -70,7 +70,7 @@ def values(mapping: Mapping[str, Any], level: int = 3) -> list[str]:
 
 
 def label(key: str) -> str:
-    """A key as people read it."""
+    """A key in readable form."""
     return key.replace("_", " ")
 
 

@@ -1,7 +1,7 @@
-"""Keeps secrets out of what is written down: logs, records, reports, checkpoints, messages.
+"""Redacts secrets from logs, records, reports, checkpoints and messages.
 
-A secret is known by the variable that holds it, or by where it stands in a URL. A path, a tag or the name of a run is none: they
-belong into the records of a run.
+A secret is recognised by the environment variable that holds it, or by its place in a URL. Paths, tags and names of runs are
+not secrets.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from urllib.parse import unquote
 HIDDEN = "***"
 SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MC_CHAT_TOKEN")  # whatever their values are
 HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")  # name=value,…
-# Of other variables the name tells; a value that is so short would be found where it is not meant.
+# Other variables are secrets by their name; shorter values would match unrelated text.
 SECRET_NAME = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 SHORTEST = 8
-# Only the end of the scheme: to look for all of it takes time in the square of a long text.
+# Only the end of the scheme: matching all of it takes quadratic time on long texts.
 USER_IN_URL = re.compile(r"(?P<kept>(?<=[a-z0-9+.-])://)[^/?#\s@]*(@[^/?#\s@]*)*@", re.IGNORECASE)
 KEY_IN_URL = re.compile(r"(?P<kept>[?&](api_?key|key|token|access_token|secret|password|sig|signature)=)[^&#\s'\"]+", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """`text` with `***` for the values of secret variables, and for users, passwords and keys in URLs."""
+    """`text` with `***` for the values of secret variables and for users, passwords and keys in URLs."""
     for secret in sorted(_secrets(), key=len, reverse=True):  # a secret may be part of another
         text = text.replace(secret, HIDDEN)
     for pattern in (USER_IN_URL, KEY_IN_URL):

@@ -1,4 +1,4 @@
-"""How well the tokenizer compresses: `python -m scripts.tok_eval`. Compares with GPT-2's and GPT-4's where they are at hand."""
+"""Measures the compression of the tokenizer: `python -m scripts.tok_eval`. Compares with GPT-2 and GPT-4 if these are cached."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nanochat.data.tokenizer import Tokenizer, load_tokenizer
 from nanochat.flags import flag, parse, part, run
 from nanochat.report.sections import section
 
-# One short text of each kind; what a tokenizer makes of text that its training data may not have held.
+# One short text of each kind, among them kinds that the training data may lack.
 TEXTS = {
     "english": (
         "The lighthouse keeper counted the ships each evening and wrote their names in a ledger bound in green cloth. On clear"
@@ -42,7 +42,7 @@ TEXTS = {
     "emoji": "Done 🎉🎉 — see you at 8 👩‍🔬🧪? ☕️ → 🍰 (≈ 3 €) ✓✓\n",
 }
 
-# Files from which tiktoken builds an encoding; it keeps each under the SHA-1 of its address.
+# Files from which tiktoken builds an encoding; it caches each under the SHA-1 of its URL.
 _STORE = "https://openaipublic.blob.core.windows.net"
 RIVALS = {
     "gpt2": (f"{_STORE}/gpt-2/encodings/main/vocab.bpe", f"{_STORE}/gpt-2/encodings/main/encoder.json"),
@@ -52,14 +52,14 @@ RIVALS = {
 
 @dataclass
 class TokEval:
-    """Measure how many bytes a token stands for, on several kinds of text."""
+    """Measure bytes per token on several kinds of text."""
 
     data: DataFlags = part(DataFlags)
-    val_chars: int = flag(2_000_000, "how much of the validation split is measured", unit="characters")
+    val_chars: int = flag(2_000_000, "amount of the validation split to measure", unit="characters")
 
     def __post_init__(self) -> None:
         if self.val_chars < 1:
-            raise ValueError(f"val_chars is {self.val_chars}; it must be 1 or more")
+            raise ValueError(f"invalid val_chars {self.val_chars}: must be at least 1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns = {"ours": ours}
     for name, addresses in RIVALS.items():
         if not all(_is_here(address) for address in addresses):
-            print(f"{name}: not here (tiktoken keeps it in {_cache_folder()} once `tiktoken.get_encoding({name!r})` has fetched it)")
+            print(f"{name}: not cached (`tiktoken.get_encoding({name!r})` downloads it to {_cache_folder()})")
             continue
         import tiktoken
 
@@ -88,10 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def bytes_per_token(texts: Sequence[str], encode: Callable[[str], list[int]]) -> float:
-    """Bytes of UTF-8 for each token that `encode` makes of `texts`."""
+    """UTF-8 bytes per token of `texts`."""
     tokens = sum(len(encode(text)) for text in texts)
     if tokens == 0:
-        raise UserError("there is no text to measure; give another --dataset")
+        raise UserError("no text to measure; use another --dataset")
     return sum(len(text.encode()) for text in texts) / tokens
 
 
@@ -106,7 +106,7 @@ def _checked(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
 
 
 def _beginning(texts: Iterable[str], max_chars: int) -> Iterator[str]:
-    """The first texts, up to the one that holds character `max_chars`."""
+    """The first texts, up to the one with character number `max_chars`."""
     left = max_chars
     for text in texts:
         yield text

@@ -18,29 +18,29 @@ class TokTrain:
     """Train the tokenizer on the training split of a dataset."""
 
     data: DataFlags = part(DataFlags)
-    vocab_size: int = flag(32768, "size of the vocabulary, special tokens included", unit="tokens")
-    max_chars: int = flag(2_000_000_000, "stop reading after so much text", unit="characters")
-    doc_cap: int = flag(0, "use only the beginning of longer documents; 0: whole documents", unit="characters")
+    vocab_size: int = flag(32768, "vocabulary size, including special tokens", unit="tokens")
+    max_chars: int = flag(2_000_000_000, "maximum amount of text to read", unit="characters")
+    doc_cap: int = flag(0, "maximum length of a document, longer ones are cut; 0 = whole documents", unit="characters")
 
     def __post_init__(self) -> None:
         if not MIN_VOCAB_SIZE <= self.vocab_size <= 1 << 24:
-            raise ValueError(f"vocab_size is {self.vocab_size}; it must be from {MIN_VOCAB_SIZE} to {1 << 24}")
+            raise ValueError(f"invalid vocab_size {self.vocab_size}: must be from {MIN_VOCAB_SIZE} to {1 << 24}")
         if self.max_chars < 1:
-            raise ValueError(f"max_chars is {self.max_chars}; it must be 1 or more")
+            raise ValueError(f"invalid max_chars {self.max_chars}: must be at least 1")
         if self.doc_cap < 0:
-            raise ValueError(f"doc_cap is {self.doc_cap}; it must be 0 or more")
+            raise ValueError(f"invalid doc_cap {self.doc_cap}: must be at least 0")
 
 
 @dataclass
 class Amount:
-    """What was read."""
+    """Amount of text read."""
 
     documents: int = 0
     bytes: int = 0
 
 
 def limited(texts: Iterable[str], max_chars: int, doc_cap: int, read: Amount) -> Iterator[str]:
-    """`texts`, each cut to `doc_cap` characters (0: not), until `max_chars` are reached. Adds to `read` on the way."""
+    """`texts`, each cut to `doc_cap` characters (0 = not), until `max_chars` are reached. Counts them in `read`."""
     left = max_chars
     for text in texts:
         text = text[: min(left, doc_cap or left)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.common import ROOT
-from nanochat.dataset import Download
+from nanochat.data.hub_download import DownloadConfig
 from nanochat.flags import parse
 from nanochat.report.__main__ import Report
 from scripts.base_eval import BaseEval
@@ -31,7 +31,7 @@ from tests.helpers.runner_lab import RUNNERS, copy_checkout, dry_run, fake_gpus,
 GOLDEN = sorted((ROOT / "tests" / "golden").glob("run*.txt")) + sorted((ROOT / "tests" / "golden").glob("speedrun*.txt"))
 STAGES = ("tok_train", "tok_eval", "base_train", "base_eval", "mid_train", "chat_sft", "chat_eval")
 RECIPES = {
-    "nanochat.dataset": Download,
+    "nanochat.dataset": DownloadConfig,
     "nanochat.report": Report,
     "tok_train": TokTrain,
     "tok_eval": TokEval,

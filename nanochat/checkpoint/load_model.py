@@ -1,4 +1,4 @@
-"""A trained model for inference: out of the newest valid checkpoint, with the tokenizer it was trained with."""
+"""Loads trained models for inference from the newest valid checkpoint, with their tokenizer."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from nanochat.checkpoint.store import Checkpoint, CheckpointStore
-from nanochat.common import UserError, base_dir
+from nanochat.common import UserError, base_dir, first_line
 from nanochat.data.tokenizer import Tokenizer, load_tokenizer
 from nanochat.model.attention import Backend, choose_backend
 from nanochat.model.gpt import GPT, GPTConfig
 
 Stage = Literal["base", "mid", "sft", "rl"]
-STAGES: tuple[Stage, ...] = ("rl", "sft", "mid", "base")  # the latest first
+STAGES: tuple[Stage, ...] = ("rl", "sft", "mid", "base")  # the most advanced first
 TRAINED_BY = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
-PREFIX = "model."  # of the language model's parameters in the state of the objective that was trained
+PREFIX = "model."  # of the language model's parameters in the state of the training objective
 
 
 class Trained(NamedTuple):
-    """What training left of a model: a checkpoint's weights and meta, where it lies, and the tokenizer it was trained with."""
+    """A model as training saved it: weights and meta of a checkpoint, its folder, and the tokenizer."""
 
     checkpoint: Checkpoint
     folder: Path
@@ -50,7 +50,7 @@ class Loaded(NamedTuple):
 
 
 def say_to_stderr(text: str) -> None:
-    """Prints a line where it does not mix with what the program is asked for."""
+    """Prints a line to stderr, so that it does not mix with the output of the program."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -63,10 +63,10 @@ def load_model(
     backend: Backend | Literal["auto"] = "auto",
     say: Callable[[str], None] = say_to_stderr,
 ) -> Loaded:
-    """Loads the model of `stage` called `tag` (default: the one written last) at `step` (default: the newest valid one).
+    """Loads the model `tag` of `stage` (default: the one written last) at `step` (default: the newest valid one).
 
-    Its parameters are in `dtype`, in which it computes: what training casts at each step is cast once. Says which
-    checkpoint it took. Raises `UserError` where there is none, it is not valid, or the tokenizer is not the model's.
+    Its parameters are in the compute dtype `dtype`: training casts them at each step, here they are cast once. Says which
+    checkpoint it took. Raises `UserError` if there is none, it is not valid, or the tokenizer is not the model's.
     """
     trained = open_trained(stage, tag, step, say)
     return Loaded(build_model(trained, device, dtype, backend), trained.tokenizer, trained.meta)
@@ -75,7 +75,7 @@ def load_model(
 def open_trained(
     stage: Stage = "base", tag: str | None = None, step: int | None = None, say: Callable[[str], None] = say_to_stderr
 ) -> Trained:
-    """Reads the weights that `load_model` would take, of all that was trained together; see there."""
+    """Reads the weights of all that was trained together; arguments and errors are those of `load_model`."""
     folder = _folder(stage, tag)
     store = CheckpointStore(folder)
     groups = ("model",)
@@ -94,7 +94,7 @@ def open_trained(
 
 
 def latest_stage(tag: str | None = None, stages: Sequence[Stage] = STAGES, ending: str = "") -> Stage:
-    """The first of `stages` with a checkpoint of the model `tag`, by default of any whose name ends so; where none has, the last."""
+    """The first of `stages` with a checkpoint of `tag` (default: of any tag ending in `ending`); the last one if none has."""
     for stage in stages:
         if any((base_dir() / f"{stage}_checkpoints").glob(f"{glob.escape(tag) if tag else '*' + ending}/step_*")):
             return stage
@@ -102,7 +102,7 @@ def latest_stage(tag: str | None = None, stages: Sequence[Stage] = STAGES, endin
 
 
 def newest_tag(stage: Stage, ending: str = "") -> str | None:
-    """The folder of `stage` that was written to last, of those whose names end so; None where there is none."""
+    """The tag of `stage` that was written last, of those ending in `ending`; None if there is none."""
     written: dict[str, int] = {}
     for step in (base_dir() / f"{stage}_checkpoints").glob(f"*{ending}/step_*"):
         written[step.parent.name] = max(written.get(step.parent.name, 0), step.stat().st_mtime_ns)
@@ -110,15 +110,15 @@ def newest_tag(stage: Stage, ending: str = "") -> str | None:
 
 
 def _folder(stage: Stage, tag: str | None) -> Path:
-    """The checkpoints of `tag`; without one, the folder that was written to last."""
+    """The checkpoint folder of `tag` (default: the one written last)."""
     root = base_dir() / f"{stage}_checkpoints"
     how = f"train one with python -m scripts.{TRAINED_BY[stage]}"
     if tag is not None:
         if Path(tag).name != tag:
-            raise UserError(f"{tag!r} is no model tag; a tag is the name of a folder in {root}")
+            raise UserError(f"invalid model tag {tag!r}: expected the name of a folder in {root}")
         if not (root / tag).is_dir():
             have = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) if root.is_dir() else ""
-            raise UserError(f"no model {tag} in {root} (there: {have or 'none'}); give another --model-tag or {how}")
+            raise UserError(f"no model {tag} in {root} (available: {have or 'none'}); use another --model-tag or {how}")
         return root / tag
     newest = newest_tag(stage)
     if newest is None:
@@ -127,19 +127,19 @@ def _folder(stage: Stage, tag: str | None) -> Path:
 
 
 def load_weights_into(model: GPT, trained: Trained) -> None:
-    """Gives `model`, which is to be trained on, the weights of a checkpoint. Raises `UserError` where its shape is another."""
+    """Loads the weights of a checkpoint into `model` for further training. Raises `UserError` if their shapes differ."""
     theirs, mine = trained.meta["model_config"], dataclasses.asdict(model.config)
     for name in mine:
-        # Longer or shorter rows and other windows are a matter of training, not of weights.
+        # The weights do not depend on the length of rows and on the windows.
         if name not in ("max_seq_len", "window_pattern") and mine[name] != theirs.get(name):
             raise UserError(
-                f"{trained.name} has {name} {theirs.get(name)} and this run {mine[name]}; give --{name.replace('_', '-')} as there"
+                f"{trained.name} has {name} {theirs.get(name)} and this run {mine[name]}; use the same --{name.replace('_', '-')}"
             )
     model.load_state_dict(_weights(trained))
 
 
 def _weights(trained: Trained) -> dict[str, torch.Tensor]:
-    """The language model's weights, of all that was trained together."""
+    """The weights of the language model alone."""
     return {name.removeprefix(PREFIX): tensor for name, tensor in trained.checkpoint.tensors["model"].items() if name.startswith(PREFIX)}
 
 
@@ -154,10 +154,9 @@ def build_model(
     backend = choose_backend(backend, device, dtype)
     try:
         config = GPTConfig(**trained.meta["model_config"])
-        with torch.device("meta"):  # no memory and no time for weights that are replaced at once
+        with torch.device("meta"):  # allocates and initialises no weights: they are replaced at once
             model = GPT(config, dtype, backend)
         model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in _weights(trained).items()}, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        what = str(error).splitlines()[0]
-        raise UserError(f"{trained.name} does not describe a model of this version ({what}); train it again") from error
+        raise UserError(f"{trained.name} does not describe a model of this version ({first_line(error)}); train it again") from error
     return model.requires_grad_(False).eval()

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 FORMAT = "nanochat-checkpoint-1"
 MANIFEST = "manifest.json"
+META = "meta.json"
 
 
 class InvalidError(Exception):
@@ -53,23 +54,16 @@ def read_manifest(folder: Path, step: int) -> dict[str, dict[str, Any]]:
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()) or data != canonical(manifest):
         raise InvalidError(f"{MANIFEST} was changed after it was written")
+    if META not in files:
+        raise InvalidError(f"{MANIFEST} does not list {META}")
     return files
 
 
-def check_size(path: Path, expected: Mapping[str, Any]) -> None:
-    """Raises `InvalidError` if the file at `path` does not have the size of its entry. Reads nothing."""
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise InvalidError(f"{path.name}: {error.strerror}") from error
-    if size != expected.get("bytes"):
-        raise InvalidError(f"{path.name} has {size} bytes instead of {expected.get('bytes')}")
-
-
-def check_file(path: Path, expected: Mapping[str, Any]) -> None:
-    """Raises `InvalidError` if the file at `path` does not have the size and digest of its entry. Reads it in pieces."""
+def check_file(path: Path, expected: Mapping[str, Any], size_only: bool = False) -> None:
+    """Raises `InvalidError` if the file at `path` has not the size and digest of its entry. Reads it in pieces, or not at all."""
     with _opened(path, expected) as f:
-        _compare(path, expected, hashlib.file_digest(f, "sha256").hexdigest())
+        if not size_only:
+            _compare(path, expected, hashlib.file_digest(f, "sha256").hexdigest())
 
 
 def read_file(path: Path, expected: Mapping[str, Any]) -> bytes:
@@ -82,9 +76,11 @@ def read_file(path: Path, expected: Mapping[str, Any]) -> bytes:
 
 @contextmanager
 def _opened(path: Path, expected: Mapping[str, Any]) -> Iterator[BinaryIO]:
-    check_size(path, expected)
     try:
         with open(path, "rb") as f:
+            size = os.fstat(f.fileno()).st_size
+            if size != expected.get("bytes"):
+                raise InvalidError(f"{path.name} has {size} bytes instead of {expected.get('bytes')}")
             yield f
     except OSError as error:
         raise InvalidError(f"{path.name}: {error.strerror}") from error

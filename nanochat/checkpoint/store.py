@@ -22,25 +22,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import safetensors.torch
 import torch
 
-from nanochat.checkpoint.manifest import (
-    MANIFEST,
-    InvalidError,
-    canonical,
-    check_file,
-    check_size,
-    read_file,
-    read_manifest,
-    write_file,
-    write_manifest,
-)
+from nanochat.checkpoint.manifest import META, InvalidError, canonical, check_file, read_file, read_manifest, write_file, write_manifest
 from nanochat.common import UserError, fsync_dir
-
-META = "meta.json"
 
 _STEP = re.compile(r"step_(\d{7,})")
 _REPLACED = re.compile(r"\.step_(\d{7,})\.old")
@@ -50,29 +38,19 @@ _TENSOR_FILE = re.compile(r"([a-z][a-z0-9_]*)(?:\.rank(\d+))?\.safetensors")
 Tensors = Mapping[str, Mapping[str, torch.Tensor]]
 
 
-class Processes(Protocol):
-    """The processes that save or load a checkpoint together (`nanochat.runtime.device.Runtime` is one of them)."""
-
-    rank: int
-    world_size: int
-
-    def all_agree(self, ok: bool) -> bool:
-        """Waits for all processes and returns whether `ok` is true in each."""
-        ...
-
-
 @dataclass(frozen=True)
-class OneProcess:
-    """`Processes` of a process that works alone."""
+class Processes:
+    """The processes that save or load together, of which this is one; by default it is alone. `Runtime` serves as such too."""
 
     rank: int = 0
     world_size: int = 1
 
     def all_agree(self, ok: bool) -> bool:
+        """Waits for all processes and returns whether `ok` is true in each."""
         return ok
 
 
-ALONE = OneProcess()
+ALONE = Processes()
 
 
 class OtherProcessError(UserError):
@@ -166,7 +144,7 @@ class CheckpointStore:
         """None if every byte of the checkpoint is what was written, else one line that says what is wrong."""
         path = self._path(step)
         try:
-            for file, expected in _files(path, step).items():
+            for file, expected in read_manifest(path, step).items():
                 check_file(path / file, expected)
         except InvalidError as why:
             return str(why)
@@ -210,7 +188,7 @@ class CheckpointStore:
 
     def _read(self, step: int, groups: Collection[str] | None, processes: Processes) -> Checkpoint:
         path = self._path(step)
-        files = _files(path, step)
+        files = read_manifest(path, step)
         owned = {file: (match[1], int(match[2] or 0)) for file in files if (match := _TENSOR_FILE.fullmatch(file))}  # group, rank
         # Each process of a run has saved something, if only its random state.
         saved_by = 1 + max((rank for _, rank in owned.values()), default=0)
@@ -221,7 +199,7 @@ class CheckpointStore:
         for file, expected in files.items():
             group, rank = owned.get(file, (None, 0))
             if group is not None and (rank not in ranks or (groups is not None and group not in groups)):
-                check_size(path / file, expected)
+                check_file(path / file, expected, size_only=True)
                 continue
             data = read_file(path / file, expected)
             if group is not None:
@@ -275,7 +253,7 @@ class CheckpointStore:
         files: dict[str, Any] = {}
         names: set[str] = set()
         for rank in range(world_size):
-            part = _part(temporary, rank)
+            part = temporary / _part(rank)
             content = json.loads(part.read_bytes())
             if twice := names.intersection(content["names"]):
                 raise ValueError(f"{min(twice)} is saved by rank {rank} and by a lower one; each tensor has one owner")
@@ -322,17 +300,8 @@ def _name(step: int) -> str:
     return f"step_{step:07d}"
 
 
-def _part(temporary: Path, rank: int) -> Path:
-    """File in which a process leaves the digests of its files for rank 0."""
-    return temporary / f"rank{rank:02d}.part"
-
-
-def _files(path: Path, step: int) -> dict[str, dict[str, Any]]:
-    """The manifest's entries of the checkpoint at `path`. Raises `InvalidError`."""
-    files = read_manifest(path, step)
-    if META not in files:
-        raise InvalidError(f"{MANIFEST} does not list {META}")
-    return files
+def _part(rank: int) -> str:
+    return f"rank{rank:02d}.part"
 
 
 def _write_part(temporary: Path, tensors: Tensors, processes: Processes, files: dict[str, Any]) -> None:
@@ -343,7 +312,7 @@ def _write_part(temporary: Path, tensors: Tensors, processes: Processes, files: 
             file = f"{group}{suffix}.safetensors"
             files[file] = write_file(temporary / file, safetensors.torch.save(_unshared(named)))
     names = sorted(f"{group}/{name}" for group, named in tensors.items() for name in named)
-    write_file(_part(temporary, processes.rank), canonical({"files": files, "names": names}))
+    write_file(temporary / _part(processes.rank), canonical({"files": files, "names": names}))
 
 
 def _check(step: int, tensors: Tensors, processes: Processes) -> None:

@@ -152,7 +152,7 @@ def _turns(conversation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The checked messages, with the system message merged into the first user message."""
     messages = conversation.get("messages") if isinstance(conversation, Mapping) else None
     if not isinstance(messages, list) or not messages:
-        raise ValueError("a conversation must have a list of at least one message")
+        raise ValueError("a conversation must have a list of messages, at least one")
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
             raise ValueError(f"message {i} must have a role and content")

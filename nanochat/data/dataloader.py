@@ -183,8 +183,7 @@ class Prefetcher(Generic[Item]):
         if depth < 1:
             raise ValueError(f"invalid depth {depth}: must be at least 1")
         self._fetch, self._depth = fetch, depth
-        self._ready: deque[Item] = deque()
-        self._error: BaseException | None = None
+        self._ready: deque[tuple[Item | None, BaseException | None]] = deque()
         self._left = max(stop - start, 0)  # items not handed out yet
         self._closed = False
         self._changed = threading.Condition()
@@ -197,31 +196,31 @@ class Prefetcher(Generic[Item]):
                 self._changed.wait_for(lambda: self._closed or len(self._ready) < self._depth)
                 if self._closed:
                     return
+            item = error = None
             try:
                 item = self._fetch(step)
-            except BaseException as error:  # handed to the consumer, whatever it is
-                with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
-                return
+            except BaseException as caught:  # handed to the consumer, whatever it is
+                error = caught
             with self._changed:
-                self._ready.append(item)
+                self._ready.append((item, error))
                 self._changed.notify_all()
+            if error is not None:
+                return
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Item:
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._error or self._closed or not self._left)
+            self._changed.wait_for(lambda: self._ready or self._closed or not self._left)
             if self._closed or not self._left:
                 raise StopIteration
-            if self._ready:
-                self._left -= 1
-                self._changed.notify_all()
-                return self._ready.popleft()
-            self._left = 0
-            raise self._error
+            item, error = self._ready.popleft()
+            self._left = self._left - 1 if error is None else 0
+            self._changed.notify_all()
+        if error is not None:
+            raise error
+        return item
 
     def close(self) -> None:
         """Stops fetching; the iteration ends. May be called more than once."""

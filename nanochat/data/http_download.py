@@ -162,7 +162,8 @@ def _write(response: IO[bytes], temporary: Path, start: int, progress: DownloadP
 
 def _verify(temporary: Path, headers: dict[str, str], check: Callable[[Path], None]) -> None:
     """Checks size, SHA-256 and contents. Raises `TransferError`; a file of wrong bytes is deleted."""
-    size, stated = _size(temporary), _stated_size(headers)
+    total = headers.get("x-linked-size") or headers.get("content-range", "").rpartition("/")[2] or headers.get("content-length", "")
+    size, stated = _size(temporary), int(total) if total.isdecimal() else None
     if stated is not None and size < stated:
         raise TransferError(f"the connection ended at {size:,} of {stated:,} bytes")
     fault = f"{size:,} bytes arrived instead of {stated:,}" if stated is not None and size > stated else None
@@ -180,11 +181,6 @@ def _verify(temporary: Path, headers: dict[str, str], check: Callable[[Path], No
     if fault is not None:
         temporary.unlink()
         raise TransferError(f"{fault}; starting over")
-
-
-def _stated_size(headers: dict[str, str]) -> int | None:
-    total = headers.get("x-linked-size") or headers.get("content-range", "").rpartition("/")[2] or headers.get("content-length", "")
-    return int(total) if total.isdecimal() else None
 
 
 def _rename(temporary: Path, path: Path) -> None:

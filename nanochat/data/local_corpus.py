@@ -56,14 +56,23 @@ def _is_library(folder: str) -> bool:
 
 
 def _collect(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     documents, skipped = _read()
     if not documents:
         raise UserError(f"found no text in {sysconfig.get_path('stdlib')}; use --dataset with a file or folder of text")
+    splits: dict[str, list[tuple[str, str]]] = {"train": [], "val": []}
     # In the order of the hashes, so that any prefix of the corpus is a random sample of it.
-    rows = [(_is_val(digest), text, str(path)) for digest, (text, path) in sorted(documents.items())]
-    splits = {"train": [row for row in rows if not row[0]], "val": [row for row in rows if row[0]]}
-    summary = {"python": platform.python_version(), "documents": len(rows), "text_bytes": sum(len(row[1].encode()) for row in rows)}
-    _write(folder, splits, {**summary, **{f"skipped_{why}": count for why, count in skipped.items()}})
+    for digest, (text, path) in sorted(documents.items()):
+        splits["train" if int.from_bytes(digest[-8:], "little") % VAL_EVERY else "val"].append((text, str(path)))
+    text_bytes = sum(len(text.encode()) for text, _ in documents.values())
+    summary = {"python": platform.python_version(), "documents": len(documents), "text_bytes": text_bytes}
+    with new_folder(folder) as temporary:
+        for split, rows in splits.items():
+            table = pa.table({"text": [text for text, _ in rows], "path": [path for _, path in rows]})
+            pq.write_table(table, temporary / f"{split}.parquet", compression="zstd")
+        write_json(temporary / "corpus.json", summary | {f"skipped_{why}": count for why, count in skipped.items()})
 
 
 def _read() -> tuple[dict[bytes, tuple[str, Path]], dict[str, int]]:
@@ -86,18 +95,3 @@ def _read() -> tuple[dict[bytes, tuple[str, Path]], dict[str, int]]:
                 return documents, skipped
             documents[digest] = (text, path)
     return documents, skipped
-
-
-def _is_val(digest: bytes) -> bool:
-    return int.from_bytes(digest[-8:], "little") % VAL_EVERY == 0
-
-
-def _write(folder: Path, splits: dict[str, list[tuple[bool, str, str]]], summary: dict) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with new_folder(folder) as temporary:
-        for split, rows in splits.items():
-            table = pa.table({"text": [text for _, text, _ in rows], "path": [path for _, _, path in rows]})
-            pq.write_table(table, temporary / f"{split}.parquet", compression="zstd")
-        write_json(temporary / "corpus.json", summary)

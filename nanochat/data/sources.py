@@ -124,7 +124,8 @@ def open_source(name: str) -> Source:
     if name == "auto":
         name = next((hub for hub in HUB if any(shard_folder(hub).glob("shard_*.parquet"))), "local")
     if name == "local":
-        return _local_source()
+        folder = local_corpus()
+        return Source(name, tuple(_text_file(folder / f"{split}.parquet", split) for split in SPLITS), read_json(folder / "corpus.json"))
     hub, colon, count = name.partition(":")
     if hub in HUB:
         if colon and not (count.isdecimal() and int(count) > 0):
@@ -136,12 +137,6 @@ def open_source(name: str) -> Source:
 def shard_folder(hub: str) -> Path:
     """Folder of the shards of a downloaded dataset."""
     return base_dir() / "data" / hub
-
-
-def _local_source() -> Source:
-    folder = local_corpus()
-    files = tuple(_text_file(folder / f"{split}.parquet", split) for split in SPLITS)
-    return Source("local", files, read_json(folder / "corpus.json"))
 
 
 def _downloaded_source(name: str, count: int | None) -> Source:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,20 +37,12 @@ def read_documents(path: Path) -> Documents:
     name has none of `SUFFIXES`.
     """
     try:
-        yield from _reader(path)(path)
+        reader = next((reader for suffixes, reader in _READERS.items() if path.name.lower().endswith(suffixes)), None)
+        if reader is None:
+            raise UserError(f"{path}: unknown file type; expected one of {' '.join(SUFFIXES)}")
+        yield from reader(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _reader(path: Path) -> Callable[[Path], Documents]:
-    name = path.name.lower()
-    if name.endswith(TEXT_SUFFIXES):
-        return _read_text
-    if name.endswith(JSONL_SUFFIXES):
-        return _read_jsonl
-    if name.endswith(PARQUET_SUFFIXES):
-        return _read_parquet
-    raise UserError(f"{path}: unknown file type; expected one of {' '.join(SUFFIXES)}")
 
 
 def _decode(data: bytes) -> str | None:
@@ -105,6 +97,9 @@ def _read_parquet(path: Path) -> Documents:
                     yield "" if value is None else _decode(value)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: damaged parquet data ({first_line(error)}); delete it and get it again") from error
+
+
+_READERS = {TEXT_SUFFIXES: _read_text, JSONL_SUFFIXES: _read_jsonl, PARQUET_SUFFIXES: _read_parquet}
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:

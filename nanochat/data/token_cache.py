@@ -15,35 +15,24 @@ import hashlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
 import numpy as np
 
-from nanochat.common import UserError, base_dir, batched_by_chars, digest, read_json, write_json
+from nanochat.common import UserError, atomic_write, base_dir, batched_by_chars, digest, read_json, write_json
 from nanochat.data.make_once import make_once, new_folder
 from nanochat.data.sources import Part, Skipped, Source, Split
+from nanochat.data.tokenizer import Tokenizer
 
 FORMAT = "nanochat-tokens-1"
 SHARD_TOKENS = 1 << 25  # a shard ends with the first batch that reaches this
 BATCH_CHARS = 1 << 23  # encoded by one call
 PROGRESS_SECONDS = 5.0
-
-
-class Encoder(Protocol):
-    """The part of a tokenizer that the cache uses (`nanochat.data.tokenizer.Tokenizer`)."""
-
-    vocab_size: int
-    bos_id: int
-    fingerprint: str
-
-    def encode_bulk(self, texts: Iterable[str], bos: bool = True, threads: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """`ids` uint16 or uint32 [tokens] of all texts, each with BOS first, and `offsets` int64 [texts + 1]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -55,14 +44,6 @@ class TokenShard:
     tokens: np.ndarray
     offsets: np.ndarray
     sha256: dict[str, str]  # by the suffix of the file
-
-    def verify(self) -> None:
-        """Reads the whole shard. Raises `UserError` if it is not what was written."""
-        for suffix, expected in self.sha256.items():
-            path = self.folder / f"{self.name}.{suffix}"
-            with open(path, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                    raise _damaged(path, "was changed after it was written")
 
 
 @dataclass(frozen=True)
@@ -96,10 +77,14 @@ class TokenCache:
     def verify(self) -> None:
         """Reads everything. Raises `UserError` if a shard is not what was written; opening checks sizes only."""
         for shard in self.shards:
-            shard.verify()
+            for suffix, expected in shard.sha256.items():
+                path = shard.folder / f"{shard.name}.{suffix}"
+                with open(path, "rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                        raise _damaged(path, "was changed after it was written")
 
 
-def open_tokens(source: Source, tokenizer: Encoder, split: Split, workers: int = 0, say: Callable[[str], None] = print) -> TokenCache:
+def open_tokens(source: Source, tokenizer: Tokenizer, split: Split, workers: int = 0, say: Callable[[str], None] = print) -> TokenCache:
     """The tokens of `split`; parts that are not cached yet are tokenized first, by `workers` threads (0 = one per core).
 
     Several processes may call this at once: one tokenizes, the others wait. Raises `UserError` if the split has no documents, a
@@ -119,7 +104,7 @@ def open_tokens(source: Source, tokenizer: Encoder, split: Split, workers: int =
     return TokenCache(name, tuple(shards), tokenizer.vocab_size, tokenizer.bos_id, skipped)
 
 
-def _key(part: Part, tokenizer: Encoder) -> str:
+def _key(part: Part, tokenizer: Tokenizer) -> str:
     return hashlib.sha256(repr((FORMAT, part.fingerprint, tokenizer.fingerprint)).encode()).hexdigest()[:24]
 
 
@@ -127,7 +112,7 @@ def _damaged(path: Path, what: str) -> UserError:
     return UserError(f"{path} {what}; delete {path.parent} and the text is tokenized again")
 
 
-def _read_manifest(folder: Path, tokenizer: Encoder) -> dict[str, Any]:
+def _read_manifest(folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.exists():
         raise _damaged(path, "is missing")
@@ -178,7 +163,7 @@ class _Report:
         self._say(f"tokenizing {self._name}: {done}{end}")
 
 
-def _build(part: Part, tokenizer: Encoder, folder: Path, workers: int, report: _Report) -> None:
+def _build(part: Part, tokenizer: Tokenizer, folder: Path, workers: int, report: _Report) -> None:
     skipped = Skipped()
     with new_folder(folder) as temporary:
         shards = _write_shards(temporary, _encoded(part.documents(skipped), tokenizer, workers, report))
@@ -195,7 +180,7 @@ def _build(part: Part, tokenizer: Encoder, folder: Path, workers: int, report: _
     report.tell()
 
 
-def _encoded(documents: Iterator[str], tokenizer: Encoder, workers: int, report: _Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _encoded(documents: Iterator[str], tokenizer: Tokenizer, workers: int, report: _Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(ids, offsets) of the documents in batches; while one is encoded, the next is read and the previous one written."""
 
     def encode(batch: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -234,15 +219,9 @@ def _write_shard(folder: Path, name: str, batches: Iterator[tuple[np.ndarray, np
             total += len(ids)
             if total >= SHARD_TOKENS:
                 break
-        _sync(file)
+        file.flush()
+        os.fsync(file.fileno())
     joined = np.concatenate(offsets)
-    with open(folder / f"{name}.offsets", "xb") as file:
-        file.write(joined.data)
-        _sync(file)
+    atomic_write(folder / f"{name}.offsets", joined.tobytes())
     digests = {"tokens": tokens.hexdigest(), "offsets": hashlib.sha256(joined.data).hexdigest()}
     return {"name": name, "dtype": ids.dtype.name, "tokens": total, "documents": len(joined) - 1, "sha256": digests}
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -160,7 +160,7 @@ class Tokenizer:
         """The bytes of `ids`. Raises `ValueError` for an id outside the vocabulary."""
         array = np.asarray(ids, dtype=np.int64)
         if array.size and (array.min() < 0 or array.max() >= self.vocab_size):
-            raise ValueError(f"invalid ids {array.min()} … {array.max()}: the vocabulary has {self.vocab_size}")
+            raise ValueError(f"invalid ids {array.min()} … {array.max()}: outside of the vocabulary of {self.vocab_size}")
         return b"".join([self._tokens[i] for i in array.tolist()])
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -197,16 +197,12 @@ def _batches(texts: Texts) -> Iterator[rustbpe.Documents]:
     elif isinstance(texts, pyarrow.Array):
         yield _documents(texts)
     else:
-        yield from (_documents(_array(batch)) for batch in batched_by_chars(texts, BATCH_CHARS))
-
-
-def _array(texts: list[str]) -> pyarrow.Array:
-    import pyarrow
-
-    try:
-        return pyarrow.array(texts, pyarrow.large_string())
-    except UnicodeEncodeError as error:
-        raise ValueError(f"a text is not valid Unicode: {error}") from error
+        for batch in batched_by_chars(texts, BATCH_CHARS):
+            try:
+                column = pyarrow.array(batch, pyarrow.large_string())
+            except UnicodeEncodeError as error:
+                raise ValueError(f"a text is not valid Unicode: {error}") from error
+            yield _documents(column)
 
 
 def _documents(column: pyarrow.Array) -> rustbpe.Documents:

@@ -1,8 +1,8 @@
-"""What a chat model can do: accuracy by task with confidence intervals, and ChatCORE over all.
+"""Evaluation of chat models: accuracy by task with confidence intervals, and ChatCORE over all.
 
-A categorical task is read off the logits of its letters where the reply begins; for a generative one the model replies, tools
-included, and the task grades the text. ChatCORE is the mean over tasks of (accuracy − chance) / (1 − chance): 0 is guessing,
-1 is perfect.
+A categorical task compares the logits of its letters at the beginning of the reply; for a generative one the model replies, with
+tools, and the task grades the text. ChatCORE is the mean over tasks of (accuracy − chance) / (1 − chance): 0 is guessing, 1 is
+perfect.
 
 Shapes: `b` prompts in a batch, `T` tokens of the longest, `L` letters, `V` vocabulary.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from nanochat.data.chat_template import render_prompt
 from nanochat.data.dataloader import permute
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.eval.core import any_shape
+from nanochat.eval.core import any_shape, by_length, padded_forward, rank_and_world_size
 from nanochat.flags import flag
 from nanochat.infer.continuous_batching import Batcher
 from nanochat.infer.reply import stop_tokens
@@ -34,40 +34,40 @@ from nanochat.model.gpt import GPT
 from nanochat.tasks.grading import reply_text
 from nanochat.tasks.task import Conversation, Task
 
-Z = 1.959964  # of a normal distribution, for 95 %
+Z = 1.959964  # standard normal quantile for 95 %
 
 
 @dataclass
 class ChatEvalFlags:
-    """How much is asked, and how replies are drawn."""
+    """Number of problems, and sampling of the replies."""
 
-    max_problems: int = flag(-1, "problems of each task, chosen at random; -1 = all", unit="problems")
-    batch_size: int = flag(32, "prompts in a forward, and replies drawn at the same time, of one process", unit="prompts")
-    num_samples: int = flag(1, "replies to each problem; with k > 1, pass@k is reported too: any of the k is right", unit="replies")
-    temperature: float = flag(0.0, "of the replies; 0 = always the likeliest token", alias=("-t",))
-    top_k: int = flag(50, "choose among so many likeliest tokens; 0 = all", unit="tokens", alias=("-k",))
-    max_new_tokens: int | None = flag(None, "length of a reply at most; None = what the task needs", unit="tokens")
-    seed: int = flag(42, "seed of the replies and of the tasks")
+    max_problems: int = flag(-1, "problems per task, chosen at random; -1 = all", unit="problems")
+    batch_size: int = flag(32, "prompts in a forward, and replies decoded at the same time, per process", unit="prompts")
+    num_samples: int = flag(1, "replies to each problem; with k > 1, pass@k (any of the k is right) is reported too", unit="replies")
+    temperature: float = flag(0.0, "sampling temperature; 0 = greedy", alias=("-t",))
+    top_k: int = flag(50, "top-k: sample from the k most likely tokens; 0 = off", unit="tokens", alias=("-k",))
+    max_new_tokens: int | None = flag(None, "maximum length of a reply; None = that of the task", unit="tokens")
+    seed: int = flag(42, "seed of the sampling and of the tasks")
 
     def __post_init__(self) -> None:
         if self.max_problems < 1 and self.max_problems != -1:
-            raise ValueError(f"max_problems is {self.max_problems}; give at least 1, or -1 for all")
+            raise ValueError(f"invalid max_problems {self.max_problems}: must be at least 1, or -1 for all")
         for name in ("batch_size", "num_samples"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ValueError(f"invalid {name} {getattr(self, name)}: must be at least 1")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+            raise ValueError(f"invalid max_new_tokens {self.max_new_tokens}: must be at least 1")
         if self.num_samples > 1 and self.temperature == 0:
-            raise ValueError("num_samples is above 1 but temperature is 0, which gives the same reply each time; give a temperature")
+            raise ValueError("num_samples above 1 needs a temperature above 0: greedy decoding gives the same reply each time")
         self.sampling(1)
 
     def sampling(self, max_tokens: int) -> Sampling:
-        """How a reply of a task is drawn. Raises `ValueError` for a wrong temperature, top_k or seed."""
+        """Sampling parameters for a task. Raises `ValueError` for an invalid temperature, top_k or seed."""
         return Sampling(self.temperature, self.top_k, max_tokens=self.max_new_tokens or max_tokens, seed=self.seed)
 
 
 class Interval(NamedTuple):
-    """Bounds of a share, 0 … 1."""
+    """Bounds of a proportion, 0 … 1."""
 
     low: float
     high: float
@@ -75,7 +75,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskResult:
-    """How a task went. `pass_at_k` is None for one reply to each problem; `sample` is a problem and a reply."""
+    """Result of a task. `pass_at_k` is None for one reply to each problem; `sample` is a problem and a reply."""
 
     task: str
     kind: str
@@ -88,16 +88,16 @@ class TaskResult:
 
     @property
     def interval(self) -> Interval:
-        """Of the accuracy, 95 %."""
+        """95 % interval of the accuracy."""
         return wilson(self.accuracy, self.problems)
 
     @property
     def centered(self) -> float:
-        """0 is guessing, 1 is perfect."""
+        """Centered accuracy: 0 is guessing, 1 is perfect."""
         return (self.accuracy - self.chance) / (1 - self.chance)
 
     def row(self) -> dict[str, Any]:
-        """For a table."""
+        """Values for a table."""
         low, high = self.interval
         row = {
             "task": self.task, "kind": self.kind, "problems": self.problems, "accuracy": self.accuracy, "low": low, "high": high,
@@ -107,7 +107,7 @@ class TaskResult:
 
 
 class ScoredReply(NamedTuple):
-    """What a reply says, whether it came to an end, and all of it as it is shown, tool calls included."""
+    """A reply to grade. `ended`: it was not cut off; `shown`: the whole reply, including tool calls."""
 
     text: str
     ended: bool
@@ -115,12 +115,12 @@ class ScoredReply(NamedTuple):
 
 
 def wilson(share: float, count: int) -> Interval:
-    """The 95 % interval of a share of `count` trials (Wilson, J. Am. Stat. Assoc. 22, 1927). Raises `ValueError` for no trial."""
+    """95 % interval of a proportion of `count` trials (Wilson, J. Am. Stat. Assoc. 22, 1927). Raises `ValueError` for no trial."""
     if count < 1:
-        raise ValueError("there is no share of nothing")
+        raise ValueError("a proportion needs at least one trial")
     centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     spread = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    # At the ends the bound is the share itself, but for rounding.
+    # At the ends the bound is the proportion itself, except for rounding.
     return Interval(centre - spread if share > 0 else 0.0, centre + spread if share < 1 else 1.0)
 
 
@@ -130,11 +130,11 @@ def chat_core(results: Sequence[TaskResult]) -> float:
 
 
 def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, flags: ChatEvalFlags) -> TaskResult:
-    """Asks the task's problems, shared among all processes. Raises `ValueError` for a task that grades nothing."""
+    """Evaluates one task; all processes share the problems. Raises `ValueError` for a task that cannot grade replies."""
     if task.kind == "chat":
-        raise ValueError(f"{task.name} has nothing to grade a reply by")
+        raise ValueError(f"{task.name} cannot grade replies")
     begin = time.monotonic()
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world_size = rank_and_world_size()
     chosen = choose_problems(task, flags.max_problems)
     mine = [task[int(i)] for i in chosen[rank::world_size]]
     ask = choose_letters if task.kind == "categorical" else reply
@@ -151,9 +151,9 @@ def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, flags: ChatEvalF
 
 
 def solved(task: Task, conversations: Sequence[Conversation], replies: Sequence[ScoredReply]) -> Tensor:
-    """Which of the S replies to each of n problems, those of a problem one after the other, are right: bool [n,S].
+    """Correctness of S replies to each of n problems, grouped by problem: bool [n,S].
 
-    A reply that did not come to an end has not answered, and a grade below 1 is not right.
+    A reply that was cut off, or has a grade below 1, is wrong.
     """
     S = max(1, len(replies) // max(1, len(conversations)))
     right = torch.zeros(len(replies), dtype=torch.bool)
@@ -164,7 +164,7 @@ def solved(task: Task, conversations: Sequence[Conversation], replies: Sequence[
 
 
 def choose_problems(task: Task, most: int) -> np.ndarray:
-    """Numbers of at most `most` problems (−1: all), int64, ascending. A data set may be sorted, so they come from all over it."""
+    """Numbers of at most `most` problems (−1 = all), int64, ascending: a random choice, because a dataset may be sorted."""
     numbers = np.arange(len(task))
     if most == -1 or most >= len(task):
         return numbers
@@ -175,18 +175,16 @@ def choose_problems(task: Task, most: int) -> np.ndarray:
 def choose_letters(
     model: GPT, tokenizer: Tokenizer, task: Task, conversations: Sequence[Conversation], flags: ChatEvalFlags
 ) -> list[ScoredReply]:
-    """The likeliest of each problem's letters where the reply begins. A prompt that is too long loses its beginning."""
+    """The most likely of each problem's letters at the beginning of the reply. A prompt that is too long loses its beginning."""
     device, longest = model.wte.weight.device, model.config.max_seq_len
     prompts = [render_prompt(tokenizer, conversation)[-longest:] for conversation in conversations]
     letters = [[_one_token(tokenizer, letter) for letter in conversation["letters"]] for conversation in conversations]
     chosen = [0] * len(prompts)
     with any_shape(model):
-        for batch in _by_length(prompts, flags.batch_size):
-            rows, T = [prompts[i] for i in batch], max(len(prompts[i]) for i in batch)
-            tokens = torch.tensor([row + [0] * (T - len(row)) for row in rows], device=device)  # (b, T); padding is seen by none before it
-            hidden = model.backbone(model.embed(tokens), model.rotary(0, T))
-            last = torch.tensor([len(row) - 1 for row in rows], device=device)
-            logits = model.logits(hidden[torch.arange(len(rows), device=device), last]).float()  # (b, V)
+        for batch in by_length([len(prompt) for prompt in prompts], lambda _: flags.batch_size):
+            _, hidden = padded_forward(model, [prompts[i] for i in batch])
+            last = torch.tensor([len(prompts[i]) - 1 for i in batch], device=device)
+            logits = model.logits(hidden[torch.arange(len(batch), device=device), last]).float()  # (b, V)
             L = max(len(letters[i]) for i in batch)
             ids = torch.tensor([letters[i] + [-1] * (L - len(letters[i])) for i in batch], device=device)  # (b, L)
             scores = logits.gather(1, ids.clamp(min=0)).masked_fill(ids < 0, float("-inf"))
@@ -197,7 +195,7 @@ def choose_letters(
 
 
 def reply(model: GPT, tokenizer: Tokenizer, task: Task, conversations: Sequence[Conversation], flags: ChatEvalFlags) -> list[ScoredReply]:
-    """`num_samples` replies to each problem, those of a problem one after the other, many drawn at a time, with the calculator."""
+    """`num_samples` replies to each problem, grouped by problem, decoded in batches and with tools."""
     prompts = [render_prompt(tokenizer, conversation) for conversation in conversations]
     sampling, stop = flags.sampling(task.reply_tokens), stop_tokens(tokenizer)
     requests = [ReplyRequest(prompt, sampling, stop, flags.num_samples) for prompt in prompts]
@@ -207,23 +205,17 @@ def reply(model: GPT, tokenizer: Tokenizer, task: Task, conversations: Sequence[
     return [ScoredReply(reply_text(tokenizer, each.said), each.ended, tokenizer.decode(each.said)) for each in ordered]
 
 
-def _by_length(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Numbers of prompts of like length, the longest first."""
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    return (order[begin : begin + size] for begin in range(0, len(order), size))
-
-
 def _one_token(tokenizer: Tokenizer, letter: str) -> int:
     ids = tokenizer.encode(letter)
     if len(ids) != 1:
-        raise ValueError(f"the answer {letter!r} is {len(ids)} tokens; the letters of a categorical task must be one each")
+        raise ValueError(f"invalid letter {letter!r} of a categorical task: it is {len(ids)} tokens; expected one")
     return ids[0]
 
 
 def evaluate_tasks(
     model: GPT, tokenizer: Tokenizer, tasks: Sequence[Task], flags: ChatEvalFlags, say: Callable[[str], None] = print
 ) -> list[TaskResult]:
-    """One task after the other; `say` is told how each went."""
+    """Evaluates one task after the other; prints a line for each with `say`."""
     results = []
     for task in tasks:
         result = evaluate_task(model, tokenizer, task, flags)

@@ -1,8 +1,7 @@
 """CORE: the mean centered accuracy over the tasks of the DCLM bundle (arXiv 2406.11794).
 
-An example with several options counts as solved where the model finds the right one the least surprising, per token; one
-with a single continuation where the likeliest token is right at every position. Centered: 0 is guessing, 1 is perfect.
-`python -m nanochat.core_eval download` brings the bundle here.
+An example with several options is solved if the right one has the lowest loss per token; one with a single continuation if
+greedy decoding gives it. Centered: 0 is guessing, 1 is perfect. `python -m nanochat.core_eval download` gets the bundle.
 
 Shapes: `b` options in a batch, `T` tokens of the longest, `N` scored positions of all, `D` width.
 """
@@ -26,8 +25,8 @@ from nanochat.eval.core_tasks import CoreTask, Option, bundle_folder, options, r
 from nanochat.model.attention import eager_backend
 from nanochat.model.gpt import GPT
 
-HEAD_POSITIONS = 1024  # of which logits exist at a time
-EXAMPLES_AT_A_TIME = 256  # whose options are sorted by length and batched together
+HEAD_POSITIONS = 1024  # whose logits exist at the same time
+EXAMPLES_AT_A_TIME = 256  # whose options are sorted by length and batched
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,11 @@ def evaluate_core(
     say: Callable[[str], None] = print,
     should_stop: Callable[[], bool] = never,
 ) -> CoreResult | None:
-    """Evaluates the bundle in `folder` (default: where it is downloaded to), examples shared among all processes.
+    """Evaluates the bundle in `folder` (default: the downloaded one); all processes share the examples.
 
-    At most `max_per_task` examples of each task (−1: all), about `batch_tokens` tokens in a forward. Prompts longer than
-    the model's `max_seq_len` lose their beginning. None where `should_stop()` became true in any process. Raises
-    `UserError` where the bundle is not there or not whole.
+    At most `max_per_task` examples of each task (−1 = all), about `batch_tokens` tokens in a forward. Prompts longer than the
+    model's `max_seq_len` lose their beginning. None if `should_stop()` became true in any process. Raises `UserError` if the
+    bundle is missing or not whole.
     """
     accuracy, centered = {}, {}
     for task in read_tasks(folder or bundle_folder()):
@@ -77,10 +76,10 @@ def evaluate_task(
     max_examples: int = -1,
     should_stop: Callable[[], bool] = never,
 ) -> float | None:
-    """Accuracy in one task, 0 … 1; None where stopped. See `evaluate_core`."""
+    """Accuracy in one task, 0 … 1; None if stopped. See `evaluate_core`."""
     device = model.wte.weight.device
     examples = task.examples(max_examples)
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world_size = rank_and_world_size()
     mine = range(rank, len(examples), world_size)
     solved, stopped = 0, False
     for begin in range(0, len(mine), EXAMPLES_AT_A_TIME):
@@ -102,38 +101,42 @@ def evaluate_task(
     return None if counts[1] else counts[0].item() / len(examples)
 
 
+def rank_and_world_size() -> tuple[int, int]:
+    """Rank and world size of this process; (0, 1) without a process group."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
 @torch.no_grad()
 def score(model: GPT, several: Sequence[Option], batch_tokens: int) -> Tensor:
-    """[options, 2]: mean nats per scored token, and 1 where each of them is the likeliest token, else 0."""
+    """fp32 [options, 2]: mean nats per scored token, and 1 if each of them is the most likely token, else 0."""
     longest = model.config.max_seq_len
     rows = [option.tokens[-longest:] for option in several]
     starts = [max(1, option.start - (len(option.tokens) - len(row))) for option, row in zip(several, rows, strict=True)]
     scores = torch.empty(len(rows), 2)
     with any_shape(model):
-        for batch in _batches([len(row) for row in rows], batch_tokens):
+        for batch in by_length([len(row) for row in rows], lambda longest: max(1, batch_tokens // longest)):
             scores[batch] = _score_batch(model, [rows[i] for i in batch], [starts[i] for i in batch]).cpu()
     return scores
 
 
-def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Rows of like length, as many as make `batch_tokens` tokens when padded; the longest first, so that memory shows at once."""
+def by_length(lengths: Sequence[int], size_of: Callable[[int], int]) -> Iterator[list[int]]:
+    """Batches of rows of similar length, `size_of(longest)` rows each; the longest first, so that memory runs out at once."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while order:
-        size = max(1, batch_tokens // lengths[order[0]])
+        size = size_of(lengths[order[0]])
         yield order[:size]
         order = order[size:]
 
 
 def _score_batch(model: GPT, rows: list[list[int]], starts: list[int]) -> Tensor:
-    """Scores fp32 [b,2] of rows that count from their starts on."""
+    """Scores fp32 [b,2] of rows that are scored from their starts on."""
     device = model.wte.weight.device
-    T = max(len(row) for row in rows)
-    tokens = torch.tensor([row + [0] * (T - len(row)) for row in rows], device=device)  # (b, T); padding comes after all that counts
-    hidden = model.backbone(model.embed(tokens), model.rotary(0, T))
+    tokens, hidden = padded_forward(model, rows)
+    T = tokens.shape[1]
     first = torch.tensor(starts, device=device)
     count = torch.tensor([len(row) for row in rows], device=device) - first
     position = torch.arange(T, device=device)
-    at = (position >= first[:, None] - 1) & (position < (first + count)[:, None] - 1)  # (b, T): what predicts a scored token
+    at = (position >= first[:, None] - 1) & (position < (first + count)[:, None] - 1)  # (b, T): predicts a scored token
     row, place = at.nonzero(as_tuple=True)  # (N,)
     sums = torch.zeros(len(rows), 2, device=device)
     for some in torch.arange(len(row), device=device).split(HEAD_POSITIONS):
@@ -144,9 +147,16 @@ def _score_batch(model: GPT, rows: list[list[int]], starts: list[int]) -> Tensor
     return torch.stack([sums[:, 0] / count, (sums[:, 1] == count).float()], dim=1)
 
 
+def padded_forward(model: GPT, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """(tokens [b,T], hidden states [b,T,D]) of `rows`, padded at the end, which no earlier token sees."""
+    T = max(len(row) for row in rows)
+    tokens = torch.tensor([[*row, *[0] * (T - len(row))] for row in rows], device=model.wte.weight.device)
+    return tokens, model.backbone(model.embed(tokens), model.rotary(0, T))
+
+
 @contextmanager
 def any_shape(model: GPT) -> Iterator[None]:
-    """Within, nothing is compiled anew for each shape of batch: layers run eagerly, FlexAttention gives way to SDPA."""
+    """Avoids a compilation for each shape of batch: layers run eagerly, SDPA replaces FlexAttention."""
     backend = model.backend
     model.backend = eager_backend(backend)
     try:

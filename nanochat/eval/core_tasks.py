@@ -1,12 +1,12 @@
-"""CORE's tasks in the format of the DCLM bundle (arXiv 2406.11794), and how their examples become prompts.
+"""Tasks of CORE in the format of the DCLM bundle (arXiv 2406.11794), and prompts from their examples.
 
     eval_bundle/core.yaml             the tasks: label, dataset, kind, few-shot examples, delimiter
-    eval_bundle/eval_meta_data.csv    what guessing scores in each task, in percent
+    eval_bundle/eval_meta_data.csv    accuracy of guessing in each task, in percent
     eval_bundle/eval_data/….jsonl     the examples, one JSON object per line
 
 Three kinds: `multiple_choice` (one query, several choices), `schema` (several contexts, one continuation) and
-`language_modeling` (one context, one continuation to be produced exactly). Everything that chance decides, which examples
-are taken and which are shown before another, is drawn as in karpathy/nanochat, so that scores compare with published ones.
+`language_modeling` (one context, one continuation to be produced exactly). All random choices, of the examples and of the
+few-shot examples, are those of karpathy/nanochat, so that scores compare with published ones.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nanochat.common import UserError, base_dir
+from nanochat.common import UserError, base_dir, first_line
 from nanochat.data.tokenizer import Tokenizer
 
 FOLDER = "eval_bundle"
 GET_IT = "python -m nanochat.core_eval download"
-SUBSET_SEED = 1337  # orders the examples before the first `max_examples` are taken
-FEWSHOT_SEED = 1234  # plus the number of the example: draws the examples shown before it
+SUBSET_SEED = 1337  # shuffles the examples before `max_examples` are taken
+FEWSHOT_SEED = 1234  # plus the number of the example: draws its few-shot examples
 
 CoreTaskType = Literal["multiple_choice", "schema", "language_modeling"]
-# The keys of an example: where there is a `gold`, it is the index of the right one in the list under the first key.
+# The keys of an example; `gold` is the index of the right option in the list under the first key.
 _KEYS: dict[CoreTaskType, tuple[str, ...]] = {
     "multiple_choice": ("choices", "query", "gold"),
     "schema": ("context_options", "continuation", "gold"),
@@ -49,9 +49,9 @@ class CoreTask:
     baseline: float
 
     def examples(self, max_examples: int = -1) -> list[dict[str, Any]]:
-        """The examples in the order they are numbered, at most `max_examples` of them (−1: all).
+        """At most `max_examples` examples (−1 = all) in shuffled order.
 
-        Raises `UserError` where the file is missing or a line is no example of this kind.
+        Raises `UserError` if the file is missing or a line is not an example of this kind.
         """
         examples = []
         for number, line in enumerate(_read(self.path).split("\n"), start=1):  # not splitlines: texts may hold U+2028
@@ -60,73 +60,66 @@ class CoreTask:
         random.Random(SUBSET_SEED).shuffle(examples)
         examples = examples if max_examples < 0 else examples[:max_examples]
         if len(examples) <= self.shots:
-            raise UserError(f"{self.label} shows {self.shots} examples before each, but {len(examples)} are to be used in all; use more")
+            raise UserError(f"{self.label} needs more than {self.shots} examples for {self.shots} shots, not {len(examples)}; use more")
         return examples
 
 
 @dataclass(frozen=True)
 class Option:
-    """A candidate: `tokens` as a whole, of which those from `start` on are scored."""
+    """A candidate: all its `tokens`, of which those from `start` on are scored."""
 
     tokens: list[int]
     start: int
 
 
 def bundle_folder() -> Path:
-    """Where the bundle is expected."""
+    """Folder of the bundle."""
     return base_dir() / FOLDER
 
 
 def bundle_is_here() -> bool:
-    """Whether the bundle was downloaded."""
+    """True if the bundle was downloaded."""
     return (bundle_folder() / "core.yaml").exists()
 
 
 def read_tasks(folder: Path) -> list[CoreTask]:
-    """The tasks of the bundle in `folder`. Raises `UserError` where it is not there or not whole."""
+    """The tasks of the bundle in `folder`. Raises `UserError` if it is missing or not whole."""
     import yaml
 
     if not (folder / "core.yaml").exists():
-        raise UserError(f"the CORE bundle is not here ({folder}); get it so: {GET_IT}")
+        raise UserError(f"no CORE bundle in {folder}; run {GET_IT}")
     baselines = _read_baselines(folder / "eval_meta_data.csv")
     try:
         listed = yaml.safe_load(_read(folder / "core.yaml"))["icl_tasks"]
         tasks = [_task(entry, baselines, folder / "eval_data") for entry in listed]
     except (yaml.YAMLError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{folder / 'core.yaml'} is no list of tasks ({_first_line(error)}); delete {folder} and run {GET_IT}") from error
+        raise UserError(f"{folder / 'core.yaml'} is not a list of tasks ({first_line(error)}); delete {folder} and run {GET_IT}") from error
     if not tasks:
-        raise UserError(f"{folder / 'core.yaml'} lists no task; delete {folder} and run {GET_IT}")
+        raise UserError(f"{folder / 'core.yaml'} has no tasks; delete {folder} and run {GET_IT}")
     return tasks
 
 
 def fewshot(examples: Sequence[dict[str, Any]], index: int, shots: int) -> list[dict[str, Any]]:
-    """The `shots` examples shown before example `index`: others, drawn by its number."""
+    """The `shots` few-shot examples of example `index`: others, drawn by its number."""
     drawn = random.Random(FEWSHOT_SEED + index).sample(range(len(examples) - 1), shots)
     return [examples[i + (i >= index)] for i in drawn]
 
 
 def options(task: CoreTask, tokenizer: Tokenizer, examples: Sequence[dict[str, Any]], index: int) -> list[Option]:
-    """The candidates of example `index`, in their order; of a `language_modeling` task, the one text to be produced.
+    """The candidates of example `index`, in order; of a `language_modeling` task, the one text to be produced.
 
-    What is scored is what the candidates do not share, and at least one token of each, also where one text begins another.
+    Scored is the part that the candidates do not share, at least one token of each even if one text is a prefix of another.
     """
-    example, shown = examples[index], fewshot(examples, index, task.shots)
-    d = task.delimiter
-    if task.kind == "multiple_choice":
-        before = "".join(f"{shot['query']}{d}{shot['choices'][shot['gold']]}\n\n" for shot in shown)
-        prompts = [f"{before}{example['query']}{d}{choice}" for choice in example["choices"]]
-    elif task.kind == "schema":
-        before = "".join(f"{shot['context_options'][shot['gold']]}{d}{shot['continuation']}\n\n" for shot in shown)
-        prompts = [f"{before}{context}{d}{example['continuation']}" for context in example["context_options"]]
-    else:
-        before = "".join(f"{str(shot['context']).strip()}{d}{shot['continuation']}\n\n" for shot in shown)
-        prompt = f"{before}{str(example['context']).strip()}{d}"
-        # Stripped, because a space at the end belongs to the first token of what follows.
-        prompts = [f"{prompt}{example['continuation']}", prompt.strip()]
-    rows = [tokenizer.encode(prompt, bos=True) for prompt in prompts]
+    example = examples[index]
+    before = "".join("".join(_parts(task, shot, shot.get("gold", 0))) + "\n\n" for shot in fewshot(examples, index, task.shots))
     if task.kind == "language_modeling":
-        whole, prompt = rows
-        return [Option(whole, min(_common(whole, prompt), len(whole) - 1))]
+        prompt, continuation = _parts(task, example, 0)
+        whole = tokenizer.encode(f"{before}{prompt}{continuation}", bos=True)
+        # Stripped, because a trailing space belongs to the first token of the continuation.
+        shared = _common(whole, tokenizer.encode(f"{before}{prompt}".strip(), bos=True))
+        return [Option(whole, min(shared, len(whole) - 1))]
+    candidates = range(len(example[_KEYS[task.kind][0]]))
+    rows = [tokenizer.encode(before + "".join(_parts(task, example, option)), bos=True) for option in candidates]
     if task.kind == "multiple_choice":
         start = min(_common(*rows), min(len(row) for row in rows) - 1)
         return [Option(row, start) for row in rows]
@@ -134,8 +127,17 @@ def options(task: CoreTask, tokenizer: Tokenizer, examples: Sequence[dict[str, A
     return [Option(row, max(1, len(row) - same)) for row in rows]
 
 
+def _parts(task: CoreTask, example: dict[str, Any], option: int) -> tuple[str, str]:
+    """The context of a candidate with the delimiter, and its continuation."""
+    if task.kind == "multiple_choice":
+        return f"{example['query']}{task.delimiter}", str(example["choices"][option])
+    if task.kind == "schema":
+        return f"{example['context_options'][option]}{task.delimiter}", str(example["continuation"])
+    return f"{str(example['context']).strip()}{task.delimiter}", str(example["continuation"])
+
+
 def _common(*rows: list[int]) -> int:
-    """How many tokens all rows begin with in common."""
+    """Length of the common prefix of all rows."""
     shortest = min(len(row) for row in rows)
     return next((i for i in range(shortest) if any(row[i] != rows[0][i] for row in rows)), shortest)
 
@@ -144,7 +146,7 @@ def _task(entry: dict[str, Any], baselines: dict[str, float], data: Path) -> Cor
     label, kind = entry["label"], entry["icl_task_type"]
     path = data / entry["dataset_uri"]
     if kind not in _KEYS:
-        raise UserError(f"{data.parent / 'core.yaml'}: {label} is of the unknown kind {kind!r}; there are {', '.join(_KEYS)}")
+        raise UserError(f"{data.parent / 'core.yaml'}: unknown task type {kind!r} for {label}; expected one of {', '.join(_KEYS)}")
     if label not in baselines:
         raise UserError(f"{data.parent / 'eval_meta_data.csv'} has no random baseline for {label}")
     if not path.resolve().is_relative_to(data.resolve()):
@@ -157,7 +159,7 @@ def _read_baselines(path: Path) -> dict[str, float]:
         rows = csv.DictReader(io.StringIO(_read(path)))
         return {row["Eval Task"]: float(row["Random baseline"]) / 100 for row in rows}
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no table of random baselines ({error!r}); delete {path.parent} and run {GET_IT}") from error
+        raise UserError(f"{path} is not a table of random baselines ({error!r}); delete {path.parent} and run {GET_IT}") from error
 
 
 def _parse(line: str, kind: CoreTaskType, where: str) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def _parse(line: str, kind: CoreTaskType, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{where}: not JSON ({error}); the bundle is damaged, delete it and run {GET_IT}") from error
     if not (isinstance(example, dict) and all(key in example for key in _KEYS[kind])) or not _gold_fits(example, kind):
-        raise UserError(f"{where}: no example of a {kind} task, which has {', '.join(_KEYS[kind])}; delete the bundle and run {GET_IT}")
+        raise UserError(f"{where}: invalid {kind} example; expected {', '.join(_KEYS[kind])}; delete the bundle and run {GET_IT}")
     return example
 
 
@@ -179,8 +181,4 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} ({_first_line(error)}); the bundle is not whole, delete it and run {GET_IT}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+        raise UserError(f"cannot read {path} ({first_line(error)}); the bundle is not whole, delete it and run {GET_IT}") from error

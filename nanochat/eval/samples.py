@@ -1,4 +1,4 @@
-"""What a base model writes: continuations of a few fixed beginnings, and of nothing at all."""
+"""Samples of a base model: completions of a few fixed prompts, and of BOS alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT
 
-# Beginnings that a corpus of English and Python has an answer to.
+# Prompts that suit a corpus of English and Python.
 PROMPTS = (
     "The capital of France is",
     "The most important thing to remember is",
@@ -21,14 +21,11 @@ UNCONDITIONED = 4
 
 
 def sample_base(model: GPT, tokenizer: Tokenizer, unconditioned: int = UNCONDITIONED) -> list[dict[str, str]]:
-    """`{"prompt", "text"}` for each of `PROMPTS` and for `unconditioned` documents from their first token on.
-
-    The same model gives the same texts.
-    """
+    """`{"prompt", "text"}` for each of `PROMPTS` and for `unconditioned` documents. The same model gives the same texts."""
     engine, stop = Engine(model), (tokenizer.bos_id,)
     prompts = [tokenizer.encode(prompt, bos=True) for prompt in PROMPTS]
     completions = engine.generate(prompts, Sampling(temperature=0.6, max_tokens=48), stop)
     if unconditioned:
         completions += engine.generate([[tokenizer.bos_id]], Sampling(temperature=0.9, max_tokens=96), stop, unconditioned)
-    beginnings = (*PROMPTS, *[""] * unconditioned)
-    return [{"prompt": prompt, "text": tokenizer.decode(c.said)} for prompt, c in zip(beginnings, completions, strict=True)]
+    shown = (*PROMPTS, *[""] * unconditioned)
+    return [{"prompt": prompt, "text": tokenizer.decode(c.said)} for prompt, c in zip(shown, completions, strict=True)]

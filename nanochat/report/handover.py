@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanochat import markdown
-from nanochat.checkpoint.manifest import InvalidError, read_manifest
-from nanochat.checkpoint.store import META, CheckpointStore
+from nanochat.checkpoint.manifest import META, InvalidError, read_manifest
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError, base_dir, read_json
 from nanochat.report.environment import describe_environment
 from nanochat.report.page import Page, readable

@@ -91,7 +91,7 @@ def test_negative_numbers_of_every_form_are_values(text: str) -> None:
 
 def test_none_is_written_none_where_it_is_allowed(capsys: pytest.CaptureFixture[str]) -> None:
     assert parse(Recipe, ["--keep", "none"]).keep is None and parse(Recipe, ["--pace=none"]).pace is None
-    assert "'none' is not a whole number" in refused(["--depth", "none"], capsys)
+    assert "invalid value 'none': expected an integer" in refused(["--depth", "none"], capsys)
 
 
 def test_the_last_of_a_repeated_flag_counts() -> None:
@@ -219,16 +219,16 @@ def test_an_unknown_preset_is_one_line_and_one_of_unknown_flags_a_programming_er
         (["--dep", "4"], "unknown flag or argument --dep"),
         (["--zzz=1"], "unknown flag or argument --zzz=1; --help lists the flags"),
         (["stray"], "unknown flag or argument stray"),
-        (["--depth", "four"], "'four' is not a whole number"),
-        (["--depth", "4.0"], "'4.0' is not a whole number"),
+        (["--depth", "four"], "invalid value 'four': expected an integer"),
+        (["--depth", "4.0"], "invalid value '4.0': expected an integer"),
         (["--depth"], "--depth"),
         (["--depth", "0"], "--depth is 0; it must be at least 1"),
-        (["--matrix-lr", "fast"], "'fast' is not a number"),
-        (["--matrix-lr", "nan"], "'nan' is not a number"),
+        (["--matrix-lr", "fast"], "invalid value 'fast': expected a number"),
+        (["--matrix-lr", "nan"], "invalid value 'nan': expected a number"),
         (["--matrix-lr", "-x"], "--matrix-lr"),
         (["-1"], "unknown flag or argument -1"),
         (["--pace", "medium"], "--pace"),
-        (["--mc", "maybe"], "'maybe' is neither 0 nor 1"),
+        (["--mc", "maybe"], "invalid value 'maybe': expected 0 or 1"),
         (["--warmdown-shape", "square"], "--warmdown-shape"),
         (["--level", "3"], "--level"),
         (["--scratch", "1"], "unknown flag"),

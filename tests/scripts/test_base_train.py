@@ -28,7 +28,7 @@ BAD_FLAGS = {
     "unknown": (["--num-iteration=3"], ["--num-iteration=3", "did you mean --num-iterations?"]),
     "unknown with underscores": (["--detph", "4"], ["--detph", "did you mean --depth?"]),
     "argument without a flag": (["3"], ["unknown flag or argument 3"]),
-    "not a number": (["--depth=two"], ["--depth", "'two' is not a whole number"]),
+    "not a number": (["--depth=two"], ["--depth", "invalid value 'two': expected an integer"]),
     "not a choice": (["--warmdown-shape=steep"], ["--warmdown-shape"]),
     "two horizons": (["--num-iterations=3", "--target-flops=1e9"], ["num_iterations", "target_flops"]),
     "batch by law and by hand": (["--batch-mult=2"], ["total_batch_size", "batch_mult"]),
@@ -38,7 +38,7 @@ BAD_FLAGS = {
     "no rows": (["--device-batch-size=0"], ["device_batch_size is 0"]),
     "negative rate": (["--matrix-lr=-1"], ["matrix_lr is -1"]),
     "infinite rate": (["--lr-mult=inf"], ["lr_mult is inf"]),
-    "NaN": (["--weight-decay=nan"], ["'nan' is not a number"]),
+    "NaN": (["--weight-decay=nan"], ["invalid value 'nan': expected a number"]),
     "share above one": (["--warmdown-ratio=1.5"], ["warmdown_ratio is 1.5"]),
     "period of zero": (["--eval-every=0"], ["eval_every is 0"]),
     "negative period": (["--save-every=-2"], ["save_every is -2"]),
@@ -49,7 +49,7 @@ BAD_FLAGS = {
     "pattern of other letters": (["--window-pattern=SXL"], ["invalid window_pattern 'SXL'"]),
     "unknown device": (["--device-type=tpu"], ["device_type is 'tpu'"]),
     "unknown attention": (["--attention=flash9"], ["attention is 'flash9'"]),
-    "empty data set": (["--dataset="], ["dataset must not be empty"]),
+    "empty data set": (["--dataset="], ["invalid dataset ''"]),
 }
 
 
@@ -85,7 +85,7 @@ def test_a_missing_tokenizer(home: Home) -> None:
 def test_missing_data(home: Home, tmp_path: Path) -> None:
     process = home.train("--num-iterations=3", f"--dataset={tmp_path / 'nowhere'}")
     assert process.code == 1
-    assert_one_line(process.stderr, f"--dataset {tmp_path / 'nowhere'}", "no such file or folder")
+    assert_one_line(process.stderr, f"--dataset {tmp_path / 'nowhere'}", "no file or folder matches")
 
 
 def test_empty_data(home: Home, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_truncated_token_shard(home: Home) -> None:
     os.truncate(shard, shard.stat().st_size - 2)
     process = home.train("--num-iterations=4", "--resume=never")
     assert process.code == 1
-    assert_one_line(process.stderr, str(shard), f"delete {shard.parent} and it is tokenized again")
+    assert_one_line(process.stderr, str(shard), f"delete {shard.parent} and the text is tokenized again")
     assert home.contents() == before
 
 

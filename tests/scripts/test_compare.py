@@ -191,7 +191,7 @@ def test_a_run_that_has_gone_silent(runs: Path, capsys: pytest.CaptureFixture[st
         (["d5"], 1, "no run d5"),
         (["--x", "miles"], 2, "argument --x: invalid choice"),
         (["--target-loss", "-1"], 2, "target_loss is -1.0; it must be a positive number"),
-        (["--target-loss", "nan"], 2, "is not a number"),
+        (["--target-loss", "nan"], 2, "expected a number"),
         (["--out", "a.pdf"], 2, "must end in .png or .md"),
         (["--metric", "train/loss,"], 2, "separated by commas"),
         (["--metric", "nothing"], 1, "no run has logged nothing"),

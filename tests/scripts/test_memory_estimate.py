@@ -54,7 +54,7 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
         (["--vocab-size=-1"], "vocab_size is -1"),
         (["--device-memory=-1"], "device_memory is -1"),
         (["--device-memory=inf"], "device_memory is inf"),
-        (["--device-memory=much"], "'much' is not a number"),
+        (["--device-memory=much"], "invalid value 'much': expected a number"),
         (["--dephth=3"], "did you mean --depth?"),
         (["--device-batch-size=0"], "device_batch_size is 0"),
     ],

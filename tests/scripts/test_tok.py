@@ -43,7 +43,7 @@ def test_train_then_evaluate(base: Path, corpus: Path) -> None:
     assert evaluated.returncode == 0, evaluated.stderr
     assert "english" in evaluated.stdout
     for rival in ("gpt2", "cl100k_base"):
-        assert f"{rival}: not here" in evaluated.stdout or rival in evaluated.stdout.splitlines()[-10]
+        assert f"{rival}: not cached" in evaluated.stdout or rival in evaluated.stdout.splitlines()[-10]
     ours = json.loads((base / "report" / "tokenizer_evaluation.json").read_text())["values"]["bytes_per_token"]["ours"]
     assert {"english", "code", "numbers", "chinese"} < ours.keys()
     assert all(1 <= value < 20 for value in ours.values())
@@ -58,10 +58,10 @@ def test_evaluation_needs_a_tokenizer(base: Path, corpus: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--vocab-size", "264"], 2, "vocab_size is 264; it must be from 265"),
+        (["--vocab-size", "264"], 2, "invalid vocab_size 264: must be from 265"),
         (["--vocab-size", "many"], 2, "many"),
-        (["--max-chars", "0"], 2, "max_chars is 0"),
-        (["--doc-cap", "-1"], 2, "doc_cap is -1"),
+        (["--max-chars", "0"], 2, "invalid max_chars 0"),
+        (["--doc-cap", "-1"], 2, "invalid doc_cap -1"),
         (["--vocab", "300"], 2, "unknown flag"),
         (["--vocab-size", "100000"], 1, "give more text or a smaller --vocab-size"),
         (["--dataset", "no/such/folder"], 1, "no/such/folder"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 import torch
@@ -79,16 +79,18 @@ def test_inference_needs_the_model_intact_and_training_everything(base: Path, fi
 
 
 def test_inference_reads_each_file_once_and_no_optimizer(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_base(base, tiny_model(vocab_size=VOCABULARY), tiny_tokenizer())
-    opened: list[str] = []
+    folder = save_base(base, tiny_model(vocab_size=VOCABULARY), tiny_tokenizer())
+    read: dict[str, int] = {}
 
-    def counting(path: Path, mode: str) -> BinaryIO:
-        opened.append(path.name)
-        return open(path, mode)
+    class Counting(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            data = super().read(size)
+            read[Path(self.name).name] = read.get(Path(self.name).name, 0) + len(data)
+            return data
 
-    monkeypatch.setattr("nanochat.checkpoint.manifest.open", counting, raising=False)
+    monkeypatch.setattr("nanochat.checkpoint.manifest.open", Counting, raising=False)
     load_model(say=lambda _: None)
-    assert sorted(opened) == ["meta.json", "model.safetensors"]
+    assert read == {name: (folder / name).stat().st_size for name in ("meta.json", "model.safetensors")}
 
 
 def refused(base: Path, match: str, **how) -> None:
@@ -99,10 +101,10 @@ def refused(base: Path, match: str, **how) -> None:
 
 def test_what_is_not_there_is_one_line(base: Path) -> None:
     refused(base, "no model in .*base_checkpoints; train one with python -m scripts.base_train")
-    refused(base, "no model x in .*there: none", tag="x")
+    refused(base, "no model x in .*available: none", tag="x")
     save_base(base, tiny_model(vocab_size=VOCABULARY), tiny_tokenizer())
-    refused(base, "no model x in .*there: tiny", tag="x")
-    refused(base, "no model tag", tag="../base_checkpoints/tiny")
+    refused(base, "no model x in .*available: tiny", tag="x")
+    refused(base, "invalid model tag", tag="../base_checkpoints/tiny")
     refused(base, "no checkpoint of step 3; it has: 7", step=3)
     refused(base, "no model in .*sft_checkpoints", stage="sft")
 
@@ -149,5 +151,5 @@ def test_training_starts_from_the_weights_of_a_checkpoint(base: Path) -> None:
 def test_another_shape_is_named(base: Path, shape: dict[str, int]) -> None:
     save_base(base, tiny_model(vocab_size=VOCABULARY, kv_heads=2), tiny_tokenizer())
     ((name, value),) = shape.items()
-    with pytest.raises(UserError, match=rf"tiny step 7 has {name} \d+ and this run {value}; give --{name.replace('_', '-')} as there"):
+    with pytest.raises(UserError, match=rf"tiny step 7 has {name} \d+ and this run {value}; use the same --{name.replace('_', '-')}"):
         load_weights_into(tiny_model(**({"vocab_size": VOCABULARY, "kv_heads": 2} | shape)), open_trained(say=lambda _: None))

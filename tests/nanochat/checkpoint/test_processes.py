@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nanochat.checkpoint import store as store_module
-from nanochat.checkpoint.store import CheckpointStore, OneProcess
+from nanochat.checkpoint.store import CheckpointStore, Processes
 from nanochat.common import UserError
 from tests.helpers.checkpoints import flip, same
 from tests.helpers.two_processes import in_two_processes
@@ -96,12 +96,12 @@ def test_a_rank_reads_its_own_part_and_that_of_rank_0(tmp_path: Path, monkeypatc
     for rank in range(3):
         read.clear()
         names = {f"m{rank}": whole["optimizer"][f"m{rank}"], "m0": whole["optimizer"]["m0"]}
-        loaded = store.load(1, processes=OneProcess(rank, 3))
+        loaded = store.load(1, processes=Processes(rank, 3))
         assert same(loaded.tensors, {"model": whole["model"], "optimizer": names}) and loaded.meta == {"rank": 0}
         owners = {f"optimizer.rank0{owner}.safetensors" for owner in (0, rank)}
         assert sorted(read) == sorted(["meta.json", "model.rank00.safetensors", *owners])
     for world in (1, 2, 4):  # another number of processes shares the state out anew
-        assert same(store.load(1, processes=OneProcess(world - 1, world)).tensors, whole)
+        assert same(store.load(1, processes=Processes(world - 1, world)).tensors, whole)
 
 
 def test_damage_is_found_by_those_that_read_the_file_and_absence_by_all(tmp_path: Path) -> None:
@@ -109,14 +109,14 @@ def test_damage_is_found_by_those_that_read_the_file_and_absence_by_all(tmp_path
     file = tmp_path / STEP / "optimizer.rank02.safetensors"
     flip(file)
     for rank in (0, 1):
-        store.load(1, processes=OneProcess(rank, 3))
+        store.load(1, processes=Processes(rank, 3))
     for rank, world in ((2, 3), (0, 1), (0, 2)):
         with pytest.raises(UserError, match=r"optimizer.rank02.safetensors was changed"):
-            store.load(1, processes=OneProcess(rank, world))
+            store.load(1, processes=Processes(rank, world))
     file.write_bytes(file.read_bytes()[:-1])
     for groups in (None, ("model",), ()):
         with pytest.raises(UserError, match=r"optimizer.rank02.safetensors has \d+ bytes instead of"):
-            store.load(1, groups, OneProcess(1, 3))
+            store.load(1, groups, Processes(1, 3))
     file.unlink()
     with pytest.raises(UserError, match="optimizer.rank02.safetensors: No such file"):
         store.load(1, ("model",))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from nanochat.checkpoint.store import CheckpointStore, OneProcess
+from nanochat.checkpoint.store import CheckpointStore, Processes
 from nanochat.common import UserError
 from tests.helpers.checkpoints import flip, same, saved, state
 
@@ -153,7 +153,7 @@ def test_keep_must_make_sense(tmp_path: Path, keep: int) -> None:
     ("arguments", "why"),
     [
         ({"step": -1}, "step -1"),
-        ({"processes": OneProcess(rank=2, world_size=2)}, "rank 2 of 2"),
+        ({"processes": Processes(rank=2, world_size=2)}, "rank 2 of 2"),
         ({"tensors": {"Model": {}}}, "'Model'"),
         ({"tensors": {"../model": {}}}, "model"),
         ({"tensors": {"model": {"w": [1.0]}}}, "model/w is a list"),

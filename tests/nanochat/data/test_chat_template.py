@@ -84,7 +84,7 @@ def test_a_rendering_is_cut_to_max_tokens() -> None:
     ids, mask = render_conversation(TOKENIZER, talk, 1000)
     for max_tokens in range(1, len(ids) + 2):
         assert render_conversation(TOKENIZER, talk, max_tokens) == (ids[:max_tokens], mask[:max_tokens])
-    with pytest.raises(ValueError, match="max_tokens is 0"):
+    with pytest.raises(ValueError, match="invalid max_tokens 0"):
         render_conversation(TOKENIZER, talk, 0)
 
 
@@ -118,8 +118,8 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "empty": (conversation(), "list of messages"),
     "message is text": ({"messages": ["hi"]}, "message 0 must have a role"),
     "no content": ({"messages": [{"role": "user"}]}, "message 0 must have a role and content"),
-    "assistant first": (conversation(assistant("a")), "message 0 has the role 'assistant'; 'user'"),
-    "user twice": (conversation(user("a"), user("b")), "message 1 has the role 'user'; 'assistant'"),
+    "assistant first": (conversation(assistant("a")), "message 0 has the role 'assistant'; expected 'user'"),
+    "user twice": (conversation(user("a"), user("b")), "message 1 has the role 'user'; expected 'assistant'"),
     "unknown role": (conversation(user("a"), {"role": "tool", "content": "b"}), "message 1 has the role 'tool'"),
     "unhashable role": (conversation({"role": [], "content": "b"}), "message 0 has the role"),
     "system alone": (conversation({"role": "system", "content": "s"}), "must follow the system message"),

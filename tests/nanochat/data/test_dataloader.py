@@ -25,7 +25,7 @@ BOS = ByteTokenizer().bos_id
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     """Some 60 K tokens in several shards: documents of 1 … 700 letters, each with its number inside."""
     folder = tmp_path_factory.mktemp("source")
     rng = np.random.default_rng(0)
@@ -56,12 +56,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     seq_len=st.sampled_from([16, 64, 255]),
 )
 def test_a_step_is_the_same_rows_for_every_split(
-    shards: TokenCache, packing: str, shuffle: bool, world_size: int, micro_batch: int, accumulate: int, start: int, seq_len: int
+    cache: TokenCache, packing: str, shuffle: bool, world_size: int, micro_batch: int, accumulate: int, start: int, seq_len: int
 ) -> None:
     rows_per_step = world_size * micro_batch * accumulate
 
     def fresh() -> RowLoader:  # a loader of its own for each read: another process, or the same after a restart
-        return RowLoader(shards, seq_len, packing, seed=7, shuffle=shuffle)
+        return RowLoader(cache, seq_len, packing, seed=7, shuffle=shuffle)
 
     whole = fresh().rows(start * rows_per_step, (start + 3) * rows_per_step).reshape(3, rows_per_step, seq_len + 1)
     for step in range(start, start + 3):
@@ -73,44 +73,44 @@ def test_a_step_is_the_same_rows_for_every_split(
 
 
 @pytest.mark.parametrize("seq_len", [16, 100, 512])
-def test_bestfit_rows_are_pieces_that_begin_with_bos(shards: TokenCache, seq_len: int) -> None:
-    loader = RowLoader(shards, seq_len, "bestfit", seed=1)
+def test_bestfit_rows_are_pieces_that_begin_with_bos(cache: TokenCache, seq_len: int) -> None:
+    loader = RowLoader(cache, seq_len, "bestfit", seed=1)
     rows = loader.rows(0, loader.rows_per_epoch)
     assert rows.shape == (loader.rows_per_epoch, seq_len + 1) and rows.dtype == np.int32
     assert (rows[:, 0] == BOS).all()
-    tokens = np.concatenate([shard.tokens for shard in shards.shards])
+    tokens = np.concatenate([shard.tokens for shard in cache.shards])
     text = bytes(np.where(tokens == BOS, 10, tokens).astype(np.uint8))  # a line per document
     for row in rows:
         pieces = np.split(row, np.flatnonzero(row == BOS))[1:]
         assert all(bytes(piece[1:].astype(np.uint8)) in text for piece in pieces)
 
 
-def test_bestfit_reads_nearly_all_of_the_text_once(shards: TokenCache) -> None:
-    loader = RowLoader(shards, 64, "bestfit", seed=1)
+def test_bestfit_reads_nearly_all_of_the_text_once(cache: TokenCache) -> None:
+    loader = RowLoader(cache, 64, "bestfit", seed=1)
     rows = loader.rows(0, loader.rows_per_epoch)
-    tokens = np.concatenate([shard.tokens for shard in shards.shards])
+    tokens = np.concatenate([shard.tokens for shard in cache.shards])
     read, there = np.bincount(rows[rows != BOS], minlength=BOS), np.bincount(tokens[tokens != BOS], minlength=BOS)
     assert (read <= there).all() and read.sum() > 0.97 * there.sum()
 
 
-def test_stream_rows_are_the_text_in_order(shards: TokenCache) -> None:
-    loader = RowLoader(shards, 100, "stream", seed=3)
+def test_stream_rows_are_the_text_in_order(cache: TokenCache) -> None:
+    loader = RowLoader(cache, 100, "stream", seed=3)
     rows = loader.rows(0, loader.rows_per_epoch)
     expected = []
-    for shard in shards.shards:
+    for shard in cache.shards:
         expected += [shard.tokens[a : a + 101] for a in range(0, len(shard.tokens) - 100, 100)]
     assert (rows == np.array(expected)).all()
     assert (loader.rows(loader.rows_per_epoch, loader.rows_per_epoch + 5) == rows[:5]).all()
 
 
-def test_an_epoch_is_every_row_once_in_an_order_of_its_own(shards: TokenCache) -> None:
-    loader, plain = RowLoader(shards, 64, seed=5), RowLoader(shards, 64, seed=5, shuffle=False)
+def test_an_epoch_is_every_row_once_in_an_order_of_its_own(cache: TokenCache) -> None:
+    loader, plain = RowLoader(cache, 64, seed=5), RowLoader(cache, 64, seed=5, shuffle=False)
     n = loader.rows_per_epoch
     epochs = [loader.rows(e * n, (e + 1) * n) for e in range(3)]
     text = plain.rows(0, n)
     for epoch in epochs:
         assert sorted(row.tobytes() for row in epoch) == sorted(row.tobytes() for row in text)
-    orders = [text, *epochs, RowLoader(shards, 64, seed=6).rows(0, n)]
+    orders = [text, *epochs, RowLoader(cache, 64, seed=6).rows(0, n)]
     assert len({order.tobytes() for order in orders}) == 5
     assert (loader.rows(n - 7, n + 9) == np.concatenate([epochs[0][-7:], epochs[1][:9]])).all()
     assert (plain.rows(2 * n - 3, 2 * n + 3) == np.concatenate([text[-3:], text[:3]])).all()
@@ -118,58 +118,58 @@ def test_an_epoch_is_every_row_once_in_an_order_of_its_own(shards: TokenCache) -
     assert loader.rows(4, 4).shape == (0, 65)
 
 
-def test_fingerprint_tells_whether_rows_are_the_same(shards: TokenCache) -> None:
+def test_fingerprint_tells_whether_rows_are_the_same(cache: TokenCache) -> None:
     def of(*arguments: object, **options: object) -> str:
-        return RowLoader(shards, *arguments, **options).fingerprint
+        return RowLoader(cache, *arguments, **options).fingerprint
 
     assert of(64, "bestfit", 1) == of(64, "bestfit", 1)
     assert len({of(64, "bestfit", 1), of(64, "bestfit", 2), of(65, "bestfit", 1), of(64, "stream", 1), of(64, shuffle=False)}) == 5
     assert of(64, "stream", 1) == of(64, "stream", 2)
 
 
-def test_plans_are_made_once(shards: TokenCache) -> None:
+def test_plans_are_made_once(cache: TokenCache) -> None:
     said: list[str] = []
-    RowLoader(shards, 33, say=said.append)
+    RowLoader(cache, 33, say=said.append)
     assert len(said) == 1 and "33" in said[0]
     begin = time.perf_counter()
-    RowLoader(shards, 33, say=said.append)
+    RowLoader(cache, 33, say=said.append)
     assert len(said) == 1 and time.perf_counter() - begin < 0.2
 
 
 @pytest.mark.parametrize("keep", [0, 50, -8])
-def test_truncated_plan_is_refused(shards: TokenCache, keep: int) -> None:
-    RowLoader(shards, 37)
-    path = next(shards.shards[0].folder.glob("*bestfit-37-*.npy"))
+def test_truncated_plan_is_refused(cache: TokenCache, keep: int) -> None:
+    RowLoader(cache, 37)
+    path = next(cache.shards[0].folder.glob("*bestfit-37-*.npy"))
     data = path.read_bytes()
     path.write_bytes(data[:keep])
     with pytest.raises(UserError, match="delete it and it is made again"):
-        RowLoader(shards, 37)
+        RowLoader(cache, 37)
     path.unlink()
-    RowLoader(shards, 37)
+    RowLoader(cache, 37)
     assert path.read_bytes() == data
 
 
-def test_plan_of_other_rows_is_refused(shards: TokenCache) -> None:
+def test_plan_of_other_rows_is_refused(cache: TokenCache) -> None:
     paths = []
     for seq_len in (38, 39):
-        RowLoader(shards, seq_len)
-        paths.append(next(shards.shards[0].folder.glob(f"*bestfit-{seq_len}-*.npy")))
+        RowLoader(cache, seq_len)
+        paths.append(next(cache.shards[0].folder.glob(f"*bestfit-{seq_len}-*.npy")))
     paths[0].write_bytes(paths[1].read_bytes())
     with pytest.raises(UserError, match="not a plan for rows of 38"):
-        RowLoader(shards, 38)
+        RowLoader(cache, 38)
     paths[0].unlink()
 
 
-def test_bad_settings(shards: TokenCache) -> None:
+def test_bad_settings(cache: TokenCache) -> None:
     with pytest.raises(UserError, match="do not fill one row"):
-        RowLoader(shards, 10**6)
+        RowLoader(cache, 10**6)
     with pytest.raises(UserError, match="do not fill one row"):
-        RowLoader(shards, 10**6, "stream")
+        RowLoader(cache, 10**6, "stream")
     for arguments in ((0,), (64, "worstfit")):
         with pytest.raises(ValueError):
-            RowLoader(shards, *arguments)
+            RowLoader(cache, *arguments)
     with pytest.raises(ValueError):
-        RowLoader(shards, 64).rows(-1, 3)
+        RowLoader(cache, 64).rows(-1, 3)
 
 
 def test_prefetcher_gives_everything_in_order() -> None:

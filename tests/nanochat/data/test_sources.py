@@ -153,14 +153,14 @@ def test_the_validation_shard_is_named_and_not_the_last_that_is_there(base: Path
 
 
 def test_empty_or_missing(tmp_path: Path) -> None:
-    refused(tmp_path, "no text")
+    refused(tmp_path, "holds no text")
     (tmp_path / "a.txt").write_text("")
-    refused(tmp_path, "no text")
-    refused(tmp_path / "a.txt", "no text")
-    refused(tmp_path / "none", "no such file")
-    refused(f"{tmp_path}/*.jsonl", "no such file")
+    refused(tmp_path, "holds no text")
+    refused(tmp_path / "a.txt", "holds no text")
+    refused(tmp_path / "none", "no file or folder matches")
+    refused(f"{tmp_path}/*.jsonl", "no file or folder matches")
     (tmp_path / "a.pdf").write_text("x")
-    refused(tmp_path / "a.pdf", "unknown kind", ".parquet")
+    refused(tmp_path / "a.pdf", "unknown file type", ".parquet")
 
 
 @pytest.mark.parametrize("arguments", [["--packing", "worst"], ["--data-set", "local"], ["--dataset="]])

@@ -115,4 +115,4 @@ def test_parquet_without_text(tmp_path: Path) -> None:
 def test_missing_and_unknown(tmp_path: Path) -> None:
     fails(tmp_path / "none.txt", "No such file")
     (tmp_path / "a.pdf").write_text("x")
-    fails(tmp_path / "a.pdf", "unknown kind")
+    fails(tmp_path / "a.pdf", "unknown file type")

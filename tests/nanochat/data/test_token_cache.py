@@ -43,9 +43,9 @@ def corpus(folder: Path, files: int = 3, documents: int = 200) -> Source:
     return open_source(str(folder))
 
 
-def texts(shards: TokenCache, tokenizer: ByteTokenizer) -> list[str]:
+def texts(cache: TokenCache, tokenizer: ByteTokenizer) -> list[str]:
     out = []
-    for shard in shards.shards:
+    for shard in cache.shards:
         for a, b in zip(shard.offsets[:-1], shard.offsets[1:], strict=True):
             assert shard.tokens[a] == tokenizer.bos_id
             out.append(tokenizer.decode(shard.tokens[a + 1 : b]))
@@ -58,12 +58,12 @@ def test_shards_hold_the_documents(base: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(token_cache, "BATCH_CHARS", 500)
     monkeypatch.setattr(token_cache, "SHARD_TOKENS", 3_000)
     source, tokenizer = corpus(tmp_path), ByteTokenizer(wide=wide)
-    shards = open_tokens(source, tokenizer, "train")
-    assert len(shards.shards) > 3 and shards.documents == 600
-    assert texts(shards, tokenizer) == list(source.documents("train"))
-    assert {shard.tokens.dtype for shard in shards.shards} == {np.dtype(np.uint32 if wide else np.uint16)}
-    assert all(3_000 <= len(shard.tokens) < 4_000 for shard in shards.shards[:3])
-    shards.verify()
+    cache = open_tokens(source, tokenizer, "train")
+    assert len(cache.shards) > 3 and cache.documents == 600
+    assert texts(cache, tokenizer) == list(source.documents("train"))
+    assert {shard.tokens.dtype for shard in cache.shards} == {np.dtype(np.uint32 if wide else np.uint16)}
+    assert all(3_000 <= len(shard.tokens) < 4_000 for shard in cache.shards[:3])
+    cache.verify()
     assert texts(open_tokens(source, tokenizer, "val"), tokenizer) == ["validation"] * 3
 
 
@@ -228,10 +228,10 @@ def test_one_of_several_tokenizes(base: Path, tmp_path: Path) -> None:
 def test_with_the_real_tokenizer(base: Path, tmp_path: Path) -> None:
     source = corpus(tmp_path)
     tokenizer = Tokenizer.train(source.documents("train"), 320)
-    shards = open_tokens(source, tokenizer, "train")
+    cache = open_tokens(source, tokenizer, "train")
     documents = list(source.documents("train"))
-    assert shards.documents == len(documents) and shards.bos_id == tokenizer.bos_id
-    (shard,) = shards.shards
+    assert cache.documents == len(documents) and cache.bos_id == tokenizer.bos_id
+    (shard,) = cache.shards
     for i in (0, 17, len(documents) - 1):
         ids = shard.tokens[shard.offsets[i] : shard.offsets[i + 1]].tolist()
         assert ids == tokenizer.encode(documents[i], bos=True)

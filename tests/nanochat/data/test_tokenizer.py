@@ -283,7 +283,7 @@ def test_a_vocabulary_the_text_cannot_fill_is_refused() -> None:
         Tokenizer.train(["abcd"], 1000)
     with pytest.raises(UserError, match="give more text"):
         Tokenizer.train([], 1000)
-    with pytest.raises(ValueError, match="vocab_size is 264"):
+    with pytest.raises(ValueError, match="invalid vocab_size 264"):
         Tokenizer.train(["abcd"], 264)
 
 
