@@ -59,7 +59,7 @@ class OtherProcessError(UserError):
 
 @contextmanager
 def together(processes: Processes, what: str) -> Iterator[None]:
-    """A step that all `processes` take. One that fails still meets the others at the end, so that all raise and none waits."""
+    """A step that all `processes` take. One that fails still meets the others at the end, so that all raise and none hangs."""
     ok = False
     try:
         yield
@@ -82,7 +82,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The checkpoints of one run, in `folder`; a save removes all but the newest `keep` valid ones (−1: none).
+    """The checkpoints of one run, in `folder`; a save removes all but the newest `keep` valid ones (−1 = none).
 
     One run writes to a folder at a time. Reading changes nothing on disk.
     """
@@ -92,7 +92,7 @@ class CheckpointStore:
 
     def __post_init__(self) -> None:
         if self.keep != -1 and self.keep < 1:
-            raise ValueError(f"keep is {self.keep}; keep at least 1 checkpoint, or -1 for all")
+            raise ValueError(f"invalid keep {self.keep}: must be at least 1, or -1 for all")
 
     def save(self, step: int, tensors: Tensors, meta: Mapping[str, Any], processes: Processes = ALONE) -> Path:
         """Writes step `step` and returns its folder once it is durable.
@@ -168,9 +168,6 @@ class CheckpointStore:
         A process reads what it saved itself and what rank 0 saved, if the checkpoint is of as many `processes`; else it reads
         the parts of all. What one process refuses, all refuse. Raises `UserError` if the checkpoint is missing or not valid.
         """
-        if step not in self.steps():
-            have = ", ".join(map(str, self.steps())) or "none"
-            raise UserError(f"{self.folder} has no checkpoint of step {step}; it has: {have}")
         found = self._try(step, groups, processes)
         if isinstance(found, str):
             raise UserError(f"{self._path(step)} is not a valid checkpoint: {found}; delete it or resume from another step")
@@ -187,6 +184,9 @@ class CheckpointStore:
             return self.verify(step) or str(error)
 
     def _read(self, step: int, groups: Collection[str] | None, processes: Processes) -> Checkpoint:
+        if step not in self.steps():
+            have = ", ".join(map(str, self.steps())) or "none"
+            raise UserError(f"{self.folder} has no checkpoint of step {step}; it has: {have}")
         path = self._path(step)
         files = read_manifest(path, step)
         owned = {file: (match[1], int(match[2] or 0)) for file in files if (match := _TENSOR_FILE.fullmatch(file))}  # group, rank
@@ -327,7 +327,7 @@ def _check(step: int, tensors: Tensors, processes: Processes) -> None:
 
 
 def _unshared(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """CPU tensors, contiguous, none in another's memory: tied weights are saved under both names."""
+    """Contiguous CPU tensors that share no memory: tied weights are saved under both names."""
     out: dict[str, torch.Tensor] = {}
     storages: set[int] = set()
     for name, tensor in named.items():

@@ -48,9 +48,6 @@ class TextFile:
     mtime_ns: int
     role: Role
 
-    def serves(self, split: Split) -> bool:
-        return self.role in (split, "hash", "tail")
-
 
 @dataclass
 class Skipped:
@@ -100,7 +97,7 @@ class Source:
         """The files of `split`, in parts. More files at the end change only the last part."""
         parts: list[list[TextFile]] = []
         for file in self.files:
-            if file.serves(split):
+            if file.role in (split, "hash", "tail"):
                 if not parts or sum(f.size for f in parts[-1]) + file.size > PART_BYTES:
                     parts.append([])
                 parts[-1].append(file)

@@ -153,8 +153,8 @@ class Tokenizer:
             return batches[0]
         starts = np.cumsum([0, *(len(ids) for ids, _ in batches)])
         offsets = [offsets[1:] + start for (_, offsets), start in zip(batches, starts, strict=False)]
-        none = np.empty(0, self.dtype)
-        return np.concatenate([none, *(ids for ids, _ in batches)]), np.concatenate([np.zeros(1, np.int64), *offsets])
+        empty = np.empty(0, self.dtype)
+        return np.concatenate([empty, *(ids for ids, _ in batches)]), np.concatenate([np.zeros(1, np.int64), *offsets])
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The bytes of `ids`. Raises `ValueError` for an id outside the vocabulary."""

@@ -145,7 +145,7 @@ def test_an_empty_or_absent_folder_has_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0, -2])
 def test_keep_must_make_sense(tmp_path: Path, keep: int) -> None:
-    with pytest.raises(ValueError, match=f"keep is {keep}"):
+    with pytest.raises(ValueError, match=f"invalid keep {keep}"):
         CheckpointStore(tmp_path, keep)
 
 
