@@ -154,9 +154,9 @@ class _Report:
         self._tokens += tokens
         if time.monotonic() - self._last >= PROGRESS_SECONDS:
             self._last = time.monotonic()
-            self.tell("…")
+            self.print("…")
 
-    def tell(self, end: str = "") -> None:
+    def print(self, end: str = "") -> None:
         seconds = time.monotonic() - self._begin
         rate = self._chars / 1e6 / max(seconds, 1e-9)
         done = f"{self._chars / 1e6:,.1f} M characters into {self._tokens / 1e6:,.2f} M tokens in {seconds:.1f} s ({rate:,.1f} M/s)"
@@ -177,7 +177,7 @@ def _build(part: Part, tokenizer: Tokenizer, folder: Path, workers: int, report:
                 "shards": shards,
             },
         )
-    report.tell()
+    report.print()
 
 
 def _encoded(documents: Iterator[str], tokenizer: Tokenizer, workers: int, report: _Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -132,10 +132,9 @@ def _score_batch(model: GPT, rows: list[list[int]], starts: list[int]) -> Tensor
     """Scores fp32 [b,2] of rows that are scored from their starts on."""
     device = model.wte.weight.device
     tokens, hidden = padded_forward(model, rows)
-    T = tokens.shape[1]
     first = torch.tensor(starts, device=device)
     count = torch.tensor([len(row) for row in rows], device=device) - first
-    position = torch.arange(T, device=device)
+    position = torch.arange(tokens.shape[1], device=device)
     at = (position >= first[:, None] - 1) & (position < (first + count)[:, None] - 1)  # (b, T): predicts a scored token
     row, place = at.nonzero(as_tuple=True)  # (N,)
     sums = torch.zeros(len(rows), 2, device=device)
