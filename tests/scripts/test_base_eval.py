@@ -94,7 +94,7 @@ def test_core_that_is_asked_for_but_not_here_is_one_line(trained: Path) -> None:
 def test_what_was_measured_in_training_and_no_fewer_than_a_row(trained: Path) -> None:
     with pytest.raises(UserError, match="--eval-tokens"):
         main(["--eval-tokens", "5"])
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no file or folder matches"):
         main(["--dataset", str(trained / "nothing")])
 
 
