@@ -136,7 +136,7 @@ def gather_backward(runtime: Runtime, memory: MCController, rows: int, progress:
     values.requires_grad_()
 
     def once() -> float:
-        entries = assemble(GistBank(bank, values), index)
+        entries = assemble(GistBank(bank, values, shape), index)
         grads = [torch.ones_like(entries.x), torch.ones_like(entries.values)]
         return timed(runtime, lambda: torch.autograd.grad([entries.x, entries.values], [bank, values], grads))
 

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from bench.mc_text_setting import JUDGED, Bench, McText, corpus_stage, numbers
-from mc.eval.paired_stats import Estimate, PairedComparison, compare_rows
-from mc.eval.row_eval import KINDS, horizon_nll, make_probe, measure, plain_forward, window_forward
-from mc.loading import load_controller
+from mc.eval.conditions import LAYOUTS
+from mc.eval.paired_stats import PairedComparison, compare_rows
+from mc.eval.row_eval import horizon_nll, make_probe, measure, window_forward
+from mc.loading import load_memory
 from nanochat import flags
 from nanochat.checkpoint.load_model import load_model
 from nanochat.checkpoint.store import CheckpointStore
@@ -60,7 +61,9 @@ def survey_stage(bench: Bench) -> dict[str, Any]:
         compared = compare_rows(conditions, documents)
         full, gain = compared.mean("full").value, compared.delta_nll("window")
         away = gain.value / gain.error if gain.error else float("nan")
-        gains.append({"horizon": horizon, "window": window, "nll_full": full, **_figures("gain", gain), "errors_away": _number(away)})
+        gains.append(
+            {"horizon": horizon, "window": window, "nll_full": full, **gain.columns("gain"), "errors_away": away if away == away else None}
+        )
         print(f"  H {horizon:>4}  window {window:>5}  full {full:.4f}  window − full {gain}  ({away:.1f} errors)", flush=True)
     print(f"  loss by position, {POSITIONS} parts of {config.max_seq_len} tokens: {' '.join(f'{nll:.3f}' for nll in by_position)}")
     parameters = sum(p.numel() for p in model.parameters())
@@ -83,7 +86,7 @@ def survey(
         if late():
             return None
         tokens, targets = tokens.to(device), targets.to(device)
-        hidden = plain_forward(model, tokens).hidden
+        hidden = window_forward(model, tokens, 0, tokens.shape[1])  # all of it
         each = ChunkedCrossEntropy(False)(hidden.flatten(0, 1), model.lm_head.weight.to(hidden.dtype), targets.flatten(), "none")
         positions.append(each.view(targets.shape).cpu())
         for horizon in horizons:
@@ -124,10 +127,10 @@ def memory_stage(bench: Bench) -> dict[str, Any]:
 def measure_memory(bench: Bench, tag: str) -> dict[str, Any] | None:
     """ΔNLL and recovery of each layout at each horizon; None if the time ran out."""
     config, runtime = bench.config, start(RuntimeFlags(compile=False))
-    controller, tokenizer, *_ = load_controller("base", tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
+    memory, tokenizer, *_ = load_memory("base", tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
     rows, documents = bench.held_out(tokenizer)
-    probes = [make_probe(controller, horizon, config.budget, config.recent) for horizon in numbers(config.horizons)]
-    losses = measure(controller, bench.batches(rows), probes, KINDS, bench.late, passes=config.passes)
+    probes = [make_probe(memory, horizon, config.budget, config.recent) for horizon in numbers(config.horizons)]
+    losses = measure(memory, bench.batches(rows), probes, LAYOUTS, bench.late, passes=config.passes)
     if losses is None:
         return None
     compared = [compare_rows({name: values.cpu() for name, values in conditions.items()}, documents) for conditions in losses]
@@ -135,20 +138,11 @@ def measure_memory(bench: Bench, tag: str) -> dict[str, Any] | None:
     return {"recent": config.recent, "passes": config.passes, "rows": len(rows), "documents": len(documents.unique()), "horizons": horizons}
 
 
-def _figures(name: str, estimate: Estimate) -> dict[str, float | None]:
-    """A figure and its standard error, None if undefined."""
-    return {name: _number(estimate.value), f"{name}_error": _number(estimate.error)}
-
-
-def _number(value: float) -> float | None:
-    return value if value == value else None
-
-
 def _at_horizon(horizon: int, entries: int, compared: PairedComparison) -> dict[str, Any]:
     layouts = {
-        name: _figures("delta_nll", compared.delta_nll(name)) | _figures("recovery", compared.recovery(name)) for name in ("window", *KINDS)
+        name: compared.delta_nll(name).columns("delta_nll") | compared.recovery(name).columns("recovery") for name in ("window", *LAYOUTS)
     }
-    gain = _figures("lens_gain", compared.difference("random", "lens"))
+    gain = compared.difference("random", "lens").columns("lens_gain")
     return {
         "horizon": horizon,
         "entries": entries,

@@ -18,8 +18,8 @@ from bench.recall_rows import Rows, Task, make_rows
 from bench.recall_training import RecallController, RecallRows, new_model, train
 from mc.config import MCConfig
 from mc.eval.choose_layout import by_score, coarsest
-from mc.eval.row_eval import Probe, choose_levels, make_probe, plain_forward, read_layouts, row_tree
-from mc.train.controller import MCController
+from mc.eval.row_eval import Probe, choose_levels, make_probe, read_layouts
+from mc.memory_model import MemoryModel
 from nanochat.flags import flag, parse, part, run
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.train.trainer import Trainer
@@ -75,49 +75,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @torch.no_grad()
-def measure(controller: MCController, task: Task, rows: Rows) -> dict[str, float]:
+def measure(memory: MemoryModel, task: Task, rows: Rows) -> dict[str, float]:
     """Accuracies on `rows` with the full context, with every far block a gist, and for focus with a quarter of them raw."""
     parts = (rows.tokens, rows.asked, rows.where)
-    chunks = [_measure(controller, task, Rows(*(part[i : i + AT_ONCE] for part in parts))) for i in range(0, len(rows.tokens), AT_ONCE)]
+    chunks = [_measure(memory, task, Rows(*(part[i : i + AT_ONCE] for part in parts))) for i in range(0, len(rows.tokens), AT_ONCE)]
     return {name: sum(chunk[name] for chunk in chunks) / len(chunks) for name in chunks[0]}
 
 
-def _measure(controller: MCController, task: Task, rows: Rows) -> dict[str, float]:
+def _measure(memory: MemoryModel, task: Task, rows: Rows) -> dict[str, float]:
     tokens, asked = torch.from_numpy(rows.tokens[:, :-1]), torch.tensor(rows.asked)
     values = torch.from_numpy(rows.targets).gather(1, asked)
-    plain = plain_forward(controller.model, tokens)
-    probe, blocks = _quarter(controller, task), torch.from_numpy(rows.where) // task.block_size
-    tree = row_tree(controller, probe, plain)
+    plain = memory.forward_plain(tokens)
+    probe, blocks = _quarter(memory, task), torch.from_numpy(rows.where) // task.block_size
+    bank = memory.build_bank(plain, probe.plan.shape)
 
     def accuracy(hidden: Tensor) -> float:
         at = asked - task.length + hidden.shape[1]
         hidden = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[2]))
-        return (controller.model.logits(hidden).argmax(-1) == values).float().mean().item()
+        return (memory.model.logits(hidden).argmax(-1) == values).float().mean().item()
 
     def behind(levels: Tensor, width: int) -> float:
-        return accuracy(read_layouts(controller, probe, tree, levels[None], width))
+        return accuracy(read_layouts(memory, bank, levels[None], width))
 
     generator = torch.Generator().manual_seed(zlib.crc32(rows.tokens.tobytes()))
-    layouts = {kind: choose_levels(controller, probe, plain, tree, kind, generator) for kind in ("random", "collapsed")}
-    found = {"full_accuracy": accuracy(plain.hidden), "gist_accuracy": behind(layouts["collapsed"], coarsest(probe.compression).width)}
+    layouts = {kind: choose_levels(memory, probe, plain, bank, kind, generator) for kind in ("random", "gists")}
+    found = {"full_accuracy": accuracy(plain.hidden), "gist_accuracy": behind(layouts["gists"], coarsest(probe.compression).width)}
     if not task.named:
         return found
     # A pair that stands across two blocks needs both.
     across = (torch.from_numpy(rows.where) + 1).div(task.block_size, rounding_mode="floor").clamp(max=task.blocks - 1)
     needed = torch.zeros(len(tokens), task.blocks).scatter_(1, across, 1.0).scatter_(1, blocks, 2.0)
-    layouts |= {"focus": choose_levels(controller, probe, plain, tree, "lens", generator), "oracle": by_score(probe.compression, needed)}
+    layouts |= {"focus": choose_levels(memory, probe, plain, bank, "lens", generator), "oracle": by_score(probe.compression, needed)}
     found |= {f"{kind}_accuracy": behind(layouts[kind], probe.compression.width) for kind in ("focus", "random", "oracle")}
     found["lens_hit_rate"] = (layouts["focus"].gather(1, blocks) == 0).float().mean().item()
     return found
 
 
-def _quarter(controller: MCController, task: Task) -> Probe:
+def _quarter(memory: MemoryModel, task: Task) -> Probe:
     """Budget at which a quarter of the far blocks, rounded down, stays raw."""
-    plan, K = controller.plan, task.block_size
+    plan, K = memory.plan, task.block_size
     raw = task.blocks // 4
     before = task.length - plan.horizon - task.blocks * K
-    width = before + raw * K + (task.blocks - raw) * controller.config.geometry.slots
-    return make_probe(controller, plan.horizon, width, plan.recent)
+    width = before + raw * K + (task.blocks - raw) * memory.config.geometry.slots
+    return make_probe(memory, plan.horizon, width, plan.recent)
 
 
 if __name__ == "__main__":

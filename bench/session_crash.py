@@ -78,14 +78,14 @@ def go_on(store: SessionStore, tokens: Tensor, seed: int) -> Callable[[int], Non
         rng = random.Random(seed)
         number = max([0, *(int(info.name) for info in store.list())])
         session = store.open(str(number))
-        cache = MemoryKVCache(store.controller.model, [session])
+        cache = MemoryKVCache(store.memory.model, [session])
         while True:
             os.write(pipe, _REPORT.pack(number, session.tree.length))
             if session.length > LONGEST:
                 store.close(str(number))
                 number += 1
                 session = store.open(str(number))
-                cache = MemoryKVCache(store.controller.model, [session])
+                cache = MemoryKVCache(store.memory.model, [session])
             at, chance = session.length, rng.random()
             if chance < 0.1:
                 session.save()
@@ -129,11 +129,11 @@ def after_kill(store: SessionStore, tokens: Tensor, reports: dict[int, int]) -> 
 @torch.no_grad()
 def _holds(session: MCSession, tokens: Tensor) -> bool:
     """True if its tokens are the beginning of `tokens`, and its gists those of these tokens."""
-    tree, controller = session.tree, session.controller
+    tree, memory = session.tree, session.memory
     length, geometry = tree.length, tree.spec.geometry
     if not torch.equal(tree.tokens(0, length), tokens[:length]):
         return False
-    row = build(controller.model.embed(tokens[None, :length]), controller.gistnet, BankShape(length, length, geometry, tree.spec.max_lod))
+    row = build(memory.model.embed(tokens[None, :length]), memory.gistnet, BankShape(length, length, geometry, tree.spec.max_lod))
     begin = length
     for level in range(1, tree.spec.max_lod + 1):
         nodes = tree.nodes(level)

@@ -1,4 +1,4 @@
-"""The micro-batch of a run with a memory: smaller than the baseline's, so that variants fit, at the same tokens per step.
+"""Micro-batch size of a run with a memory: smaller than the baseline's, so that variants fit, at the same tokens per step.
 
 Rows of a step per process = rows of a micro-batch × micro-batches, always exactly.
 """
@@ -15,21 +15,19 @@ from mc.train.controller import MCController
 from nanochat.common import UserError
 from nanochat.runtime.device import Runtime
 
-MEMORY_SHARE = 0.92  # of a GPU's memory that a micro-batch may take: the optimizer's update wants some as well
+MEMORY_SHARE = 0.92  # of a GPU's device memory that a micro-batch may take; the optimizer step needs some too
 
 
 def compute_variant_multiplier(plan: RowPlan) -> float:
-    """Tokens and entries that the widest step of a run forwards, row and variants, for each token of the row."""
+    """Tokens and entries, of row and variants, that the widest step of a run forwards per token of the row."""
     return plan.multiplier(0.0)
 
 
 def choose_micro_batch_divisor(per_rank_budget: int, desired_multiplier: float, fits: int | None = None) -> tuple[int, int]:
-    """(rows of a micro-batch, micro-batches of a step), whose product is `per_rank_budget`, the rows of a step of one process.
+    """Splits `per_rank_budget`, the rows of a step of one process, into (rows of a micro-batch, micro-batches of a step).
 
-    The micro-batch is the largest that takes, at `desired_multiplier` times its tokens, no more than `fits` rows of plain
-    tokens (default: the whole budget), and at least one row.
-
-    Raises `ValueError` for a budget below 1 or a multiplier below 1.
+    The micro-batch is the largest that forwards, at `desired_multiplier` times its tokens, at most `fits` rows of plain tokens
+    (default: the whole budget), and at least one row. Raises `ValueError` for a budget or a multiplier below 1.
     """
     if per_rank_budget < 1:
         raise ValueError(f"per_rank_budget is {per_rank_budget}; a step has at least one row for each process")
@@ -41,7 +39,7 @@ def choose_micro_batch_divisor(per_rank_budget: int, desired_multiplier: float, 
 
 
 def estimate_mc_device_batch(baseline_rows: int, per_rank_budget: int, plan: RowPlan) -> tuple[int, int]:
-    """(rows of a micro-batch, micro-batches) where the baseline forwards `baseline_rows` at once; see `choose_micro_batch_divisor`."""
+    """(rows of a micro-batch, micro-batches) if the baseline's micro-batch has `baseline_rows`; see `choose_micro_batch_divisor`."""
     return choose_micro_batch_divisor(per_rank_budget, compute_variant_multiplier(plan), baseline_rows)
 
 
@@ -51,9 +49,9 @@ def divisors(number: int) -> list[int]:
 
 
 def largest_that_fits(candidates: Sequence[int], first: int, fits: Callable[[int], bool]) -> int | None:
-    """The largest of the ascending `candidates` that fits, looked for up or down from `first`; None where none does.
+    """The largest of the ascending `candidates` that fits, searched up or down from `first`; None if none fits.
 
-    What is smaller than a candidate that fits is taken to fit.
+    All below a candidate that fits are taken to fit.
     """
     at = candidates.index(first)
     if fits(candidates[at]):
@@ -64,10 +62,10 @@ def largest_that_fits(candidates: Sequence[int], first: int, fits: Callable[[int
 
 
 def probe_micro_batch(objective: MCController, per_rank_budget: int, estimate: int, seq_len: int) -> int:
-    """The largest micro-batch, in rows, whose forward and backward fit into this GPU's memory, over all processes.
+    """The largest micro-batch, in rows, whose forward and backward fit into the GPUs of all processes.
 
-    It really runs them, at the start of the run where they are widest, and leaves the objective and the random generators
-    as they were. Raises `UserError` where not even one row fits.
+    Runs them with the widest variants, and restores the objective and the random generators. Raises `UserError` if not even one
+    row fits.
     """
     device = next(objective.parameters()).device
     total = torch.cuda.get_device_properties(device).total_memory
@@ -79,30 +77,28 @@ def probe_micro_batch(objective: MCController, per_rank_budget: int, estimate: i
             peak = torch.cuda.max_memory_allocated(device)
         except torch.cuda.OutOfMemoryError:
             peak = total
-        torch.cuda.empty_cache()  # after the handler: until then the exception holds the tensors of the frames it went through
+        torch.cuda.empty_cache()  # after the handler: until then the exception holds the tensors of its frames
         return peak <= MEMORY_SHARE * total
 
     rows = largest_that_fits(divisors(per_rank_budget), estimate, fits)
     torch.cuda.reset_peak_memory_stats(device)
     agreed = torch.tensor([rows or 0], device=device)
     if dist.is_initialized():
-        dist.all_reduce(agreed, op=dist.ReduceOp.MIN)  # the least of some divisors is one as well
+        dist.all_reduce(agreed, op=dist.ReduceOp.MIN)  # the minimum of divisors is a divisor
     if not agreed.item():
-        raise UserError(
-            "the GPU's memory does not hold one row with its variants; use fewer --mc-num-random-variants or a shorter --max-seq-len"
-        )
+        raise UserError("out of GPU memory with one row and its variants; use fewer --mc-num-random-variants or a shorter --max-seq-len")
     return int(agreed.item())
 
 
 def rehearse(objective: MCController, rows: int, seq_len: int) -> None:
-    """Forward and backward of a micro-batch of random tokens, after which everything is as before."""
+    """Runs a throw-away forward and backward on random tokens, and restores all state."""
     device = next(objective.parameters()).device
-    # Not load_state_dict: a copy of the weights would take memory that a step does not.
+    # Not load_state_dict: a copy of the weights would take device memory that a step does not.
     buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
     extra = {name: module.get_extra_state() for name, module in objective.named_modules() if _has_extra_state(module)}
     advantages = objective.focus.advantages
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        # A process that runs out of memory would not come to where the others wait for it.
+        # A process that runs out of device memory would never join the others' all-reduce.
         advantages.alone = True
         try:
             tokens = torch.randint(objective.model.config.vocab_size, (rows, seq_len + 1)).to(device)
@@ -124,10 +120,10 @@ def _has_extra_state(module: torch.nn.Module) -> bool:
 def choose_micro_batch(
     controller: MCController, baseline_rows: int, total_batch_size: int, runtime: Runtime, say: Callable[[str], None]
 ) -> int:
-    """Rows of a micro-batch, where one of the baseline has `baseline_rows`: always a divisor of a step's rows in a process.
+    """Chooses the rows of a micro-batch, always a divisor of a step's rows per process; the baseline's are `baseline_rows`.
 
-    On a CPU they are the baseline's: memory is plenty there, and small micro-batches cost time. Elsewhere what fits decides.
-    A step stays `total_batch_size` tokens. Raises `UserError` where a GPU does not hold a single row.
+    A CPU gets the baseline's: device memory is plenty there, and small micro-batches cost time. Elsewhere the largest that fits. A
+    step stays `total_batch_size` tokens. Raises `UserError` if a GPU cannot hold a single row.
     """
     config, T = controller.config, controller.plan.length
     budget = total_batch_size // (T * runtime.world_size)
@@ -140,5 +136,5 @@ def choose_micro_batch(
     controller.micro_batches = budget // rows * runtime.world_size
     say(f"memory: {budget // rows} micro-batches of {rows} rows in a step; {budget // baseline_rows} of {baseline_rows} without a memory")
     if config.session.mc_tree == "disk":
-        say("memory: training rows live in RAM whatever --mc-tree says; disk is for sessions")
+        say("memory: training rows live in RAM; --mc-tree disk is for sessions")
     return rows

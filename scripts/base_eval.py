@@ -1,7 +1,8 @@
-"""Evaluates a base model: bits per byte, what its memory is worth where it has one, samples, CORE."""
+"""Evaluates a base model: bits per byte, its memory if it has one, samples, CORE."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mc.eval.conditions import Condition
 from mc.eval.paired_stats import compare_rows
-from mc.eval.report import delta_nll_targets
+from mc.eval.report import delta_nll_criteria
 from mc.eval.row_eval import measure, picture, training_probes
-from mc.loading import build_controller, has_memory
+from mc.loading import build_memory, has_memory
+from mc.memory_model import MemoryModel
 from mc.session.describe import measure_focus
-from mc.train.controller import MCController
 from nanochat import markdown
-from nanochat.checkpoint.load_model import build_model, open_trained
+from nanochat.checkpoint.load_model import Trained, build_model, open_trained
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
 from nanochat.data.sources import SPLITS, Split, open_source
@@ -33,24 +35,26 @@ from nanochat.runtime.device import Runtime, RuntimeFlags, start
 
 EVALUATIONS = ("bpb", "memory", "sample", "core")
 MEMORY_HORIZONS = (32, 128, 512)  # tokens; those that fit the rows are measured
-MEMORY_CONDITIONS = ("window", "random", "lens")
+MEMORY_CONDITIONS: tuple[Condition, ...] = ("window", "random", "lens")
+
+Batches = Callable[[Split], Iterator[tuple[Tensor, Tensor]]]
 
 
 @dataclass
 class BaseEval:
     """Evaluate a base model: bits per byte, memory, samples, CORE."""
 
-    model_tag: str | None = flag(None, "name of the checkpoint folder; None = the model written last", alias=("-g",))
-    step: int | None = flag(None, "step of the checkpoint; None = the newest", alias=("-s",))
-    eval: str = flag("auto", "which of bpb,memory,sample,core; auto = all that model and downloads allow")
-    dataset: str | None = flag(None, "text source for bits per byte and memory; None = what the model was trained on")
-    eval_tokens: int | None = flag(None, "tokens of each split for bits per byte and memory; None = as many as in training", unit="tokens")
-    device_batch_size: int | None = flag(None, "rows in a forward of one process; None = as many as in training", unit="rows")
+    model_tag: str | None = flag(None, "checkpoint folder; None = the model written last", alias=("-g",))
+    step: int | None = flag(None, "step of the checkpoint; None = newest", alias=("-s",))
+    eval: str = flag("auto", "some of bpb,memory,sample,core; auto = all that model and downloads allow")
+    dataset: str | None = flag(None, "text source for bits per byte and memory; None = that of training")
+    eval_tokens: int | None = flag(None, "tokens of each split for bits per byte and memory; None = as in training", unit="tokens")
+    device_batch_size: int | None = flag(None, "batch size per process; None = as in training", unit="rows")
     core_metric_max_per_task: int = flag(-1, "examples of each CORE task; -1 = all", unit="examples")
-    device_type: str = flag("auto", "cuda, cpu or mps; auto = the best this machine has")
+    device_type: str = flag("auto", "cuda, cpu or mps; auto = best available")
 
     def __post_init__(self) -> None:
-        RuntimeFlags(device_type=self.device_type)  # refuses a wrong one
+        RuntimeFlags(device_type=self.device_type)  # checks it
         unknown = [name for name in self.eval.split(",") if name not in EVALUATIONS]
         if unknown and self.eval != "auto":
             raise ValueError(f"eval is {self.eval!r}; it must be auto or some of {','.join(EVALUATIONS)}")
@@ -66,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluates, prints and reports; returns the exit code."""
     config = parse(BaseEval, argv)
     if "core" in config.eval and not bundle_is_here():
-        raise UserError(f"the CORE bundle is not here ({bundle_folder()}); get it so: {GET_IT}")
-    runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))  # compiling takes longer than it saves here
+        raise UserError(f"the CORE bundle does not exist ({bundle_folder()}); get it with: {GET_IT}")
+    runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))  # compilation takes longer than it saves here
     say: Callable[[str], None] = print if runtime.rank == 0 else lambda _: None
     say(runtime.describe())
     trained = open_trained("base", config.model_tag, config.step, say)
@@ -78,13 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "memory" in config.eval and not memory:
         raise UserError(f"{trained.name} was trained without a memory; leave memory out of --eval, or evaluate a model trained with --mc")
     _fill_in(config, meta)
+    batches = _open_batches(config, trained, model.config.max_seq_len, runtime, say)
     possible = [e for e in EVALUATIONS if (e != "core" or bundle_is_here()) and (e != "memory" or memory)]
     wanted = config.eval.split(",") if config.eval != "auto" else possible
     values: dict[str, Any] = {"model": f"{meta['tag']}, step {meta['step']}"}
     if "bpb" in wanted:
-        values |= _bits_per_byte(config, model, tokenizer, meta, runtime, say)
+        values |= _bits_per_byte(model, tokenizer, batches, say)
     if "memory" in wanted:
-        values |= _memory(config, build_controller(trained, model), tokenizer, meta, runtime, say)
+        values |= _memory(build_memory(trained, model), batches, runtime, say)
     if "sample" in wanted and runtime.rank == 0:
         values["samples"] = sample_base(model, tokenizer)
         for sample in values["samples"]:
@@ -95,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         values |= {"core_metric": result.core, "core_accuracy": result.accuracy, "core_centered": result.centered}
         say(f"CORE: {result.core:.4f}")
     elif config.eval == "auto":
-        say(f"CORE: left out, its bundle is not here; get it so: {GET_IT}")
+        say(f"CORE: left out, its bundle does not exist; get it with: {GET_IT}")
     if runtime.rank == 0:
         section(f"base_evaluation{MEMORY * memory}", values)
     runtime.close()
@@ -103,10 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fill_in(config: BaseEval, meta: dict[str, Any]) -> None:
-    """Takes what is not given from the training of the model, so that its figures compare with those of training."""
+    """Sets flags that are not given as in the model's training, so that figures are comparable with those of training."""
     recipe = meta.get("recipe")
     if recipe is None:
-        raise UserError(f"the checkpoint of {meta['tag']} does not say how it was trained; train it with python -m scripts.base_train")
+        raise UserError(f"the checkpoint of {meta['tag']} has no training settings; train it with python -m scripts.base_train")
     if config.dataset is None:
         config.dataset = recipe["data"]["dataset"]
     if config.eval_tokens is None:
@@ -115,74 +120,62 @@ def _fill_in(config: BaseEval, meta: dict[str, Any]) -> None:
         config.device_batch_size = recipe["trainer"]["device_batch_size"]
 
 
-def _bits_per_byte(
-    config: BaseEval, model: GPT, tokenizer: Tokenizer, meta: dict[str, Any], runtime: Runtime, say: Callable[[str], None]
-) -> dict[str, float]:
-    """Of the validation rows that training measures on, and of the first rows that it trains on."""
-    token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(runtime.device)
+def _open_batches(config: BaseEval, trained: Trained, seq_len: int, runtime: Runtime, say: Callable[[str], None]) -> Batches:
+    """The first rows of a split in the order of training, as batches."""
+    recipe = trained.meta["recipe"]
+
+    @functools.cache
+    def loader(split: Split) -> RowLoader:
+        tokens = open_tokens(open_source(config.dataset), trained.tokenizer, split, say=say)
+        return RowLoader(tokens, seq_len, recipe["data"]["packing"], recipe["trainer"]["seed"], split == "train", say)
+
+    return lambda split: validation_batches(loader(split), config.eval_tokens, config.device_batch_size, runtime)
+
+
+def _bits_per_byte(model: GPT, tokenizer: Tokenizer, batches: Batches, say: Callable[[str], None]) -> dict[str, float]:
+    """Bits per byte of the validation rows that training evaluates on, and of the first training rows."""
+    token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(model.wte.weight.device)
     values = {}
     for split in SPLITS:
-        batches = _batches(config, split, model.config.max_seq_len, tokenizer, meta, runtime, say)
-        values[f"{split}_bpb"] = evaluate_bpb(model, batches, token_bytes)
+        values[f"{split}_bpb"] = evaluate_bpb(model, batches(split), token_bytes)
         say(f"{split}: {values[f'{split}_bpb']:.4f} bits per byte")
     return values
 
 
-def _memory(
-    config: BaseEval, controller: MCController, tokenizer: Tokenizer, meta: dict[str, Any], runtime: Runtime, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """ΔNLL@H and recovery@H on the validation rows, at the budget of the end of training."""
-    probes = training_probes(controller, MEMORY_HORIZONS)
+def _memory(memory: MemoryModel, batches: Batches, runtime: Runtime, say: Callable[[str], None]) -> dict[str, Any]:
+    """ΔNLL@H and recovery@H on the validation rows, at the budget of the end of training, and layouts.
+
+    `memory_rows@H` is the number of rows with a target in the horizon; `memory_rows` repeats that of the widest.
+    """
+    probes = training_probes(memory, MEMORY_HORIZONS)
     if not probes:
-        say(f"memory: rows of {controller.plan.length} tokens leave nothing to compress before {MEMORY_HORIZONS[0]} tokens to predict")
+        say(f"memory: rows of {memory.plan.length} tokens leave nothing to compress before {MEMORY_HORIZONS[0]} tokens to predict")
         return {}
-    batches = _batches(config, "val", controller.plan.length, tokenizer, meta, runtime, say)
-    losses = measure(controller, batches, probes, ("random", "lens"))
-    rows: list[dict[str, Any]] = []
-    for probe, row_losses in zip(probes, losses, strict=True):
-        compared = compare_rows(row_losses)
-        rows += [
-            {
-                "horizon": probe.horizon,
-                "entries": probe.width,
-                "layout": condition,
-                "delta_nll": (delta := compared.delta_nll(condition)).value,
-                "delta_nll_error": delta.error,
-                "recovery": (recovery := compared.recovery(condition)).value,
-                "recovery_error": recovery.error,
-            }
-            for condition in MEMORY_CONDITIONS
-        ]
+    compared = list(zip(probes, map(compare_rows, measure(memory, batches("val"), probes, ("random", "lens"))), strict=True))
+    rows = [
+        {
+            "horizon": probe.horizon,
+            "entries": probe.width,
+            "layout": condition,
+            **comparison.delta_nll(condition).columns("delta_nll"),
+            **comparison.recovery(condition).columns("recovery"),
+        }
+        for probe, comparison in compared
+        for condition in MEMORY_CONDITIONS
+    ]
     say(markdown.table([markdown.label(name) for name in rows[0]], [list(row.values()) for row in rows], right=(0, 1, 3, 4, 5, 6)))
-    targets = delta_nll_targets({row["horizon"]: row["delta_nll"] for row in rows if row["layout"] == "lens"})
-    batches = _batches(config, "val", controller.plan.length, tokenizer, meta, runtime, say)
-    layouts = [{"title": "A validation row, laid out in each way", "text": picture(controller, batches)}]
-    values = {"memory": rows, "memory_rows": compared.rows, "targets": [target.row() for target in targets], "layouts": layouts}
-    return values | _focus(config, controller, tokenizer, meta, runtime, layouts)
-
-
-def _focus(
-    config: BaseEval, controller: MCController, tokenizer: Tokenizer, meta: dict[str, Any], runtime: Runtime, layouts: list[dict[str, str]]
-) -> dict[str, Any]:
-    """How the focus moves when a session reads the validation rows one after the other; a picture goes to `layouts`."""
-    if runtime.rank > 0 or controller.config.positional_type.endswith("alibi"):
-        return {}
-    batches = _batches(config, "val", controller.plan.length, tokenizer, meta, runtime, lambda _: None)
-    measured = measure_focus(controller, torch.cat([tokens.flatten().cpu() for tokens, _ in batches]))
+    criteria = delta_nll_criteria({row["horizon"]: row["delta_nll"] for row in rows if row["layout"] == "lens"})
+    layouts = [{"title": "A validation row, laid out in each way", "text": picture(memory, batches("val"))}]
+    counts = {f"memory_rows@{probe.horizon}": comparison.rows for probe, comparison in compared}
+    values = {"memory": rows, **counts, "memory_rows": counts[f"memory_rows@{probes[-1].horizon}"]}
+    values |= {"targets": [criterion.row() for criterion in criteria], "layouts": layouts}
+    if runtime.rank > 0 or memory.config.positional_type.endswith("alibi"):
+        return values
+    measured = measure_focus(memory, torch.cat([tokens.flatten().cpu() for tokens, _ in batches("val")]))
     if measured is None:
-        return {}
+        return values
     layouts.append({"title": "The Working Context of a session that has read validation rows", "text": measured.picture})
-    return {"focus": measured.figures}
-
-
-def _batches(
-    config: BaseEval, split: Split, seq_len: int, tokenizer: Tokenizer, meta: dict[str, Any], runtime: Runtime, say: Callable[[str], None]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first rows of a split in the order of training."""
-    recipe = meta["recipe"]
-    shards = open_tokens(open_source(config.dataset), tokenizer, split, say=say)
-    loader = RowLoader(shards, seq_len, recipe["data"]["packing"], recipe["trainer"]["seed"], split == "train", say)
-    return validation_batches(loader, config.eval_tokens, config.device_batch_size, runtime)
+    return values | {"focus": measured.figures}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mc.loading import load_controller
+from mc.loading import load_memory
 from mc.session.ingest import check_file
 from mc.telemetry.provider import open_telemetry
 from mc.telemetry.sessions import SessionTelemetry
@@ -80,7 +80,7 @@ def chat_with_memory(config: ChatCli, runtime: Runtime) -> None:
         check_file(to_path(config.memory.ingest))
     config.memory.telemetry.collector()  # refuses an invalid one before anything is loaded
     stage, tag = with_memory(config)
-    loaded = load_controller(stage, tag, config.step, runtime.device, runtime.precision.dtype)
+    loaded = load_memory(stage, tag, config.step, runtime.device, runtime.precision.dtype)
     base = stage == "base"
     tools = None if base else config.tools.open(loaded.tokenizer)
     say = print if config.prompt is None else say_to_stderr

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mc.eval.report import delta_nll_targets
+from mc.eval.report import delta_nll_criteria
 from mc.eval.row_eval import HORIZONS, evaluate_memory
-from mc.loading import build_controller, has_memory
+from mc.loading import build_memory, has_memory
 from nanochat import markdown
 from nanochat.checkpoint.load_model import Stage, Trained, build_model, latest_stage, open_trained
 from nanochat.common import UserError
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         values: dict[str, Any] = {"model": f"{trained.folder.name}, {stage} step {trained.checkpoint.step}", "ChatCORE": core}
         samples = [{**result.sample, "text": result.sample["text"] or "(nothing)"} for result in results]
         lens = {horizon: figures[f"mc/delta_nll@{horizon}"] for horizon in HORIZONS if f"mc/delta_nll@{horizon}" in figures}
-        targets = [target.row() for target in delta_nll_targets(lens)]
+        targets = [target.row() for target in delta_nll_criteria(lens)]
         nests = {"tasks": rows, "memory": figures, "targets": targets, "left_out": left_out}
         name = "chat_evaluation" + "_rl" * (stage == "rl") + MEMORY * memory
         section(name, values | {k: v for k, v in nests.items() if v} | {"samples": samples})
@@ -96,10 +96,10 @@ def memory_figures(trained: Trained, model: GPT, runtime: Runtime, say: Callable
     if recipe is None:
         raise UserError(f"{trained.name} has no record of its base training; give --memory 0, or train it again")
     shards = open_tokens(open_source(recipe["data"]["dataset"]), trained.tokenizer, "val", say=say)
-    controller = build_controller(trained, model)
-    loader = RowLoader(shards, controller.plan.length, recipe["data"]["packing"], recipe["trainer"]["seed"], False, say)
+    mc = build_memory(trained, model)
+    loader = RowLoader(shards, mc.plan.length, recipe["data"]["packing"], recipe["trainer"]["seed"], False, say)
     batches = validation_batches(loader, recipe["eval_tokens"], recipe["trainer"]["device_batch_size"], runtime)
-    figures = evaluate_memory(controller, batches) or {}
+    figures = evaluate_memory(mc, batches) or {}
     for horizon in HORIZONS:
         if f"mc/delta_nll@{horizon}" in figures:
             of = {name: figures[f"mc/delta_nll{suffix}@{horizon}"] for name, suffix in (("lens", ""), ("window", "_window"))}

@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 from mc.config import SessionConfig
-from mc.loading import load_controller
+from mc.loading import load_memory
 from mc.serve.web_sessions import open_sessions
 from mc.telemetry.provider import TelemetryFlags, open_telemetry
 from mc.telemetry.sessions import SessionTelemetry
@@ -169,8 +169,8 @@ def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None
     stage = config.source or latest_stage(config.model_tag)
     source, limits, sessions = (stage, config.model_tag, config.step, runtime.device, runtime.precision.dtype), config.limits, None
     if config.mc:
-        loaded = load_controller(*source)
-        model, tokenizer, meta = loaded.controller.model, loaded.tokenizer, loaded.meta
+        loaded = load_memory(*source)
+        model, tokenizer, meta = loaded.memory.model, loaded.tokenizer, loaded.meta
         telemetry = SessionTelemetry(open_telemetry(config.telemetry, "megacontext-web"))
         sessions = open_sessions(loaded, config.session, limits, telemetry)
     else:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mc.eval.metric_bounds import memory_targets
+from mc.eval.metric_bounds import memory_bounds
 from nanochat import flags
 from nanochat.common import UserError, atomic_write
 from nanochat.flags import flag, rest
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     """Compares runs and returns the exit code."""
     config = flags.parse(Compare, argv)
     if config.targets:
-        print_targets((*RUN_BOUNDS, *memory_targets({})), config.json)
+        print_targets((*RUN_BOUNDS, *memory_bounds({})), config.json)
         return 0
     runs = find_runs(config.runs)
     for name in config.metrics:
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def outside(run: LoggedRun) -> list[Alert]:
     """Alerts of metrics out of their bounds at the end of a run, or now, and of a running one that is silent."""
-    watch = Watch((*RUN_BOUNDS, *memory_targets(run.info.get("least", {}))), run.steps or run.step)
+    watch = Watch((*RUN_BOUNDS, *memory_bounds(run.info.get("least", {}))), run.steps or run.step)
     for record in run.records:
         watch.update(record)
     alerts = watch.outside()

@@ -34,8 +34,10 @@ FOLDER_ORDER = {
     "mc": (
         {"serve"},
         {"telemetry", "eval", "device_memory"},
-        {"session", "loading", "auto_batch"},
-        {"train"},
+        {"auto_batch"},
+        {"train", "session"},
+        {"loading"},
+        {"memory_model"},
         {"config"},
         {"nets"},
         {"layout"},

@@ -1,6 +1,6 @@
-"""Which blocks stay raw where a budget of entries stands for a history: layouts of one width, chosen by a score for each block.
+"""Layouts of one width by block scores: the blocks with the highest scores stay raw.
 
-Shapes: `N` layouts, `F` blocks that may be compressed. High scores want detail.
+Shapes: `N` layouts, `F` blocks that may be compressed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mc.layout.layout import Geometry
 
 
 def nearest_compression(width: int, plan: RowPlan) -> Compression:
-    """The compression of `plan`'s rows that comes nearest to `width` entries, with as few nodes above level 1 as that takes."""
+    """The compression of `plan`'s rows nearest to `width` entries, with as few nodes above level 1 as possible."""
     geometry, best = plan.config.geometry, None
     for higher in _higher_nodes(plan.blocks, geometry, plan.max_lod):
         candidate = compression(width, plan.blocks, plan.tail, geometry, higher)
@@ -31,7 +31,7 @@ def nearest_compression(width: int, plan: RowPlan) -> Compression:
 
 
 def _higher_nodes(blocks: int, geometry: Geometry, max_lod: int) -> Iterator[tuple[int, ...]]:
-    """Counts of nodes of the levels from 2 up, each time one more of the lowest level that has room, all else as coarse as below."""
+    """Yields node counts of the levels from 2 up, each time one more of the highest level in use, what is left as coarse as possible."""
     K = geometry.block_size
     yield ()
     for top in range(2, max_lod + 1):
@@ -44,16 +44,16 @@ def _higher_nodes(blocks: int, geometry: Geometry, max_lod: int) -> Iterator[tup
 
 
 def coarsest(compression: Compression) -> Compression:
-    """The same higher nodes, and every other block collapsed too."""
+    """`compression` with every block collapsed that its higher nodes do not cover."""
     K = compression.geometry.block_size
     covered = sum(count * K ** (level - 1) for level, count in enumerate(compression.nodes[1:], 2))
     return dataclasses.replace(compression, nodes=(compression.blocks - covered, *compression.nodes[1:]))
 
 
 def by_score(compression: Compression, scores: Tensor) -> Tensor:
-    """The layout of `compression` that collapses what scores lowest, int64 levels [N,F] from scores fp32 [N,F].
+    """The layout of `compression` that collapses the lowest scores, int64 levels [N,F] from scores fp32 [N,F].
 
-    The highest level is filled first, with the groups of the lowest mean score; of equals the oldest is collapsed.
+    The highest level is filled first, with the groups of the lowest mean score; ties collapse the oldest.
     """
 
     def rank(groups: int, group: int) -> Tensor:

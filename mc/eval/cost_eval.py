@@ -1,8 +1,7 @@
-"""What a history costs, from a thousand tokens to a million: time per token, bytes on disk, reading it in, moving the
-focus. Memory is measured in `mc.eval.cost_eval`.
+"""Cost of a history, from a thousand tokens to a million: latency, reading, refocusing, bytes on disk, peak device memory.
 
-Sessions of all lengths are open in one process and take turns token by token, beside a plain cache with as many entries, so that
-ratios hold on a machine that is slow at times. Times are of one row, in milliseconds.
+Sessions of all lengths are open in one process and take turns token by token, next to a plain cache with as many entries, so that
+ratios hold on a machine whose speed varies. Times are of one row, in milliseconds.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ import torch
 from torch import Tensor
 
 from mc.config import SessionConfig
-from mc.loading import load_controller
+from mc.loading import load_memory
+from mc.memory_model import MemoryModel
 from mc.session.disk_tree import DiskTree
 from mc.session.session import MCSession, session_spec
 from mc.session.store import FOCUS
-from mc.session.tree import MegaContextTree, RamTree
+from mc.session.tree import RamTree
 from mc.session.tree_builder import PIECE
-from mc.train.controller import MCController
 from nanochat.checkpoint.load_model import Stage
 from nanochat.common import UserError
 from nanochat.infer.engine import Engine
@@ -37,21 +36,20 @@ from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.kv_cache import KVCache
 from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.infer.sampling import Sampling
-from nanochat.model.gpt import GPT
 from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.profiling.timers import SpanTimers
 from nanochat.runtime.device import RuntimeFlags, start
 
 Kind = Literal["ram", "disk"]
-PLAIN_READS = 4  # rows that the model reads without a memory for each piece of a history: one of them alone would be too short to time
+PLAIN_READS = 4  # plain rows read for each piece of a history: one alone would be too short to time
 ENDLESS = Sampling(temperature=0, max_tokens=1 << 40)
-REFOCUS = ("score", "plan", "assemble")  # parts of a refocus, beside the gists of new tokens and the forward of new entries
+REFOCUS = ("score", "plan", "assemble")  # parts of a refocus, without the gists of new tokens and the forward of new entries
 Tokens = Callable[[int, int], Tensor]  # begin, end → int64 [end − begin]
 
 
 @dataclass
 class Candidate:
-    """A session that is measured; `rates` are tokens per second, `plain_rates` those of the model alone at the same moments."""
+    """A session under measurement; `rates` are tokens per second, `plain_rates` those of the model alone at the same times."""
 
     kind: Kind
     history: int  # tokens before decoding
@@ -67,7 +65,7 @@ class Candidate:
 
 
 class TimedCache(MemoryKVCache):
-    """A cache that tells how long it reads what a refocus has changed."""
+    """Cache that times the forward of the entries that a refocus has changed."""
 
     spans: SpanTimers
 
@@ -77,7 +75,7 @@ class TimedCache(MemoryKVCache):
 
 
 def measure_cost(
-    controller: MCController,
+    memory: MemoryModel,
     config: SessionConfig,
     tokens: Tokens,
     lengths: Sequence[int],
@@ -86,26 +84,24 @@ def measure_cost(
     decode: int = 200,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """A row of figures for each kind of tree and length of history; see `_row`.
+    """Rows of figures for each kind of tree and length of history; see `_row`.
 
-    `tokens` are those of the history, `folder`, which exists and is empty, takes the disk trees, `decode` is how many tokens each
-    session decodes at least, and no less than two refocuses. Raises `UserError` where the disk is full.
+    `tokens` gives the history; the disk trees go to `folder`, which exists and is empty. Each session decodes `decode` tokens, and at
+    least as many as two refocuses take. Raises `UserError` if the disk is full.
     """
-    model = controller.model
-    engine, step = Engine(model), DecodeStep(model)
-    warm = _opened(controller, config, tokens, min(lengths), "ram", folder, engine, step)
+    run = _CostRun(memory, config, tokens, folder)
+    warm = run.open(min(lengths), "ram")
     for _ in range(2 * config.mc_infer_refocus_interval):
         next(warm.stream)
     candidates = []
     for length in sorted(lengths):
         for kind in kinds:
-            candidate = _opened(controller, config, tokens, length, kind, folder, engine, step)
-            candidates.append(candidate)
-            say(f"cost: {kind} {length:,} tokens read, {statistics.median(candidate.rates):,.0f} tokens/s")
+            candidates.append(run.open(length, kind))
+            say(f"cost: {kind} {length:,} tokens read, {statistics.median(candidates[-1].rates):,.0f} tokens/s")
     plain_ms: list[float] = []
     for turn in range(max(decode, 2 * config.mc_infer_refocus_interval)):
         if turn % config.mc_infer_refocus_interval == 0:
-            plain = _plain(model, engine, step, tokens, candidates[0].session.budget.target)
+            plain = run.plain(candidates[0].session.budget.target)
         for candidate in candidates if turn % 2 else reversed(candidates):
             candidate.token_ms.append(_timed(candidate.stream))
             if "score" in (parts := candidate.spans.collect()):
@@ -116,45 +112,72 @@ def measure_cost(
     return [_row(candidate, config.mc_infer_refocus_interval, statistics.median(plain_ms)) for candidate in candidates]
 
 
-def _opened(
-    controller: MCController,
-    config: SessionConfig,
-    tokens: Tokens,
-    length: int,
-    kind: Kind,
-    folder: Path,
-    engine: Engine,
-    step: DecodeStep,
-) -> Candidate:
-    """A session with a history of `length` tokens that has begun to decode."""
-    spec, device = session_spec(controller, config), controller.model.wte.weight.device
-    tree: MegaContextTree = RamTree(spec, device)
+@dataclass
+class _CostRun:
+    """Opens the sessions and caches of `measure_cost`."""
+
+    memory: MemoryModel
+    config: SessionConfig
+    tokens: Tokens
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self._model = self.memory.model
+        self._engine, self._step = Engine(self._model), DecodeStep(self._model)
+
+    def open(self, length: int, kind: Kind) -> Candidate:
+        """Session with a history of `length` tokens that has begun to decode."""
+        folder, device = self.folder / f"history-{length}", self.memory.device
+        session, spans = _new_session(self.memory, self.config, kind, folder), SpanTimers(device)
+        cache = TimedCache(self._model, [session], step=self._step)
+        cache.spans = spans
+        candidate = Candidate(kind, length, session, spans, iter(()))
+        for begin in range(0, length - 1, PIECE):
+            piece = self.tokens(begin, min(begin + PIECE, length - 1))
+            candidate.rates.append(len(piece) / _seconds(lambda piece=piece: session.append(piece), device))
+            candidate.plain_rates.append(self._plain_rate())
+        hidden = cache.append(self.tokens(length - 1, length)[None])
+        _time_parts(session, spans)
+        spans.collect()
+        candidate.stream = self._engine.resume(cache, hidden, ENDLESS)
+        next(candidate.stream)
+        session.save()
+        spans.collect()
+        candidate.entries = len(session.context)
+        if kind == "disk":
+            candidate.disk_bytes = sum(path.stat().st_size for path in folder.iterdir())
+        return candidate
+
+    def plain(self, entries: int) -> Iterator[list[int | None]]:
+        """Decoding behind a plain cache that has read `entries` tokens."""
+        cache = KVCache(self._model, 1, step=self._step)
+        stream = self._engine.resume(cache, cache.append(self.tokens(0, entries)[None]), ENDLESS)
+        next(stream)
+        return stream
+
+    def _plain_rate(self) -> float:
+        """Tokens per second of plain reading, in rows of the model's context length."""
+        T = self._model.config.max_seq_len
+        rows = self.tokens(0, T)[None].to(self.memory.device)
+
+        @torch.no_grad()
+        def read() -> None:
+            for _ in range(PLAIN_READS):
+                KVCache(self._model, 1, T).append(rows)
+
+        return PLAIN_READS * T / _seconds(read, self.memory.device)
+
+
+def _new_session(memory: MemoryModel, config: SessionConfig, kind: Kind, folder: Path) -> MCSession:
+    """Empty session; a disk tree is created in `folder`."""
+    spec = session_spec(memory, config)
     if kind == "disk":
-        tree = DiskTree.create(folder / f"history-{length}", {"made_by": "mc_eval"}, spec)
-    session = MCSession(controller, tree, config, file=folder / f"history-{length}" / FOCUS if kind == "disk" else None)
-    spans = SpanTimers(device)
-    cache = TimedCache(controller.model, [session], step=step)
-    cache.spans = spans
-    candidate = Candidate(kind, length, session, spans, iter(()))
-    for begin in range(0, length - 1, PIECE):
-        piece = tokens(begin, min(begin + PIECE, length - 1))
-        candidate.rates.append(len(piece) / _seconds(lambda piece=piece: session.append(piece), device))
-        candidate.plain_rates.append(_plain_rate(controller.model, tokens))
-    hidden = cache.append(tokens(length - 1, length)[None])
-    _time_parts(session, spans)
-    spans.collect()
-    candidate.stream = engine.resume(cache, hidden, ENDLESS)
-    next(candidate.stream)
-    session.save()
-    spans.collect()
-    candidate.entries = len(session.context)
-    if kind == "disk":
-        candidate.disk_bytes = sum(path.stat().st_size for path in (folder / f"history-{length}").iterdir())
-    return candidate
+        return MCSession(memory, DiskTree.create(folder, {"made_by": "mc_eval"}, spec), config, file=folder / FOCUS)
+    return MCSession(memory, RamTree(spec, memory.device), config)
 
 
 def _time_parts(session: MCSession, spans: SpanTimers) -> None:
-    """Puts a span around what a refocus calls: from outside, so that a session knows of no clock."""
+    """Wraps the calls of a refocus in spans, from outside: the session itself takes no times."""
     for owner, name, span in (
         (session, "note", "note"),
         (session, "scores", "score"),
@@ -176,31 +199,10 @@ def _spanned(call: Callable[..., Any], spans: Callable[[str], AbstractContextMan
 
 
 def _timed(stream: Iterator[Any]) -> float:
-    """Milliseconds of the next token, which its choice waits for on any device."""
+    """Milliseconds of the next token, whose selection synchronises with the device."""
     begin = time.perf_counter()
     next(stream)
     return (time.perf_counter() - begin) * 1e3
-
-
-def _plain(model: GPT, engine: Engine, step: DecodeStep, tokens: Tokens, entries: int) -> Iterator[list[int | None]]:
-    """Decodes behind a plain cache of so many tokens, which has been read."""
-    cache = KVCache(model, 1, step=step)
-    stream = engine.resume(cache, cache.append(tokens(0, entries)[None]), ENDLESS)
-    next(stream)
-    return stream
-
-
-def _plain_rate(model: GPT, tokens: Tokens) -> float:
-    """Tokens per second that the model reads without a memory, in rows of its context length."""
-    T, device = model.config.max_seq_len, model.wte.weight.device
-    rows = tokens(0, T)[None].to(device)
-
-    @torch.no_grad()
-    def read() -> None:
-        for _ in range(PLAIN_READS):
-            KVCache(model, 1, T).append(rows)
-
-    return PLAIN_READS * T / _seconds(read, device)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -215,9 +217,9 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 def _row(candidate: Candidate, interval: int, plain_ms: float) -> dict[str, Any]:
     """Medians: `token_ms` of decoding, `plain_ms` of decoding without a memory; `score_ms`, `plan_ms`, `assemble_ms`, `gist_ms` and
-    `forward_ms` of a refocus, and the `refocus_share` of the first three in the time of the tokens it serves; `ingest` and
-    `ingest_ratio`, tokens per second and by those of plain reading. And `mean_ms` of decoding, with its refocuses; `disk_ratio`,
-    the bytes by those of tokens and gists alone."""
+    `forward_ms` of a refocus, and `refocus_share`, the first three by the time of the tokens between two refocuses; `ingest`, tokens
+    read per second, and `ingest_ratio` by plain reading. Also `mean_ms` of decoding with its refocuses; `disk_ratio`, the bytes by
+    those of tokens and gists alone."""
     spec = candidate.session.tree.spec
     token_ms = statistics.median(candidate.token_ms)
     each = {name: statistics.median(parts.get(name, 0.0) for parts in candidate.refocus_ms) for name in (*REFOCUS, "note", "forward")}
@@ -243,8 +245,8 @@ def _row(candidate: Candidate, interval: int, plain_ms: float) -> dict[str, Any]
     }
 
 
-class Which(NamedTuple):
-    """A memory in a checkpoint, and the device it runs on."""
+class MemorySource(NamedTuple):
+    """A memory's checkpoint and device type."""
 
     stage: Stage
     tag: str
@@ -252,32 +254,28 @@ class Which(NamedTuple):
     device_type: str
 
 
-def peak_of(which: Which, config: SessionConfig, kind: Literal["ram", "disk"], length: int, root: Path) -> float:
-    """MiB that a process has at most which reads `length` tokens into a new session and decodes behind them.
+def peak_of(source: MemorySource, config: SessionConfig, kind: Kind, length: int, root: Path) -> float:
+    """Peak device memory in MiB of a process that reads `length` random tokens into a new session and decodes behind them.
 
-    The tokens are random; a disk tree lies in `root` as long as it takes. Raises `UserError` where the process is killed.
+    A disk tree lies in `root` meanwhile. Raises `UserError` if the process is killed.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_peak, which, config, kind, length, root).result()
+            return pool.submit(_peak, source, config, kind, length, root).result()
         except BrokenProcessPool as error:
-            raise UserError(f"a process with {length:,} tokens of history was killed, for want of memory perhaps; give --quick") from error
+            raise UserError(f"the measuring process for {length:,} tokens was killed (out of memory?); try --quick") from error
 
 
 @torch.no_grad()
-def _peak(which: Which, config: SessionConfig, kind: Literal["ram", "disk"], length: int, root: Path) -> float:
-    runtime = start(RuntimeFlags(device_type=which.device_type, compile=False))
+def _peak(source: MemorySource, config: SessionConfig, kind: Kind, length: int, root: Path) -> float:
+    runtime = start(RuntimeFlags(device_type=source.device_type, compile=False))
     where = (runtime.device, runtime.precision.dtype, runtime.backend)
-    controller = load_controller(which.stage, which.tag, which.step, *where, lambda _: None).controller
-    spec, model = session_spec(controller, config), controller.model
-    generator = torch.Generator().manual_seed(0)
+    memory = load_memory(source.stage, source.tag, source.step, *where, lambda _: None).memory
+    model, generator = memory.model, torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory(dir=root) as folder:
-        tree: MegaContextTree = RamTree(spec, runtime.device)
-        if kind == "disk":
-            tree = DiskTree.create(Path(folder) / "history", {"made_by": "mc_eval"}, spec)
-        session = MCSession(controller, tree, config)
+        session = _new_session(memory, config, kind, Path(folder) / "history")
         for begin in range(0, length - 1, PIECE):
-            session.append(torch.randint(spec.vocab_size, (min(PIECE, length - 1 - begin),), generator=generator))
+            session.append(torch.randint(model.config.vocab_size, (min(PIECE, length - 1 - begin),), generator=generator))
         cache, engine = MemoryKVCache(model, [session]), Engine(model)
         hidden = cache.append(torch.zeros(1, 1, dtype=torch.int64))
         decoded = Sampling(temperature=0, max_tokens=2 * config.mc_infer_refocus_interval)

@@ -1,10 +1,11 @@
-"""Losses of the same rows under several conditions, compared: means with the standard errors of paired differences.
+"""Paired comparison of conditions over the same rows: means, standard errors of differences, recovery.
 
 Shapes: `N` rows, `C` conditions.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,10 +16,14 @@ from torch import Tensor
 
 
 class Estimate(NamedTuple):
-    """A figure and its standard error; NaN where there is none."""
+    """Value and its standard error; NaN if undefined."""
 
     value: float
     error: float
+
+    def columns(self, name: str) -> dict[str, float | None]:
+        """Columns `name` and `name_error` of a table; None if not finite."""
+        return {key: value if math.isfinite(value) else None for key, value in ((name, self.value), (f"{name}_error", self.error))}
 
     def __str__(self) -> str:
         return f"{self.value:.4f} ± {self.error:.4f}"
@@ -26,14 +31,13 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Mean loss of each condition over `rows` rows in `groups` groups, and the covariance [C,C] of these means, fp64 on the CPU.
+    """Mean loss of each condition over `rows` rows, and the covariance [C,C] of these means, fp64 on the CPU.
 
-    Rows are paired, so that what makes one row harder than another drops out of every difference.
+    Rows are paired, so that their difficulty drops out of every difference.
     """
 
     conditions: tuple[str, ...]
     rows: int
-    groups: int
     means: Tensor
     covariance: Tensor
 
@@ -46,14 +50,14 @@ class PairedComparison:
         return self._contrast((condition, 1.0), (reference, -1.0))
 
     def delta_nll(self, condition: str) -> Estimate:
-        """What `condition` loses against the full context, in nats."""
+        """Mean loss of `condition` above that of the full context, in nats."""
         return self.difference(condition, "full")
 
     def recovery(self, condition: str) -> Estimate:
-        """(window − condition) / (window − full): the share of what the far context gives that `condition` keeps.
+        """(window − condition) / (window − full): share of the gain from far context that `condition` keeps.
 
-        The error is that of a ratio of means by the delta method. NaN where window and full tie exactly; a share of a gain
-        that is within its own error of 0 means nothing, whatever its figure.
+        The error is that of a ratio of means, by the delta method. NaN if window and full are equal; meaningless if their difference
+        is within its own error of 0.
         """
         gain = self.difference("window", "full").value
         if gain == 0:
@@ -62,7 +66,7 @@ class PairedComparison:
         return Estimate(share, self._contrast(("window", 1 - share), (condition, -1.0), ("full", share)).error / abs(gain))
 
     def _contrast(self, *terms: tuple[str, float]) -> Estimate:
-        """The sum of conditions' means times weights; a condition may occur more than once."""
+        """Sum of conditions' means times weights; a condition may occur more than once."""
         total = torch.zeros_like(self.means)
         for condition, weight in terms:
             total[self.conditions.index(condition)] += weight
@@ -70,10 +74,10 @@ class PairedComparison:
 
 
 def compare_rows(losses: Mapping[str, Tensor], groups: Tensor | None = None) -> PairedComparison:
-    """The comparison of `losses`, [N] of each condition, over the rows of all processes.
+    """Compares `losses`, [N] of each condition, over the rows of all processes.
 
-    Rows of a group (int64 [N], the same number for each row of it; None: each row alone) are not taken to be independent,
-    such as those of one document. No group may be spread over processes. Raises `ValueError` where there is no row.
+    Rows with the same number in `groups`, int64 [N], such as those of one document, are not taken to be independent; None = every
+    row is its own group. No group may be spread over processes. Raises `ValueError` if there is no row.
     """
     conditions = tuple(losses)
     values = torch.stack([losses[name] for name in conditions], dim=1)  # (N, C)
@@ -82,7 +86,7 @@ def compare_rows(losses: Mapping[str, Tensor], groups: Tensor | None = None) -> 
     first = _summed(torch.cat([values.sum(0), values.new_tensor([N])]))
     rows = int(first[-1])
     if not rows:
-        raise ValueError("no row has a target to be judged on: there is nothing to compare")
+        raise ValueError("no row has a target in the horizon: nothing to compare")
     means = first[:-1] / rows
     residuals = values - means
     if groups is not None:
@@ -93,11 +97,11 @@ def compare_rows(losses: Mapping[str, Tensor], groups: Tensor | None = None) -> 
     count = int(second[-1])
     correction = count / (count - 1) if count > 1 else float("nan")
     covariance = second[:-1].view(C, C) / rows**2 * correction
-    return PairedComparison(conditions, rows, count, means.double().cpu(), covariance.double().cpu())
+    return PairedComparison(conditions, rows, means.double().cpu(), covariance.double().cpu())
 
 
 def _summed(tensor: Tensor) -> Tensor:
-    """The sum over all processes."""
+    """Sum over all processes."""
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor

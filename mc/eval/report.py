@@ -1,4 +1,4 @@
-"""What `scripts.mc_eval` makes of its rows: charts, and which of the figures that a memory must reach it reaches."""
+"""Charts and acceptance criteria of the rows that `scripts.mc_eval` measures."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mc.eval.metric_bounds import MEMORY_BOUNDS
-from mc.eval.session_baselines import CONDITIONS
+from mc.eval.session_baselines import SESSION_CONDITIONS
 from nanochat.eval.chat_eval import Z
 
 Row = dict[str, Any]
-REFERENCE = 1 << 12  # tokens of history that longer ones are compared with
+REFERENCE = 1 << 12  # length of the history that longer ones are compared with, tokens
 DECODE, PEAK, DISK, INGEST, REFOCUS = 1.15, 1.2, 1.02, 0.8, 0.05
 RECALL_LENGTH = 16  # times the entries of a Working Context
-RECALL, CHANCE = 0.9, 0.1  # accuracy at least, and that of a window that sees nothing of what is asked at most
+RECALL, CHANCE = 0.9, 0.1  # accuracy at least; at most, of a window that sees nothing of what is asked
 
-DELTA_NLL = "mc/delta_nll@*"  # its target
+DELTA_NLL = "mc/delta_nll@*"
 PLAIN = "plain cache of as many entries"
 
 
-class Target(NamedTuple):
-    """A figure, its limit, and whether it keeps it."""
+class Criterion(NamedTuple):
+    """A figure, its limit, and whether the limit is met."""
 
     figure: str
     value: float
@@ -28,16 +28,16 @@ class Target(NamedTuple):
     met: bool
 
     def row(self) -> dict[str, Any]:
-        """For a report."""
+        """Row of a report."""
         return {**self._asdict(), "met": "met" if self.met else "missed"}
 
     def __str__(self) -> str:
         return f"{'met   ' if self.met else 'missed'}  {self.figure}: {self.value:.4g} ({self.limit})"
 
 
-def cost_targets(rows: Sequence[Row]) -> list[Target]:
-    """Of the longest history measured, for each kind of tree."""
-    targets: list[Target] = []
+def cost_criteria(rows: Sequence[Row]) -> list[Criterion]:
+    """Criteria on the cost of the longest history, for each kind of tree."""
+    criteria: list[Criterion] = []
     for kind in dict.fromkeys(row["tree"] for row in rows):
         mine = sorted((row for row in rows if row["tree"] == kind), key=lambda row: row["tokens"])
         last = mine[-1]
@@ -45,55 +45,57 @@ def cost_targets(rows: Sequence[Row]) -> list[Target]:
         name = f"{kind}, {last['tokens']:,} tokens"
         if first is not last:
             than = f"{name} by {first['tokens']:,}"
-            targets.append(_at_most(f"time of a token, {than}", last["token_ms"] / first["token_ms"], DECODE))
+            criteria.append(_at_most(f"time of a token, {than}", last["token_ms"] / first["token_ms"], DECODE))
             if kind == "disk":
-                targets.append(_at_most(f"peak memory, {than}", last["peak_mib"] / first["peak_mib"], PEAK))
+                criteria.append(_at_most(f"peak memory, {than}", last["peak_mib"] / first["peak_mib"], PEAK))
         if last["disk_ratio"] is not None:
-            targets.append(_at_most(f"bytes on disk by those of tokens and gists, {name}", last["disk_ratio"], DISK))
-        targets.append(_at_least(f"reading by reading without a memory, {name}", last["ingest_ratio"], INGEST))
-        targets.append(_at_most(f"refocus by the time of the tokens it serves, {name}", last["refocus_share"], REFOCUS))
-    return targets
+            criteria.append(_at_most(f"bytes on disk by those of tokens and gists, {name}", last["disk_ratio"], DISK))
+        criteria.append(_at_least(f"reading by reading without a memory, {name}", last["ingest_ratio"], INGEST))
+        criteria.append(_at_most(f"refocus by the time of the tokens it serves, {name}", last["refocus_share"], REFOCUS))
+    return criteria
 
 
-def delta_nll_targets(delta_nll: Mapping[int, float]) -> list[Target]:
-    """Of ΔNLL behind LensNet's layouts, by horizon."""
-    (most,) = [target.rule.high for target in MEMORY_BOUNDS if target.metric == DELTA_NLL]
+def delta_nll_criteria(delta_nll: Mapping[int, float]) -> list[Criterion]:
+    """Criteria on ΔNLL behind LensNet's layouts, by horizon."""
+    (most,) = [bound.rule.high for bound in MEMORY_BOUNDS if bound.metric == DELTA_NLL]
     return [_at_most(f"ΔNLL@{horizon}", value, most) for horizon, value in sorted(delta_nll.items())]
 
 
-def recall_targets(rows: Sequence[Row], width: int) -> list[Target]:
-    """Of each suite at 16 times the width: recall with the focus, and without a memory none."""
-    targets: list[Target] = []
+def recall_criteria(rows: Sequence[Row], width: int) -> list[Criterion]:
+    """Criteria on each suite at 16 times the width: recall with LensNet's focus, and none with a window."""
+    criteria: list[Criterion] = []
     for suite in dict.fromkeys(row["suite"] for row in rows):
         here = {row["condition"]: row["accuracy"] for row in rows if (row["suite"], row["tokens"]) == (suite, RECALL_LENGTH * width)}
-        if "focus" in here:
-            targets.append(_at_least(f"{suite}, {RECALL_LENGTH} × W, gists + focus", here["focus"], RECALL))
+        if "lens" in here:
+            criteria.append(_at_least(f"{suite}, {RECALL_LENGTH} × W, gists + focus", here["lens"], RECALL))
         if "window" in here:
-            targets.append(_at_most(f"{suite}, {RECALL_LENGTH} × W, window", here["window"], CHANCE))
-    return targets
+            criteria.append(_at_most(f"{suite}, {RECALL_LENGTH} × W, window", here["window"], CHANCE))
+    return criteria
 
 
-def _at_most(figure: str, value: float, limit: float) -> Target:
-    return Target(figure, value, f"at most {limit}", value <= limit)
+def _at_most(figure: str, value: float, limit: float) -> Criterion:
+    return Criterion(figure, value, f"at most {limit}", value <= limit)
 
 
-def _at_least(figure: str, value: float, limit: float) -> Target:
-    return Target(figure, value, f"at least {limit}", value >= limit)
+def _at_least(figure: str, value: float, limit: float) -> Criterion:
+    return Criterion(figure, value, f"at least {limit}", value >= limit)
 
 
 def charts(text: Sequence[Row], suites: Sequence[Row], cost: Sequence[Row]) -> list[dict[str, Any]]:
-    """Charts of what was measured; see `nanochat.report.figures`."""
+    """Charts of the rows; see `nanochat.report.figures`."""
     made = []
     if text:
         made.append(
-            _chart("text", "Long documents", "What is gained over the window, by tokens of history", _text_panels(text), CONDITIONS)
+            _chart("text", "Long documents", "What is gained over the window, by tokens of history", _text_panels(text), SESSION_CONDITIONS)
         )
     if suites:
         panels = [
             {"title": name, "limits": [0, 1], "curves": _curves([r for r in suites if r["suite"] == name], "condition", _accuracy)}
             for name in dict.fromkeys(row["suite"] for row in suites)
         ]
-        made.append(_chart("suites", "Recall: accuracy with 95 % intervals", "Accuracy by suite, length and condition", panels, CONDITIONS))
+        made.append(
+            _chart("suites", "Recall: accuracy with 95 % intervals", "Accuracy by suite, length and condition", panels, SESSION_CONDITIONS)
+        )
     if cost:
         made.append(
             _chart("cost", "Cost of a history", "Time, memory and disk by tokens of history", _cost_panels(cost), ("ram", "disk", PLAIN))
@@ -106,7 +108,7 @@ def _chart(name: str, title: str, caption: str, panels: list[dict[str, Any]], la
 
 
 def _curves(rows: Iterable[Row], key: str, point: Callable[[Row], list[float] | None]) -> list[dict[str, Any]]:
-    """One for each value of `key` that has points."""
+    """One curve for each value of `key` that has points."""
     curves: dict[str, list[list[float]]] = {}
     for row in sorted(rows, key=lambda row: row["tokens"]):
         if (made := point(row)) is not None:
@@ -119,7 +121,7 @@ def _accuracy(row: Row) -> list[float]:
 
 
 def _with_error(name: str) -> Callable[[Row], list[float] | None]:
-    """The figure with its 95 % interval, where there is one."""
+    """Points of a figure, with its 95 % interval if it has an error."""
 
     def point(row: Row) -> list[float] | None:
         value, error = row[name], row[f"{name}_error"]

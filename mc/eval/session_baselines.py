@@ -1,46 +1,42 @@
-"""What a model may read of one history under one budget of entries: conditions to compare, each behind a row of a cache.
+"""Context baselines for session evaluation: one history read under the conditions of `mc.eval.conditions`, each in a cache of one row.
 
-- `full`: every token, in a plain cache, as far as `full_limit` allows;
-- `window`: the last tokens alone, as many as a Working Context has entries, at their true positions;
-- `gists`: a session whose focus never moves: the newest tokens raw, gists of all before, nothing expanded;
-- `focus`: a session as at inference;
-- `random`: the same with random scores in place of LensNet's;
-- `oracle`: the same with scores that know which tokens are needed: what choosing could do at best.
-
-All but `full` have the budget of the session's Working Context, and go back to its target at the same moments. Gists are made
-once, of the history without its last token; that one, the decision point, is read under each condition by itself and makes the
-focus look as often as it may at a prompt's end. Shapes: `n` tokens, `B` rows, `D` width, `W` entries.
+`lens` is a session as at inference; `random` and `oracle` have other scores in place of LensNet's; the focus of `gists` never
+moves. All but `full` have the budget of the session's Working Context and return to its target at the same tokens. Gists are made
+once, of the history without its last token. That one, the decision point, is read under each condition separately and triggers
+as many refocus iterations as the end of a prompt. Shapes: `n` tokens, `B` rows, `D` width, `W` entries.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mc.config import SessionConfig
+from mc.eval.conditions import CONDITIONS, Condition
 from mc.layout.tiling import Edit, Tiling
+from mc.memory_model import MemoryModel
 from mc.session.allocator import FocusAllocator
 from mc.session.budget import Budget
 from mc.session.hooks import SessionHooks
 from mc.session.session import MCSession, session_budget, session_spec
 from mc.session.tree import MegaContextTree, RamTree
-from mc.train.controller import MCController
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.memory_kv_cache import ExternalMemory, MemoryKVCache
 from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
 
-Condition = Literal["full", "window", "gists", "focus", "random", "oracle"]
-CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+SESSION_CONDITIONS = tuple(condition for condition in CONDITIONS if condition != "recency")
 Score = Callable[[MCSession], np.ndarray]  # fp32 [W] of the session's entries
 Spans = Sequence[tuple[int, int]]  # tokens [begin, end)
 
 
 class Window:
-    """A `ExternalMemory` of the last tokens: up to `budget.most` of them, and `budget.target` after every `budget.interval` new ones."""
+    """`ExternalMemory` of the last tokens: up to `budget.most`, cut to `budget.target` after every `budget.interval` new ones."""
 
     def __init__(self, model: GPT, budget: Budget) -> None:
         self._model, self._budget = model, budget
@@ -77,7 +73,7 @@ class Window:
         self.position += len(tokens)
 
     def _drop(self) -> bool:
-        """Forgets what is beyond the target; whether there was any."""
+        """Drops the tokens beyond the target; returns whether there were any."""
         self._since = 0
         beyond = len(self._tokens) - self._budget.target
         self._tokens = self._tokens[max(0, beyond) :]
@@ -85,10 +81,10 @@ class Window:
 
 
 class Steered(MCSession):
-    """A session whose scores are not LensNet's but those of `score`."""
+    """Session with the scores of `score` in place of LensNet's."""
 
-    def __init__(self, controller: MCController, tree: MegaContextTree, config: SessionConfig, score: Score) -> None:
-        super().__init__(controller, tree, config)
+    def __init__(self, memory: MemoryModel, tree: MegaContextTree, config: SessionConfig, score: Score) -> None:
+        super().__init__(memory, tree, config)
         self._score = score
 
     def scores(self) -> np.ndarray:
@@ -97,23 +93,23 @@ class Steered(MCSession):
 
 
 class NeverExpands(FocusAllocator):
-    """Makes a Working Context fit, the oldest coarsest, and does no more."""
+    """Allocator that collapses the oldest until the Working Context fits, and never expands."""
 
     def plan(self, tiling: Tiling, length: int, budget: int, scores: np.ndarray) -> list[Edit]:
         """No edit."""
         return []
 
 
-def unfocused(controller: MCController, tree: MegaContextTree, config: SessionConfig) -> MCSession:
+def unfocused(memory: MemoryModel, tree: MegaContextTree, config: SessionConfig) -> MCSession:
     """The session of `gists`."""
-    session = Steered(controller, tree, config, lambda session: np.zeros(len(session.context), dtype=np.float32))
+    session = Steered(memory, tree, config, lambda session: np.zeros(len(session.context), dtype=np.float32))
     spec = tree.spec
     session.allocator = NeverExpands(config.allocator, spec.geometry, spec.max_lod, session.budget.recent)
     return session
 
 
 def random_scores(seed: int) -> Score:
-    """Uniform in −1 … 1, one draw for all tokens of a block: what is raw stays or goes by blocks."""
+    """Scores uniform in −1 … 1, one draw for all tokens of a block, which stay raw or collapse together."""
     generator = np.random.default_rng(seed)
 
     def score(session: MCSession) -> np.ndarray:
@@ -124,7 +120,7 @@ def random_scores(seed: int) -> Score:
 
 
 def needed_scores(needed: Spans) -> Score:
-    """1 for the entries that hold a block with one of the tokens `needed`, −1 for all others."""
+    """Score 1 for entries that hold a block with one of the tokens `needed`, −1 for all others."""
 
     def score(session: MCSession) -> np.ndarray:
         geometry, (lod, start) = session.tree.spec.geometry, session.context.tiling
@@ -138,28 +134,49 @@ def needed_scores(needed: Spans) -> Score:
     return score
 
 
+@dataclass(frozen=True)
+class SessionEval:
+    """Settings of an evaluation of `memory` through sessions: up to `examples` histories of each length, under `conditions`.
+
+    About `batch` histories are decoded at once. `full_limit` is the most tokens that the condition `full` may have; `hooks` observes
+    the sessions of the condition `lens`.
+    """
+
+    memory: MemoryModel
+    config: SessionConfig
+    conditions: Sequence[Condition]
+    examples: int
+    batch: int
+    full_limit: int
+    seed: int = 0
+    hooks: SessionHooks | None = None
+
+    @functools.cached_property
+    def step(self) -> DecodeStep:
+        """The decode step that all caches share."""
+        return DecodeStep(self.memory.model)
+
+
 class Opened(NamedTuple):
-    """A history under one condition: a cache of one row that has read it, and the hidden state [1,D] of its last token."""
+    """A history under one condition: the cache of one row that has read it, and the hidden state [1,D] of its last token."""
 
     cache: MemoryKVCache
     hidden: Tensor
 
 
 class Reader:
-    """Reads one history from its beginning, and opens it under conditions wherever it has come to.
+    """Reads history `number` from its beginning, and opens what has been read under any condition.
 
-    `full_limit` is how many tokens the condition `full` may have; `hooks` sees the sessions of the condition `focus`. Raises
-    `ValueError` where `config` does not fit the memory.
+    Raises `ValueError` if the configuration of sessions does not fit the memory.
     """
 
-    def __init__(
-        self, controller: MCController, config: SessionConfig, full_limit: int, step: DecodeStep, hooks: SessionHooks | None = None
-    ) -> None:
-        self._controller, self._config, self._full_limit, self._step, self._hooks = controller, config, full_limit, step, hooks
-        self.budget = session_budget(controller, config)
+    def __init__(self, evaluation: SessionEval, number: int = 0) -> None:
+        self._eval, self._seed = evaluation, evaluation.seed + number
+        memory, config = evaluation.memory, evaluation.config
+        self.budget = session_budget(memory, config)
         self._tokens = torch.zeros(0, dtype=torch.int64)
-        self._tree = RamTree(session_spec(controller, config), controller.model.wte.weight.device)
-        self._session = unfocused(controller, self._tree, config)
+        self._tree = RamTree(session_spec(memory, config), memory.device)
+        self._session = unfocused(memory, self._tree, config)
 
     @property
     def length(self) -> int:
@@ -167,37 +184,40 @@ class Reader:
         return len(self._tokens)
 
     def read(self, tokens: Tensor) -> None:
-        """Goes on with `tokens`, int64 [n]."""
+        """Reads further `tokens`, int64 [n]."""
         self._tokens = torch.cat([self._tokens, tokens])
         self._session.append(self._tokens[self._session.length : -1])
 
-    @torch.no_grad()
-    def open(self, condition: Condition, seed: int = 0, needed: Spans = ()) -> Opened | None:
-        """What was read, under `condition`, gone on with by itself; None where it is too long to be read in full.
+    def open_all(self, needed: Spans | None, longest: int = 0) -> Iterator[tuple[Condition, Opened]]:
+        """Opens the history under each condition; not `full` if it, or `longest`, is too long, nor `oracle` if `needed` is None."""
+        too_long = max(self.length, longest) > self._eval.full_limit
+        for condition in self._eval.conditions:
+            if not (condition == "full" and too_long or condition == "oracle" and needed is None):
+                yield condition, self.open(condition, needed or ())
 
-        `seed` is that of random scores, `needed` the tokens that the oracle asks for.
-        """
-        if condition == "full" and self.length > self._full_limit:
-            return None
+    @torch.no_grad()
+    def open(self, condition: Condition, needed: Spans = ()) -> Opened:
+        """A copy of what was read, under `condition`; `needed` are the tokens that the oracle scores high."""
         raw = condition in ("full", "window")
-        memory = None if condition == "full" else self._memory(condition, seed, needed)
-        cache = MemoryKVCache(self._controller.model, [memory], step=self._step)
+        history = None if condition == "full" else self._history(condition, needed)
+        cache = MemoryKVCache(self._eval.memory.model, [history], step=self._eval.step)
         return Opened(cache, cache.append((self._tokens if raw else self._tokens[-1:])[None]))
 
-    def _memory(self, condition: Condition, seed: int, needed: Spans) -> ExternalMemory:
+    def _history(self, condition: Condition, needed: Spans) -> ExternalMemory:
+        memory, config = self._eval.memory, self._eval.config
         if condition == "window":
-            return Window(self._controller.model, self.budget)
+            return Window(memory.model, self.budget)
         tree = self._tree.copy()
         if condition == "gists":
-            return unfocused(self._controller, tree, self._config)
-        if condition == "focus":
-            return MCSession(self._controller, tree, self._config, hooks=self._hooks)
-        return Steered(self._controller, tree, self._config, random_scores(seed) if condition == "random" else needed_scores(needed))
+            return unfocused(memory, tree, config)
+        if condition == "lens":
+            return MCSession(memory, tree, config, hooks=self._eval.hooks)
+        return Steered(memory, tree, config, random_scores(self._seed) if condition == "random" else needed_scores(needed))
 
 
-def joined(model: GPT, rows: Sequence[Opened], step: DecodeStep) -> Opened:
-    """One cache of all rows, to be gone on with together."""
-    cache = MemoryKVCache(model, max_rows=len(rows), step=step)
+def joined(evaluation: SessionEval, rows: Sequence[Opened]) -> Opened:
+    """Joins rows into one cache, to continue them together."""
+    cache = MemoryKVCache(evaluation.memory.model, max_rows=len(rows), step=evaluation.step)
     for row in rows:
         cache.admit(row.cache)
     return Opened(cache, torch.cat([row.hidden for row in rows]))
@@ -205,7 +225,7 @@ def joined(model: GPT, rows: Sequence[Opened], step: DecodeStep) -> Opened:
 
 @torch.no_grad()
 def forced(rows: Opened, tokens: Tensor) -> Iterator[Tensor]:
-    """The hidden states [B,D] that predict each of `tokens`, int64 [B,n], which the rows are gone on with one by one."""
+    """Teacher forcing: yields the hidden states [B,D] that predict each of `tokens`, int64 [B,n], one by one."""
     hidden = rows.hidden
     for i in range(tokens.shape[1]):
         yield hidden

@@ -1,7 +1,7 @@
-"""Long-context suites asked through sessions: is what a long prompt hides found again?
+"""Evaluation on long-context recall suites through sessions.
 
-The prompt is read as a history under each of `mc.eval.session_baselines`; then the model continues greedily (`generate`), or each token of
-the right reply is checked for being the likeliest (`likelihood`). Shapes: `B` rows, `n` tokens of a reply.
+The prompt is read as a history under each condition of `mc.eval.session_baselines`; then the model decodes greedily (`generate`), or
+every token of the reference reply must be the argmax (`likelihood`). Shapes: `B` rows, `n` tokens of a reply.
 """
 
 from __future__ import annotations
@@ -15,15 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mc.config import SessionConfig
-from mc.eval.session_baselines import Condition, Opened, Reader, Spans, forced, joined
-from mc.eval.text_eval import Effort
-from mc.session.hooks import SessionHooks
-from mc.train.controller import MCController
+from mc.eval.conditions import Condition
+from mc.eval.session_baselines import Opened, Reader, SessionEval, Spans, forced, joined
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.eval.chat_eval import wilson
 from nanochat.infer.engine import Engine
-from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.reply import stop_tokens
 from nanochat.infer.sampling import Sampling
 from nanochat.tasks.long.mqar import mqar
@@ -35,11 +31,11 @@ MQAR_PAIRS = 8
 
 
 class Unfit(ValueError):
-    """A suite has no prompts of a length."""
+    """Raised if a suite has no prompts of a length."""
 
 
 class Prediction(NamedTuple):
-    """A reply under one condition to a prompt of `length` tokens; `prompt` is a hash of its tokens."""
+    """Reply under one condition to a prompt of `length` tokens; `prompt` is a hash of its tokens."""
 
     suite: str
     length: int
@@ -52,7 +48,7 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt as the model reads it, int64 [n], and what is right: the tokens of the reply; `needed` are tokens of the prompt."""
+    """Prompt as the model reads it, int64 [n], with its reference `reply` in tokens; `needed` are tokens of the prompt."""
 
     tokens: Tensor
     answer: str
@@ -60,62 +56,46 @@ class Asked:
     needed: Spans
     score: Callable[[str], float]
 
-    @property
-    def hash(self) -> str:
-        """Of the tokens."""
-        return hashlib.blake2b(self.tokens.numpy().tobytes(), digest_size=8).hexdigest()
 
-
+@dataclass
 class Examiner:
-    """Asks a memory: a base model (`chat` false) goes on with the prompt, a chat model is asked in its turn and given the beginning
-    of its own."""
+    """Runs suites: a base model (`chat` false) continues the prompt; a chat model gets it as a user's turn and the beginning of its
+    reply."""
 
-    def __init__(
-        self,
-        controller: MCController,
-        tokenizer: Tokenizer,
-        config: SessionConfig,
-        conditions: Sequence[Condition],
-        effort: Effort,
-        chat: bool,
-        scoring: Scoring = "generate",
-        easy: bool = False,
-        seed: int = 0,
-        hooks: SessionHooks | None = None,
-    ) -> None:
-        self._controller, self._tokenizer, self._config = controller, tokenizer, config
-        self._conditions, self._effort, self._chat, self._scoring = tuple(conditions), effort, chat, scoring
-        self._easy, self._seed, self._hooks = easy, seed, hooks
-        self._engine, self._step = Engine(controller.model), DecodeStep(controller.model)
+    evaluation: SessionEval
+    tokenizer: Tokenizer
+    chat: bool
+    scoring: Scoring = "generate"
+    easy: bool = False
+
+    def __post_init__(self) -> None:
+        self._model = self.evaluation.memory.model
+        self._engine = Engine(self._model)
 
     def run(self, suite: str, length: int) -> list[Prediction]:
-        """What comes of `effort.examples` prompts of `length` tokens. Raises `Unfit` where there can be none."""
+        """Predictions for prompts of `length` tokens. Raises `Unfit` if there can be none."""
         if suite == MQAR:
             return list(self._mqar(length))
-        tasks = Suite(suite, self._tokenizer.encode, easy=self._easy)
+        tasks = Suite(suite, self.tokenizer.encode, easy=self.easy)
         predictions: list[Prediction] = []
         waiting: list[tuple[Asked, Condition, Opened]] = []
         try:
-            examples = tasks.examples(self._effort.examples, length, self._seed)
+            examples = tasks.examples(self.evaluation.examples, length, self.evaluation.seed)
         except ValueError as error:
             raise Unfit(str(error)) from error
         for number, example in enumerate(examples):
-            asked = self._asked(tasks, example)
-            reader = Reader(self._controller, self._config, self._effort.full_limit, self._step, self._hooks)
+            asked, reader = self._asked(tasks, example), Reader(self.evaluation, number)
             reader.read(asked.tokens)
-            for condition in self._conditions:
-                opened = reader.open(condition, self._seed + number, asked.needed)
-                if opened is not None:
-                    waiting.append((asked, condition, opened))
-            if len(waiting) >= self._effort.rows:
+            waiting += [(asked, condition, opened) for condition, opened in reader.open_all(asked.needed)]
+            if len(waiting) >= self.evaluation.batch:
                 predictions += self._answer(suite, length, waiting, tasks.reply_tokens)
                 waiting = []
         return predictions + self._answer(suite, length, waiting, tasks.reply_tokens)
 
     def _asked(self, suite: Suite, example: Example) -> Asked:
-        encode, special = self._tokenizer.encode, self._tokenizer.special_tokens
+        encode, special = self.tokenizer.encode, self.tokenizer.special_tokens
         expected = DEFINITIONS[suite.name].task().reply(example.answers)
-        if self._chat:
+        if self.chat:
             before = [special["<|bos|>"], special["<|user_start|>"]]
             after = [special["<|user_end|>"], special["<|assistant_start|>"], *encode(example.prefix.strip())]
             tokens = [*before, *encode(example.question), *after]
@@ -128,24 +108,24 @@ class Examiner:
         )
 
     def _answer(self, suite: str, length: int, waiting: Sequence[tuple[Asked, Condition, Opened]], reply_tokens: int) -> list[Prediction]:
-        """The predictions of histories that are open under conditions."""
+        """Predictions for opened histories."""
         if not waiting:
             return []
-        rows = joined(self._controller.model, [opened for *_, opened in waiting], self._step)
-        if self._scoring == "generate":
-            texts = [self._tokenizer.decode(reply) for reply in self._replies(rows, reply_tokens)]
+        rows = joined(self.evaluation, [opened for *_, opened in waiting])
+        if self.scoring == "generate":
+            texts = [self.tokenizer.decode(reply) for reply in self._replies(rows, reply_tokens)]
             scores = [asked.score(text) for (asked, *_), text in zip(waiting, texts, strict=True)]
         else:
             likeliest = self._likeliest(rows, [asked.reply for asked, *_ in waiting])
-            texts = [self._tokenizer.decode(reply) for reply in likeliest]
+            texts = [self.tokenizer.decode(reply) for reply in likeliest]
             scores = [float(reply == list(asked.reply)) for (asked, *_), reply in zip(waiting, likeliest, strict=True)]
         return [
-            Prediction(suite, length, condition, asked.hash, asked.answer, text, score)
+            Prediction(suite, length, condition, _digest(asked.tokens), asked.answer, text, score)
             for (asked, condition, _), text, score in zip(waiting, texts, scores, strict=True)
         ]
 
     def _replies(self, rows: Opened, reply_tokens: int) -> list[list[int]]:
-        stop = stop_tokens(self._tokenizer)
+        stop = stop_tokens(self.tokenizer)
         replies: list[list[int]] = [[] for _ in range(rows.cache.rows)]
         for tokens in self._engine.resume(rows.cache, rows.hidden, Sampling(temperature=0, max_tokens=reply_tokens), stop):
             for reply, token in zip(replies, tokens, strict=True):
@@ -154,43 +134,42 @@ class Examiner:
         return replies
 
     def _likeliest(self, rows: Opened, replies: Sequence[tuple[int, ...]]) -> list[list[int]]:
-        """The likeliest token in place of each of those of the right replies, behind those before it."""
+        """Argmax in place of each token of the reference replies, teacher-forced."""
         longest = max(map(len, replies))
         padded = torch.tensor([[*reply, *[0] * (longest - len(reply))] for reply in replies])
-        tokens = torch.stack([self._controller.model.logits(hidden).argmax(-1).cpu() for hidden in forced(rows, padded)], dim=1)
+        tokens = torch.stack([self._model.logits(hidden).argmax(-1).cpu() for hidden in forced(rows, padded)], dim=1)
         return [row[: len(reply)] for row, reply in zip(tokens.tolist(), replies, strict=True)]
 
     def _mqar(self, length: int) -> Iterator[Prediction]:
-        """One prediction for each query; what stands after a query goes on being random."""
-        model = self._controller.model
+        """Yields one prediction for each query; the tokens after a query are random."""
         length -= length % 2
         try:
-            rows = mqar(self._effort.examples, length, self._seed, model.config.vocab_size, MQAR_PAIRS)
+            rows = mqar(self.evaluation.examples, length, self.evaluation.seed, self._model.config.vocab_size, MQAR_PAIRS)
         except ValueError as error:
             raise Unfit(str(error)) from error
         for number, tokens in enumerate(torch.from_numpy(np.ascontiguousarray(rows.tokens))):
-            queries = np.argsort(rows.asked[number])
-            for condition in self._conditions:
-                reader = Reader(self._controller, self._config, self._effort.full_limit, self._step, self._hooks)
-                first = int(rows.asked[number][queries[0]]) + 1
-                reader.read(tokens[:first])
-                needed = [(int(place), int(place) + 2) for place in rows.pairs[number]]
-                if condition == "full" and length > self._effort.full_limit:
-                    continue
-                opened = reader.open(condition, self._seed + number, needed)
-                assert opened is not None
+            queries, reader = np.argsort(rows.asked[number]), Reader(self.evaluation, number)
+            first = int(rows.asked[number][queries[0]]) + 1
+            reader.read(tokens[:first])
+            needed = [(int(place), int(place) + 2) for place in rows.pairs[number]]
+            for condition, opened in reader.open_all(needed, longest=length):
                 hidden, read = opened.hidden, first
                 for query in queries:
                     upto = int(rows.asked[number][query]) + 1
                     if upto > read:
                         hidden, read = opened.cache.append(tokens[None, read:upto]), upto
-                    said, right = int(model.logits(hidden).argmax()), int(rows.values[number][query])
-                    prompt = hashlib.blake2b(tokens[:upto].numpy().tobytes(), digest_size=8).hexdigest()
-                    yield Prediction(MQAR, length, condition, prompt, f"token {right}", f"token {said}", float(said == right))
+                    reply, right = int(self._model.logits(hidden).argmax()), int(rows.values[number][query])
+                    yield Prediction(
+                        MQAR, length, condition, _digest(tokens[:upto]), f"token {right}", f"token {reply}", float(reply == right)
+                    )
+
+
+def _digest(tokens: Tensor) -> str:
+    return hashlib.blake2b(tokens.numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def suite_rows(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-    """Accuracy with its 95 % interval by suite, length and condition."""
+    """Rows of accuracy with its 95 % interval, by suite, length and condition."""
     rows = []
     for key in dict.fromkeys((p.suite, p.length, p.condition) for p in predictions):
         scores = [p.score for p in predictions if (p.suite, p.length, p.condition) == key]

@@ -1,7 +1,7 @@
-"""What a memory is worth on long documents, through sessions: the tokens to come, predicted behind a history of growing length.
+"""Evaluation on long documents through sessions: loss on the next tokens behind histories of growing length.
 
-A document is read up to a decision point; the `H` tokens after it are predicted under each of `mc.eval.session_baselines`, token by token
-from the cache as at inference. Documents are paired, so differences have the errors of paired differences. Shapes: `H` horizon,
+A document is read up to a decision point; the `H` tokens after it are predicted under each condition of `mc.eval.session_baselines`,
+token by token from the cache as at inference. Documents are paired: errors are those of paired differences. Shapes: `H` horizon,
 `N` documents, `B` rows.
 """
 
@@ -9,39 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mc.config import SessionConfig
+from mc.eval.conditions import Condition
 from mc.eval.paired_stats import Estimate, PairedComparison, compare_rows
-from mc.eval.row_eval import plain_forward
-from mc.eval.session_baselines import Condition, Opened, Reader, forced, joined
-from mc.nets.attention_probe import attention_mass
-from mc.session.hooks import SessionHooks
-from mc.train.controller import MCController
-from nanochat.infer.fast_decode import DecodeStep
+from mc.eval.row_eval import horizon_attention
+from mc.eval.session_baselines import Opened, Reader, SessionEval, forced, joined
+from mc.memory_model import MemoryModel
 
-NEEDED_BLOCKS = 2  # blocks that the oracle of a text asks for: those that the horizon attends to most
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is measured: up to `examples` histories of each length, `rows` of them gone on with at once.
-
-    `full_limit` is the most tokens that the condition `full` may have.
-    """
-
-    examples: int
-    rows: int
-    full_limit: int
+NEEDED_BLOCKS = 2  # blocks that a text's oracle expands: those that the horizon attends to most
 
 
 class TextPoint(NamedTuple):
-    """A document cut after `length` tokens: the loss of each of the next tokens in nats, fp32 [H], by condition."""
+    """Losses of the tokens of a document after the first `length`, fp32 [H] in nats, by condition."""
 
     document: int
     length: int
@@ -49,7 +33,7 @@ class TextPoint(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """A history that is open under a condition, and what comes after it, int64 [H]."""
+    """A history opened under a condition, and the tokens after it, int64 [H]."""
 
     point: TextPoint
     condition: Condition
@@ -58,55 +42,44 @@ class _Waiting(NamedTuple):
 
 
 def measure_text(
-    controller: MCController,
-    documents: Sequence[Tensor],
-    config: SessionConfig,
-    lengths: Sequence[int],
-    horizon: int,
-    conditions: Sequence[Condition],
-    effort: Effort,
-    seed: int = 0,
-    say: Callable[[str], None] = lambda _: None,
-    hooks: SessionHooks | None = None,
+    evaluation: SessionEval, documents: Sequence[Tensor], lengths: Sequence[int], horizon: int, say: Callable[[str], None] = lambda _: None
 ) -> list[TextPoint]:
-    """The losses of `documents`, int64 [n] each, cut at every one of `lengths` that leaves `horizon` tokens behind it.
+    """Losses of `documents`, int64 [n] each, cut at every one of `lengths` that leaves `horizon` tokens after it.
 
-    Of each length the first `effort.examples` documents that are long enough are measured.
+    For each length the first documents that are long enough are measured.
     """
-    step = DecodeStep(controller.model)
-    left = dict.fromkeys(sorted(lengths), effort.examples)
+    left = dict.fromkeys(sorted(lengths), evaluation.examples)
     points: list[TextPoint] = []
     waiting: list[_Waiting] = []
     for number, tokens in enumerate(documents):
         cuts = [length for length in left if left[length] and length + horizon <= len(tokens)]
         if not cuts:
             continue
-        reader = Reader(controller, config, effort.full_limit, step, hooks)
+        reader = Reader(evaluation, number)
         for cut in cuts:
             left[cut] -= 1
             reader.read(tokens[reader.length : cut])
             point = TextPoint(number, cut, {})
             points.append(point)
-            needed = _attended(controller, tokens[: cut + horizon], horizon) if "oracle" in conditions and cut <= effort.full_limit else []
-            for condition in conditions:
-                opened = reader.open(condition, seed + number, needed) if needed or condition != "oracle" else None
-                if opened is not None:
-                    waiting.append(_Waiting(point, condition, opened, tokens[cut : cut + horizon]))
-            if len(waiting) >= effort.rows:
-                _go_on(controller, waiting, step)
+            wanted = "oracle" in evaluation.conditions and cut <= evaluation.full_limit
+            needed = _attended(evaluation.memory, tokens[: cut + horizon], horizon) if wanted else None
+            targets = tokens[cut : cut + horizon]
+            waiting += [_Waiting(point, condition, opened, targets) for condition, opened in reader.open_all(needed)]
+            if len(waiting) >= evaluation.batch:
+                _measure_waiting(evaluation, waiting)
         say(f"text: document {number}, {', '.join(f'{cut:,}' for cut in cuts)} tokens")
-    _go_on(controller, waiting, step)
+    _measure_waiting(evaluation, waiting)
     return points
 
 
 @torch.no_grad()
-def _go_on(controller: MCController, waiting: list[_Waiting], step: DecodeStep) -> None:
-    """Measures what waits, and empties the list."""
+def _measure_waiting(evaluation: SessionEval, waiting: list[_Waiting]) -> None:
+    """Measures the waiting histories as one batch, and empties the list."""
     if not waiting:
         return
-    model = controller.model
-    targets = torch.stack([row.targets for row in waiting]).to(model.wte.weight.device)
-    rows = joined(model, [row.opened for row in waiting], step)
+    model = evaluation.memory.model
+    targets = torch.stack([row.targets for row in waiting]).to(evaluation.memory.device)
+    rows = joined(evaluation, [row.opened for row in waiting])
     losses = [F.cross_entropy(model.logits(hidden), targets[:, i], reduction="none") for i, hidden in enumerate(forced(rows, targets))]
     for row, values in zip(waiting, torch.stack(losses, dim=1).cpu(), strict=True):
         row.point.losses[row.condition] = values
@@ -114,23 +87,20 @@ def _go_on(controller: MCController, waiting: list[_Waiting], step: DecodeStep) 
 
 
 @torch.no_grad()
-def _attended(controller: MCController, tokens: Tensor, horizon: int) -> list[tuple[int, int]]:
-    """The blocks before the horizon that its predictions attend to most behind the full history, but for those at its end."""
-    model, K = controller.model, controller.config.block_size
-    blocks = (len(tokens) - horizon - controller.plan.recent) // K
+def _attended(memory: MemoryModel, tokens: Tensor, horizon: int) -> list[tuple[int, int]] | None:
+    """Spans of the blocks, recent ones excluded, that the horizon's predictions attend to most; None if there are no blocks."""
+    K = memory.config.block_size
+    blocks = (len(tokens) - horizon - memory.plan.recent) // K
     if blocks < 1:
-        return []
-    plain = plain_forward(model, tokens[None].to(model.wte.weight.device))
-    queries = torch.arange(len(tokens) - horizon - 1, len(tokens) - 1, device=plain.hidden.device)
-    mass = attention_mass(model, plain.embedded, plain.inputs, queries[None])
-    best = mass[0, 0, : blocks * K].view(blocks, K).sum(1).topk(min(NEEDED_BLOCKS, blocks)).indices
+        return None
+    plain = memory.forward_plain(tokens[None].to(memory.device))
+    best = horizon_attention(memory, plain, horizon, blocks)[0].topk(min(NEEDED_BLOCKS, blocks)).indices
     return [(block * K, (block + 1) * K) for block in best.tolist()]
 
 
 def text_rows(points: Sequence[TextPoint], horizons: Sequence[int]) -> list[dict[str, Any]]:
-    """What the losses come to by length, horizon and condition, in nats: `nll`; `gain`, what the condition is better by than the
-    window; and where the full history was read, `delta_nll` and `recovery` (see `mc.eval.paired_stats`), else None. Errors are standard
-    errors of paired differences, None where there is one document."""
+    """Rows of figures by length, horizon and condition, in nats: `nll`; `gain` over the window; and `delta_nll` and `recovery` (see
+    `mc.eval.paired_stats`), None if the full history was not read. Errors are those of paired differences, None for one document."""
     rows: list[dict[str, Any]] = []
     for length in sorted({point.length for point in points}):
         here = [point for point in points if point.length == length]
@@ -145,19 +115,11 @@ def text_rows(points: Sequence[TextPoint], horizons: Sequence[int]) -> list[dict
 
 def _figures(compared: PairedComparison, name: str) -> dict[str, float | None]:
     full, window = ("full" in compared.conditions), ("window" in compared.conditions)
+    unknown = Estimate(math.nan, math.nan)
     estimates = {
         "nll": compared.mean(name),
-        "gain": compared.difference("window", name) if window else None,
-        "delta_nll": compared.delta_nll(name) if full else None,
-        "recovery": compared.recovery(name) if full and window else None,
+        "gain": compared.difference("window", name) if window else unknown,
+        "delta_nll": compared.delta_nll(name) if full else unknown,
+        "recovery": compared.recovery(name) if full and window else unknown,
     }
-    return {key: value for figure, estimate in estimates.items() for key, value in _both(figure, estimate).items()}
-
-
-def _both(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    value, error = (None, None) if estimate is None else estimate
-    return {name: _number(value), f"{name}_error": _number(error)}
-
-
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return {key: value for figure, estimate in estimates.items() for key, value in estimate.columns(figure).items()}

@@ -1,1 +1,1 @@
-"""Networks of the memory: GistNet, LensNet, the gist bank and what they are built from."""
+"""Networks of the memory: GistNet, LensNet, the gist bank and their parts."""

@@ -36,8 +36,8 @@ def attention_mass(model: GPT, embedded: Embedded, inputs: list[Tensor], queries
         h = norm(model.resid_lambdas[i].to(x.dtype) * x + model.x0_lambdas[i].to(x.dtype) * embedded.x)
         k = place(block.attn.c_k(h).unflatten(-1, (G, E)), rotary)
         for group, at in enumerate(queries):
-            there = Rotary(rotary.cos[:, at], rotary.sin[:, at])
-            q = place(block.attn.c_q(h[:, at]).unflatten(-1, (-1, E)), there).unflatten(2, (G, -1))  # (B, Q, G, H/G, E)
+            turned = Rotary(rotary.cos[:, at], rotary.sin[:, at])
+            q = place(block.attn.c_q(h[:, at]).unflatten(-1, (-1, E)), turned).unflatten(2, (G, -1))  # (B, Q, G, H/G, E)
             scores = torch.einsum("bqgre,btge->bgrqt", q, k).float() * E**-0.5
             seen = visible(at[:, None], key, window)
             attended = scores.masked_fill(~seen, -math.inf).softmax(-1).mean((1, 2))  # (B, Q, T)

@@ -1,12 +1,11 @@
-"""What the newest tokens have in common with what lies under the entries of a Working Context.
+"""Late-interaction matching: how much the newest tokens attend to the children of each entry of a Working Context.
 
-A gist is too little to tell whether a name that was just read stands in its block. What expanding the gist would show is not:
-each of the newest tokens attends to all that lies one level below the context, and an entry counts by the attention that what
-is under it gets. Where a token is common its attention is spread over all, where it is rare it falls on the few places that have
-it. The cost is that of K vectors for each gist, whatever the history. Source of the idea, to match token by token and not one
-vector by another: late interaction (ColBERT, arXiv 2004.12832).
+A gist holds too little to tell whether a name that was just read occurs in its block, but its children do: each of the newest
+tokens attends to everything one level below the Working Context, and an entry counts by the attention that its children get. The
+attention of a common token is spread over all, that of a rare one falls on the few places that have it. The cost is K vectors for
+each gist, whatever the length of the history. Source of the idea: late interaction (ColBERT, arXiv 2004.12832).
 
-Shapes: `N` contexts, `W` entries, `C` vectors below them, `Q` newest tokens, `D` width of the model, `H` heads, `E` head size.
+Shapes: `N` contexts, `W` entries, `C` children, `Q` newest tokens, `D` width of the model, `H` heads, `E` head size.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from mc.nets.encoder import HEAD_DIM, init_linear
 from nanochat.model.gpt import Linear, norm
 
 HEADS = 4
-REACH = 4.0  # tokens: how fast the first head forgets at the start; each further one does so at a quarter of that pace
-SHARPNESS = 12.0  # at the start, of attention: what multiplies cosines
-NOTHING = 6.0  # at the start, the logit of attending to nothing
-TINY = 1e-30  # no sum of weights is less, so that none divides by zero
-FAINT = 1e-3  # attention below this is hardly told from none
+REACH = 4.0  # tokens: initial decay length of the first head; each further head's is four times as long
+SHARPNESS = 12.0  # initial factor of the cosines
+NOTHING = 6.0  # initial logit of attending to nothing
+TINY = 1e-30  # lower bound of sums of weights, against division by zero
+FAINT = 1e-3  # attention below this counts as nearly none
 
 
 class ChildKeys(NamedTuple):
-    """What expanding every gist of a Working Context by one level would show.
+    """Keys of the children of a Working Context's entries: what expanding every gist by one level would show.
 
-    `keys` [N,C,H·E] are those that `ChildAttention` makes of tokens' embeddings and gists, `entry` int64 [N,C] says which entry each
-    lies under: a raw one under itself. What is not to be looked at, such as the newest tokens, has the entry W, which there is not.
+    `keys` [N,C,H·E] are `ChildAttention.keys`; `entry` int64 [N,C] is the entry that each belongs to, a raw token to itself. Those to
+    be ignored, such as the newest tokens, have the entry W.
     """
 
     keys: Tensor
@@ -40,7 +39,7 @@ class ChildKeys(NamedTuple):
 
 
 class ChildAttention(nn.Module):
-    """Newest tokens [N,Q,D] and what lies below W entries → how much of it they find there, fp32 [N,W,H], 0 for nothing."""
+    """Attention of the newest tokens [N,Q,D] to the children of W entries, fp32 [N,W,H]; 0 = none."""
 
     def __init__(self, width: int, newest: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -53,7 +52,7 @@ class ChildAttention(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> ChildAttention:
-        """Queries start equal to keys: tokens look for themselves. Returns self."""
+        """Initialises queries equal to keys: tokens look for themselves. Returns self."""
         init_linear(self.c_key.weight, generator)
         self.c_query.weight.copy_(self.c_key.weight)
         nn.init.constant_(self.sharpness, SHARPNESS)
@@ -64,16 +63,16 @@ class ChildAttention(nn.Module):
         return self
 
     def keys(self, x: Tensor) -> Tensor:
-        """Of tokens' embeddings or gists [·,D]: [·,H·E]."""
+        """Keys [·,H·E] of token embeddings or gists [·,D]."""
         return _heads(self.c_key, x.to(self.dtype)).flatten(-2)
 
     def forward(self, newest: Tensor, below: ChildKeys, entries: int) -> Tensor:
-        """`entries` is W."""
+        """See the class; `entries` is W."""
         q = _heads(self.c_query, newest.to(self.dtype)).permute(0, 2, 3, 1)  # (N, H, E, Q)
         k = below.keys.unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2)  # (N, H, C, E)
         seen = (below.entry < entries).float()[:, None, :, None]  # (N, 1, C, 1)
-        age = self.age[:, -newest.shape[1] :].float().softmax(-1)[..., None]  # (H, Q, 1); a short history has fewer
-        # A softmax over C whose largest logit is known beforehand: few passes over what is by far the largest tensor here.
+        age = self.age[:, -newest.shape[1] :].float().softmax(-1)[..., None]  # (H, Q, 1); fewer in a short history
+        # A softmax over C with a known bound on the logits: few passes over by far the largest tensor here.
         sharpness = self.sharpness.float()[:, None, None]
         most = sharpness.abs()
         weights = torch.exp((k @ q).float() * (sharpness / HEAD_DIM) - most)  # (N, H, C, Q)
@@ -86,5 +85,5 @@ class ChildAttention(nn.Module):
 
 
 def _heads(linear: Linear, x: Tensor) -> Tensor:
-    """Normalised vectors [·,H,E] of what `linear` makes of x [·,D]."""
+    """Normalised heads [·,H,E] of `linear` applied to x [·,D]."""
     return norm(linear(norm(x)).unflatten(-1, (HEADS, HEAD_DIM)))

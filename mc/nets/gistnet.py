@@ -1,10 +1,10 @@
-"""GistNet: the K children of a node → its gist, `S` vectors at the scale of token embeddings.
+"""GistNet: compresses the K children of a node into its gist, `S` vectors at the scale of token embeddings.
 
 Shapes: `N` nodes, `C` children vectors (K tokens, or K·S gist slots), `D` width of the model, `S` slots.
 
-Types: `transformer` reads embeddings through a bidirectional encoder; `mean` has only pooling and head, the control;
-`context` has pooling and head over the model's own hidden states. Poolings: `mean` (slot s takes its share of the
-children), `query` (S learned queries), `cls` (S learned items that the encoder sees beside the children).
+Types: `transformer` encodes embeddings bidirectionally; `mean`, the control, has pooling and head only; `context` has pooling and
+head over the model's own hidden states. Poolings: `mean` (slot s takes its share of the children), `query` (S learned queries),
+`cls` (S learned items that the encoder reads in addition to the children).
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from nanochat.flags import flag
 from nanochat.model.block import MLP, Linear, rotary_at
 from nanochat.model.norm import norm
 
-WIDTH_SHARE = 2  # the encoder is narrower than the model by this: it reads every token, and must not cost what the model's layers do
+WIDTH_SHARE = 2  # width of the model by that of the encoder: it reads every token and must cost less than the model's layers
 
 
 @dataclass
 class GistConfig:
-    """GistNet."""
+    """Architecture of GistNet."""
 
     gistnet_type: Literal["transformer", "mean", "context"] = flag(
-        "transformer", "what makes gists: an encoder over embeddings, pooling alone, the model's states"
+        "transformer", "source of gists: encoder over embeddings, pooling only, or the model's hidden states"
     )
-    gistnet_layers: Literal[2, 4] = flag(2, "layers of the encoder", unit="layers")
-    gistnet_pooling: Literal["mean", "query", "cls"] = flag("mean", "how the children become one")
-    gistnet_head: Literal["mlp", "linear"] = flag("mlp", "the map from what was pooled to the gist")
-    gist_slots: Literal[1, 2, 4] = flag(1, "vectors of a gist; each costs a position", unit="vectors")
+    gistnet_layers: Literal[2, 4] = flag(2, "number of encoder layers", unit="layers")
+    gistnet_pooling: Literal["mean", "query", "cls"] = flag("mean", "pooling over the children")
+    gistnet_head: Literal["mlp", "linear"] = flag("mlp", "head that maps the pooled state to the gist")
+    gist_slots: Literal[1, 2, 4] = flag(1, "vectors of a gist; each takes a position", unit="vectors")
 
     def __post_init__(self) -> None:
         if self.gistnet_pooling == "cls" and self.gistnet_type != "transformer":
-            raise ValueError(f"gistnet_pooling cls needs the encoder of gistnet_type transformer, not {self.gistnet_type}")
+            raise ValueError(f"invalid gistnet_pooling cls for gistnet_type {self.gistnet_type}: only transformer has an encoder")
 
 
 class GistNet(nn.Module):
-    """Children [N,C,D] → gists [N,S,D], computed in `dtype` and returned in that of the children.
+    """Pooling network from children [N,C,D] to gists [N,S,D], computed in `dtype` and returned in that of the children.
 
-    With type `context` the network reads `hidden` [N,C,D] in their place, the model's hidden states at the children. Higher
-    levels, which have none, are read like any children.
+    With type `context` it reads the model's hidden states `hidden` [N,C,D] at the children instead. Children of higher levels have
+    no hidden states and are read as they are.
     """
 
     def __init__(self, config: GistConfig, width: int, dtype: torch.dtype = torch.float32) -> None:
@@ -61,9 +61,14 @@ class GistNet(nn.Module):
         self.head = MLP(self.width) if config.gistnet_head == "mlp" else None
         self.c_out = Linear(self.width, width)
 
+    @property
+    def reads_hidden(self) -> bool:
+        """True if gists of level 1 are made of the model's hidden states."""
+        return self.config.gistnet_type == "context"
+
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> GistNet:
-        """At the start a gist is the normalised mean of its children. Returns self."""
+        """Initialises the weights so that a gist is the normalised mean of its children. Returns self."""
         if self.encoder is not None:
             init_linear(self.c_in.weight, generator)
             init_encoder(self.encoder, generator)

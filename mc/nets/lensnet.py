@@ -1,4 +1,4 @@
-"""LensNet: how much each entry of a Working Context deserves more detail, or less.
+"""LensNet: scores of the entries of a Working Context, by whether they deserve more detail or less.
 
 Shapes: `N` Working Contexts, `W` entries, `F` blocks, `D` width of the model.
 """
@@ -13,31 +13,32 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from mc.layout.layout import Geometry, Layout
+from mc.layout.layout import Geometry, Layout, from_levels
 from mc.nets.child_attention import HEADS, ChildAttention, ChildKeys
 from mc.nets.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
-from mc.nets.gist_bank import BankShape, GistBank, look_below
+from mc.nets.gist_bank import BankShape, GistBank, assemble, bank_index, look_below
 from nanochat.flags import flag
 from nanochat.model.block import MLP, Linear
 from nanochat.model.norm import norm
+from nanochat.profiling.timers import OpenSpan, untimed
 
 FEATURES = 4  # is a gist, level, logarithms of stride and of distance
 
 
 @dataclass
 class LensConfig:
-    """LensNet."""
+    """Architecture of LensNet."""
 
-    lensnet_type: Literal["transformer"] = flag("transformer", "what scores entries")
-    lensnet_layers: Literal[2, 4, 8] = flag(2, "its layers", unit="layers")
-    lensnet_head: Literal["mlp", "linear"] = flag("mlp", "the map from an entry's state to its score")
+    lensnet_type: Literal["transformer"] = flag("transformer", "architecture of LensNet")
+    lensnet_layers: Literal[2, 4, 8] = flag(2, "number of LensNet layers", unit="layers")
+    lensnet_head: Literal["mlp", "linear"] = flag("mlp", "head that maps an entry's state to its score")
 
 
 class LensNet(nn.Module):
-    """Entries [N,W,D] up to the decision point, their layout and what lies below them → scores fp32 [N,W] in −1 … 1.
+    """Bidirectional encoder of entries [N,W,D] up to the decision point, their layout and child keys → scores fp32 [N,W] in −1 … 1.
 
-    Positive asks to expand, negative to collapse. Logits are centred over the entries before the tanh: preferences between
-    layouts of one width do not notice a shift, so without it the tanh would drift into saturation.
+    A positive score asks to expand, a negative one to collapse. Logits are centred over the entries before the tanh: preferences
+    between layouts of one width are invariant to a shift, so without centring the tanh would drift into saturation.
     """
 
     def __init__(self, config: LensConfig, width: int, geometry: Geometry, dtype: torch.dtype = torch.float32) -> None:
@@ -54,10 +55,10 @@ class LensNet(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> LensNet:
-        """The last layer starts at zero: no preference. Returns self.
+        """Initialises the last layer with zeros: no preference. Returns self.
 
-        Queries start equal to keys, so that entries attend to what is like them: to find the block that the recent tokens speak
-        of is to match contents, which takes several times as long to learn from unrelated projections.
+        Queries start equal to keys, so that entries attend to similar ones: finding the block that the recent tokens refer to is
+        content matching, which takes several times as long to learn from unrelated projections.
         """
         init_linear(self.c_in.weight, generator)
         init_linear(self.c_features.weight, generator)
@@ -75,14 +76,14 @@ class LensNet(nn.Module):
 
     @property
     def newest(self) -> int:
-        """How many of the last entries, all of them tokens, are looked for below the others: a block's worth."""
+        """Number of last entries, all of them tokens, that are matched against the children of the others: a block."""
         return self.geometry.block_size
 
     def forward(self, entries: Tensor, layout: Layout, decision: int, below: ChildKeys, multiple: int = 1) -> Tensor:
-        """`decision` is the number of tokens so far: the first token that the layout does not cover.
+        """Scores the entries; `decision` is the number of tokens so far, i.e. the first token that the layout does not cover.
 
-        Computed as for the next multiple of `multiple` entries: preparing products of a new shape takes a CPU longer than the
-        products themselves, and a session's Working Context has another width each time.
+        Entries are padded to a multiple of `multiple`: on a CPU, preparing a matmul of a new shape takes longer than the matmul, and
+        the width of a session's Working Context varies.
         """
         stride = self.geometry.strides(layout.lod).float()
         centre = layout.start + (stride - 1) / 2
@@ -95,7 +96,7 @@ class LensNet(nn.Module):
             seen = (torch.arange(W + padding, device=entries.device) < W)[None]
         found = F.pad(self.matching(newest, below, W), (0, 0, 0, padding))
         x = self.c_in(norm(entries.to(self.dtype))) + self.c_features(features.to(self.dtype)) + self.c_matching(found.to(self.dtype))
-        # Without rotations: what is matched across hundreds of tokens is content, and where it stands is in the features.
+        # Without rotations: matching across hundreds of tokens goes by content, and positions are in the features.
         x = self.encoder(x, seen=seen)
         if self.head is not None:
             x = norm(x + self.head(x))
@@ -104,7 +105,7 @@ class LensNet(nn.Module):
 
 
 def block_scores(scores: Tensor, layout: Layout, levels: Tensor, geometry: Geometry) -> Tensor:
-    """The mean score of the entries of the node that covers each block: scores [N,W], levels [N,F] → [N,F]."""
+    """Mean score of the entries of the node that covers each block: scores [N,W], levels [N,F] → [N,F]."""
     K, F = geometry.block_size, levels.shape[1]
     begin = torch.arange(F, device=levels.device) * K
     span = geometry.spans(levels).clamp(min=K)
@@ -115,26 +116,27 @@ def block_scores(scores: Tensor, layout: Layout, levels: Tensor, geometry: Geome
 
 
 def score_blocks(
-    lensnet: LensNet,
-    keys: Tensor,
-    shape: BankShape,
-    entries: Tensor,
-    layout: Layout,
-    levels: Tensor,
-    decision: int,
-    horizon: int,
+    lensnet: LensNet, keys: Tensor, shape: BankShape, entries: Tensor, layout: Layout, levels: Tensor, decision: int
 ) -> Tensor:
-    """LensNet's score of each block, fp32 [N,F], in Working Contexts of rows whose last `horizon` entries come after the decision point.
+    """LensNet's score of each block, fp32 [N,F], in Working Contexts of entries [N,W,D] that end at token `decision`.
 
-    These are cut off: LensNet never sees the tokens that its choice is judged on. Entries [N,W,D] are detached: what a gist holds
-    is not LensNet's to decide. `keys` are `bank_keys` of the rows, `levels` int64 [N,F] is the layout by blocks.
+    LensNet must not see later tokens, which its choice is judged on. Entries are detached: gists do not learn from LensNet's loss.
+    `keys` are `bank_keys` of the rows; `levels` int64 [N,F] describes the same layouts as `layout`.
     """
-    W = entries.shape[1] - horizon
-    seen = Layout(*(part[:, :W] for part in layout))
-    below = look_below(keys, shape, levels, seen, decision, lensnet.newest)
-    return block_scores(lensnet(entries[:, :W].detach(), seen, decision, below), seen, levels, lensnet.geometry)
+    below = look_below(keys, shape, levels, layout, decision, lensnet.newest)
+    return block_scores(lensnet(entries.detach(), layout, decision, below), layout, levels, lensnet.geometry)
 
 
-def bank_keys(lensnet: LensNet, tree: GistBank) -> Tensor:
-    """The keys of everything in the rows' trees, [B,M,·], once for all the contexts that LensNet scores."""
-    return lensnet.matching.keys(tree.x.detach())
+def score_levels(
+    lensnet: LensNet, bank: GistBank, keys: Tensor, levels: Tensor, decision: int, width: int, spans: OpenSpan = untimed
+) -> Tensor:
+    """`score_blocks` in the Working Contexts that `levels` int64 [N,F] describe, each of `width` entries up to token `decision`."""
+    layout = from_levels(levels, decision, width, lensnet.geometry)
+    entries = assemble(bank, bank_index(layout, bank.shape)).x
+    with spans("lensnet"):
+        return score_blocks(lensnet, keys, bank.shape, entries, layout, levels, decision)
+
+
+def bank_keys(lensnet: LensNet, bank: GistBank) -> Tensor:
+    """Keys [B,M,·] of all that is in the bank, computed once for every context that LensNet scores."""
+    return lensnet.matching.keys(bank.x.detach())

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from mc.config import SessionConfig
-from mc.loading import LoadedController
+from mc.loading import LoadedMemory
 from mc.serve.web_views import focus_view, messages_view, text_view
 from mc.session.conversation import Turn
 from mc.session.files import valid_name
@@ -31,14 +31,12 @@ from nanochat.serve.http.limits import WebLimits
 MESSAGES = 40  # shown when a session is opened again
 
 
-def open_sessions(
-    loaded: LoadedController, config: SessionConfig, limits: WebLimits, telemetry: SessionTelemetry | None = None
-) -> WebSessions:
+def open_sessions(loaded: LoadedMemory, config: SessionConfig, limits: WebLimits, telemetry: SessionTelemetry | None = None) -> WebSessions:
     """Sessions of a server of `loaded`. Raises `UserError` if `config` does not fit its memory."""
     telemetry = telemetry or SessionTelemetry()
     try:
-        store = SessionStore(loaded.controller, loaded.identity, config, watch=telemetry.hooks)
-        MCSession(loaded.controller, RamTree(store.spec), config)  # an error in one session is an error in all
+        store = SessionStore(loaded.memory, loaded.identity, config, watch=telemetry.hooks)
+        MCSession(loaded.memory, RamTree(store.spec), config)  # an error in one session is an error in all
     except ValueError as error:
         raise UserError(str(error)) from error
     return WebSessions(store, loaded.tokenizer, limits, telemetry.close)

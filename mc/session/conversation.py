@@ -1,4 +1,4 @@
-"""Conversations with a session: its history holds what was said before, and each turn adds to it."""
+"""Conversations whose history is a session: each turn adds to it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SCANNED_AT_ONCE = 1 << 20  # tokens
 
 
 class Turn:
-    """What a session is told and the reply that is decoded with it, until both are its history for good.
+    """A turn in progress: a prompt and the reply to it, which `close` makes part of the session's history.
 
-    Whoever decodes gives each token of the reply to `add`, and calls `close` at the end, whatever that is. A cache appends what
-    it reads to the session: all but the last token, or less where it was interrupted. `close` appends the rest.
+    The decoder passes each token of the reply to `add`, and calls `close` at the end or when interrupted. A cache appends what it
+    reads to the session, which is all but the last token, or less if interrupted; `close` appends the rest.
     """
 
     def __init__(self, session: MCSession, tokenizer: Tokenizer, prompt: list[int], chat: bool = True) -> None:
-        """`prompt` are the tokens before the reply. Turns that a killed process left open in the session are ended first."""
+        """`prompt` are the tokens before the reply. Turns left open by a killed process are ended first."""
         self._session, self._tokenizer, self._chat = session, tokenizer, chat
         if chat:
             end_turns(session, tokenizer)
@@ -39,11 +39,11 @@ class Turn:
         session.hooks.turn_begins(session)
 
     def add(self, token: int) -> None:
-        """Hears of the reply's next token; a stop token is none."""
+        """Records the next token of the reply, stop tokens excluded."""
         self._tokens.append(token)
 
     def close(self) -> None:
-        """Makes the session hold the turn whole, and saves it. Raises `UserError` where the disk fails."""
+        """Completes the turn in the session, and saves it. Raises `UserError` if the disk fails."""
         missing = self._tokens[self._session.length - self._begin :]
         self._session.append(torch.tensor(missing, dtype=torch.int64))
         if self._chat:
@@ -53,19 +53,19 @@ class Turn:
 
 
 class SessionConversation:
-    """A `nanochat.infer.conversation.ChatSession` that goes on in `session`, which may be exchanged for another of the same model.
+    """`nanochat.infer.conversation.ChatSession` on `session`, which may be replaced by another of the same model.
 
     A base model continues the session's text.
     """
 
     def __init__(self, session: MCSession, tokenizer: Tokenizer, sampling: Sampling, base: bool, tools: Tools | None = None) -> None:
         self.session, self.tokenizer, self.sampling, self.base = session, tokenizer, sampling, base
-        model = session.controller.model
+        model = session.memory.model
         step = DecodeStep(model)
         self._engine = Engine(model, lambda rows, tokens: MemoryKVCache(model, [self.session], step=step), None if base else tools)
 
     def say(self, text: str) -> Iterator[Piece]:
-        """See `Talker`. The session holds whole turns behind it, also where the reply was stopped, and is saved."""
+        """See `ChatSession`. The session then holds whole turns, even if the reply was stopped, and is saved."""
         check_text(text)
         first = self.session.length == 0
         if self.base:
@@ -74,7 +74,7 @@ class SessionConversation:
         else:
             prompt = render_prompt(self.tokenizer, {"messages": [{"role": "user", "content": text}]}, first)
         if not prompt:
-            raise UserError("the prompt is empty; give some text to go on from")
+            raise UserError("the prompt is empty; give some text to continue")
         self.session.check_room(len(prompt) + self.sampling.max_tokens)
         stop = ending(self.tokenizer, self.base)
         turn = Turn(self.session, self.tokenizer, prompt, chat=not self.base)
@@ -92,7 +92,7 @@ class SessionConversation:
 
 
 def end_turns(session: MCSession, tokenizer: Tokenizer) -> None:
-    """Ends the turns that the session's history leaves open. Reads it backwards to the last special token."""
+    """Closes the turns that are open at the end of the history, which is read backwards to the last special token."""
     first_special = min(tokenizer.special_tokens.values())
     newest, end = None, session.tree.length
     while newest is None and end > 0:

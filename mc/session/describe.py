@@ -1,4 +1,4 @@
-"""What a session's model looks at, as text: its figures, its history by level, and what stands raw."""
+"""Descriptions of a session's focus: figures, a drawing of the history by level, and the text that is raw."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy as np
 from torch import Tensor
 
 from mc.layout.draw import draw_history
+from mc.memory_model import MemoryModel
 from mc.session.allocator import raw_from
 from mc.session.session import MCSession, session_spec
 from mc.session.tree import RamTree
-from mc.train.controller import MCController
 from nanochat.data.tokenizer import Tokenizer
 
-SPANS = 12  # that are listed at most
-WORDS = 60  # characters of a span that are shown
-REFOCUSES = 64  # that are measured at most, after the Working Context is full
+SPANS = 12  # listed at most
+WORDS = 60  # characters shown of a span
+REFOCUSES = 64  # measured at most, after the Working Context is full
 
 
 class Span(NamedTuple):
-    """The tokens `begin … end−1`."""
+    """Tokens `begin … end−1`."""
 
     begin: int
     end: int
 
 
 def describe_focus(session: MCSession, tokenizer: Tokenizer) -> str:
-    """Several lines: how long the history is and in how many entries it is read, where it is detailed, and what it says there."""
-    session.read()  # lays out what was decoded last
+    """Lines of text: the length of the history, the entries it takes, where it is raw, and the words there."""
+    session.read()  # lays out the last decoded tokens
     tiling, figures, budget = session.context.tiling, session.figures, session.budget
     geometry, entries = session.tree.spec.geometry, len(tiling.lod)
     counts = enumerate(np.bincount(tiling.lod).tolist())
@@ -53,7 +53,7 @@ def describe_focus(session: MCSession, tokenizer: Tokenizer) -> str:
 
 
 def opened(session: MCSession) -> Iterator[Span]:
-    """The parts of the history that stand raw though they are not recent, in order."""
+    """Yields the spans of the history that are raw without being recent, in order."""
     lod, start = session.context.tiling
     limit = raw_from(session.length, session.tree.spec.geometry, session.budget.recent)
     raw = (lod == 0) & (start < limit)
@@ -63,7 +63,7 @@ def opened(session: MCSession) -> Iterator[Span]:
 
 
 def beginning(session: MCSession, tokenizer: Tokenizer, span: Span) -> str:
-    """The first words of a span, on one line and fit for a terminal."""
+    """First words of a span, on one line without control characters."""
     upto = min(span.end, span.begin + 4 * WORDS)
     text = " ".join(tokenizer.decode(session.tree.tokens(span.begin, upto).tolist()).split())
     text = "".join(c if c.isprintable() else "\ufffd" for c in text)
@@ -71,20 +71,20 @@ def beginning(session: MCSession, tokenizer: Tokenizer, span: Span) -> str:
 
 
 class MeasuredFocus(NamedTuple):
-    """`figures` for a table, means over the refocuses behind a full Working Context, and a `picture` of the last one."""
+    """`figures` for a table, averaged over refocuses with a full Working Context, and a `picture` of the last one."""
 
     figures: dict[str, Any]
     picture: str
 
 
-def measure_focus(controller: MCController, tokens: Tensor) -> MeasuredFocus | None:
-    """Has a session read `tokens`, int64 [n], a refocus at a time. None where they leave no refocus behind a full Working Context.
+def measure_focus(memory: MemoryModel, tokens: Tensor) -> MeasuredFocus | None:
+    """Measures the focus of a session that reads `tokens`, int64 [n], one refocus at a time; None if they do not fill its context.
 
-    swap_rate is the share of the Working Context's blocks that a refocus edited, residency the entries in use by those there
-    are. Raises `UserError` where the memory's positions do not work in a session.
+    swap_rate is the share of the Working Context's blocks that a refocus edits, residency the share of its entries in use. Raises
+    `UserError` if the memory's positions do not work in a session.
     """
-    config = controller.config.session
-    session = MCSession(controller, RamTree(session_spec(controller, config)), config)
+    config = memory.config.session
+    session = MCSession(memory, RamTree(session_spec(memory, config)), config)
     budget, interval = session.budget, session.budget.interval
     begin, end = budget.most, min(len(tokens), session.capacity, budget.most + REFOCUSES * interval)
     if end - begin < interval:

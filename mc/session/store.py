@@ -1,4 +1,4 @@
-"""The sessions of one model by their names: in files under `sessions/`, or in this process alone."""
+"""Store of the sessions of one model by name, in files under `sessions/` or in this process only."""
 
 from __future__ import annotations
 
@@ -7,73 +7,77 @@ from pathlib import Path
 from typing import Any
 
 from mc.config import SessionConfig
+from mc.memory_model import MemoryModel
 from mc.session.disk_tree import DiskTree
 from mc.session.files import MANIFEST, SessionInfo, delete_session, list_sessions, valid_name
 from mc.session.hooks import SessionHooks, no_hooks
 from mc.session.session import MCSession, session_spec
 from mc.session.tree import MegaContextTree, RamTree
-from mc.train.controller import MCController
 from nanochat.common import UserError, base_dir
 
 FOCUS = "focus.json"  # in a session's folder: its Working Context's layout
 
 
 class SessionStore:
-    """Opens sessions that `controller` reads, as `config` says. `identity` is of its weights and tokenizer: see `LoadedController`.
+    """Opens, forks and deletes sessions of `memory`. `identity` names its weights and tokenizer: see `LoadedMemory`.
 
-    A session is open once at a time, in one process. `root` is by default `sessions` in the base folder; `watch` gives the
+    A session is open only once at a time, in one process. `root` is by default `sessions` in the base folder; `watch` returns the
     hooks of a session by its name.
     """
 
     def __init__(
         self,
-        controller: MCController,
+        memory: MemoryModel,
         identity: Mapping[str, str],
         config: SessionConfig,
         root: Path | None = None,
         watch: Callable[[str], SessionHooks] = no_hooks,
     ) -> None:
-        self.controller, self.identity, self.config = controller, identity, config
+        self.memory, self.identity, self.config = memory, identity, config
         self.root = root or base_dir() / "sessions"
-        self.spec, self._watch = session_spec(controller, config), watch
+        self.spec, self._watch = session_spec(memory, config), watch
         self._open: dict[str, MCSession] = {}
-        self._kept: dict[str, RamTree] = {}  # of sessions in this process, closed ones too
+        self._kept: dict[str, RamTree] = {}  # of sessions in this process, including closed ones
 
     @property
     def on_disk(self) -> bool:
-        """Whether sessions outlive the process."""
+        """True if sessions outlive the process."""
         return self.config.mc_tree == "disk"
 
     def exists(self, name: str) -> bool:
-        """Whether there is a session of that name. Raises `ValueError` where it can be none's."""
+        """True if a session of that name exists. Raises `ValueError` for an invalid name."""
         folder = self.root / valid_name(name)
         return (folder / MANIFEST).exists() if self.on_disk else name in self._kept
 
     def open(self, name: str, repair: bool = False) -> MCSession:
-        """The session `name`, a new one where there is none.
+        """Opens the session `name`, or creates it.
 
-        Raises `ValueError` where it is no name, and `UserError` where the session is open, is another model's, or is damaged;
-        with `repair` a damaged one is cut at its last good block.
+        Raises `ValueError` for an invalid name, and `UserError` if the session is open, belongs to another model or is damaged; with
+        `repair` a damaged one is cut at its last good block.
         """
         if valid_name(name) in self._open:
             raise UserError(f"session {name} is in use; close it there first, or fork it")
         tree: MegaContextTree
         if self.on_disk:
-            folder, there = self.root / name, self.exists(name)
-            tree = DiskTree.open(folder, self.identity, repair, self.spec) if there else DiskTree.create(folder, self.identity, self.spec)
+            folder = self.root / name
+            tree = (
+                DiskTree.open(folder, self.identity, repair, self.spec)
+                if self.exists(name)
+                else DiskTree.create(folder, self.identity, self.spec)
+            )
         else:
-            tree = self._kept.setdefault(name, RamTree(self.spec, self.controller.model.wte.weight.device))
+            tree = self._kept.setdefault(name, RamTree(self.spec, self.memory.device))
         return self._started(name, tree)
 
     def fork(self, name: str, new_name: str) -> MCSession:
-        """A session `new_name` with all that the open session `name` holds, its focus too; each goes on by itself.
+        """Opens a copy `new_name` of the open session `name`, including its focus.
 
-        Raises `ValueError` where it is no name or `name` is not open, `UserError` where `new_name` is taken.
+        Raises `ValueError` for an invalid name or if `name` is not open, `UserError` if `new_name` is taken.
         """
         if name not in self._open:
             raise ValueError(f"session {name} is not open")
         if self.exists(new_name) or new_name in self._open:
-            raise UserError(f"there is a session {new_name} already; give another name")
+            raise UserError(f"session {new_name} already exists; give another name")
         session = self._open[name]
         session.save()
         if isinstance(session.tree, DiskTree):
@@ -84,7 +88,7 @@ class SessionStore:
         return self._started(new_name, tree, session.focused())
 
     def close(self, name: str) -> None:
-        """Saves and closes the open session `name`; one in this process can be opened again as long as the process lives."""
+        """Saves and closes the open session `name`; one in RAM can be opened again as long as the process lives."""
         self._open.pop(name).close()
 
     def close_all(self) -> None:
@@ -93,7 +97,7 @@ class SessionStore:
             self.close(name)
 
     def delete(self, name: str) -> None:
-        """Deletes a session that is not open. Raises `UserError` where it is, or there is none."""
+        """Deletes a session. Raises `UserError` if it is open or does not exist."""
         if valid_name(name) in self._open:
             raise UserError(f"session {name} is in use; close it there first")
         if self.on_disk:
@@ -102,7 +106,7 @@ class SessionStore:
             raise UserError(f"no session {name}; nothing was deleted")
 
     def list(self) -> list[SessionInfo]:
-        """What there is, the one written last first; of sessions in this process size and time are unknown: 0."""
+        """Lists sessions, the one written last first; sizes and times of sessions in RAM are unknown: 0."""
         if self.on_disk:
             return list_sessions(self.root)
         return [SessionInfo(name, tree.length, 0, 0.0, dict(self.identity)) for name, tree in self._kept.items()]
@@ -110,9 +114,9 @@ class SessionStore:
     def _started(self, name: str, tree: MegaContextTree, focus: dict[str, Any] | None = None) -> MCSession:
         try:
             file = self.root / name / FOCUS if self.on_disk else None
-            session = MCSession(self.controller, tree, self.config, file=file, hooks=self._watch(name), focus=focus)
+            session = MCSession(self.memory, tree, self.config, file=file, hooks=self._watch(name), focus=focus)
         except BaseException:
-            tree.close()  # lets go of the lock
+            tree.close()  # releases the lock
             raise
         self._open[name] = session
         return session

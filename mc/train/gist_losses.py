@@ -1,7 +1,7 @@
-"""What a Working Context should predict: as the whole row does.
+"""Gist losses: distillation of the plain row into its variants, and reconstruction of a block's tokens from its gist.
 
-Shapes: `V` variants, `B` rows, `P` predictions that both make, `D` width. Source of the idea: context distillation (Cartridges,
-arXiv 2506.06266).
+Shapes: `V` variants, `B` rows, `P` predictions that both make, `D` width. Source of the idea of distillation: Cartridges, arXiv
+2506.06266.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from nanochat.model.block import MLP
 from nanochat.model.cross_entropy import CHUNK_BYTES
 from nanochat.model.gpt import GPT, norm
 
-SHARE = 4  # one block in so many is told in a micro-batch
+SHARE = 4  # one in so many blocks is reconstructed in a micro-batch
 
 
 def distillation_loss(model: GPT, teacher: Tensor, student: Tensor) -> Tensor:
-    """Mean KL(teacher ‖ student) of the predictions at hidden states [B,P,D] and [V,B,P,D], in nats, fp32.
+    """Context distillation: mean KL(teacher ‖ student) of predictions at hidden states [B,P,D] and [V,B,P,D], in nats, fp32.
 
-    The teacher gets no gradient. Logits exist for a chunk at a time, and once more in the backward.
+    The teacher gets no gradient. Logits are computed in chunks, and again in the backward pass.
     """
     V, D = student.shape[0], student.shape[-1]
     teacher, student = teacher.detach().reshape(-1, D), student.reshape(V, -1, D)
@@ -44,7 +44,7 @@ def _divergence(model: GPT, teacher: Tensor, student: Tensor) -> Tensor:
 
 
 class Reconstruction(nn.Module):
-    """The decoder: a slot's vector and a place in its stride → the hidden state that the model's head reads a token from."""
+    """Decoder from a slot's vector and a place in its stride to the hidden state from which the model's head predicts the token."""
 
     def __init__(self, width: int, geometry: Geometry) -> None:
         super().__init__()
@@ -54,15 +54,15 @@ class Reconstruction(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> Reconstruction:
-        """Returns self."""
+        """Initialises the decoder. Returns self."""
         nn.init.normal_(self.places, generator=generator)
         init_linear(self.mlp.c_fc.weight, generator, 0.4)
         nn.init.zeros_(self.mlp.c_proj.weight)
         return self
 
     def forward(self, model: GPT, gists: Tensor, tokens: Tensor, first: int) -> Tensor:
-        """Mean cross-entropy, fp32 scalar, of the tokens int64 [B, F·K] told from the gists [B, F·S, D] of one in `SHARE` blocks,
-        counted from block `first`."""
+        """Mean cross-entropy, fp32 scalar, of the tokens int64 [B, F·K] given the gists [B, F·S, D], of one in `SHARE` blocks from
+        block `first` on."""
         K, S = self.geometry.block_size, self.geometry.slots
         gists = gists.unflatten(1, (-1, S))[:, first % SHARE :: SHARE]  # (B, f, S, D)
         tokens = tokens.unflatten(1, (-1, K))[:, first % SHARE :: SHARE]  # (B, f, K)

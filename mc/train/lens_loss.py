@@ -1,6 +1,6 @@
-"""How LensNet learns: from pairs of layouts of one row, of which one served the tokens to come better.
+"""Losses of LensNet: preferences over pairs of a row's layouts, agreement with teachers, and regularisers.
 
-Shapes: `B` rows, `V` variants of a row, `O` contexts of a row in which LensNet scored its blocks, `F` blocks. Detail of a block is
+Shapes: `B` rows, `V` variants of a row, `O` contexts of a row in which LensNet scored its blocks, `F` blocks. The detail of a block is
 −level.
 """
 
@@ -26,11 +26,11 @@ class Pairs(NamedTuple):
 
 
 def policy_scores(scores: Tensor, pairs: Pairs) -> Tensor:
-    """P(a→b) = Σ_blocks s·(detail_b − detail_a) / Σ |detail_b − detail_a| of each pair, 0 where a and b agree.
+    """P(a→b) = Σ_blocks s·(detail_b − detail_a) / Σ |detail_b − detail_a| of each pair; 0 if a and b agree.
 
-    Scores fp32 [O,B,F] are of O contexts of each row → fp32 [O,B,V,V], a along dimension 2. As both layouts are judged in the
-    same context, P(b→a) = −P(a→b). Were P(a→b) judged in a alone, LensNet could satisfy every pair without knowing anything:
-    score each gist high and each raw block low, and every move from anywhere to anywhere else is welcome.
+    Scores fp32 [O,B,F] of O contexts of each row → fp32 [O,B,V,V], a along dimension 2. Both layouts are judged in the same
+    context, so P(b→a) = −P(a→b). If P(a→b) were judged in a alone, LensNet could satisfy every pair without learning anything, by
+    scoring each gist high and each raw block low.
     """
     detail = -pairs.levels.float()
     gain = torch.einsum("obf,bvf->obv", scores, detail)
@@ -39,11 +39,11 @@ def policy_scores(scores: Tensor, pairs: Pairs) -> Tensor:
 
 
 def make_pairs(levels: Tensor, advantages: Tensor, config: LensLossConfig) -> Pairs:
-    """All pairs of each row's variants: levels int64 [B,V,F], advantages fp32 [B,V]."""
+    """Builds all pairs of each row's variants: levels int64 [B,V,F], advantages fp32 [B,V]."""
     gap = advantages[:, None] - advantages[:, :, None]
     different = (levels[:, None] != levels[:, :, None]).any(-1)
     better = (gap > 0) & different
-    # Small gaps are noise: the threshold is a quantile over the whole batch, so rows where nothing matters lose all theirs.
+    # Small gaps are noise: the threshold is a quantile over the whole batch, so rows with small gaps only keep no pair.
     ordered = torch.where(better, gap, 0.0).flatten().sort(descending=True).values
     keep = (better.sum() * config.mc_lens_hard_negative_ratio).ceil().long()
     threshold = ordered[(keep - 1).clamp(min=0)]
@@ -56,9 +56,9 @@ def make_pairs(levels: Tensor, advantages: Tensor, config: LensLossConfig) -> Pa
 
 
 class AdvantageNorm(nn.Module):
-    """Running mean and deviation of advantages over micro-batches and processes: what gaps are measured in.
+    """Running mean and standard deviation of advantages over micro-batches and processes.
 
-    While `alone`, other processes are not waited for.
+    While `alone`, there is no communication with other processes.
     """
 
     def __init__(self, beta: float) -> None:
@@ -68,8 +68,8 @@ class AdvantageNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, advantages: Tensor) -> None:
-        """Takes in the advantages of a micro-batch, fp32 of any shape."""
-        # The first is the number of processes, which the quotients cancel.
+        """Adds the advantages of a micro-batch, fp32 of any shape."""
+        # Sums over processes: the quotients below cancel their number.
         moments = torch.stack([advantages.new_ones(()), advantages.mean(), advantages.square().mean()])
         if dist.is_initialized() and not self.alone:
             dist.all_reduce(moments)
@@ -77,17 +77,17 @@ class AdvantageNorm(nn.Module):
 
     @property
     def mean(self) -> Tensor:
-        """fp32 scalar."""
+        """Running mean, fp32 scalar."""
         return self.moments[1] / self.moments[0]
 
     @property
     def deviation(self) -> Tensor:
-        """fp32 scalar."""
+        """Running standard deviation, fp32 scalar."""
         return (self.moments[2] / self.moments[0] - self.mean.square()).clamp(min=1e-12).sqrt()
 
 
 class LensLosses(NamedTuple):
-    """fp32 scalars, differentiable: the terms of LensNet's loss without their weights."""
+    """Unweighted terms of LensNet's loss: fp32 scalars, differentiable."""
 
     preference: Tensor
     rank: Tensor
@@ -95,10 +95,10 @@ class LensLosses(NamedTuple):
 
 
 def lens_losses(pairs: Pairs, policy: Tensor, scores: Tensor, deviation: Tensor, config: LensLossConfig) -> LensLosses:
-    """The terms for the kept pairs, of policy scores [O,B,V,V] and block scores [O,B,F].
+    """Loss terms of the kept pairs, from policy scores [O,B,V,V] and block scores [O,B,F].
 
-    The preference loss is Bradley and Terry's, the rank loss asks for a margin; both are means weighted by the gap in running
-    deviations. The budget loss asks that what scores expand is as much as what they collapse.
+    The preference loss is Bradley–Terry's, the rank loss a hinge with a margin; both are means weighted by the gap in running
+    standard deviations. The budget loss balances expansions and collapses.
     """
     weight = torch.where(pairs.kept, torch.tanh(pairs.gap / deviation), 0.0)
     weight = weight / (len(policy) * weight.sum().clamp(min=1e-6))
@@ -107,28 +107,22 @@ def lens_losses(pairs: Pairs, policy: Tensor, scores: Tensor, deviation: Tensor,
     return LensLosses(preference, rank, imbalance(scores).mean())
 
 
-def told_loss(scores: Tensor, told: Tensor, temperature: float) -> Tensor:
-    """Mean KL(told ‖ scores): how much detail blocks deserve, `told` fp32 [B,F] from 0, and, at `temperature`, scores [O,B,F], as
-    distributions over blocks.
+def teacher_loss(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Mean KL(teacher ‖ scores) of distributions over blocks: `teacher` fp32 [B,F] from 0, scores [O,B,F] at `temperature`.
 
-    0 is perfect. Rows count by the sum of what is told of them: of a row with nothing there is nothing to learn.
+    Rows are weighted by the sum of their teacher signal: a row without any teaches nothing.
     """
     predicted = (scores / temperature).log_softmax(-1).mean(0)
-    wanted = torch.special.xlogy(told, told / told.sum(-1, keepdim=True).clamp(min=1e-6))
-    return (wanted - told * predicted).sum() / told.sum().clamp(min=1e-6)
-
-
-def excess(attention: Tensor) -> Tensor:
-    """What of `attention` fp32 [·,F] is above an even share: averaged over heads nearly all of it is even, which says nothing."""
-    return F.relu(attention - attention.mean(-1, keepdim=True))
+    wanted = torch.special.xlogy(teacher, teacher / teacher.sum(-1, keepdim=True).clamp(min=1e-6))
+    return (wanted - teacher * predicted).sum() / teacher.sum().clamp(min=1e-6)
 
 
 def imbalance(scores: Tensor) -> Tensor:
-    """((P⁺ − P⁻) / (P⁺ + P⁻))², P⁺ and P⁻ the sums of positive and of negative scores over the last dimension."""
+    """((P⁺ − P⁻) / (P⁺ + P⁻))² of the sums of positive and of negative scores over the last dimension."""
     return (scores.sum(-1) / scores.abs().sum(-1).clamp(min=1e-6)).square()
 
 
 def policy_divergence(reference: Tensor, scores: Tensor, temperature: float) -> Tensor:
-    """Mean KL(reference ‖ scores) of the distributions over blocks that block scores [O,B,F] are at `temperature`."""
+    """Mean KL(reference ‖ scores) of block scores [O,B,F] as distributions over blocks at `temperature`."""
     old = (reference / temperature).log_softmax(-1)
     return (old.exp() * (old - (scores / temperature).log_softmax(-1))).sum(-1).mean()

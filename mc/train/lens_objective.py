@@ -1,4 +1,4 @@
-"""LensNet in training: its scores of the variants, what they are held to, and the state that takes.
+"""LensNet's training objective: preference and teacher losses over the variants of a row, and their running statistics.
 
 Shapes: `B` rows, `V` variants, `W` entries before the decision point, `F` blocks, `H` horizon.
 """
@@ -14,15 +14,15 @@ import torch.nn as nn
 from torch import Tensor
 
 from mc.config import RowPlan
-from mc.layout.layout import from_levels
-from mc.nets.gist_bank import GistBank, assemble, bank_index
-from mc.nets.lensnet import LensNet, bank_keys, score_blocks
+from mc.layout.layout import Layout
+from mc.nets.gist_bank import GistBank
+from mc.nets.lensnet import LensNet, bank_keys, score_blocks, score_levels
 from mc.train import metrics as measure
-from mc.train.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores, told_loss
+from mc.train.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores, teacher_loss
 from mc.train.variant_sampler import Variants
 from nanochat.profiling.timers import OpenSpan, untimed
 
-REFERENCE_BETA = 0.99  # decay of the reference policy's weights
+REFERENCE_BETA = 0.99  # EMA decay of the reference policy's weights
 METRICS = (
     "mc/lens_loss", "mc/lens_explained", "mc/lens_pairs", "mc/policy_score_abs_mean", "mc/policy_score_std_mean",
     "mc/preference_corr_mean", "mc/preference_corr_max", "mc/pref_span_corr",
@@ -30,78 +30,73 @@ METRICS = (
 
 
 class LensObjective(nn.Module):
-    """`lensnet` and the running figures of its loss."""
+    """Losses of `lensnet` and their running statistics."""
 
     def __init__(self, lensnet: LensNet, plan: RowPlan) -> None:
         super().__init__()
         self.lensnet, self.plan, self.config = lensnet, plan, plan.config.lens_loss
         self.advantages = AdvantageNorm(self.config.mc_lens_adv_norm_beta)
-        self.register_buffer("sides", torch.zeros(2))  # running means of the scores that expand, and that collapse
+        self.register_buffer("sides", torch.zeros(2))  # running means of positive and of negative scores
         self._newest: dict[str, Tensor | float] = dict.fromkeys(METRICS, math.nan)
         self.reference = copy.deepcopy(lensnet).requires_grad_(False) if self.config.mc_lens_kl_weight else None
 
     @torch.no_grad()
     def start_reference(self) -> None:
-        """Makes the reference policy LensNet as it is now."""
+        """Copies the current LensNet into the reference policy."""
         if self.reference is not None:
             self.reference.load_state_dict(self.lensnet.state_dict())
 
     def scores(
         self, keys: Tensor, entries: Tensor, variants: Variants, lensnet: LensNet | None = None, spans: OpenSpan = untimed
     ) -> Tensor:
-        """Block scores fp32 [V,B,F] of Working Contexts whose entries [V·B, ≥ W, D] are cut off at the decision point."""
-        H, levels, shape = self.plan.horizon, variants.levels, self.plan.shape
+        """Block scores fp32 [V,B,F] of the variants' Working Contexts, whose entries [V·B,·,D] are cut off at the decision point."""
+        H, levels = self.plan.horizon, variants.levels
+        layout = Layout(*(part[:, :-H] for part in variants.layout))
         with spans("lensnet"):
             scores = score_blocks(
-                lensnet or self.lensnet, keys, shape, entries, variants.layout, levels.flatten(0, 1), self.plan.length - H, H
+                lensnet or self.lensnet, keys, self.plan.shape, entries[:, :-H], layout, levels.flatten(0, 1), self.plan.length - H
             )
         return scores.view(levels.shape)
 
-    def coarse_scores(self, tree: GistBank, keys: Tensor, blocks: int | None = None, spans: OpenSpan = untimed) -> Tensor:
-        """Block scores fp32 [B,blocks] of the Working Context in which the first `blocks` are gists: what a memory starts from.
+    def coarse_scores(self, bank: GistBank, keys: Tensor, blocks: int | None = None, spans: OpenSpan = untimed) -> Tensor:
+        """Block scores fp32 [B,blocks] of the Working Context that has gists for the first `blocks`, the starting point of a memory.
 
-        By default these are all that may be compressed, and the decision point is that of the row; with fewer it is as much earlier.
+        By default these are all blocks that may be compressed; with fewer, the decision point is earlier by as much.
         """
-        plan = self.plan
-        blocks = plan.blocks if blocks is None else blocks
-        decision = plan.decision(blocks)
-        levels = torch.ones(tree.x.shape[0], blocks, dtype=torch.int64, device=tree.x.device)
-        layout = from_levels(levels, decision, plan.collapsed_width(blocks), plan.config.geometry)
-        entries = assemble(tree, bank_index(layout, plan.shape)).x
-        with spans("lensnet"):
-            return score_blocks(self.lensnet, keys, plan.shape, entries, layout, levels, decision, 0)
+        blocks = self.plan.blocks if blocks is None else blocks
+        levels = torch.ones(bank.x.shape[0], blocks, dtype=torch.int64, device=bank.x.device)
+        return score_levels(self.lensnet, bank, keys, levels, self.plan.decision(blocks), self.plan.collapsed_width(blocks), spans)
 
     def loss(
         self,
-        tree: GistBank,
+        bank: GistBank,
         entries: Tensor,
         variants: Variants,
         origin: int,
         advantages: Tensor,
-        told: Sequence[tuple[float, Tensor]],
+        teachers: Sequence[tuple[float, Tensor]],
         spans: OpenSpan = untimed,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(LensNet's loss, fp32 scalar; detached metrics) for variants of advantages fp32 [V,B].
+        """(LensNet's loss, fp32 scalar; detached metrics) for variants with advantages fp32 [V,B].
 
-        Scores are taken in some contexts, in which all pairs of a row's variants are judged: `mc_lens_contexts` of the variants,
-        from number `origin` on, and the one where everything is collapsed. `told` are weights and fp32 [D,B,F]: how much detail
-        blocks deserve by what comes after each of the plan's decision points. At all but the first of these LensNet learns from
-        that alone.
+        All pairs of a row's variants are judged in several contexts: `mc_lens_contexts` of the variants, from number `origin` on, and
+        the fully collapsed one. `teachers` are (weight, fp32 [O,B,F]): the detail that blocks deserve, judged by what follows each of
+        the plan's decision points. At all but the first of these LensNet learns from the teachers only.
         """
         config, V = self.config, len(advantages)
         self.advantages.update(advantages)
         mine, rows = variants.some(origin, min(V, self.plan.config.mc_lens_contexts))
         mixed = entries[rows]
         with spans("lensnet"):
-            keys = bank_keys(self.lensnet, tree)
-        scores = torch.cat([self.scores(keys, mixed, mine, spans=spans), self.coarse_scores(tree, keys, spans=spans)[None]])  # (O, B, F)
+            keys = bank_keys(self.lensnet, bank)
+        scores = torch.cat([self.scores(keys, mixed, mine, spans=spans), self.coarse_scores(bank, keys, spans=spans)[None]])  # (O, B, F)
         pairs = make_pairs(variants.levels.transpose(0, 1), advantages.t(), config)
         policy = policy_scores(scores, pairs)  # (O, B, V, V)
         terms = lens_losses(pairs, policy, scores, self.advantages.deviation, config)
         loss, explained = terms.preference, torch.full_like(terms.preference, math.nan)
-        if told:
-            earlier = [self.coarse_scores(tree, keys, blocks, spans)[None] for blocks in self.plan.far_blocks[1:]]
-            ours, even = self._told_losses([scores, *earlier], told)
+        if teachers:
+            earlier = [self.coarse_scores(bank, keys, blocks, spans)[None] for blocks in self.plan.far_blocks[1:]]
+            ours, even = self._teacher_losses([scores, *earlier], teachers)
             loss, explained = loss + ours, 1 - ours.detach() / even
         if config.mc_lens_rank_weight:
             loss = loss + config.mc_lens_rank_weight * terms.rank
@@ -116,26 +111,24 @@ class LensObjective(nn.Module):
             with torch.no_grad():
                 for old, new in zip(self.reference.parameters(), self.lensnet.parameters(), strict=True):
                     old.lerp_(new, 1 - REFERENCE_BETA)
-                reference = self.scores(bank_keys(self.reference, tree), mixed, mine, self.reference)
+                reference = self.scores(bank_keys(self.reference, bank), mixed, mine, self.reference)
             loss = loss + config.mc_lens_kl_weight * policy_divergence(reference, scores[:-1], config.mc_lens_temperature)
         with torch.no_grad():
             self._newest = self._metrics(loss, explained, pairs, policy, scores, advantages.t())
         return loss, self._newest
 
-    def _told_losses(self, scores: Sequence[Tensor], told: Sequence[tuple[float, Tensor]]) -> tuple[Tensor, Tensor]:
-        """(weighted sum over the teachers of their mean loss over decision points; the same of even scores, no gradient), of block
-        scores fp32 [O,B,·] of each point."""
+    def _teacher_losses(self, scores: Sequence[Tensor], teachers: Sequence[tuple[float, Tensor]]) -> tuple[Tensor, Tensor]:
+        """(weighted teacher losses of block scores fp32 [O,B,·] of each decision point, averaged over these; the same of even scores)."""
         ours, even = scores[0].new_zeros(()), scores[0].new_zeros(())
-        for weight, deserved in told:
-            for seen, there in zip(scores, deserved, strict=True):
-                there, share = there[:, : seen.shape[-1]], weight / len(scores)
-                ours = ours + share * told_loss(seen, there, self.config.mc_lens_temperature)
-                even = even + share * told_loss(torch.zeros_like(seen[:1]), there, self.config.mc_lens_temperature)
+        for weight, signals in teachers:
+            for mine, signal in zip(scores, signals, strict=True):
+                signal, share = signal[:, : mine.shape[-1]], weight / len(scores)
+                ours = ours + share * teacher_loss(mine, signal, self.config.mc_lens_temperature)
+                even = even + share * teacher_loss(torch.zeros_like(mine[:1]), signal, self.config.mc_lens_temperature)
         return ours, even
 
     def idle(self) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """The same where LensNet has a rest: zero, in which each parameter takes part, as the optimizer wants, and the metrics of
-        the last time it learned: a log that is written in a rest would never have any."""
+        """(zero loss that touches every parameter, the last metrics), for micro-batches in which LensNet is not trained."""
         return sum(0.0 * p.sum() for p in self.lensnet.parameters()), self._newest
 
     def _metrics(

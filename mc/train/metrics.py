@@ -1,4 +1,4 @@
-"""What is measured of the memory, as pure functions of losses, layouts and scores. Definitions: the vault's page on metrics.
+"""Training metrics of the memory, as pure functions of losses, layouts and scores. Definitions: the vault's page on metrics.
 
 Shapes: `B` rows, `V` variants, `W` entries, `F` blocks.
 """
@@ -12,9 +12,9 @@ from torch import Tensor
 
 
 def by_level(losses: Tensor, reference: Tensor, lod: Tensor, counts: Tensor, max_lod: int) -> tuple[Tensor, Tensor]:
-    """(mean loss of the predictions made at entries of each level, mean of loss − reference), fp32 [max_lod + 1]; NaN where none.
+    """(mean loss of the predictions at entries of each level, mean of loss − reference), fp32 [max_lod + 1]; NaN for absent levels.
 
-    `reference` is the plain row's loss of the same target; `counts` (bool) says which predictions have one. All [N,W].
+    `reference` is the plain row's loss of the same target; `counts` (bool) marks predictions with a target. All [N,W].
     """
     kind = (torch.nn.functional.one_hot(lod, max_lod + 1) * counts[..., None]).to(losses.dtype).flatten(0, 1)  # (N·W, levels)
     count = kind.sum(0)
@@ -22,24 +22,24 @@ def by_level(losses: Tensor, reference: Tensor, lod: Tensor, counts: Tensor, max
 
 
 def correlation(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Pearson's over the last dimension, where `mask`; NaN where nothing varies."""
+    """Pearson correlation over the last dimension, of elements in `mask`; NaN if one of them is constant."""
     mask = torch.ones_like(a, dtype=torch.bool) if mask is None else mask
     a, b = _deviations(a, mask), _deviations(b, mask)
     return (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
 
 
 def _deviations(values: Tensor, mask: Tensor) -> Tensor:
-    """`values` less their mean over the last dimension, both where `mask`; 0 elsewhere."""
-    # Less their minimum first: equal values then deviate by exactly 0, and not by the rounding of their mean.
+    """`values` minus their mean over the elements in `mask` of the last dimension; 0 elsewhere."""
+    # Minus the minimum first: equal values then deviate by exactly 0 instead of the rounding of their mean.
     lowest = torch.where(mask, values, math.inf).amin(-1, keepdim=True)
     values = torch.where(mask, values - lowest, 0.0)
     return torch.where(mask, values - values.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True), 0.0)
 
 
 def preference_correlation(policy: Tensor, advantages: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean, max over rows) of the correlation of P(a→b) and NLL_b − NLL_a over a row's pairs: −1 is perfect.
+    """(mean, max over rows) of the correlation of P(a→b) and NLL_b − NLL_a over a row's pairs; −1 is perfect.
 
-    Rows in which one of them does not vary do not count; NaN where no row counts.
+    Rows in which one of them is constant do not count; NaN if no row counts.
     policy [B,V,V], advantages [B,V] (higher = better), levels [B,V,F].
     """
     worse = advantages[:, :, None] - advantages[:, None]
@@ -51,9 +51,9 @@ def preference_correlation(policy: Tensor, advantages: Tensor, levels: Tensor) -
 
 
 def span_correlation(scores: Tensor, levels: Tensor, advantages: Tensor) -> Tensor:
-    """Over the blocks of a row: correlation of a block's score and of what its detail gained, averaged over rows.
+    """Correlation over a row's blocks of a block's score with the effect of its detail, averaged over rows.
 
-    What a block's detail gained is measured as the covariance over the row's variants of its detail and their advantage.
+    The effect is the covariance over the row's variants of the block's detail and their advantage.
     scores [B,F], levels [B,V,F], advantages [B,V].
     """
     detail = -levels.float()

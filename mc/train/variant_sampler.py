@@ -1,4 +1,4 @@
-"""The variants of a micro-batch, and those of the next one while this one computes."""
+"""Sampler of variants, which prepares the next micro-batch in a thread, and a throttle on their number."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from mc.layout.compression import Compression, sample_distinct
 from mc.layout.layout import Layout, entry_ends, from_levels
 from mc.nets.gist_bank import bank_index
 
-SMOOTHING = 0.9  # of the measured speed
+SMOOTHING = 0.9  # EMA decay of the measured throughput
 PATIENCE = 8  # micro-batches between changes: the first of a new shape may be compiled
-SLACK = 1.1  # a variant is added where the speed is this much above the wanted one
+SLACK = 1.1  # a variant is added if the throughput is this factor above the target
+RANK_SEEDS = 1_000  # between the seeds of two processes
 
 
 class Variants(NamedTuple):
@@ -27,24 +28,24 @@ class Variants(NamedTuple):
     compression: Compression
     levels: Tensor  # int64 [V,B,F]
     layout: Layout  # [V·B, W]
-    index: Tensor  # int64 [V·B, W], where an entry lies in the bank of its row
-    predicts: Tensor  # int64 [V·B, W], where an entry's target lies in the targets of its row
+    index: Tensor  # int64 [V·B, W], of each entry in the bank of its row
+    predicts: Tensor  # int64 [V·B, W], of each entry's target in the targets of its row
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Variants:
-        """The same with every tensor changed."""
+        """Applies `change` to every tensor."""
         levels, lod, start, index, predicts = map(change, (self.levels, *self.layout, self.index, self.predicts))
         return Variants(self.compression, levels, Layout(lod, start), index, predicts)
 
     def to(self, device: torch.device) -> Variants:
-        """The same on `device`."""
+        """Copies to `device`."""
         return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Variants:
-        """The same in memory that a GPU can copy from while it computes."""
+        """Copies to pinned memory, from which a GPU copies while it computes."""
         return self.each(Tensor.pin_memory)
 
     def some(self, first: int, count: int) -> tuple[Variants, Tensor]:
-        """`count` variants of each row from number `first` on, in a ring, and where they are stacked: int64 [count·B]."""
+        """Selects `count` variants of each row from number `first` on, cyclically; also their stack index, int64 [count·B]."""
         V, B, _ = self.levels.shape
         device = self.levels.device
         chosen = (torch.arange(count, device=device) + first) % V
@@ -54,13 +55,13 @@ class Variants(NamedTuple):
 
 
 def lay_out(plan: RowPlan, compression: Compression, levels: Tensor) -> Variants:
-    """The variants that `levels` [V,B,F] describe, all of `compression`."""
+    """Builds the variants with `levels` [V,B,F], all of `compression`."""
     layout = from_levels(levels.flatten(0, 1), plan.length, compression.width, plan.config.geometry)
     return Variants(compression, levels, layout, bank_index(layout, plan.shape), entry_ends(layout, plan.config.geometry) - 1)
 
 
 class Request(NamedTuple):
-    """What the variants of a micro-batch are a function of, beside the seed."""
+    """Arguments of a micro-batch's variants besides the seed."""
 
     draw: int  # number of the micro-batch
     per_row: int
@@ -68,45 +69,41 @@ class Request(NamedTuple):
     width: int
 
 
-RANK_SEEDS = 1_000  # between the seeds of two processes
-
-
 class Sampler:
-    """Random variants, a pure function of seed, process and request, so that a resumed run sees the same.
+    """Sampler of random variants: a pure function of seed, process and request, so that a resumed run sees the same.
 
-    How many there are and how wide is the same in all processes, so that none waits for another; which blocks they compress
-    is each process's own. A thread prepares what the caller expects to request next; where that is not what it then requests,
-    the call makes its own.
+    Number and width are the same in all processes, so that none waits for another; the compressed blocks differ. A thread prepares
+    the request that the caller expects next; another request is sampled in the call.
     """
 
     def __init__(self, plan: RowPlan, seed: int, pin: bool, rank: int = 0) -> None:
         self.plan, self.seed, self.pin, self.rank = plan, seed, pin, rank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="variants")
         self._ahead: tuple[Request, Future[Variants]] | None = None
-        self.newest: Variants | None = None  # what the last call returned, on the CPU
+        self.newest: Variants | None = None  # result of the last call, on the CPU
 
     def __call__(self, request: Request, following: Request, device: torch.device) -> Variants:
-        """The variants of `request` on `device`; those of `following` are then under way."""
+        """Returns the variants of `request` on `device` and starts sampling those of `following`."""
         ready = self._ahead is not None and self._ahead[0] == request
         self.newest = self._ahead[1].result() if ready else self.sample(request)
         self._ahead = (following, self._thread.submit(self.sample, following))
         return self.newest.to(device)
 
     def sample(self, request: Request) -> Variants:
-        """The variants of `request`, on the CPU."""
+        """Samples the variants of `request` on the CPU."""
         compression = self.plan.compression(request.width, self._higher(request.width, _generator(self.seed, request.draw)))
         levels = sample_distinct(compression, request.rows, request.per_row, self.generator(request.draw))
         variants = lay_out(self.plan, compression, levels)
         return variants.pinned() if self.pin else variants
 
     def generator(self, draw: int) -> torch.Generator:
-        """The random numbers of this process for a micro-batch."""
+        """Random generator of this process for a micro-batch."""
         return _generator(self.seed + RANK_SEEDS * (1 + self.rank), draw)
 
     def _higher(self, width: int, generator: torch.Generator) -> tuple[int, ...]:
-        """How many nodes of the levels from 2 up there are: each group that could be one is, with the configured probability.
+        """Draws the number of nodes of each level from 2 up: every group of blocks that fits becomes one with the configured probability.
 
-        A node fits as long as it leaves a variant at least `width` entries.
+        A node fits if it leaves a variant at least `width` entries.
         """
         geometry, free, spare, counts = self.plan.config.geometry, self.plan.blocks, self.plan.length - width, []
         for level in range(self.plan.max_lod, 1, -1):
@@ -123,10 +120,10 @@ def _generator(seed: int, draw: int) -> torch.Generator:
 
 
 class VariantThrottle:
-    """Between 1 and `most` variants, by the clock: `saw(tokens)` once a micro-batch. A `target` of 0 (tokens/s) keeps `most`.
+    """Adapts the number of variants, 1 to `most`, to a target throughput in tokens/s; a `target` of 0 keeps `most`.
 
-    Speeds are those of the slowest process, and all processes have equally many variants. Runs that adapt are not
-    reproducible, as the clock is not.
+    Call `saw(tokens)` once per micro-batch. The slowest process counts, and all processes have equally many variants. Runs that
+    adapt are not reproducible, because the clock is not.
     """
 
     def __init__(self, target: float, most: int, device: torch.device) -> None:
@@ -134,13 +131,13 @@ class VariantThrottle:
         self.restart()
 
     def restart(self) -> None:
-        """Forgets what was measured: what comes next did not follow at once."""
+        """Forgets the measurements, after a pause."""
         self._speed: float | None = None
         self._before: float | None = None
         self._patience = PATIENCE
 
     def saw(self, tokens: int) -> None:
-        """Counts a micro-batch of `tokens` row tokens as begun."""
+        """Records that a micro-batch of `tokens` row tokens begins."""
         if not self.target:
             return
         now, before = time.perf_counter(), self._before

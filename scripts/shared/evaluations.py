@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mc.config import MCConfig
-from mc.eval.row_eval import measure_memory, picture
+from mc.eval.row_eval import evaluate_memory, picture
 from nanochat.data.rows import Loader
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.eval.bits_per_byte import evaluate_bpb, losses_in_training, validation_batches
@@ -34,7 +34,7 @@ def memory_worth(loader: Loader, config: MCConfig, tokens: int, every_steps: int
 
     def evaluate_mc(run: Run) -> dict[str, Any] | None:
         rows = run.device_batch_size
-        metrics = measure_memory(run.objective, validation_batches(loader, tokens, rows, run.runtime), run.should_stop)
+        metrics = evaluate_memory(run.objective, validation_batches(loader, tokens, rows, run.runtime), run.should_stop)
         if metrics is not None and config.mc_log_lod_ascii and run.runtime.rank == 0:
             run.say(picture(run.objective, validation_batches(loader, tokens, rows, run.runtime)))
         return metrics

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mc.config import SessionConfig
-from mc.loading import LoadedController
+from mc.loading import LoadedMemory
 from mc.session.conversation import SessionConversation
 from mc.session.describe import describe_focus
 from mc.session.files import SessionInfo, valid_name
@@ -75,7 +75,7 @@ class MemoryChat:
 
     def __init__(
         self,
-        loaded: LoadedController,
+        loaded: LoadedMemory,
         flags: MemoryFlags,
         sampling: Sampling,
         base: bool,
@@ -85,7 +85,7 @@ class MemoryChat:
     ) -> None:
         self._say, self._quota, self._tokenizer, self._base = say, flags.ingest_quota, loaded.tokenizer, base
         with _as_user_error():
-            self._store = SessionStore(loaded.controller, loaded.identity, flags.config, watch=telemetry.hooks)
+            self._store = SessionStore(loaded.memory, loaded.identity, flags.config, watch=telemetry.hooks)
             self.name = flags.session or NAME
             session = self._store.open(self.name, flags.session_repair)
         self.conversation = SessionConversation(session, loaded.tokenizer, sampling, base, tools)

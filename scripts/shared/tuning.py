@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import torch
 
-from mc.loading import has_memory, restore_controller
+from mc.loading import has_memory, restore
 from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryFlags, TelemetryProvider, open_telemetry
+from mc.train.controller import MCController
 from nanochat.checkpoint.load_model import TRAINED_BY, Stage, Trained, latest_stage, load_weights_into, newest_tag, open_trained
 from nanochat.common import UserError
 from nanochat.data.rows import Loader
@@ -133,7 +134,7 @@ def begin(args: Tuning, stage: Stage) -> TuningRun:
     model.to(runtime.device).use_kernels(runtime.compile, args.chunked_ce)
     objective: Objective = NextTokenObjective(model)
     if memory:
-        objective = restore_controller(trained, model, seed=args.trainer.seed, rank=runtime.rank, annealed=True)
+        objective = restore(trained, model, MCController, seed=args.trainer.seed, rank=runtime.rank, annealed=True)
         objective.use_kernels(runtime.compile)
     return TuningRun(stage, trained.folder.name, args, runtime, stop, trained.tokenizer, objective, telemetry, source, trained)
 

@@ -49,7 +49,7 @@ def test_all_stages_and_going_on(base: Path, tmp_path: Path, capsys: pytest.Capt
     assert (result["gistnet_type"], result["gist_slots"], result["recent"]) == ("context", 1, 32)
     assert [(at["horizon"], abs(at["entries"] - 64) <= 16) for at in result["horizons"]] == [(16, True), (32, True)]
     for at in result["horizons"]:
-        assert set(at["layouts"]) == {"window", "random", "recency", "lens", "oracle", "collapsed"}
+        assert set(at["layouts"]) == {"window", "random", "recency", "lens", "oracle", "gists"}
         assert all(math.isfinite(layout["delta_nll"]) and layout["delta_nll_error"] is None for layout in at["layouts"].values())
     # Nothing is done again, whichever way it is asked for.
     both = bench(capsys, *memory, "--stage=all", "--windows=24,64", "--minutes=1e-9", *where)

@@ -9,12 +9,15 @@ import torch.nn as nn
 from torch import Tensor
 
 from mc.config import LensLossConfig, MCConfig
+from mc.layout.compression import compression_of
 from mc.layout.layout import Geometry, Layout
 from mc.layout.positions import PositionType, alibi_bias
+from mc.memory_model import MemoryModel
 from mc.nets.gist_bank import BankShape, Positions, assemble, bank_index, build
 from mc.nets.gistnet import GistConfig, GistNet
 from mc.nets.lensnet import LensConfig, LensNet
 from mc.train.controller import MCController
+from mc.train.variant_sampler import Variants, lay_out
 from nanochat.model.gpt import GPT
 from nanochat.train.optim import MuonAdamW, OptimFlags, check_coverage
 from nanochat.train.schedule import TrainPlan
@@ -85,6 +88,11 @@ def tiny_batch(rows: int = 2, seed: int = 0, vocab: int = 61) -> tuple[Tensor, T
     return row[:, :-1], row[:, 1:]
 
 
+def as_variants(memory: MemoryModel, levels: Tensor) -> Variants:
+    """Variants with `levels` [V,B,F], all with equally many nodes of each level."""
+    return lay_out(memory.plan, compression_of(levels[0, 0], memory.plan.tail, memory.config.geometry), levels)
+
+
 def hidden_states(
     model: GPT, gistnet: GistNet, shape: BankShape, tokens: Tensor, layout: Layout, kind: PositionType = "gaussian"
 ) -> Tensor:
@@ -93,7 +101,7 @@ def hidden_states(
     middle = model.layers(embedded, model.rotary(0, tokens.shape[1]))[1] if gistnet.config.gistnet_type == "context" else None
     tree = build(embedded, gistnet, shape, middle)
     index = bank_index(layout, shape)
-    rotary = Positions(shape, kind, model.config.head_dim, model.dtype)(layout, index)
+    rotary = Positions(kind, model.config.head_dim, model.dtype)(shape, layout, index)
     bias = alibi_bias(layout, shape.geometry, kind, model.config.heads, model.dtype)
     return model.backbone(assemble(tree, index), rotary, bias=bias)
 

@@ -1,8 +1,10 @@
-"""Memories out of real checkpoints: the same one, or one line that says why not."""
+"""Memories from real checkpoints: the same one, or one line that says why not."""
 
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import torch
 
 from mc.config import MCConfig
 from mc.eval.row_eval import evaluate_memory
-from mc.loading import from_dict, load_controller, restore_controller
+from mc.loading import from_dict, load_memory, restore
+from mc.memory_model import MemoryModel
 from mc.train.controller import MCController
 from nanochat.checkpoint.load_model import build_model, open_trained
 from nanochat.checkpoint.store import CheckpointStore
@@ -46,25 +49,30 @@ def memory(**config) -> MCController:
 def test_a_loaded_memory_is_the_one_that_was_saved(base: Path, config: dict, dtype: torch.dtype) -> None:
     controller = memory(dtype=dtype, **config)
     save_memory(base, controller)
-    loaded = load_controller(tag="tiny-mc", dtype=dtype, backend="sdpa", say=lambda _: None)
-    assert loaded.controller.config == controller.config and loaded.controller.plan == controller.plan
+    loaded = load_memory(tag="tiny-mc", dtype=dtype, backend="sdpa", say=lambda _: None)
+    assert loaded.memory.config == controller.config and loaded.memory.plan == controller.plan
     assert (loaded.meta["tag"], loaded.meta["step"]) == ("tiny-mc", 7) and loaded.tokenizer.fingerprint == tiny_tokenizer().fingerprint
     saved = {name: tensor for name, tensor in controller.state_dict().items() if not name.startswith("model.")}
-    state = loaded.controller.state_dict()
-    assert any("gistnet" in name for name in saved) and any("lensnet" in name for name in saved)
+    trained = open_trained("base", "tiny-mc", None, lambda _: None)
+    restored = restore(trained, build_model(trained, "cpu", dtype, "sdpa"), MCController)
+    state = restored.state_dict()
     assert all(torch.equal(state[name], tensor) and state[name].dtype == tensor.dtype for name, tensor in saved.items())
-    assert not any(p.requires_grad for p in loaded.controller.parameters()) and not loaded.controller.training
+    assert type(loaded.memory) is MemoryModel
+    state = {name: tensor for name, tensor in loaded.memory.state_dict().items() if not name.startswith("model.")}
+    assert state.keys() == {name for name in saved if name.startswith(("gistnet.", "focus.lensnet."))}
+    assert all(torch.equal(saved[name], tensor) and saved[name].dtype == tensor.dtype for name, tensor in state.items())
+    assert not any(p.requires_grad for p in loaded.memory.parameters()) and not loaded.memory.training
     batch = tiny_batch(3, vocab=VOCABULARY)
     # Not to the bit: weights read from a file lie otherwise in memory, and matmuls go by that.
-    assert evaluate_memory(loaded.controller, [batch], horizons=(6,)) == pytest.approx(
+    assert evaluate_memory(loaded.memory, [batch], horizons=(6,)) == pytest.approx(
         evaluate_memory(controller, [batch], horizons=(6,)), rel=1e-3 if dtype == torch.float32 else 0.1
     )
-    assert loaded.controller.plan.length == SEQ_LEN
+    assert loaded.memory.plan.length == SEQ_LEN
 
 
 def refused(match: str, **how) -> None:
     with pytest.raises(UserError, match=match) as error:
-        load_controller(say=lambda _: None, **how)
+        load_memory(say=lambda _: None, **how)
     assert "\n" not in str(error.value)
 
 
@@ -103,14 +111,14 @@ def test_a_checkpoint_of_another_version_is_one_line(base: Path, change: str, na
         state["gistnet.c_out.weight"] = torch.zeros(3, 3)
     store.save(8, tensors, meta)
     refused(f"does not describe a memory of this version .*{named}.*; train it again", step=8)
-    assert load_controller(step=7, say=lambda _: None).meta["step"] == 7
+    assert load_memory(step=7, say=lambda _: None).meta["step"] == 7
 
 
 def test_a_model_that_was_frozen_is_trained_by_later_stages(base: Path) -> None:
     save_memory(base, memory(mc_freeze_model=True))
     trained = open_trained("base", None, None, lambda _: None)
     model = build_model(trained, "cpu", torch.float32, "auto")
-    restored = restore_controller(trained, model.requires_grad_(True))
+    restored = restore(trained, model.requires_grad_(True), MCController)
     assert all(p.requires_grad for p in model.parameters())
     assert any(group.named[0][0].startswith("model.") for group in restored.parameter_groups(OptimFlags(), TrainPlan(64, 3, 1.0, 1.0)))
 
@@ -121,3 +129,42 @@ def test_configurations_go_through_json_and_back() -> None:
     assert from_dict(MCConfig, saved) == config
     del saved["mc_lr_mult"], saved["gist"]["gistnet_head"]  # as before these knobs were there
     assert from_dict(MCConfig, saved) == config
+
+
+ENCODER = [f"blocks.{i}.{name}.weight" for i in range(2) for name in ("c_qkv", "c_proj", "mlp.c_fc", "mlp.c_proj")]
+LENSNET = [
+    *(f"{name}.weight" for name in ("c_in", "c_features", "c_matching", "head.c_fc", "head.c_proj", "c_score")),
+    *(f"matching.{name}" for name in ("sharpness", "nothing", "age", "c_query.weight", "c_key.weight")),
+    *(f"encoder.{name}" for name in ENCODER),
+]
+ATTENTION = ("c_q", "c_k", "c_v", "c_proj")
+NAMES = {
+    "_extra_state",
+    *(f"model.{name}" for name in ("resid_lambdas", "x0_lambdas", "smear_lambda", "backout_lambda")),
+    *(f"model.{name}.weight" for name in ("wte", "value_embeds", "lm_head", "smear_gate", "blocks.1.attn.value_gate")),
+    *(f"model.blocks.{i}.attn.{name}.weight" for i in range(2) for name in ATTENTION),
+    *(f"model.blocks.{i}.mlp.{name}.weight" for i in range(2) for name in ("c_fc", "c_proj")),
+    "gistnet.queries",
+    *(f"gistnet.{name}.weight" for name in ("c_in", "c_key", "head.c_fc", "head.c_proj", "c_out")),
+    *(f"gistnet.encoder.{name}" for name in ENCODER),
+    *(f"focus.{net}.{name}" for net in ("lensnet", "reference") for name in LENSNET),
+    "focus.sides",
+    "focus.advantages.moments",
+    "reconstruction.places",
+    "reconstruction.mlp.c_fc.weight",
+    "reconstruction.mlp.c_proj.weight",
+}
+
+
+def test_the_names_in_checkpoints_are_the_ones_there_always_were() -> None:
+    """Every checkpoint on disk has these: renaming a module must not change them."""
+    controller = memory(gist={"gistnet_pooling": "query"}, mc_gist_recon_weight=0.1, lens_loss={"mc_lens_kl_weight": 0.1})
+    assert controller.state_dict().keys() == NAMES
+    alone = MemoryModel(controller.model, controller.config, SEQ_LEN)
+    assert alone.state_dict().keys() == {name for name in NAMES if name.startswith(("model.", "gistnet.", "focus.lensnet."))}
+
+
+def test_sessions_and_loading_know_nothing_of_training(root: Path) -> None:
+    code = "import sys, mc.loading, mc.session.conversation, mc.session.store; print([n for n in sys.modules if n.startswith('mc.train')])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -86,7 +86,7 @@ def test_core_is_evaluated_where_its_bundle_is(trained: Path, capsys: pytest.Cap
 
 
 def test_core_that_is_asked_for_but_not_here_is_one_line(trained: Path) -> None:
-    with pytest.raises(UserError, match="the CORE bundle is not here .*; get it so: python -m nanochat.core_eval download"):
+    with pytest.raises(UserError, match="the CORE bundle does not exist .*; get it with: python -m nanochat.core_eval download"):
         main(["--eval", "bpb,core"])
     assert not (trained / "report").exists()
 

@@ -10,14 +10,16 @@ import pytest
 
 from mc.eval.paired_stats import compare_rows
 from mc.eval.row_eval import measure, training_probes
-from mc.loading import load_controller
+from mc.loading import load_memory
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
 from nanochat.data.sources import open_source
 from nanochat.data.token_cache import open_tokens
 from nanochat.eval.bits_per_byte import validation_batches
 from nanochat.runtime.device import RuntimeFlags, start
+from scripts import base_eval
 from scripts.base_eval import main
+from tests.helpers.tiny_memory import tiny_batch
 from tests.helpers.tiny_model import TEXT, save_base, tiny_model, tiny_tokenizer
 from tests.mc.test_loading import memory, save_memory
 
@@ -45,14 +47,14 @@ def test_reports_what_the_memory_is_worth(base: Path, corpus: str, capsys: pytes
     values, out = report(base), capsys.readouterr().out
     assert values["model"] == "tiny-mc, step 7" and math.isfinite(values["val_bpb"]) and "samples" in values
     assert [(row["horizon"], row["layout"]) for row in values["memory"]] == [(32, name) for name in ("window", "random", "lens")]
-    controller, tokenizer, *_ = load_controller(say=lambda _: None)
+    controller, tokenizer, *_ = load_memory(say=lambda _: None)
     (probe,) = training_probes(controller, (32, 128, 512))
     shards = open_tokens(open_source(corpus), tokenizer, "val", say=lambda _: None)
     loader = RowLoader(shards, 96, "bestfit", shuffle=False, say=lambda _: None)
     runtime = start(RuntimeFlags(device_type="cpu", compile=False))
     (losses,) = measure(controller, validation_batches(loader, 960, 3, runtime), [probe], ("random", "lens"))
     compared = compare_rows(losses)
-    assert values["memory_rows"] == compared.rows == min(10, loader.rows_per_epoch)
+    assert values["memory_rows"] == values["memory_rows@32"] == compared.rows == min(10, loader.rows_per_epoch)
     for row in values["memory"]:
         assert row["entries"] == probe.width
         assert (row["delta_nll"], row["delta_nll_error"]) == pytest.approx(tuple(compared.delta_nll(row["layout"])), rel=1e-5)
@@ -65,6 +67,20 @@ def test_reports_what_the_memory_is_worth(base: Path, corpus: str, capsys: pytes
     row, session = values["layouts"]
     assert "decision point" in row["text"] and "lens" in row["text"] and "1 character =" in session["text"]
     assert values["focus"]["refocuses"] > 0 and 0 < values["focus"]["residency"] <= 1
+
+
+def test_rows_are_counted_at_every_horizon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three rows one has no target among its last 8: it counts at the horizon of 32 only."""
+    monkeypatch.setattr(base_eval, "MEMORY_HORIZONS", (8, 32))
+    tokens, targets = (part.clone() for part in tiny_batch(3))
+    targets[0, -9:] = -1
+    runtime = start(RuntimeFlags(device_type="cpu", compile=False))
+    values = base_eval._memory(memory().requires_grad_(False), lambda split: iter([(tokens, targets)]), runtime, lambda _: None)
+    assert {name: count for name, count in values.items() if "rows" in name} == {
+        "memory_rows@8": 2,
+        "memory_rows@32": 3,
+        "memory_rows": 3,
+    }
 
 
 def test_a_memory_that_is_asked_for_but_not_there_is_one_line(base: Path, corpus: str) -> None:

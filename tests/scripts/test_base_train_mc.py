@@ -187,10 +187,10 @@ PLACES = [
     "mc.nets.gistnet:GistNet.forward",
     "mc.nets.lensnet:LensNet.forward",
     "mc.train.variant_sampler:Sampler.sample",
-    "mc.train.controller:assemble",
-    "mc.train.controller:build",
+    "mc.memory_model:assemble",
+    "mc.memory_model:build",
     "mc.train.lens_objective:lens_losses",
-    "mc.eval.row_eval:evaluate_memory",
+    "scripts.shared.evaluations:evaluate_memory",
 ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.tiny_chat import save_chat_model
-from mc.loading import load_controller
+from mc.loading import load_memory
 from mc.session.files import list_sessions
 from mc.session.ingest import ingest
 from mc.session.store import SessionStore
@@ -71,7 +71,7 @@ def test_what_a_user_can_do_with_sessions(
     assert rows.keys() == {"a", "b"} and f"{length:,}" in rows["a"] and "sft alphabet, step 7" in rows["b"]
     assert [line for line in listed.splitlines() if line.startswith("* a")] and "sessions" in listed.splitlines()[-1]
     assert (already, new, newer) == ("session a is open already\n", "session a-2 is new\n", "session a-3 is new\n")
-    assert "invalid session name" in bad and "there is a session a already" in taken
+    assert "invalid session name" in bad and "session a already exists" in taken
     assert nothing == "/fork needs an argument: /fork NAME\n" and no_file == "/ingest needs an argument: /ingest FILE\n"
     assert nowhere.startswith("error: cannot read /nowhere: No such file") and now.startswith(LETTERS)
     assert what == "unknown command /what; /help lists the commands\n" and begin.endswith(helped)
@@ -83,7 +83,7 @@ def test_a_document_is_read_before_the_first_prompt(trained: Path, capfd: pytest
     assert main([*SAY, "--session=a", "--ingest", str(tmp_path / "a.txt"), "-p", "Well?"]) == 0
     out, err = capfd.readouterr()
     assert out == LETTERS + "\n" and "[a.txt was read: " in err
-    controller, tokenizer, _, identity = load_controller("sft", say=lambda _: None)
+    controller, tokenizer, _, identity = load_memory("sft", say=lambda _: None)
     session = SessionStore(controller, identity, parse(ChatCli, [*SAY, "--session=a"]).memory.config).open("a")
     shown = tokenizer.decode(session.tree.tokens(0, session.length).tolist())
     session.tree.close()
@@ -105,7 +105,7 @@ def test_what_cannot_be_opened_is_one_line(trained: Path, tmp_path: Path) -> Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_DTYPE", "bf16")
         refused("session a was made with .*dtype", "--session", "a")
-    controller, tokenizer, _, identity = load_controller("sft", say=lambda _: None)
+    controller, tokenizer, _, identity = load_memory("sft", say=lambda _: None)
     config = parse(ChatCli, [*SAY, "--session=a"]).memory.config
     other = SessionStore(controller, identity, config)
     session = other.open("a")
@@ -173,7 +173,7 @@ def test_a_session_on_a_terminal(trained: Path, root: Path, tmp_path: Path, monk
         assert terminal.process.wait(60) == 0
     finally:
         terminal.close()
-    controller, tokenizer, _, identity = load_controller("sft", say=lambda _: None)
+    controller, tokenizer, _, identity = load_memory("sft", say=lambda _: None)
     session = SessionStore(controller, identity, parse(ChatCli, flags).memory.config).open("a")
     ids = session.tree.tokens(0, session.length)
     special = tokenizer.decode(ids[ids >= tokenizer.bos_id].tolist())

@@ -12,7 +12,7 @@ import pytest
 from bench.tiny_chat import save_chat_model
 from bench.warm_start import WarmStart
 from mc.eval.row_eval import evaluate_memory
-from mc.loading import load_controller
+from mc.loading import load_memory
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
@@ -150,7 +150,7 @@ def test_a_memory_is_measured_on_the_rows_of_base_training(base: Path, corpus: s
     shutil.copytree(base / "base_checkpoints", base / "sft_checkpoints")
     assert main(["--tasks", "compare", "--max-problems", "2", "--max-new-tokens", "4"]) == 0
     values, out = report(base, "chat_evaluation_mc"), capsys.readouterr().out
-    controller, tokenizer, *_ = load_controller("sft", say=lambda _: None)
+    controller, tokenizer, *_ = load_memory("sft", say=lambda _: None)
     shards = open_tokens(open_source(corpus), tokenizer, "val", say=lambda _: None)
     loader = RowLoader(shards, 96, "bestfit", 42, False, say=lambda _: None)
     runtime = start(RuntimeFlags(device_type="cpu", compile=False))

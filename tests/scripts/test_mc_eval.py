@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mc.eval.session_baselines import CONDITIONS
+from mc.eval.session_baselines import SESSION_CONDITIONS
 from nanochat.common import UserError
 from nanochat.report.compose import generate
 from scripts import mc_eval
@@ -43,12 +43,12 @@ def test_text_and_recall_are_measured_and_reported(corpus: str, base: Path, caps
     assert {(row["tokens"], row["horizon"]) for row in said["text"]} == {(n * width, h) for n in (2, 5) for h in (8, 16)}
     assert {row["tokens"]: row["documents"] for row in said["text"]} == {2 * width: 2, 5 * width: 1}
     recall = {(row["suite"], row["tokens"], row["condition"]) for row in said["recall"]}
-    assert recall >= {("passkey", 5 * width, c) for c in CONDITIONS if c != "full"} and ("mqar", 2 * width, "focus") in recall
+    assert recall >= {("passkey", 5 * width, c) for c in SESSION_CONDITIONS if c != "full"} and ("mqar", 2 * width, "lens") in recall
     assert list(said["left_out"]) == ["passkey 2 × W", "mqar 5 × W"]
     kept = json.loads(Path(said["predictions_file"]).read_text(encoding="utf-8"))
     assert Path(said["predictions_file"]) == base / "base_runs" / "tiny-mc" / "mc_eval.json"
     assert set(kept["predictions"][0]) == {"suite", "length", "condition", "prompt", "answer", "reply", "score"}
-    assert len([p for p in kept["predictions"] if (p["suite"], p["length"]) == ("passkey", 5 * width)]) == 2 * (len(CONDITIONS) - 1)
+    assert len([p for p in kept["predictions"] if (p["suite"], p["length"]) == ("passkey", 5 * width)]) == 2 * (len(SESSION_CONDITIONS) - 1)
     assert {len(row["losses"]) for row in kept["losses"]} == {16} and kept["flags"]["session"]["mc_session_lod"] == 2
     generate(base / "out" / "report.md")
     report = (base / "out" / "report.md").read_text(encoding="utf-8")
@@ -86,11 +86,11 @@ def test_documents_of_the_user_are_measured(corpus: str, tmp_path: Path, capsys:
         main([*TINY, "--suite", "text", "--lengths", "2", "--horizons", "8", "--documents", str(folder), "--conditions", "window,focus"])
         == 0
     )
-    assert [(row["condition"], row["documents"]) for row in last_line(capsys)["text"]] == [("window", 1), ("focus", 1)]
+    assert [(row["condition"], row["documents"]) for row in last_line(capsys)["text"]] == [("window", 1), ("lens", 1)]
 
 
 def test_nothing_long_enough_is_one_line(corpus: str, base: Path) -> None:
-    with pytest.raises(UserError, match=r"^text: no document has the [\d,]+ tokens that 1 of the lengths take.*nothing is left to measure"):
+    with pytest.raises(UserError, match=r"^text: no document has the [\d,]+ tokens that 1 of the lengths need.*nothing is left to measure"):
         main([*TINY, "--suite", "text", "--mc-session-lod", "4", "--lengths", "100"])
     assert not (base / "report").exists()
 
@@ -98,13 +98,13 @@ def test_nothing_long_enough_is_one_line(corpus: str, base: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "passkeys"], "suite has 'passkeys'; there are all,text,passkey"),
-        (["--suite", "text,"], "suite has ''"),
+        (["--suite", "passkeys"], "invalid suite: 'passkeys' is unknown; expected some of all,text,passkey"),
+        (["--suite", "text,"], "invalid suite: ''"),
         (["--lengths", "1,x"], "lengths is '1,x'; it must be whole numbers from 1"),
         (["--lengths", "0"], "lengths is '0'"),
         (["--horizons", "-3"], "horizons is '-3'"),
         (["--examples", "0"], "examples is 0"),
-        (["--conditions", "focus,best"], "conditions has 'best'; there are full,window"),
+        (["--conditions", "focus,best"], "invalid conditions: 'best' is unknown; expected some of full,window"),
         (["--full-limit", "-1"], "full_limit is -1"),
         (["--mc-session-lod", "0"], "mc_session_lod is 0"),
         (["--device-type", "abacus"], "device_type is 'abacus'"),
@@ -124,7 +124,7 @@ def test_wrong_flags_are_refused_before_anything_is_loaded(
     [
         (
             ["--mc-session-lod", "1", "--lengths", "100"],
-            r"has room for [\d,]+ tokens of history, and [\d,]+ are asked for; give shorter --lengths, more --mc-session-lod",
+            r"has room for [\d,]+ tokens of history, not for [\d,]+; give shorter --lengths, more --mc-session-lod",
         ),
         (["--allocator-soft-max-length", "30"], "allocator_soft_max_length is 30; .* take up to"),
         (["-g", "nobody"], "no model nobody in"),
@@ -144,4 +144,5 @@ def test_a_model_without_a_memory_is_one_line(base: Path) -> None:
 def test_names_are_chosen_by_their_beginnings() -> None:
     assert mc_eval.MCEval(suite="niah_single,cost").parts == ["niah_single_1", "niah_single_2", "niah_single_3", "cost"]
     assert mc_eval.MCEval().parts == list(mc_eval.PARTS)
-    assert mc_eval.MCEval(conditions="focus,full").compared == ["full", "focus"]
+    assert mc_eval.MCEval(conditions="lens,full").compared == ["full", "lens"]
+    assert mc_eval.MCEval(conditions="focus,full").compared == ["full", "lens"], "its name in earlier versions"

@@ -10,8 +10,8 @@ import torch
 
 from mc.auto_batch import choose_micro_batch
 from mc.config import MCConfig, SessionConfig
-from mc.eval import row_eval
-from mc.eval.row_eval import measure_memory, picture
+from mc.eval.paired_stats import Estimate, PairedComparison
+from mc.eval.row_eval import evaluate_memory, picture
 from mc.train.controller import new_controller
 from nanochat.runtime.device import Precision, Runtime
 from tests.helpers.tiny_model import tiny_model
@@ -42,11 +42,11 @@ def test_the_micro_batch_divides_the_step_and_is_said() -> None:
 
 
 def test_figures_that_are_not_defined_are_left_out_and_a_stop_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = measure_memory(controller(), [rows()], lambda: False)
+    figures = evaluate_memory(controller(), [rows()])
     assert figures is not None and "mc/delta_nll@32" in figures and all(math.isfinite(value) for value in figures.values())
-    assert measure_memory(controller(), [rows()], lambda: True) is None
-    monkeypatch.setattr(row_eval, "evaluate_memory", lambda *_: {"mc/recovery@32": math.nan, "mc/delta_nll@32": 0.0})
-    assert measure_memory(controller(), [rows()], lambda: False) == {"mc/delta_nll@32": 0.0}
+    assert evaluate_memory(controller(), [rows()], lambda: True) is None
+    monkeypatch.setattr(PairedComparison, "recovery", lambda *_: Estimate(math.nan, math.nan))
+    assert evaluate_memory(controller(), [rows()]).keys() == {name for name in figures if "recovery" not in name}
 
 
 def test_a_picture_names_every_way_to_choose() -> None:

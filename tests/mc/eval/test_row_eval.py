@@ -8,20 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from mc.eval.choose_layout import by_recency, coarsest
+from mc.eval.choose_layout import by_recency, by_score, coarsest
+from mc.eval.conditions import LAYOUTS
 from mc.eval.paired_stats import compare_rows
 from mc.eval.row_eval import (
-    KINDS,
     choose_levels,
     evaluate_memory,
+    horizon_attention,
     horizon_nll,
     lens_levels,
-    lens_scores,
     make_probe,
     measure,
-    oracle_levels,
-    plain_forward,
-    row_tree,
     training_probes,
     window_forward,
 )
@@ -77,14 +74,14 @@ def test_an_all_raw_memory_loses_nothing_at_all(config: dict) -> None:
 
 
 @pytest.mark.parametrize("config", GISTS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LAYOUTS)
 def test_losses_are_those_of_the_definition(config: dict, kind: str) -> None:
     controller, (tokens, targets) = memory(**config), tiny_batch(2)
     model, geometry, probe = controller.model, controller.config.geometry, make_probe(controller, H, 34, RECENT)
     (losses,) = measure(controller, [(tokens, targets)], [probe], [kind], seed=3)
-    plain = plain_forward(model, tokens)
-    levels = choose_levels(controller, probe, plain, row_tree(controller, probe, plain), kind, generator(3))
-    width = (coarsest(probe.compression) if kind == "collapsed" else probe.compression).width
+    plain = controller.forward_plain(tokens)
+    levels = choose_levels(controller, probe, plain, controller.build_bank(plain, probe.plan.shape), kind, generator(3))
+    width = (coarsest(probe.compression) if kind == "gists" else probe.compression).width
     layout = from_levels(levels, SEQ_LEN, width, geometry)
     check(layout, geometry, end=SEQ_LEN, max_entries=34 + H + geometry.block_size // 2, recent=RECENT + H)
     hidden = hidden_states(model, controller.gistnet, probe.plan.shape, tokens, layout, controller.config.positional_type)
@@ -103,12 +100,12 @@ def test_every_layout_of_a_budget_has_as_many_entries_as_the_window() -> None:
     controller, (tokens, _) = memory(), tiny_batch(2)
     for horizon, width in ((6, 34), (6, 50), (12, 25), (20, 61)):
         probe = make_probe(controller, horizon, width, RECENT)
-        plain = plain_forward(controller.model, tokens)
-        tree = row_tree(controller, probe, plain)
+        plain = controller.forward_plain(tokens)
+        bank = controller.build_bank(plain, probe.plan.shape)
         assert abs(probe.width - width) <= 4
         assert window_forward(controller.model, tokens, horizon, probe.width).shape[1] == probe.width + horizon
         for kind in ("random", "recency", "lens", "oracle"):
-            levels = choose_levels(controller, probe, plain, tree, kind, generator())
+            levels = choose_levels(controller, probe, plain, bank, kind, generator())
             layout = from_levels(levels, SEQ_LEN, probe.compression.width, controller.config.geometry)
             check(layout, controller.config.geometry, end=SEQ_LEN, recent=RECENT + horizon)
             assert (layout.start < probe.decision).sum(1).tolist() == [probe.width] * 2
@@ -121,11 +118,11 @@ def test_lens_layouts_keep_what_it_scores_highest_and_do_not_know_the_horizon(ki
     probe = make_probe(controller, H, 50, RECENT)
 
     def layouts(tokens: Tensor) -> tuple[Tensor, Tensor]:
-        tree = row_tree(controller, probe, plain_forward(controller.model, tokens))
+        bank = controller.build_bank(controller.forward_plain(tokens), probe.plan.shape)
         seen, now = by_recency(coarsest(probe.compression), len(tokens)), coarsest(probe.compression)
         if passes == 2:
-            seen, now = lens_levels(controller, probe, tree), probe.compression
-        return lens_levels(controller, probe, tree, passes), lens_scores(controller, probe, tree, seen, now.width)
+            seen, now = lens_levels(controller, probe, bank), probe.compression
+        return lens_levels(controller, probe, bank, passes), controller.score_blocks(bank, seen, probe.decision, now.width - H)
 
     levels, scores = layouts(tokens)
     for row in range(4):
@@ -182,7 +179,7 @@ def test_the_oracle_keeps_the_far_block_that_the_horizon_looks_for() -> None:
     tokens[:, SEQ_LEN - H - 1 : -1] = torch.randint(9, 40, (5, H), generator=generator())
     others, places = [77, 60, 20, 3, 30], [2, 11, 37, 50, 70]
     tokens[torch.arange(5), others], tokens[torch.arange(5), places] = 7, 8
-    levels = oracle_levels(model, probe, plain_forward(model, tokens))
+    levels = by_score(probe.compression, horizon_attention(controller, controller.forward_plain(tokens), H, probe.plan.blocks))
     assert probe.compression.nodes[0] == probe.plan.blocks - 1
     assert levels.argmin(1).tolist() == [place // 8 for place in places]
 
@@ -200,7 +197,7 @@ def test_rows_without_a_target_are_left_out_and_random_layouts_are_the_seeds() -
         assert values[0] == all_rows[name][0] and values.isfinite().all() and values[1] != all_rows[name][1]
     (again,) = measure(controller, [(tokens, targets)], [probe], ["recency", "random"], seed=1)
     assert torch.equal(again["recency"], all_rows["recency"]) and not torch.equal(again["random"], all_rows["random"])
-    one_row = horizon_nll(controller.model, plain_forward(controller.model, tokens[1:2]).hidden, padded[1:2], H)
+    one_row = horizon_nll(controller.model, controller.forward_plain(tokens[1:2]).hidden, padded[1:2], H)
     assert one_row.item() == pytest.approx(losses["full"][1].item(), rel=1e-6)
 
 

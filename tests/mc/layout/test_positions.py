@@ -11,7 +11,7 @@ from mc.layout.layout import Geometry, Layout, raw
 from mc.layout.positions import KINDS, alibi_bias, entry_rotary
 from mc.nets.gist_bank import BankShape, Positions, bank_index, bank_layout
 from nanochat.model.gpt import rotary_at
-from tests.helpers.tiny_memory import SEQ_LEN, as_layout, entries, tiny_batch, tiny_gpt, tiny_memory
+from tests.helpers.tiny_memory import SEQ_LEN, as_layout, as_variants, entries, tiny_batch, tiny_gpt, tiny_memory
 
 MIXED = entries([2, 2, 2, 2, 0, 1, 1, 0], 35, Geometry(4, 2))
 
@@ -29,7 +29,7 @@ def test_tokens_get_ordinary_rope_bit_for_bit(kind: str, dtype: torch.dtype) -> 
     shape = BankShape(24, 16, Geometry(4, 2), 2)
     layout = raw(3, 24)
     direct = entry_rotary(layout, shape.geometry, kind, 8, dtype)
-    gathered = Positions(shape, kind, 8, dtype)(layout, bank_index(layout, shape))
+    gathered = Positions(kind, 8, dtype)(shape, layout, bank_index(layout, shape))
     for rotary in (direct, gathered):
         assert rotary.cos.dtype == dtype
         for mine, theirs in zip(rotary, ordinary, strict=True):
@@ -73,9 +73,9 @@ def test_local_positions_are_places_in_the_working_context() -> None:
 def test_positions_of_a_bank_are_those_of_the_layout(kind: str) -> None:
     shape = BankShape(35, 32, Geometry(4, 2), 2)
     layout = as_layout([MIXED, entries([0, 0, 1, 1, 2, 2, 2, 2], 35, shape.geometry)])
-    positions = Positions(shape, kind, 8, torch.float32)
+    positions = Positions(kind, 8, torch.float32)
     for _ in range(2):
-        got = positions(layout, bank_index(layout, shape))
+        got = positions(shape, layout, bank_index(layout, shape))
         expected = entry_rotary(layout, shape.geometry, kind, 8, torch.float32)
         torch.testing.assert_close(got, expected)
         layout = Layout(*(t.flip(0) for t in layout))
@@ -109,11 +109,12 @@ def test_a_working_context_of_tokens_alone_is_the_plain_model_bit_for_bit(kind: 
     with torch.no_grad():
         hidden = memory.model.backbone(memory.model.embed(tokens), memory.model.rotary(0, SEQ_LEN))
         losses = memory.model(tokens, targets, "none")
-        loss, row = memory.read_rows(tokens, targets)
-        variants = memory.variants(torch.zeros(1, 3, memory.plan.blocks, dtype=torch.int64))
-        _, mine, _ = memory.read(memory.tree(row), variants)
+        plain = memory.forward_plain(tokens, compiled=True)
+        variants = as_variants(memory, torch.zeros(1, 3, memory.plan.blocks, dtype=torch.int64))
+        mine = memory.forward_layouts(memory.build_bank(plain), variants.layout, variants.index, compiled=True).hidden
         my_losses = memory.model.loss(mine, targets.gather(1, variants.predicts), "none")
-    assert torch.equal(row.hidden, hidden) and torch.equal(row.losses, losses)
+        plain_losses = memory.model.loss(plain.hidden, targets, "none")
+    assert torch.equal(plain.hidden, hidden) and torch.equal(plain_losses, losses)
     assert torch.equal(variants.predicts, torch.arange(SEQ_LEN).expand(3, -1))
     if kind.endswith("alibi"):
         torch.testing.assert_close(mine, hidden, rtol=0, atol=1e-5)

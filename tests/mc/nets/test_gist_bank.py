@@ -118,7 +118,7 @@ def test_assembling_picks_each_row_s_own_entries_and_takes_gradients_back(shape:
 def test_variants_of_a_row_lie_rows_apart() -> None:
     """Variant v of row b is at v·B + b: it must read row b."""
     x = torch.arange(2.0)[:, None, None].expand(2, 3, 4)  # row b holds b
-    tree = GistBank(x.contiguous(), x[..., None, None].contiguous())
+    tree = GistBank(x.contiguous(), x[..., None, None].contiguous(), BankShape(3, 0, Geometry(2), 1))
     got = assemble(tree, torch.zeros(6, 2, dtype=torch.int64))
     assert got.x[:, 0, 0].tolist() == got.values[:, 0, 0, 0, 0].tolist() == [0, 1, 0, 1, 0, 1]
 

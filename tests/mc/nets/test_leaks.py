@@ -16,7 +16,7 @@ from mc.train.controller import MCController
 from mc.train.variant_sampler import Request, Sampler, Variants
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import TrainPlan
-from tests.helpers.tiny_memory import SEQ_LEN, hidden_states, tiny_batch, tiny_gistnet, tiny_gpt, tiny_memory
+from tests.helpers.tiny_memory import SEQ_LEN, as_variants, hidden_states, tiny_batch, tiny_gistnet, tiny_gpt, tiny_memory
 
 GISTS = [
     {"gistnet_type": "transformer", "gistnet_pooling": "mean"},
@@ -79,10 +79,10 @@ def test_the_target_of_a_gist_is_the_token_after_its_span() -> None:
     """Rows of 96 tokens in blocks of 8: a gist of the tokens 0 … 63, one of 64 … 71, and the tokens from 72."""
     row = torch.arange(1000, 1000 + SEQ_LEN + 1)
     targets = row[None, 1:]
-    variants = tiny_memory().variants(torch.tensor([[[2] * 8 + [1, 0]]]))
+    variants = as_variants(tiny_memory(), torch.tensor([[[2] * 8 + [1, 0]]]))
     assert targets.gather(1, variants.predicts).tolist() == [[1064, 1072, *range(1073, 1097)]]
     # Two slots each: all know the whole span.
-    variants = tiny_memory(gist={"gist_slots": 2}).variants(torch.tensor([[[1, 0] + [1] * 8]]))
+    variants = as_variants(tiny_memory(gist={"gist_slots": 2}), torch.tensor([[[1, 0] + [1] * 8]]))
     expected = [1008, 1008, *range(1009, 1017)] + [end for end in range(1024, 1088, 8) for _ in range(2)] + [*range(1081, 1097)]
     assert targets.gather(1, variants.predicts).tolist() == [expected]
 
@@ -121,14 +121,14 @@ def advantage_over_chance(memory: MCController, peeking: bool = False, rows: int
     """log V less the mean loss, in standard errors, of the predictions made at entries of each level of fresh rows, and in rows as
     they are. Rows are the sample: the slots of a gist predict one token."""
     tokens, targets = tiny_batch(rows, seed=1_000_000, vocab=VOCAB)
-    _, row = memory.read_rows(tokens, targets)
-    tree = memory.tree(row)
-    means: dict[str, list[Tensor]] = {"row": [row.losses.mean(1)]}
+    plain = memory.forward_plain(tokens)
+    bank = memory.build_bank(plain)
+    means: dict[str, list[Tensor]] = {"row": [memory.model.loss(plain.hidden, targets, "none").mean(1)]}
     for nodes in ((5,), (1, 1)):
         compression = Compression(nodes, memory.plan.blocks, memory.plan.tail, memory.config.geometry)
-        variants = memory.variants(sample_levels(compression, rows, torch.Generator().manual_seed(5))[None])
+        variants = as_variants(memory, sample_levels(compression, rows, torch.Generator().manual_seed(5))[None])
         variants = asked_for_the_last(variants) if peeking else variants
-        _, hidden, _ = memory.read(tree, variants)
+        hidden = memory.forward_layouts(bank, variants.layout, variants.index).hidden
         losses = memory.model.loss(hidden, targets.gather(1, variants.predicts), "none")
         for level in variants.layout.lod.unique().tolist():
             mine = variants.layout.lod == level

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mc.config import AllocatorConfig, SessionConfig
-from mc.loading import LoadedController
+from mc.loading import LoadedMemory
 from mc.serve.web_sessions import WebSessions, open_sessions
 from mc.session.store import SessionStore
 from mc.train.controller import MCController
@@ -348,11 +348,11 @@ def test_a_full_disk_ends_one_reply_and_no_other(controller: MCController, tmp_p
 
 def test_settings_that_do_not_fit_are_one_line(controller: MCController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
-    loaded = LoadedController(controller, TOKENIZER, {}, IDENTITY)
+    loaded = LoadedMemory(controller, TOKENIZER, {}, IDENTITY)
     assert open_sessions(loaded, config(), WebLimits()).answer("list", {}) == {"sessions": []}
     narrow = SessionConfig(allocator=AllocatorConfig(allocator_soft_max_length=60))
     with pytest.raises(UserError, match="allocator_soft_max_length is 60"):
         open_sessions(loaded, narrow, WebLimits())
     biased = tiny_memory(positional_type="gaussian_alibi").requires_grad_(False).eval()
     with pytest.raises(UserError, match="gaussian_alibi works in training only"):
-        open_sessions(LoadedController(biased, TOKENIZER, {}, IDENTITY), config("ram"), WebLimits())
+        open_sessions(LoadedMemory(biased, TOKENIZER, {}, IDENTITY), config("ram"), WebLimits())

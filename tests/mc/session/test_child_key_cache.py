@@ -46,6 +46,6 @@ def test_a_history_shorter_than_what_is_looked_for_has_nothing_below() -> None:
     controller = memory()
     s = session(controller)
     s.append(random_tokens(5))
-    below = s._below(s.context.tiling, s.context.x, controller.focus.lensnet.newest)
+    below = s._child_keys(s.context.tiling, s.context.x, controller.focus.lensnet.newest)
     assert below.entry.shape == (1, 0) and below.keys.shape[:2] == (1, 0)
     assert np.isfinite(s.scores()).all() and len(s.scores()) == 5

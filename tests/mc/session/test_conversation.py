@@ -178,7 +178,7 @@ def test_a_turn_that_the_session_has_no_room_for_is_not_begun() -> None:
     s = session(memory(silent=True), SessionConfig(mc_session_lod=2))
     s.append(torch.full((200,), 65))
     with pytest.raises(
-        UserError, match=r"the session has 200 tokens and room for [0-9,]+, not for 9,005; begin one with more --mc-session-lod"
+        UserError, match=r"the session has 200 tokens and room for [0-9,]+, not for 9,005; start a new one with --mc-session-lod"
     ) as error:
         list(talk(s, max_tokens=9000).say("Go"))
     left = int(str(error.value).split("room for ")[1].split()[0].replace(",", ""))

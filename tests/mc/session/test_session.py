@@ -119,7 +119,7 @@ def test_lensnet_looks_below_entries_as_in_training(gist: dict) -> None:
     shape = BankShape(700, 696, geometry, s.tree.spec.max_lod)
     tree, levels = build(controller.model.embed(tokens[None]), controller.gistnet, shape), to_levels(layout, 87, geometry)
     expected = look_below(bank_keys(lensnet, tree), shape, levels, layout, 700, lensnet.newest)
-    got = s._below(s.context.tiling, s.context.x, lensnet.newest)
+    got = s._child_keys(s.context.tiling, s.context.x, lensnet.newest)
     kept = expected.entry[0] < len(s.context)
     order = got.entry[0].argsort(stable=True)
     assert torch.equal(got.entry[0, order], expected.entry[0, kept])
@@ -274,5 +274,5 @@ def test_bad_values_are_refused_and_nothing_is_added() -> None:
         session_budget(controller, narrow)
     with pytest.raises(UserError, match="gaussian_alibi works in training only"):
         session(memory(positional_type="gaussian_alibi"))
-    with pytest.raises(ValueError, match="the tree holds"):
+    with pytest.raises(ValueError, match="invalid tree: it holds"):
         MCSession(controller, RamTree(session_spec(controller, CONFIG)), SessionConfig())

@@ -62,12 +62,12 @@ def test_a_fork_goes_on_by_itself(tmp_path: Path, kind: str) -> None:
     first.append(tokens(7, 2))
     assert (first.length, second.length) == (210, 303)
     assert torch.equal(second.tree.tokens(0, 203), first.tree.tokens(0, 203))
-    unfocused = MCSession(first.controller, first.tree, first.config).focused()
+    unfocused = MCSession(first.memory, first.tree, first.config).focused()
     for _ in range(3):
         first.refocus()
     third = sessions.fork("a", "third")
     assert third.focused() == first.focused() and third.focused()["lod"] != unfocused["lod"]
-    with pytest.raises(UserError, match="there is a session b already"):
+    with pytest.raises(UserError, match="session b already exists"):
         sessions.fork("a", "b")
     with pytest.raises(ValueError, match="session c is not open"):
         sessions.fork("c", "d")

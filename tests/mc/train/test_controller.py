@@ -19,11 +19,10 @@ def test_the_loss_is_the_mean_over_rows_and_variants(at_gists: bool) -> None:
     tokens, targets = tiny_batch(3)
     result = memory.process_batch(tokens, targets, 0.5)
     memory.draw = 0
-    _, row = memory.read_rows(tokens, targets)
-    tree = memory.tree(row)
-    variants = memory._sample(tree, 3, 0.5)
+    bank = memory.build_bank(memory.forward_plain(tokens))
+    variants = memory._sample(bank, 3, 0.5)
     V = len(variants.levels)
-    _, hidden, _ = memory.read(tree, variants)
+    hidden = memory.forward_layouts(bank, variants.layout).hidden
     logits, losses = memory.model.logits(hidden), []
     for v in range(V):
         for b in range(3):
@@ -74,13 +73,13 @@ def test_rows_are_weighed_with_their_variants_and_what_is_not_to_be_learned_take
 def test_a_variant_that_lost_nothing_is_not_punished() -> None:
     memory = tiny_memory(mc_gist_delta_weight=1.0)
     tokens, targets = tiny_batch(2)
-    _, row = memory.read_rows(tokens, targets)
-    much = row._replace(losses=torch.full_like(row.losses, 1e3))  # rows that do worse than any variant
-    tree = memory.tree(row)
-    variants = memory._sample(tree, 2, 0.5)
-    _, hidden, _ = memory.read(tree, variants)
+    plain = memory.forward_plain(tokens)
+    much = torch.full(targets.shape, 1e3)  # rows that do worse than any variant
+    bank = memory.build_bank(plain)
+    variants = memory._sample(bank, 2, 0.5)
+    hidden = memory.forward_layouts(bank, variants.layout).hidden
     entry_targets = targets[torch.arange(len(hidden)) % 2][:, : hidden.shape[1]]
-    loss, _ = memory._gist_terms(torch.zeros(()), tokens, targets, much, tree, hidden, entry_targets)
+    loss, _ = memory._gist_terms(torch.zeros(()), tokens, plain, much, bank, hidden, entry_targets)
     assert loss == 0
 
 
@@ -113,10 +112,9 @@ def test_priority_sampling_keeps_what_lensnet_scores_high() -> None:
     memory = tiny_memory(mc_max_lod=1, mc_priority_sampling=True, mc_num_random_variants=4)
     wanted = torch.zeros(2, memory.plan.blocks)
     wanted[:, 4] = 1.0
-    memory.focus.coarse_scores = lambda tree, keys: 10 * wanted
+    memory.focus.coarse_scores = lambda bank, keys: 10 * wanted
     tokens, targets = tiny_batch(2)
-    _, row = memory.read_rows(tokens, targets)
-    variants = memory._sample(memory.tree(row), 2, 0.9)
+    variants = memory._sample(memory.build_bank(memory.forward_plain(tokens)), 2, 0.9)
     random, guided = variants.levels[:2], variants.levels[2:]
     assert (guided[..., 4] == 0).all() and (random[..., 4] == 1).any()
 
@@ -148,7 +146,7 @@ def test_flops_count_the_variants() -> None:
 
 
 def test_an_error_in_the_memory_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("tree", "_sample", "read", "_metrics", "_told", "_attention"):
+    for place in ("forward_plain", "build_bank", "_sample", "forward_layouts", "_metrics", "_teachers"):
         memory = tiny_memory()
 
         def broken(*_args, **_kwargs):

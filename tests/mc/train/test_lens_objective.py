@@ -10,19 +10,26 @@ from torch import Tensor
 
 from mc.nets.attention_probe import attention_mass
 from mc.nets.lensnet import bank_keys
-from mc.train.lens_loss import excess, told_loss
+from mc.train.lens_loss import teacher_loss
 from mc.train.lens_objective import METRICS
+from mc.train.lens_teachers import attention_teacher, excess
 from mc.train.variant_sampler import Request
+from nanochat.profiling.timers import untimed
 from tests.helpers.tiny_memory import tiny_batch, tiny_memory
 
 
 def draw(memory, rows: int = 3):
-    """(tree, variants, entries) of random rows."""
-    tokens, targets = tiny_batch(rows)
-    _, row = memory.read_rows(tokens, targets)
-    tree = memory.tree(row)
+    """(bank, variants, entries) of random rows."""
+    bank = memory.build_bank(memory.forward_plain(tiny_batch(rows)[0]))
     variants = memory.sampler.sample(Request(0, 3, rows, 60))
-    return tree, variants, memory.read(tree, variants)[0].x
+    return bank, variants, memory.forward_layouts(bank, variants.layout).entries.x
+
+
+def attention_of(memory, tokens: Tensor, targets: Tensor, change):
+    """(plain rows, the attention teacher where the losses of two variants of each row are `change` of those of the rows)."""
+    plain = memory.forward_plain(tokens)
+    losses = memory.model.loss(plain.hidden, targets, "none")
+    return plain, attention_teacher(memory.model, plain.embedded, plain.inputs, losses, change(losses.repeat(2, 1)), memory.plan, untimed)
 
 
 def test_every_weighted_term_changes_the_loss_and_reaches_lensnet() -> None:
@@ -32,11 +39,11 @@ def test_every_weighted_term_changes_the_loss_and_reaches_lensnet() -> None:
     losses = {}
     for term in (None, *terms):
         memory = tiny_memory(mc_max_lod=1, lens_loss=off | ({f"mc_lens_{term}_weight": 0.7} if term in terms[1:] else {}))
-        tree, variants, entries = draw(memory)
+        bank, variants, entries = draw(memory)
         if term == "kl":  # a policy that has moved away from the one remembered
             memory.focus.lensnet.c_score.weight.data.mul_(-2)
         advantages = torch.randn(variants.levels.shape[:2], generator=torch.Generator().manual_seed(6))
-        loss, metrics = memory.focus.loss(tree, entries, variants, 1, advantages, [(0.7, told)] if term == "told" else [])
+        loss, metrics = memory.focus.loss(bank, entries, variants, 1, advantages, [(0.7, told)] if term == "told" else [])
         assert tuple(metrics) == METRICS
         nothing = {name for name, value in metrics.items() if not math.isfinite(value)}
         assert nothing == (set() if term == "told" else {"mc/lens_explained"}), "without teachers there is nothing to explain"
@@ -50,10 +57,10 @@ def test_every_weighted_term_changes_the_loss_and_reaches_lensnet() -> None:
 
 def test_the_reference_follows_lensnet_slowly() -> None:
     memory = tiny_memory(mc_max_lod=1, lens_loss={"mc_lens_kl_weight": 1.0})
-    tree, variants, entries = draw(memory)
+    bank, variants, entries = draw(memory)
     before = memory.focus.reference.c_score.weight.clone()
     memory.focus.lensnet.c_score.weight.data.add_(1.0)
-    memory.focus.loss(tree, entries, variants, 0, torch.randn(variants.levels.shape[:2]), [])
+    memory.focus.loss(bank, entries, variants, 0, torch.randn(variants.levels.shape[:2]), [])
     moved = memory.focus.reference.c_score.weight - before
     torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=0, atol=1e-6)
     assert not any(p.requires_grad for p in memory.focus.reference.parameters())
@@ -65,33 +72,33 @@ def test_resting_is_zero_and_touches_each_parameter() -> None:
     loss.backward()
     assert loss.item() == 0 and all((p.grad == 0).all() for p in memory.focus.lensnet.parameters())
     assert tuple(metrics) == METRICS and all(math.isnan(value) for value in metrics.values())
-    tree, variants, entries = draw(memory)
-    _, learned = memory.focus.loss(tree, entries, variants, 0, torch.randn(variants.levels.shape[:2]), [])
+    bank, variants, entries = draw(memory)
+    _, learned = memory.focus.loss(bank, entries, variants, 0, torch.randn(variants.levels.shape[:2]), [])
     assert memory.focus.idle()[1] is learned
 
 
-def test_told_loss_by_hand() -> None:
+def test_teacher_loss_by_hand() -> None:
     scores = torch.tensor([[[0.5, -0.5], [0.9, 0.1]]])  # one context of two rows
     told = torch.tensor([[0.0, 3.0], [0.0, 0.0]])  # of the second row nothing
     expected = -math.log(math.exp(-0.5 / 0.2) / (math.exp(0.5 / 0.2) + math.exp(-0.5 / 0.2)))
-    assert told_loss(scores, told, 0.2).item() == pytest.approx(expected, rel=1e-5)
-    assert told_loss(scores, torch.zeros(2, 2), 0.2).item() == 0
+    assert teacher_loss(scores, told, 0.2).item() == pytest.approx(expected, rel=1e-5)
+    assert teacher_loss(scores, torch.zeros(2, 2), 0.2).item() == 0
     shares = (scores[0] / 0.2).softmax(-1)
-    assert told_loss(scores, shares * torch.tensor([[3.0], [0.1]]), 0.2).item() == pytest.approx(0, abs=1e-6), "perfect"
-    even = told_loss(scores, torch.full((2, 2), 0.5), 0.2).item()
+    assert teacher_loss(scores, shares * torch.tensor([[3.0], [0.1]]), 0.2).item() == pytest.approx(0, abs=1e-6), "perfect"
+    even = teacher_loss(scores, torch.full((2, 2), 0.5), 0.2).item()
     assert even == pytest.approx(sum(0.5 * math.log(0.5 / share) for share in shares.flatten().tolist()) / 2, rel=1e-5)
 
 
 def test_explained_is_what_scores_know_of_what_teachers_say() -> None:
     memory = tiny_memory(mc_max_lod=1)
-    tree, variants, entries = draw(memory)
+    bank, variants, entries = draw(memory)
     scores = torch.randn(variants.levels.shape[1:], generator=torch.Generator().manual_seed(5))
     memory.focus.scores = lambda *_, **__: scores[None]
     memory.focus.coarse_scores = lambda *_, **__: scores
     shares = (scores / memory.config.lens_loss.mc_lens_temperature).softmax(-1)
 
     def explained(*told: tuple[float, torch.Tensor]) -> float:
-        return float(memory.focus.loss(tree, entries, variants, 0, torch.zeros(variants.levels.shape[:2]), told)[1]["mc/lens_explained"])
+        return float(memory.focus.loss(bank, entries, variants, 0, torch.zeros(variants.levels.shape[:2]), told)[1]["mc/lens_explained"])
 
     assert explained((1.0, shares[None])) == pytest.approx(1, abs=1e-5), "it is what they say"
     assert explained((1.0, shares.roll(1, -1)[None])) < 0, "worse than to say nothing"
@@ -105,10 +112,10 @@ def test_explained_is_what_scores_know_of_what_teachers_say() -> None:
 def test_teachers_weigh_and_decision_points_are_averaged() -> None:
     focus, g = tiny_memory().focus, torch.Generator().manual_seed(5)
     scores, told = [torch.randn(2, 3, 6, generator=g), torch.randn(1, 3, 4, generator=g)], torch.rand(2, 2, 3, 6, generator=g)
-    ours, even = focus._told_losses(scores, [(2.0, told[0]), (0.5, told[1])])
-    each = [[told_loss(s, there[..., : s.shape[-1]], 0.1) for s, there in zip(scores, teacher, strict=True)] for teacher in told]
+    ours, even = focus._teacher_losses(scores, [(2.0, told[0]), (0.5, told[1])])
+    each = [[teacher_loss(s, there[..., : s.shape[-1]], 0.1) for s, there in zip(scores, teacher, strict=True)] for teacher in told]
     torch.testing.assert_close(ours, 2.0 * sum(each[0]) / 2 + 0.5 * sum(each[1]) / 2)
-    silent = focus._told_losses([torch.zeros_like(s) for s in scores], [(2.0, told[0]), (0.5, told[1])])
+    silent = focus._teacher_losses([torch.zeros_like(s) for s in scores], [(2.0, told[0]), (0.5, told[1])])
     torch.testing.assert_close(torch.stack([*silent]), torch.stack([even, even]))
 
 
@@ -119,7 +126,7 @@ def test_attention_counts_by_what_is_above_an_even_share() -> None:
 
 def test_attention_is_weighted_by_query() -> None:
     memory = tiny_memory()
-    _, row = memory.read_rows(*tiny_batch(2))
+    row = memory.forward_plain(tiny_batch(2)[0])
     single = attention_mass(memory.model, row.embedded, row.inputs, torch.arange(80, 83)[:, None])  # (3, B, T)
     weights = torch.tensor([[1.0, 0.0, 2.0], [0.5, 3.0, 0.0]])
     together = torch.tensor([[80, 81, 82], [82, 80, 80]])
@@ -133,13 +140,14 @@ def test_attention_is_weighted_by_query() -> None:
 def test_blocks_count_by_what_their_readers_lost() -> None:
     """Only the first horizon token lost something in the variants: the blocks' shares are those of its own attention."""
     memory = tiny_memory()
-    tokens, targets = tiny_batch(2)
-    _, row = memory.read_rows(tokens, targets)
     plan = memory.plan
-    losses = row.losses.repeat(2, 1)
-    losses[:, -plan.horizon - 1] += torch.tensor([0.5, 0.1, 1.5, 0.3])  # variants 0 and 1 of rows 0 and 1: means of 1 and 0.2
-    losses[:, -plan.horizon] -= 1.0  # a gain is no loss
-    (blocks,) = memory._attention(row, losses)
+
+    def change(losses: Tensor) -> Tensor:
+        losses[:, -plan.horizon - 1] += torch.tensor([0.5, 0.1, 1.5, 0.3])  # variants 0 and 1 of rows 0 and 1: means of 1 and 0.2
+        losses[:, -plan.horizon] -= 1.0  # a gain is no loss
+        return losses
+
+    row, (blocks,) = attention_of(memory, *tiny_batch(2), change)
     (first,) = attention_mass(memory.model, row.embedded, row.inputs, torch.tensor([[plan.length - plan.horizon - 1]]))
     paid = first[:, : plan.blocks * 8].unflatten(1, (plan.blocks, 8)).sum(-1) * torch.tensor([[1.0], [0.2]])
     torch.testing.assert_close(blocks, (paid - paid.mean(-1, keepdim=True)).clamp(min=0))
@@ -151,8 +159,7 @@ def test_lensnet_learns_at_earlier_decision_points_too() -> None:
     plan, (tokens, targets) = memory.plan, tiny_batch(3)
     assert len(plan.far_blocks) == 3 and plan.far_blocks[0] == plan.blocks > plan.far_blocks[1] > plan.far_blocks[2] > 0
     memory.focus.lensnet.c_score.weight.data.normal_(generator=torch.Generator().manual_seed(7))
-    _, row = memory.read_rows(tokens, targets)
-    attention = memory._attention(row, row.losses.repeat(2, 1) + 1.0)
+    row, attention = attention_of(memory, tokens, targets, lambda losses: losses + 1.0)
     for blocks, t, paid in zip(plan.far_blocks, plan.decisions, attention, strict=True):
         assert t == plan.length - 8 - (plan.blocks - blocks) * 8
         (told,) = attention_mass(memory.model, row.embedded, row.inputs, torch.arange(t - 1, t + 7)[None])
@@ -162,14 +169,14 @@ def test_lensnet_learns_at_earlier_decision_points_too() -> None:
         later, before = tokens.clone(), tokens.clone()
         later[:, t:] = (later[:, t:] + 5) % 61
         before[:, t - 1] = (before[:, t - 1] + 5) % 61
-        trees = [memory.tree(memory.read_rows(x, targets)[1]) for x in (tokens, later, before)]
-        scores, after, other = (memory.focus.coarse_scores(tree, bank_keys(memory.focus.lensnet, tree), blocks) for tree in trees)
+        banks = [memory.build_bank(memory.forward_plain(x)) for x in (tokens, later, before)]
+        scores, after, other = (memory.focus.coarse_scores(bank, bank_keys(memory.lensnet, bank), blocks) for bank in banks)
         assert scores.shape == (3, blocks) and torch.equal(scores, after) and not torch.equal(scores, other)
-    tree, variants, entries = draw(memory)
+    bank, variants, entries = draw(memory)
     advantages = torch.zeros(variants.levels.shape[:2])
 
     def loss(*told: Tensor) -> float:
-        return memory.focus.loss(tree, entries, variants, 0, advantages, [(1.0, each) for each in told])[0].item()
+        return memory.focus.loss(bank, entries, variants, 0, advantages, [(1.0, each) for each in told])[0].item()
 
     mine = [loss(attention), loss(attention.flip(2)), loss(attention, attention.flip(2))]
     moved = attention.clone()

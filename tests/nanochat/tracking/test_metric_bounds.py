@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mc.config import MCConfig, RowPlan
-from mc.eval.metric_bounds import MEMORY_BOUNDS, VARIANTS, expected, memory_targets
+from mc.eval.metric_bounds import MEMORY_BOUNDS, VARIANTS, expected, memory_bounds
 from nanochat.tracking.metric_bounds import LEVEL, RUN_BOUNDS, TREND, Band, Falling, MetricBound, Steady, Toward, Watch
 
 MFU = next(target for target in RUN_BOUNDS if target.metric == "train/mfu")
@@ -147,9 +147,9 @@ def test_every_target_says_what_it_is() -> None:
 def test_variants_are_as_configured(settings, variants: int) -> None:
     least = expected(RowPlan(MCConfig(mc_enabled=True, block_size=8, mc_train_wc_length=200, **settings), 512), rows=4)
     assert least == {VARIANTS: 4 * variants}
-    assert watch(memory_targets(least), [4.0 * variants] * 6, VARIANTS) == []
-    assert watch(memory_targets(least), [4.0 * variants - 1] * 6, VARIANTS) == [LEVEL]
-    assert watch(memory_targets({}), [0.0] * 6, VARIANTS) == [LEVEL]
+    assert watch(memory_bounds(least), [4.0 * variants] * 6, VARIANTS) == []
+    assert watch(memory_bounds(least), [4.0 * variants - 1] * 6, VARIANTS) == [LEVEL]
+    assert watch(memory_bounds({}), [0.0] * 6, VARIANTS) == [LEVEL]
 
 
 def test_no_more_variants_are_expected_than_there_are() -> None:

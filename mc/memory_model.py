@@ -1,0 +1,110 @@
+"""Memory model: a language model with its GistNet and LensNet, which training, evaluation and sessions share.
+
+Shapes: `B` rows, `T` tokens, `V` layouts of a row, `W` entries, `F` blocks that may be compressed, `D` width. Layout v of row b
+is at v·B + b wherever layouts are stacked.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from mc.config import MCConfig, RowPlan
+from mc.layout.layout import Layout
+from mc.layout.positions import alibi_bias
+from mc.nets.gist_bank import BankShape, GistBank, Positions, assemble, bank_index, build
+from mc.nets.gistnet import GistNet
+from mc.nets.lensnet import LensNet, bank_keys, score_levels
+from nanochat.model.attention import EagerAttention
+from nanochat.model.gpt import GPT, Embedded, Rotary
+from nanochat.profiling.timers import OpenSpan, untimed
+
+
+class PlainRows(NamedTuple):
+    """Forward pass of rows without compression."""
+
+    embedded: Embedded
+    hidden: Tensor  # [B,T,D], what the head reads
+    middle: Tensor  # [B,T,D], after the middle layer
+    inputs: list[Tensor]  # [B,T,D] before each layer
+    rotary: Rotary
+
+
+class CompressedRows(NamedTuple):
+    """Forward pass of Working Contexts; `bias` is ALiBi's, if the positions have one."""
+
+    entries: Embedded
+    hidden: Tensor  # [V·B,W,D]
+    rotary: Rotary
+    bias: Tensor | None
+
+
+class MemoryModel(nn.Module):
+    """`model` with the gists of `gistnet` and the scores of `lensnet`, for rows of `seq_len` tokens.
+
+    `plan` says how rows are compressed in training. Forward passes are eager unless `compiled`, which compiles anew for every shape.
+    """
+
+    spans: OpenSpan = staticmethod(untimed)
+
+    def __init__(self, model: GPT, config: MCConfig, seq_len: int) -> None:
+        super().__init__()
+        self.model, self.config, self.plan = model, config, RowPlan(config, seq_len)
+        D, dtype = model.config.width, config.aux_dtype(model.dtype)
+        self.gistnet = GistNet(config.gist, D, dtype)
+        self.focus: nn.Module = nn.ModuleDict({"lensnet": LensNet(config.lens, D, config.geometry, dtype)})  # its name in checkpoints
+        self._positions = Positions(config.positional_type, model.config.head_dim, model.dtype)
+
+    @property
+    def lensnet(self) -> LensNet:
+        """LensNet."""
+        return self.focus.lensnet
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.model.wte.weight.device
+
+    def init_weights(self, generator: torch.Generator | None = None) -> MemoryModel:
+        """Initialises GistNet and LensNet, but not the model. Returns self."""
+        self.gistnet.init_weights(generator)
+        self.lensnet.init_weights(generator)
+        return self
+
+    def forward_plain(self, tokens: Tensor, compiled: bool = False) -> PlainRows:
+        """Reads rows int64 [B,T] without compression."""
+        rotary = self.model.rotary(0, tokens.shape[1])
+        embedded = self.model.embed(tokens)
+        inputs: list[Tensor] = []
+        x, middle = self.model.layers(embedded, rotary, attn_hook=None if compiled else EagerAttention(), inputs=inputs)
+        return PlainRows(embedded, self.model.finish(x, middle), middle, inputs, rotary)
+
+    def build_bank(self, plain: PlainRows, shape: BankShape | None = None) -> GistBank:
+        """The gists of rows, as far as `shape` goes; by default that of `plan`."""
+        return build(plain.embedded, self._make_gists, shape or self.plan.shape, plain.middle if self.gistnet.reads_hidden else None)
+
+    def _make_gists(self, children: Tensor, hidden: Tensor | None) -> Tensor:
+        with self.spans("gistnet"):
+            return self.gistnet(children, hidden)
+
+    def forward_layouts(self, bank: GistBank, layout: Layout, index: Tensor | None = None, compiled: bool = False) -> CompressedRows:
+        """Reads the Working Contexts `layout` [V·B,W]; `index` is `bank_index` of it, if known."""
+        model, kind = self.model, self.config.positional_type
+        index = bank_index(layout, bank.shape) if index is None else index
+        with self.spans("variant_pack"):
+            entries = assemble(bank, index)
+        with self.spans("positional"):
+            rotary = self._positions(bank.shape, layout, index)
+            bias = alibi_bias(layout, bank.shape.geometry, kind, model.config.heads, model.dtype)
+        hidden = model.backbone(entries, rotary, attn_hook=None if compiled else EagerAttention(bias), bias=bias)
+        return CompressedRows(entries, hidden, rotary, bias)
+
+    def score_blocks(self, bank: GistBank, levels: Tensor, decision: int, width: int) -> Tensor:
+        """LensNet's score of each block, fp32 [B,F], in Working Contexts of `width` entries up to token `decision`.
+
+        `levels` int64 [B,F] are those of the blocks.
+        """
+        return score_levels(self.lensnet, bank, bank_keys(self.lensnet, bank), levels, decision, width, self.spans)
