@@ -139,7 +139,7 @@ def test_conditions_do_not_disturb_each_other_and_too_long_is_not_full() -> None
     torch.testing.assert_close(reader.open("lens").hidden, first.hidden)
     reader.read(tokens[290:])
     assert reader.length == 400 and "full" not in dict(reader.open_all([(0, 1)]))
-    torch.testing.assert_close(reader.open("lens").hidden, opened(controller, NARROW, "lens", tokens)._hidden)
+    torch.testing.assert_close(reader.open("lens").hidden, opened(controller, NARROW, "lens", tokens).hidden)
 
 
 def test_documents_are_taken_where_they_are_long_enough() -> None:
