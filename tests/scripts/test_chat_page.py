@@ -217,7 +217,7 @@ def test_errors_are_readable_and_the_way_back_is_a_button(browser: Browser, mode
         page = next(opened)
         say(page, "x" * 60)
         alert = page.get_by_role("alert")
-        expect(alert).to_contain_text("The messages have 60 characters; 50 are allowed.")
+        expect(alert).to_contain_text("The messages have 60 characters; at most 50 are allowed.")
         expect(page.locator("article")).to_have_count(1)
         page.locator("article.user").hover()
         page.get_by_role("button", name="Edit").click()

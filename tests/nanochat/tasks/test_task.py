@@ -57,7 +57,7 @@ def test_the_reference_is_what_the_answer_says_beside_its_tool_calls() -> None:
         (None, "list of messages"),
         ({"messages": []}, "list of messages"),
         ({"messages": [{"role": "user", "content": "a"}]}, "last message must be the assistant's"),
-        ({"messages": [{"role": "assistant", "content": "a"}]}, "'user' must come here"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "has the role 'assistant'; expected 'user'"),
         ({"messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": "a"}]}, "must be a string"),
         (dialogue("?", [{"type": "music", "text": "la"}]), "one of the types"),
     ],
