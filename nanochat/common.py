@@ -1,4 +1,4 @@
-"""Basics of every part: the error a user can act on, the artefact folder, atomic files."""
+"""Basics: the error that a user can act on, the artefact folder, atomic files."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def digest(*values: object) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return str(error).splitlines()[0]
+    """The first line of an error's message; its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def is_loopback(host: str) -> bool:

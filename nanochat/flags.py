@@ -19,19 +19,17 @@ from typing import Any, Literal, TypeVar
 from nanochat.common import UserError
 from nanochat.redaction import redact
 
-Recipe = TypeVar("Recipe")
-
-
+Config = TypeVar("Config")
 Presets = Mapping[str, Mapping[str, Any]]  # value of a flag → the defaults it gives other flags
 _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
-GIVEN = "…"  # stands for any value but None
+GIVEN = "…"  # any value but None
 
 
 def flag(default: Any, help: str, *, unit: str = "", alias: Sequence[str] = (), presets: Presets | None = None) -> Any:
     """A dataclass field that is also a flag. `help` is one phrase, `unit` the unit of its number.
 
     `presets`: {value: {field: default}} for a flag whose value changes the defaults of others on the command line; the value
-    `GIVEN` stands for any.
+    `GIVEN` means any but None.
     """
     metadata = {"help": help, "unit": unit, "alias": tuple(alias), "presets": presets or {}}
     return dataclasses.field(default=default, metadata=metadata)
@@ -47,29 +45,29 @@ def part(config_class: type) -> Any:
     return dataclasses.field(default_factory=config_class)
 
 
-def parse(recipe: type[Recipe], argv: Sequence[str] | None = None) -> Recipe:
-    """Builds `recipe` from `argv` (default: the process's). The first line of its docstring is the description.
+def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Config:
+    """Builds `config_class` from `argv` (default: the process's). The first line of its docstring is the description.
 
     Flags may be written with hyphens or underscores, as `--flag value` or `--flag=value`, and after a lone `--`.
     An unknown flag, a malformed value or a `ValueError` from a `__post_init__` prints one line and exits with 2.
     """
-    parser = _Parser(prog=_program_name(recipe), description=(recipe.__doc__ or "").strip().splitlines()[0], allow_abbrev=False)
+    parser = _Parser(prog=_program_name(config_class), description=(config_class.__doc__ or "").strip().splitlines()[0], allow_abbrev=False)
     owners: dict[str, type] = {}
-    fields = list(_flag_fields(recipe))
+    fields = list(_flag_fields(config_class))
     choosing = {field.name: field.metadata["presets"] for _, field, _ in fields if field.metadata["presets"]}
     for owner, field, hint in fields:
         assert field.name not in owners, f"{field.name} is a flag of both {owners[field.name]} and {owner}"
         owners[field.name] = owner
         _add_flag(parser, field, hint, choosing)
-    others = next((field for field in dataclasses.fields(recipe) if "rest" in field.metadata), None)
-    if others is not None:
-        parser.add_argument(others.name, nargs="*", help=others.metadata["rest"])
-    strangers = {name for presets in choosing.values() for preset in presets.values() for name in preset} - owners.keys()
-    assert not strangers, f"presets of {recipe} name unknown flags: {sorted(strangers)}"
+    positional = next((field for field in dataclasses.fields(config_class) if "rest" in field.metadata), None)
+    if positional is not None:
+        parser.add_argument(positional.name, nargs="*", help=positional.metadata["rest"])
+    unknown_presets = {name for presets in choosing.values() for preset in presets.values() for name in preset} - owners.keys()
+    assert not unknown_presets, f"presets of {config_class} name unknown flags: {sorted(unknown_presets)}"
     arguments = _normalised(sys.argv[1:] if argv is None else argv)
     read = parser.parse_known_args
-    if others is not None:
-        arguments, read = _switched_on(arguments, recipe), parser.parse_known_intermixed_args
+    if positional is not None:
+        arguments, read = _switched_on(arguments, config_class), parser.parse_known_intermixed_args
     known, unknown = read(arguments)
     if choosing:
         for name, presets in choosing.items():
@@ -81,7 +79,7 @@ def parse(recipe: type[Recipe], argv: Sequence[str] | None = None) -> Recipe:
         hint = f"; did you mean {close[0]}?" if close else "; --help lists the flags"
         parser.error(f"unknown flag or argument {unknown[0]}{hint}")
     try:
-        return _build(recipe, vars(known))
+        return _build(config_class, vars(known))
     except ValueError as error:
         parser.error(str(error))
 
@@ -105,7 +103,7 @@ def flat_values(value: Any) -> dict[str, Any]:
 
 
 def check(config: Any, is_valid: Callable[[Any], bool], rule: str, *names: str) -> None:
-    """Raises `ValueError` naming the first of the fields `names` whose value is not valid; it `rule`."""
+    """Raises `ValueError` for the first of the fields `names` whose value is invalid; `rule` completes "it …"."""
     for name in names:
         if not is_valid(getattr(config, name)):
             raise ValueError(f"{name} is {getattr(config, name)}; it {rule}")
@@ -139,10 +137,10 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def _program_name(recipe: type) -> str:
+def _program_name(config_class: type) -> str:
     module = sys.modules.get("__main__")
     spec = getattr(module, "__spec__", None)
-    return f"python -m {spec.name}" if spec is not None and spec.name else recipe.__name__
+    return f"python -m {spec.name}" if spec is not None and spec.name else config_class.__name__
 
 
 def _normalised(argv: Sequence[str]) -> list[str]:
@@ -160,10 +158,10 @@ def _normalised(argv: Sequence[str]) -> list[str]:
     return out
 
 
-def _switched_on(arguments: Sequence[str], recipe: type) -> list[str]:
-    """Arguments with `=1` for each switch that is followed by something else than its value, as in `--json RUN`."""
-    hints = typing.get_type_hints(recipe)
-    switches = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(recipe) if hints[field.name] is bool}
+def _switched_on(arguments: Sequence[str], config_class: type) -> list[str]:
+    """Appends `=1` to each switch that has no value after it, as in `--json RUN`."""
+    hints = typing.get_type_hints(config_class)
+    switches = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(config_class) if hints[field.name] is bool}
     pairs = itertools.zip_longest(arguments, arguments[1:], fillvalue="")
     return [f"{argument}=1" if argument in switches and after.lower() not in _BOOLEANS else argument for argument, after in pairs]
 
@@ -267,7 +265,7 @@ def _value(kind: type, optional: bool) -> Callable[[str], Any]:
     return convert
 
 
-def _build(config_class: type[Recipe], values: dict[str, Any]) -> Recipe:
+def _build(config_class: type[Config], values: dict[str, Any]) -> Config:
     hints = typing.get_type_hints(config_class)
     arguments = {}
     for field in dataclasses.fields(config_class):

@@ -13,7 +13,7 @@ EVERY_SECONDS = 10.0  # between two plain lines
 class ProgressDisplay:
     """Displays the progress of a job on `stream` (default: stdout), as a live bar if that is a terminal; threads may share it.
 
-    A bar ends with the time that `clock` names. A context manager; `is_live` says that there is a bar.
+    A bar also shows the time that `clock` names. A context manager; `is_live` is true if there is a bar.
     """
 
     def __init__(self, stream: TextIO | None = None, clock: Literal["elapsed", "remaining"] | None = None) -> None:
@@ -44,7 +44,7 @@ class ProgressDisplay:
             self._bar.reset(self._task, total=None, description=label)
 
     def show(self, done: float, total: float, text: str) -> None:
-        """Shows that `done` of `total` is done, `text` in figures. Plain lines come every `EVERY_SECONDS` at most."""
+        """Shows the progress, `done` of `total`, and `text`; as a plain line at most every `EVERY_SECONDS`."""
         if self.is_live:
             self._bar.update(self._task, completed=done, total=total, text=text)
         elif time.monotonic() - self._printed >= EVERY_SECONDS:
@@ -59,7 +59,7 @@ class ProgressDisplay:
             print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Stops updating the bar."""
         if self.is_live:
             self._bar.stop()
 

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "core" in config.eval and not bundle_is_here():
         raise UserError(f"the CORE bundle does not exist ({bundle_folder()}); get it with: {GET_IT}")
     runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))  # compilation takes longer than it saves here
-    say: Callable[[str], None] = print if runtime.rank == 0 else lambda _: None
+    say = runtime.say
     say(runtime.describe())
     trained = open_trained("base", config.model_tag, config.step, say)
     model = build_model(trained, runtime.device, runtime.precision.dtype, runtime.backend)
@@ -82,14 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "memory" in config.eval and not memory:
         raise UserError(f"{trained.name} was trained without a memory; leave memory out of --eval, or evaluate a model trained with --mc")
     _fill_in(config, meta)
-    batches = _open_batches(config, trained, model.config.max_seq_len, runtime, say)
+    batches = _open_batches(config, trained, model.config.max_seq_len, runtime)
     possible = [e for e in EVALUATIONS if (e != "core" or bundle_is_here()) and (e != "memory" or memory)]
     wanted = config.eval.split(",") if config.eval != "auto" else possible
     values: dict[str, Any] = {"model": f"{meta['tag']}, step {meta['step']}"}
     if "bpb" in wanted:
         values |= _bits_per_byte(model, tokenizer, batches, say)
     if "memory" in wanted:
-        values |= _memory(build_memory(trained, model), batches, runtime, say)
+        values |= _memory(build_memory(trained, model), batches, runtime)
     if "sample" in wanted and runtime.rank == 0:
         values["samples"] = sample_base(model, tokenizer)
         for sample in values["samples"]:
@@ -120,14 +120,14 @@ def _fill_in(config: BaseEval, meta: dict[str, Any]) -> None:
         config.device_batch_size = recipe["trainer"]["device_batch_size"]
 
 
-def _open_batches(config: BaseEval, trained: Trained, seq_len: int, runtime: Runtime, say: Callable[[str], None]) -> Batches:
+def _open_batches(config: BaseEval, trained: Trained, seq_len: int, runtime: Runtime) -> Batches:
     """The first rows of a split in the order of training, as batches."""
     recipe = trained.meta["recipe"]
 
     @functools.cache
     def loader(split: Split) -> RowLoader:
-        tokens = open_tokens(open_source(config.dataset), trained.tokenizer, split, say=say)
-        return RowLoader(tokens, seq_len, recipe["data"]["packing"], recipe["trainer"]["seed"], split == "train", say)
+        tokens = open_tokens(open_source(config.dataset), trained.tokenizer, split, say=runtime.say)
+        return RowLoader(tokens, seq_len, recipe["data"]["packing"], recipe["trainer"]["seed"], split == "train", runtime.say)
 
     return lambda split: validation_batches(loader(split), config.eval_tokens, config.device_batch_size, runtime)
 
@@ -142,14 +142,14 @@ def _bits_per_byte(model: GPT, tokenizer: Tokenizer, batches: Batches, say: Call
     return values
 
 
-def _memory(memory: MemoryModel, batches: Batches, runtime: Runtime, say: Callable[[str], None]) -> dict[str, Any]:
+def _memory(memory: MemoryModel, batches: Batches, runtime: Runtime) -> dict[str, Any]:
     """ΔNLL@H and recovery@H on the validation rows, at the budget of the end of training, and layouts.
 
     `memory_rows@H` is the number of rows with a target in the horizon; `memory_rows` repeats that of the widest.
     """
     probes = training_probes(memory, MEMORY_HORIZONS)
     if not probes:
-        say(f"memory: rows of {memory.plan.length} tokens leave nothing to compress before {MEMORY_HORIZONS[0]} tokens to predict")
+        runtime.say(f"memory: rows of {memory.plan.length} tokens leave nothing to compress before {MEMORY_HORIZONS[0]} tokens to predict")
         return {}
     compared = list(zip(probes, map(compare_rows, measure(memory, batches("val"), probes, ("random", "lens"))), strict=True))
     rows = [
@@ -163,7 +163,7 @@ def _memory(memory: MemoryModel, batches: Batches, runtime: Runtime, say: Callab
         for probe, comparison in compared
         for condition in MEMORY_CONDITIONS
     ]
-    say(markdown.table([markdown.label(name) for name in rows[0]], [list(row.values()) for row in rows], right=(0, 1, 3, 4, 5, 6)))
+    runtime.say(markdown.table([markdown.label(name) for name in rows[0]], [list(row.values()) for row in rows], right=(0, 1, 3, 4, 5, 6)))
     criteria = delta_nll_criteria({row["horizon"]: row["delta_nll"] for row in rows if row["layout"] == "lens"})
     layouts = [{"title": "A validation row, laid out in each way", "text": picture(memory, batches("val"))}]
     counts = {f"memory_rows@{probe.horizon}": comparison.rows for probe, comparison in compared}

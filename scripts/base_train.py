@@ -31,7 +31,7 @@ from nanochat.train.trainer import Trainer
 from scripts.shared.evaluations import bits_per_byte, core, memory_worth, samples
 from scripts.shared.stage import StageFlags, StageRun, start_process
 
-REFERENCE_DEPTH = 12  # the nominal rates were tuned at this depth
+REFERENCE_DEPTH = 12  # the nominal learning rates were tuned at this depth
 
 
 @dataclass
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     """Trains, or continues training, and returns the exit code."""
     args = flags.parse(BaseTrain, argv)
     if args.core_metric_every > 0 and not bundle_is_here():
-        raise UserError(f"CORE needs its bundle; get it so: {GET_IT}; or leave --core-metric-every at -1")
+        raise UserError(f"CORE needs its bundle; get it with: {GET_IT}; or leave --core-metric-every at -1")
     runtime, stop = start_process(args.runtime)
     say = runtime.say
     telemetry = open_telemetry(args.telemetry, say=say, rank=runtime.rank) if args.mc else NoOpTelemetryProvider()

@@ -26,7 +26,7 @@ from scripts.shared.memory_chat import Command, MemoryChat, MemoryFlags, to_path
 
 KEYS = "Enter sends a line; a line that ends in \\ continues on the next. Ctrl-C stops the reply, Ctrl-D or /quit ends the program."
 BASE = "A base model continues what you type. "
-# What stands before a piece of another kind than the last: tool calls read `[2*3 → 6]`.
+# Text between pieces of two kinds: tool calls read `[2*3 → 6]`.
 BEFORE = {("text", "python"): "[", ("python", "python_output"): " → ", ("python_output", "text"): "] ", ("python", "text"): "] "}
 BEFORE |= {("python_output", "python"): "] [", ("text", "python_output"): "[→ "}
 
@@ -52,7 +52,7 @@ class ChatCli:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Gives one reply, or one after the other; returns the exit code."""
+    """Replies to `--prompt`, or chats; returns the exit code."""
     config = parse(ChatCli, argv)
     sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: the model writes any character
     runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))
@@ -99,7 +99,7 @@ def chat_with_memory(config: ChatCli, runtime: Runtime) -> None:
 
 
 def with_memory(config: ChatCli) -> tuple[Stage, str | None]:
-    """Stage and tag of the model: if no tag is given, of one whose tag ends as those with a memory do, if there is any."""
+    """Stage and tag of the model; without --model-tag of the newest one with a memory, if there is any."""
     ending = "" if config.model_tag else MC_SUFFIX
     stage = config.source or latest_stage(config.model_tag, ending=ending)
     tag = config.model_tag or newest_tag(stage, ending)

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluates, prints and reports; returns the exit code."""
     config = parse(ChatEval, argv)
     runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))  # compiling takes longer than it saves here
-    say: Callable[[str], None] = print if runtime.rank == 0 else lambda _: None
+    say = runtime.say
     say(runtime.describe())
     stage = latest_stage(config.model_tag, STAGES) if config.source == "auto" else config.source
     trained = open_trained(stage, config.model_tag, config.step, say)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = build_model(trained, runtime.device, runtime.precision.dtype, runtime.backend)
     model.use_kernels(compiled=False, chunked_ce=True)
     memory = has_memory(trained.meta)
-    figures = memory_figures(trained, model, runtime, say) if memory and config.memory else {}
+    figures = memory_figures(trained, model, runtime) if memory and config.memory else {}
     results = evaluate_tasks(model, trained.tokenizer, tasks, config.questions, say)
     rows, core = [result.row() for result in results], chat_core(results)
     say(markdown.table([markdown.label(name) for name in rows[0]], [list(row.values()) for row in rows], right=range(2, len(rows[0]))))
@@ -90,20 +90,20 @@ def open_tasks(config: ChatEval, stage: Stage, trained: Trained, say: Callable[[
     return evaluation_tasks(name, config.questions.seed, say, check)
 
 
-def memory_figures(trained: Trained, model: GPT, runtime: Runtime, say: Callable[[str], None]) -> dict[str, float]:
+def memory_figures(trained: Trained, model: GPT, runtime: Runtime) -> dict[str, float]:
     """ΔNLL@H and recovery@H on the validation rows of base training, at the final budget of training."""
     recipe = trained.meta.get("recipe")
     if recipe is None:
         raise UserError(f"{trained.name} has no record of its base training; give --memory 0, or train it again")
-    shards = open_tokens(open_source(recipe["data"]["dataset"]), trained.tokenizer, "val", say=say)
+    shards = open_tokens(open_source(recipe["data"]["dataset"]), trained.tokenizer, "val", say=runtime.say)
     mc = build_memory(trained, model)
-    loader = RowLoader(shards, mc.plan.length, recipe["data"]["packing"], recipe["trainer"]["seed"], False, say)
+    loader = RowLoader(shards, mc.plan.length, recipe["data"]["packing"], recipe["trainer"]["seed"], False, runtime.say)
     batches = validation_batches(loader, recipe["eval_tokens"], recipe["trainer"]["device_batch_size"], runtime)
     figures = evaluate_memory(mc, batches) or {}
     for horizon in HORIZONS:
         if f"mc/delta_nll@{horizon}" in figures:
             of = {name: figures[f"mc/delta_nll{suffix}@{horizon}"] for name, suffix in (("lens", ""), ("window", "_window"))}
-            say(f"memory: ΔNLL@{horizon} {of['lens']:.4f} nats, {of['window']:.4f} with the last tokens alone")
+            runtime.say(f"memory: ΔNLL@{horizon} {of['lens']:.4f} nats, {of['window']:.4f} with the last tokens alone")
     return figures
 
 

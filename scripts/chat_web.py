@@ -37,7 +37,7 @@ from nanochat.serve.workers import Workers
 
 TOKEN_VARIABLE = "MC_CHAT_TOKEN"
 TOKEN_CHARACTERS = 8  # at least
-GRACE_SECONDS = 10  # for replies that are being written when the server is told to stop
+GRACE_SECONDS = 10  # for replies that are being written when the server stops
 HEADER_BYTES = 16384
 KEEP_ALIVE_SECONDS = 10
 

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     """Compares runs and returns the exit code."""
     config = flags.parse(Compare, argv)
     if config.targets:
-        print_targets((*RUN_BOUNDS, *memory_bounds({})), config.json)
+        print_bounds((*RUN_BOUNDS, *memory_bounds({})), config.json)
         return 0
     runs = find_runs(config.runs)
     for name in config.metrics:
@@ -138,9 +138,9 @@ def draw(config: Compare, runs: Sequence[LoggedRun], comparison: RunComparison, 
     return out
 
 
-def print_targets(targets: Sequence[MetricBound], as_json: bool) -> None:
+def print_bounds(bounds: Sequence[MetricBound], as_json: bool) -> None:
     """Prints the metric bounds, for a terminal or as JSON."""
-    rows: list[dict[str, Any]] = [target.row() for target in targets]
+    rows: list[dict[str, Any]] = [bound.row() for bound in bounds]
     if as_json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return

@@ -60,7 +60,7 @@ def read_manifest(folder: Path, step: int) -> dict[str, dict[str, Any]]:
 
 
 def check_file(path: Path, expected: Mapping[str, Any], size_only: bool = False) -> None:
-    """Raises `InvalidError` if the file at `path` has not the size and digest of its entry. Reads it in pieces, or not at all."""
+    """Raises `InvalidError` if the file at `path` differs from its entry in size, or in digest unless `size_only`."""
     with _opened(path, expected) as f:
         if not size_only:
             _compare(path, expected, hashlib.file_digest(f, "sha256").hexdigest())

@@ -40,7 +40,7 @@ Tensors = Mapping[str, Mapping[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that save or load together, of which this is one; by default it is alone. `Runtime` serves as such too."""
+    """The processes that save or load together, as seen by one of them; by default it is alone. A `Runtime` has the same interface."""
 
     rank: int = 0
     world_size: int = 1
@@ -212,7 +212,7 @@ class CheckpointStore:
     def discard_after(self, step: int) -> list[int]:
         """Removes the checkpoints later than `step` and returns their steps.
 
-        For a run that is taken back to an earlier step on purpose: what it abandons must not be its newest checkpoint.
+        For a run that resumes from an earlier step on purpose: the abandoned checkpoints must not count as its newest.
         """
         later = [s for s in self.steps() if s > step]
         try:

@@ -1,7 +1,7 @@
 """Continuous batching: requests of any length and any sampling share the decoding steps, and join and leave between them.
 
-The rows are slots of one cache. A row that ends gives its slot to the last one, so that what is decoded always lies together, and
-no other row is copied.
+The rows are slots of one cache. The last row moves to the slot of one that ends, so that rows stay contiguous and no other is
+copied.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Batcher:
 
     Code that a model has written runs in other threads; the other rows continue meanwhile.
 
-    A reply depends on its prompt, sampling and random stream alone, whatever shares the batch (but if two tokens are almost
-    equally likely, on how the hardware rounds).
+    A reply depends on its prompt, sampling and random stream alone, not on the other rows (but if two tokens are almost equally
+    likely, on how the hardware rounds).
     """
 
     def __init__(self, model: GPT, max_rows: int, tools: Tools | None = None, prefill_chunk: int = PREFILL_CHUNK) -> None:
@@ -91,8 +91,8 @@ class Batcher:
     def add(self, request: ReplyRequest, memory: ExternalMemory | None = None) -> None:
         """Queues the rows of a request, whose prompt is read once.
 
-        With a `memory` there is one row, and the prompt continues what the memory holds. Once it is read, `memory` has all of the
-        prompt and what is decoded but for the last token; it is the caller's again after the last event, or `cancel`. Raises
+        With a `memory` there is one row, and the prompt continues what the memory holds. Once it is read, `memory` holds the
+        prompt and all decoded tokens but the last; the caller may use it again after the last event, or `cancel`. Raises
         `ValueError` for an empty prompt, a token outside the vocabulary, and a memory that another request continues.
         """
         check_prompt(request.prompt, self._model.config.vocab_size)
@@ -119,7 +119,7 @@ class Batcher:
     def step(self) -> list[TokenEvent]:
         """One new token for each active row; before, continues the prefill of a waiting prompt and admits rows that are read.
 
-        If there is nothing to do but to wait for running code, it waits for a moment and returns no events.
+        If all rows wait for their code, it waits for a moment and returns no events.
         """
         self._resume()
         if self._sampler.rows:
@@ -150,7 +150,7 @@ class Batcher:
         return completions
 
     def close(self) -> None:
-        """Ends the threads that run code, as soon as they are through with it."""
+        """Ends the threads that run code, once their code has ended."""
         if self._runners is not None:
             self._runners.shutdown(wait=False, cancel_futures=True)
 

@@ -64,7 +64,7 @@ class Engine:
     def read(self, prompts: Sequence[Sequence[int]], more_tokens: int = 0) -> tuple[Context, Tensor]:
         """A new context that holds the prompts, one per row, and the hidden state [B,D] of each one's last token.
 
-        `more_tokens` is how many are going to be appended: reserves their slots at once.
+        `more_tokens` is the number of tokens to be appended later, whose slots are reserved at once.
         """
         if not prompts:
             raise ValueError("there must be at least one prompt")

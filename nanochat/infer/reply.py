@@ -10,14 +10,14 @@ from nanochat.data.tokenizer import Tokenizer
 
 Kind = Literal["text", "python", "python_output"]
 
-# The kind of what follows each of these tokens.
+# Kind of the piece after each of these tokens.
 BOUNDARIES: dict[str, Kind] = {
     "<|python_start|>": "python",
     "<|python_end|>": "text",
     "<|output_start|>": "python_output",
     "<|output_end|>": "text",
 }
-# A turn ends with its end token, and if the model begins another turn or document.
+# A turn ends with its end token, or when the model begins another turn or document.
 _STOP_TOKENS = ("<|assistant_end|>", "<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>")
 
 
@@ -36,7 +36,7 @@ class Piece(NamedTuple):
 class Reply:
     """Turns tokens into pieces; bytes that are not UTF-8 become U+FFFD. With `stops`, text ends before the first of them.
 
-    What may be the beginning of a stop string is held back; `stopped` is set once one has come. Only text is searched, not the
+    Text that may be the beginning of a stop string is held back; `stopped` is set once one has come. Only text is searched, not the
     input and output of tools.
     """
 
@@ -73,7 +73,7 @@ class Reply:
         return rest
 
     def _release(self, new: Piece) -> list[Piece]:
-        """Adds `new` to what is held back, and releases all before a character that may belong to a stop string."""
+        """Adds `new` to what is held back, and releases everything before a possible stop string."""
         if new.text:
             self._held.append(new)
         text = "".join(piece.text for piece in self._held if piece.kind == "text")
@@ -94,7 +94,7 @@ def _beginning(text: str, stops: Sequence[str]) -> int:
 
 
 def _split(pieces: Sequence[Piece], characters: int) -> tuple[list[Piece], list[Piece]]:
-    """`pieces` up to so many characters of text, and the rest."""
+    """`pieces` up to `characters` characters of text, and the rest."""
     for i, piece in enumerate(pieces):
         if piece.kind != "text":
             continue

@@ -18,7 +18,7 @@ Finish = Literal["stop", "length", "time", "error"]
 
 @dataclass(frozen=True, eq=False)
 class ReplyRequest:
-    """`rows` replies to `prompt`, each of at most `sampling.max_tokens` tokens, or up to one of `stop`, which is its last then.
+    """`rows` replies to `prompt`, each of at most `sampling.max_tokens` tokens, or up to and including one of `stop`.
 
     Row i draws from random stream `first_stream + i` of the seed. With a `session` there is one row, and the prompt continues
     what the session holds. At `deadline`, a time of `time.monotonic`, a server ends what is unfinished.
@@ -56,7 +56,7 @@ class TokenEvent(NamedTuple):
 
 @dataclass
 class Completion:
-    """A whole reply: all tokens, which of them a tool forced, and whether a stop token, the last one, ended it."""
+    """A whole reply: all tokens, a flag for each that a tool forced, and whether a stop token, the last one, ended it."""
 
     tokens: list[int] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""From logits to tokens: temperature, top-k, top-p, and random numbers that do not depend on who shares the batch.
+"""Sampling: temperature, top-k, top-p, and random numbers that do not depend on the other rows of the batch.
 
 Shapes: `B` rows, `V` vocabulary, `K` candidates. Each row has settings of its own and draws one uniform number per token
 from a generator of its own, so that the same seed gives the same text whatever else is in the batch, on any device.
@@ -19,7 +19,7 @@ BLOCK = 64  # random numbers drawn per row at a time
 TIE_STEP = 2.0**-40  # subtracted per place in the order of equal logits: less than fp32 resolves
 FOLDS = 16  # lines that the vocabulary is folded into for top-k
 LEAST_TEMPERATURE = 1e-4  # below it fp32 no longer distinguishes the likeliest tokens: use 0
-SMALL = 16384  # up to so many logits topk is faster unfolded
+SMALL = 16384  # up to this many logits topk is faster unfolded
 
 
 @dataclass

@@ -175,7 +175,7 @@ HEARTBEAT = MetricBound(
     "heartbeat",
     Band(high=SILENT, alert_high=SILENT, window=1, least=1),
     "seconds since the newest record of a run that has not finished",
-    "whether the process still runs and the network is there; run the same command again to resume",
+    "whether the process still runs and the network is up; run the same command again to resume",
 )
 RUN_BOUNDS = (
     MetricBound(

@@ -43,11 +43,11 @@ def open_metrics(
     write_json(ensure_dir(folder) / RUN_FILE, {"steps": steps, "identity": dict(identity), "least": dict(least or {})})
     records = JsonlSink(folder / METRICS_FILE, kept)
     before = [] if kept is None else read_metrics(records.path)
-    terminal = TerminalSink(steps)
+    remote = None if wandb_name is None else WandbSink(wandb_name, record, folder, resume_step=kept)
+    terminal = TerminalSink(steps)  # after what may fail: only `close` ends a live bar
     sinks: list[Sink] = [records, terminal]
     notify = [lambda alert: terminal.say(f"alert: step {alert.step}: {alert.message}")]
-    if wandb_name is not None:
-        remote = WandbSink(wandb_name, record, folder, resume_step=kept)
+    if remote is not None:
         sinks.append(remote)
         notify.append(lambda alert: remote.mark(alert.metric, f"step {alert.step}: {alert.message}"))
     sinks.append(AlertSink(folder, Watch((*RUN_BOUNDS, *bounds), steps), notify, before, kept))

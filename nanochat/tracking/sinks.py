@@ -82,7 +82,7 @@ class MetricsLogger:
 
 
 class JsonlSink(Sink):
-    """Appends each record to `path` as a JSON line, handed to the system when `log` returns.
+    """Appends each record to `path` as a JSON line, without a buffer.
 
     NaN and infinities, which JSON lacks, become null with the value spelled in `<key>_nonfinite` ("nan", "inf", "-inf").
     `resume_step` is the step a run continues from: records of later steps and a torn last line are dropped, so that the

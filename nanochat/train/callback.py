@@ -1,4 +1,4 @@
-"""Callbacks: everything that looks at a training run from outside, such as evaluation, profiling and telemetry."""
+"""Callbacks of the trainer, for evaluation, profiling and telemetry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nanochat.train.state import TrainState
 
 
 class Run(Protocol):
-    """What callbacks see of the trainer."""
+    """The trainer, as callbacks see it."""
 
     objective: Objective
     state: TrainState
@@ -59,7 +59,7 @@ class Callback:
     def due(self, run: Run) -> dict[str, Any] | None:
         """Called at the callback's cadence and after the last step; returns metrics to log.
 
-        It returns None in every process if it gave up because of `run.should_stop()` in any; the resumed run repeats it.
+        It returns None in every process if `run.should_stop()` in any made it give up; the resumed run repeats it.
         """
         return {}
 

@@ -162,7 +162,7 @@ class MuonAdamW:
         return state
 
     def load_state_tensors(self, state: dict[str, Tensor]) -> None:
-        """Restores the union of `state_tensors` of any number of processes; of as many as now, the parts of rank 0 and this one do.
+        """Restores the union of the `state_tensors` of all processes; if their number has not changed, those of rank 0 and this one do.
 
         Raises `UserError` if one is missing or has another shape.
         """
@@ -281,7 +281,7 @@ class _AdamShard:
     def load(self, state: dict[str, Tensor]) -> None:
         for key, mine in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
             part = state.get(f"{self.name}.{key}@{self.first}")
-            if part is not None and part.shape == mine.shape:  # saved by as many processes: the other parts need not be there
+            if part is not None and part.shape == mine.shape:  # saved by as many processes: the other parts may be missing
                 mine.copy_(part)
                 continue
             whole = torch.empty_like(self.param)

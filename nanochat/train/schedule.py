@@ -23,7 +23,11 @@ MOMENTUM_WARMUP_STEPS = 400
 
 @dataclass
 class HorizonFlags:
-    """Length of the run, set by the first of the three that is given, and batch size; its law uses the tokens of the latter two."""
+    """Length of the run and batch size.
+
+    The length is that of num_iterations, else target_flops, else target_param_data_ratio. The batch-size law uses the tokens of the
+    latter two, even if num_iterations is given.
+    """
 
     num_iterations: int = flag(-1, "optimizer steps; -1 = derive from target_flops or target_param_data_ratio", unit="steps")
     target_flops: float = flag(-1.0, "training FLOPs; -1 = derive from target_param_data_ratio", unit="FLOPs")

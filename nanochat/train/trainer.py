@@ -249,7 +249,7 @@ class Trainer:
                     self._log(figures)
 
     def _due(self, every_steps: int, step: int) -> bool:
-        """Whether what happens every `every_steps` baseline steps is due after `step`; unless it is off, it is after the last step."""
+        """Whether something with the cadence `every_steps` is due after `step`. The last step counts, unless it is off (−1)."""
         B = self.plan.total_batch_size
         return every_steps > 0 and (step == self.plan.num_iterations or passes_multiple(every_steps * B, (step - 1) * B, step * B))
 

@@ -106,7 +106,7 @@ class StageRun:
         groups = objective.parameter_groups(args.optim, plan)
         optimizer = MuonAdamW(groups, runtime.muon_dtype, compiled=runtime.compile and runtime.device.type == "cuda")
         if isinstance(objective, MCController):
-            rows = choose_micro_batch(objective, rows, plan.total_batch_size, runtime, self.runtime.say)
+            rows = choose_micro_batch(objective, rows, plan.total_batch_size, runtime, runtime.say)
         folder = ensure_dir(base_dir() / f"{self.stage}_runs" / self.tag)
         identity = {
             **dataclasses.asdict(objective.model.config),

@@ -75,7 +75,7 @@ def test_rows_are_counted_at_every_horizon(monkeypatch: pytest.MonkeyPatch) -> N
     tokens, targets = (part.clone() for part in tiny_batch(3))
     targets[0, -9:] = -1
     runtime = start(RuntimeFlags(device_type="cpu", compile=False))
-    values = base_eval._memory(memory().requires_grad_(False), lambda split: iter([(tokens, targets)]), runtime, lambda _: None)
+    values = base_eval._memory(memory().requires_grad_(False), lambda split: iter([(tokens, targets)]), runtime)
     assert {name: count for name, count in values.items() if "rows" in name} == {
         "memory_rows@8": 2,
         "memory_rows@32": 3,

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.common import UserError
+from nanochat.tracking import run_log
 from nanochat.tracking.metric_bounds import LEVEL, Band, MetricBound
 from nanochat.tracking.run_log import open_metrics
 from nanochat.tracking.sinks import MetricsLogger
@@ -74,6 +76,16 @@ def test_wandb_is_marked(tmp_path: Path) -> None:
     while (told := file.read_bytes().count(b"mc/x is 2, above 1")) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert told == 2 and b"alert/mc/x" in file.read_bytes(), "an alert, and a line of the summary"
+
+
+def test_no_live_bar_is_left_on_the_terminal_if_wandb_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise UserError("cannot log to W&B")
+
+    monkeypatch.setattr(run_log, "WandbSink", refuse)
+    monkeypatch.setattr(run_log, "TerminalSink", lambda steps: pytest.fail("a bar was started that nothing stops"))
+    with pytest.raises(UserError, match="cannot log to W&B"):
+        opened(tmp_path, wandb_name="demo")
 
 
 def test_other_processes_are_silent(tmp_path: Path) -> None:
