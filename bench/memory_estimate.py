@@ -18,7 +18,7 @@ from typing import Any
 from nanochat.flags import parse
 from nanochat.profiling.device_memory import MIB
 from nanochat.tracking.sinks import read_metrics
-from scripts.memory_estimate import EstimateMemory, look_ahead
+from scripts.memory_estimate import EstimateMemory, estimate
 
 VOCABULARY = 8192
 STEPS = 4
@@ -65,7 +65,7 @@ def try_out(number: int, depth: int, T: int, batch: int, more: tuple[str, ...], 
     """Trains one shape; returns flags, predicted and measured MiB, and the error relative to the measured."""
     sizes = (f"--depth={depth}", f"--max-seq-len={T}", f"--device-batch-size={batch}", f"--total-batch-size={2 * T * batch}")
     argv = [*sizes, "--head-dim=64", *more]
-    predicted = look_ahead(parse(EstimateMemory, [*argv, *QUIET, f"--vocab-size={VOCABULARY}"])).at(batch)
+    predicted = estimate(parse(EstimateMemory, [*argv, *QUIET, f"--vocab-size={VOCABULARY}"])).at(batch)
     tag = f"shape{number}" + "-mc" * ("--mc" in more)
     run("scripts.base_train", [*argv, *QUIET, f"--model-tag={tag}", "--dataset=local"], surroundings)
     records = read_metrics(Path(surroundings["NANOCHAT_BASE_DIR"]) / "base_runs" / tag / "metrics.jsonl")

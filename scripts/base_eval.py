@@ -28,7 +28,7 @@ from nanochat.eval.bits_per_byte import evaluate_bpb, validation_batches
 from nanochat.eval.core import evaluate_core
 from nanochat.eval.core_tasks import GET_IT, bundle_folder, bundle_is_here
 from nanochat.eval.samples import sample_base
-from nanochat.flags import flag, parse, run
+from nanochat.flags import check, flag, parse, run
 from nanochat.model.gpt import GPT
 from nanochat.report.sections import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
@@ -58,12 +58,8 @@ class BaseEval:
         unknown = [name for name in self.eval.split(",") if name not in EVALUATIONS]
         if unknown and self.eval != "auto":
             raise ValueError(f"eval is {self.eval!r}; it must be auto or some of {','.join(EVALUATIONS)}")
-        for name in ("eval_tokens", "device_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        if self.core_metric_max_per_task < 1 and self.core_metric_max_per_task != -1:
-            raise ValueError(f"core_metric_max_per_task is {self.core_metric_max_per_task}; give at least 1, or -1 for all")
+        check(self, lambda value: value is None or value >= 1, "must be at least 1", "eval_tokens", "device_batch_size")
+        check(self, lambda value: value >= 1 or value == -1, "must be at least 1, or -1 for all", "core_metric_max_per_task")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

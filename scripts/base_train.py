@@ -119,9 +119,9 @@ def main(argv: list[str] | None = None) -> int:
     loader = RowLoader(train, T, args.data.packing, seed, say=say)
     val_loader = RowLoader(val, T, args.data.packing, shuffle=False, say=say)
 
-    begin = open_trained("base", args.init_from, say=say) if args.init_from else None
-    model = build_model(args, tokenizer, runtime, begin)
-    tokens_before = 0 if begin is None else tokens_trained(begin.meta)
+    initial = open_trained("base", args.init_from, say=say) if args.init_from else None
+    model = build_model(args, tokenizer, runtime, initial)
+    tokens_before = 0 if initial is None else tokens_trained(initial.meta)
     plan = make_plan(args, model.config, runtime, tokens_before)
     say(describe(model, plan))
     objective = new_controller(model, args.memory, T, seed, runtime) if args.mc else NextTokenObjective(model)
@@ -170,14 +170,14 @@ def model_config(args: BaseTrain, vocab_size: int, runtime: Runtime) -> GPTConfi
     return dataclasses.replace(args.model, vocab_size=vocab_size, window_pattern=runtime.window_pattern(args.model.window_pattern))
 
 
-def build_model(args: BaseTrain, tokenizer: Tokenizer, runtime: Runtime, begin: Trained | None = None) -> GPT:
-    """The model on its device, with the weights of `begin` or random ones."""
+def build_model(args: BaseTrain, tokenizer: Tokenizer, runtime: Runtime, initial: Trained | None = None) -> GPT:
+    """The model on its device, with the weights of `initial` or random ones."""
     config = model_config(args, tokenizer.vocab_size, runtime)
     model = GPT(config, runtime.precision.dtype, runtime.backend)
     torch.manual_seed(args.trainer.seed + runtime.rank)  # for objectives that draw random numbers
     model.init_weights(torch.Generator().manual_seed(args.trainer.seed))
-    if begin is not None:
-        load_weights_into(model, begin)
+    if initial is not None:
+        load_weights_into(model, initial)
     return model.to(runtime.device).use_kernels(runtime.compile, args.chunked_ce, args.fused_rmsnorm)
 
 

@@ -93,7 +93,7 @@ def outside(run: LoggedRun) -> list[Alert]:
     slowest = max((b - a for a, b in zip(times, times[1:], strict=False)), default=0.0)
     judged = HEARTBEAT.rule.judge([run.silent])
     # Long steps are not silence: a run that logs every half hour is late after an hour.
-    if run.going and judged is not None and judged.wrong and run.silent > 2 * slowest:
+    if run.unfinished and judged is not None and judged.wrong and run.silent > 2 * slowest:
         alerts.append(alert_of(HEARTBEAT, HEARTBEAT.metric, run.step, judged))
     return alerts
 

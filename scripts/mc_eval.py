@@ -34,7 +34,7 @@ from nanochat.common import UserError, base_dir, ensure_dir, write_json
 from nanochat.data.sources import open_source
 from nanochat.data.text_files import read_documents
 from nanochat.data.token_cache import TokenCache, open_tokens
-from nanochat.flags import flag, parse, part, run
+from nanochat.flags import check, flag, parse, part, run
 from nanochat.profiling.memory_snapshot import open_memory_debug
 from nanochat.report.sections import section
 from nanochat.runtime.device import RuntimeFlags, start
@@ -75,12 +75,8 @@ class MCEval:
 
     def __post_init__(self) -> None:
         RuntimeFlags(device_type=self.device_type)  # checks it
-        for name in ("examples", "batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("full_limit", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        check(self, lambda value: value is None or value >= 1, "must be at least 1", "examples", "batch_size")
+        check(self, lambda value: value >= 0, "must not be negative", "full_limit", "seed")
         if unknown := [name for name in self._condition_names if name not in SESSION_CONDITIONS]:
             raise ValueError(f"invalid conditions: {unknown[0]!r} is unknown; expected some of {','.join(SESSION_CONDITIONS)}")
         for name in self.suite.split(","):

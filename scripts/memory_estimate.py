@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     Raises `UserError` if base_train would refuse to start.
     """
     args = flags.parse(EstimateMemory, argv)
-    foresight = look_ahead(args)
+    foresight = estimate(args)
     if args.train.check_memory:
         foresight.check()
     print(foresight.describe())
@@ -49,13 +49,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if foresight.at(args.train.trainer.device_batch_size).fits(foresight.available) else 1
 
 
-def look_ahead(args: EstimateMemory) -> Foresight:
+def estimate(args: EstimateMemory) -> Foresight:
     """The estimate of `args`. Raises `UserError` if its batch does not divide over the processes."""
-    foresight = estimate_memory(args.train, args.vocab_size, imagine(args.train, args.processes))
+    foresight = estimate_memory(args.train, args.vocab_size, planned_runtime(args.train, args.processes))
     return dataclasses.replace(foresight, available=int(args.device_memory * GIB)) if args.device_memory else foresight
 
 
-def imagine(train: BaseTrain, processes: int) -> Runtime:
+def planned_runtime(train: BaseTrain, processes: int) -> Runtime:
     """The runtime of the training; a GPU that this machine lacks is assumed to have native bf16 and FlexAttention."""
     wanted = train.runtime
     if wanted.device_type == "cuda" and not torch.cuda.is_available():

@@ -99,7 +99,7 @@ def _checked(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
     def encode(text: str) -> list[int]:
         ids = tokenizer.encode(text)
         if tokenizer.decode(ids) != text:
-            raise UserError(f"the tokenizer loses text: {text[:60]!r}… does not come back; train it again")
+            raise UserError(f"the tokenizer changes text: {text[:60]!r}… is not decoded as it was encoded; train it again")
         return ids
 
     return encode

@@ -22,7 +22,7 @@ from scripts.chat_eval import ChatEval
 from scripts.chat_rl import ChatRl
 from scripts.chat_sft import ChatSft
 from scripts.mc_eval import MCEval
-from scripts.memory_estimate import EstimateMemory, look_ahead
+from scripts.memory_estimate import EstimateMemory, estimate
 from scripts.mid_train import MidTrain
 from scripts.tok_eval import TokEval
 from scripts.tok_train import TokTrain
@@ -305,7 +305,7 @@ def test_device_batches_are_the_largest_that_fit(shell: Path) -> None:
         memory = f"--device-memory={MIB[machine] / 1024}"
         flags = [word for word in train[train.index("scripts.base_train") + 1 :] if word != "--"]
         recipe = parse(EstimateMemory, [*flags, f"--processes={processes}", memory])
-        assert look_ahead(recipe).largest_that_fits() == recipe.train.trainer.device_batch_size, f"{runner} --gpu {machine}"
+        assert estimate(recipe).largest_that_fits() == recipe.train.trainer.device_batch_size, f"{runner} --gpu {machine}"
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Calculator that a model can call: arithmetic on numbers and a few methods of strings, never Python's `eval`.
 
-An expression is parsed by Python's own parser and walked; whatever is not on the lists below is refused. Sizes are bounded before
+An expression is parsed by Python's own parser and walked; anything not on the lists below is refused. Sizes are bounded before
 anything is computed, so that no expression takes long or much space.
 """
 

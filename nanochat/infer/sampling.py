@@ -7,13 +7,14 @@ from a generator of its own, so that the same seed gives the same text whatever 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nanochat.flags import flag
+from nanochat.flags import check, flag
 
 BLOCK = 64  # random numbers drawn per row at a time
 TIE_STEP = 2.0**-40  # subtracted per place in the order of equal logits: less than fp32 resolves
@@ -33,16 +34,12 @@ class Sampling:
     seed: int = flag(42, "seed of sampling")
 
     def __post_init__(self) -> None:
-        if not (self.temperature == 0 or LEAST_TEMPERATURE <= self.temperature < float("inf")):
-            raise ValueError(f"temperature is {self.temperature}; it must be 0, or at least {LEAST_TEMPERATURE}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k is {self.top_k}; it must be at least 1, or 0 for all tokens")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; it must be from 0 to 2^63 − 1")
+        least = LEAST_TEMPERATURE
+        check(self, lambda value: value == 0 or least <= value < math.inf, f"must be 0, or at least {least}", "temperature")
+        check(self, lambda value: value >= 0, "must be at least 1, or 0 for all tokens", "top_k")
+        check(self, lambda value: 0 < value <= 1, "must be above 0 and at most 1", "top_p")
+        check(self, lambda value: value >= 1, "must be at least 1", "max_tokens")
+        check(self, lambda value: 0 <= value < 2**63, "must be from 0 to 2^63 − 1", "seed")
 
 
 class Settings:

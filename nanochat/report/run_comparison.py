@@ -157,7 +157,7 @@ def verdict(reference: LoggedRun, run: LoggedRun) -> Verdict:
 def notes_of(run: LoggedRun) -> list[str]:
     """Caveats of a run's figures."""
     notes = []
-    if run.going:
+    if run.unfinished:
         notes.append(f"{run.name} is at step {run.step:,} of {run.steps:,}: its figures are preliminary")
     bad = [name for name in ("train/loss", LOSS) if any(f"{name}_nonfinite" in record for record in run.records)]
     if bad:

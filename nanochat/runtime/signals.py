@@ -90,8 +90,8 @@ class StopSignals:
     def __init__(self) -> None:
         self.requested: str | None = None
         self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
-        # Children inherit the signal mask of the thread that starts them. So the signals are blocked in this thread, and a thread
-        # of its own receives them; the handler runs in the main thread all the same.
+        # Children inherit the signal mask of the thread that starts them. So the signals are blocked in this thread, and another one
+        # receives them; the handler runs in the main thread all the same.
         self._closed = threading.Event()
         self._receiver = threading.Thread(target=self._closed.wait, name="signals", daemon=True)
         self._receiver.start()

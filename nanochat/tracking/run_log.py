@@ -33,9 +33,9 @@ def open_metrics(
 ) -> MetricsLogger:
     """Opens the sinks of a run of `steps` steps; processes other than the first log nothing.
 
-    A run that continues from step `resumed` writes the records of that boundary again. `identity` tells runs apart, `record`
-    describes the run to W&B. `bounds` are watched in addition to `RUN_BOUNDS`, and `least` are the values that some of them take
-    from the run's settings.
+    A run that continues from step `resumed` writes the records of that boundary again. `identity` distinguishes runs, `record`
+    describes the run to W&B. `bounds` are watched in addition to `RUN_BOUNDS`, and `least` has the lower limits of some of them, by
+    metric, which depend on the run's settings.
     """
     if rank > 0:
         return MetricsLogger([])

@@ -27,7 +27,7 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """A run: its name for tables, metrics file, records in order, and seconds since the newest record (`silent`).
+    """A run: name for tables, metrics file, records in order, and `silent`, the seconds since the newest record.
 
     `info` is the content of run.json: `steps` planned, `identity`, `least`. Without that file it comes from a checkpoint, and
     without any it is empty.
@@ -60,8 +60,8 @@ class LoggedRun:
         return self.records[-1]["step"]
 
     @property
-    def going(self) -> bool:
-        """Whether the run is known to be unfinished."""
+    def unfinished(self) -> bool:
+        """Whether the run is known to have steps left."""
         return self.steps is not None and self.step < self.steps
 
     def metric(self, name: str) -> str:

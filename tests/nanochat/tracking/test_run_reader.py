@@ -91,15 +91,15 @@ def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
 def test_the_plan_comes_from_the_runs_own_file_or_a_checkpoint(base: Path) -> None:
     write_run(base / "base_runs" / "d4", steps=100)
     (run,) = find_runs(["d4"])
-    assert run.steps is None and not run.going and run.identity == {}
+    assert run.steps is None and not run.unfinished and run.identity == {}
     checkpoint = base / "base_checkpoints" / "d4" / "step_0000100"
     checkpoint.mkdir(parents=True)
     (checkpoint / "meta.json").write_text(json.dumps({"identity": IDENTITY | {"num_iterations": 100}}))
     (run,) = find_runs(["d4"])
-    assert run.steps == 100 and not run.going and run.identity["tokenizer"] == "abc"
+    assert run.steps == 100 and not run.unfinished and run.identity["tokenizer"] == "abc"
     write_info(base / "base_runs" / "d4", steps=300)
     (run,) = find_runs(["d4"])
-    assert run.steps == 300 and run.going
+    assert run.steps == 300 and run.unfinished
 
 
 # --- axes ---
