@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def open_tasks(config: ChatEval, stage: Stage, trained: Trained, say: Callable[[str], None]) -> tuple[list[Task], dict[str, str]]:
     """The tasks, and why others of the list are left out. Raises `UserError` for one that was requested by name."""
-    recipe = trained.meta.get("fine_tuning", {}).get(stage, {})
+    settings = trained.meta.get("fine_tuning", {}).get(stage, {})
     named = config.tasks != "auto"
 
     def check(task: Task) -> None:
@@ -86,7 +86,7 @@ def open_tasks(config: ChatEval, stage: Stage, trained: Trained, say: Callable[[
             task.unsafe = config.unsafe_exec
         task.check_grading()
 
-    name = config.tasks if named or recipe.get("mixture") != "demo" else "demo"
+    name = config.tasks if named or settings.get("mixture") != "demo" else "demo"
     return evaluation_tasks(name, config.questions.seed, say, check)
 
 

@@ -19,11 +19,15 @@ from scripts.shared.tuning import Tuning, TuningOptim, TuningSchedule, begin
 
 @dataclass
 class RlOptim(TuningOptim):
+    """Optimizer defaults of reinforcement learning."""
+
     lr_mult: float = flag(0.05, "multiplies all learning rates", unit="×")
 
 
 @dataclass
 class RlSchedule(TuningSchedule):
+    """Schedule defaults of reinforcement learning."""
+
     warmup_steps: int = flag(0, "steps of linear warm-up", unit="steps")
     warmdown_ratio: float = flag(1.0, "fraction of the run, at its end, in which the learning rate decays", unit="of the run")
 

@@ -73,6 +73,7 @@ class KVCache:
         # A CPU multiplies many small bf16 matrices without a copy only if they are contiguous: so it reads all slots, few of them unused.
         self._reads_all = device.type == "cpu" and self.dtype != torch.float32
         self.step = step or DecodeStep(model)
+        self._uses_step = device.type != "mps"  # which lacks operations on complex numbers
         self._capacity = _aligned(min(capacity, GROWTH) if self._reads_all else capacity)
         shape = (max_rows, config.key_heads, self._capacity, config.head_dim)
         # Zeros: padding is multiplied by zero, and uninitialised memory may hold NaN.
@@ -82,7 +83,7 @@ class KVCache:
         self.lengths = [0] * rows
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # the same on the device
         self._row_numbers = torch.arange(max_rows, device=device)[:, None]
-        # Of each row's newest token: normalised embedding, hidden state and, if decoded alone, the stream after the middle layer.
+        # Of each row's newest token: normalised embedding, hidden state, and the residual stream after the middle layer.
         self._previous = torch.zeros(rows, config.width, dtype=model.dtype, device=device)
         self.hidden = torch.zeros_like(self._previous)
         self._middle = self.hidden
@@ -106,15 +107,16 @@ class KVCache:
             raise ValueError(f"invalid tokens of shape {(B, T)} with counts {counts}; expected {self.rows} rows and counts from 0 to {T}")
         tokens = tokens.to(self._device)
         self._assign_slots(T)
-        if T == 1 and min(counts) == 1 and self._device.type != "mps":  # MPS lacks operations on complex numbers
+        if T == 1 and min(counts) == 1 and self._uses_step:
             self.hidden, self._previous, self._middle = self.step(tokens[:, 0], self._previous, self._positions, self._attend_one)
             self._lengths = self._lengths + 1
         else:
-            hidden = self._model.backbone(self._model.embed(tokens, self._previous), self._rotary(), self)
+            x, middle = self._model.layers(self._model.embed(tokens, self._previous), self._rotary(T), self)
+            hidden = self._model.finish(x, middle)
             added = torch.tensor(counts, device=self._device)
             last, changed = (self._row_numbers[:B, 0], (added - 1).clamp(min=0)), (added > 0)[:, None]
             self._previous = torch.where(changed, self._before_smear(tokens[last]), self._previous)
-            self.hidden = torch.where(changed, hidden[last], self.hidden)
+            self.hidden, self._middle = torch.where(changed, hidden[last], self.hidden), middle[last]
             self._lengths = self._lengths + added
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         return self.hidden
@@ -231,11 +233,15 @@ class KVCache:
             length, dtype = self._lengths + T, self._compute_dtype(T)
             self._masks = {w: cache_mask(T, self._capacity, w, length, dtype) for w in set(self._model.windows)}
 
-    def _rotary(self) -> Rotary:
-        """Rotation of the tokens being appended."""
+    def _rotary(self, T: int) -> Rotary:
+        """Rotation of the next T tokens of each row."""
         if isinstance(self._slots, slice):
             return self._model.rotary(self._slots.start, self._slots.stop)
-        return rotary_at(self._slots[1], self._model.config.head_dim, self._model.dtype)
+        return self._rotary_of_rows(T)
+
+    def _rotary_of_rows(self, T: int) -> Rotary:
+        positions = self._positions[:, None] + torch.arange(T, device=self._device)
+        return rotary_at(positions, self._model.config.head_dim, self._model.dtype)
 
     def _move_masks(self, newest: Tensor) -> None:
         """Turns the masks [B,1,1,S] of the last token into those of the next one, in the slots `newest` [B]."""

@@ -105,6 +105,9 @@ class MemoryKVCache(KVCache):
     def _positions(self) -> Tensor:
         return self._lengths + self._offsets
 
+    def _rotary(self, T: int) -> Rotary:
+        return self._rotary_of_rows(T) if any(memory is not None for memory in self.memories) else super()._rotary(T)
+
     def _reprefill(self, row: int, begin: int) -> None:
         """Reads the entries of a row's memory from index `begin` on; the earlier ones are in the cache."""
         memory = self.memories[row]

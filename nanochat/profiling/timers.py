@@ -23,7 +23,7 @@ def untimed(name: str) -> AbstractContextManager[None]:
 class SpanTimers:
     """Times `with spans("forward"): …`. The time of a nested span is subtracted from the outer one, so spans never overlap.
 
-    Each of `watchers` is entered with the name of a span before it, and left after it.
+    Each of `watchers` gets the name of a span and returns a context manager, which surrounds the span.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -29,7 +29,7 @@ class Judgement(NamedTuple):
 
 
 class Rule(Protocol):
-    """What a metric should be: the aim, and when there is an alert (`band`), both in words."""
+    """Rule for the values of a metric: its `aim`, and its `band`, outside of which there is an alert, both in words."""
 
     @property
     def aim(self) -> str: ...

@@ -304,8 +304,8 @@ class Trainer:
         share, world = self.rows_per_step // self.runtime.world_size, self.runtime.world_size
         mine = slice(self.runtime.rank * share, (self.runtime.rank + 1) * share)
         counts = count_targets(rows)
-        micro_batches = counts[mine].reshape(self.grad_accum_steps, -1).sum(1).tolist()
-        loss_divisors = [counts.sum().item() / (count * world) if count else math.inf for count in micro_batches]
+        targets = counts[mine].reshape(self.grad_accum_steps, -1).sum(1).tolist()  # per micro-batch
+        loss_divisors = [counts.sum().item() / (count * world) if count else math.inf for count in targets]
         tensor = torch.from_numpy(rows[mine].astype(np.int64))
         return Batch(
             tensor.pin_memory() if self.runtime.device.type == "cuda" else tensor,

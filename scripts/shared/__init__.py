@@ -1,1 +1,1 @@
-"""What several entry points share."""
+"""Shared parts of the entry points."""

@@ -30,6 +30,8 @@ BEFORE: dict[Stage, tuple[Stage, ...]] = {"mid": ("base",), "sft": ("mid", "base
 
 @dataclass
 class TuningOptim(OptimFlags):
+    """Optimizer defaults of the stages after base training."""
+
     lr_mult: float = flag(0.5, "multiplies all learning rates", unit="×")
     # The scaling law uses the tokens of a whole pretraining; for a run of few tokens it would be huge.
     weight_decay: float = flag(0.0, "weight decay of the matrices")
@@ -37,12 +39,16 @@ class TuningOptim(OptimFlags):
 
 @dataclass
 class TuningSchedule(ScheduleFlags):
+    """Schedule defaults of the stages after base training."""
+
     warmup_steps: int = flag(10, "steps of linear warm-up", unit="steps")
     final_lr_frac: float = flag(0.0, "final learning rate as a fraction of the peak", unit="of the peak")
 
 
 @dataclass
 class TuningTrainer(TrainerFlags):
+    """Trainer defaults of the stages after base training."""
+
     device_batch_size: int = flag(-1, "micro-batch size per process; -1 = as in base training", unit="rows")
 
     def __post_init__(self) -> None:

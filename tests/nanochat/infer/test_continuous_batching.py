@@ -250,8 +250,8 @@ def test_one_row_of_a_request_can_be_cancelled_wherever_it_is() -> None:
 def test_samples_of_a_prompt_read_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     read: list[int] = []
-    backbone = model.backbone
-    monkeypatch.setattr(model, "backbone", lambda embedded, *rest: read.append(embedded.x.shape[1]) or backbone(embedded, *rest))
+    layers = model.layers
+    monkeypatch.setattr(model, "layers", lambda embedded, *rest: read.append(embedded.x.shape[1]) or layers(embedded, *rest))
     batcher = Batcher(model, 2)
     request = ReplyRequest(list(range(30)), Sampling(max_tokens=4, seed=1), rows=5)  # more than there is room for
     replies = batcher.complete([request])[request.id]

@@ -68,6 +68,42 @@ def test_memories_that_keep_everything_change_nothing(model: dict, dtype: torch.
     torch.testing.assert_close(cache.append(more, [6, 0, 2]), plain.append(more, [6, 0, 2]), **tolerance)
 
 
+class Shifted(Keeper):
+    """Keeper of a history whose positions run ahead of its entries, as behind a Working Context, that keeps the states it is given."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__(model)
+        self.states: list[Tensor] = []
+
+    @property
+    def position(self) -> int:
+        return len(self.tokens) + 100
+
+    def note(self, token: Tensor, middle: Tensor) -> int | None:
+        self.states.append(middle[0])
+        return super().note(token, middle)
+
+    def entries(self, begin: int) -> tuple[Embedded, Rotary]:
+        positions = torch.arange(begin, len(self.tokens)) + 100
+        return super().entries(begin)[0], rotary_at(positions, self.model.config.head_dim, self.model.dtype)
+
+
+@pytest.mark.parametrize("lengths", [[6, 6, 6], [6, 2, 4]])
+def test_a_device_without_the_decode_step_gives_the_same(lengths: list[int]) -> None:
+    """Apple's GPUs read single tokens with the layers instead: at the same positions, with the same states for the memories."""
+    gpt = tiny_model()
+    memories = [[Shifted(gpt), None, Shifted(gpt)] for _ in range(2)]
+    fast, plain = (MemoryKVCache(gpt, each) for each in memories)
+    plain._uses_step = False
+    for step in range(20):
+        tokens = torch.randint(61, (3, 1 if step else max(lengths)), generator=torch.Generator().manual_seed(step))
+        counts = None if step else lengths
+        torch.testing.assert_close(plain.append(tokens, counts), fast.append(tokens, counts), rtol=0, atol=5e-5)
+    for mine, theirs in zip(*memories, strict=True):
+        if mine is not None:
+            torch.testing.assert_close(torch.stack(theirs.states), torch.stack(mine.states), rtol=0, atol=5e-5)
+
+
 def test_rows_that_end_leave_the_others_their_memories() -> None:
     gpt = tiny_model()
     prompts = [[1, 2, 3, 4], [9, 10], [11, 12, 13], [5, 6]]
