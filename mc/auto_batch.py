@@ -122,7 +122,7 @@ def choose_micro_batch(
 ) -> int:
     """Chooses the rows of a micro-batch, always a divisor of a step's rows per process; the baseline's are `baseline_rows`.
 
-    A CPU gets the baseline's: device memory is plenty there, and small micro-batches cost time. Elsewhere the largest that fits. A
+    On a CPU they are the baseline's: RAM is plenty, and small micro-batches cost time. Elsewhere they are the largest that fit. A
     step stays `total_batch_size` tokens. Raises `UserError` if a GPU cannot hold a single row.
     """
     config, T = controller.config, controller.plan.length

@@ -106,7 +106,7 @@ def foresee(
 
 
 def _networks(config: GPTConfig, memory: MCConfig, plan: RowPlan, rows: int, width: int, setting: Setting) -> Addition:
-    """What the MegaContext adds: parameters, the gist bank of a micro-batch, and what autograd keeps of its networks' passes."""
+    """Device memory that a MegaContext adds: parameters, the gist bank of a micro-batch, and activations of its networks."""
     gistnet, lensnet = GistNet(memory.gist, config.width), LensNet(memory.lens, config.width, memory.geometry)
     trained: list[nn.Module] = [gistnet]
     if memory.lens_loss.mc_lens_loss_weight:

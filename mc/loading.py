@@ -83,8 +83,8 @@ def restore(trained: Trained, model: GPT, memory_class: type[Memory], ignored: t
         if wrong := sorted([*missing, *keys.unexpected_keys]):
             raise ValueError(f"{wrong[0]} is {'missing' if wrong[0] in missing else 'unknown'}")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        what = " ".join(str(error).split())
-        raise UserError(f"{trained.name} does not describe a memory of this version ({what}); train it again") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{trained.name} does not describe a memory of this version ({reason}); train it again") from error
     return memory.to(model.wte.weight.device)
 
 

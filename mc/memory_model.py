@@ -45,7 +45,7 @@ class CompressedRows(NamedTuple):
 class MemoryModel(nn.Module):
     """`model` with the gists of `gistnet` and the scores of `lensnet`, for rows of `seq_len` tokens.
 
-    `plan` says how rows are compressed in training. Forward passes are eager unless `compiled`, which compiles anew for every shape.
+    `plan` says how rows are compressed in training. Forward passes are eager unless `compiled`, which compiles again for every new shape.
     """
 
     spans: OpenSpan = staticmethod(untimed)
@@ -83,7 +83,7 @@ class MemoryModel(nn.Module):
         return PlainRows(embedded, self.model.finish(x, middle), middle, inputs, rotary)
 
     def build_bank(self, plain: PlainRows, shape: BankShape | None = None) -> GistBank:
-        """The gists of rows, as far as `shape` goes; by default that of `plan`."""
+        """The gist bank of rows, of `shape`, by default that of `plan`."""
         return build(plain.embedded, self._make_gists, shape or self.plan.shape, plain.middle if self.gistnet.reads_hidden else None)
 
     def _make_gists(self, children: Tensor, hidden: Tensor | None) -> Tensor:
@@ -92,13 +92,13 @@ class MemoryModel(nn.Module):
 
     def forward_layouts(self, bank: GistBank, layout: Layout, index: Tensor | None = None, compiled: bool = False) -> CompressedRows:
         """Reads the Working Contexts `layout` [V·B,W]; `index` is `bank_index` of it, if known."""
-        model, kind = self.model, self.config.positional_type
+        model, positions = self.model, self.config.positional_type
         index = bank_index(layout, bank.shape) if index is None else index
         with self.spans("variant_pack"):
             entries = assemble(bank, index)
         with self.spans("positional"):
             rotary = self._positions(bank.shape, layout, index)
-            bias = alibi_bias(layout, bank.shape.geometry, kind, model.config.heads, model.dtype)
+            bias = alibi_bias(layout, bank.shape.geometry, positions, model.config.heads, model.dtype)
         hidden = model.backbone(entries, rotary, attn_hook=None if compiled else EagerAttention(bias), bias=bias)
         return CompressedRows(entries, hidden, rotary, bias)
 

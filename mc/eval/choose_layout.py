@@ -31,7 +31,7 @@ def nearest_compression(width: int, plan: RowPlan) -> Compression:
 
 
 def _higher_nodes(blocks: int, geometry: Geometry, max_lod: int) -> Iterator[tuple[int, ...]]:
-    """Yields node counts of the levels from 2 up, each time one more of the highest level in use, what is left as coarse as possible."""
+    """Yields node counts of the levels from 2 up, each with one more of the highest level in use and the rest as coarse as possible."""
     K = geometry.block_size
     yield ()
     for top in range(2, max_lod + 1):

@@ -1,10 +1,10 @@
-"""Conditions that evaluations compare: what the model may read of one history, under one budget of entries unless it says otherwise.
+"""Conditions that evaluations compare: what the model reads of a history, all but `full` within one budget of entries.
 
-- `full`: every token, without a budget;
+- `full`: every token;
 - `window`: the last tokens only, at their true positions;
-- `random`, `recency`, `lens`, `oracle`: recent tokens raw, gists of all before, and as much of that expanded as the budget allows:
-  anything, the most recent, what LensNet scores highest, what the tokens to come need. The oracle has seen what it is judged on: it
-  bounds what choosing can do;
+- `random`, `recency`, `lens`, `oracle`: recent tokens raw, gists of all before, and as many of these expanded as the budget allows: at
+  random, the most recent, those that LensNet scores highest, those that the next tokens need. The oracle has seen these tokens; it is
+  an upper bound on what a choice can achieve;
 - `gists`: recent tokens raw, gists of all before, nothing expanded.
 """
 

@@ -86,7 +86,7 @@ def measure_cost(
 ) -> list[dict[str, Any]]:
     """Rows of figures for each kind of tree and length of history; see `_row`.
 
-    `tokens` gives the history; the disk trees go to `folder`, which exists and is empty. Each session decodes `decode` tokens, and at
+    `tokens` reads the history; the disk trees go to `folder`, which exists and is empty. Each session decodes `decode` tokens, and at
     least as many as two refocuses take. Raises `UserError` if the disk is full.
     """
     run = _CostRun(memory, config, tokens, folder)
@@ -149,7 +149,7 @@ class _CostRun:
         return candidate
 
     def plain(self, entries: int) -> Iterator[list[int | None]]:
-        """Decoding behind a plain cache that has read `entries` tokens."""
+        """Decodes with a plain cache that has read `entries` tokens."""
         cache = KVCache(self._model, 1, step=self._step)
         stream = self._engine.resume(cache, cache.append(self.tokens(0, entries)[None]), ENDLESS)
         next(stream)
@@ -255,9 +255,9 @@ class MemorySource(NamedTuple):
 
 
 def peak_of(source: MemorySource, config: SessionConfig, kind: Kind, length: int, root: Path) -> float:
-    """Peak device memory in MiB of a process that reads `length` random tokens into a new session and decodes behind them.
+    """Peak device memory in MiB of a process that reads `length` random tokens into a new session and then decodes.
 
-    A disk tree lies in `root` meanwhile. Raises `UserError` if the process is killed.
+    A disk tree is kept in `root` meanwhile. Raises `UserError` if the process is killed.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:

@@ -78,7 +78,7 @@ MEMORY_BOUNDS = (
 
 
 def memory_bounds(least: Mapping[str, float]) -> tuple[MetricBound, ...]:
-    """The bounds of a run in which some metrics are at `least` so much (see `expected`)."""
+    """Bounds of a run; `least` replaces the lower bounds of some metrics, by name (see `expected`)."""
     return tuple(
         dataclasses.replace(bound, rule=dataclasses.replace(bound.rule, low=least[bound.metric], alert_low=least[bound.metric]))
         if isinstance(bound.rule, Band) and bound.metric in least
@@ -88,7 +88,7 @@ def memory_bounds(least: Mapping[str, float]) -> tuple[MetricBound, ...]:
 
 
 def expected(plan: RowPlan, rows: int) -> dict[str, float]:
-    """Least values of metrics in a step of `rows` rows: the configured number of variants, as far as so many exist.
+    """Least values of metrics in a step of `rows` rows: the configured number of variants, or as many as exist.
 
     If the number adapts to the throughput (`mc_target_tok_per_sec`), one of each row.
     """

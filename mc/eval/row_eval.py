@@ -1,9 +1,9 @@
-"""Row-level evaluation of a memory: loss on the tokens to come behind Working Contexts of equal width.
+"""Row-level evaluation of a memory: loss on the next tokens, given Working Contexts of equal width.
 
 A row of T tokens is cut at the decision point `t = T − H`. The *horizon* is the H tokens after it, which are predicted at
 the tokens `t−1 … t+H−2`. Before the decision point each condition of `mc.eval.conditions` has W entries, but `full` has all t tokens
 and `gists`, with every block that is not recent as a gist, fewer than W. With the others the last R or a few more tokens are raw and
-as many blocks as W allows; the oracle's are those that the horizon attends to most behind the full history.
+as many blocks as W allows; the oracle's are those that the horizon attends to most, given the full history.
 
 ΔNLL@H is the mean loss of a condition less that of `full`. Shapes: `B` rows, `T` tokens, `F` blocks, `V` layouts of a row.
 """
@@ -117,11 +117,11 @@ def lens_levels(memory: MemoryModel, probe: Probe, bank: GistBank, passes: int =
     It scores the fully collapsed context, and the blocks with the highest scores become raw. Each of the further `passes` scores
     the layout of the one before.
     """
-    now = coarsest(probe.compression)
-    levels = by_recency(now, bank.x.shape[0], bank.x.device)
+    current = coarsest(probe.compression)
+    levels = by_recency(current, bank.x.shape[0], bank.x.device)
     for _ in range(passes):
-        levels = by_score(probe.compression, memory.score_blocks(bank, levels, probe.decision, now.width - probe.horizon))
-        now = probe.compression
+        levels = by_score(probe.compression, memory.score_blocks(bank, levels, probe.decision, current.width - probe.horizon))
+        current = probe.compression
     return levels
 
 

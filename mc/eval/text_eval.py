@@ -1,4 +1,4 @@
-"""Evaluation on long documents through sessions: loss on the next tokens behind histories of growing length.
+"""Evaluation on long documents through sessions: loss on the next tokens after histories of growing length.
 
 A document is read up to a decision point; the `H` tokens after it are predicted under each condition of `mc.eval.session_baselines`,
 token by token from the cache as at inference. Documents are paired: errors are those of paired differences. Shapes: `H` horizon,

@@ -60,13 +60,6 @@ def compression(width: int, blocks: int, tail: int, geometry: Geometry, higher: 
     return Compression((min(max(n1, 0), free), *higher), blocks, tail, geometry)
 
 
-def compression_of(levels: Tensor, tail: int, geometry: Geometry) -> Compression:
-    """The compression of which `levels` [F], followed by `tail` raw tokens, are a variant."""
-    found = levels.bincount().tolist()
-    nodes = tuple(count // geometry.block_size ** (level - 1) for level, count in enumerate(found[1:], 1))
-    return Compression(nodes, len(levels), tail, geometry)
-
-
 def sample_levels(
     compression: Compression,
     n: int,

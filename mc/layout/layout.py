@@ -60,12 +60,6 @@ class Layout(NamedTuple):
     start: Tensor
 
 
-def raw(rows: int, length: int, device: torch.device | str = "cpu") -> Layout:
-    """Layout of `length` raw tokens."""
-    start = torch.arange(length, device=device).expand(rows, length)
-    return Layout(torch.zeros_like(start), start)
-
-
 def entry_ends(layout: Layout, geometry: Geometry) -> Tensor:
     """The token after the node of each entry, int64 [B,W]: the one that the entry predicts.
 
@@ -100,13 +94,6 @@ def widths(levels: Tensor, length: int, geometry: Geometry) -> Tensor:
     return torch.where(levels > 0, first * geometry.slots, K).sum(1) + (length - F * K)
 
 
-def to_levels(layout: Layout, blocks: int, geometry: Geometry) -> Tensor:
-    """The level that covers each of the first `blocks` blocks, int64 [B, blocks]."""
-    begin = torch.arange(blocks, device=layout.start.device) * geometry.block_size
-    entry = torch.searchsorted(layout.start.contiguous(), begin.expand(layout.start.shape[0], blocks).contiguous(), right=True) - 1
-    return layout.lod.gather(1, entry)
-
-
 def check(
     layout: Layout,
     geometry: Geometry,
@@ -117,7 +104,7 @@ def check(
     recent: int = 0,
     max_lod: int | None = None,
 ) -> None:
-    """The definition of a legal layout. Raises `ValueError` naming the first entry that breaks a rule. Works on the CPU.
+    """Checks that a layout is legal. Raises `ValueError` naming the first entry that breaks a rule. Works on the CPU.
 
     A layout must be contiguous from `begin` to `end`, every node aligned and with all its slots, of at most `max_entries`
     entries, with its last `recent` tokens raw, and have no level above `max_lod` and no node beyond `end`.

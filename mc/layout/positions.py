@@ -10,7 +10,7 @@ Shapes: `B` rows, `W` entries, `E` head size, `H` query heads.
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from mc.layout.layout import Geometry, Layout
 from nanochat.model.block import Rotary, rotary_angles, rotary_at, rotary_frequencies
 
 PositionType = Literal["gaussian", "simple", "gaussian_lod2d", "gaussian_alibi", "gaussian_lod2d_alibi", "local"]
-KINDS: tuple[str, ...] = get_args(PositionType)
 LOD_SHARE = 4  # lod2d: the lowest 1/LOD_SHARE of the frequencies also rotate with the level
 LOD_ANGLE = math.pi / 4  # per level
 

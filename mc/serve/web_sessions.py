@@ -116,8 +116,8 @@ class WebSessions:
         return {"sessions": [self._described(info) for info in self._store.list()]}
 
     def _described(self, info: Any) -> Answer:
-        mine = info.manifest == dict(self._store.identity)
-        trouble = info.damaged or (None if mine else f"it was made with another model ({info.manifest.get('model', 'unknown')})")
+        readable = info.manifest == dict(self._store.identity)
+        trouble = info.damaged or (None if readable else f"it was made with another model ({info.manifest.get('model', 'unknown')})")
         session = self._open.get(info.name)
         return {
             "name": info.name,

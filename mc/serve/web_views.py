@@ -53,7 +53,7 @@ def _spans(session: MCSession, scores: np.ndarray) -> np.ndarray:
 
 
 def text_view(session: MCSession, tokenizer: Tokenizer, start: int, end: int) -> dict[str, Any]:
-    """Text of the tokens `start … end−1` that exist, at most `TEXT_CHARACTERS` of it; `cut` says that there is more.
+    """Text of the tokens `start … end−1` that exist, at most `TEXT_CHARACTERS` of it; `cut` is True if there is more.
 
     Incomplete characters at the ends are left out. Raises `ValueError` if `start` is not before `end`.
     """
@@ -74,7 +74,7 @@ def whole_characters(data: bytes) -> str:
 
 
 def messages_view(session: MCSession, tokenizer: Tokenizer, most: int) -> dict[str, Any]:
-    """The last messages, at most `most`, as `{"role", "parts", "cut"}`; `earlier` says that there are others before them.
+    """The last messages, at most `most`, as `{"role", "parts", "cut"}`; `earlier` is True if there are others before them.
 
     Messages with `cut` are longer: they are given up to `MESSAGE_CHARACTERS` and the last `MESSAGE_TOKENS`, at their end.
     """

@@ -139,8 +139,8 @@ class FocusAllocator:
         Remembers the edits as of this refocus. Raises `ValueError` if one of them is invalid, and changes nothing.
         """
         after = self.editor.apply(tiling, edits)
-        now = np.array([(edit.level, edit.start, self._refocuses) for edit in edits], dtype=np.int64).reshape(-1, 3)
-        self._edited = np.concatenate([self._edited, now])
+        new = np.array([(edit.level, edit.start, self._refocuses) for edit in edits], dtype=np.int64).reshape(-1, 3)
+        self._edited = np.concatenate([self._edited, new])
         return after
 
     def refocused(self) -> None:
@@ -186,9 +186,9 @@ class FocusAllocator:
         if len(self._edited) and len(lod):
             level, begin = self._edited[:, 0], self._edited[:, 1]
             entry = np.minimum(start.searchsorted(begin), len(lod) - 1)
-            there = start[entry] == begin
-            nodes[entry[there & (lod[entry] == level)]] = True
-            families[entry[there & (lod[entry] == level - 1)]] = True
+            present = start[entry] == begin
+            nodes[entry[present & (lod[entry] == level)]] = True
+            families[entry[present & (lod[entry] == level - 1)]] = True
         return nodes, families
 
     def _choices(self, tiling: Tiling, length: int, scores: np.ndarray) -> _Choices:

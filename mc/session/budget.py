@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class FocusFigures:
-    """Figures of a session's focus: of the last refocus the share of blocks edited and of the budget in use, and totals."""
+    """Figures of a session's focus: share of blocks edited and of the budget in use at the last refocus; total refocuses and edits."""
 
     swap_rate: float = 0.0
     residency: float = 0.0

@@ -46,9 +46,9 @@ class ChildKeyCache:
         """Keys of the children of these nodes of a level: [n,C,H·E]."""
         if level not in self._kept:
             return self._encoded(level, nodes)
-        had, keys = self._kept[level]
-        place = np.searchsorted(had, nodes).clip(max=len(had) - 1)
-        known = had[place] == nodes
+        kept, keys = self._kept[level]
+        place = np.searchsorted(kept, nodes).clip(max=len(kept) - 1)
+        known = kept[place] == nodes
         out = keys[torch.from_numpy(place).to(keys.device)]
         if not known.all():
             out[torch.from_numpy(np.flatnonzero(~known)).to(keys.device)] = self._encoded(level, nodes[~known])

@@ -58,8 +58,8 @@ def opened(session: MCSession) -> Iterator[Span]:
     limit = raw_from(session.length, session.tree.spec.geometry, session.budget.recent)
     raw = (lod == 0) & (start < limit)
     edges = np.diff(raw.astype(np.int8), prepend=0, append=0)
-    for first, behind in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True):
-        yield Span(int(start[first]), int(start[behind - 1]) + 1)
+    for first, end in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True):
+        yield Span(int(start[first]), int(start[end - 1]) + 1)
 
 
 def beginning(session: MCSession, tokenizer: Tokenizer, span: Span) -> str:

@@ -96,8 +96,8 @@ class DiskTree:
         elsewhere, or it is damaged; with `repair`, a damaged one is cut at its last valid block.
         """
         if not folder.is_dir():
-            there = ", ".join(info.name for info in list_sessions(folder.parent)) or "none"
-            raise UserError(f"no session {folder.name} in {folder.parent} (there: {there}); give another name or start it")
+            names = ", ".join(info.name for info in list_sessions(folder.parent)) or "none"
+            raise UserError(f"no session {folder.name} in {folder.parent} (there: {names}); give another name or start it")
         read_header(folder)  # before locking, which creates a file in what may not be a session
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, lock(folder))
@@ -286,8 +286,8 @@ def _check_vacant(folder: Path, names: Sequence[str]) -> None:
     """Raises `UserError` if `folder` holds a session, or anything but files left by an interrupted `create`."""
     if (folder / MANIFEST).exists():
         raise UserError(f"session {folder.name} already exists in {folder.parent}; open it or give another name")
-    there = [path.name for path in folder.iterdir() if not (path.name.startswith(".") and path.suffix == ".tmp")]
-    if strangers := sorted({*there} - {*names, LOCK, TAIL}):
+    found = [path.name for path in folder.iterdir() if not (path.name.startswith(".") and path.suffix == ".tmp")]
+    if strangers := sorted({*found} - {*names, LOCK, TAIL}):
         raise UserError(f"{folder} is not a session and holds {strangers[0]}; give another name")
 
 

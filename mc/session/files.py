@@ -106,8 +106,10 @@ def check_same(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) ->
     """Raises `UserError` naming the first key whose value in session `name` (`theirs`) differs from the expected one (`mine`)."""
     for key in [*mine, *theirs]:
         if key not in theirs or key not in mine or theirs[key] != mine[key]:
-            had, have = (repr(values[key]) if key in values else "none" for values in (theirs, mine))
-            raise UserError(f"session {name} was made with {key} {had}, not {have}; open it with that {key} or start another session")
+            stored, expected = (repr(values[key]) if key in values else "none" for values in (theirs, mine))
+            raise UserError(
+                f"session {name} was made with {key} {stored}, not {expected}; open it with that {key} or start another session"
+            )
 
 
 class Column(NamedTuple):

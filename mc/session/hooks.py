@@ -12,7 +12,7 @@ from mc.session.working_context import WorkingContext
 
 
 class ObservedSession(Protocol):
-    """What a hook sees of an `MCSession`."""
+    """View of an `MCSession` that hooks get."""
 
     tree: MegaContextTree
     context: WorkingContext

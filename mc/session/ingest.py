@@ -127,7 +127,7 @@ def follow(progress: Generator[Progress, None, None], name: str, stream: TextIO 
 
 
 def is_whole(progress: Progress | None) -> bool:
-    """True if this, the last progress of a document, says that all of it was added."""
+    """True if all of a document was added, given its last progress."""
     return progress is not None and progress.stage == "add" and progress.done == progress.total
 
 

@@ -48,7 +48,7 @@ def session_budget(memory: MemoryModel, config: SessionConfig) -> Budget:
     if 0 < most < least:
         raise ValueError(
             f"allocator_soft_max_length is {most}; {config.mc_session_lod} levels (mc_session_lod) of block_size {geometry.block_size} "
-            f"behind {plan.recent} recent tokens, refocused every {interval} (mc_infer_refocus_interval), take up to {least} entries"
+            f"and {plan.recent} recent tokens, refocused every {interval} (mc_infer_refocus_interval), take up to {least} entries"
         )
     return Budget(most or max(plan.final_width, least + 2 * geometry.block_size), interval, plan.recent)
 
@@ -160,7 +160,7 @@ class MCSession:
         return first
 
     def check_room(self, tokens: int) -> None:
-        """Raises `UserError` if the history has no room for so many further tokens."""
+        """Raises `UserError` if the history has no room for `tokens` more."""
         left = max(0, self.capacity - self.length)
         if tokens > left:
             more = f"--mc-session-lod above {self.tree.spec.max_lod} or --allocator-soft-max-length above {self.budget.most}"
@@ -282,9 +282,9 @@ class MCSession:
         return self.context.change(tiling, source)
 
     def _fitted(self, tiling: Tiling, length: int, budget: int, scores: np.ndarray | None = None) -> tuple[Tiling, np.ndarray]:
-        """(`tiling` in at most `budget` entries, where its entries were before).
+        """Makes `tiling` fit `budget` entries; returns as `FocusAllocator.fit` does.
 
-        A wider tiling is cut to leave room for one expansion, so that the focus can still move.
+        A tiling that has to be cut is cut further, to leave room for one expansion, so that the focus can still move.
         """
         geometry = self.tree.spec.geometry
         if len(tiling.lod) > budget:
@@ -317,7 +317,7 @@ class MCSession:
         return True
 
     def _read_states(self, tokens: Tensor) -> Tensor:
-        """Hidden states [n,D] after the middle layer at `tokens` [n], read behind the Working Context."""
+        """Hidden states [n,D] after the middle layer at `tokens` [n], read after the Working Context."""
         model, W = self.memory.model, len(self.context)
         known, rotary = self.context.entries(0)
         new = embed(model, self.tree, self.tree.length, tokens)
@@ -329,9 +329,9 @@ class MCSession:
     @torch.no_grad()
     def _recall_states(self) -> None:
         """Recomputes the hidden states of the incomplete block's tokens, which no file keeps."""
-        behind = self.tree.length % self.tree.spec.geometry.block_size
-        if behind:
-            self._states = self._middle(*self.context.entries(0))[-behind:]
+        incomplete = self.tree.length % self.tree.spec.geometry.block_size
+        if incomplete:
+            self._states = self._middle(*self.context.entries(0))[-incomplete:]
 
     def _middle(self, entries: Embedded, rotary: Rotary) -> Tensor:
         """Hidden states [W,D] after the middle layer at W entries, given as a batch of one row."""

@@ -37,11 +37,11 @@ def append_tokens(tree: MegaContextTree, model: GPT, gistnet: GistNet, tokens: T
         gists.append(torch.zeros(0, S, spec.width, dtype=spec.dtype, device=device))
     for level in range(2, spec.max_lod + 1):
         below, nodes = level - 1, tree.nodes(level)
-        had = tree.nodes(below)
-        upto = (had + len(gists[-1])) // K
+        before = tree.nodes(below)
+        upto = (before + len(gists[-1])) // K
         children = gists[-1][:0]
         if upto > nodes:
-            first = torch.arange(nodes * K, had)
+            first = torch.arange(nodes * K, before)
             children = torch.cat([tree.gists(below, first).to(device), gists[-1]])[: (upto - nodes) * K]
         blocks = children.reshape(upto - nodes, K * S, spec.width).to(model.dtype)
         gists.append(gistnet(blocks).to(spec.dtype) if upto > nodes else children.view(0, S, spec.width))

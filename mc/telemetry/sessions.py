@@ -23,8 +23,8 @@ SNAPSHOT_SECONDS = 0.25  # minimum between two snapshots of one type and session
 class SessionTelemetry:
     """Makes the hooks of the sessions of one process. A session's name is sent as a hash with a random key of the process."""
 
-    def __init__(self, provider: TelemetryProvider | None = None, snapshot_seconds: float = SNAPSHOT_SECONDS) -> None:
-        self._provider, self._snapshot_seconds = provider or NoOpTelemetryProvider(), snapshot_seconds
+    def __init__(self, provider: TelemetryProvider | None = None) -> None:
+        self._provider = provider or NoOpTelemetryProvider()
         self._key = secrets.token_bytes(16)
 
     def hooks(self, name: str) -> SessionHooks:
@@ -32,7 +32,7 @@ class SessionTelemetry:
         if isinstance(self._provider, NoOpTelemetryProvider):
             return SessionHooks()
         session_id = hashlib.blake2b(name.encode("utf-8"), key=self._key, digest_size=16).hexdigest()
-        return SessionEvents(self._provider, session_id, self._snapshot_seconds)
+        return SessionEvents(self._provider, session_id)
 
     def close(self) -> None:
         """Closes the provider."""
@@ -40,7 +40,7 @@ class SessionTelemetry:
 
 
 class SessionEvents(SessionHooks):
-    """`SessionHooks` that send events; of snapshots of one type at most one every `snapshot_seconds`, with counts since the last."""
+    """`SessionHooks` that send events. Snapshots of one type are at least `snapshot_seconds` apart; their counts are since the last."""
 
     def __init__(self, provider: TelemetryProvider, session_id: str, snapshot_seconds: float = SNAPSHOT_SECONDS) -> None:
         self._provider, self._session_id, self._snapshot_seconds = provider, session_id, snapshot_seconds

@@ -83,7 +83,7 @@ class TrainingEvents(Callback):
         tree = {"block_size": shape.geometry.block_size, "max_lod": shape.max_lod, "nodes": list(shape.levels[1:]), "tree": "ram"}
         self._log("mc_tree_snapshot", {"where": "row", "step": step, "tokens": shape.length, **tree})
         if variants is not None:
-            last = -variants.levels.shape[1]  # the first row's last variant: with priority sampling the earlier ones give way
+            last = -variants.levels.shape[1]  # the first row's last variant: priority sampling replaces the earlier ones
             tiling = Tiling(variants.layout.lod[last].numpy(), variants.layout.start[last].numpy())
             payload = layout_payload(tiling, shape.length, variants.layout.lod.shape[1], self._controller.plan.recent)
             self._log("working_context_snapshot", {"where": "row", "step": step, **payload})

@@ -17,7 +17,7 @@ from nanochat.model.block import MLP
 from nanochat.model.cross_entropy import CHUNK_BYTES
 from nanochat.model.gpt import GPT, norm
 
-SHARE = 4  # one in so many blocks is reconstructed in a micro-batch
+SHARE = 4  # a micro-batch reconstructs one in SHARE blocks
 
 
 def distillation_loss(model: GPT, teacher: Tensor, student: Tensor) -> Tensor:

@@ -108,9 +108,9 @@ def lens_losses(pairs: Pairs, policy: Tensor, scores: Tensor, deviation: Tensor,
 
 
 def teacher_loss(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Mean KL(teacher ‖ scores) of distributions over blocks: `teacher` fp32 [B,F] from 0, scores [O,B,F] at `temperature`.
+    """Mean KL(teacher ‖ scores) of distributions over blocks: `teacher` fp32 [B,F] ≥ 0, scores [O,B,F] at `temperature`.
 
-    Rows are weighted by the sum of their teacher signal: a row without any teaches nothing.
+    Rows are weighted by the sum of their teacher signal; rows without any are ignored.
     """
     predicted = (scores / temperature).log_softmax(-1).mean(0)
     wanted = torch.special.xlogy(teacher, teacher / teacher.sum(-1, keepdim=True).clamp(min=1e-6))

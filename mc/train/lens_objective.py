@@ -103,8 +103,8 @@ class LensObjective(nn.Module):
         if config.mc_lens_budget_weight:
             loss = loss + config.mc_lens_budget_weight * terms.budget
         if config.mc_lens_budget_smooth_weight:
-            now = torch.stack([scores.clamp(min=0).mean(), scores.clamp(max=0).mean()])
-            sides = torch.lerp(now, self.sides, config.mc_lens_budget_smooth_beta)
+            current = torch.stack([scores.clamp(min=0).mean(), scores.clamp(max=0).mean()])
+            sides = torch.lerp(current, self.sides, config.mc_lens_budget_smooth_beta)
             self.sides.copy_(sides.detach())
             loss = loss + config.mc_lens_budget_smooth_weight * imbalance(sides)
         if self.reference is not None:

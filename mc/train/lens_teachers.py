@@ -1,6 +1,6 @@
 """Teachers for LensNet: which far blocks deserve detail, by the bigrams that they share with the horizon and by attention.
 
-What far context gives a small model on text is mostly copying, of names above all. Shapes: `B` rows, `T` tokens, `O` decision points,
+On text, a small model uses far context mostly to copy, names above all. Shapes: `B` rows, `T` tokens, `O` decision points,
 `H` horizon, `F` blocks of K tokens.
 """
 
@@ -24,7 +24,7 @@ def occurrence(tokens: Tensor, targets: Tensor, decisions: Sequence[int], blocks
 
     Tokens and targets are int64 [B,T]; `blocks[o]` blocks before `decisions[o]` count, F is the most of `blocks`. Each of the H
     targets, with the token before it, shares log(blocks / n), its rarity in the row, evenly among the n blocks that hold the pair:
-    nothing if all do or none does. Ignored targets give nothing.
+    nothing if all do or none does. Ignored targets do not count.
     """
     most = max(blocks)
     begins = torch.stack([torch.arange(t - 1, t - 1 + horizon, device=tokens.device) for t in decisions])  # (O, H)
@@ -49,7 +49,7 @@ def attention_teacher(
     """Attention that the predictions after each decision point pay to each block of plain rows above an even share, fp32 [O,B,F].
 
     Predictions in the row's horizon are weighted by their mean loss in the variants, fp32 [V·B,W], above that in the plain rows,
-    fp32 [B,T]: a block matters where its tokens are missed. After earlier decision points nothing was compressed, and all weigh alike.
+    fp32 [B,T]: a block matters if its tokens are missed. After earlier decision points nothing was compressed, and all weigh alike.
     """
     H, blocks, K = plan.horizon, plan.blocks, plan.config.block_size
     horizon = slice(-H - 1, -1)
@@ -64,5 +64,5 @@ def attention_teacher(
 
 
 def excess(attention: Tensor) -> Tensor:
-    """Part of `attention` fp32 [·,F] above an even share: averaged over heads nearly all of it is even, which says nothing."""
+    """Part of `attention` fp32 [·,F] above an even share; averaged over heads, nearly all attention is even."""
     return F.relu(attention - attention.mean(-1, keepdim=True))

@@ -16,9 +16,9 @@ def by_level(losses: Tensor, reference: Tensor, lod: Tensor, counts: Tensor, max
 
     `reference` is the plain row's loss of the same target; `counts` (bool) marks predictions with a target. All [N,W].
     """
-    kind = (torch.nn.functional.one_hot(lod, max_lod + 1) * counts[..., None]).to(losses.dtype).flatten(0, 1)  # (N·W, levels)
-    count = kind.sum(0)
-    return losses.flatten() @ kind / count, (losses - reference).flatten() @ kind / count
+    member = (torch.nn.functional.one_hot(lod, max_lod + 1) * counts[..., None]).to(losses.dtype).flatten(0, 1)  # (N·W, levels)
+    count = member.sum(0)
+    return losses.flatten() @ member / count, (losses - reference).flatten() @ member / count
 
 
 def correlation(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:

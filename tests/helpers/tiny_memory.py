@@ -9,7 +9,6 @@ import torch.nn as nn
 from torch import Tensor
 
 from mc.config import LensLossConfig, MCConfig
-from mc.layout.compression import compression_of
 from mc.layout.layout import Geometry, Layout
 from mc.layout.positions import PositionType, alibi_bias
 from mc.memory_model import MemoryModel
@@ -21,6 +20,7 @@ from mc.train.variant_sampler import Variants, lay_out
 from nanochat.model.gpt import GPT
 from nanochat.train.optim import MuonAdamW, OptimFlags, check_coverage
 from nanochat.train.schedule import TrainPlan
+from tests.helpers.layouts import compression_of
 from tests.helpers.tiny_model import tiny_model
 
 WIDTH = 32

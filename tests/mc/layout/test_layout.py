@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mc.layout.layout import Geometry, Layout, check, entry_ends, from_levels, raw, to_levels, tree_levels, widths
+from mc.layout.layout import Geometry, Layout, check, entry_ends, from_levels, tree_levels, widths
+from tests.helpers.layouts import raw, to_levels
 from tests.helpers.tiny_memory import as_layout, entries, random_levels
 
 ROOM = 3_000  # blocks at most in a drawn layout

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
-from mc.layout.layout import Geometry, Layout, raw
-from mc.layout.positions import KINDS, alibi_bias, entry_rotary
+from mc.layout.layout import Geometry, Layout
+from mc.layout.positions import PositionType, alibi_bias, entry_rotary
 from mc.nets.gist_bank import BankShape, Positions, bank_index, bank_layout
 from nanochat.model.gpt import rotary_at
+from tests.helpers.layouts import raw
 from tests.helpers.tiny_memory import SEQ_LEN, as_layout, as_variants, entries, tiny_batch, tiny_gpt, tiny_memory
+
+KINDS = get_args(PositionType)
 
 MIXED = entries([2, 2, 2, 2, 0, 1, 1, 0], 35, Geometry(4, 2))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ from torch import Tensor
 
 from mc.layout.compression import Compression, sample_levels
 from mc.layout.layout import Geometry, entry_ends, from_levels
-from mc.layout.positions import KINDS
+from mc.layout.positions import PositionType
 from mc.nets.gist_bank import BankShape
 from mc.train.controller import MCController
 from mc.train.variant_sampler import Request, Sampler, Variants
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import TrainPlan
 from tests.helpers.tiny_memory import SEQ_LEN, as_variants, hidden_states, tiny_batch, tiny_gistnet, tiny_gpt, tiny_memory
+
+KINDS = get_args(PositionType)
 
 GISTS = [
     {"gistnet_type": "transformer", "gistnet_pooling": "mean"},

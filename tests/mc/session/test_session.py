@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc.config import AllocatorConfig, SessionConfig
-from mc.layout.layout import check, to_levels
+from mc.layout.layout import check
 from mc.nets.gist_bank import BankShape, build, look_below
 from mc.nets.lensnet import bank_keys
 from mc.session.session import MCSession, least_entries, session_budget, session_spec
@@ -22,6 +22,7 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.kv_cache import KVCache
 from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.infer.sampling import Sampling
+from tests.helpers.layouts import to_levels
 from tests.helpers.tiny_memory import tiny_memory
 
 CONFIG = SessionConfig(mc_session_lod=3, mc_infer_refocus_interval=8)

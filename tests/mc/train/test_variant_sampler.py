@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mc.config import MCConfig, RowPlan
-from mc.layout.compression import compression_of
 from mc.layout.layout import check
 from mc.train.variant_sampler import Request, Sampler, lay_out
+from tests.helpers.layouts import compression_of
 
 CPU = torch.device("cpu")
 
