@@ -1,1 +1,1 @@
-"""The memory: gists, working contexts and the focus between them. It may import `nanochat`, never the other way round."""
+"""MegaContext, the memory: its networks, training, sessions and evaluation. May import `nanochat`, never the other way round."""

@@ -19,7 +19,7 @@ from nanochat.model.gpt import GPTConfig
 from nanochat.profiling.device_memory import FP32, Addition, MemoryEstimate, Pass, Setting, device_memory, estimate, value_width
 from nanochat.runtime.device import Runtime
 
-# Channels that autograd keeps of a layer of an encoder, as of one of the model, and of its head; in units of the encoder's width.
+# Channels that autograd keeps of an encoder's layer, and of its head, in units of the encoder's width.
 LAYER, HEAD = 22, 10
 
 

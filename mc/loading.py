@@ -71,8 +71,8 @@ def build_memory(trained: Trained, model: GPT) -> MemoryModel:
 def restore(trained: Trained, model: GPT, memory_class: type[Memory], ignored: tuple[str, ...] = (), **options: Any) -> Memory:
     """The memory of a checkpoint around `model`, as a `memory_class`; `options` are further arguments of that.
 
-    `ignored` are beginnings of names in the checkpoint that are not read; all others must be there and known. Raises `UserError` if
-    the checkpoint does not describe a memory of this version.
+    `ignored` are prefixes of names in the checkpoint to skip; all others must match. Raises `UserError` if the checkpoint does not
+    describe a memory of this version.
     """
     try:
         config = dataclasses.replace(from_dict(MCConfig, trained.meta[META]), mc_freeze_model=False)  # which was for that run

@@ -43,7 +43,7 @@ class CompressedRows(NamedTuple):
 
 
 class MemoryModel(nn.Module):
-    """`model` with the gists of `gistnet` and the scores of `lensnet`, for rows of `seq_len` tokens.
+    """Language model `model` with the gists of `gistnet` and the scores of `lensnet`, for rows of `seq_len` tokens.
 
     `plan` says how rows are compressed in training. Forward passes are eager unless `compiled`, which compiles again for every new shape.
     """

@@ -96,7 +96,7 @@ def expected(plan: RowPlan, rows: int) -> dict[str, float]:
     return {VARIANTS: float(rows * min(min(most, plan.compression(plan.width(stage)).possibilities) for stage in plan.stages))}
 
 
-def watched(objective: Objective, rows: int) -> dict[str, Any]:
+def bounds_for(objective: Objective, rows: int) -> dict[str, Any]:
     """Keyword arguments of `open_metrics` for an objective with a memory: its metric bounds and their parameters, for steps of `rows`."""
     if not isinstance(objective, MemoryModel):
         return {}

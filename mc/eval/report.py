@@ -56,7 +56,7 @@ def cost_criteria(rows: Sequence[Row]) -> list[Criterion]:
 
 
 def delta_nll_criteria(delta_nll: Mapping[int, float]) -> list[Criterion]:
-    """Criteria on ΔNLL behind LensNet's layouts, by horizon."""
+    """Criteria on ΔNLL with LensNet's layouts, by horizon."""
     (most,) = [bound.rule.high for bound in MEMORY_BOUNDS if bound.metric == DELTA_NLL]
     return [_at_most(f"ΔNLL@{horizon}", value, most) for horizon, value in sorted(delta_nll.items())]
 

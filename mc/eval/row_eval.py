@@ -1,9 +1,9 @@
 """Row-level evaluation of a memory: loss on the next tokens, given Working Contexts of equal width.
 
 A row of T tokens is cut at the decision point `t = T − H`. The *horizon* is the H tokens after it, which are predicted at
-the tokens `t−1 … t+H−2`. Before the decision point each condition of `mc.eval.conditions` has W entries, but `full` has all t tokens
-and `gists`, with every block that is not recent as a gist, fewer than W. With the others the last R or a few more tokens are raw and
-as many blocks as W allows; the oracle's are those that the horizon attends to most, given the full history.
+the tokens `t−1 … t+H−2`. Before the decision point the model reads, by condition (see `mc.eval.conditions`): all t tokens (`full`), the
+last W of them (`window`), fewer than W entries (`gists`), or W entries, in which the last R or a few more tokens are raw and as many
+blocks as fit. The oracle's raw blocks are those that the horizon attends to most, given the full history.
 
 ΔNLL@H is the mean loss of a condition less that of `full`. Shapes: `B` rows, `T` tokens, `F` blocks, `V` layouts of a row.
 """
@@ -159,9 +159,9 @@ def measure(
     seed: int = 0,
     passes: int = 1,
 ) -> list[dict[str, Tensor]] | None:
-    """For each probe the losses of this process's rows by condition, fp32 [N], without rows that have no target in the horizon.
+    """Losses of this process's rows by condition, fp32 [N], for each probe; rows without a target in the horizon are left out.
 
-    None, in every process, if `should_stop()` became true in any. `seed` is that of the random layouts.
+    Returns None in every process if `should_stop()` became true in any. `seed` is that of the random layouts.
     """
     model, device, generator = memory.model, memory.device, torch.Generator().manual_seed(seed)
 

@@ -48,7 +48,7 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Asked:
-    """Prompt as the model reads it, int64 [n], with its reference `reply` in tokens; `needed` are tokens of the prompt."""
+    """Prompt as the model reads it, int64 [n], with its reference `reply` in tokens; `needed` are the spans that hold the answer."""
 
     tokens: Tensor
     answer: str

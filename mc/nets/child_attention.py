@@ -66,11 +66,11 @@ class ChildAttention(nn.Module):
         """Keys [·,H·E] of token embeddings or gists [·,D]."""
         return _heads(self.c_key, x.to(self.dtype)).flatten(-2)
 
-    def forward(self, newest: Tensor, below: ChildKeys, entries: int) -> Tensor:
+    def forward(self, newest: Tensor, children: ChildKeys, entries: int) -> Tensor:
         """See the class; `entries` is W."""
         q = _heads(self.c_query, newest.to(self.dtype)).permute(0, 2, 3, 1)  # (N, H, E, Q)
-        k = below.keys.unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2)  # (N, H, C, E)
-        seen = (below.entry < entries).float()[:, None, :, None]  # (N, 1, C, 1)
+        k = children.keys.unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2)  # (N, H, C, E)
+        seen = (children.entry < entries).float()[:, None, :, None]  # (N, 1, C, 1)
         age = self.age[:, -newest.shape[1] :].float().softmax(-1)[..., None]  # (H, Q, 1); fewer in a short history
         # A softmax over C with a known bound on the logits: few passes over by far the largest tensor here.
         sharpness = self.sharpness.float()[:, None, None]
@@ -80,7 +80,7 @@ class ChildAttention(nn.Module):
         found = weights @ (age / total.clamp(min=TINY).transpose(2, 3)) * seen  # (N, H, C, 1)
         found = found.squeeze(-1).transpose(1, 2)  # (N, C, H)
         mass = found.new_zeros(found.shape[0], entries + 1, HEADS)
-        mass = mass.scatter_add(1, below.entry[..., None].expand_as(found), found)[:, :entries]
+        mass = mass.scatter_add(1, children.entry[..., None].expand_as(found), found)[:, :entries]
         return torch.log1p(mass / FAINT)
 
 

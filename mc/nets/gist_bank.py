@@ -99,7 +99,7 @@ def _flat_index(bank: Tensor, index: Tensor) -> Tensor:
     return index + rows[:, None] * M
 
 
-def look_below(keys: Tensor, shape: BankShape, levels: Tensor, layout: Layout, decision: int, newest: int) -> ChildKeys:
+def bank_child_keys(keys: Tensor, shape: BankShape, levels: Tensor, layout: Layout, decision: int, newest: int) -> ChildKeys:
     """Keys one level below the entries of layouts [V·B, W] that end at token `decision`.
 
     `keys` [B,M,·] are those of the whole bank; `levels` int64 [V·B, F] describes the same layouts as `layout`. The `newest` tokens

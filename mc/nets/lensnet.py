@@ -16,7 +16,7 @@ from torch import Tensor
 from mc.layout.layout import Geometry, Layout, from_levels
 from mc.nets.child_attention import HEADS, ChildAttention, ChildKeys
 from mc.nets.encoder import HEAD_DIM, Encoder, init_encoder, init_linear
-from mc.nets.gist_bank import BankShape, GistBank, assemble, bank_index, look_below
+from mc.nets.gist_bank import BankShape, GistBank, assemble, bank_child_keys, bank_index
 from nanochat.flags import flag
 from nanochat.model.block import MLP, Linear
 from nanochat.model.norm import norm
@@ -79,7 +79,7 @@ class LensNet(nn.Module):
         """Number of last entries, all of them tokens, that are matched against the children of the others: a block."""
         return self.geometry.block_size
 
-    def forward(self, entries: Tensor, layout: Layout, decision: int, below: ChildKeys, multiple: int = 1) -> Tensor:
+    def forward(self, entries: Tensor, layout: Layout, decision: int, children: ChildKeys, multiple: int = 1) -> Tensor:
         """Scores the entries; `decision` is the number of tokens so far, i.e. the first token that the layout does not cover.
 
         Entries are padded to a multiple of `multiple`: on a CPU, preparing a matmul of a new shape takes longer than the matmul, and
@@ -94,7 +94,7 @@ class LensNet(nn.Module):
         if padding:
             entries, features = F.pad(entries, (0, 0, 0, padding)), F.pad(features, (0, 0, 0, padding))
             seen = (torch.arange(W + padding, device=entries.device) < W)[None]
-        found = F.pad(self.matching(newest, below, W), (0, 0, 0, padding))
+        found = F.pad(self.matching(newest, children, W), (0, 0, 0, padding))
         x = self.c_in(norm(entries.to(self.dtype))) + self.c_features(features.to(self.dtype)) + self.c_matching(found.to(self.dtype))
         # Without rotations: matching across hundreds of tokens goes by content, and positions are in the features.
         x = self.encoder(x, seen=seen)
@@ -123,8 +123,8 @@ def score_blocks(
     LensNet must not see later tokens, which its choice is judged on. Entries are detached: gists do not learn from LensNet's loss.
     `keys` are `bank_keys` of the rows; `levels` int64 [N,F] describes the same layouts as `layout`.
     """
-    below = look_below(keys, shape, levels, layout, decision, lensnet.newest)
-    return block_scores(lensnet(entries.detach(), layout, decision, below), layout, levels, lensnet.geometry)
+    children = bank_child_keys(keys, shape, levels, layout, decision, lensnet.newest)
+    return block_scores(lensnet(entries.detach(), layout, decision, children), layout, levels, lensnet.geometry)
 
 
 def score_levels(

@@ -15,7 +15,7 @@ from mc.config import SessionConfig
 from mc.loading import LoadedMemory
 from mc.serve.web_views import focus_view, messages_view, text_view
 from mc.session.conversation import Turn
-from mc.session.files import valid_name
+from mc.session.files import SessionInfo, valid_name
 from mc.session.ingest import ingest
 from mc.session.session import MCSession
 from mc.session.store import SessionStore
@@ -115,7 +115,7 @@ class WebSessions:
     def _list(self) -> Answer:
         return {"sessions": [self._described(info) for info in self._store.list()]}
 
-    def _described(self, info: Any) -> Answer:
+    def _described(self, info: SessionInfo) -> Answer:
         readable = info.manifest == dict(self._store.identity)
         trouble = info.damaged or (None if readable else f"it was made with another model ({info.manifest.get('model', 'unknown')})")
         session = self._open.get(info.name)

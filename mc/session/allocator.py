@@ -144,7 +144,7 @@ class FocusAllocator:
         return after
 
     def refocused(self) -> None:
-        """Ends a refocus, which is one `fit` and then `allocator_iterations` times `plan` and `apply`."""
+        """Ends a refocus, whose iterations are each a `fit`, a `plan` and an `apply`."""
         self._refocuses += 1
         self._edited = self._edited[self._edited[:, 2] >= self._refocuses - COOLDOWN]
 

@@ -197,7 +197,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _check_disk(session: MCSession, tokens: int) -> None:
-    """Raises `UserError` if the disk has no room for as many tokens and their gists."""
+    """Raises `UserError` if the disk has no room for `tokens` tokens and their gists."""
     if isinstance(session.tree, DiskTree):
         needed, free = bytes_per_token(session.tree.spec) * tokens, shutil.disk_usage(session.tree.folder).free
         if needed > free:

@@ -173,8 +173,8 @@ class MCSession:
         if not len(self.context):
             return np.zeros(0, dtype=np.float32)
         lensnet = self.memory.lensnet
-        below = self._child_keys(self.context.tiling, self.context.x, lensnet.newest)
-        return lensnet(self.context.x[None], self.context.layout, self.tree.length, below, WIDTH_STEP)[0].cpu().numpy()
+        children = self._child_keys(self.context.tiling, self.context.x, lensnet.newest)
+        return lensnet(self.context.x[None], self.context.layout, self.tree.length, children, WIDTH_STEP)[0].cpu().numpy()
 
     def read(self) -> tuple[Layout, Embedded, Rotary]:
         """The Working Context, as batches of one row: its layout, entries and rotations."""

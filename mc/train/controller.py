@@ -286,7 +286,7 @@ class MCController(MemoryModel, Objective):
 
 
 def new_controller(model: GPT, config: MCConfig, seq_len: int, seed: int, runtime: Runtime) -> MCController:
-    """Adds a freshly initialised memory to `model`, whose weights stay, on the device of `runtime`.
+    """Adds a freshly initialised memory to `model`, whose weights do not change, on the device of `runtime`.
 
     The memory's weights are the same in all processes; the layouts differ.
     """

@@ -61,7 +61,7 @@ def lay_out(plan: RowPlan, compression: Compression, levels: Tensor) -> Variants
 
 
 class Request(NamedTuple):
-    """Arguments of a micro-batch's variants besides the seed."""
+    """Request for the variants of a micro-batch: all that they depend on besides the seed."""
 
     draw: int  # number of the micro-batch
     per_row: int
@@ -70,7 +70,7 @@ class Request(NamedTuple):
 
 
 class Sampler:
-    """Sampler of random variants: a pure function of seed, process and request, so that a resumed run sees the same.
+    """Sampler of random variants: a pure function of seed, process and request, so that a resumed run gets the same.
 
     Number and width are the same in all processes, so that none waits for another; the compressed blocks differ. A thread prepares
     the request that the caller expects next; another request is sampled in the call.

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from mc.auto_batch import choose_micro_batch
-from mc.eval.metric_bounds import watched
+from mc.eval.metric_bounds import bounds_for
 from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryFlags, TelemetryProvider
 from mc.telemetry.training import TrainingEvents
 from mc.train.controller import MCController
@@ -143,7 +143,7 @@ class StageRun:
                 record=self.record,
                 wandb_name=self.wandb_name,
                 rank=runtime.rank,
-                **watched(objective, plan.total_batch_size // loader.seq_len),
+                **bounds_for(objective, plan.total_batch_size // loader.seq_len),
             ),
             callbacks=[
                 *([] if isinstance(self.telemetry, NoOpTelemetryProvider) else [TrainingEvents(self.telemetry)]),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mc.layout.layout import Geometry, Layout
-from mc.nets.gist_bank import BankShape, GistBank, assemble, bank_index, bank_layout, build, look_below
+from mc.nets.gist_bank import BankShape, GistBank, assemble, bank_child_keys, bank_index, bank_layout, build
 from mc.nets.gistnet import GistNet
 from nanochat.model.gpt import Embedded
 from tests.helpers.tiny_memory import WIDTH, as_layout, entries, tiny_gistnet
@@ -130,7 +130,7 @@ def test_below_an_entry_lies_what_expanding_it_would_show(shape: BankShape) -> N
     tree = build(rows(shape)[0], tiny_gistnet(gist_slots=S), shape)
     levels = torch.tensor(LEVELS[K, S]).repeat_interleave(2, dim=0)  # layout v of row b at v·B + b
     per_row = [entries(row, shape.length, geometry) for row in levels.tolist()]
-    below = look_below(tree.x, shape, levels, as_layout(per_row), shape.length, newest)
+    below = bank_child_keys(tree.x, shape, levels, as_layout(per_row), shape.length, newest)
     bank = list(zip(*(part[0].tolist() for part in bank_layout(shape)), strict=True))
     for n, row in enumerate(per_row):
         expected: dict[int, list[Tensor]] = {}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mc.config import AllocatorConfig, SessionConfig
 from mc.layout.layout import check
-from mc.nets.gist_bank import BankShape, build, look_below
+from mc.nets.gist_bank import BankShape, bank_child_keys, build
 from mc.nets.lensnet import bank_keys
 from mc.session.session import MCSession, least_entries, session_budget, session_spec
 from mc.session.tree import RamTree
@@ -119,7 +119,7 @@ def test_lensnet_looks_below_entries_as_in_training(gist: dict) -> None:
     assert {0, 1, 2} <= set(layout.lod.unique().tolist())
     shape = BankShape(700, 696, geometry, s.tree.spec.max_lod)
     tree, levels = build(controller.model.embed(tokens[None]), controller.gistnet, shape), to_levels(layout, 87, geometry)
-    expected = look_below(bank_keys(lensnet, tree), shape, levels, layout, 700, lensnet.newest)
+    expected = bank_child_keys(bank_keys(lensnet, tree), shape, levels, layout, 700, lensnet.newest)
     got = s._child_keys(s.context.tiling, s.context.x, lensnet.newest)
     kept = expected.entry[0] < len(s.context)
     order = got.entry[0].argsort(stable=True)
