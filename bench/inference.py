@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         sides += [Side(config, name, folder, path, dtype) for name, dtype in rivals.items()]
         for side in sides:
             stack.callback(side.close)
-        likeliest = {side.name: side.run(1, prompt, config, 1, 0)["tokens"] for side in sides}  # also the warm-up
+        greedy = {side.name: side.run(1, prompt, config, 1, 0)["tokens"] for side in sides}  # also the warm-up
         for size in config.sizes:
             for side in sides:
                 side.run(size, prompt, config, config.top_k, 0)
@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
         result[name] = figures[name]
         rates, theirs = (figures[side]["tokens_per_s"] for side in ("ours", name))
         result[f"vs_{name}"] = {size: rates[size] / theirs[size] for size in rates}
-        same = zip(likeliest["ours"], likeliest[name], strict=True)
+        same = zip(greedy["ours"], greedy[name], strict=True)
         result[f"{name}_agreement"] = sum(a == b for a, b in same) / config.new_tokens
     print(json.dumps(rounded(result)))
     return 0

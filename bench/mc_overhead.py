@@ -144,7 +144,7 @@ def gather_backward(runtime: Runtime, memory: MCController, rows: int, progress:
 
 
 def timers(runtime: Runtime, memory: MCController, rows: torch.Tensor, progress: float) -> float:
-    """Seconds of overhead of the spans of a micro-batch: as many as it opens, around nothing."""
+    """Seconds of overhead of the spans that a micro-batch opens."""
     real, opened = memory.spans, []
     memory.spans = lambda name: (opened.append(name), untimed(name))[1]
     memory(rows[:, :-1], rows[:, 1:], progress)

@@ -35,7 +35,7 @@ FROZEN = (
     "--mc-freeze-model --mc-gist-kl-weight=2 --mc-anneal=0 --mc-lens-every=1 --mc-num-random-variants=2 --mc-lens-decisions=8 "
     "--mc-lens-occurrence-weight=5 --mc-lens-attention-weight=5 --gistnet-pooling=query --lr-mult=2.4 --wd-mult=0.2"
 )
-JUDGED = 32  # tokens after a decision point of training: a session chooses anew after so many
+JUDGED = 32  # tokens after a decision point of training: a session refocuses after that number
 
 
 @dataclass
@@ -77,7 +77,7 @@ class McText:
             if not all(text.isdecimal() and int(text) > 0 for text in getattr(self, name).split(",") if name != "windows" or text):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be whole numbers from 1, separated by commas")
         if unknown := set(self.types.split(",")) - set(TYPES):
-            raise ValueError(f"types is {self.types!r}; {sorted(unknown)[0]!r} is none of {', '.join(TYPES)}")
+            raise ValueError(f"types is {self.types!r}; {sorted(unknown)[0]!r} is not one of {', '.join(TYPES)}")
         if max(numbers(self.horizons)) >= self.max_seq_len:
             raise ValueError(f"horizons is {self.horizons!r}; a row has only {self.max_seq_len} tokens (max_seq_len)")
         if self.total_batch_size % (self.max_seq_len * self.device_batch_size):

@@ -19,7 +19,7 @@ FILLER = 32  # kinds of it
 class Task:
     """Rows of `length` tokens: `pairs` pairs before the last `tail` tokens, which ask for them.
 
-    With `named` keys, only so many are asked for, in the second half of the tail; the first half names them.
+    With `named`, only that number of keys is queried, in the second half of the tail; the first half names them.
     """
 
     length: int
@@ -51,12 +51,12 @@ class Rows:
     """Rows with their queries."""
 
     tokens: np.ndarray  # int64 [B, T+1]
-    asked: np.ndarray  # int64 [B,Q], places of the keys that are asked for; the value is the next token
+    asked: np.ndarray  # int64 [B,Q], places of the queried keys; the value is the next token
     where: np.ndarray  # int64 [B,Q], places of the same keys' pairs
 
     @property
     def targets(self) -> np.ndarray:
-        """int64 [B,T]: the values that are asked for, everything else ignored."""
+        """int64 [B,T]: the queried values, everything else ignored."""
         targets = np.full((len(self.tokens), self.tokens.shape[1] - 1), IGNORE)
         rows = np.arange(len(targets))[:, None]
         targets[rows, self.asked] = self.tokens[rows, self.asked + 1]

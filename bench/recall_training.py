@@ -97,7 +97,7 @@ def train(
     show: Callable[[Trainer], None],
     show_every: int,
 ) -> None:
-    """Trains for `steps` of `batch` rows at `lr` times the nominal learning rates, calling `show` every so many steps (−1: never)."""
+    """Trains for `steps` of `batch` rows at `lr` times the nominal learning rates, calling `show` every `show_every` steps (−1 = never)."""
     plan = TrainPlan(batch * loader.seq_len, steps, lr, 0.0)
 
     def measure(run: Trainer) -> dict:

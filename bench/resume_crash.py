@@ -63,7 +63,7 @@ class Lab:
         """Starts a run."""
         return home.start(*FLAGS, environment=self.environment)
 
-    def goes_on_exactly(self, home: Home) -> bool:
+    def continues_exactly(self, home: Home) -> bool:
         """Finishes the run; True if everything is as in the whole run."""
         process = self.start(home)
         if process.wait() != 0:
@@ -80,7 +80,7 @@ class Lab:
         time.sleep(self.rng.uniform(0, 0.05))
         process.signal(signal.SIGKILL)
         process.wait()
-        return self.goes_on_exactly(home)
+        return self.continues_exactly(home)
 
     def stop(self, moment: Callable[[Home, random.Random], Callable[[Process], bool]]) -> tuple[bool, bool, float]:
         """Stops a run at `moment`: whether it saved and reported that, whether it continues exactly, and the seconds to stop."""
@@ -93,7 +93,7 @@ class Lab:
         process.wait()
         seconds = time.monotonic() - begin
         said = f"stopped by SIGTERM after step {max(home.saved_steps(), default=-1)} of {STEPS}" in process.stdout
-        return process.code == 0 and said, self.goes_on_exactly(home), seconds
+        return process.code == 0 and said, self.continues_exactly(home), seconds
 
 
 def start_up(home: Home, rng: random.Random) -> Callable[[Process], bool]:

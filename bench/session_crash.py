@@ -67,11 +67,11 @@ def make_store(root: Path) -> SessionStore:
 
 
 def history() -> Tensor:
-    """Tokens of which every session has the beginning."""
+    """Tokens that every session has a prefix of."""
     return torch.randint(SHAPE.vocab_size, (LONGEST + 1000,), generator=torch.Generator().manual_seed(3))
 
 
-def go_on(store: SessionStore, tokens: Tensor, seed: int) -> Callable[[int], None]:
+def writer(store: SessionStore, tokens: Tensor, seed: int) -> Callable[[int], None]:
     """Body of the process that is killed."""
 
     def body(pipe: int) -> None:
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder))
         for _ in range(config.kills):
-            pid, reader = in_child(go_on(store, tokens, rng.randrange(1 << 30)))
+            pid, reader = in_child(writer(store, tokens, rng.randrange(1 << 30)))
             fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 1 << 20)  # nobody reads before the kill
             with os.fdopen(reader, "rb", buffering=0) as pipe:
                 data = pipe.read(_REPORT.size)  # its session is open

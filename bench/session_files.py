@@ -56,7 +56,7 @@ class SessionFiles:
 
 
 class World:
-    """Random contents of which every session of a spec has the beginning."""
+    """Random contents that every session of a spec has a prefix of."""
 
     def __init__(self, spec: TreeSpec, length: int, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)

@@ -1,7 +1,7 @@
 """Recall benchmark of sessions: a small model is trained to recall, and tested on histories many times its Working Context.
 
 Key–value pairs are anywhere in the history except its last W tokens; then two keys are named, the focus moves, and their values
-are asked for (`bench.recall_rows`). The model is trained from scratch on rows of 512 tokens and then of 2,048, with positions
+must be predicted (`bench.recall_rows`). The model is trained from scratch on rows of 512 tokens and then of 2,048, with positions
 within its Working Context, so that longer histories are not out of distribution. Conditions, all of W entries: the last W tokens
 (`window`), the session without expansions (`gists`), with random expansions (`random`), unchanged (`focus`). Chance is one in the
 number of values. The last line is JSON.
@@ -96,9 +96,9 @@ def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallCont
     def show(trainer: Trainer) -> None:
         controller = trainer.objective
         found = measure(controller, controller.task, make_rows(controller.task, 64, (config.seed, 2)))
-        said = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
         print(
-            f"step {trainer.state.step}, {(time.perf_counter() - begin) / 60:.1f} min, loss {trainer.state.loss.value:.3f}: {said}",
+            f"step {trainer.state.step}, {(time.perf_counter() - begin) / 60:.1f} min, loss {trainer.state.loss.value:.3f}: {shown}",
             flush=True,
         )
 
@@ -161,8 +161,8 @@ def recalled(controller: RecallController, config: SessionRecall, rows: Rows, nu
         raw = float((tiling.lod[tiling.start.searchsorted(rows.where[number], side="right") - 1] == 0).mean())
     hidden = [cache.append(tokens[None, place : place + 1])[0] for place in range(decision, len(tokens) - 1)]
     asked: Tensor = torch.from_numpy(rows.asked[number])
-    told = model.logits(torch.stack(hidden)[asked - decision]).argmax(-1)
-    return (told == tokens[asked + 1]).float().mean().item(), raw
+    predicted = model.logits(torch.stack(hidden)[asked - decision]).argmax(-1)
+    return (predicted == tokens[asked + 1]).float().mean().item(), raw
 
 
 def main(argv: Sequence[str] | None = None) -> int:

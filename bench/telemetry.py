@@ -3,7 +3,7 @@
 - `event_us`: time of `log_event` for the largest working_context_snapshot, and for a mc_timing;
 - `hung_close_s`, `dead_close_s`: time of `close` with a collector that does not answer, and without one; `dropped` events then;
 - `share_of_step`: overhead of events in a training step that logs every step (the default is one in a hundred), with a hung and with
-  a dead collector: seconds of the sink, and of the thread that encodes requests, relative to the step's own.
+  a dead collector: seconds of the callback, and of the thread that encodes requests, relative to the step's own.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 import json
 import socket
 import statistics
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -118,20 +121,22 @@ def close_seconds(endpoint: str) -> tuple[float, int]:
 
 
 def share_of_step(endpoint: str, step: Step) -> float:
-    """Seconds of the sink, and of encoding its events, relative to those of the step; medians."""
+    """Seconds of the callback, and of encoding its events, relative to those of the step; medians."""
     provider = opened(endpoint)
-    events = TrainingEvents(provider, step.controller, "bench")
+    events = TrainingEvents(provider)
+    with tempfile.TemporaryDirectory() as folder:
+        events.started(SimpleNamespace(objective=step.controller, run_folder=Path(folder)), resumed=None)
     steps, logs, encoded = [], [], []
     for _ in range(STEPS):
         seconds, record = step.run()
         begin = time.perf_counter()
-        events.log(record)
+        events.logged(record)
         logs.append(time.perf_counter() - begin)
         steps.append(seconds)
         begin = time.perf_counter()
         provider._request(list(provider._queue)[-4:]).SerializeToString()
         encoded.append(time.perf_counter() - begin)
-    provider.close()
+    events.closing()
     return (statistics.median(logs) + statistics.median(encoded)) / statistics.median(steps)
 
 

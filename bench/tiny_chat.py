@@ -55,7 +55,7 @@ def sum_with_a_tool(tokenizer: Tokenizer) -> list[int]:
 
 
 def reciting_model(tokenizer: Tokenizer, tokens: Sequence[int], certainty: float, context_tokens: int) -> GPT:
-    """Model whose likeliest token after `tokens[i]` is `tokens[i + 1]`, and after the last one `tokens[1]`.
+    """Model whose most likely token after `tokens[i]` is `tokens[i + 1]`, and after the last one `tokens[1]`.
 
     `certainty` is its logit; the others' are about 1, those of special tokens 0. No token occurs twice in `tokens`, except around
     the output of a tool.

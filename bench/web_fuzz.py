@@ -41,7 +41,7 @@ NAMES = (
     *("top_k", "tools", "logprobs", "response_format", "user", "logit_bias", "functions", "modalities", "unknown", "__class__", ""),
     "session",
 )
-SESSION = "there"  # the one that there is
+SESSION = "there"  # the one that exists
 MEMORY = ("--mc", "--mc-tree=disk", "--allocator-soft-max-length=200", "--max-open-sessions=2", "--max-sessions=20")
 
 

@@ -2,7 +2,7 @@
 
 A plan concatenates the rows of a shard and lists the pieces that fill them: `source` int64 [pieces] is where a piece
 begins in the shard, `target` int64 [pieces + 1] where it begins in the rows, so row `r` is target positions
-`[r · (seq_len + 1), (r + 1) · (seq_len + 1))`. Every piece begins with BOS, whatever stands at its source position: the
+`[r · (seq_len + 1), (r + 1) · (seq_len + 1))`. Every piece begins with BOS, whatever the token at its source position: the
 continuation of a long document begins one token early, where the reader puts the BOS.
 """
 

@@ -96,7 +96,7 @@ class Tokenizer:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); train the tokenizer again") from error
         if tokenizer.fingerprint != saved["fingerprint"]:
-            raise UserError(f"{path} is of a version with another pattern or other special tokens; train the tokenizer again")
+            raise UserError(f"{path} is from a version with another pattern or other special tokens; train the tokenizer again")
         return tokenizer
 
     def save(self, folder: Path) -> None:

@@ -120,7 +120,7 @@ def score(model: GPT, several: Sequence[Option], batch_tokens: int) -> Tensor:
 
 
 def by_length(lengths: Sequence[int], size_of: Callable[[int], int]) -> Iterator[list[int]]:
-    """Batches of rows of similar length, `size_of(longest)` rows each; the longest first, so that memory runs out at once."""
+    """Batches of rows of similar length, `size_of(longest)` rows each; the longest first, so that a lack of device memory shows at once."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while order:
         size = size_of(lengths[order[0]])

@@ -30,7 +30,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 
 def reached_end(run: Path) -> bool:
-    """True if the last step has been logged, by whichever process."""
+    """True if the last step has been logged, by any process."""
     file = metrics_folder(run) / RUN_FILE
     steps = read_json(file)["steps"] if file.exists() else None
     return steps is not None and any(record["step"] == steps and "train/loss" in record for record in records(run))

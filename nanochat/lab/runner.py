@@ -83,7 +83,7 @@ def run_all(cycle: Cycle, runs: Sequence[Run], say: Say, with_rows: bool = True)
         while waiting or children:
             while waiting and len(children) + len(_others(cycle, waiting, children)) < cycle.jobs and not stop.number:
                 children.append(_start(cycle, waiting.pop(0), say))
-            ended = [child for child in children if _has_ended(cycle, child, stop)]
+            ended = [child for child in children if _has_ended(child, stop)]
             for child in ended:
                 children.remove(child)
                 _finish(cycle, child, say, stop, waiting)
@@ -219,7 +219,7 @@ def _start(cycle: Cycle, run: Run, say: Say) -> _Child:
     return _Child(run, folder, lock, time.monotonic(), process)
 
 
-def _has_ended(cycle: Cycle, child: _Child, stop: _Signals) -> bool:
+def _has_ended(child: _Child, stop: _Signals) -> bool:
     if child.process is not None:
         if stop.number and stop.passed_on.get(child.process.pid, 0) < min(stop.times, 2):
             stop.passed_on[child.process.pid] = min(stop.times, 2)

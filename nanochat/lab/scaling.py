@@ -101,7 +101,7 @@ def run_series(cycle: Cycle, names: Sequence[str], depths: Sequence[int], say: S
     The target at a depth is the final metric of the slowest seed of the first of `names`.
     """
     changed = [_knobs(cycle, name) for name in names]
-    first = {depth: _at_depth(cycle, names[0], depth, *changed[0]) for depth in depths}
+    first = {depth: _at_depth(cycle, names[0], depth, changed[0][0]) for depth in depths}
     run_all(cycle, at_seeds(cycle, list(first.values())), say, with_rows=False)
     targets = {}
     for depth, experiment in first.items():
@@ -109,7 +109,7 @@ def run_series(cycle: Cycle, names: Sequence[str], depths: Sequence[int], say: S
         add_rows(cycle, at_seeds(cycle, [experiment]), targets[depth])
     others = {
         depth: [
-            at_budget(cycle, _at_depth(cycle, name, depth, knobs, budget), budget, first[depth])
+            at_budget(cycle, _at_depth(cycle, name, depth, knobs), budget, first[depth])
             for name, (knobs, budget) in zip(names[1:], changed[1:], strict=True)
         ]
         for depth in depths
@@ -133,7 +133,7 @@ def judge_series(cycle: Cycle, base: str, candidate: str, targets: dict[int, flo
             trouble.append(f"depth {depth}: a run failed")
             continue
         if any(run.seconds_to_target is None for run in (*theirs, *ours)):
-            trouble.append(f"depth {depth}: not every run gets to the target")
+            trouble.append(f"depth {depth}: not every run reaches the target")
             continue
         here = list(zip(ours, theirs, strict=True))
         pairs += here
@@ -181,7 +181,7 @@ def _knobs(cycle: Cycle, name: str) -> tuple[dict[str, Any], str]:
     return outcome["knobs"], outcome["budget"]
 
 
-def _at_depth(cycle: Cycle, name: str, depth: int, knobs: dict[str, Any], budget: str) -> Experiment:
+def _at_depth(cycle: Cycle, name: str, depth: int, knobs: dict[str, Any]) -> Experiment:
     """The experiment on the profile at another depth; width and tokens grow with it."""
     base = {**cycle.profile.flags, "depth": depth}
     if "num_iterations" in base:

@@ -29,7 +29,7 @@ class Surroundings:
 
     @staticmethod
     def here(jobs: int) -> Surroundings:
-        """Those of this checkout, base folder and machine. Raises `UserError` if there is no tokenizer."""
+        """Surroundings of this checkout, base folder and machine. Raises `UserError` if there is no tokenizer."""
         tokenizer = load_tokenizer()
         facts = describe_environment()
         hardware = f"{facts.get('GPU') or facts['CPU']}, {facts['dtype'].split()[0]}, {jobs} × {threads(jobs)} threads"

@@ -156,7 +156,7 @@ def colour(number: int) -> str:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Empty figure of so many inches that needs no display."""
+    """Empty figure, `width` × `height` inches, that needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

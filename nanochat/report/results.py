@@ -57,7 +57,7 @@ def add_memory(page: Page, collected: Collected) -> None:
             table = markdown.table(("horizon", "layout", "ΔNLL (nats)", "recovery"), rows, right=(0, 2, 3))
             page.add(f"### Worth of the memory, {title}", table)
             if any(row[3] == "–" for row in rows):
-                page.add("No recovery is given where the far context gives too little for a share of it to mean anything.")
+                page.add("No recovery is given if the far context gains too little for a meaningful share of it.")
     for title, values in (("base model", base), ("long context", long)):
         if figures := values.get("focus"):
             rows = [(markdown.label(key), value) for key, value in figures.items()]

@@ -14,7 +14,7 @@ _NOT_STAGES = ("report", f"report{MEMORY}", "check", f"check{MEMORY}")  # stamps
 
 
 def add_summary(page: Page, collected: Collected, alerts: Alerts) -> None:
-    """Adds what a reader with one minute needs to know."""
+    """Adds the main results and the state of the run, for a reader with one minute."""
     page.add("# Training report", f"Written {readable(now())} UTC.", "## Summary")
     page.add(*(_sentence(run) for run in collected.runs))
     page.add(headline(collected), "\n".join(f"- {line}" for line in _state(collected, alerts)))

@@ -77,7 +77,7 @@ class SessionTurn(Protocol):
         """Why the session cannot continue, in one line; None if it can."""
 
     def end(self) -> None:
-        """Leaves the session at the end of a whole turn, whatever came of the reply, and saves it."""
+        """Leaves the session at the end of a whole turn, even if the reply was cut off, and saves it."""
 
 
 class Sessions(Protocol):
@@ -101,7 +101,7 @@ class Sessions(Protocol):
         """
 
     def tidy(self) -> float | None:
-        """Closes idle sessions. Returns after how many seconds there may be more to close, or None."""
+        """Closes idle sessions. Returns the seconds until more may have to be closed, or None."""
 
     def close(self) -> None:
         """Saves and closes all."""

@@ -148,7 +148,7 @@ class DecodeThread:
             wait = False
 
     def _tidy(self) -> float | None:
-        """Closes idle sessions. Returns after how many seconds to do so again, or None."""
+        """Closes idle sessions. Returns the seconds until the next time, or None."""
         return None if self._sessions is None else self._sessions.tidy()
 
     def _add(self, reply: PendingReply) -> None:

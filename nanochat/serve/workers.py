@@ -28,7 +28,7 @@ from nanochat.serve.decode_thread import DecodeThread
 
 END_SECONDS = 10.0  # how long a worker may take to end before it is killed
 
-# In the worker: (index, what to call if decoding fails) → the decoding thread, and what the front has to know about it.
+# Called in the worker with its index and the callback for a decoding failure: the decoding thread, and its description for the front.
 Build = Callable[[int, Callable[[], None]], tuple[DecodeThread, dict[str, Any]]]
 
 
@@ -245,7 +245,7 @@ class _Link:
             return
 
     def hang_up(self) -> None:
-        """Has the worker end."""
+        """Makes the worker end."""
         with contextlib.suppress(OSError):  # it has ended already
             self._socket.shutdown(socket.SHUT_RDWR)
 

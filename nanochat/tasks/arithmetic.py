@@ -45,7 +45,7 @@ class Arithmetic(Procedural):
         return Drawn(expression, dialogue(question, with_tool(expression, str(value), str(value))))
 
     def _expression(self, rng: random.Random, terms: int) -> tuple[str, int]:
-        """Expression of so many numbers, each operation but the outermost in parentheses, and its value."""
+        """Expression of `terms` numbers, each operation but the outermost in parentheses, and its value."""
         if terms == 1:
             value = number(rng, self.digits)
             return str(value), value

@@ -1,6 +1,6 @@
 """Procedural tasks: example i is a pure function of (task, split, seed, i), and no test example is a training example.
 
-Every example has a key, which identifies what is asked, whatever the wording. The hash of the key decides to which split the example
+Every example has a key, which identifies the question, whatever its wording. The hash of the key decides to which split the example
 belongs; one of the other split is drawn again. So the splits are disjoint even if there are few keys.
 """
 
@@ -21,7 +21,7 @@ MAX_DRAWS = 2_000
 
 
 class Drawn(NamedTuple):
-    """Example with the key of what it asks."""
+    """Example with the key of its question."""
 
     key: str
     conversation: Conversation

@@ -35,7 +35,7 @@ class Recall(Procedural):
             raise ValueError(f"facts is {self.facts}; there are names for {MAX_FACTS}")
 
     def draw(self, rng: random.Random) -> Drawn:
-        """See `Procedural`. The key is the name and code that are asked for."""
+        """See `Procedural`. The key is the queried name and its code."""
         names: dict[str, str] = {}
         while len(names) < self.facts:
             names[simple(rng, 3)] = str(rng.randrange(10**self.digits)).zfill(self.digits)

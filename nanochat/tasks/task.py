@@ -25,7 +25,7 @@ FINGERPRINT_EXAMPLES = 64
 class Task:
     """Conversations `task[0]` … `task[len(task) - 1]`, always the same ones.
 
-    `kind` is `categorical` (the reply is the likeliest of a few letters), `generative` (a text that `grade` scores) or `chat`
+    `kind` is `categorical` (the reply is the most likely of a few letters), `generative` (a text that `grade` scores) or `chat`
     (not graded). An `endless` task has an example at every index; its length is that of an epoch. `reply_tokens` is the largest
     length of a reply.
     """

@@ -30,12 +30,12 @@ SIMPLE_VOWELS = "a e i o u".split()
 
 
 def made_up(rng: random.Random, syllables: int) -> str:
-    """Pronounceable word of so many syllables."""
+    """Pronounceable word of `syllables` syllables."""
     return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + (rng.choice(CODAS) if last else "") for last in _last(syllables))
 
 
 def simple(rng: random.Random, syllables: int) -> str:
-    """Word of so many syllables of one consonant and one vowel."""
+    """Word of `syllables` syllables of one consonant and one vowel."""
     return "".join(rng.choice(SIMPLE_ONSETS) + rng.choice(SIMPLE_VOWELS) for _ in range(syllables))
 
 

@@ -36,7 +36,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Delta:
-    """New text of reply `index`, where a session's focus has moved to, and at the end why it ended: `stop` or `length`."""
+    """New text of reply `index`, the new focus of its session if it has moved, and at the end the finish reason: `stop` or `length`."""
 
     index: int
     pieces: list[Piece] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Delta:
 class Generation:
     """The replies to `request`, as text that ends before any of `stops`.
 
-    `close` must be called, whatever happens: it frees the places of what still runs. Raises `ApiError` if the server has no place.
+    `close` must be called, whatever happens: it frees the places of unfinished replies. Raises `ApiError` if the server has no place.
     """
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer, request: ReplyRequest, stops: Sequence[str]) -> None:
@@ -63,7 +63,7 @@ class Generation:
             raise ApiError(503, str(stopped), code="model_stopped") from None
 
     async def deltas(self) -> AsyncIterator[list[Delta]]:
-        """Yields what is new, until all replies have ended. Raises `ApiError` if the deadline passes before the first token."""
+        """Yields the new deltas until all replies have ended. Raises `ApiError` if the deadline passes before the first token."""
         while self._replies:
             events: list[TokenEvent] = await self._events.get()
             while not self._events.empty():  # a slow reader gets more at a time
@@ -71,7 +71,7 @@ class Generation:
             yield [delta for event in events if event.row in self._replies if (delta := self._read(event)) is not None]
 
     def close(self) -> None:
-        """Ends what still runs."""
+        """Cancels the unfinished replies."""
         if self._replies:
             self._backend.cancel(self._request.id)
             self._replies = {}

@@ -36,7 +36,7 @@ ONLY: dict[str, Sequence[Any]] = {
 
 
 class _Strict(BaseModel):
-    # Strict: a number in quotes is not a number. Errors never repeat what was sent.
+    # Strict: a number in quotes is not a number. Errors never repeat the request.
     model_config = ConfigDict(strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 

@@ -1,6 +1,6 @@
 """Security of the HTTP server: middleware for token, Host and Origin checks and security headers, and a timeout for idle connections.
 
-With a token, whoever presents it may use the server. Without one, this machine alone: a page of another site can make a browser
+With a token, any client that presents it may use the server; without one, only this machine: a page of another site can make a browser
 send requests here. It cannot read the answers, since CORS is off, and is refused by its Origin; if it points its own name at
 127.0.0.1 (DNS rebinding), by the Host.
 """

@@ -26,7 +26,7 @@ READ_HOURS = 24  # at most, for a document
 
 
 class SessionCall:
-    """An operation of `nanochat.serve.backend.Sessions`. `close` must be called, whatever happens: it ends what still runs."""
+    """An operation of `nanochat.serve.backend.Sessions`. `close` must be called, whatever happens: it cancels an unfinished operation."""
 
     def __init__(self, backend: Backend, operation: str, **arguments: Any) -> None:
         self._backend, self._request, self._done = backend, SessionRequest(operation, arguments), False
@@ -47,7 +47,7 @@ class SessionCall:
         return {key: value for key, value in answer.items() if key != "done"} or None
 
     def close(self) -> None:
-        """Ends an operation that has not finished; there are no more answers."""
+        """Cancels the operation if it has not finished; there are no more answers."""
         if not self._done:
             self._backend.drop(self._request.id)
             self._done = True

@@ -52,7 +52,7 @@ WORDS = tuple(sorted({*NOUNS, *ADJECTIVES, *COMMON}))
 
 
 def noise(words: int) -> list[str]:
-    """So many words of `NOISE`, repeated; each line is one repetition, and the last may be cut."""
+    """`words` words of `NOISE`, repeated; each line is one repetition, and the last may be cut."""
     rounds, rest = divmod(words, len(NOISE_WORDS))
     return [NOISE] * rounds + ([" ".join(NOISE_WORDS[:rest])] if rest else [])
 
@@ -63,7 +63,7 @@ def sentence(rng: random.Random) -> str:
 
 
 def essay(rng: random.Random, words: int) -> list[str]:
-    """Sentences of so many words in total; the last may be cut. A longer essay of the same `rng` begins with a shorter one."""
+    """Sentences of `words` words in total; the last may be cut. A longer essay of the same `rng` begins with a shorter one."""
     sentences = []
     while words > 0:
         said = sentence(rng) if rng.random() < 0.7 else f"{rng.choice(OPINION)} that {rng.choice(THAT)}, {rng.choice(SO)}."
@@ -74,7 +74,7 @@ def essay(rng: random.Random, words: int) -> list[str]:
 
 
 def number(rng: random.Random, digits: int) -> str:
-    """Number of so many digits; the first is not 0."""
+    """Number of `digits` digits; the first is not 0."""
     return str(rng.randrange(10 ** (digits - 1), 10**digits))
 
 

@@ -2,8 +2,8 @@
 
 The wording is that of the benchmarks, verbatim: the pass key's of epfml/landmark-attention, `llama/run_test.py` (arXiv
 2305.16300), the needle's of NVIDIA/RULER, `scripts/data/synthetic/` `constants.py` and `niah.py` (arXiv 2404.06654). Differences:
-depths are uniform instead of one of 40; the last sentence of the filler may be cut, to match a length; the key and value that are
-asked for occur once, which RULER leaves to chance; names are drawn from fewer words; for the haystack of essays see `filler`.
+depths are uniform instead of one of 40; the last sentence of the filler may be cut, to match a length; the queried key and value
+occur once, which RULER leaves to chance; names are drawn from fewer words; for the haystack of essays see `filler`.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ class Passkey(LongPrompt):
 class Niah(LongPrompt):
     """Needle in a haystack: `One of the special magic numbers for quiet-lamp is: 7491023.`
 
-    Filler is counted in words of noise or of an essay, or in needles that are not asked for.
+    Filler is counted in words of noise or of an essay, or in needles that are not queried.
     """
 
     haystack: str = "noise"  # noise, essay or needles
     keys: str = "words"  # words: an adjective and a noun; nouns: one word; uuids
     values: str = "numbers"  # numbers or uuids
-    needles: int = 1  # of which one is asked for
+    needles: int = 1  # of which one is queried
     digits: int | None = None  # of a number, by default 7; first digits of a UUID, by default all
 
     label = "niah"
@@ -96,7 +96,7 @@ class Niah(LongPrompt):
             raise ValueError(f"needles is {self.needles}; {most} different keys and values allow {most // 2}")
 
     def write(self, rng: random.Random, filler: int, depth: float | None = None) -> Prompt:
-        """See `LongPrompt`. The key is that of the needle asked for; no other needle has its key or value."""
+        """See `LongPrompt`. The key is that of the queried needle; no other needle has its key or value."""
         keys = _different(self.needles, lambda: self._key(rng))
         values = _different(self.needles, lambda: self._value(rng))
         places = [rng.random() for _ in range(self.needles)]

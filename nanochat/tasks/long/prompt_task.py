@@ -99,7 +99,7 @@ def woven(units: Sequence[str], facts: Sequence[tuple[int, str]], separator: str
 
 
 def moved(spans: Sequence[Span], by: int) -> tuple[Span, ...]:
-    """The spans shifted by so many characters."""
+    """The spans shifted by `by` characters."""
     return tuple((begin + by, end + by) for begin, end in spans)
 
 

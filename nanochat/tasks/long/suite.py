@@ -9,7 +9,7 @@ freq_words_extraction            NVIDIA/RULER               share of the answers
 The tasks are those of the registry, with the options and the wording of the public definitions (see `needles`, `variables` and
 `word_counts`); this module fits them to a number of tokens. Each suite has an easy variant: the same wording with short keys and
 values, few answers and no examples, which a model of a few million parameters can learn. Suites ask only what `Procedural` holds
-out, so no training split of these tasks asks for it, whatever the seeds and options. If the key is also the answer it must be
+out, so no training split of these tasks has it, whatever the seeds and options. If the key is also the answer it must be
 longer than one token (easy pass keys have four digits): a held-out token would never be trained.
 """
 

@@ -28,7 +28,7 @@ class Variables(LongPrompt):
     """Chains `VAR QXZVB = 12345`, later `VAR LKJHG = VAR QXZVB `, and so on. Filler is counted in words of noise."""
 
     hops: int = 4  # assignments from variable to variable in a chain
-    chains: int = 1  # of which one is asked for
+    chains: int = 1  # of which one is queried
     letters: int = 5  # of a name
     digits: int = 5  # of a value
     shots: int = 0  # examples before the question
