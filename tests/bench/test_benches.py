@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import telemetry
 from nanochat.common import ROOT
 
 
@@ -58,6 +59,11 @@ def test_session_crash(base):
     figures = last_line(base, "bench.session_crash", "--kills=4")
     assert figures["ok"] and figures["kills"] == 4 and figures["longest"] > 0
     assert figures["lost"] == figures["illegal"] == figures["wrong"] == 0
+
+
+def test_the_telemetry_bench_sends_the_events_of_a_training_step(monkeypatch):
+    monkeypatch.setattr(telemetry, "STEPS", 2)
+    assert telemetry.share_of_step(telemetry.dead(), telemetry.tiny_step()) > 0
 
 
 @pytest.mark.slow
