@@ -14,7 +14,7 @@ from mc.memory_model import MemoryModel
 from nanochat.checkpoint.load_model import PREFIX, TRAINED_BY, Stage, Trained, build_model, open_trained, say_to_stderr
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.model.attention import Backend
+from nanochat.model.attention import AttentionBackend
 from nanochat.model.gpt import GPT
 
 Config = TypeVar("Config")
@@ -42,7 +42,7 @@ def load_memory(
     step: int | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    backend: Backend | Literal["auto"] = "auto",
+    backend: AttentionBackend | Literal["auto"] = "auto",
     say: Callable[[str], None] = say_to_stderr,
 ) -> LoadedMemory:
     """Loads the memory of `stage` called `tag`; arguments and errors are those of `nanochat.checkpoint.load_model.load_model`.

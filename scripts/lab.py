@@ -28,7 +28,7 @@ from nanochat.lab.decisions import cycle_state, plateau
 from nanochat.lab.measurements import lock_threshold, measure, members, variance
 from nanochat.lab.profiles import METRICS, check_knobs, load_profile
 from nanochat.lab.report import write_report
-from nanochat.lab.runner import Run, Stopped, add_rows, command, forget_failures, outcome_file, run_all
+from nanochat.lab.runner import LabRun, Stopped, add_rows, command, forget_failures, outcome_file, run_all
 from nanochat.lab.templates import at_seeds, best_of, experiments, load_template
 from scripts.base_train import BaseTrain
 
@@ -141,7 +141,7 @@ def baseline(config: Baseline) -> int:
     options = BaselineOptions(config.seeds, config.metric, config.threshold, config.jobs)
     cycle = begin(config.chosen.name, profile, options, config.chosen.same_code, defaults, _say)
     with exclusive(cycle):
-        runs = [Run(cycle.baseline, seed) for seed in cycle.seeds]
+        runs = [LabRun(cycle.baseline, seed) for seed in cycle.seeds]
         run_all(cycle, runs, _say, with_rows=False)
         lock_threshold(cycle, runs)
         add_rows(cycle, runs)

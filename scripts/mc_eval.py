@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mc.config import SessionConfig
 from mc.eval.conditions import OLD_NAMES, Condition
-from mc.eval.cost_eval import Kind, MemorySource, measure_cost, peak_of
+from mc.eval.cost_eval import MemorySource, TreeType, measure_cost, peak_of
 from mc.eval.report import REFERENCE, Criterion, charts, cost_criteria, recall_criteria
 from mc.eval.session_baselines import SESSION_CONDITIONS, SessionEval
 from mc.eval.suite_eval import MQAR, Examiner, Prediction, Unfit, suite_rows
@@ -47,7 +47,7 @@ EXAMPLES, QUICK_EXAMPLES = 16, 4
 COST_LENGTHS = tuple(1 << power for power in range(10, 21, 2))  # tokens, to a million
 QUICK_COST = 1 << 16
 DECODED = 256  # most tokens decoded behind a history, apart from the horizons of text
-TREES: tuple[Kind, ...] = ("ram", "disk")  # both, independent of --mc-tree
+TREES: tuple[TreeType, ...] = ("ram", "disk")  # both, independent of --mc-tree
 
 
 @dataclass

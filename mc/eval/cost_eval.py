@@ -40,7 +40,7 @@ from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.profiling.timers import SpanTimers
 from nanochat.runtime.device import RuntimeFlags, start
 
-Kind = Literal["ram", "disk"]
+TreeType = Literal["ram", "disk"]
 PLAIN_READS = 4  # plain rows read for each piece of a history: one alone would be too short to time
 ENDLESS = Sampling(temperature=0, max_tokens=1 << 40)
 REFOCUS = ("score", "plan", "assemble")  # parts of a refocus, without the gists of new tokens and the forward of new entries
@@ -51,7 +51,7 @@ Tokens = Callable[[int, int], Tensor]  # begin, end → int64 [end − begin]
 class Candidate:
     """A session under measurement; `rates` are tokens per second, `plain_rates` those of the model alone at the same times."""
 
-    kind: Kind
+    kind: TreeType
     history: int  # tokens before decoding
     session: MCSession
     spans: SpanTimers
@@ -79,7 +79,7 @@ def measure_cost(
     config: SessionConfig,
     tokens: Tokens,
     lengths: Sequence[int],
-    kinds: Sequence[Kind],
+    kinds: Sequence[TreeType],
     folder: Path,
     decode: int = 200,
     say: Callable[[str], None] = lambda _: None,
@@ -125,7 +125,7 @@ class _CostRun:
         self._model = self.memory.model
         self._engine, self._step = Engine(self._model), DecodeStep(self._model)
 
-    def open(self, length: int, kind: Kind) -> Candidate:
+    def open(self, length: int, kind: TreeType) -> Candidate:
         """Session with a history of `length` tokens that has begun to decode."""
         folder, device = self.folder / f"history-{length}", self.memory.device
         session, spans = _new_session(self.memory, self.config, kind, folder), SpanTimers(device)
@@ -168,7 +168,7 @@ class _CostRun:
         return PLAIN_READS * T / _seconds(read, self.memory.device)
 
 
-def _new_session(memory: MemoryModel, config: SessionConfig, kind: Kind, folder: Path) -> MCSession:
+def _new_session(memory: MemoryModel, config: SessionConfig, kind: TreeType, folder: Path) -> MCSession:
     """Empty session; a disk tree is created in `folder`."""
     spec = session_spec(memory, config)
     if kind == "disk":
@@ -254,7 +254,7 @@ class MemorySource(NamedTuple):
     device_type: str
 
 
-def peak_of(source: MemorySource, config: SessionConfig, kind: Kind, length: int, root: Path) -> float:
+def peak_of(source: MemorySource, config: SessionConfig, kind: TreeType, length: int, root: Path) -> float:
     """Peak device memory in MiB of a process that reads `length` random tokens into a new session and then decodes.
 
     A disk tree is kept in `root` meanwhile. Raises `UserError` if the process is killed.
@@ -267,7 +267,7 @@ def peak_of(source: MemorySource, config: SessionConfig, kind: Kind, length: int
 
 
 @torch.no_grad()
-def _peak(source: MemorySource, config: SessionConfig, kind: Kind, length: int, root: Path) -> float:
+def _peak(source: MemorySource, config: SessionConfig, kind: TreeType, length: int, root: Path) -> float:
     runtime = start(RuntimeFlags(device_type=source.device_type, compile=False))
     where = (runtime.device, runtime.precision.dtype, runtime.backend)
     memory = load_memory(source.stage, source.tag, source.step, *where, lambda _: None).memory

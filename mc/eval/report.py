@@ -9,7 +9,7 @@ from mc.eval.metric_bounds import MEMORY_BOUNDS
 from mc.eval.session_baselines import SESSION_CONDITIONS
 from nanochat.eval.chat_eval import Z
 
-Row = dict[str, Any]
+EvalRow = dict[str, Any]
 REFERENCE = 1 << 12  # length of the history that longer ones are compared with, tokens
 DECODE, PEAK, DISK, INGEST, REFOCUS = 1.15, 1.2, 1.02, 0.8, 0.05
 RECALL_LENGTH = 16  # times the entries of a Working Context
@@ -35,7 +35,7 @@ class Criterion(NamedTuple):
         return f"{'met   ' if self.met else 'missed'}  {self.figure}: {self.value:.4g} ({self.limit})"
 
 
-def cost_criteria(rows: Sequence[Row]) -> list[Criterion]:
+def cost_criteria(rows: Sequence[EvalRow]) -> list[Criterion]:
     """Criteria on the cost of the longest history, for each kind of tree."""
     criteria: list[Criterion] = []
     for kind in dict.fromkeys(row["tree"] for row in rows):
@@ -61,7 +61,7 @@ def delta_nll_criteria(delta_nll: Mapping[int, float]) -> list[Criterion]:
     return [_at_most(f"ΔNLL@{horizon}", value, most) for horizon, value in sorted(delta_nll.items())]
 
 
-def recall_criteria(rows: Sequence[Row], width: int) -> list[Criterion]:
+def recall_criteria(rows: Sequence[EvalRow], width: int) -> list[Criterion]:
     """Criteria on each suite at 16 times the width: recall with LensNet's focus, and none with a window."""
     criteria: list[Criterion] = []
     for suite in dict.fromkeys(row["suite"] for row in rows):
@@ -81,7 +81,7 @@ def _at_least(figure: str, value: float, limit: float) -> Criterion:
     return Criterion(figure, value, f"at least {limit}", value >= limit)
 
 
-def charts(text: Sequence[Row], suites: Sequence[Row], cost: Sequence[Row]) -> list[dict[str, Any]]:
+def charts(text: Sequence[EvalRow], suites: Sequence[EvalRow], cost: Sequence[EvalRow]) -> list[dict[str, Any]]:
     """Charts of the rows; see `nanochat.report.figures`."""
     made = []
     if text:
@@ -107,7 +107,7 @@ def _chart(name: str, title: str, caption: str, panels: list[dict[str, Any]], la
     return {"name": name, "title": title, "caption": caption, "panels": panels, "labels": list(labels)}
 
 
-def _curves(rows: Iterable[Row], key: str, point: Callable[[Row], list[float] | None]) -> list[dict[str, Any]]:
+def _curves(rows: Iterable[EvalRow], key: str, point: Callable[[EvalRow], list[float] | None]) -> list[dict[str, Any]]:
     """One curve for each value of `key` that has points."""
     curves: dict[str, list[list[float]]] = {}
     for row in sorted(rows, key=lambda row: row["tokens"]):
@@ -116,14 +116,14 @@ def _curves(rows: Iterable[Row], key: str, point: Callable[[Row], list[float] | 
     return [{"label": label, "points": points} for label, points in curves.items()]
 
 
-def _accuracy(row: Row) -> list[float]:
+def _accuracy(row: EvalRow) -> list[float]:
     return [row["tokens"], row["accuracy"], row["low"], row["high"]]
 
 
-def _with_error(name: str) -> Callable[[Row], list[float] | None]:
+def _with_error(name: str) -> Callable[[EvalRow], list[float] | None]:
     """Points of a figure, with its 95 % interval if it has an error."""
 
-    def point(row: Row) -> list[float] | None:
+    def point(row: EvalRow) -> list[float] | None:
         value, error = row[name], row[f"{name}_error"]
         if value is None:
             return None
@@ -132,7 +132,7 @@ def _with_error(name: str) -> Callable[[Row], list[float] | None]:
     return point
 
 
-def _text_panels(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _text_panels(rows: Sequence[EvalRow]) -> list[dict[str, Any]]:
     panels = []
     for horizon in sorted({row["horizon"] for row in rows}):
         others = [row for row in rows if row["horizon"] == horizon and row["condition"] != "window"]
@@ -146,10 +146,10 @@ def _text_panels(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return panels
 
 
-def _cost_panels(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _cost_panels(rows: Sequence[EvalRow]) -> list[dict[str, Any]]:
     plain = {row["tokens"]: {"tree": PLAIN, "tokens": row["tokens"], "token_ms": row["plain_ms"]} for row in rows}
 
-    def of(name: str, scale: float = 1.0) -> Callable[[Row], list[float] | None]:
+    def of(name: str, scale: float = 1.0) -> Callable[[EvalRow], list[float] | None]:
         return lambda row: None if row.get(name) is None else [row["tokens"], scale * row[name]]
 
     return [

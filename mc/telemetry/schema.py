@@ -15,7 +15,7 @@ MOST_RUNS = 256  # of a layout in an event, and so the maximum length of a list
 PREFIX = "mc."
 COUNT_LIMIT = 1 << 63  # OTLP's whole numbers have 64 bits
 
-Kind = Literal["count", "number", "counts", "word"]
+ValueType = Literal["count", "number", "counts", "word"]
 Value = int | float | str | list[int]
 
 
@@ -26,7 +26,7 @@ class Attribute(NamedTuple):
     """
 
     meaning: str
-    kind: Kind = "count"
+    kind: ValueType = "count"
     words: tuple[str, ...] = ()
 
 

@@ -14,7 +14,7 @@ import torch
 from nanochat.checkpoint.store import Checkpoint, CheckpointStore
 from nanochat.common import UserError, base_dir, first_line
 from nanochat.data.tokenizer import Tokenizer, load_tokenizer
-from nanochat.model.attention import Backend, choose_backend
+from nanochat.model.attention import AttentionBackend, choose_backend
 from nanochat.model.gpt import GPT, GPTConfig
 
 Stage = Literal["base", "mid", "sft", "rl"]
@@ -60,7 +60,7 @@ def load_model(
     step: int | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    backend: Backend | Literal["auto"] = "auto",
+    backend: AttentionBackend | Literal["auto"] = "auto",
     say: Callable[[str], None] = say_to_stderr,
 ) -> Loaded:
     """Loads the model `tag` of `stage` (default: the one written last) at `step` (default: the newest valid one).
@@ -147,7 +147,7 @@ def build_model(
     trained: Trained,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    backend: Backend | Literal["auto"] = "auto",
+    backend: AttentionBackend | Literal["auto"] = "auto",
 ) -> GPT:
     """The language model of a checkpoint, for inference; see `load_model`."""
     device = torch.device(device)

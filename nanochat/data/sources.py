@@ -58,7 +58,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Part:
+class SourcePart:
     """Consecutive files of about `PART_BYTES` whose documents are tokenized together."""
 
     files: tuple[TextFile, ...]
@@ -93,7 +93,7 @@ class Source:
     def fingerprint(self) -> str:
         return digest(*(part.fingerprint for split in SPLITS for part in self.parts(split)))
 
-    def parts(self, split: Split) -> list[Part]:
+    def parts(self, split: Split) -> list[SourcePart]:
         """The files of `split`, in parts. More files at the end change only the last part."""
         parts: list[list[TextFile]] = []
         for file in self.files:
@@ -101,7 +101,7 @@ class Source:
                 if not parts or sum(f.size for f in parts[-1]) + file.size > PART_BYTES:
                     parts.append([])
                 parts[-1].append(file)
-        return [Part(tuple(files), split) for files in parts]
+        return [SourcePart(tuple(files), split) for files in parts]
 
     def documents(self, split: Split) -> Iterator[str]:
         """The documents of a split in order. Raises `UserError` for a damaged file."""

@@ -26,7 +26,7 @@ import numpy as np
 
 from nanochat.common import UserError, atomic_write, base_dir, batched_by_chars, digest, read_json, write_json
 from nanochat.data.make_once import make_once, new_folder
-from nanochat.data.sources import Part, Skipped, Source, Split
+from nanochat.data.sources import Skipped, Source, SourcePart, Split
 from nanochat.data.tokenizer import Tokenizer
 
 FORMAT = "nanochat-tokens-1"
@@ -104,7 +104,7 @@ def open_tokens(source: Source, tokenizer: Tokenizer, split: Split, workers: int
     return TokenCache(name, tuple(shards), tokenizer.vocab_size, tokenizer.bos_id, skipped)
 
 
-def _key(part: Part, tokenizer: Tokenizer) -> str:
+def _key(part: SourcePart, tokenizer: Tokenizer) -> str:
     return hashlib.sha256(repr((FORMAT, part.fingerprint, tokenizer.fingerprint)).encode()).hexdigest()[:24]
 
 
@@ -163,7 +163,7 @@ class _Report:
         self._say(f"tokenizing {self._name}: {done}{end}")
 
 
-def _build(part: Part, tokenizer: Tokenizer, folder: Path, workers: int, report: _Report) -> None:
+def _build(part: SourcePart, tokenizer: Tokenizer, folder: Path, workers: int, report: _Report) -> None:
     skipped = Skipped()
     with new_folder(folder) as temporary:
         shards = _write_shards(temporary, _encoded(part.documents(skipped), tokenizer, workers, report))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nanochat.infer.fast_decode import DecodeStep
-from nanochat.model.attention import Backend, attention, cache_mask, eager_backend, full_attention
+from nanochat.model.attention import AttentionBackend, attention, cache_mask, eager_backend, full_attention
 from nanochat.model.block import Rotary, rotary_at
 from nanochat.model.gpt import GPT
 from nanochat.model.norm import norm
@@ -121,7 +121,7 @@ class KVCache:
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         return self.hidden
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBackend) -> Tensor:
         """See `AttentionHook`. Stores k and v of the tokens being appended; q sees these and all earlier tokens in its window."""
         keys, values, mask = self._store(layer, k.transpose(1, 2), v.transpose(1, 2), window)
         dtype = self._compute_dtype(q.shape[1])

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 from nanochat.data.tokenizer import Tokenizer
 
-Kind = Literal["text", "python", "python_output"]
+PieceType = Literal["text", "python", "python_output"]
 
 # Kind of the piece after each of these tokens.
-BOUNDARIES: dict[str, Kind] = {
+BOUNDARIES: dict[str, PieceType] = {
     "<|python_start|>": "python",
     "<|python_end|>": "text",
     "<|output_start|>": "python_output",
@@ -29,7 +29,7 @@ def stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
 class Piece(NamedTuple):
     """A piece of a reply. The kinds are those of `nanochat.data.chat_template`."""
 
-    kind: Kind
+    kind: PieceType
     text: str
 
 

@@ -28,7 +28,7 @@ _PARAMETERS = 3  # of the power law
 
 
 @dataclass(frozen=True)
-class Curve:
+class RunCurve:
     """The target metric against tokens, both fp64 [points], tokens ascending."""
 
     tokens: np.ndarray
@@ -87,11 +87,11 @@ class Extrapolation:
     high: float
 
 
-def read_curve(records: Records, metric: str) -> Curve:
+def read_curve(records: Records, metric: str) -> RunCurve:
     """Points of `metric`; non-finite values are left out."""
     points = [(r["total_tokens"], r[metric]) for r in records if r.get(metric) is not None]
     tokens, values = zip(*points, strict=True) if points else ((), ())
-    return Curve(np.array(tokens, dtype=np.float64), np.array(values, dtype=np.float64))
+    return RunCurve(np.array(tokens, dtype=np.float64), np.array(values, dtype=np.float64))
 
 
 def read_summary(records: Records) -> RunSummary | None:
@@ -121,7 +121,7 @@ def read_summary(records: Records) -> RunSummary | None:
     )
 
 
-def extrapolated(curve: Curve, target: float, seed: int = 0) -> Extrapolation | None:
+def extrapolated(curve: RunCurve, target: float, seed: int = 0) -> Extrapolation | None:
     """Tokens at which the curve would be at `target`; None with too few points, or if it would not be within `FARTHEST`."""
     later = curve.tokens >= FIRST_SHARE * curve.tokens[-1] if len(curve.tokens) else np.zeros(0, bool)
     t, y = curve.tokens[later], curve.values[later]

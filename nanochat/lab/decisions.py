@@ -12,7 +12,7 @@ from typing import Any
 from nanochat import markdown
 from nanochat.common import UserError, atomic_write, ensure_dir, read_json, write_json
 from nanochat.lab.cycle import BASELINE, Cycle
-from nanochat.lab.gates import LEAST_GAIN, OPTIONAL, PROMOTE, Gate, Judgement, Measured, judge
+from nanochat.lab.gates import LEAST_GAIN, OPTIONAL, PROMOTE, Gate, GateJudgement, Measured, judge
 from nanochat.lab.measurements import hashes, measure, members
 from nanochat.lab.resume_check import NAME, check_resume
 from nanochat.lab.run_outcome import OK, OUTCOME
@@ -29,7 +29,7 @@ class Decision:
 
     candidate: str
     day: date
-    judgement: Judgement
+    judgement: GateJudgement
     runs: dict[str, list[Measured]]  # of the baseline and the whole sweep
 
     def record(self, cycle: Cycle) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def plateau(states: Sequence[CycleState]) -> tuple[bool, list[str]]:
     return reached, lines
 
 
-def _across_depths(cycle: Cycle, candidate: str, judgement: Judgement) -> Judgement:
+def _across_depths(cycle: Cycle, candidate: str, judgement: GateJudgement) -> GateJudgement:
     """Keeps a candidate optional if its gain does not hold across depths."""
     held = cycle.saved("miniseries").get(hashes(cycle)[candidate])
     if held is None or judgement.verdict != PROMOTE:
@@ -176,7 +176,7 @@ def _across_depths(cycle: Cycle, candidate: str, judgement: Judgement) -> Judgem
     gate = Gate("across depths", held["passed"], held["why"])
     verdict = PROMOTE if held["passed"] else OPTIONAL
     why = judgement.why if held["passed"] else f"the miniseries did not hold: {held['why']}"
-    return Judgement(verdict, why, (*judgement.gates, gate), judgement.gain, judgement.pace)
+    return GateJudgement(verdict, why, (*judgement.gates, gate), judgement.gain, judgement.pace)
 
 
 def _mean(runs: Sequence[Measured], figure: str) -> float | None:

@@ -47,7 +47,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class GateJudgement:
     """Verdict on a candidate. `gain` is of log seconds to the target, `pace` of log seconds of the run; positive is faster."""
 
     verdict: str
@@ -66,7 +66,7 @@ class Judgement:
 Runs = Mapping[str, Sequence[Measured]]
 
 
-def judge(runs: Runs, candidate: str, baseline: str, resume: Gate, among: int = 1) -> Judgement:
+def judge(runs: Runs, candidate: str, baseline: str, resume: Gate, among: int = 1) -> GateJudgement:
     """Applies the gates. `runs` has the same seeds in the same order for all names; the whole sweep helps to estimate the noise.
 
     `resume` is the result of the test of checkpoint and resume, `among` the number of candidates of the sweep.
@@ -75,7 +75,7 @@ def judge(runs: Runs, candidate: str, baseline: str, resume: Gate, among: int = 
     stable = _stability(ours)
     if not stable.passed or any(run.status != OK for run in theirs):
         why = stable.found if not stable.passed else "the baseline itself has runs that failed"
-        return Judgement(REJECT if not stable.passed else OPTIONAL, why, (stable, resume), None, None)
+        return GateJudgement(REJECT if not stable.passed else OPTIONAL, why, (stable, resume), None, None)
     whole = {name: measured for name, measured in runs.items() if all(run.status == OK for run in measured)}
     gain, pace = (speed(whole, candidate, baseline, 2 * among) for speed in (target_gain, _pace))
     loss, bpb = _loss(ours, theirs), _bpb(ours, theirs)
@@ -85,12 +85,12 @@ def judge(runs: Runs, candidate: str, baseline: str, resume: Gate, among: int = 
     failed = [gate for gate in (stable, resume, loss, bpb) if not gate.passed]
     slower = gain is not None and gain.high < 0
     if failed:
-        return Judgement(REJECT, "; ".join(f"{gate.name}: {gate.found}" for gate in failed), gates, gain, pace)
+        return GateJudgement(REJECT, "; ".join(f"{gate.name}: {gate.found}" for gate in failed), gates, gain, pace)
     if faster.passed:
-        return Judgement(PROMOTE, f"{faster.name}: {faster.found}", gates, gain, pace)
+        return GateJudgement(PROMOTE, f"{faster.name}: {faster.found}", gates, gain, pace)
     if slower:
-        return Judgement(REJECT, f"significantly slower to the target: {show(gain)}", gates, gain, pace)
-    return Judgement(OPTIONAL, f"nothing lost, but no significant gain: {to_target.found}", gates, gain, pace)
+        return GateJudgement(REJECT, f"significantly slower to the target: {show(gain)}", gates, gain, pace)
+    return GateJudgement(OPTIONAL, f"nothing lost, but no significant gain: {to_target.found}", gates, gain, pace)
 
 
 def saved(log_gain: float) -> float:

@@ -11,9 +11,9 @@ from nanochat.common import UserError, read_json
 from nanochat.lab.curve import extrapolated, read_curve, read_summary
 from nanochat.lab.cycle import BASELINE, Cycle
 from nanochat.lab.gates import Measured
-from nanochat.lab.results import Row, key
+from nanochat.lab.results import ResultRow, key
 from nanochat.lab.run_outcome import OK, OUTCOME, records
-from nanochat.lab.runner import Run, outcome_file
+from nanochat.lab.runner import LabRun, outcome_file
 
 _NORMAL_90 = 1.645  # half the width of a normal's 90 % interval, in standard deviations
 _DIGITS = 4  # of the threshold
@@ -36,7 +36,7 @@ def measure(cycle: Cycle, experiment: str, seeds: Sequence[int], threshold: floa
     return [_measured(cycle, rows[config, seed], target) for seed in seeds]
 
 
-def run_records(cycle: Cycle, row: Row) -> list[dict[str, Any]]:
+def run_records(cycle: Cycle, row: ResultRow) -> list[dict[str, Any]]:
     """Metrics of the run of a row. Raises `UserError` if they have been removed."""
     folder = cycle.run_folder(*key(row))
     if not (folder / OUTCOME).exists():
@@ -66,7 +66,7 @@ def variance(cycle: Cycle) -> dict[str, dict[str, float]]:
     return answer
 
 
-def lock_threshold(cycle: Cycle, runs: Sequence[Run]) -> None:
+def lock_threshold(cycle: Cycle, runs: Sequence[LabRun]) -> None:
     """Saves the threshold of a cycle that has none: `slowest_end` of the baseline's runs, rounded up.
 
     Raises `UserError` if a run of the baseline has failed: there is nothing to compare with then.
@@ -83,7 +83,7 @@ def lock_threshold(cycle: Cycle, runs: Sequence[Run]) -> None:
         cycle.save()
 
 
-def slowest_end(cycle: Cycle, runs: Sequence[Run]) -> float:
+def slowest_end(cycle: Cycle, runs: Sequence[LabRun]) -> float:
     """The largest final value of the metric, which every run reached. Raises `UserError` if a run has logged none."""
     ends = []
     for run in runs:
@@ -95,7 +95,7 @@ def slowest_end(cycle: Cycle, runs: Sequence[Run]) -> float:
     return max(ends)
 
 
-def _measured(cycle: Cycle, row: Row, target: float) -> Measured:
+def _measured(cycle: Cycle, row: ResultRow, target: float) -> Measured:
     config, seed = key(row)
     if row["status"] != OK:
         return Measured(seed, row["status"], None, 0.0, math.nan, math.nan, None)

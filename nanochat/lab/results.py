@@ -40,7 +40,7 @@ COLUMNS = (
     "config_hash",
     "hardware",
 )
-Row = Mapping[str, str]
+ResultRow = Mapping[str, str]
 Key = tuple[str, int]  # config hash, seed
 
 
@@ -91,7 +91,7 @@ class Results:
                     raise UserError(f"cannot append to {self.path}: {error.strerror}; make room and run again") from error
 
 
-def key(row: Row) -> Key:
+def key(row: ResultRow) -> Key:
     """Config hash and seed of a row."""
     return row["config_hash"], int(row["seed"])
 

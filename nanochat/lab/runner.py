@@ -38,7 +38,7 @@ PROBE_STEPS = 40  # of a run that only measures its pace
 
 
 @dataclass(frozen=True)
-class Run:
+class LabRun:
     """Experiment at a seed, to be trained by one process."""
 
     experiment: Experiment
@@ -60,14 +60,14 @@ class Stopped(Exception):
 class _Child:
     """Run in progress: a process of ours, or (`process` is None) one left by an earlier lab."""
 
-    run: Run
+    run: LabRun
     folder: Path
     lock: int
     began: float
     process: subprocess.Popen | None
 
 
-def run_all(cycle: Cycle, runs: Sequence[Run], say: Say, with_rows: bool = True) -> None:
+def run_all(cycle: Cycle, runs: Sequence[LabRun], say: Say, with_rows: bool = True) -> None:
     """Finishes every run, `cycle.jobs` at a time, and appends its row to results.csv, in the order of `runs`.
 
     Runs with an outcome, which may be a crash or a divergence, are not repeated. Runs of this cycle left by an earlier lab count as
@@ -97,7 +97,7 @@ def run_all(cycle: Cycle, runs: Sequence[Run], say: Say, with_rows: bool = True)
         add_rows(cycle, runs)
 
 
-def add_rows(cycle: Cycle, runs: Sequence[Run], threshold: float | None = None) -> None:
+def add_rows(cycle: Cycle, runs: Sequence[LabRun], threshold: float | None = None) -> None:
     """Appends the rows of finished runs in the order of `runs`, up to the first unfinished one.
 
     A run that two experiments share, such as a candidate of two sweeps, is trained once and has a row for each name.
@@ -112,12 +112,12 @@ def add_rows(cycle: Cycle, runs: Sequence[Run], threshold: float | None = None) 
             cycle.results.append(row(cycle, run.experiment, run.seed, threshold))
 
 
-def outcome_file(cycle: Cycle, run: Run) -> Path:
+def outcome_file(cycle: Cycle, run: LabRun) -> Path:
     """Outcome of a run; exists once it has ended by itself."""
     return cycle.run_folder(run.experiment, run.seed) / OUTCOME
 
 
-def forget_failures(cycle: Cycle, runs: Sequence[Run]) -> int:
+def forget_failures(cycle: Cycle, runs: Sequence[LabRun]) -> int:
     """Removes the runs that crashed or diverged, to be repeated; returns how many. Their rows stay, but later ones count."""
     failed = [run for run in runs if outcome_file(cycle, run).exists() and read_json(outcome_file(cycle, run))["status"] != OK]
     for run in failed:
@@ -176,7 +176,7 @@ def scaling_parameters(cycle: Cycle, flags: Mapping[str, Any]) -> int:
     return GPTConfig(**{field.name: values[field.name] for field in dataclasses.fields(GPTConfig)}).scaling_parameters
 
 
-def _others(cycle: Cycle, waiting: Sequence[Run], children: Sequence[_Child]) -> list[str]:
+def _others(cycle: Cycle, waiting: Sequence[LabRun], children: Sequence[_Child]) -> list[str]:
     """Names of the run folders with training processes that are neither ours nor waiting to be."""
     ours = {child.folder for child in children} | {cycle.run_folder(run.experiment, run.seed) for run in waiting}
     return [folder.name for folder in sorted((cycle.folder / "runs").glob("*")) if folder not in ours and _is_training(folder)]
@@ -197,7 +197,7 @@ def _is_training(folder: Path) -> bool:
     return False
 
 
-def _start(cycle: Cycle, run: Run, say: Say) -> _Child:
+def _start(cycle: Cycle, run: LabRun, say: Say) -> _Child:
     folder = ensure_dir(cycle.run_folder(run.experiment, run.seed))
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -234,7 +234,7 @@ def _has_ended(child: _Child, stop: _Signals) -> bool:
     return True
 
 
-def _finish(cycle: Cycle, child: _Child, say: Say, stop: _Signals, waiting: list[Run]) -> None:
+def _finish(cycle: Cycle, child: _Child, say: Say, stop: _Signals, waiting: list[LabRun]) -> None:
     """Writes the outcome of a run that has ended by itself; one that was stopped or left unfinished is to be continued."""
     code = None if child.process is None else child.process.returncode
     os.close(child.lock)

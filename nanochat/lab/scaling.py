@@ -19,7 +19,7 @@ from nanochat.lab.gates import MOST_BPB, MOST_LOSS, Measured, saved
 from nanochat.lab.measurements import hashes, measure, slowest_end
 from nanochat.lab.profiles import HORIZON
 from nanochat.lab.run_outcome import OK, OUTCOME, records
-from nanochat.lab.runner import Run, add_rows, run_all, scaling_parameters
+from nanochat.lab.runner import LabRun, add_rows, run_all, scaling_parameters
 from nanochat.lab.statistics import compare
 from nanochat.lab.templates import at_budget, at_seeds
 
@@ -34,7 +34,7 @@ def run_scaling(cycle: Cycle, budgets: Sequence[float], depths: Sequence[int], s
         for depth in depths:
             flags = {name: value for name, value in cycle.profile.flags.items() if name not in HORIZON}
             flags |= {"depth": depth, "target_flops": budget}
-            runs[budget, depth] = Run(Experiment(f"{SCALING}/{budget:.3g}/d{depth}", flags), cycle.seeds[0])
+            runs[budget, depth] = LabRun(Experiment(f"{SCALING}/{budget:.3g}/d{depth}", flags), cycle.seeds[0])
     run_all(cycle, list(runs.values()), say)
     points = []
     for (budget, depth), run in runs.items():

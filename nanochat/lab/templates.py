@@ -16,7 +16,7 @@ from nanochat.lab.cycle import BASELINE, Cycle, Experiment
 from nanochat.lab.measurements import measure, members, run_records
 from nanochat.lab.profiles import HORIZON, check_knobs, read_yaml
 from nanochat.lab.run_outcome import OK
-from nanochat.lab.runner import Run
+from nanochat.lab.runner import LabRun
 
 BUDGETS = ("tokens", "flops", "time")
 
@@ -153,9 +153,9 @@ def experiments(cycle: Cycle, template: Template, budget: str, only: str = "") -
     return found
 
 
-def at_seeds(cycle: Cycle, wanted: list[Experiment]) -> list[Run]:
+def at_seeds(cycle: Cycle, wanted: list[Experiment]) -> list[LabRun]:
     """One run per experiment and seed, seed after seed, so that changes of the machine's pace affect all alike."""
-    return [Run(experiment, seed) for seed in cycle.seeds for experiment in wanted]
+    return [LabRun(experiment, seed) for seed in cycle.seeds for experiment in wanted]
 
 
 def at_budget(cycle: Cycle, experiment: Experiment, budget: str, baseline: Experiment) -> Experiment:

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Backend = Literal["sdpa", "blocked", "flex", "fa3"]
+AttentionBackend = Literal["sdpa", "blocked", "flex", "fa3"]
 QUERY_BLOCK = 128  # queries in a block of the `blocked` backend; 128 and 256 tie at T = 512, 128 wins with windows
 
 
-def choose_backend(wanted: str, device: torch.device, dtype: torch.dtype) -> Backend:
+def choose_backend(wanted: str, device: torch.device, dtype: torch.dtype) -> AttentionBackend:
     """Resolves `auto` for `device`. Raises `ValueError` if `wanted` is unknown or does not run on `device`."""
     fa3 = device.type == "cuda" and dtype == torch.bfloat16 and torch.cuda.get_device_capability(device)[0] == 9
     fa3 = fa3 and importlib.util.find_spec("flash_attn_interface") is not None
@@ -39,12 +39,12 @@ def choose_backend(wanted: str, device: torch.device, dtype: torch.dtype) -> Bac
     return wanted  # type: ignore[return-value]
 
 
-def best_window_pattern(backend: Backend) -> str:
+def best_window_pattern(backend: AttentionBackend) -> str:
     """Fastest window pattern: windows pay off only if the kernel skips the keys outside them."""
     return "SSSL" if backend in ("flex", "fa3") else "L"
 
 
-def eager_backend(backend: Backend) -> Backend:
+def eager_backend(backend: AttentionBackend) -> AttentionBackend:
     """Backend for uncompiled layers, whose shapes vary: `sdpa` instead of FlexAttention, which is compiled for each shape."""
     return "sdpa" if backend == "flex" else backend
 
@@ -52,7 +52,7 @@ def eager_backend(backend: Backend) -> Backend:
 class AttentionHook(Protocol):
     """Replacement for the causal attention of a model's layers, such as a KV cache. Layers with a hook run uncompiled."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBackend) -> Tensor:
         """Attention output [B,T,H,E] of layer number `layer` for q [B,T,H,E], k and v [B,T,G,E]."""
 
 
@@ -65,12 +65,12 @@ class EagerAttention:
     def __init__(self, bias: Tensor | None = None) -> None:
         self.bias = bias
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBackend) -> Tensor:
         """See `AttentionHook`."""
         return attention(q, k, v, window, eager_backend(backend), mask=self.bias)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, window: int, backend: Backend, mask: Tensor | None = None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBackend, mask: Tensor | None = None) -> Tensor:
     """Causal attention. q [B,T,H,E], k and v [B,S,G,E] → [B,T,H,E], all in one dtype.
 
     The queries are the last T of the S positions. `mask` [B,1 or H,T,S] is added to the scores instead (see `cache_mask`).

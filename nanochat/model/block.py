@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.model.attention import AttentionHook, Backend, attention
+from nanochat.model.attention import AttentionBackend, AttentionHook, attention
 from nanochat.model.norm import norm
 
 GATE_CHANNELS = 12  # channels of the input that a value-embedding gate reads
@@ -107,7 +107,7 @@ class Attention(nn.Module):
         values: Tensor | None,
         rotary: Rotary,
         window: int,
-        backend: Backend,
+        backend: AttentionBackend,
         attn_hook: AttentionHook | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:

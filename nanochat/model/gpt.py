@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.flags import flag
-from nanochat.model.attention import AttentionHook, Backend
+from nanochat.model.attention import AttentionBackend, AttentionHook
 from nanochat.model.block import GATE_CHANNELS, Block, Function, Linear, Rotary, rotary_at
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy, plain_cross_entropy, softcap
 from nanochat.model.norm import fused_norm, norm
@@ -119,7 +119,7 @@ def pad_entries(embedded: Embedded, rotary: Rotary, multiple: int) -> tuple[Embe
 class GPT(nn.Module):
     """Language model. `embed`, `backbone` and `loss` are its parts; `forward` composes them for plain rows of tokens."""
 
-    def __init__(self, config: GPTConfig, dtype: torch.dtype = torch.float32, backend: Backend = "sdpa") -> None:
+    def __init__(self, config: GPTConfig, dtype: torch.dtype = torch.float32, backend: AttentionBackend = "sdpa") -> None:
         super().__init__()
         self.config, self.dtype, self.backend = config, dtype, backend
         self.windows = config.windows

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 
-from nanochat.model.attention import QUERY_BLOCK, Backend
+from nanochat.model.attention import QUERY_BLOCK, AttentionBackend
 from nanochat.model.cross_entropy import CHUNK_BYTES
 from nanochat.model.gpt import SMEAR_CHANNELS, GPTConfig
 
@@ -65,7 +65,7 @@ class Setting:
 
     dtype: torch.dtype  # of activations
     device_type: str  # cpu, cuda or mps
-    backend: Backend
+    backend: AttentionBackend
     compiled: bool
     chunked_ce: bool = True
     world_size: int = 1

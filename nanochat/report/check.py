@@ -22,7 +22,7 @@ from nanochat.infer.engine import Engine
 from nanochat.infer.sampling import Sampling
 from nanochat.infer.tools import ToolFlags
 from nanochat.report.results import last_values
-from nanochat.report.sections import CHECK, Collected, Entry, Run, collect, run_file, section
+from nanochat.report.sections import CHECK, Collected, Entry, ReportedRun, collect, run_file, section
 from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.tracking.sinks import read_metrics
 
@@ -45,7 +45,7 @@ class Point(NamedTuple):
         return f"{self.result:<8}{self.point}{f', {self.model}' * bool(self.model)}: {self.found}"
 
 
-class Reply(NamedTuple):
+class SmokeReply(NamedTuple):
     """Text and number of the sampled tokens, the one that ended it included; `first_seconds` is the latency of the first."""
 
     text: str
@@ -93,7 +93,7 @@ def check(config: Check) -> int:
     return 0 if good else 1
 
 
-def reply(stage: Stage, tag: str, prompt: str, device_type: str) -> Reply:
+def reply(stage: Stage, tag: str, prompt: str, device_type: str) -> SmokeReply:
     """Greedy reply of the model `tag` of `stage` to `prompt`, by the same path as `chat_cli -p`.
 
     The times do not include loading the model. Raises `UserError` if it cannot be loaded.
@@ -109,10 +109,10 @@ def reply(stage: Stage, tag: str, prompt: str, device_type: str) -> Reply:
         times.append(time.monotonic())
         sampled.append(token)
     text = "".join(piece.text for piece in reply_pieces(tokenizer, sampled, stop))
-    return Reply(text, len(sampled), times[1] - times[0], len(sampled) / (times[-1] - times[0]))
+    return SmokeReply(text, len(sampled), times[1] - times[0], len(sampled) / (times[-1] - times[0]))
 
 
-def _points(config: Check, collected: Collected, runs: list[Run]) -> Iterator[Point]:
+def _points(config: Check, collected: Collected, runs: list[ReportedRun]) -> Iterator[Point]:
     """Runs the checks one by one."""
     yield _complete("", collected.shared)
     for run in runs:
@@ -141,7 +141,7 @@ def _complete(tag: str, entries: Sequence[Entry]) -> Point:
     return Point("ok", "completeness", tag, f"{len(wanted)} stages with section and stamp")
 
 
-def _samples(run: Run) -> Point:
+def _samples(run: ReportedRun) -> Point:
     count = len(run.values("chat_evaluation").get("samples", ()))
     if not count:
         return Point("missing", "chat samples", run.tag, f"none; run python -m scripts.chat_eval --model-tag {run.tag}")
@@ -153,7 +153,7 @@ def _records(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     return read_metrics(path) if path is not None and path.exists() else []
 
 
-def _evaluation_agrees(run: Run) -> Point:
+def _evaluation_agrees(run: ReportedRun) -> Point:
     """The newest base checkpoint has the bits per byte that training measured at its end."""
     what = "loss parity, evaluation and training"
     trained = last_values(_records(run.values("base_training"))).get("val/bpb")
@@ -172,7 +172,7 @@ def _evaluation_agrees(run: Run) -> Point:
     return Point("ok", what, run.tag, found)
 
 
-def _plain_rows_agree(run: Run, collected: Collected) -> Point:
+def _plain_rows_agree(run: ReportedRun, collected: Collected) -> Point:
     """Plain rows of a run with a memory have about the baseline's loss, over the last third of the steps that both logged."""
     what = "loss parity, plain rows and baseline"
     baseline = next((other for other in collected.runs if not other.ending), None)
@@ -189,7 +189,7 @@ def _plain_rows_agree(run: Run, collected: Collected) -> Point:
     return Point("ok", what, run.tag, found)
 
 
-def _within_targets(run: Run) -> Iterator[Point]:
+def _within_targets(run: ReportedRun) -> Iterator[Point]:
     """ΔNLL is within its targets, as recorded by the evaluations of the base and of the chat model."""
     for name, script in (("base_evaluation", "base_eval"), ("chat_evaluation", "chat_eval")):
         targets = [row for row in run.values(name).get("targets", ()) if isinstance(row, dict)]
@@ -203,7 +203,7 @@ def _within_targets(run: Run) -> Iterator[Point]:
         yield Point("ok" if good else "FAILED", what, run.tag, found + advice)
 
 
-def _checkpoints(run: Run) -> Iterator[Point]:
+def _checkpoints(run: ReportedRun) -> Iterator[Point]:
     """The newest checkpoint of every training stage is intact, has this tokenizer, and is from the last planned step."""
     for entry in run.entries:
         if entry.stage.trains is None:
@@ -229,7 +229,7 @@ def _checkpoint(store: CheckpointStore, step: int, what: str, tag: str) -> Point
     return Point("ok", what, tag, f"step {step} of {planned}, every byte verified, tokenizer {ours}")
 
 
-def _replies(config: Check, run: Run) -> Iterator[Point]:
+def _replies(config: Check, run: ReportedRun) -> Iterator[Point]:
     """The model replies; with a memory, also in a session."""
     what = "smoke test"
     stage = latest_stage(run.tag) if config.source == "auto" else config.source

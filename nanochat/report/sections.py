@@ -97,7 +97,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportedRun:
     """Stages of one model, with a memory or without."""
 
     ending: str
@@ -125,7 +125,7 @@ class Collected:
     sections: Mapping[str, Mapping[str, Any]]
     stamps: Mapping[str, Mapping[str, Any]]  # in the order in which they ended
     shared: tuple[Entry, ...]
-    runs: tuple[Run, ...]  # the baseline before the one with a memory
+    runs: tuple[ReportedRun, ...]  # the baseline before the one with a memory
 
     @property
     def entries(self) -> list[Entry]:
@@ -175,7 +175,7 @@ def collect() -> Collected:
     with_memory = is_there(MEMORY)
     endings = [ending for ending, there in (("", is_there("") or not with_memory), (MEMORY, with_memory)) if there]
     of_model = [stage for stage in RECIPE if stage.of_model]
-    runs = tuple(Run(e, tuple(entry(s, e) for s in of_model if bool(e) >= s.memory_only)) for e in endings)
+    runs = tuple(ReportedRun(e, tuple(entry(s, e) for s in of_model if bool(e) >= s.memory_only)) for e in endings)
     return Collected(sections, stamps, tuple(entry(stage, "") for stage in RECIPE if not stage.of_model), runs)
 
 

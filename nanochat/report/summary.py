@@ -7,7 +7,7 @@ from typing import Any
 from nanochat import markdown
 from nanochat.report.handover import Alerts
 from nanochat.report.page import Page, centered, plus_minus, readable, recovery
-from nanochat.report.sections import CHECK, MEMORY, Collected, Run, now
+from nanochat.report.sections import CHECK, MEMORY, Collected, ReportedRun, now
 from nanochat.tracking.sinks import show_seconds
 
 _NOT_STAGES = ("report", f"report{MEMORY}", "check", f"check{MEMORY}")  # stamps of commands about the stages
@@ -47,7 +47,7 @@ def add_stages(page: Page, collected: Collected) -> None:
         page.add(f"**Missing**: {', '.join(missing)}. Run the same recipe again: finished stages are skipped.")
 
 
-def _sentence(run: Run) -> str:
+def _sentence(run: ReportedRun) -> str:
     values, data = run.values("base_training"), run.values("base_evaluation")
     name = f"**{markdown.escape(run.tag)}**" + ", with a MegaContext:" * bool(run.ending) + ":" * (not run.ending)
     if not values:
@@ -63,7 +63,7 @@ def _sentence(run: Run) -> str:
     return f"{name} {', '.join(part for part in parts if part)}" + (f"; then {', '.join(after)}." if after else ".")
 
 
-def _results(run: Run) -> dict[str, Any]:
+def _results(run: ReportedRun) -> dict[str, Any]:
     """Main results by name; unknown ones are left out."""
     training, base, chat = (run.values(section) for section in ("base_training", "base_evaluation", "chat_evaluation"))
     seconds = [entry.seconds for entry in run.entries if entry.seconds is not None]

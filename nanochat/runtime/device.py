@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from nanochat.common import UserError, base_dir
 from nanochat.flags import flag
-from nanochat.model.attention import Backend, best_window_pattern, choose_backend
+from nanochat.model.attention import AttentionBackend, best_window_pattern, choose_backend
 from nanochat.profiling.memory_snapshot import memory_debug_wanted
 
 # Dense bf16 peak in FLOP/s, from data sheets; the first key that the device's name contains counts.
@@ -65,7 +65,7 @@ class Runtime:
 
     device: torch.device
     precision: Precision
-    backend: Backend
+    backend: AttentionBackend
     compile: bool
     rank: int
     world_size: int

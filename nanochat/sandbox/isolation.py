@@ -33,7 +33,7 @@ Mount = tuple[Any, ...]  # ("bind", path), ("link", path, target) or ("tmpfs", p
 
 
 @dataclass(frozen=True)
-class Backend:
+class IsolationBackend:
     """Isolation method: the paths of its tools, and whether it starts as root of the host."""
 
     name: BackendName
@@ -83,7 +83,7 @@ class Backend:
             (folder / "gid_map").write_text(f"0 {os.getegid()} 1\n")
 
 
-def find_backends() -> list[Backend]:
+def find_backends() -> list[IsolationBackend]:
     """Backends whose tools are on the PATH, the better one first. Only a trial shows whether the system allows them."""
     if sys.platform != "linux":
         return []
@@ -91,9 +91,9 @@ def find_backends() -> list[Backend]:
     bubblewrap, unshare = shutil.which("bwrap"), shutil.which("unshare")
     found = []
     if bubblewrap and (unshare or not as_root):
-        found.append(Backend("bubblewrap", (bubblewrap, unshare) if unshare else (bubblewrap,), as_root))
+        found.append(IsolationBackend("bubblewrap", (bubblewrap, unshare) if unshare else (bubblewrap,), as_root))
     if unshare:
-        found.append(Backend("unshare", (unshare,), as_root))
+        found.append(IsolationBackend("unshare", (unshare,), as_root))
     return found
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nanochat.common import UserError
-from nanochat.sandbox.isolation import TOOL_PATH, Backend, Mount, interpreter
+from nanochat.sandbox.isolation import TOOL_PATH, IsolationBackend, Mount, interpreter
 
 START_SECONDS = 60.0  # to start an interpreter on a machine under load
 END_SECONDS = 10.0
@@ -33,7 +33,7 @@ class Started:
     isolated: bool
 
 
-def start(backend: Backend | None, mounts: list[Mount], job: dict[str, Any], resources: contextlib.ExitStack) -> Started:
+def start(backend: IsolationBackend | None, mounts: list[Mount], job: dict[str, Any], resources: contextlib.ExitStack) -> Started:
     """Starts the sandbox with `mounts` and sends it `job`, of types that marshal supports; returns when the code begins.
 
     `resources` ends it in any case. Without a `backend` there is no sandbox. Raises `UserError` if it does not start.

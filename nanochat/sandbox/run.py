@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Literal
 
 from nanochat.common import UserError
-from nanochat.sandbox.isolation import Backend, Mount, find_backends, visible_files
+from nanochat.sandbox.isolation import IsolationBackend, Mount, find_backends, visible_files
 from nanochat.sandbox.process import START_SECONDS, Started, start, stop
 from nanochat.sandbox.seccomp import filter_program
 
@@ -96,7 +96,7 @@ def run_python(code: str, limits: Limits = Limits(), stdin: str = "", unsafe: bo
     return run_with(_backend(), code, limits, stdin)
 
 
-def run_with(backend: Backend | None, code: str, limits: Limits, stdin: str = "") -> Execution:
+def run_with(backend: IsolationBackend | None, code: str, limits: Limits, stdin: str = "") -> Execution:
     """`run_python` with the isolation of `backend`; None is no isolation. Raises `UserError` if the sandbox does not start."""
     if sys.platform != "linux":
         raise UserError(f"code of a model can be run on Linux only, not on {sys.platform}")
@@ -106,7 +106,7 @@ def run_with(backend: Backend | None, code: str, limits: Limits, stdin: str = ""
         return _follow(started, limits, stdin.encode("utf-8", "surrogateescape"))
 
 
-def _backend() -> Backend:
+def _backend() -> IsolationBackend:
     candidates = find_backends()
     problems = []
     for candidate in candidates:
@@ -123,7 +123,7 @@ def _backend() -> Backend:
 
 
 @functools.lru_cache(maxsize=8)
-def _try_out(backend: Backend) -> None:
+def _try_out(backend: IsolationBackend) -> None:
     """Raises `UserError` if `backend` does not work; only success is cached."""
     execution = run_with(backend, "print('in')", Limits(seconds=START_SECONDS))
     if (execution.outcome, execution.stdout) != ("ok", "in\n"):
@@ -135,7 +135,7 @@ def _warn_of_unsafe_runs() -> None:
     print("warning: --unsafe-exec: code written by the model runs without isolation, with your files and your network", file=sys.stderr)
 
 
-def _job(backend: Backend | None, code: str, limits: Limits, mounts: list[Mount]) -> dict[str, Any]:
+def _job(backend: IsolationBackend | None, code: str, limits: Limits, mounts: list[Mount]) -> dict[str, Any]:
     """Job of the supervisor, in types that marshal supports."""
     memory, file_size = limits.memory_mib * MIB, limits.disk_mib * MIB
     cpu = math.ceil(limits.seconds) + 1  # the wall clock is the limit; this ends a busy loop if the host is suspended

@@ -8,7 +8,7 @@ from typing import Any
 from nanochat.common import UserError
 from nanochat.tasks.dataset_rows import local_rows
 from nanochat.tasks.dataset_task import TableTask
-from nanochat.tasks.hub import Source
+from nanochat.tasks.hub import HubSource
 from nanochat.tasks.task import Conversation, Split
 
 
@@ -39,7 +39,7 @@ class SmolTalk(TableTask):
 
     label = "smoltalk"
     kind = "chat"
-    source = Source("HuggingFaceTB/smol-smoltalk", None, {"train": "train", "test": "test"})
+    source = HubSource("HuggingFaceTB/smol-smoltalk", None, {"train": "train", "test": "test"})
 
     def convert(self, row: dict[str, Any]) -> Conversation:
         """See `TableTask`. Column: messages [{role, content}]. Messages after the assistant's last turn are left out."""

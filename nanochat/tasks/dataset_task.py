@@ -6,7 +6,7 @@ from typing import Any
 
 from nanochat.common import UserError
 from nanochat.tasks.dataset_rows import Rows
-from nanochat.tasks.hub import Source, open_rows
+from nanochat.tasks.hub import HubSource, open_rows
 from nanochat.tasks.task import Conversation, Split, Task, check_conversation, digest
 
 
@@ -14,7 +14,7 @@ class TableTask(Task):
     """Conversations from `rows`. A subclass has `convert`, and `source` if the data is on the hub."""
 
     label: str
-    source: Source
+    source: HubSource
 
     def __init__(self, rows: Rows, name: str = "") -> None:
         self.name = name or self.label

@@ -7,7 +7,7 @@ from typing import Any
 
 from nanochat.tasks.dataset_task import TableTask
 from nanochat.tasks.grading import as_number
-from nanochat.tasks.hub import Source
+from nanochat.tasks.hub import HubSource
 from nanochat.tasks.task import Conversation, dialogue, reference
 
 ANSWER = "####"  # before the final number
@@ -19,7 +19,7 @@ class Gsm8k(TableTask):
 
     label = "gsm8k"
     kind = "generative"
-    source = Source("openai/gsm8k", "main", {"train": "train", "test": "test"})
+    source = HubSource("openai/gsm8k", "main", {"train": "train", "test": "test"})
     reply_tokens = 512
 
     def convert(self, row: dict[str, Any]) -> Conversation:

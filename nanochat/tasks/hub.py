@@ -19,7 +19,7 @@ from nanochat.tasks.task import Split
 PROBE_SECONDS = 4.0  # within which the hub must answer before anything is downloaded
 
 
-class Source(NamedTuple):
+class HubSource(NamedTuple):
     """Data set of the hub: repository, configuration, and the names of its splits."""
 
     repository: str
@@ -30,7 +30,7 @@ class Source(NamedTuple):
 class HubRows:
     """Rows of a data set that `datasets` has loaded."""
 
-    def __init__(self, source: Source, data: Any) -> None:
+    def __init__(self, source: HubSource, data: Any) -> None:
         self._source, self._data = source, data
 
     def __len__(self) -> int:
@@ -49,7 +49,7 @@ class HubRows:
         return self._data._fingerprint
 
 
-def open_rows(name: str, source: Source, split: Split, path: str, offline: bool) -> Rows:
+def open_rows(name: str, source: HubSource, split: Split, path: str, offline: bool) -> Rows:
     """Rows of `split` from `path`, or, if that is empty, of the data set `source` from the hub or its cache.
 
     Does not wait for an unreachable hub. Raises `UserError` if the data is not available, or `name` has no such split.

@@ -101,7 +101,7 @@ EVALUATIONS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Part:
+class MixturePart:
     """Task of a mixture, with `count` conversations per epoch, or else `repeats` times all of them."""
 
     task: Task
@@ -120,7 +120,7 @@ class Part:
 class Mixture:
     """Conversations of `parts`, shuffled. `left_out` maps missing tasks to the reasons."""
 
-    def __init__(self, parts: Sequence[Part], seed: int = 0, left_out: Mapping[str, str] | None = None) -> None:
+    def __init__(self, parts: Sequence[MixturePart], seed: int = 0, left_out: Mapping[str, str] | None = None) -> None:
         if not sum(len(part) for part in parts):
             raise ValueError("a mixture must have at least one conversation")
         self.parts, self.seed, self.left_out = tuple(parts), seed, dict(left_out or {})
@@ -256,7 +256,7 @@ class Fold(Task):
         return f"{self._task.fingerprint} {self._held_out} {HELD_OUT}"
 
 
-def _open_part(wanted: PartSpec, seed: int, offline: bool) -> tuple[Part, Part | None]:
+def _open_part(wanted: PartSpec, seed: int, offline: bool) -> tuple[MixturePart, MixturePart | None]:
     """Part to train on, and a few conversations of the test split, or None if there are too few.
 
     A file without splits is divided.
@@ -264,11 +264,11 @@ def _open_part(wanted: PartSpec, seed: int, offline: bool) -> tuple[Part, Part |
     train, test = (open_task(wanted.spec, split, seed, offline) for split in SPLITS)
     if not train.endless and train.fingerprint == test.fingerprint:
         train, test = Fold(train, False), Fold(test, True)
-    part = Part(train, wanted.repeats, wanted.count)
+    part = MixturePart(train, wanted.repeats, wanted.count)
     count = max(LEAST_HELD_OUT, len(part) // HELD_OUT)
     if not test.endless:
         count = min(count, len(test))
-    return part, Part(test, count=count) if count else None
+    return part, MixturePart(test, count=count) if count else None
 
 
 def _specs(text: str) -> list[str]:

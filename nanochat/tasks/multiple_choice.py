@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanochat.tasks.dataset_task import TableTask
-from nanochat.tasks.hub import Source
+from nanochat.tasks.hub import HubSource
 from nanochat.tasks.task import Conversation, dialogue
 
 LETTERS = "ABCDEFGHIJ"
@@ -37,7 +37,7 @@ class ArcEasy(MultipleChoice):
     """ARC, the easy questions (arXiv 1803.05457). Choices are lettered anew: some rows number them."""
 
     label = "arc-easy"
-    source = Source("allenai/ai2_arc", "ARC-Easy", {"train": "train", "test": "test"})
+    source = HubSource("allenai/ai2_arc", "ARC-Easy", {"train": "train", "test": "test"})
 
     def convert(self, row: dict[str, Any]) -> Conversation:
         """See `TableTask`. Columns: question, choices {text, label}, answerKey."""
@@ -49,14 +49,14 @@ class ArcChallenge(ArcEasy):
     """ARC, the questions that simple methods do not solve (arXiv 1803.05457)."""
 
     label = "arc-challenge"
-    source = Source("allenai/ai2_arc", "ARC-Challenge", {"train": "train", "test": "test"})
+    source = HubSource("allenai/ai2_arc", "ARC-Challenge", {"train": "train", "test": "test"})
 
 
 class Mmlu(MultipleChoice):
     """MMLU (arXiv 2009.03300): 57 subjects; its auxiliary questions are the training split."""
 
     label = "mmlu"
-    source = Source("cais/mmlu", "all", {"train": "auxiliary_train", "test": "test"})
+    source = HubSource("cais/mmlu", "all", {"train": "auxiliary_train", "test": "test"})
 
     def convert(self, row: dict[str, Any]) -> Conversation:
         """See `TableTask`. Columns: question, subject, choices, answer; auxiliary rows may have them inside `train`."""

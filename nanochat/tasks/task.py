@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from nanochat.data.chat_template import render_conversation
 from nanochat.data.tokenizer import Tokenizer
 
-Kind = Literal["categorical", "generative", "chat"]
+TaskType = Literal["categorical", "generative", "chat"]
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 Conversation = dict[str, Any]
@@ -31,7 +31,7 @@ class Task:
     """
 
     name: str
-    kind: Kind
+    kind: TaskType
     endless = False
     reply_tokens = 256
 

@@ -14,7 +14,7 @@ from nanochat.common import write_json
 from nanochat.lab.cycle import Cycle, Experiment, lab_folder
 from nanochat.lab.profiles import Profile
 from nanochat.lab.run_outcome import OUTCOME, metrics_folder
-from nanochat.lab.runner import Run, add_rows, outcome_file
+from nanochat.lab.runner import LabRun, add_rows, outcome_file
 from nanochat.lab.surroundings import Surroundings
 from scripts.base_train import BaseTrain
 
@@ -73,7 +73,7 @@ def records(
 
 def plant(cycle: Cycle, experiment: Experiment, seed: int, status: str = "ok", threshold: float | None = None, **curve: Any) -> None:
     """Writes what a run of these would leave, its row too."""
-    run = Run(experiment, seed)
+    run = LabRun(experiment, seed)
     folder = metrics_folder(outcome_file(cycle, run).parent)
     if folder.exists():  # another experiment shares the run
         return add_rows(cycle, [run], threshold)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.common import ROOT
-from nanochat.sandbox.isolation import Backend, find_backends
+from nanochat.sandbox.isolation import IsolationBackend, find_backends
 from nanochat.sandbox.run import Execution, Limits, run_with
 from tests.helpers.hostile import Snippet
 
@@ -94,7 +94,7 @@ def processes_with_mark(mark: int) -> list[str]:
     return found
 
 
-def run_all(host: Host, backend: Backend, snippets: Sequence[Snippet], first_mark: int) -> dict[str, Run]:
+def run_all(host: Host, backend: IsolationBackend, snippets: Sequence[Snippet], first_mark: int) -> dict[str, Run]:
     """Each snippet in a sandbox of its own, several at a time."""
 
     def one(numbered: tuple[int, Snippet]) -> Run:
@@ -107,7 +107,7 @@ def run_all(host: Host, backend: Backend, snippets: Sequence[Snippet], first_mar
         return dict(zip((s.name for s in snippets), pool.map(one, enumerate(snippets)), strict=True))
 
 
-def backend_named(name: str) -> Backend:
+def backend_named(name: str) -> IsolationBackend:
     found = {backend.name: backend for backend in find_backends()}
     if name not in found:
         pytest.skip(f"no {name} here")

@@ -40,7 +40,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
-class Part(_Strict):
+class ContentPart(_Strict):
     """A part of a message. Users and systems write text only."""
 
     type: Literal["text", "python", "python_output"]
@@ -51,7 +51,7 @@ class Message(_Strict):
     """One turn. Additions of a client, such as the author's name, are ignored; its own tool calls are refused."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str | list[Part], Field(union_mode="left_to_right")]
+    content: Annotated[str | list[ContentPart], Field(union_mode="left_to_right")]
     tool_calls: list[Any] | None = Field(default=None, max_length=0)
     function_call: None = None
 

@@ -12,7 +12,7 @@ from nanochat.lab.curve import read_curve, read_summary
 from nanochat.lab.cycle import cycle_names, exclusive, open_cycle, reopen
 from nanochat.lab.measurements import measure, members
 from nanochat.lab.run_outcome import CRASHED, DIVERGED, OK, classify, metrics_folder
-from nanochat.lab.runner import Run, outcome_file, run_all
+from nanochat.lab.runner import LabRun, outcome_file, run_all
 from nanochat.lab.surroundings import Surroundings, changed_files, training_code
 from nanochat.lab.templates import Template, at_budget, at_seeds, experiments, load_template
 from tests.helpers.planted import BATCH, STEPS, new_cycle, plant, plant_sweep, records, surroundings
@@ -149,7 +149,7 @@ def test_figures_leave_out_what_compiling_took() -> None:
 def test_what_an_earlier_lab_has_left_under_way_is_waited_for(base: Path) -> None:
     cycle = new_cycle()
     plant_sweep(cycle)
-    finished = outcome_file(cycle, Run(cycle.baseline, 1))
+    finished = outcome_file(cycle, LabRun(cycle.baseline, 1))
     finished.unlink()  # trained to its end, so that nothing is left but to say so
     held = os.open(ensure_dir(cycle.folder / "runs" / "another-s1") / ".lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(held, fcntl.LOCK_EX)
@@ -161,7 +161,7 @@ def test_what_an_earlier_lab_has_left_under_way_is_waited_for(base: Path) -> Non
 
     threading.Timer(1.0, release).start()
     said: list[str] = []
-    run_all(cycle, [Run(cycle.baseline, 1)], said.append, with_rows=False)
+    run_all(cycle, [LabRun(cycle.baseline, 1)], said.append, with_rows=False)
     assert found == [False] and finished.exists()
     assert said[1] == "an earlier lab has left another-s1 in progress; no more than 1 will run at a time"
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from nanochat.lab.gates import LEAST_GAIN, OPTIONAL, PROMOTE, REJECT, Gate, Judgement, Measured, judge
+from nanochat.lab.gates import LEAST_GAIN, OPTIONAL, PROMOTE, REJECT, Gate, GateJudgement, Measured, judge
 from nanochat.lab.statistics import LEVEL
 
 EXACT = Gate("checkpoint and resume", True, "exact")
@@ -27,7 +27,7 @@ def runs(
     return out
 
 
-def judged(ours: Sequence[Measured], theirs: Sequence[Measured] | None = None, resume: Gate = EXACT) -> Judgement:
+def judged(ours: Sequence[Measured], theirs: Sequence[Measured] | None = None, resume: Gate = EXACT) -> GateJudgement:
     return judge({"baseline": runs(seed=99) if theirs is None else theirs, "c": ours}, "c", "baseline", resume)
 
 

@@ -3,26 +3,26 @@ import math
 import numpy as np
 import pytest
 
-from nanochat.lab.curve import Curve, PowerLaw, extrapolated, fit, r_squared
+from nanochat.lab.curve import PowerLaw, RunCurve, extrapolated, fit, r_squared
 
 LAW = PowerLaw(1.0, 30.0, 0.3)
 END = 1.5e6
 
 
-def curve(points: int = 30, noise: float = 0.0, correlation: float = 0.0, seed: int = 0, law: PowerLaw = LAW) -> Curve:
+def curve(points: int = 30, noise: float = 0.0, correlation: float = 0.0, seed: int = 0, law: PowerLaw = LAW) -> RunCurve:
     rng = np.random.default_rng(seed)
     t = np.linspace(0.02, 1.0, points) * END
     error = rng.standard_normal(points) * noise
     for i in range(1, points):
         error[i] = correlation * error[i - 1] + math.sqrt(1 - correlation**2) * error[i]
-    return Curve(t, law.at(t) + error)
+    return RunCurve(t, law.at(t) + error)
 
 
 def test_measured_lies_between_two_points() -> None:
-    c = Curve(np.array([100.0, 200.0, 300.0]), np.array([4.0, 3.0, 1.0]))
+    c = RunCurve(np.array([100.0, 200.0, 300.0]), np.array([4.0, 3.0, 1.0]))
     assert c.crossing(2.5) == pytest.approx(225.0)
     assert c.crossing(1.0) == 300 and c.crossing(5.0) == 100
-    assert c.crossing(0.9) is None and Curve(np.array([]), np.array([])).crossing(1.0) is None
+    assert c.crossing(0.9) is None and RunCurve(np.array([]), np.array([])).crossing(1.0) is None
 
 
 def test_the_fit_finds_the_law() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nanochat.common import ROOT
-from nanochat.model.attention import Backend
+from nanochat.model.attention import AttentionBackend
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.profiling.device_memory import (
     GIB,
@@ -57,7 +57,7 @@ def test_parameters_and_state_are_those_of_the_model_and_its_optimizer(config: G
 @pytest.mark.parametrize("backend", ["blocked", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("config", [SMALL, GROUPED], ids=["small", "grouped"])
-def test_activations_are_what_autograd_keeps(config: GPTConfig, dtype: torch.dtype, backend: Backend, chunked: bool) -> None:
+def test_activations_are_what_autograd_keeps(config: GPTConfig, dtype: torch.dtype, backend: AttentionBackend, chunked: bool) -> None:
     model = GPT(config, dtype, backend).init_weights(torch.Generator().manual_seed(0)).use_kernels(False, chunked)
     tokens = torch.randint(config.vocab_size, (2, 257))
     kept = saved_bytes(model, lambda: model(tokens[:, :-1], tokens[:, 1:]))

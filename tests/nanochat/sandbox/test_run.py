@@ -19,7 +19,7 @@ import pytest
 
 from nanochat.common import ROOT, UserError
 from nanochat.sandbox import child
-from nanochat.sandbox.isolation import Backend, find_backends
+from nanochat.sandbox.isolation import IsolationBackend, find_backends
 from nanochat.sandbox.run import Limits, isolation, run_python, run_with
 from tests.helpers.sandbox_host import FIRST_MARK, backend_named, processes_with_mark
 
@@ -47,11 +47,11 @@ def run_script(
 
 
 @pytest.fixture(params=["bubblewrap", "unshare", "unsafe"])
-def backend(request: pytest.FixtureRequest) -> Backend | None:
+def backend(request: pytest.FixtureRequest) -> IsolationBackend | None:
     return None if request.param == "unsafe" else backend_named(request.param)
 
 
-def test_a_program_gets_its_input_and_its_output_comes_back(backend: Backend | None) -> None:
+def test_a_program_gets_its_input_and_its_output_comes_back(backend: IsolationBackend | None) -> None:
     code = "import sys\nfor line in sys.stdin: print(line.strip()[::-1])\nprint('é', __name__, sys.argv, file=sys.stderr)"
     result = run_with(backend, code, Limits(seconds=20), "abc\nüx\n")
     assert (result.outcome, result.stdout, result.exit_code) == ("ok", "cba\nxü\n", 0)
@@ -59,13 +59,13 @@ def test_a_program_gets_its_input_and_its_output_comes_back(backend: Backend | N
     assert 0 < result.seconds < 20
 
 
-def test_more_input_than_a_pipe_holds(backend: Backend | None) -> None:
+def test_more_input_than_a_pipe_holds(backend: IsolationBackend | None) -> None:
     text = "x" * 3_000_000
     assert run_with(backend, "import sys; print(len(sys.stdin.read()))", Limits(seconds=20), text).stdout == "3000000\n"
     assert run_with(backend, "print('not read')", Limits(seconds=20), text).outcome == "ok"
 
 
-def test_an_exception_is_shown_with_its_line(backend: Backend | None) -> None:
+def test_an_exception_is_shown_with_its_line(backend: IsolationBackend | None) -> None:
     result = run_with(backend, "def half(x):\n    return x / 0\n\nhalf(3)\n", Limits(seconds=20))
     assert (result.outcome, result.exit_code) == ("error", 1)
     lines = result.stderr.splitlines()
@@ -81,7 +81,7 @@ def test_text_that_is_no_program(code: str, shown: str) -> None:
     assert shown in result.stderr
 
 
-def test_leaving_early_is_no_pass(backend: Backend | None) -> None:
+def test_leaving_early_is_no_pass(backend: IsolationBackend | None) -> None:
     for code in ("import sys; sys.exit(0)", "import os; os._exit(0)", "exit = 1; raise SystemExit"):
         result = run_with(backend, code, Limits(seconds=20))
         assert (result.outcome, result.exit_code) == ("error", 0)
@@ -89,7 +89,7 @@ def test_leaving_early_is_no_pass(backend: Backend | None) -> None:
     assert run_with(backend, "import sys; sys.exit('why')", Limits(seconds=20)).stderr == "why\n"
 
 
-def test_the_output_cap_is_per_stream_and_exact(backend: Backend | None) -> None:
+def test_the_output_cap_is_per_stream_and_exact(backend: IsolationBackend | None) -> None:
     limits = Limits(seconds=20, output_bytes=1000)
     full = run_with(backend, "import sys; sys.stdout.write('a' * 1000); sys.stderr.write('b' * 1000)", limits)
     assert (full.outcome, full.stdout, full.stderr) == ("ok", "a" * 1000, "b" * 1000)
@@ -97,7 +97,7 @@ def test_the_output_cap_is_per_stream_and_exact(backend: Backend | None) -> None
     assert (over.outcome, over.stdout, over.exit_code) == ("output_limit", "a" * 1000, None)
 
 
-def test_a_flood_does_not_fill_the_host(backend: Backend | None) -> None:
+def test_a_flood_does_not_fill_the_host(backend: IsolationBackend | None) -> None:
     # Not ru_maxrss, which begins with what the process had that this one was started from.
     text = (
         "b = run_with(B, 'while True: print(\"x\" * 100000)', Limits(seconds=20))\n".replace("B", repr(backend))
@@ -124,7 +124,7 @@ def test_nothing_is_left_open() -> None:
     assert (sorted(os.listdir("/proc/self/fd")), threading.active_count()) == before
 
 
-def test_a_host_that_is_killed_leaves_no_process(backend: Backend | None) -> None:
+def test_a_host_that_is_killed_leaves_no_process(backend: IsolationBackend | None) -> None:
     """Without isolation a process that leaves its group stays, so there it does not."""
     mark = FIRST_MARK - 1
     code = f"import os, time\nif os.fork() == 0:\n    {'os.setsid()' if backend else 'pass'}\n    os.fork()\ntime.sleep(1000)"
@@ -267,7 +267,7 @@ def test_each_limit_is_the_one_that_was_given(limits: Limits, code: str, shown: 
         assert result.stdout.split() == [shown], result
 
 
-def test_programs_of_the_standard_library_work(backend: Backend | None) -> None:
+def test_programs_of_the_standard_library_work(backend: IsolationBackend | None) -> None:
     code = """
 import asyncio, multiprocessing, pickle, sqlite3, subprocess, tempfile
 from concurrent.futures import ThreadPoolExecutor

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.tasks.mixtures import Mixture, Part
+from nanochat.tasks.mixtures import Mixture, MixturePart
 from nanochat.tasks.registry import open_task
 from nanochat.tasks.task import Task, dialogue
 
@@ -33,7 +33,10 @@ def asked(conversations) -> list[str]:
 
 
 def mixture(seed: int = 0) -> Mixture:
-    return Mixture([Part(Numbers("a", 5), repeats=3), Part(Numbers("b", 100)), Part(Numbers("c", 10, endless=True), count=25)], seed)
+    return Mixture(
+        [MixturePart(Numbers("a", 5), repeats=3), MixturePart(Numbers("b", 100)), MixturePart(Numbers("c", 10, endless=True), count=25)],
+        seed,
+    )
 
 
 def test_a_pass_has_of_each_part_what_was_asked() -> None:
@@ -67,7 +70,7 @@ def test_a_later_pass_is_in_another_order_with_new_examples_of_what_is_made_by_r
     st.lists(st.tuples(st.integers(1, 7), st.integers(1, 3), st.none() | st.integers(1, 20)), min_size=1, max_size=5), st.integers(0, 99)
 )
 def test_any_mixture_gives_each_example_as_often_as_it_should(parts: list[tuple[int, int, int | None]], seed: int) -> None:
-    mixed = Mixture([Part(Numbers(f"{n}.", size), repeats, count) for n, (size, repeats, count) in enumerate(parts)], seed)
+    mixed = Mixture([MixturePart(Numbers(f"{n}.", size), repeats, count) for n, (size, repeats, count) in enumerate(parts)], seed)
     counted = Counter(asked(mixed))
     for n, (size, repeats, count) in enumerate(parts):
         total = repeats * size if count is None else count
@@ -75,22 +78,22 @@ def test_any_mixture_gives_each_example_as_often_as_it_should(parts: list[tuple[
 
 
 def test_the_fingerprint_tells_mixtures_apart() -> None:
-    parts = [Part(open_task("lists", "train", 0), count=10), Part(Numbers("a", 3))]
+    parts = [MixturePart(open_task("lists", "train", 0), count=10), MixturePart(Numbers("a", 3))]
     others = [
         Mixture(parts, 1),
         Mixture(parts[::-1]),
         Mixture(parts[:1]),
-        Mixture([Part(open_task("lists", "train", 0), count=11), parts[1]]),
-        Mixture([Part(open_task("lists", "train", 1), count=10), parts[1]]),
-        Mixture([Part(open_task("lists:items=7", "train", 0), count=10), parts[1]]),
-        Mixture([parts[0], Part(Numbers("b", 3))]),
+        Mixture([MixturePart(open_task("lists", "train", 0), count=11), parts[1]]),
+        Mixture([MixturePart(open_task("lists", "train", 1), count=10), parts[1]]),
+        Mixture([MixturePart(open_task("lists:items=7", "train", 0), count=10), parts[1]]),
+        Mixture([parts[0], MixturePart(Numbers("b", 3))]),
     ]
     assert len({Mixture(parts).fingerprint, *(m.fingerprint for m in others)}) == 8
     assert Mixture(parts).fingerprint == Mixture(list(parts), left_out={"x": "why"}).fingerprint
 
 
 def test_it_says_what_it_is_made_of() -> None:
-    described = Mixture([Part(Numbers("a", 5), 3), Part(Numbers("b", 5))], left_out={"x": "it is not here"}).describe()
+    described = Mixture([MixturePart(Numbers("a", 5), 3), MixturePart(Numbers("b", 5))], left_out={"x": "it is not here"}).describe()
     assert described == {
         "conversations": 20,
         "mixture": [{"task": "a", "conversations": 15, "share": 0.75}, {"task": "b", "conversations": 5, "share": 0.25}],
@@ -104,9 +107,9 @@ def test_what_cannot_be_a_mixture() -> None:
     with pytest.raises(ValueError, match="at least one conversation"):
         Mixture([])
     with pytest.raises(ValueError, match="repeats of a is 0"):
-        Part(Numbers("a", 1), 0)
+        MixturePart(Numbers("a", 1), 0)
     with pytest.raises(ValueError, match="count of a is -1"):
-        Part(Numbers("a", 1), count=-1)
+        MixturePart(Numbers("a", 1), count=-1)
     for index in (-1, 140):
         with pytest.raises(IndexError, match="140 conversations"):
             mixture()[index]
