@@ -83,7 +83,7 @@ def test_the_chat_server_takes_snapshots(tmp_path: Path, warm: WarmStart) -> Non
     with running(warm, tmp_path, "-g", "alphabet", environment={"MC_MEMORY_DEBUG": "1"}) as server:
         assert {path.name for path in folder.iterdir()} == {"start.txt", "summary.md"}
         for _ in range(2):
-            body = json.dumps({"messages": [{"role": "user", "content": "go"}], "max_tokens": 3}).encode()
+            body = json.dumps({"messages": [{"role": "user", "content": "go"}], "max_tokens": 3, "temperature": 0}).encode()
             asked = urllib.request.Request(f"{server.url}/v1/chat/completions", body, {"Content-Type": "application/json"})
             assert json.load(urllib.request.urlopen(asked, timeout=30))["choices"][0]["message"]["content"] == "abc"
     table = (folder / "summary.md").read_text(encoding="utf-8").splitlines()[4:]

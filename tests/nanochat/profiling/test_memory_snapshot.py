@@ -43,6 +43,7 @@ def fresh_pages() -> None:
         mmap_max, mmap_threshold = -4, -3  # mallopt(3)
         libc.mallopt(mmap_max, 65536)
         libc.mallopt(mmap_threshold, 1 << 20)
+        libc.malloc_trim(0)
 
 
 def test_a_snapshot_names_the_largest_tensors_and_what_changed(wanted: Path, fresh_pages: None) -> None:

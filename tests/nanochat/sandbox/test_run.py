@@ -103,7 +103,7 @@ def test_a_flood_does_not_fill_the_host(backend: IsolationBackend | None) -> Non
         "b = run_with(B, 'while True: print(\"x\" * 100000)', Limits(seconds=20))\n".replace("B", repr(backend))
         + "print(b.outcome, len(b.stdout), next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))"
     )
-    out, error = run_script("from nanochat.sandbox.isolation import Backend\n" + text).communicate(timeout=60)
+    out, error = run_script("from nanochat.sandbox.isolation import IsolationBackend\n" + text).communicate(timeout=60)
     assert error == ""
     outcome, length, peak_kib = out.split()
     assert (outcome, length) == ("output_limit", "16384")
@@ -128,7 +128,8 @@ def test_a_host_that_is_killed_leaves_no_process(backend: IsolationBackend | Non
     """Without isolation a process that leaves its group stays, so there it does not."""
     mark = FIRST_MARK - 1
     code = f"import os, time\nif os.fork() == 0:\n    {'os.setsid()' if backend else 'pass'}\n    os.fork()\ntime.sleep(1000)"
-    text = f"from nanochat.sandbox.isolation import Backend\nrun_with({backend!r}, {code!r}, Limits(seconds=500, open_files={mark}))"
+    text = "from nanochat.sandbox.isolation import IsolationBackend\n"
+    text += f"run_with({backend!r}, {code!r}, Limits(seconds=500, open_files={mark}))"
     host = run_script(text)
     deadline = time.monotonic() + 30
     while len(processes_with_mark(mark)) < 3:
