@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from bench.tiny_chat import ALPHABET, Server, running, save_chat_model, tiny_tokenizer
 from bench.warm_start import WarmStart
@@ -238,6 +239,23 @@ def test_stopping_and_speaking_at_once(page: Page) -> None:
     expect(page.locator("article.user .body")).to_have_text(["endless", "next"])
     texts = page.locator("article.assistant .body").all_inner_texts()
     assert len(texts) == 2 and all(text.startswith("abc") for text in texts) and len(texts[0]) < 500
+
+
+def test_a_message_waits_for_the_session_that_is_being_opened(page: Page) -> None:
+    """What the session held arrives late; it must not take the place of what was said meanwhile."""
+
+    def late(route: Route) -> None:
+        time.sleep(1.0)
+        route.continue_()
+
+    spoken(page, "earlier")
+    page.route("**/messages", late)
+    name = page.locator("#session").input_value()
+    new_session(page, f"{name[:30]}-other")
+    page.locator("#session").select_option(name)
+    say(page, "later")
+    expect(page.locator("article.user .body")).to_have_text(["earlier", "later"])
+    expect(page.locator("article.assistant .body").nth(1)).to_contain_text("abc")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

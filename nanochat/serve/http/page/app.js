@@ -17,6 +17,7 @@ let token = store.loadToken();
 let model = null;
 let writing = null; // the AbortController of the reply that is being written
 let sessions = null; // where the server keeps the conversation
+let opening = null; // the promise of the session that is being shown
 const map = new FocusMap((start, end) => fetchText(sessions.name, start, end, token));
 
 // ---- the conversation on the screen
@@ -131,7 +132,8 @@ function stop() {
   writing?.abort();
 }
 
-function submit(text) {
+async function submit(text) {
+  await opening; // what a session holds comes before what is said in it
   stop();
   messages.push({ role: "user", parts: [{ type: "text", text }] });
   keep();
@@ -189,8 +191,11 @@ function toast(text, undo) {
 
 // ---- sessions
 
+/** Opens a session; a message that is sent meanwhile waits for it. */
+const openSession = (name) => (opening = showSession(name));
+
 /** Shows what a session holds and where its focus is; null: a new one. */
-async function openSession(name) {
+async function showSession(name) {
   stop();
   showError(null);
   messages = [];
