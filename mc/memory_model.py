@@ -17,6 +17,9 @@ from mc.layout.layout import Layout
 from mc.layout.positions import alibi_bias
 from mc.nets.gist_bank import BankShape, GistBank, Positions, assemble, bank_index, build
 from mc.nets.gistnet import GistNet
+from mc.nets.layered_bank import LayeredBank, build_layered, gather, hits_at
+from mc.nets.layered_gists import LayeredGistNet
+from mc.nets.layered_lens import LayeredLensNet
 from mc.nets.lensnet import LensNet, bank_keys, score_levels
 from nanochat.model.attention import EagerAttention
 from nanochat.model.gpt import GPT, Embedded, Rotary
@@ -34,10 +37,13 @@ class PlainRows(NamedTuple):
 
 
 class CompressedRows(NamedTuple):
-    """Forward pass of Working Contexts; `bias` is ALiBi's, if the positions have one."""
+    """Forward pass of Working Contexts; `bias` is ALiBi's, if the positions have one.
 
-    entries: Embedded
-    hidden: Tensor  # [V·B,W,D]
+    Of layered gists only the P tokens after the blocks that may be compressed are read: what comes before is keys and values.
+    """
+
+    entries: Embedded  # [V·B,P,·]; P = W, but for layered gists
+    hidden: Tensor  # [V·B,P,D]
     rotary: Rotary
     bias: Tensor | None
 
@@ -53,13 +59,25 @@ class MemoryModel(nn.Module):
     def __init__(self, model: GPT, config: MCConfig, seq_len: int) -> None:
         super().__init__()
         self.model, self.config, self.plan = model, config, RowPlan(config, seq_len)
-        D, dtype = model.config.width, config.aux_dtype(model.dtype)
-        self.gistnet = GistNet(config.gist, D, dtype)
-        self.focus: nn.Module = nn.ModuleDict({"lensnet": LensNet(config.lens, D, config.geometry, dtype)})  # its name in checkpoints
+        shape, dtype = model.config, config.aux_dtype(model.dtype)
+        self.gistnet: GistNet | LayeredGistNet
+        lensnet: LensNet | LayeredLensNet
+        if config.gist.layered:
+            self.gistnet = LayeredGistNet(shape.depth, shape.key_heads, shape.head_dim, config.geometry)
+            lensnet = LayeredLensNet(config.lens, shape.depth, shape.heads)
+        else:
+            self.gistnet = GistNet(config.gist, shape.width, dtype)
+            lensnet = LensNet(config.lens, shape.width, config.geometry, dtype)
+        self.focus: nn.Module = nn.ModuleDict({"lensnet": lensnet})  # its name in checkpoints
         self._positions = Positions(config.positional_type, model.config.head_dim, model.dtype)
 
     @property
-    def lensnet(self) -> LensNet:
+    def layered(self) -> bool:
+        """True if gists are keys and values of every layer."""
+        return self.config.gist.layered
+
+    @property
+    def lensnet(self) -> LensNet | LayeredLensNet:
         """LensNet."""
         return self.focus.lensnet
 
@@ -82,18 +100,27 @@ class MemoryModel(nn.Module):
         x, middle = self.model.layers(embedded, rotary, attn_hook=None if compiled else EagerAttention(), inputs=inputs)
         return PlainRows(embedded, self.model.finish(x, middle), middle, inputs, rotary)
 
-    def build_bank(self, plain: PlainRows, shape: BankShape | None = None) -> GistBank:
+    def build_bank(self, plain: PlainRows, shape: BankShape | None = None) -> GistBank | LayeredBank:
         """The gist bank of rows, of `shape`, by default that of `plan`."""
-        return build(plain.embedded, self._make_gists, shape or self.plan.shape, plain.middle if self.gistnet.reads_hidden else None)
+        shape = shape or self.plan.shape
+        if self.layered:
+            heads = self.model.heads(plain.embedded, plain.inputs, plain.rotary)
+            with self.spans("gistnet"):
+                return build_layered(plain.embedded, heads, self.gistnet, shape)
+        return build(plain.embedded, self._make_gists, shape, plain.middle if self.gistnet.reads_hidden else None)
 
     def _make_gists(self, children: Tensor, hidden: Tensor | None) -> Tensor:
         with self.spans("gistnet"):
             return self.gistnet(children, hidden)
 
-    def forward_layouts(self, bank: GistBank, layout: Layout, index: Tensor | None = None, compiled: bool = False) -> CompressedRows:
+    def forward_layouts(
+        self, bank: GistBank | LayeredBank, layout: Layout, index: Tensor | None = None, compiled: bool = False
+    ) -> CompressedRows:
         """Reads the Working Contexts `layout` [V·B,W]; `index` is `bank_index` of it, if known."""
         model, positions = self.model, self.config.positional_type
         index = bank_index(layout, bank.shape) if index is None else index
+        if isinstance(bank, LayeredBank):
+            return self._read_tail(bank, index, compiled)
         with self.spans("variant_pack"):
             entries = assemble(bank, index)
         with self.spans("positional"):
@@ -102,9 +129,28 @@ class MemoryModel(nn.Module):
         hidden = model.backbone(entries, rotary, attn_hook=None if compiled else EagerAttention(bias), bias=bias)
         return CompressedRows(entries, hidden, rotary, bias)
 
-    def score_blocks(self, bank: GistBank, levels: Tensor, decision: int, width: int) -> Tensor:
+    def _read_tail(self, bank: LayeredBank, index: Tensor, compiled: bool) -> CompressedRows:
+        """Reads the tokens after the blocks behind the entries at `index` [V·B,W] before them."""
+        shape = bank.shape
+        tail = shape.length - shape.gisted
+        with self.spans("variant_pack"):
+            memory = gather(bank.entries, index[:, :-tail]).by_layer()
+            copies = len(index) // len(bank.embedded.x)
+            entries = Embedded(*(part[:, -tail:].repeat(copies, *[1] * (part.ndim - 1)) for part in bank.embedded))
+        rotary = self.model.rotary(shape.gisted, shape.length)
+        x, middle = self.model.layers(entries, rotary, attn_hook=None if compiled else EagerAttention(), memory=memory)
+        return CompressedRows(entries, self.model.finish(x, middle), rotary, None)
+
+    def score_blocks(self, bank: GistBank | LayeredBank, levels: Tensor, decision: int, width: int, interval: int = 0) -> Tensor:
         """LensNet's score of each block, fp32 [B,F], in Working Contexts of `width` entries up to token `decision`.
 
-        `levels` int64 [B,F] are those of the blocks.
+        `levels` int64 [B,F] are those of the blocks. A layered LensNet scores for the next `interval` tokens, by default those
+        between two refocuses.
         """
-        return score_levels(self.lensnet, bank, bank_keys(self.lensnet, bank), levels, decision, width, self.spans)
+        if not isinstance(bank, LayeredBank):
+            return score_levels(self.lensnet, bank, bank_keys(self.lensnet, bank), levels, decision, width, self.spans)
+        with self.spans("lensnet"):
+            K = self.config.block_size
+            distance = (decision - torch.arange(levels.shape[1], device=levels.device) * K).expand_as(levels)
+            hits = hits_at(bank, levels, decision)
+            return self.lensnet(hits, levels, distance, interval or self.config.session.mc_infer_refocus_interval)

@@ -28,8 +28,9 @@ WIDTH_SHARE = 2  # width of the model by that of the encoder: it reads every tok
 class GistConfig:
     """Architecture of GistNet."""
 
-    gistnet_type: Literal["transformer", "mean", "context"] = flag(
-        "transformer", "source of gists: encoder over embeddings, pooling only, or the model's hidden states"
+    gistnet_type: Literal["transformer", "mean", "context", "layered"] = flag(
+        "transformer",
+        "source of gists: encoder over embeddings, pooling only, or the model's hidden states; layered = its keys and values in each layer",
     )
     gistnet_layers: Literal[2, 4] = flag(2, "number of encoder layers", unit="layers")
     gistnet_pooling: Literal["mean", "query", "cls"] = flag("mean", "pooling over the children")
@@ -37,8 +38,15 @@ class GistConfig:
     gist_slots: Literal[1, 2, 4] = flag(1, "vectors of a gist; each takes a position", unit="vectors")
 
     def __post_init__(self) -> None:
+        if self.layered and self.gistnet_pooling != "mean":
+            raise ValueError(f"invalid gistnet_pooling {self.gistnet_pooling} for gistnet_type layered: expected mean")
         if self.gistnet_pooling == "cls" and self.gistnet_type != "transformer":
             raise ValueError(f"invalid gistnet_pooling cls for gistnet_type {self.gistnet_type}: only transformer has an encoder")
+
+    @property
+    def layered(self) -> bool:
+        """True if gists are keys and values of every layer, not inputs of the first."""
+        return self.gistnet_type == "layered"
 
 
 class GistNet(nn.Module):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,18 @@ class EagerAttention:
         return attention(q, k, v, window, eager_backend(backend), mask=self.bias)
 
 
+class MemoryEntries(NamedTuple):
+    """Entries of a memory as one layer sees them: all come before the queries of their row.
+
+    Rotated `keys` and `values` are [B,M,G,E]; `bias`, fp32 [B,G or 1,M], is added to their scores: −inf hides an entry, log n gives
+    one that stands for n equal tokens the attention of all of them.
+    """
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBackend, mask: Tensor | None = None) -> Tensor:
     """Causal attention. q [B,T,H,E], k and v [B,S,G,E] → [B,T,H,E], all in one dtype.
 
@@ -97,6 +109,22 @@ def attention(q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBa
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped).transpose(1, 2)
 
 
+def attention_with_memory(q: Tensor, k: Tensor, v: Tensor, window: int, memory: MemoryEntries) -> Tensor:
+    """Attention of T tokens to [memory entries | tokens up to themselves], one softmax over both: as `attention`, for T = S.
+
+    The window holds for tokens only. Matmuls, because fused kernels accept no bias that is trained.
+    """
+    (B, T, H, E), G = q.shape, k.shape[2]
+    # Query heads that share a key head take the place of further queries.
+    q = (q * E**-0.5).transpose(1, 2).reshape(B, G, H // G * T, E)
+    k, v, keys, values = (part.transpose(1, 2) for part in (k, v, memory.keys, memory.values))  # (B, G, ·, E)
+    hidden = _hidden_tokens(T, window, H // G, q.device)
+    far = q @ keys.transpose(2, 3) + memory.bias.unsqueeze(2).to(q.dtype)
+    near = (q @ k.transpose(2, 3)).masked_fill(hidden, float("-inf"))
+    far, near = torch.cat([far, near], dim=-1).softmax(-1).split([far.shape[-1], T], dim=-1)
+    return (far @ values + near @ v).view(B, H, T, E).transpose(1, 2)
+
+
 def visible(query: Tensor, key: Tensor, window: int) -> Tensor:
     """True if a query at position `query` sees the key at position `key`; the two int64 tensors broadcast."""
     causal = key <= query
@@ -106,6 +134,11 @@ def visible(query: Tensor, key: Tensor, window: int) -> Tensor:
 def _position_mask(T: int, S: int, window: int, device: torch.device) -> Tensor:
     """bool [T,S], True if a query sees a key; the queries are the last T of S positions."""
     return visible(torch.arange(S - T, S, device=device)[:, None], torch.arange(S, device=device), window)
+
+
+def _hidden_tokens(T: int, window: int, repeat: int, device: torch.device) -> Tensor:
+    """bool [repeat·T, T], True if a query does not see a key; `repeat` query heads follow each other."""
+    return ~_position_mask(T, T, window, device).repeat(repeat, 1)
 
 
 def cache_mask(T: int, S: int, window: int, lengths: Tensor, dtype: torch.dtype) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.model.attention import AttentionBackend, AttentionHook, attention
+from nanochat.model.attention import AttentionBackend, AttentionHook, MemoryEntries, attention, attention_with_memory
 from nanochat.model.norm import norm
 
 GATE_CHANNELS = 12  # channels of the input that a value-embedding gate reads
@@ -110,24 +110,31 @@ class Attention(nn.Module):
         backend: AttentionBackend,
         attn_hook: AttentionHook | None = None,
         bias: Tensor | None = None,
+        memory: MemoryEntries | None = None,
     ) -> Tensor:
         """Output of the heads [B,T,D], before `c_proj`; see `GPT.backbone`."""
+        # For a token or two, joining the matrices would cost more than multiplying by them.
+        q, k, v = self.heads(x, values, rotary, joined=attn_hook is None)
+        if memory is not None:
+            return attention_with_memory(q, k, v, window, memory).reshape(x.shape)
+        if attn_hook is not None:
+            return attn_hook.attend(self.layer, q, k, v, window, backend).reshape(x.shape)
+        return attention(q, k, v, window, backend, mask=bias).reshape(x.shape)
+
+    def heads(self, x: Tensor, values: Tensor | None, rotary: Rotary, joined: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B,T,H,E], keys and values [B,T,G,E] of x [B,T,D]; `joined`: in one matmul instead of three."""
         B, T, D = x.shape
-        if attn_hook is None:
-            # One matmul for the three projections; the optimizer still sees three matrices.
+        if joined:
+            # The optimizer still sees three matrices.
             weight = torch.cat([self.c_q.weight, self.c_k.weight, self.c_v.weight]).to(x.dtype)
             kv = self.c_k.weight.shape[0]
             q, k, v = F.linear(x, weight).split([D, kv, kv], dim=-1)
         else:
-            # For a token or two, joining the matrices would cost more than multiplying by them.
             q, k, v = self.c_q(x), self.c_k(x), self.c_v(x)
         q, k, v = (part.view(B, T, -1, self.head_dim) for part in (q, k, v))
         if values is not None:
             v = v + (VALUE_GAIN * torch.sigmoid(self.value_gate(x[..., :GATE_CHANNELS]))).unsqueeze(-1) * values
-        q, k = place(q, rotary, self.norm), place(k, rotary, self.norm)
-        if attn_hook is not None:
-            return attn_hook.attend(self.layer, q, k, v, window, backend).reshape(B, T, D)
-        return attention(q, k, v, window, backend, mask=bias).reshape(B, T, D)
+        return place(q, rotary, self.norm), place(k, rotary, self.norm), v
 
 
 class MLP(nn.Module):

@@ -11,6 +11,7 @@ middle layer subtracted before the head), sliding windows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.flags import flag
-from nanochat.model.attention import AttentionBackend, AttentionHook
+from nanochat.model.attention import AttentionBackend, AttentionHook, MemoryEntries
 from nanochat.model.block import GATE_CHANNELS, Block, Function, Linear, Rotary, rotary_at
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy, plain_cross_entropy, softcap
 from nanochat.model.norm import fused_norm, norm
@@ -210,24 +211,41 @@ class GPT(nn.Module):
         bias: Tensor | None = None,
         inputs: list[Tensor] | None = None,
         half: bool = False,
+        memory: Sequence[MemoryEntries] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The residual stream [B,T,D] after the last layer and after the middle one; see `backbone`.
 
         The stream before each layer is appended to `inputs`, if given. With `half` the middle layer is the last one that runs.
+        With `memory`, each layer i attends to [memory[i] | tokens]; `attn_hook` then only makes the layers run eagerly.
         """
         x = x0 = middle = embedded.x
-        scales = torch.stack([self.resid_lambdas, self.x0_lambdas], dim=1).to(x.dtype)  # (L, 2)
+        scales = self._scales(x.dtype)
         for i, block in enumerate(self.blocks):
-            values = embedded.values[:, :, self.value_layers.index(i)] if i in self.value_layers else None
+            values = self._layer_values(embedded, i)
             if inputs is not None:
                 inputs.append(x)
             run = block if attn_hook is None else block.forward  # `forward` bypasses the compiled call
-            x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, attn_hook, bias)
+            x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, attn_hook, bias, memory and memory[i])
             if i == len(self.blocks) // 2:
                 middle = x
                 if half:
                     break
         return x, middle
+
+    def heads(self, embedded: Embedded, inputs: Sequence[Tensor], rotary: Rotary) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields queries [B,T,H,E], keys and values [B,T,G,E] of each layer, computed anew from the streams `inputs` before it."""
+        scales = self._scales(embedded.x.dtype)
+        for i, (block, x) in enumerate(zip(self.blocks, inputs, strict=True)):
+            mixed = scales[i, 0] * x + scales[i, 1] * embedded.x
+            yield block.attn.heads(self.norm(mixed), self._layer_values(embedded, i), rotary)
+
+    def _scales(self, dtype: torch.dtype) -> Tensor:
+        """Scales of the stream and of the embedding before each layer, [L,2]."""
+        return torch.stack([self.resid_lambdas, self.x0_lambdas], dim=1).to(dtype)
+
+    def _layer_values(self, embedded: Embedded, layer: int) -> Tensor | None:
+        """Value embeddings [B,T,G,E] of a layer, if it has any."""
+        return embedded.values[:, :, self.value_layers.index(layer)] if layer in self.value_layers else None
 
     def finish(self, x: Tensor, middle: Tensor) -> Tensor:
         """Hidden states for the head, from the output of `layers`: backout of the middle layer, and the norm."""
