@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mc.nets.gist_bank import BankShape
-from mc.nets.hits import block_hits, entry_hits
+from mc.nets.hits import entry_hits, token_hits
 from mc.nets.layered_gists import LayeredEntries, LayeredGistNet, join, tokens_as_entries, turned
 from mc.nets.layered_lens import NEWEST
 from nanochat.model.gpt import Embedded
@@ -61,22 +61,24 @@ def gather(entries: LayeredEntries, index: Tensor) -> LayeredEntries:
 
 
 def hits_at(bank: LayeredBank, levels: Tensor, decision: int) -> Tensor:
-    """Hits fp32 [B,L,H,Q,F] of the newest queries before token `decision` on what lies one level below each block's node.
+    """Hits fp32 [B,L,H,Q,F,C] of the newest queries before token `decision` on what lies one level below each block's node.
 
     `levels` int64 [B,F] are those of the nodes. Below a gist of level 1 are the tokens of its block, below a higher one the gists that
-    it is made of; a token is itself.
+    it is made of: those that cover a block are the block's first children here, the others are zero. A token is itself.
     """
-    first, K = max(0, decision - NEWEST), bank.shape.geometry.block_size
+    first, F_, K = max(0, decision - NEWEST), levels.shape[1], bank.shape.geometry.block_size
+    slots = bank.shape.geometry.slots
     queries, keys = bank.queries[:, :, first:decision], bank.entries.keys[:, :, :decision]
-    hits, mass = block_hits(queries, keys, first, levels.shape[1], K)
+    hits, mass = token_hits(queries, keys, first)
+    hits = hits[..., : F_ * K].unflatten(-1, (F_, K))
     begin = bank.shape.length
     for level, nodes in enumerate(bank.shape.levels[1:-1], 1):
-        slots = bank.shape.geometry.slots
-        span, count = K ** (level - 1), nodes * slots
-        gists = bank.entries.each(lambda part, at=slice(begin, begin + count): part[:, :, at])
-        above = entry_hits(queries, gists, mass).unflatten(-1, (nodes, slots)).amax(-1)
-        above = above.repeat_interleave(span, dim=-1)[..., : levels.shape[1]]
-        above = F.pad(above, (0, levels.shape[1] - above.shape[-1]))
-        hits = torch.where((levels == level + 1)[:, None, None, None], above, hits)
-        begin += count
+        end = begin + nodes * slots
+        gists = bank.entries.each(lambda part, at=slice(begin, end): part[:, :, at])
+        above = entry_hits(queries, gists, mass).unflatten(-1, (nodes, slots))
+        # A gist counts once, at the first of its blocks.
+        above = F.pad(above.unsqueeze(-2), (0, K - slots, 0, K ** (level - 1) - 1)).flatten(-3, -2)[..., :F_, :]
+        above = F.pad(above, (0, 0, 0, F_ - above.shape[-2]))
+        hits = torch.where((levels == level + 1)[:, None, None, None, :, None], above, hits)
+        begin = end
     return hits

@@ -1,9 +1,13 @@
-"""LensNet of a layered memory: scores of nodes by the hits of the newest queries on what lies one level below.
+"""LensNet of a layered memory: scores of nodes by where the newest queries look, and where that leads.
 
-A score starts as the logarithm of the squared hits (see `mc.nets.hits`), summed over layers, heads and the newest queries: the
-untrained choice. The weight of each layer, head and age is learned, and a network on top of it, whose output starts at zero.
+A head that copies looks at the token it is about to copy. What the next tokens need is therefore not that token but those after it:
+a query that was read `a` tokens ago and looked at token `c` by now points at token `c + a`, and the next n tokens will point at the n
+tokens from there on. The score of a block is the logarithm of what points into it, summed over layers, heads and queries; that is the
+choice of an untrained LensNet. It learns how much each layer and head counts, each age of a query and each distance ahead, and a
+correction from the scores around a block, which starts at zero. Nodes above level 1 have gists below them, not tokens, and count by
+what looks at these.
 
-Shapes: `N` Working Contexts, `L` layers, `H` query heads, `Q` queries, `F` nodes.
+Shapes: `N` Working Contexts, `L` layers, `H` query heads, `Q` newest queries, `F` nodes, `C` children of a node.
 """
 
 from __future__ import annotations
@@ -17,53 +21,71 @@ from mc.nets.encoder import init_linear
 from mc.nets.lensnet import LensConfig
 from nanochat.model.block import Linear, relu_squared
 
-AGES = ((0, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, 32))  # of queries, the newest first: a range is one feature
-NEWEST = 32  # queries that LensNet looks at
-FAINT = 1e-5  # hits below this are as good as none
-HIDDEN = 64
-OTHERS = 3  # features besides hits: level, logarithm of the distance and its square
+NEWEST = 32  # queries that LensNet looks at, and the most tokens that it looks ahead
+DECAY = 0.9  # initial weight of a query by that of the one after it
+FAINT = 1e-8  # hits below this are as good as none
+HIDDEN = 32
+SCALE = 8.0  # logarithms of hits are divided by it
+FEATURES = 7
 
 
 class LayeredLensNet(nn.Module):
-    """Scores fp32 [N,F] from `hits` fp32 [N,L,H,Q,F] of the last Q ≤ `NEWEST` tokens, oldest first; high = wants detail.
+    """Scores fp32 [N,F] of nodes in token order; high = wants detail.
 
-    `level` and `distance` [N,F] are those of the nodes, the distance in tokens. `interval` is the number of tokens that the choice
-    is for: the untrained score counts as many queries.
+    `hits` fp32 [N,L,H,Q,F,C] are those of the last Q ≤ `NEWEST` tokens, oldest first, on the children of each node. `level` int64 and
+    `distance` (in tokens) are [N,F]. The choice is for the next `interval` tokens, at most `NEWEST`.
     """
 
     def __init__(self, config: LensConfig, layers: int, heads: int) -> None:
         super().__init__()
         self.config = config
-        self.weights = nn.Parameter(torch.empty(len(AGES), layers * heads))  # logarithms
-        inputs = layers * heads * len(AGES) + OTHERS
-        self.c_in = Linear(inputs, HIDDEN) if config.lensnet_head == "mlp" else None
-        self.c_hidden = Linear(HIDDEN, HIDDEN) if config.lensnet_head == "mlp" else None
-        self.c_score = Linear(HIDDEN if config.lensnet_head == "mlp" else inputs, 1)
+        # Logarithms of weights.
+        self.heads = nn.Parameter(torch.empty(layers * heads))
+        self.ages = nn.Parameter(torch.empty(NEWEST))  # the newest first
+        self.ahead = nn.Parameter(torch.empty(NEWEST))
+        mlp = config.lensnet_head == "mlp"
+        self.c_in = Linear(FEATURES, HIDDEN) if mlp else None
+        self.c_score = Linear(HIDDEN if mlp else FEATURES, 1)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> LayeredLensNet:
         """Initialises the weights to those of the untrained choice. Returns self."""
-        nn.init.zeros_(self.weights)
+        nn.init.zeros_(self.heads)
+        self.ages.copy_(torch.arange(NEWEST) * torch.tensor(DECAY).log())
+        nn.init.zeros_(self.ahead)
         if self.c_in is not None:
             init_linear(self.c_in.weight, generator)
-            init_linear(self.c_hidden.weight, generator)
         nn.init.zeros_(self.c_score.weight)
         return self
 
     def forward(self, hits: Tensor, level: Tensor, distance: Tensor, interval: int) -> Tensor:
         """See the class."""
-        hits = hits.flatten(1, 2).flip(2)  # (N, L·H, Q, F), newest first
-        ranges = [hits[:, :, begin:end] for begin, end in AGES if begin < hits.shape[2]]
-        squares = torch.stack([part.square().sum(2) for part in ranges], dim=1)  # (N, ages, L·H, F)
-        seen = torch.tensor([max(0.0, min(1.0, (interval - begin) / (end - begin))) for begin, end in AGES], device=hits.device)
-        weights = (self.weights + (seen + FAINT).log()[:, None])[: len(ranges)].exp()
-        base = torch.einsum("naif,ai->nf", squares, weights)
-        best = torch.stack([part.amax(2) for part in ranges], dim=1)
-        best = F.pad(best, (0, 0, 0, 0, 0, len(AGES) - len(ranges)))
-        far = distance.clamp(min=1).float().log2() / 8
-        others = torch.stack([level.float(), far, far.square()], dim=-1)  # (N, F, 3)
-        x = torch.cat([((best + FAINT).log() / 4 + 1).flatten(1, 2).transpose(1, 2), others], dim=-1)
+        Q, nodes, C = hits.shape[3:]
+        counted = torch.einsum("nhqm,h->nqm", hits.flatten(1, 2).flatten(3), self.heads.exp())  # (N, Q, F·C)
+        counted = counted * self.ages[:Q].flip(0).exp()[:, None]
+        here = counted.sum(1).unflatten(-1, (nodes, C)).sum(-1)
+        points = _advanced(counted)  # (N, F·C)
+        kernel = self.ahead[: min(interval, NEWEST)].exp().flip(0)
+        # What points at a token by now will point at those after it.
+        reached = F.conv1d(F.pad(points, (len(kernel), -1))[:, None], kernel[None, None])[:, 0]
+        reached = reached.unflatten(-1, (nodes, C)).sum(-1) / len(kernel)
+        base = torch.where(level > 1, here, reached)
+        return (base + FAINT).log() + self._correction(base, here, level, distance)
+
+    def _correction(self, base: Tensor, here: Tensor, level: Tensor, distance: Tensor) -> Tensor:
+        """Learned part of the scores [N,F]."""
+        seen, looked = ((part + FAINT).log() / SCALE for part in (base, here))
+        around = F.pad(seen, (1, 1), value=-1.0)
+        far = distance.clamp(min=1).float().log2() / SCALE
+        x = torch.stack([seen, looked, around[:, :-2], around[:, 2:], level.float(), far, torch.ones_like(far)], dim=-1)
         if self.c_in is not None:
             x = relu_squared(self.c_in(x))
-            x = x + relu_squared(self.c_hidden(x))
-        return (base + FAINT**2).log() + self.c_score(x).squeeze(-1)
+        return self.c_score(x).squeeze(-1)
+
+
+def _advanced(counted: Tensor) -> Tensor:
+    """Where queries point by now, [N,M] from what they looked at, [N,Q,M], oldest first: the one of age a has moved on by a tokens."""
+    N, Q, M = counted.shape
+    # Rows of M + Q numbers, read as rows of one number less: each begins one place further than the one before.
+    skewed = F.pad(counted.flip(1), (0, Q)).flatten(1)[:, : Q * (M + Q - 1)]
+    return skewed.view(N, Q, M + Q - 1)[:, :, :M].sum(1)

@@ -1,0 +1,170 @@
+"""Rolling stage of `bench.mc_text`: what a memory that refocuses as it reads recovers, its controls, and a rival without a network.
+
+Losses of each condition are kept in a file, so that a call continues the one before. Shapes: `N` rows, `T` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.mc_text_setting import Bench, rows_within_documents
+from mc.eval.paired_stats import Estimate, compare_rows
+from mc.eval.rolling import Choice, Rolling, RollingRows, plain_losses
+from mc.eval.suffix_cache import copies, fit_weights, mixed_nll
+from mc.memory_model import MemoryModel
+from nanochat.common import ensure_dir, read_json, write_json
+from nanochat.data.sources import open_source
+from nanochat.data.token_cache import open_tokens
+from nanochat.data.tokenizer import Tokenizer
+
+INTERVALS = (32, 8)
+CONTROLS: tuple[Choice, ...] = ("lens", "attention", "random", "recency", "gists", "blocks", "shuffled", "oracle")
+OWN_ROWS = 64  # a refocus before every token takes as long as eight others
+FITTED_ROWS = 64  # training rows that the weights of the suffix-match cache are fitted on
+
+Losses = dict[str, Tensor]  # fp32 [N], the mean over the second half of each row, by condition
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Rows to measure on, their documents, and where results are kept."""
+
+    bench: Bench
+    memory: MemoryModel
+    tag: str
+    rows: Tensor  # int64 [N,T+1]
+    documents: Tensor  # int64 [N]
+
+    def losses(self, name: str, measure: Callable[[Tensor], Tensor], rows: Tensor | None = None) -> Tensor | None:
+        """Mean loss of each row's second half, fp32 [N], by `measure` [b,T+1] → [b,·]; None if the time ran out."""
+        rows = self.rows if rows is None else rows
+        file = ensure_dir(self.bench.home / "results") / f"{self.tag}.rolling.{name}.N{len(rows)}.json"
+        if not file.exists():
+            parts = []
+            for batch in rows.split(self.bench.config.rolling_rows):
+                if self.bench.late():
+                    return None
+                parts.append(measure(batch)[:, -(rows.shape[1] // 2) :].mean(1))
+            write_json(file, torch.cat(parts).tolist())
+        return torch.tensor(read_json(file))
+
+    def plain(self, window: int = 0) -> Tensor | None:
+        """Losses of the plain model with everything, or with a window."""
+        model = self.memory.model
+        return self.losses(f"W{window}" if window else "full", lambda rows: plain_losses(model, rows[:, :-1], rows[:, 1:], window)[0])
+
+    def read(self, setting: Rolling, choice: Choice) -> Tensor | None:
+        """Losses of the memory under one condition."""
+
+        def measure(rows: Tensor) -> Tensor:
+            tokens, targets = rows[:, :-1], rows[:, 1:]
+            _, heads = plain_losses(self.memory.model, tokens, targets)
+            return RollingRows(self.memory, setting, choice, tokens, heads).losses(targets)
+
+        name = f"W{setting.width}.R{setting.recent}.n{setting.interval}.{choice}"
+        return self.losses(name, measure, self.rows[:: max(1, len(self.rows) // OWN_ROWS)] if choice == "own" else None)
+
+    def suffix(self, window: int, fitted: Tensor) -> Tensor | None:
+        """Losses of the suffix-match cache over the whole history with the model's window."""
+
+        def mixed(rows: Tensor, weights: Tensor) -> Tensor:
+            tokens, targets = rows[:, :-1], rows[:, 1:]
+            nll, _ = plain_losses(self.memory.model, tokens, targets, window)
+            return mixed_nll(nll, copies(tokens, targets), weights)
+
+        def weights() -> Tensor:
+            tokens, targets = fitted[:, :-1], fitted[:, 1:]
+            half = slice(tokens.shape[1] // 2, None)
+            nll = [plain_losses(self.memory.model, rows[:, :-1], rows[:, 1:], window)[0] for rows in fitted.split(8)]
+            cache = copies(tokens, targets)
+            return fit_weights(torch.cat(nll)[:, half], type(cache)(*(part[:, half] for part in cache)))
+
+        found: list[Tensor] = []
+
+        def measure(rows: Tensor) -> Tensor:
+            if not found:
+                found.append(weights())
+            return mixed(rows, found[0])
+
+        return self.losses(f"W{window}.suffix", measure)
+
+
+def rolling_stage(bench: Bench, memory: MemoryModel, tokenizer: Tokenizer, tag: str) -> dict[str, Any] | None:
+    """Recovery of each condition at each interval, and the memory against a window of an eighth of the row; None if the time ran out."""
+    config = bench.config
+    rows, documents = bench.held_out(tokenizer)
+    shards = open_tokens(open_source(str(bench.corpus)), tokenizer, "train")
+    fitted, _ = rows_within_documents(shards, config.max_seq_len, FITTED_ROWS)
+    measured = Measured(bench, memory, tag, rows, documents)
+    tables: list[dict[str, Any]] = []
+    for width, intervals, choices in ((config.budget, INTERVALS, CONTROLS), (config.budget // 2, INTERVALS[-1:], ("lens", "random"))):
+        references = {"full": measured.plain(), "window": measured.plain(width), "near": measured.plain(config.rolling_recent)}
+        references["suffix"] = measured.suffix(width, fitted)
+        for interval in intervals:
+            setting = Rolling(width, min(config.rolling_recent, width // 4), interval)
+            losses = dict(references)
+            for choice in choices:
+                if any(part is None for part in losses.values()):
+                    return None
+                losses[choice] = measured.read(setting, choice)
+            if any(part is None for part in losses.values()):
+                return None
+            tables.append(_table(setting, losses, documents))
+            print_table(tables[-1])
+    return {"rolling": tables, **_figures(tables)}
+
+
+def _table(setting: Rolling, losses: Losses, documents: Tensor) -> dict[str, Any]:
+    compared = compare_rows(losses, documents)
+    conditions = {
+        name: {**compared.delta_nll(name).columns("delta_nll"), **compared.recovery(name).columns("recovery")}
+        for name in losses
+        if name != "full"
+    }
+    over_random = compared.difference("random", "lens")
+    gain = compared.difference("window", "lens")
+    against_suffix = compared.difference("suffix", "lens")
+    table = {
+        **{"width": setting.width, "recent": setting.recent, "interval": setting.interval, "rows": compared.rows},
+        **{"nll_full": compared.mean("full").value, "conditions": conditions},
+        **over_random.columns("random_minus_lens"),
+        **gain.columns("window_minus_lens"),
+        **against_suffix.columns("suffix_minus_lens"),
+    }
+    if "gists" in losses:
+        share = compare_rows({"full": losses["full"], "window": losses["near"], "gists": losses["gists"]}, documents).recovery("gists")
+        table |= share.columns("gists_only_share")
+    return table
+
+
+def _figures(tables: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The bench's figures, each with its error."""
+
+    def columns(name: str, table: dict[str, Any], key: str) -> dict[str, float | None]:
+        return {name: table[key], f"{name}_error": table[f"{key}_error"]}
+
+    at = {(table["width"], table["interval"]): table for table in tables}
+    wide, narrow = max(width for width, _ in at), min(width for width, _ in at)
+    figures = {}
+    for interval in INTERVALS:
+        figures |= columns(f"rolling_recovery_{interval}", at[wide, interval]["conditions"]["lens"], "recovery")
+    figures |= columns("rolling_random_8", at[wide, 8]["conditions"]["random"], "recovery")
+    figures |= columns("gists_only_share", at[wide, 8], "gists_only_share")
+    return figures | columns("window_minus_memory_nats", at[narrow, 8], "window_minus_lens")
+
+
+def print_table(table: dict[str, Any]) -> None:
+    """Prints the conditions of a setting."""
+    about = f"{table['width']} entries, {table['recent']} recent tokens, a refocus every {table['interval']}, {table['rows']} rows"
+    print(f"rolling: {about}, full context {table['nll_full']:.4f} nats")
+    for name, figures in table["conditions"].items():
+        estimates = (Estimate(figures[key], figures[f"{key}_error"]) for key in ("delta_nll", "recovery"))
+        print("    {:<10} ΔNLL {}   recovery {}".format(name, *estimates))
+    for key in ("random_minus_lens", "window_minus_lens", "suffix_minus_lens", "gists_only_share"):
+        if key in table:
+            print(f"    {key.replace('_', ' ')} {Estimate(table[key], table[f'{key}_error'])}", flush=True)

@@ -1,0 +1,213 @@
+"""Rolling evaluation of a layered memory: rows are read as a session reads them, and every position from the middle on is predicted.
+
+A row is read piece by piece behind its Working Context; from the middle on the memory refocuses every `interval` tokens, and the
+losses of all tokens count. Keys and values stay as they were computed when a token was read. At a refocus the Working Context is made
+of the gists of all blocks before the last `recent` tokens, and of as many of these blocks raw as the budget allows, chosen by
+condition:
+
+- `gists`: none; `random`; `recency`: the newest;
+- `lens`: those that LensNet scores highest; `attention`: by the squared hits of the newest queries on raw keys, the untrained choice;
+- `own`: the same of the next token's own queries, with a refocus before each token; `oracle`: of the queries until the next refocus,
+  both behind the full history, which no memory has;
+- `blocks`: as `lens`, without gists; `shuffled`: as `lens`, with the gists of another row.
+
+`full` and `window` are the plain model's, which reads everything, or the last W tokens of everything (keys and values of a token are
+computed once there, too).
+
+Shapes: `B` rows, `T` tokens, `L` layers, `G` key heads, `H` query heads, `E` head size, `F` blocks, `W` entries.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mc.memory_model import MemoryModel
+from mc.nets.hits import token_hits
+from mc.nets.layered_gists import LayeredEntries, join, tokens_as_entries, turned
+from mc.nets.layered_lens import NEWEST
+from nanochat.model.attention import AttentionBackend, attention, attention_with_memory, eager_backend
+from nanochat.model.cross_entropy import ChunkedCrossEntropy
+from nanochat.model.gpt import GPT
+
+Choice = Literal["gists", "random", "recency", "lens", "attention", "own", "oracle", "blocks", "shuffled"]
+CHOICES: tuple[Choice, ...] = get_args(Choice)
+PIECE = 256  # tokens of the first half that are read at once
+
+
+class Recorder:
+    """Attention hook that keeps queries, keys and values of every layer; the tokens attend to `memory` and to themselves.
+
+    With a `window`, a token sees only as many of the newest tokens.
+    """
+
+    def __init__(self, memory: LayeredEntries | None = None, window: int = 0) -> None:
+        self._memory = None if memory is None else memory.by_layer()
+        self._window = window
+        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBackend) -> Tensor:
+        """See `AttentionHook`."""
+        self._kept.append((q, k, v))
+        window = self._window or window
+        if self._memory is None:
+            return attention(q, k, v, window, eager_backend(backend))
+        return attention_with_memory(q, k, v, window, self._memory[layer])
+
+    def heads(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [L,B,T,H,E], keys and values [L,B,T,G,E]."""
+        return tuple(torch.stack(parts) for parts in zip(*self._kept, strict=True))
+
+
+@dataclass(frozen=True)
+class Rolling:
+    """Setting of a rolling evaluation: a Working Context of `width` entries, `recent` tokens and those since the refocus included."""
+
+    width: int
+    recent: int
+    interval: int
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.recent, self.interval) < 1 or self.recent + self.interval > self.width:
+            raise ValueError(
+                f"width {self.width} must hold recent {self.recent} tokens and those of an interval of {self.interval}, each at least 1"
+            )
+
+
+@torch.no_grad()
+def plain_losses(model: GPT, tokens: Tensor, targets: Tensor, window: int = 0) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Losses fp32 [B,T] of the plain model with the full history, or the last `window` tokens; and its heads, see `Recorder`."""
+    recorder = Recorder(window=window)
+    hidden = model.backbone(model.embed(tokens), model.rotary(0, tokens.shape[1]), recorder)
+    return _losses(model, hidden, targets), recorder.heads()
+
+
+def _losses(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+    losses = ChunkedCrossEntropy(False)(hidden.flatten(0, 1), model.lm_head.weight.to(hidden.dtype), targets.flatten(), "none")
+    return losses.view(targets.shape)
+
+
+class RollingRows:
+    """Rows int64 [B,T] that a memory reads under one condition; `full` are the heads of the plain rows (see `plain_losses`)."""
+
+    def __init__(
+        self, memory: MemoryModel, setting: Rolling, choice: Choice, tokens: Tensor, full: tuple[Tensor, Tensor, Tensor], seed: int = 0
+    ) -> None:
+        self.memory, self.setting, self.choice, self.tokens, self.full = memory, setting, choice, tokens, full
+        self.interval = 1 if choice == "own" else setting.interval
+        self._queries, self._keys, self._values = (torch.zeros_like(part) for part in full)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._gists: list[LayeredEntries] = []  # of each block, rotated by its position
+        self._hits: Tensor | None = None  # [B,L,H,≤NEWEST,F,K], of the newest tokens
+        self.read = 0  # tokens
+
+    @torch.no_grad()
+    def losses(self, targets: Tensor) -> Tensor:
+        """Losses fp32 [B, T − T/2] of the second half."""
+        T, parts = self.tokens.shape[1], []
+        begin = T // 2
+        while self.read < begin:
+            self._step(min(PIECE, begin - self.read), self._working_context(None))
+        while self.read < T:
+            at, count = self.read, min(self.interval, T - self.read)
+            hidden = self._step(count, self._working_context(self._chosen(count)))
+            parts.append(_losses(self.memory.model, hidden, targets[:, at : at + count]))
+        return torch.cat(parts, dim=1)
+
+    def _step(self, count: int, context: LayeredEntries) -> Tensor:
+        """Reads the next `count` tokens behind `context`; returns their hidden states."""
+        model, begin, end = self.memory.model, self.read, self.read + count
+        previous = model.norm(model.wte(self.tokens[:, begin - 1]).to(model.dtype)) if begin else None
+        recorder = Recorder(context)
+        hidden = model.backbone(model.embed(self.tokens[:, begin:end], previous), model.rotary(begin, end), recorder)
+        for kept, new in zip((self._queries, self._keys, self._values), recorder.heads(), strict=True):
+            kept[:, :, begin:end] = new
+        self.read = end
+        self._make_gists()
+        if self.choice not in ("gists", "random", "recency", "own", "oracle"):
+            self._add_hits(max(begin, end - NEWEST))
+        return hidden
+
+    def _make_gists(self) -> None:
+        """Gists of the blocks that are complete now."""
+        K, B = self.memory.config.block_size, len(self.tokens)
+        before, now = len(self._gists), self.read // K
+        if now == before:
+            return
+        new = tokens_as_entries(*(part[:, :, before * K : now * K] for part in (self._keys, self._values)))
+        start = torch.arange(before * K, now * K, K, device=self.tokens.device)
+        gists = self.memory.gistnet.of_tokens(new.each(lambda part: part.unflatten(2, (-1, K)).flatten(1, 2)), start.repeat(B))
+        gists = gists.each(lambda part: part.unflatten(1, (B, -1)))
+        for i, at in enumerate(start.tolist()):
+            gist = gists.each(lambda part, i=i: part[:, :, i])
+            self._gists.append(gist._replace(keys=turned(gist.keys, torch.tensor([at], device=start.device))))
+
+    def _add_hits(self, first: int) -> None:
+        """Hits of the tokens read from `first` on, on the complete blocks."""
+        K = self.memory.config.block_size
+        blocks = self.read // K
+        if not blocks:
+            return
+        hits, _ = token_hits(self._queries[:, :, first : self.read], self._keys[:, :, : self.read], first)
+        hits = hits[..., : blocks * K].unflatten(-1, (blocks, K))
+        if self._hits is not None:
+            hits = torch.cat([F.pad(self._hits, (0, 0, 0, blocks - self._hits.shape[-2])), hits], dim=3)
+        self._hits = hits[:, :, :, -NEWEST:]
+
+    @property
+    def far(self) -> int:
+        """Blocks before the recent tokens."""
+        return max(0, self.read - self.setting.recent) // self.memory.config.block_size
+
+    def _chosen(self, count: int) -> Tensor | None:
+        """Blocks that are raw while the next `count` tokens are read, int64 [B,·], ascending; None = none."""
+        K, slots = self.memory.config.block_size, self.memory.config.geometry.slots
+        far, gists = self.far, self.choice != "blocks"
+        room = self.setting.width - count - (self.read - far * K) - gists * far * slots
+        most = min(far, max(0, room // (K - gists * slots)))
+        if self.choice == "gists" or not most:
+            return None
+        return self._scores(far, count).topk(most, dim=-1).indices.sort(dim=-1).values
+
+    def _scores(self, far: int, count: int) -> Tensor:
+        """Score of each far block, [B,F]."""
+        B, K, device = len(self.tokens), self.memory.config.block_size, self.tokens.device
+        place = torch.arange(far, device=device)
+        if self.choice == "random":
+            return torch.rand(B, far, generator=self._generator).to(device)
+        if self.choice == "recency":
+            return place.expand(B, far)
+        if self.choice in ("own", "oracle"):
+            queries, keys, _ = self.full
+            end = self.read + count
+            hits, _ = token_hits(queries[:, :, self.read : end], keys[:, :, :end], self.read)
+            return hits[..., : far * K].unflatten(-1, (far, K)).amax(-1).sum((1, 2, 3))
+        hits = self._hits[..., :far, :]
+        if self.choice == "attention":
+            return hits[:, :, :, -min(self.interval, NEWEST) :].amax(-1).sum((1, 2, 3))
+        distance = (self.read - place * K).expand(B, far)
+        return self.memory.lensnet(hits, torch.ones_like(distance), distance, self.interval)
+
+    def _working_context(self, chosen: Tensor | None) -> LayeredEntries:
+        """Entries before the next token: gists of the far blocks, the tokens of the `chosen` ones, and the recent tokens."""
+        K, far, parts = self.memory.config.block_size, self.far, []
+        tokens = tokens_as_entries(self._keys[:, :, : self.read], self._values[:, :, : self.read])
+        if far and self.choice != "blocks":
+            gists = join(self._gists[:far])
+            if self.choice == "shuffled":
+                gists = gists.each(lambda part: part.roll(part.shape[1] // 2, dims=1))
+            if chosen is not None:
+                hidden = torch.zeros(len(chosen), far, dtype=torch.bool, device=chosen.device).scatter_(1, chosen, True)
+                hidden = hidden.repeat_interleave(self.memory.config.geometry.slots, dim=1)
+                gists = gists._replace(bias=gists.bias.masked_fill(hidden[None, :, :, None], -math.inf))
+            parts.append(gists)
+        if chosen is not None:
+            inside = (chosen[..., None] * K + torch.arange(K, device=chosen.device)).flatten(1)  # [B, ·]
+            rows = torch.arange(len(chosen), device=chosen.device)[:, None]
+            parts.append(tokens.each(lambda part: part[:, rows, inside]))
+        return join([*parts, tokens.each(lambda part: part[:, :, far * K :])])
