@@ -28,7 +28,7 @@ from nanochat.flags import flag
 
 TOKENIZER_CHARS = 30_000_000  # of text that the tokenizer is trained on
 STOP_SECONDS = 120.0  # that a training process gets to save
-TYPES = ("transformer", "context", "mean")
+TYPES = ("layered", "transformer", "context", "mean")
 # Of what was tried, these did best; see dev/LOG.md, 2026-11-30.
 RATES = "--lr-mult=3.5 --wd-mult=0.28"
 FROZEN = (

@@ -1,0 +1,88 @@
+"""Rolling evaluation: with room for everything it is the plain model, no choice sees what comes, and the budget holds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mc.config import MCConfig
+from mc.eval.rolling import CHOICES, Choice, Rolling, RollingRows, plain_losses
+from mc.memory_model import MemoryModel
+from mc.nets.gistnet import GistConfig
+from nanochat.model.gpt import GPT, GPTConfig
+
+B, T, K, V = 3, 192, 8, 60
+
+
+def new_memory(slots: int = 1) -> MemoryModel:
+    """A small model with random weights everywhere, and gists that are not their initial means."""
+    generator = torch.Generator().manual_seed(0)
+    model = GPT(GPTConfig(depth=3, aspect_ratio=16, head_dim=16, max_seq_len=T, window_pattern="L", vocab_size=V)).init_weights(generator)
+    config = MCConfig(block_size=K, gist=GistConfig(gistnet_type="layered", gist_slots=slots), mc_horizon=16, allocator_recent_tokens=2 * K)
+    memory = MemoryModel(model, config, T).init_weights(generator)
+    for parameter in memory.parameters():
+        torch.nn.init.normal_(parameter, std=0.15, generator=generator)
+    return memory.requires_grad_(False)
+
+
+def some_rows(seed: int = 1) -> Tensor:
+    return torch.randint(V, (B, T + 1), generator=torch.Generator().manual_seed(seed))
+
+
+def read(memory: MemoryModel, rows: Tensor, choice: Choice, setting: Rolling) -> Tensor:
+    tokens, targets = rows[:, :-1], rows[:, 1:]
+    return RollingRows(memory, setting, choice, tokens, plain_losses(memory.model, tokens, targets)[1]).losses(targets)
+
+
+@pytest.mark.parametrize("choice", ["recency", "lens", "attention", "oracle"])
+def test_with_room_for_all_blocks_it_is_the_plain_model(choice: Choice) -> None:
+    memory, rows = new_memory(), some_rows()
+    plain, _ = plain_losses(memory.model, rows[:, :-1], rows[:, 1:])
+    setting = Rolling(2 * T, T // 2, 16)  # all of the first half is recent when it is read
+    torch.testing.assert_close(read(memory, rows, choice, setting), plain[:, T // 2 :], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice not in ("own", "oracle")])
+def test_no_loss_depends_on_what_comes_after(choice: Choice, slots: int) -> None:
+    memory, rows, setting = new_memory(slots), some_rows(), Rolling(72, 24, 8)
+    changed = rows.clone()
+    at = T // 2 + 45
+    changed[:, at:] = some_rows(2)[:, at:]
+    before, after = (read(memory, each, choice, setting) for each in (rows, changed))
+    same = at - 1 - T // 2  # losses of targets before the change
+    torch.testing.assert_close(before[:, :same], after[:, :same], rtol=0, atol=1e-5)
+    assert (before[:, same:] - after[:, same:]).abs().min() > 0
+
+
+def test_what_is_chosen_matters() -> None:
+    memory, rows, setting = new_memory(), some_rows(), Rolling(72, 24, 8)
+    losses = {choice: read(memory, rows, choice, setting) for choice in CHOICES}
+    names = list(losses)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            assert not torch.equal(losses[one], losses[other]), f"{one} and {other} agree"
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_budget_holds(choice: Choice, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, rows, setting, widths = new_memory(), some_rows(), Rolling(72, 24, 8), []
+    step = RollingRows._step
+
+    def watched(self: RollingRows, count: int, context) -> Tensor:
+        if self.read >= T // 2:
+            seen = (context.bias[0, :, :, 0] > -torch.inf).sum(1)
+            widths.append(int(seen.max()) + count)
+        return step(self, count, context)
+
+    monkeypatch.setattr(RollingRows, "_step", watched)
+    read(memory, rows, choice, setting)
+    assert max(widths) <= setting.width
+    if choice != "gists":
+        assert min(widths) > setting.width - 2 * K - 8  # and is used
+
+
+def test_invalid_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="width 16 must hold"):
+        Rolling(16, 16, 8)
