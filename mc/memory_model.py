@@ -17,7 +17,7 @@ from mc.layout.layout import Layout
 from mc.layout.positions import alibi_bias
 from mc.nets.gist_bank import BankShape, GistBank, Positions, assemble, bank_index, build
 from mc.nets.gistnet import GistNet
-from mc.nets.layered_bank import LayeredBank, build_layered, gather, hits_at
+from mc.nets.layered_bank import LayeredBank, build_layered, gather, score_hits
 from mc.nets.layered_gists import LayeredGistNet
 from mc.nets.layered_lens import LayeredLensNet
 from mc.nets.lensnet import LensNet, bank_keys, score_levels
@@ -150,7 +150,4 @@ class MemoryModel(nn.Module):
         if not isinstance(bank, LayeredBank):
             return score_levels(self.lensnet, bank, bank_keys(self.lensnet, bank), levels, decision, width, self.spans)
         with self.spans("lensnet"):
-            K = self.config.block_size
-            distance = (decision - torch.arange(levels.shape[1], device=levels.device) * K).expand_as(levels)
-            hits = hits_at(bank, levels, decision)
-            return self.lensnet(hits, levels, distance, interval or self.config.session.mc_infer_refocus_interval)
+            return score_hits(self.lensnet, bank, levels, decision, interval or self.config.session.mc_infer_refocus_interval)

@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     tokens_before = 0 if initial is None else tokens_trained(initial.meta)
     plan = make_plan(args, model.config, runtime, tokens_before)
     say(describe(model, plan))
-    objective = new_controller(model, args.memory, T, seed, runtime) if args.mc else NextTokenObjective(model)
+    objective = new_controller(model, args.memory, T, seed, runtime, trained=initial is not None) if args.mc else NextTokenObjective(model)
     run = StageRun("base", args.tag, args, runtime, stop, tokenizer, objective, telemetry)
     trainer = run.build(
         loader,
@@ -133,6 +133,9 @@ def main(argv: list[str] | None = None) -> int:
         origin={},
         settings={
             **({"init_from": args.init_from} if args.init_from else {}),
+            **(
+                {"init_weights": initial.checkpoint.digest} if getattr(objective, "teachers", ()) else {}
+            ),  # a resumed run copies them again
             "packing": args.data.packing,
             **(args.memory.identity() if args.mc else {}),
         },
