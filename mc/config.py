@@ -102,6 +102,7 @@ class MCConfig:
     block_size: Literal[8, 32, 128] = flag(32, "children of a node", unit="tokens")
     mc_max_lod: int = flag(2, "highest level of gists", unit="levels")
     mc_num_random_variants: int = flag(4, "random compressed variants trained per row", unit="variants")
+    mc_rows_every: int = flag(2, "one in so many rows has variants, as long as these teach the model nothing (mc_joint 0)", unit="rows")
     mc_train_wc_length: int = flag(0, "entries of a variant at the end of training; 0 = a fifth of the row", unit="entries")
     mc_anneal: bool = flag(True, "narrow the variants over the run; 0 = use the final width from the start")
     mc_training_lod2_probability: float = flag(0.25, "probability of compressing a group of blocks into one gist of level 2")
@@ -145,7 +146,7 @@ class MCConfig:
             raise ValueError("invalid mc_gist_recon_weight: layered gists are keys and values, from which no token is decoded; expected 0")
         for name in ("mc_gist_kl_weight", "mc_gist_recon_weight", "mc_target_tok_per_sec", "mc_lr_mult"):
             check(self, lambda value: 0 <= value < math.inf, "must be a number from 0", name)
-        for name in ("num_random_variants", "max_lod", "lens_every", "lens_contexts", "lens_decisions", "eval_tokens"):
+        for name in ("num_random_variants", "rows_every", "max_lod", "lens_every", "lens_contexts", "lens_decisions", "eval_tokens"):
             check(self, lambda value: value >= 1, "must be at least 1", f"mc_{name}")
         check(self, lambda value: 0 <= value <= 1, "must lie in 0 … 1", "mc_training_lod2_probability")
         check(self, lambda value: value >= 0, "must not be negative", "mc_train_wc_length", "mc_horizon", "allocator_recent_tokens")
@@ -173,6 +174,10 @@ class MCConfig:
     def apart(self) -> bool:
         """Whether the model learns exactly as without a memory."""
         return self.joint_weight == 0 and not self.mc_freeze_model
+
+    def compressed_rows(self, rows: int) -> int:
+        """Rows of a micro-batch of `rows` that have variants."""
+        return -(-rows // self.mc_rows_every) if self.apart else rows
 
     @property
     def geometry(self) -> Geometry:
@@ -305,7 +310,8 @@ class RowPlan:
         """Entries of a row and its variants, all of which are forwarded, per token of the row when `progress` of the run is done."""
         variant = self.compression(self.width(progress))
         read = self.tail if self.config.gist.layered else variant.width
-        return 1 + self.variants(variant) * read / self.length
+        share = 1 / self.config.mc_rows_every if self.config.apart else 1.0
+        return 1 + share * self.variants(variant) * read / self.length
 
     def variants(self, compression: Compression) -> int:
         """Variants of `compression` per row, at least a pair if LensNet learns from pairs and there are two."""

@@ -100,11 +100,11 @@ class MemoryModel(nn.Module):
         x, middle = self.model.layers(embedded, rotary, attn_hook=None if compiled else EagerAttention(), inputs=inputs)
         return PlainRows(embedded, self.model.finish(x, middle), middle, inputs, rotary)
 
-    def build_bank(self, plain: PlainRows, shape: BankShape | None = None) -> GistBank | LayeredBank:
+    def build_bank(self, plain: PlainRows, shape: BankShape | None = None, compiled: bool = False) -> GistBank | LayeredBank:
         """The gist bank of rows, of `shape`, by default that of `plan`."""
         shape = shape or self.plan.shape
         if self.layered:
-            heads = self.model.heads(plain.embedded, plain.inputs, plain.rotary)
+            heads = self.model.heads(plain.embedded, plain.inputs, plain.rotary, compiled)
             with self.spans("gistnet"):
                 return build_layered(plain.embedded, heads, self.gistnet, shape)
         return build(plain.embedded, self._make_gists, shape, plain.middle if self.gistnet.reads_hidden else None)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from mc.memory_model import PlainRows
 from nanochat.model.gpt import GPT, Embedded
@@ -25,12 +26,14 @@ def without_gradients(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def detached(plain: PlainRows) -> PlainRows:
-    """The same rows, without gradients."""
-    inputs = [x.detach() for x in plain.inputs]
-    return PlainRows(
-        Embedded(*(part.detach() for part in plain.embedded)), plain.hidden.detach(), plain.middle.detach(), inputs, plain.rotary
-    )
+def some_rows(plain: PlainRows, rows: Tensor) -> PlainRows:
+    """The `rows` int64 [R] of plain rows, without gradients."""
+
+    def chosen(part: Tensor) -> Tensor:
+        return part.detach()[rows]
+
+    embedded = Embedded(*map(chosen, plain.embedded))
+    return PlainRows(embedded, chosen(plain.hidden), chosen(plain.middle), [chosen(x) for x in plain.inputs], plain.rotary)
 
 
 def frozen_copy(model: GPT) -> GPT:

@@ -21,7 +21,7 @@ from mc.memory_model import CompressedRows, MemoryModel, PlainRows
 from mc.nets.gist_bank import GistBank
 from mc.nets.layered_bank import LayeredBank
 from mc.train import metrics as measure
-from mc.train.apart import detached, frozen_copy, without_gradients
+from mc.train.apart import frozen_copy, some_rows, without_gradients
 from mc.train.gist_losses import Distillation, Reconstruction
 from mc.train.hit_objective import HitObjective
 from mc.train.lens_objective import LensObjective
@@ -85,6 +85,7 @@ class MCController(MemoryModel, Objective):
         self.lensnet.requires_grad_(config.lens_loss.mc_lens_loss_weight > 0)
         if config.mc_freeze_model:
             model.requires_grad_(False)
+        self.compiled = False
         self.distillation = Distillation()
         # In a tuple, so that it is in no checkpoint: a run that resumes makes it again.
         copied = trained and config.joint_weight > 0 and not (config.joint_mean or config.mc_freeze_model)
@@ -104,6 +105,7 @@ class MCController(MemoryModel, Objective):
 
     def use_kernels(self, compiled: bool) -> MCController:
         """Compiles GistNet's encoder and the teacher, if `compiled`; not the model. Returns self."""
+        self.compiled = compiled
         self.distillation = Distillation(compiled)
         for teacher in self.teachers:
             teacher.use_kernels(compiled, chunked_ce=False)
@@ -169,14 +171,15 @@ class MCController(MemoryModel, Objective):
         self.pace.saw(B * T)
         plain = self.forward_plain(tokens, compiled=True)
         base_loss, row_losses = self.model.loss(plain.hidden, targets, "both", weights)  # (), (B, T) detached
-        rows = plain
+        embedded, n = plain.embedded.x.detach(), config.compressed_rows(B)  # rows that have variants
         with without_gradients(self.model) if config.apart else nullcontext():
             if config.apart:
-                rows = detached(plain)
+                rows = (torch.arange(n, device=tokens.device) * config.mc_rows_every + self.draw) % B
+                plain, tokens, targets, row_losses = some_rows(plain, rows), tokens[rows], targets[rows], row_losses[rows]
             with self.spans("tree_build"):
-                bank = self.build_bank(rows)
+                bank = self.build_bank(plain, compiled=self.compiled)
             with self.spans("variant_sampling"):
-                variants = self._sample(bank, B, progress)
+                variants = self._sample(bank, n, progress)
             V = len(variants.levels)
             compressed = self.forward_layouts(bank, variants.layout, variants.index, config.mc_compile_variants)
             if config.joint_mean:
@@ -184,7 +187,7 @@ class MCController(MemoryModel, Objective):
                 token_loss, extra = (base_loss + V * variant_loss) / (1 + V), {}
                 memory = base_loss.new_zeros(())
             else:
-                memory, losses, extra = self._distil(tokens, targets, rows, compressed.hidden)
+                memory, losses, extra = self._distil(tokens, targets, plain, compressed.hidden)
                 counted = (targets[:, -losses.shape[1] :] != IGNORE).sum().clamp(min=1)
                 token_loss = (base_loss.detach() + losses.sum() / counted) / (1 + V)
             if self.reconstruction is not None:
@@ -192,8 +195,8 @@ class MCController(MemoryModel, Objective):
                 memory, extra["mc/gist_recon"] = memory + config.mc_gist_recon_weight * recon, recon.detach()
             with self.spans("metrics"):
                 horizon = slice(-self.plan.horizon - 1, -1)
-                advantages = (row_losses[:, horizon].mean(1) - losses[:, horizon].mean(1).view(V, B)).detach()
-                metrics = self._metrics(base_loss, token_loss, row_losses, losses, targets, variants, advantages)
+                advantages = (row_losses[:, horizon].mean(1) - losses[:, horizon].mean(1).view(V, n)).detach()
+                metrics = self._metrics(B, base_loss, token_loss, row_losses, losses, targets, variants, advantages)
             lens_loss, lens_metrics = self._lens_loss(tokens, targets, plain, row_losses, bank, compressed, variants, losses, advantages)
             memory = memory + config.lens_loss.mc_lens_loss_weight * lens_loss
         if config.apart:
@@ -202,10 +205,10 @@ class MCController(MemoryModel, Objective):
             weight = config.joint_weight or 1.0  # 0 here: the model is frozen
             loss, apart = (token_loss if config.joint_mean else base_loss) + weight * memory, None
         self.draw += 1
-        self.contexts += B * (1 + V) * (dist.get_world_size() if dist.is_initialized() else 1)
+        self.contexts += (B + n * V) * (dist.get_world_size() if dist.is_initialized() else 1)
         return MCBatchResult(
             loss, apart, token_loss.detach(), base_loss.detach(), lens_loss.detach(), metrics.pop("lod_losses"),
-            {"rows": plain.rotary, "variants": compressed.rotary}, plain.embedded.x.detach(), metrics | lens_metrics | extra,
+            {"rows": plain.rotary, "variants": compressed.rotary}, embedded, metrics | lens_metrics | extra,
         )  # fmt: skip
 
     def _core_loss(self, hidden: Tensor, targets: Tensor, variants: Variants, weights: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -287,11 +290,11 @@ class MCController(MemoryModel, Objective):
 
     @torch.no_grad()
     def _metrics(
-        self, base_loss, token_loss, row_losses: Tensor, losses: Tensor, targets: Tensor, variants: Variants, advantages: Tensor
+        self, B: int, base_loss, token_loss, row_losses: Tensor, losses: Tensor, targets: Tensor, variants: Variants, advantages: Tensor
     ) -> dict[str, Tensor]:
-        V, B = advantages.shape
+        V, n = advantages.shape
         P, T, steps = losses.shape[1], self.plan.length, self.micro_batches
-        rows = (torch.arange(V * B, device=losses.device) % B)[:, None]
+        rows = (torch.arange(V * n, device=losses.device) % n)[:, None]
         predicts, lod = variants.predicts[:, -P:], variants.layout.lod[:, -P:]
         counts = targets[rows, predicts] != IGNORE
         level_losses, deltas = measure.by_level(losses, row_losses[rows, predicts], lod, counts, self.plan.max_lod)
@@ -304,14 +307,14 @@ class MCController(MemoryModel, Objective):
             "mc/adv_delta_p95": (-advantages).flatten().quantile(0.95),
             "mc/adv_delta_std": advantages.std(correction=0),
             "mc/variant_width": variants.layout.lod.shape[1],
-            "mc/variants_total": V * B * steps,
+            "mc/variants_total": V * n * steps,
             "mc/variants_per_sample": V,
-            "mc/N_recency": B * steps,
-            "mc/N_allocated": (V - guided) * B * steps,
-            "mc/N_siblings": guided * B * steps,
+            "mc/N_recency": n * steps,
+            "mc/N_allocated": (V - guided) * n * steps,
+            "mc/N_siblings": guided * n * steps,
             "mc/N_deduped": (~repeated(variants.levels)).sum() * steps,
-            "mc/horizon_tokens": B * (T + V * (P if self.layered else variants.layout.lod.shape[1])) * steps,
-            "mc/effective_batch_size": B * (1 + V) * steps,
+            "mc/horizon_tokens": (B * T + n * V * (P if self.layered else variants.layout.lod.shape[1])) * steps,
+            "mc/effective_batch_size": (B + n * V) * steps,
             "mc/effective_step": self.contexts,
         }
         for level in range(self.plan.max_lod + 1):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from mc.layout.layout import Geometry
 from mc.nets.encoder import init_linear
 from nanochat.model.block import MLP
-from nanochat.model.cross_entropy import CHUNK_BYTES, IGNORE, SOFTCAP
+from nanochat.model.cross_entropy import CHUNK_BYTES, IGNORE, SOFTCAP, softcap, tanh_exp
 from nanochat.model.gpt import GPT, norm
 
 SHARE = 4  # a micro-batch reconstructs one in SHARE blocks
@@ -33,7 +33,7 @@ class Distillation:
 
     def __init__(self, compiled: bool = False) -> None:
         fuse: Callable = torch.compile if compiled else lambda f: f
-        self.compare = fuse(_compare)
+        self.masses, self.slopes = fuse(_masses), fuse(_slopes)
 
     def __call__(self, student: Tensor, weight: Tensor, teacher: Tensor, teacher_weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         flat = student.flatten(1, 2), weight, teacher.detach().flatten(0, 1), teacher_weight.detach(), targets.flatten()
@@ -56,13 +56,15 @@ class _Divergence(torch.autograd.Function):
             rows = slice(begin, begin + size)
             x = student[:, rows].reshape(-1, D)
             logits = F.linear(x, weight).view(V, -1, len(weight))
-            divergence, normalizer, slope = distillation.compare(logits, F.linear(teacher[rows], teacher_weight), dtype)
-            total += divergence
+            reference = F.linear(teacher[rows], teacher_weight)
+            normalizer, mass, cross = distillation.masses(logits, reference)
+            total += (cross / mass - mass.log() + normalizer.log()).sum()
             wanted = targets[rows].clamp(min=0).expand(V, -1).unsqueeze(-1)
-            at_target = SOFTCAP * torch.tanh(logits.gather(-1, wanted).squeeze(-1).float() / SOFTCAP)
-            losses[:, rows] = torch.where(targets[rows] == IGNORE, 0.0, normalizer.log() - at_target)
+            at_target = softcap(logits.gather(-1, wanted))
+            losses[:, rows] = torch.where(targets[rows] == IGNORE, 0.0, (normalizer.log() - at_target).squeeze(-1))
+            if by_student or by_weight:
+                slope = distillation.slopes(logits, reference, normalizer, mass, dtype).flatten(0, 1)
             if by_student:
-                slope = slope.flatten(0, 1)
                 dstudent[:, rows] = ((slope @ weight.to(dtype)) / (V * N)).view(V, -1, D)
             if by_weight:
                 dweight += (slope.t() @ x.to(dtype)).float() / (V * N)
@@ -77,19 +79,20 @@ class _Divergence(torch.autograd.Function):
         return None if dstudent is None else dstudent * grad, None if dweight is None else dweight * grad, None, None, None, None
 
 
-def _compare(logits: Tensor, reference: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """(sum of the divergences, Σ exp(z) fp32 [V,n], gradient by the logits [V,n,C] in `dtype`) of logits [V,n,C] from [n,C].
+def _masses(logits: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(Σ exp(z) [V,n,1], that of the reference [n,1], Σ exp(reference) · (reference − z) [V,n,1]) of logits [V,n,C] and [n,C].
 
     Softcapped logits are within ±15, so that `exp` needs no maximum subtracted first.
     """
-    wanted = SOFTCAP * torch.tanh(reference.float() / SOFTCAP)
-    u = torch.tanh(logits.float() / SOFTCAP)
-    teacher, student = wanted.exp(), (SOFTCAP * u).exp()
-    mass, normalizer = teacher.sum(-1, keepdim=True), student.sum(-1, keepdim=True)
-    teacher = teacher / mass
-    divergence = (teacher * (wanted - SOFTCAP * u)).sum() + (normalizer.log() - mass.log()).sum()
-    slope = (student / normalizer - teacher) * (1 - u * u)
-    return divergence, normalizer.squeeze(-1), slope.to(dtype)
+    (mine, student), (wanted, teacher) = tanh_exp(logits), tanh_exp(reference)
+    return student.sum(-1, keepdim=True), teacher.sum(-1, keepdim=True), (teacher * (wanted - mine)).sum(-1, keepdim=True) * SOFTCAP
+
+
+# A pass of its own: its inputs fit the cache, and exponentials are cheaper than storing them.
+def _slopes(logits: Tensor, reference: Tensor, normalizer: Tensor, mass: Tensor, dtype: torch.dtype) -> Tensor:
+    """Gradient [V,n,C] in `dtype` of the sum of the divergences by the logits."""
+    (mine, student), (_, teacher) = tanh_exp(logits), tanh_exp(reference)
+    return ((student / normalizer - teacher / mass) * (1 - mine * mine)).to(dtype)
 
 
 class Reconstruction(nn.Module):

@@ -158,6 +158,10 @@ class Block(nn.Module):
         self.mlp = MLP(width)
         self.norm: Function = norm
 
+    def heads(self, x: Tensor, x0: Tensor, scales: Tensor, values: Tensor | None, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the layer (see `Attention.heads`)."""
+        return self.attn.heads(self.norm(scales[0] * x + scales[1] * x0), values, rotary)
+
     def forward(self, x: Tensor, x0: Tensor, scales: Tensor, *inputs) -> Tensor:
         """`scales` [2] are those of x and x0 [B,T,D]; `inputs` are the other arguments of `Attention.forward`."""
         mixed = scales[0] * x + scales[1] * x0

@@ -11,7 +11,8 @@ middle layer subtracted before the head), sliding windows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -115,6 +116,11 @@ def pad_entries(embedded: Embedded, rotary: Rotary, multiple: int) -> tuple[Embe
     padding = -embedded.x.shape[1] % multiple
     padded = Embedded(F.pad(embedded.x, (0, 0, 0, padding)), F.pad(embedded.values, (0, 0, 0, 0, 0, 0, 0, padding)))
     return padded, Rotary(*(F.pad(part, (0, 0, 0, 0, 0, padding)) for part in rotary))
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled_heads() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    return torch.compile(Block.heads, dynamic=False)
 
 
 class GPT(nn.Module):
@@ -232,12 +238,16 @@ class GPT(nn.Module):
                     break
         return x, middle
 
-    def heads(self, embedded: Embedded, inputs: Sequence[Tensor], rotary: Rotary) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields queries [B,T,H,E], keys and values [B,T,G,E] of each layer, computed anew from the streams `inputs` before it."""
-        scales = self._scales(embedded.x.dtype)
+    def heads(
+        self, embedded: Embedded, inputs: Sequence[Tensor], rotary: Rotary, compiled: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields queries [B,T,H,E], keys and values [B,T,G,E] of each layer, computed anew from the streams `inputs` before it.
+
+        `compiled` compiles for each shape.
+        """
+        scales, heads = self._scales(embedded.x.dtype), _compiled_heads() if compiled else Block.heads
         for i, (block, x) in enumerate(zip(self.blocks, inputs, strict=True)):
-            mixed = scales[i, 0] * x + scales[i, 1] * embedded.x
-            yield block.attn.heads(self.norm(mixed), self._layer_values(embedded, i), rotary)
+            yield heads(block, x, embedded.x, scales[i], self._layer_values(embedded, i), rotary)
 
     def _scales(self, dtype: torch.dtype) -> Tensor:
         """Scales of the stream and of the embedding before each layer, [L,2]."""
