@@ -104,8 +104,7 @@ def rehearse(objective: MCController, rows: int, seq_len: int) -> None:
             statistics.alone = True
         try:
             tokens = torch.randint(objective.model.config.vocab_size, (rows, seq_len + 1)).to(device)
-            result = objective(tokens[:, :-1], tokens[:, 1:], 0.0)
-            (result.loss if result.apart is None else result.loss + result.apart).backward()
+            objective(tokens[:, :-1], tokens[:, 1:], 0.0).total.backward()
         finally:
             for statistics in running:
                 statistics.alone = False

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mc.config import MCConfig, RowPlan
 from mc.layout.layout import Layout
-from mc.layout.positions import alibi_bias
 from mc.nets.gist_bank import BankShape, GistBank, Positions, assemble, bank_index, build
 from mc.nets.gistnet import GistNet
 from mc.nets.layered_bank import LayeredBank, build_layered, gather, score_hits
@@ -37,7 +36,7 @@ class PlainRows(NamedTuple):
 
 
 class CompressedRows(NamedTuple):
-    """Forward pass of Working Contexts; `bias` is ALiBi's, if the positions have one.
+    """Forward pass of Working Contexts.
 
     Of layered gists only the P tokens after the blocks that may be compressed are read: what comes before is keys and values.
     """
@@ -45,7 +44,6 @@ class CompressedRows(NamedTuple):
     entries: Embedded  # [V·B,P,·]; P = W, but for layered gists
     hidden: Tensor  # [V·B,P,D]
     rotary: Rotary
-    bias: Tensor | None
 
 
 class MemoryModel(nn.Module):
@@ -117,7 +115,6 @@ class MemoryModel(nn.Module):
         self, bank: GistBank | LayeredBank, layout: Layout, index: Tensor | None = None, compiled: bool = False
     ) -> CompressedRows:
         """Reads the Working Contexts `layout` [V·B,W]; `index` is `bank_index` of it, if known."""
-        model, positions = self.model, self.config.positional_type
         index = bank_index(layout, bank.shape) if index is None else index
         if isinstance(bank, LayeredBank):
             return self._read_tail(bank, index, compiled)
@@ -125,9 +122,7 @@ class MemoryModel(nn.Module):
             entries = assemble(bank, index)
         with self.spans("positional"):
             rotary = self._positions(bank.shape, layout, index)
-            bias = alibi_bias(layout, bank.shape.geometry, positions, model.config.heads, model.dtype)
-        hidden = model.backbone(entries, rotary, attn_hook=None if compiled else EagerAttention(bias), bias=bias)
-        return CompressedRows(entries, hidden, rotary, bias)
+        return CompressedRows(entries, self.model.backbone(entries, rotary, None if compiled else EagerAttention()), rotary)
 
     def _read_tail(self, bank: LayeredBank, index: Tensor, compiled: bool) -> CompressedRows:
         """Reads the tokens after the blocks behind the entries at `index` [V·B,W] before them."""
@@ -139,7 +134,7 @@ class MemoryModel(nn.Module):
             entries = Embedded(*(part[:, -tail:].repeat(copies, *[1] * (part.ndim - 1)) for part in bank.embedded))
         rotary = self.model.rotary(shape.gisted, shape.length)
         x, middle = self.model.layers(entries, rotary, attn_hook=None if compiled else EagerAttention(), memory=memory)
-        return CompressedRows(entries, self.model.finish(x, middle), rotary, None)
+        return CompressedRows(entries, self.model.finish(x, middle), rotary)
 
     def score_blocks(self, bank: GistBank | LayeredBank, levels: Tensor, decision: int, width: int, interval: int = 0) -> Tensor:
         """LensNet's score of each block, fp32 [B,F], in Working Contexts of `width` entries up to token `decision`.

@@ -109,7 +109,6 @@ class Attention(nn.Module):
         window: int,
         backend: AttentionBackend,
         attn_hook: AttentionHook | None = None,
-        bias: Tensor | None = None,
         memory: MemoryEntries | None = None,
     ) -> Tensor:
         """Output of the heads [B,T,D], before `c_proj`; see `GPT.backbone`."""
@@ -119,7 +118,7 @@ class Attention(nn.Module):
             return attention_with_memory(q, k, v, window, memory).reshape(x.shape)
         if attn_hook is not None:
             return attn_hook.attend(self.layer, q, k, v, window, backend).reshape(x.shape)
-        return attention(q, k, v, window, backend, mask=bias).reshape(x.shape)
+        return attention(q, k, v, window, backend).reshape(x.shape)
 
     def heads(self, x: Tensor, values: Tensor | None, rotary: Rotary, joined: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [B,T,H,E], keys and values [B,T,G,E] of x [B,T,D]; `joined`: in one matmul instead of three."""

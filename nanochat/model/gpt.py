@@ -214,7 +214,6 @@ class GPT(nn.Module):
         embedded: Embedded,
         rotary: Rotary,
         attn_hook: AttentionHook | None = None,
-        bias: Tensor | None = None,
         inputs: list[Tensor] | None = None,
         half: bool = False,
         memory: Sequence[MemoryEntries] | None = None,
@@ -231,7 +230,7 @@ class GPT(nn.Module):
             if inputs is not None:
                 inputs.append(x)
             run = block if attn_hook is None else block.forward  # `forward` bypasses the compiled call
-            x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, attn_hook, bias, memory and memory[i])
+            x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, attn_hook, memory and memory[i])
             if i == len(self.blocks) // 2:
                 middle = x
                 if half:
@@ -261,14 +260,13 @@ class GPT(nn.Module):
         """Hidden states for the head, from the output of `layers`: backout of the middle layer, and the norm."""
         return self.norm(x - self.backout_lambda.to(x.dtype) * middle)
 
-    def backbone(self, embedded: Embedded, rotary: Rotary, attn_hook: AttentionHook | None = None, bias: Tensor | None = None) -> Tensor:
+    def backbone(self, embedded: Embedded, rotary: Rotary, attn_hook: AttentionHook | None = None) -> Tensor:
         """Attention and MLP: [B,T,D] → normalised hidden states [B,T,D] at the positions that `rotary` gives.
 
         `attn_hook` replaces the attention of each layer and makes the layers run eagerly: a cache changes shape with every token,
-        and compiled layers would recompile each time. None = causal attention, compiled if `use_kernels` says so. `bias`
-        [B,1 or H,T,T] is added to its scores; it must be −inf at keys that are not visible, and windows are then ignored.
+        and compiled layers would recompile each time. None = causal attention, compiled if `use_kernels` says so.
         """
-        return self.finish(*self.layers(embedded, rotary, attn_hook, bias))
+        return self.finish(*self.layers(embedded, rotary, attn_hook))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits, fp32 [..., V]."""

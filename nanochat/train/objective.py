@@ -29,6 +29,11 @@ class StepResult(NamedTuple):
     metrics: Metrics
     apart: Tensor | None = None
 
+    @property
+    def total(self) -> Tensor:
+        """What is differentiated."""
+        return self.loss if self.apart is None else self.loss + self.apart
+
 
 class Objective(nn.Module):
     """Base class: turns `tokens` and `targets` (int64 [B,T]) into a `StepResult`; `model` is the language model in it.

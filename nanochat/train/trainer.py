@@ -201,7 +201,7 @@ class Trainer:
                 result = self.objective(tokens, targets, progress, **weight)
             with self.spans("backward"):
                 share = result.loss / divisor
-                total = share if result.apart is None else share + result.apart / divisor
+                total = result.total / divisor
                 (total if self.scaler is None else self.scaler.scale(total)).backward()
             loss[0] += share.detach()
             metrics.append(result.metrics)
