@@ -108,18 +108,15 @@ def test_every_layout_of_a_budget_has_as_many_entries_as_the_window() -> None:
             assert (layout.start < probe.decision).sum(1).tolist() == [probe.width] * 2
 
 
-@pytest.mark.parametrize("kind", ["transformer", "context"])
-@pytest.mark.parametrize("passes", [1, 2])
-def test_lens_layouts_keep_what_it_scores_highest_and_do_not_know_the_horizon(kind: str, passes: int) -> None:
+@pytest.mark.parametrize("kind", ["transformer", "context", "layered"])
+def test_lens_layouts_keep_what_it_scores_highest_and_do_not_know_the_horizon(kind: str) -> None:
     controller, (tokens, _) = memory(gist={"gistnet_type": kind}), tiny_batch(4)
     probe = make_probe(controller, H, 50, RECENT)
 
     def layouts(tokens: Tensor) -> tuple[Tensor, Tensor]:
         bank = controller.build_bank(controller.forward_plain(tokens), probe.plan.shape)
         seen, now = by_recency(coarsest(probe.compression), len(tokens)), coarsest(probe.compression)
-        if passes == 2:
-            seen, now = lens_levels(controller, probe, bank), probe.compression
-        return lens_levels(controller, probe, bank, passes), controller.score_blocks(bank, seen, probe.decision, now.width - H)
+        return lens_levels(controller, probe, bank), controller.score_blocks(bank, seen, probe.decision, now.width - H)
 
     levels, scores = layouts(tokens)
     for row in range(4):
