@@ -72,11 +72,11 @@ class MCController(MemoryModel, Objective):
 
     `seed` and `rank` (of the process) determine the layouts. `micro_batches`, those of a step over all processes, only scales
     metrics. With `annealed`, for continued training, variants are narrow from the start, as with `mc_anneal` off. If the model is
-    `trained`, a copy of it teaches the variants as long as these teach the model: else the model's predictions would follow theirs.
+    `pretrained`, a copy of it teaches the variants as long as these teach the model: else the model's predictions would follow theirs.
     """
 
     def __init__(
-        self, model: GPT, config: MCConfig, seq_len: int, seed: int = 0, rank: int = 0, annealed: bool = False, trained: bool = False
+        self, model: GPT, config: MCConfig, seq_len: int, seed: int = 0, rank: int = 0, annealed: bool = False, pretrained: bool = False
     ) -> None:
         super().__init__(model, config, seq_len)
         self.micro_batches = 1
@@ -88,7 +88,7 @@ class MCController(MemoryModel, Objective):
         self.compiled = False
         self.distillation = Distillation()
         # In a tuple, so that it is in no checkpoint: a run that resumes makes it again.
-        copied = trained and config.joint_weight > 0 and not (config.joint_mean or config.mc_freeze_model)
+        copied = pretrained and config.joint_weight > 0 and not (config.joint_mean or config.mc_freeze_model)
         self.teachers = (frozen_copy(model),) if copied else ()
         self.reconstruction = Reconstruction(model.config.width, config.geometry) if config.mc_gist_recon_weight else None
         self.sampler = Sampler(self.plan, seed, model.wte.weight.is_cuda, rank)
@@ -323,11 +323,11 @@ class MCController(MemoryModel, Objective):
         return metrics
 
 
-def new_controller(model: GPT, config: MCConfig, seq_len: int, seed: int, runtime: Runtime, trained: bool = False) -> MCController:
+def new_controller(model: GPT, config: MCConfig, seq_len: int, seed: int, runtime: Runtime, pretrained: bool = False) -> MCController:
     """Adds a freshly initialised memory to `model`, whose weights do not change, on the device of `runtime`.
 
     The memory's weights are the same in all processes; the layouts differ.
     """
-    controller = MCController(model, config, seq_len, seed, rank=runtime.rank, trained=trained)
+    controller = MCController(model, config, seq_len, seed, rank=runtime.rank, pretrained=pretrained)
     # Not the seed of the model's weights.
     return controller.init_weights(torch.Generator().manual_seed(seed + 1)).to(runtime.device).use_kernels(runtime.compile)

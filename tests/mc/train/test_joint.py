@@ -46,6 +46,19 @@ def test_by_default_the_model_is_bit_for_bit_that_of_no_memory(gist: dict, dtype
         assert not torch.equal(p, before[name]) or name.startswith("reconstruction"), f"{name} did not learn"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("gist", KINDS[:1])
+def test_so_it_is_with_compiled_kernels(gist: dict) -> None:
+    torch._dynamo.reset()
+    memory, alone = tiny_memory(gist=gist, dtype=torch.bfloat16), NextTokenObjective(tiny_gpt(dtype=torch.bfloat16).requires_grad_(True))
+    for model in (memory.model, alone.model):
+        model.use_kernels(compiled=True, chunked_ce=True)
+    memory.use_kernels(compiled=True)
+    assert train(memory, 6, 0.1) == train(alone, 6, 0.1)
+    for (name, mine), theirs in zip(memory.model.state_dict().items(), alone.model.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs), name
+
+
 @pytest.mark.parametrize("gist", KINDS)
 def test_a_weight_lets_the_memory_teach_the_model(gist: dict) -> None:
     tokens, targets = tiny_batch(2)
@@ -67,7 +80,7 @@ def test_a_weight_lets_the_memory_teach_the_model(gist: dict) -> None:
 def test_a_trained_model_is_taught_by_what_it_was() -> None:
     tokens, targets = tiny_batch(2)
     fresh, trained = (
-        MCController(tiny_gpt().requires_grad_(True), tiny_memory(mc_joint="0.5").config, SEQ_LEN, trained=trained).init_weights(
+        MCController(tiny_gpt().requires_grad_(True), tiny_memory(mc_joint="0.5").config, SEQ_LEN, pretrained=trained).init_weights(
             torch.Generator().manual_seed(1)
         )
         for trained in (False, True)
@@ -83,7 +96,7 @@ def test_a_trained_model_is_taught_by_what_it_was() -> None:
     now, then = (memory.process_batch(tokens, targets, 0.5).metrics["mc/gist_kl"] for memory in (fresh, trained))
     assert then > now + 1e-3, "the teacher stays where the model was"
     for joint in ("0", "mean"):
-        assert not MCController(tiny_gpt(), tiny_memory(mc_joint=joint).config, SEQ_LEN, trained=True).teachers
+        assert not MCController(tiny_gpt(), tiny_memory(mc_joint=joint).config, SEQ_LEN, pretrained=True).teachers
 
 
 def test_the_rows_that_have_variants_take_turns() -> None:
