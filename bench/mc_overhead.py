@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def step(objective: Objective, rows: torch.Tensor, size: int, progress: float) -> None:
     """Runs forward and backward of a step's rows."""
     for micro in rows.split(size):
-        (objective(micro[:, :-1], micro[:, 1:], progress).loss * size / len(rows)).backward()
+        (objective(micro[:, :-1], micro[:, 1:], progress).total * size / len(rows)).backward()
 
 
 def update_once(optimizer: MuonAdamW) -> None:

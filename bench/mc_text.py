@@ -113,7 +113,7 @@ def memory_stage(bench: Bench) -> dict[str, Any]:
         flags_of_memory = ["--mc", *(f"--{name}={value}" for name, value in options.items()), *[start_with] * bool(config.memory_tokens)]
         if not bench.train(tag, config.memory_steps, *flags_of_memory):
             break
-        result = bench.home / "results" / f"{tag}.H{config.horizons}.N{config.eval_rows}.P{config.passes}.json"
+        result = bench.home / "results" / f"{tag}.H{config.horizons}.N{config.eval_rows}.json"
         if not result.exists():
             figures = measure_memory(bench, f"{tag}-mc")
             if figures is None:
@@ -130,12 +130,12 @@ def measure_memory(bench: Bench, tag: str) -> dict[str, Any] | None:
     memory, tokenizer, *_ = load_memory("base", tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
     rows, documents = bench.held_out(tokenizer)
     probes = [make_probe(memory, horizon, config.budget, config.recent) for horizon in numbers(config.horizons)]
-    losses = measure(memory, bench.batches(rows), probes, LAYOUTS, bench.late, passes=config.passes)
+    losses = measure(memory, bench.batches(rows), probes, LAYOUTS, bench.late)
     if losses is None:
         return None
     compared = [compare_rows({name: values.cpu() for name, values in conditions.items()}, documents) for conditions in losses]
     horizons = [_at_horizon(probe.horizon, probe.width, figures) for probe, figures in zip(probes, compared, strict=True)]
-    return {"recent": config.recent, "passes": config.passes, "rows": len(rows), "documents": len(documents.unique()), "horizons": horizons}
+    return {"recent": config.recent, "rows": len(rows), "documents": len(documents.unique()), "horizons": horizons}
 
 
 def _at_horizon(horizon: int, entries: int, compared: PairedComparison) -> dict[str, Any]:

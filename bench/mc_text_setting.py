@@ -65,10 +65,9 @@ class McText:
     recent: int = flag(256, "memory: tokens before the decision point that stay raw", unit="tokens")
     types: str = flag("transformer,context", f"memory: types of gists, of {', '.join(TYPES)}")
     slots: str = flag("1,2,4", "memory: vectors of a gist", unit="vectors")
-    passes: int = flag(1, "memory: refocus iterations of LensNet")
 
     def __post_init__(self) -> None:
-        for name in ("minutes", "train_tokens", "eval_rows", "total_batch_size", "device_batch_size", "max_seq_len", "passes"):
+        for name in ("minutes", "train_tokens", "eval_rows", "total_batch_size", "device_batch_size", "max_seq_len"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
         if self.memory_tokens < 0:

@@ -78,7 +78,7 @@ class Step:
         begin = time.perf_counter()
         tokens = torch.randint(256, (ROWS, LENGTH + 1), generator=self.generator)
         result: StepResult = self.controller(tokens[:, :-1], tokens[:, 1:], 0.5)
-        result.loss.backward()
+        result.total.backward()
         seconds = time.perf_counter() - begin
         figures: dict[str, Plain] = {name: float(value) for name, value in result.metrics.items()}
         spans = {f"train/time/{name}": 1.0 for name in ("data", "forward", "backward", "optimizer", "lensnet")}

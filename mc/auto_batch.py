@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from mc.config import RowPlan
 from mc.train.controller import MCController
+from mc.train.lens_loss import AdvantageNorm
 from nanochat.common import UserError
 from nanochat.runtime.device import Runtime
 
@@ -61,8 +62,8 @@ def largest_that_fits(candidates: Sequence[int], first: int, fits: Callable[[int
     return next((c for c in reversed(candidates[:at]) if fits(c)), None)
 
 
-def probe_micro_batch(objective: MCController, per_rank_budget: int, estimate: int, seq_len: int) -> int:
-    """The largest micro-batch, in rows, whose forward and backward fit into the GPUs of all processes.
+def probe_micro_batch(objective: MCController, per_rank_budget: int, estimate: int, seq_len: int, most: int | None = None) -> int:
+    """The largest micro-batch, in rows and at most `most`, whose forward and backward fit into the GPUs of all processes.
 
     Runs them with the widest variants, and restores the objective and the random generators. Raises `UserError` if not even one
     row fits.
@@ -80,7 +81,7 @@ def probe_micro_batch(objective: MCController, per_rank_budget: int, estimate: i
         torch.cuda.empty_cache()  # after the handler: until then the exception holds the tensors of its frames
         return peak <= MEMORY_SHARE * total
 
-    rows = largest_that_fits(divisors(per_rank_budget), estimate, fits)
+    rows = largest_that_fits([rows for rows in divisors(per_rank_budget) if most is None or rows <= most], estimate, fits)
     torch.cuda.reset_peak_memory_stats(device)
     agreed = torch.tensor([rows or 0], device=device)
     if dist.is_initialized():
@@ -96,15 +97,17 @@ def rehearse(objective: MCController, rows: int, seq_len: int) -> None:
     # Not load_state_dict: a copy of the weights would take device memory that a step does not.
     buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
     extra = {name: module.get_extra_state() for name, module in objective.named_modules() if _has_extra_state(module)}
-    advantages = objective.focus.advantages
+    running = [module for module in objective.modules() if isinstance(module, AdvantageNorm)]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         # A process that runs out of device memory would never join the others' all-reduce.
-        advantages.alone = True
+        for statistics in running:
+            statistics.alone = True
         try:
             tokens = torch.randint(objective.model.config.vocab_size, (rows, seq_len + 1)).to(device)
-            objective(tokens[:, :-1], tokens[:, 1:], 0.0).loss.backward()
+            objective(tokens[:, :-1], tokens[:, 1:], 0.0).total.backward()
         finally:
-            advantages.alone = False
+            for statistics in running:
+                statistics.alone = False
             objective.zero_grad(set_to_none=True)
             for name, buffer in objective.named_buffers():
                 buffer.copy_(buffers[name])
@@ -122,16 +125,20 @@ def choose_micro_batch(
 ) -> int:
     """Chooses the rows of a micro-batch, always a divisor of a step's rows per process; the baseline's are `baseline_rows`.
 
-    On a CPU they are the baseline's: RAM is plenty, and small micro-batches cost time. Elsewhere they are the largest that fit. A
-    step stays `total_batch_size` tokens. Raises `UserError` if a GPU cannot hold a single row.
+    On a CPU they are the baseline's: RAM is plenty, and small micro-batches cost time. Elsewhere they are the largest that fit, but at
+    most the baseline's if the model is to learn as without a memory: sums of other micro-batches round differently. A step stays
+    `total_batch_size` tokens. Raises `UserError` if a GPU cannot hold a single row.
     """
     config, T = controller.config, controller.plan.length
     budget = total_batch_size // (T * runtime.world_size)
     rows = baseline_rows
     if config.mc_auto_batch and runtime.device.type != "cpu":
-        rows, _ = estimate_mc_device_batch(baseline_rows, budget, controller.plan)
+        most = baseline_rows if config.apart else None
+        rows = most or estimate_mc_device_batch(baseline_rows, budget, controller.plan)[0]
         if runtime.device.type == "cuda":
-            rows = probe_micro_batch(controller, budget, rows, T)
+            rows = probe_micro_batch(controller, budget, rows, T, most)
+        if config.apart and rows < baseline_rows:
+            say(f"memory: micro-batches of {baseline_rows} rows do not fit; with smaller ones the model is the baseline's up to rounding")
     assert budget * runtime.world_size * T == total_batch_size and budget % rows == 0, "tokens per step are not the baseline's"
     controller.micro_batches = budget // rows * runtime.world_size
     say(f"memory: {budget // rows} micro-batches of {rows} rows in a step; {budget // baseline_rows} of {baseline_rows} without a memory")

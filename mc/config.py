@@ -23,6 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"mc_num_random_variants": 1, "gistnet_type": "context", "mc_lens_every": 4},
 }
 # Fields excluded from the resume identity; so is the allocator, which only inference has.
+# Layered memories train LensNet for the refocus interval, so there it counts.
 FREE = {"mc_enabled", "mc_preset", "mc_tree", "mc_session_lod", "mc_auto_batch", "mc_target_tok_per_sec", "mc_infer_refocus_interval"}
 FREE |= {"mc_compile_variants", "mc_eval_tokens", "mc_log_timers", "mc_log_lod_ascii"}
 LENGTHS = 8  # different widths of variants in a run at most: each is compiled
@@ -71,27 +72,21 @@ class SessionConfig:
 
 @dataclass
 class LensLossConfig:
-    """LensNet's losses: preferences between variants, teachers, and regularisers."""
+    """LensNet's losses: preferences between variants, and teachers. A layered LensNet has one teacher, hits, and no pairs."""
 
     mc_lens_loss_weight: float = flag(0.1, "weight of LensNet's loss; 0 = LensNet is not trained")
     mc_lens_temperature: float = flag(0.1, "temperature of the preference loss, in policy scores")
     mc_lens_occurrence_weight: float = flag(1.0, "weight of the bigram-overlap teacher")
     mc_lens_attention_weight: float = flag(1.0, "weight of the attention teacher")
     mc_lens_adv_norm_beta: float = flag(0.99, "decay of the running mean and deviation that normalise advantages")
-    mc_lens_kl_weight: float = flag(0.0, "weight of the KL divergence from LensNet with averaged weights")
-    mc_lens_rank_weight: float = flag(0.0, "weight of the margin loss on pairs")
-    mc_lens_margin: float = flag(0.1, "margin of that loss, in policy scores")
-    mc_lens_budget_weight: float = flag(0.0, "weight of the balance between scores that expand and that collapse")
-    mc_lens_budget_smooth_weight: float = flag(0.0, "weight of the balance of their running means")
-    mc_lens_budget_smooth_beta: float = flag(0.9, "decay of these running means")
     mc_lens_hard_negative_ratio: float = flag(0.5, "share of the pairs that is kept, those with the largest gaps")
     mc_max_lens_pairs: int = flag(16, "maximum pairs per row", unit="pairs")
 
     def __post_init__(self) -> None:
-        for name in ("loss", "occurrence", "attention", "kl", "rank", "budget", "budget_smooth"):
+        for name in ("loss", "occurrence", "attention"):
             check(self, lambda value: 0 <= value < math.inf, "must be a number from 0", f"mc_lens_{name}_weight")
-        check(self, lambda value: 0 < value < math.inf, "must be positive", "mc_lens_temperature", "mc_lens_margin")
-        check(self, lambda value: 0 <= value < 1, "must lie in 0 … 1, without 1", "mc_lens_adv_norm_beta", "mc_lens_budget_smooth_beta")
+        check(self, lambda value: 0 < value < math.inf, "must be positive", "mc_lens_temperature")
+        check(self, lambda value: 0 <= value < 1, "must lie in 0 … 1, without 1", "mc_lens_adv_norm_beta")
         check(self, lambda value: 0 < value <= 1, "must lie in 0 … 1, without 0", "mc_lens_hard_negative_ratio")
         check(self, lambda value: value >= 1, "must be at least 1", "mc_max_lens_pairs")
 
@@ -107,6 +102,7 @@ class MCConfig:
     block_size: Literal[8, 32, 128] = flag(32, "children of a node", unit="tokens")
     mc_max_lod: int = flag(2, "highest level of gists", unit="levels")
     mc_num_random_variants: int = flag(4, "random compressed variants trained per row", unit="variants")
+    mc_rows_every: int = flag(2, "one in so many rows has variants, as long as these teach the model nothing (mc_joint 0)", unit="rows")
     mc_train_wc_length: int = flag(0, "entries of a variant at the end of training; 0 = a fifth of the row", unit="entries")
     mc_anneal: bool = flag(True, "narrow the variants over the run; 0 = use the final width from the start")
     mc_training_lod2_probability: float = flag(0.25, "probability of compressing a group of blocks into one gist of level 2")
@@ -117,9 +113,12 @@ class MCConfig:
     )
     mc_priority_sampling: bool = flag(False, "choose half of the variants by LensNet's scores")
     mc_aux_dtype: Literal["auto", "fp32", "bf16"] = flag("auto", "dtype of GistNet and LensNet; auto = the model's")
-    mc_gist_targets: bool = flag(True, "gists, too, learn to predict the token after their span")
-    mc_gist_delta_weight: float = flag(0.0, "weight of the hinge on a variant's loss above its row's")
-    mc_gist_kl_weight: float = flag(0.0, "weight of the KL divergence of a variant's predictions from its row's")
+    mc_joint: str = flag(
+        "0", "0 = the memory's losses never reach the model; a number = their weight in its loss; mean = variants' losses count as rows'"
+    )
+    mc_gist_kl_weight: float = flag(
+        1.0, "weight of the KL divergence of a variant's predictions from its row's; not used with mc_joint mean"
+    )
     mc_gist_recon_weight: float = flag(0.0, "weight of the gist reconstruction loss")
     mc_freeze_model: bool = flag(False, "train only the memory's own networks and leave the model unchanged")
     mc_lr_mult: float = flag(1.0, "learning-rate multiplier of the memory's own networks, in addition to lr_mult", unit="×")
@@ -140,9 +139,14 @@ class MCConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, "mc_preset", "mc_aux_dtype", "positional_type")
-        for name in ("mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight", "mc_target_tok_per_sec", "mc_lr_mult"):
+        self.mc_joint = normalised_joint(self.mc_joint)
+        if self.joint_mean and self.mc_gist_kl_weight not in (0.0, 1.0):
+            raise ValueError(f"invalid mc_gist_kl_weight {self.mc_gist_kl_weight}: mc_joint mean does not use it; expected to leave it out")
+        if self.gist.layered and self.mc_gist_recon_weight:
+            raise ValueError("invalid mc_gist_recon_weight: layered gists are keys and values, from which no token is decoded; expected 0")
+        for name in ("mc_gist_kl_weight", "mc_gist_recon_weight", "mc_target_tok_per_sec", "mc_lr_mult"):
             check(self, lambda value: 0 <= value < math.inf, "must be a number from 0", name)
-        for name in ("num_random_variants", "max_lod", "lens_every", "lens_contexts", "lens_decisions", "eval_tokens"):
+        for name in ("num_random_variants", "rows_every", "max_lod", "lens_every", "lens_contexts", "lens_decisions", "eval_tokens"):
             check(self, lambda value: value >= 1, "must be at least 1", f"mc_{name}")
         check(self, lambda value: 0 <= value <= 1, "must lie in 0 … 1", "mc_training_lod2_probability")
         check(self, lambda value: value >= 0, "must not be negative", "mc_train_wc_length", "mc_horizon", "allocator_recent_tokens")
@@ -152,8 +156,28 @@ class MCConfig:
     def identity(self) -> dict[str, Any]:
         """Flags that affect training, flat: a checkpoint that differs in one of them belongs to another run."""
         return {name: value for name, value in flat_values(self).items() if name not in FREE and not name.startswith("allocator_")} | {
-            "allocator_recent_tokens": self.allocator_recent_tokens
+            "allocator_recent_tokens": self.allocator_recent_tokens,
+            **({"mc_infer_refocus_interval": self.session.mc_infer_refocus_interval} if self.gist.layered else {}),
         }
+
+    @property
+    def joint_mean(self) -> bool:
+        """Whether the variants' losses count as those of rows, in one mean."""
+        return self.mc_joint == "mean"
+
+    @property
+    def joint_weight(self) -> float:
+        """Weight of the memory's losses in the model's; 0 = they never reach it."""
+        return 1.0 if self.joint_mean else float(self.mc_joint)
+
+    @property
+    def apart(self) -> bool:
+        """Whether the model learns exactly as without a memory."""
+        return self.joint_weight == 0 and not self.mc_freeze_model
+
+    def compressed_rows(self, rows: int) -> int:
+        """Rows of a micro-batch of `rows` that have variants."""
+        return -(-rows // self.mc_rows_every) if self.apart else rows
 
     @property
     def geometry(self) -> Geometry:
@@ -163,6 +187,19 @@ class MCConfig:
     def aux_dtype(self, model_dtype: torch.dtype) -> torch.dtype:
         """The dtype of the memory's own networks."""
         return model_dtype if self.mc_aux_dtype == "auto" else DTYPES[self.mc_aux_dtype]
+
+
+def normalised_joint(value: str | float) -> str:
+    """`mc_joint` in one spelling. Raises `ValueError` if it is neither `mean` nor a number from 0."""
+    if value == "mean":
+        return value
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"invalid mc_joint {value}: it is neither mean nor a number from 0; expected 0, a weight such as 0.1, or mean")
+    return f"{weight:g}"
 
 
 @dataclass(frozen=True)
@@ -272,11 +309,13 @@ class RowPlan:
     def multiplier(self, progress: float) -> float:
         """Entries of a row and its variants, all of which are forwarded, per token of the row when `progress` of the run is done."""
         variant = self.compression(self.width(progress))
-        return 1 + self.variants(variant) * variant.width / self.length
+        read = self.tail if self.config.gist.layered else variant.width
+        share = 1 / self.config.mc_rows_every if self.config.apart else 1.0
+        return 1 + share * self.variants(variant) * read / self.length
 
     def variants(self, compression: Compression) -> int:
-        """Variants of `compression` per row, at least a pair if LensNet learns and there are two."""
-        least = 2 if self.config.lens_loss.mc_lens_loss_weight else 1
+        """Variants of `compression` per row, at least a pair if LensNet learns from pairs and there are two."""
+        least = 2 if self.config.lens_loss.mc_lens_loss_weight and not self.config.gist.layered else 1
         return min(max(self.config.mc_num_random_variants, least), compression.possibilities)
 
     def compression(self, width: int, higher: tuple[int, ...] = ()) -> Compression:

@@ -11,16 +11,29 @@ from mc.auto_batch import divisors, estimate_mc_device_batch
 from mc.config import MCConfig, RowPlan
 from mc.nets.child_attention import HEADS
 from mc.nets.gistnet import GistNet
+from mc.nets.layered_gists import LayeredGistNet
+from mc.nets.layered_lens import LayeredLensNet
 from mc.nets.lensnet import LensNet
 from mc.train.controller import SMALL
 from mc.train.gist_losses import Reconstruction
 from nanochat.common import UserError
 from nanochat.model.gpt import GPTConfig
-from nanochat.profiling.device_memory import FP32, Addition, MemoryEstimate, Pass, Setting, device_memory, estimate, value_width
+from nanochat.profiling.device_memory import (
+    FP32,
+    Addition,
+    MemoryEstimate,
+    Pass,
+    Setting,
+    activation_bytes,
+    device_memory,
+    estimate,
+    value_width,
+)
 from nanochat.runtime.device import Runtime
 
 # Channels that autograd keeps of an encoder's layer, and of its head, in units of the encoder's width.
 LAYER, HEAD = 22, 10
+WITHOUT_WEIGHTS = 0.6  # share of a pass's activations that autograd keeps if the weights get no gradients
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class Foresight:
     def at(self, device_batch_size: int) -> MemoryEstimate:
         """Estimate with another `device_batch_size`."""
         rows = device_batch_size
-        if self.searches:
+        if self.searches and not self.memory.apart:
             rows = estimate_mc_device_batch(rows, self.rows_per_step, RowPlan(self.memory, self.config.max_seq_len))[0]
         return estimate_run(self.config, self.memory, rows, self.setting)
 
@@ -81,8 +94,15 @@ def estimate_run(config: GPTConfig, memory: MCConfig | None, rows: int, setting:
     plan = RowPlan(memory, T)
     progress = 0.0 if memory.mc_anneal else 1.0
     variant = plan.compression(plan.width(progress))
-    variants = Pass(plan.variants(variant) * rows, variant.width, setting.compiled and memory.mc_compile_variants)
-    return estimate(config, [plain, variants], setting, _networks(config, memory, plan, rows, variant.width, setting))
+    rows = memory.compressed_rows(rows)
+    positions = plan.tail if memory.gist.layered else variant.width
+    variants = Pass(plan.variants(variant) * rows, positions, setting.compiled and memory.mc_compile_variants)
+    networks = _layered if memory.gist.layered else _networks
+    addition = networks(config, memory, plan, rows, variant.width, setting)
+    if memory.joint_mean:
+        return estimate(config, [plain, variants], setting, addition)
+    kept = activation_bytes(config, variants, setting) * (WITHOUT_WEIGHTS if memory.apart or memory.mc_freeze_model else 1)
+    return estimate(config, [plain], setting, addition._replace(activations=addition.activations + int(kept)))
 
 
 def foresee(
@@ -106,15 +126,13 @@ def foresee(
 
 
 def _networks(config: GPTConfig, memory: MCConfig, plan: RowPlan, rows: int, width: int, setting: Setting) -> Addition:
-    """Device memory that a MegaContext adds: parameters, the gist bank of a micro-batch, and activations of its networks."""
+    """Device memory that layer-0 gists add: parameters, the gist bank of a micro-batch, and activations of the networks."""
     gistnet, lensnet = GistNet(memory.gist, config.width), LensNet(memory.lens, config.width, memory.geometry)
     trained: list[nn.Module] = [gistnet]
     if memory.lens_loss.mc_lens_loss_weight:
         trained.append(lensnet)
     if memory.mc_gist_recon_weight:
         trained.append(Reconstruction(config.width, memory.geometry))
-    own = [p for module in trained for p in module.parameters()]
-    matrices = [p for p in own if p.ndim == 2 and min(p.shape) > SMALL]
     D, size = config.width, memory.aux_dtype(setting.dtype).itemsize
     tokens = rows * plan.length
     bank = sum(nodes * memory.geometry.size(level) for level, nodes in enumerate(plan.shape.levels))
@@ -132,6 +150,27 @@ def _networks(config: GPTConfig, memory: MCConfig, plan: RowPlan, rows: int, wid
         kept += rows * looks * (plan.length - plan.horizon) * (matched * size + 2 * FP32 * HEADS * lensnet.newest)
     if memory.lens_loss.mc_lens_attention_weight:
         kept += 3 * FP32 * rows * config.heads * plan.horizon * plan.length
+    return _addition(trained, kept)
+
+
+def _layered(config: GPTConfig, memory: MCConfig, plan: RowPlan, rows: int, width: int, setting: Setting) -> Addition:
+    """Device memory that layered gists add: networks, banks of `rows` rows, and what the variants read of them."""
+    G, E, L, size = config.key_heads, config.head_dim, config.depth, setting.dtype.itemsize
+    trained: list[nn.Module] = [LayeredGistNet(L, G, E, memory.geometry)]
+    if memory.lens_loss.mc_lens_loss_weight:
+        trained.append(LayeredLensNet(memory.lens, L, config.heads))
+    bank = sum(nodes * memory.geometry.size(level) for level, nodes in enumerate(plan.shape.levels))
+    kept = rows * L * E * size * (plan.length * (config.heads + 2 * G) + bank * 2 * G)
+    contexts, far = rows * plan.variants(plan.compression(width)), width - plan.tail
+    kept += contexts * far * L * size * 4 * G * E  # gathered, and in the order of the matmuls
+    kept += contexts * L * config.heads * plan.tail * width * size  # probabilities
+    return _addition(trained, kept)
+
+
+def _addition(trained: list[nn.Module], kept: int) -> Addition:
+    """Parameters of the networks `trained`, and `kept` bytes of activations."""
+    own = [p for module in trained for p in module.parameters()]
+    matrices = [p for p in own if p.ndim == 2 and min(p.shape) > SMALL]
     stacks: dict[torch.Size, int] = {}
     for p in matrices:
         stacks[p.shape] = stacks.get(p.shape, 0) + p.numel()

@@ -20,8 +20,12 @@ from nanochat.model.gpt import GPT
 Config = TypeVar("Config")
 Memory = TypeVar("Memory", bound=MemoryModel)
 META = "mc_config"  # key of the memory's configuration in a checkpoint's meta
+# Flags and state that memories of earlier versions had. Flags of `MCConfig` and its parts, prefixes of names of tensors.
+REMOVED_FLAGS = {"mc_gist_targets", "mc_gist_delta_weight", "mc_lens_kl_weight", "mc_lens_rank_weight", "mc_lens_margin"}
+REMOVED_FLAGS |= {"mc_lens_budget_weight", "mc_lens_budget_smooth_weight", "mc_lens_budget_smooth_beta"}
+REMOVED_STATE = ("focus.reference.", "focus.sides")
 # State of the training objective that a `MemoryModel` does not have: counters, statistics and helper networks of losses.
-TRAINING_STATE = ("_extra_state", "focus.advantages.", "focus.reference.", "focus.sides", "reconstruction.")
+TRAINING_STATE = ("_extra_state", "focus.advantages.", "reconstruction.")
 
 
 class LoadedMemory(NamedTuple):
@@ -76,8 +80,9 @@ def restore(trained: Trained, model: GPT, memory_class: type[Memory], ignored: t
     """
     try:
         config = dataclasses.replace(from_dict(MCConfig, trained.meta[META]), mc_freeze_model=False)  # which was for that run
+        skipped = (PREFIX, *REMOVED_STATE, *ignored)
         memory = memory_class(model, config, model.config.max_seq_len, **options)
-        state = {name: tensor for name, tensor in trained.checkpoint.tensors["model"].items() if not name.startswith((PREFIX, *ignored))}
+        state = {name: tensor for name, tensor in trained.checkpoint.tensors["model"].items() if not name.startswith(skipped)}
         keys = memory.load_state_dict(state, strict=False)
         missing = [name for name in keys.missing_keys if not name.startswith(PREFIX)]
         if wrong := sorted([*missing, *keys.unexpected_keys]):
@@ -91,10 +96,11 @@ def restore(trained: Trained, model: GPT, memory_class: type[Memory], ignored: t
 def from_dict(config_class: type[Config], values: Mapping[str, Any]) -> Config:
     """Inverse of `dataclasses.asdict`, for nested configurations.
 
-    A missing field is newer than `values` and gets its default. Raises `ValueError` naming an unknown field, and what the class
-    itself raises for an invalid value.
+    A missing field is newer than `values` and gets its default; what was removed since is skipped. Raises `ValueError` naming an
+    unknown field, and what the class itself raises for an invalid value.
     """
     hints = typing.get_type_hints(config_class)
+    values = {name: value for name, value in values.items() if name not in REMOVED_FLAGS}
     if unknown := sorted(set(values) - {field.name for field in dataclasses.fields(config_class)}):
         raise ValueError(f"{unknown[0]} of {config_class.__name__} is unknown")
     parts = {name: from_dict(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value for name, value in values.items()}

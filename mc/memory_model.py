@@ -14,10 +14,9 @@ from torch import Tensor
 
 from mc.config import MCConfig, RowPlan
 from mc.layout.layout import Layout
-from mc.layout.positions import alibi_bias
 from mc.nets.gist_bank import BankShape, GistBank, Positions, assemble, bank_index, build
 from mc.nets.gistnet import GistNet
-from mc.nets.layered_bank import LayeredBank, build_layered, gather, hits_at
+from mc.nets.layered_bank import LayeredBank, build_layered, gather, score_hits
 from mc.nets.layered_gists import LayeredGistNet
 from mc.nets.layered_lens import LayeredLensNet
 from mc.nets.lensnet import LensNet, bank_keys, score_levels
@@ -37,7 +36,7 @@ class PlainRows(NamedTuple):
 
 
 class CompressedRows(NamedTuple):
-    """Forward pass of Working Contexts; `bias` is ALiBi's, if the positions have one.
+    """Forward pass of Working Contexts.
 
     Of layered gists only the P tokens after the blocks that may be compressed are read: what comes before is keys and values.
     """
@@ -45,7 +44,6 @@ class CompressedRows(NamedTuple):
     entries: Embedded  # [V·B,P,·]; P = W, but for layered gists
     hidden: Tensor  # [V·B,P,D]
     rotary: Rotary
-    bias: Tensor | None
 
 
 class MemoryModel(nn.Module):
@@ -100,11 +98,11 @@ class MemoryModel(nn.Module):
         x, middle = self.model.layers(embedded, rotary, attn_hook=None if compiled else EagerAttention(), inputs=inputs)
         return PlainRows(embedded, self.model.finish(x, middle), middle, inputs, rotary)
 
-    def build_bank(self, plain: PlainRows, shape: BankShape | None = None) -> GistBank | LayeredBank:
+    def build_bank(self, plain: PlainRows, shape: BankShape | None = None, compiled: bool = False) -> GistBank | LayeredBank:
         """The gist bank of rows, of `shape`, by default that of `plan`."""
         shape = shape or self.plan.shape
         if self.layered:
-            heads = self.model.heads(plain.embedded, plain.inputs, plain.rotary)
+            heads = self.model.heads(plain.embedded, plain.inputs, plain.rotary, compiled)
             with self.spans("gistnet"):
                 return build_layered(plain.embedded, heads, self.gistnet, shape)
         return build(plain.embedded, self._make_gists, shape, plain.middle if self.gistnet.reads_hidden else None)
@@ -117,7 +115,6 @@ class MemoryModel(nn.Module):
         self, bank: GistBank | LayeredBank, layout: Layout, index: Tensor | None = None, compiled: bool = False
     ) -> CompressedRows:
         """Reads the Working Contexts `layout` [V·B,W]; `index` is `bank_index` of it, if known."""
-        model, positions = self.model, self.config.positional_type
         index = bank_index(layout, bank.shape) if index is None else index
         if isinstance(bank, LayeredBank):
             return self._read_tail(bank, index, compiled)
@@ -125,9 +122,7 @@ class MemoryModel(nn.Module):
             entries = assemble(bank, index)
         with self.spans("positional"):
             rotary = self._positions(bank.shape, layout, index)
-            bias = alibi_bias(layout, bank.shape.geometry, positions, model.config.heads, model.dtype)
-        hidden = model.backbone(entries, rotary, attn_hook=None if compiled else EagerAttention(bias), bias=bias)
-        return CompressedRows(entries, hidden, rotary, bias)
+        return CompressedRows(entries, self.model.backbone(entries, rotary, None if compiled else EagerAttention()), rotary)
 
     def _read_tail(self, bank: LayeredBank, index: Tensor, compiled: bool) -> CompressedRows:
         """Reads the tokens after the blocks behind the entries at `index` [V·B,W] before them."""
@@ -139,7 +134,7 @@ class MemoryModel(nn.Module):
             entries = Embedded(*(part[:, -tail:].repeat(copies, *[1] * (part.ndim - 1)) for part in bank.embedded))
         rotary = self.model.rotary(shape.gisted, shape.length)
         x, middle = self.model.layers(entries, rotary, attn_hook=None if compiled else EagerAttention(), memory=memory)
-        return CompressedRows(entries, self.model.finish(x, middle), rotary, None)
+        return CompressedRows(entries, self.model.finish(x, middle), rotary)
 
     def score_blocks(self, bank: GistBank | LayeredBank, levels: Tensor, decision: int, width: int, interval: int = 0) -> Tensor:
         """LensNet's score of each block, fp32 [B,F], in Working Contexts of `width` entries up to token `decision`.
@@ -150,7 +145,4 @@ class MemoryModel(nn.Module):
         if not isinstance(bank, LayeredBank):
             return score_levels(self.lensnet, bank, bank_keys(self.lensnet, bank), levels, decision, width, self.spans)
         with self.spans("lensnet"):
-            K = self.config.block_size
-            distance = (decision - torch.arange(levels.shape[1], device=levels.device) * K).expand_as(levels)
-            hits = hits_at(bank, levels, decision)
-            return self.lensnet(hits, levels, distance, interval or self.config.session.mc_infer_refocus_interval)
+            return score_hits(self.lensnet, bank, levels, decision, interval or self.config.session.mc_infer_refocus_interval)

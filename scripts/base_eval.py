@@ -165,7 +165,7 @@ def _memory(memory: MemoryModel, batches: Batches, runtime: Runtime) -> dict[str
     counts = {f"memory_rows@{probe.horizon}": comparison.rows for probe, comparison in compared}
     values = {"memory": rows, **counts, "memory_rows": counts[f"memory_rows@{probes[-1].horizon}"]}
     values |= {"targets": [criterion.row() for criterion in criteria], "layouts": layouts}
-    if runtime.rank > 0 or memory.config.positional_type.endswith("alibi"):
+    if runtime.rank > 0:
         return values
     measured = measure_focus(memory, torch.cat([tokens.flatten().cpu() for tokens, _ in batches("val")]))
     if measured is None:

@@ -11,7 +11,7 @@ import torch
 from mc.config import MCConfig, RowPlan
 from mc.device_memory import Foresight, foresee
 from mc.telemetry.provider import NoOpTelemetryProvider, open_telemetry
-from mc.train.controller import new_controller
+from mc.train.controller import MCController, new_controller
 from nanochat import flags
 from nanochat.checkpoint.load_model import Trained, load_weights_into, open_trained
 from nanochat.common import UserError, base_dir, ensure_dir
@@ -124,7 +124,9 @@ def main(argv: list[str] | None = None) -> int:
     tokens_before = 0 if initial is None else tokens_trained(initial.meta)
     plan = make_plan(args, model.config, runtime, tokens_before)
     say(describe(model, plan))
-    objective = new_controller(model, args.memory, T, seed, runtime) if args.mc else NextTokenObjective(model)
+    objective = (
+        new_controller(model, args.memory, T, seed, runtime, pretrained=initial is not None) if args.mc else NextTokenObjective(model)
+    )
     run = StageRun("base", args.tag, args, runtime, stop, tokenizer, objective, telemetry)
     trainer = run.build(
         loader,
@@ -133,6 +135,8 @@ def main(argv: list[str] | None = None) -> int:
         origin={},
         settings={
             **({"init_from": args.init_from} if args.init_from else {}),
+            # A run that resumes copies its teacher from them again.
+            **({"init_weights": initial.checkpoint.digest} if isinstance(objective, MCController) and objective.teachers else {}),
             "packing": args.data.packing,
             **(args.memory.identity() if args.mc else {}),
         },

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mc.config import RowPlan
-from mc.memory_model import MemoryModel
+from mc.train.controller import MCController
 from nanochat.tracking.metric_bounds import Band, Falling, MetricBound, Steady, Toward
 from nanochat.train.objective import Objective
 
@@ -41,7 +41,7 @@ MEMORY_BOUNDS = (
     MetricBound(
         VARIANTS,
         Band(low=1, alert_low=1),
-        "variants in a step: the configured number for each row",
+        "variants in a step: the configured number for each row that has variants",
         "--mc-num-random-variants, and whether rows are long enough to compress",
     ),
     MetricBound(
@@ -88,7 +88,7 @@ def memory_bounds(least: Mapping[str, float]) -> tuple[MetricBound, ...]:
 
 
 def expected(plan: RowPlan, rows: int) -> dict[str, float]:
-    """Least values of metrics in a step of `rows` rows: the configured number of variants, or as many as exist.
+    """Least values of metrics in a step in which `rows` rows have variants: the configured number, or as many as exist.
 
     If the number adapts to the throughput (`mc_target_tok_per_sec`), one of each row.
     """
@@ -98,7 +98,8 @@ def expected(plan: RowPlan, rows: int) -> dict[str, float]:
 
 def bounds_for(objective: Objective, rows: int) -> dict[str, Any]:
     """Keyword arguments of `open_metrics` for an objective with a memory: its metric bounds and their parameters, for steps of `rows`."""
-    if not isinstance(objective, MemoryModel):
+    if not isinstance(objective, MCController):
         return {}
-    least = expected(objective.plan, rows)
+    micro_batches = objective.micro_batches
+    least = expected(objective.plan, micro_batches * objective.config.compressed_rows(rows // micro_batches))
     return {"bounds": memory_bounds(least), "least": least}

@@ -28,6 +28,7 @@ from mc.layout.layout import from_levels
 from mc.memory_model import MemoryModel, PlainRows
 from mc.nets.attention_probe import attention_mass
 from mc.nets.gist_bank import GistBank
+from mc.nets.layered_bank import LayeredBank
 from nanochat.eval.bits_per_byte import never
 from nanochat.model.attention import EagerAttention
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy
@@ -111,18 +112,11 @@ def read_layouts(memory: MemoryModel, bank: GistBank, levels: Tensor, width: int
     return memory.forward_layouts(bank, layout).hidden
 
 
-def lens_levels(memory: MemoryModel, probe: Probe, bank: GistBank, passes: int = 1) -> Tensor:
-    """The layout that LensNet chooses, int64 levels [B,F].
-
-    It scores the fully collapsed context, and the blocks with the highest scores become raw. Each of the further `passes` scores
-    the layout of the one before.
-    """
-    current = coarsest(probe.compression)
-    levels = by_recency(current, bank.x.shape[0], bank.x.device)
-    for _ in range(passes):
-        levels = by_score(probe.compression, memory.score_blocks(bank, levels, probe.decision, current.width - probe.horizon))
-        current = probe.compression
-    return levels
+def lens_levels(memory: MemoryModel, probe: Probe, bank: GistBank | LayeredBank) -> Tensor:
+    """The layout that LensNet chooses, int64 levels [B,F]: it scores the fully collapsed context, and the highest scores become raw."""
+    collapsed = coarsest(probe.compression)
+    levels = by_recency(collapsed, bank.x.shape[0], bank.x.device)
+    return by_score(probe.compression, memory.score_blocks(bank, levels, probe.decision, collapsed.width - probe.horizon))
 
 
 def horizon_attention(memory: MemoryModel, plain: PlainRows, horizon: int, blocks: int) -> Tensor:
@@ -134,7 +128,7 @@ def horizon_attention(memory: MemoryModel, plain: PlainRows, horizon: int, block
 
 
 def choose_levels(
-    memory: MemoryModel, probe: Probe, plain: PlainRows, bank: GistBank, condition: Condition, generator: torch.Generator, passes: int = 1
+    memory: MemoryModel, probe: Probe, plain: PlainRows, bank: GistBank, condition: Condition, generator: torch.Generator
 ) -> Tensor:
     """The layout of `condition` for each row, int64 levels [B,F]; `generator`, on the CPU, draws the random ones."""
     rows, device = bank.x.shape[0], bank.x.device
@@ -143,7 +137,7 @@ def choose_levels(
     if condition == "recency":
         return by_recency(probe.compression, rows, device)
     if condition == "lens":
-        return lens_levels(memory, probe, bank, passes)
+        return lens_levels(memory, probe, bank)
     if condition == "oracle":
         return by_score(probe.compression, horizon_attention(memory, plain, probe.horizon, probe.plan.blocks))
     return by_recency(coarsest(probe.compression), rows, device)
@@ -157,7 +151,6 @@ def measure(
     conditions: Sequence[Condition] = LAYOUTS,
     should_stop: Callable[[], bool] = never,
     seed: int = 0,
-    passes: int = 1,
 ) -> list[dict[str, Tensor]] | None:
     """Losses of this process's rows by condition, fp32 [N], for each probe; rows without a target in the horizon are left out.
 
@@ -174,7 +167,7 @@ def measure(
             (coarsest(probe.compression), [condition for condition in conditions if condition == "gists"]),
         ):
             if together:
-                levels = torch.stack([choose_levels(memory, probe, plain, bank, condition, generator, passes) for condition in together])
+                levels = torch.stack([choose_levels(memory, probe, plain, bank, condition, generator) for condition in together])
                 hidden = read_layouts(memory, bank, levels, compression.width)
                 nll = horizon_nll(model, hidden, targets.repeat(len(together), 1), H).view(len(together), -1)
                 losses |= zip(together, nll, strict=True)

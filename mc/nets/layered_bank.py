@@ -16,7 +16,7 @@ from torch import Tensor
 from mc.nets.gist_bank import BankShape
 from mc.nets.hits import entry_hits, token_hits
 from mc.nets.layered_gists import LayeredEntries, LayeredGistNet, join, tokens_as_entries, turned
-from mc.nets.layered_lens import NEWEST
+from mc.nets.layered_lens import NEWEST, LayeredLensNet
 from nanochat.model.gpt import Embedded
 
 
@@ -28,6 +28,11 @@ class LayeredBank(NamedTuple):
     queries: Tensor
     entries: LayeredEntries
     shape: BankShape
+
+    @property
+    def x(self) -> Tensor:
+        """Embeddings of the tokens, [B,T,D]."""
+        return self.embedded.x
 
 
 Heads = Iterable[tuple[Tensor, Tensor, Tensor]]  # queries, keys and values of each layer: see `GPT.heads`
@@ -58,6 +63,12 @@ def gather(entries: LayeredEntries, index: Tensor) -> LayeredEntries:
     rows = torch.arange(len(index), device=index.device) % B
     flat = index + rows[:, None] * M
     return entries.each(lambda part: part.flatten(1, 2).index_select(1, flat.flatten()).unflatten(1, index.shape))
+
+
+def score_hits(lensnet: LayeredLensNet, bank: LayeredBank, levels: Tensor, decision: int, interval: int) -> Tensor:
+    """LensNet's scores fp32 [B,F] of blocks with `levels` int64 [B,F], for the `interval` tokens from `decision` on."""
+    begin = torch.arange(levels.shape[1], device=levels.device) * bank.shape.geometry.block_size
+    return lensnet(hits_at(bank, levels, decision), levels, (decision - begin).expand_as(levels), interval)
 
 
 def hits_at(bank: LayeredBank, levels: Tensor, decision: int) -> Tensor:

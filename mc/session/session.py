@@ -63,8 +63,7 @@ class MCSession:
     """The history in `tree` and its Working Context, read by the model of `memory`. Not thread-safe.
 
     A tree that is not empty is laid out at once: as in `focus`, which another session's `focused` gave; as `save` has left it in
-    `file`; or else with the most recent tokens in most detail. Raises `ValueError` if `config` does not fit the memory, `UserError` if
-    it was trained with positions that need a bias, which a KV cache does not support.
+    `file`; or else with the most recent tokens in most detail. Raises `ValueError` if `config` does not fit the memory.
     """
 
     def __init__(
@@ -78,8 +77,6 @@ class MCSession:
         focus: dict[str, Any] | None = None,
     ) -> None:
         kind = memory.config.positional_type
-        if kind.endswith("alibi"):
-            raise UserError(f"positional_type {kind} works in training only, because sessions have no biases; train with gaussian")
         if tree.spec != session_spec(memory, config):
             raise ValueError(f"invalid tree: it holds {tree.spec}; expected {session_spec(memory, config)}")
         self.memory, self.tree, self.config, self.file = memory, tree, config, file

@@ -1,30 +1,34 @@
-"""Training objective of a memory: one loss over plain rows and compressed variants of them.
+"""Training objective of a memory: the loss of plain rows, and those of compressed variants of them.
 
-Shapes: `B` rows, `T` tokens, `V` variants of a row, `W` entries of a variant, `F` blocks that may be compressed, `H` horizon,
-`D` width. Variant v of row b is at v·B + b wherever variants are stacked.
+`mc_joint` says what the model learns from the variants: nothing, so that it is the model of a run without a memory bit for bit; with a
+weight; or as much as from plain rows. Shapes: `B` rows, `T` tokens, `V` variants of a row, `W` entries of a variant, `P` of them that
+have predictions (the last ones), `F` blocks that may be compressed, `H` horizon, `D` width. Variant v of row b is at v·B + b wherever
+variants are stacked.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from mc.config import MCConfig
 from mc.layout.compression import repeated, sample_levels
-from mc.memory_model import MemoryModel, PlainRows
+from mc.memory_model import CompressedRows, MemoryModel, PlainRows
 from mc.nets.gist_bank import GistBank
-from mc.nets.lensnet import bank_keys
+from mc.nets.layered_bank import LayeredBank
 from mc.train import metrics as measure
-from mc.train.gist_losses import Reconstruction, distillation_loss
+from mc.train.apart import frozen_copy, some_rows, without_gradients
+from mc.train.gist_losses import Distillation, Reconstruction
+from mc.train.hit_objective import HitObjective
 from mc.train.lens_objective import LensObjective
 from mc.train.lens_teachers import attention_teacher, occurrence
 from mc.train.variant_sampler import Request, Sampler, Variants, VariantThrottle, lay_out
 from nanochat.model.cross_entropy import IGNORE
-from nanochat.model.gpt import GPT
+from nanochat.model.gpt import GPT, Rotary
 from nanochat.runtime.device import Runtime
 from nanochat.train.objective import Objective, StepResult
 from nanochat.train.optim import OptimFlags, ParamGroup
@@ -46,18 +50,19 @@ NETWORKS = ("gistnet", "lensnet", "attention")
 
 @dataclass
 class MCBatchResult:
-    """Result of a micro-batch; all but `loss` is detached.
+    """Result of a micro-batch; all but `loss` and `apart` (see `StepResult`) is detached.
 
-    `positional_caches` are (cos, sin, ALiBi bias or None) of the plain rows and of the variants, `cached_embeddings` [B,T,D]
-    the token embeddings, `lod_losses` fp32 [levels] the mean losses of the predictions at entries of each level.
+    `positional_caches` are cos and sin of the plain rows and of the variants, `cached_embeddings` [B,T,D] the token embeddings,
+    `lod_losses` fp32 [levels] the mean losses of the predictions at entries of each level.
     """
 
     loss: Tensor
+    apart: Tensor | None
     token_loss: Tensor
     loss_lod0: Tensor
     lens_loss: Tensor
     lod_losses: Tensor
-    positional_caches: dict[str, tuple[Tensor, Tensor, Tensor | None]]
+    positional_caches: dict[str, Rotary]
     cached_embeddings: Tensor
     metrics: dict[str, Tensor]
 
@@ -66,17 +71,25 @@ class MCController(MemoryModel, Objective):
     """Training objective of a `MemoryModel`: the model, its gists and LensNet learn from rows and their variants.
 
     `seed` and `rank` (of the process) determine the layouts. `micro_batches`, those of a step over all processes, only scales
-    metrics. With `annealed`, for continued training, variants are narrow from the start, as with `mc_anneal` off.
+    metrics. With `annealed`, for continued training, variants are narrow from the start, as with `mc_anneal` off. If the model is
+    `pretrained`, a copy of it teaches the variants as long as these teach the model: else the model's predictions would follow theirs.
     """
 
-    def __init__(self, model: GPT, config: MCConfig, seq_len: int, seed: int = 0, rank: int = 0, annealed: bool = False) -> None:
+    def __init__(
+        self, model: GPT, config: MCConfig, seq_len: int, seed: int = 0, rank: int = 0, annealed: bool = False, pretrained: bool = False
+    ) -> None:
         super().__init__(model, config, seq_len)
         self.micro_batches = 1
         self.annealed = annealed or not config.mc_anneal
-        self.focus = LensObjective(self.lensnet, self.plan)
+        self.focus = (HitObjective if config.gist.layered else LensObjective)(self.lensnet, self.plan)
         self.lensnet.requires_grad_(config.lens_loss.mc_lens_loss_weight > 0)
         if config.mc_freeze_model:
             model.requires_grad_(False)
+        self.compiled = False
+        self.distillation = Distillation()
+        # In a tuple, so that it is in no checkpoint: a run that resumes makes it again.
+        copied = pretrained and config.joint_weight > 0 and not (config.joint_mean or config.mc_freeze_model)
+        self.teachers = (frozen_copy(model),) if copied else ()
         self.reconstruction = Reconstruction(model.config.width, config.geometry) if config.mc_gist_recon_weight else None
         self.sampler = Sampler(self.plan, seed, model.wte.weight.is_cuda, rank)
         self.pace = VariantThrottle(config.mc_target_tok_per_sec, config.mc_num_random_variants, model.wte.weight.device)
@@ -86,14 +99,17 @@ class MCController(MemoryModel, Objective):
     def init_weights(self, generator: torch.Generator | None = None) -> MCController:
         """Initialises the memory's networks, but not the model. Returns self."""
         super().init_weights(generator)
-        self.focus.start_reference()
         if self.reconstruction is not None:
             self.reconstruction.init_weights(generator)
         return self
 
     def use_kernels(self, compiled: bool) -> MCController:
-        """Compiles GistNet's encoder, if `compiled`; not the model. Returns self."""
-        if compiled and self.gistnet.encoder is not None:
+        """Compiles GistNet's encoder and the teacher, if `compiled`; not the model. Returns self."""
+        self.compiled = compiled
+        self.distillation = Distillation(compiled)
+        for teacher in self.teachers:
+            teacher.use_kernels(compiled, chunked_ce=False)
+        if compiled and not self.layered and self.gistnet.encoder is not None:
             for block in self.gistnet.encoder.blocks:  # not LensNet, which is small and whose shapes change with the width
                 block.compile(dynamic=False)
         return self
@@ -106,8 +122,10 @@ class MCController(MemoryModel, Objective):
         scale = plan.lr_scale * flags.lr_mult * self.config.mc_lr_mult
         decay = flags.weight_decay * flags.wd_mult * plan.weight_decay_scale
         groups = [] if self.config.mc_freeze_model else super().parameter_groups(flags, plan)
-        groups.append(ParamGroup("muon", matrices, flags.matrix_lr * scale, decay))
-        return [*groups, ParamGroup("adamw", rest, ADAM_LR * scale, 0.0, (0.8, 0.95))] if rest else groups
+        apart = self.config.apart
+        if matrices:
+            groups.append(ParamGroup("muon", matrices, flags.matrix_lr * scale, decay, apart=apart))
+        return [*groups, ParamGroup("adamw", rest, ADAM_LR * scale, 0.0, (0.8, 0.95), apart=apart)] if rest else groups
 
     def get_extra_state(self) -> Tensor:
         """Counters that a checkpoint holds in addition to parameters and buffers."""
@@ -125,14 +143,16 @@ class MCController(MemoryModel, Objective):
         """
         stages = [1.0] if self.annealed else self.plan.stages
         forwarded = sum(map(self.plan.multiplier, stages)) / len(stages)
-        if self.config.mc_freeze_model:  # a row needs its forward only, a third, and a variant no gradients of the weights
-            forwarded = (1 + 2 * (forwarded - 1)) / 3
+        if self.config.mc_freeze_model or self.config.apart:  # a variant needs no gradients of the weights, a third
+            forwarded = 1 + 2 / 3 * (forwarded - 1)
+        if self.config.mc_freeze_model or self.teachers:  # of a row the forward only, a third, or that of the teacher too
+            forwarded += 1 / 3 if self.teachers else -2 / 3
         return self.model.flops_per_token() * forwarded
 
     def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
         """See `Objective.forward`."""
         result = self.process_batch(tokens, targets, progress, weights)
-        return StepResult(result.loss, result.metrics)
+        return StepResult(result.loss, result.metrics, result.apart)
 
     def figures(self, spans_ms: dict[str, float], grad_accum_steps: int) -> dict[str, float]:
         """Milliseconds of a step's forward passes by part of the controller, and their sum without the networks."""
@@ -146,69 +166,109 @@ class MCController(MemoryModel, Objective):
 
     def process_batch(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> MCBatchResult:
         """Losses of rows and variants: tokens and targets int64 [B,T], `progress` of the run 0 … 1; see `Objective.forward`."""
-        B, T = tokens.shape
+        config, (B, T) = self.config, tokens.shape
         progress = 1.0 if self.annealed else progress
         self.pace.saw(B * T)
         plain = self.forward_plain(tokens, compiled=True)
         base_loss, row_losses = self.model.loss(plain.hidden, targets, "both", weights)  # (), (B, T) detached
-        with self.spans("tree_build"):
-            bank = self.build_bank(plain)
-        with self.spans("variant_sampling"):
-            variants = self._sample(bank, B, progress)
-        V = len(variants.levels)
-        compressed = self.forward_layouts(bank, variants.layout, variants.index, self.config.mc_compile_variants)
-        hidden = compressed.hidden
-        with self.spans("variant_pack"):
-            rows = torch.arange(V * B, device=tokens.device) % B
-            entry_targets = targets[rows[:, None], variants.predicts]
-            if not self.config.mc_gist_targets:
-                entry_targets = entry_targets.masked_fill(variants.layout.lod > 0, IGNORE)
-        variant_loss, losses = self.model.loss(hidden, entry_targets, "both", None if weights is None else weights[rows])
-        token_loss = (base_loss + V * variant_loss) / (1 + V)
-        loss, extra = self._gist_terms(token_loss, tokens, plain, row_losses, bank, hidden, entry_targets)
-        with self.spans("metrics"):
-            horizon = slice(-self.plan.horizon - 1, -1)
-            advantages = (row_losses[:, horizon].mean(1) - losses[:, horizon].mean(1).view(V, B)).detach()
-            metrics = self._metrics(base_loss, token_loss, row_losses, losses, entry_targets != IGNORE, variants, advantages)
-        lens_loss = base_loss.new_zeros(())
-        if self.config.lens_loss.mc_lens_loss_weight:
-            with self.spans("lens"):
-                learns = self._lens_learns(self.draw) and V > 1
-                if learns:
-                    teachers = self._teachers(tokens, targets, plain, row_losses, losses)
-                    origin = self.draw // self.config.mc_lens_every % V
-                    lens_loss, lens_metrics = self.focus.loss(
-                        bank, compressed.entries.x, variants, origin, advantages, teachers, self.spans
-                    )
-                else:
-                    lens_loss, lens_metrics = self.focus.idle()
-            metrics |= lens_metrics
-            loss = loss + self.config.lens_loss.mc_lens_loss_weight * lens_loss
+        embedded, n = plain.embedded.x.detach(), config.compressed_rows(B)  # rows that have variants
+        with without_gradients(self.model) if config.apart else nullcontext():
+            if config.apart:
+                rows = (torch.arange(n, device=tokens.device) * config.mc_rows_every + self.draw) % B
+                plain, tokens, targets, row_losses = some_rows(plain, rows), tokens[rows], targets[rows], row_losses[rows]
+            with self.spans("tree_build"):
+                bank = self.build_bank(plain, compiled=self.compiled)
+            with self.spans("variant_sampling"):
+                variants = self._sample(bank, n, progress)
+            V = len(variants.levels)
+            compressed = self.forward_layouts(bank, variants.layout, variants.index, config.mc_compile_variants)
+            if config.joint_mean:
+                variant_loss, losses = self._core_loss(compressed.hidden, targets, variants, weights)
+                token_loss, extra = (base_loss + V * variant_loss) / (1 + V), {}
+                memory = base_loss.new_zeros(())
+            else:
+                memory, losses, extra = self._distil(tokens, targets, plain, compressed.hidden)
+                counted = (targets[:, -losses.shape[1] :] != IGNORE).sum().clamp(min=1)
+                token_loss = (base_loss.detach() + losses.sum() / counted) / (1 + V)
+            if self.reconstruction is not None:
+                recon = self._reconstruct(tokens, bank)
+                memory, extra["mc/gist_recon"] = memory + config.mc_gist_recon_weight * recon, recon.detach()
+            with self.spans("metrics"):
+                horizon = slice(-self.plan.horizon - 1, -1)
+                advantages = (row_losses[:, horizon].mean(1) - losses[:, horizon].mean(1).view(V, n)).detach()
+                metrics = self._metrics(B, base_loss, token_loss, row_losses, losses, targets, variants, advantages)
+            lens_loss, lens_metrics = self._lens_loss(tokens, targets, plain, row_losses, bank, compressed, variants, losses, advantages)
+            memory = memory + config.lens_loss.mc_lens_loss_weight * lens_loss
+        if config.apart:
+            loss, apart = base_loss, memory
+        else:
+            weight = config.joint_weight or 1.0  # 0 here: the model is frozen
+            loss, apart = (token_loss if config.joint_mean else base_loss) + weight * memory, None
         self.draw += 1
-        self.contexts += B * (1 + V) * (dist.get_world_size() if dist.is_initialized() else 1)
+        self.contexts += (B + n * V) * (dist.get_world_size() if dist.is_initialized() else 1)
         return MCBatchResult(
-            loss, token_loss.detach(), base_loss.detach(), lens_loss.detach(), metrics.pop("lod_losses"),
-            {"rows": (*plain.rotary, None), "variants": (*compressed.rotary, compressed.bias)}, plain.embedded.x.detach(), metrics | extra,
+            loss, apart, token_loss.detach(), base_loss.detach(), lens_loss.detach(), metrics.pop("lod_losses"),
+            {"rows": plain.rotary, "variants": compressed.rotary}, embedded, metrics | lens_metrics | extra,
         )  # fmt: skip
+
+    def _core_loss(self, hidden: Tensor, targets: Tensor, variants: Variants, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(mean loss; losses fp32 [V·B,P], detached) of the predictions at hidden states [V·B,P,D]."""
+        with self.spans("variant_pack"):
+            rows = torch.arange(len(hidden), device=targets.device) % len(targets)
+            entry_targets = targets[rows[:, None], variants.predicts[:, -hidden.shape[1] :]]
+        return self.model.loss(hidden, entry_targets, "both", None if weights is None else weights[rows])
+
+    def _distil(self, tokens: Tensor, targets: Tensor, plain: PlainRows, hidden: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """(weighted KL divergence from the plain row, or its teacher; losses fp32 [V·B,P], detached; metrics) of the raw tail."""
+        tail, model = self.plan.tail, self.model
+        reference, head = plain.hidden, model.lm_head.weight
+        for teacher in self.teachers:
+            with torch.no_grad():
+                reference, head = teacher.backbone(teacher.embed(tokens), plain.rotary), teacher.lm_head.weight
+        student = hidden[:, -tail:].unflatten(0, (-1, len(tokens)))
+        weight, head = (matrix.to(hidden.dtype) for matrix in (model.lm_head.weight, head))
+        divergence, losses = self.distillation(student, weight, reference[:, -tail:], head, targets[:, -tail:])
+        return self.config.mc_gist_kl_weight * divergence, losses.flatten(0, 1), {"mc/gist_kl": divergence.detach()}
+
+    def _reconstruct(self, tokens: Tensor, bank: GistBank) -> Tensor:
+        blocks, T = self.plan.blocks, self.plan.length
+        gists = bank.x[:, T : T + blocks * self.config.geometry.slots]
+        return self.reconstruction(self.model, gists, tokens[:, : blocks * self.config.block_size], self.draw)
+
+    def _lens_loss(
+        self, tokens, targets, plain: PlainRows, row_losses, bank, compressed: CompressedRows, variants: Variants, losses, advantages
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """LensNet's loss and metrics; no metrics if it is not trained."""
+        if not self.config.lens_loss.mc_lens_loss_weight:
+            return row_losses.new_zeros(()), {}
+        V = len(variants.levels)
+        origin = self.draw // self.config.mc_lens_every % V
+        with self.spans("lens"):
+            if not self._lens_learns(self.draw) or not (self.layered or V > 1):
+                return self.focus.idle()
+            if self.layered:
+                return self.focus.loss(bank, variants, origin, self.spans)
+            teachers = self._teachers(tokens, targets, plain, row_losses, losses)
+            return self.focus.loss(bank, compressed.entries.x, variants, origin, advantages, teachers, self.spans)
 
     def _lens_learns(self, draw: int) -> bool:
         return self.config.lens_loss.mc_lens_loss_weight > 0 and draw % self.config.mc_lens_every == 0
 
     def _per_row(self, draw: int) -> int:
-        """Variants of each row in a micro-batch; at least two for LensNet, which learns from pairs."""
-        return max(self.pace.variants, 2) if self._lens_learns(draw) else self.pace.variants
+        """Variants of each row in a micro-batch; at least two for a LensNet that learns from pairs."""
+        return max(self.pace.variants, 2) if self._lens_learns(draw) and not self.layered else self.pace.variants
 
-    def _sample(self, bank: GistBank, rows: int, progress: float) -> Variants:
+    def _sample(self, bank: GistBank | LayeredBank, rows: int, progress: float) -> Variants:
         """Variants of this micro-batch: random, and with priority sampling half of them by LensNet's scores."""
         width = self.plan.width(progress)
         request, following = (Request(draw, self._per_row(draw), rows, width) for draw in (self.draw, self.draw + 1))
-        variants = self.sampler(request, following, bank.x.device)
+        variants = self.sampler(request, following, self.device)
         guided = len(variants.levels) // 2
         if not self.config.mc_priority_sampling or not guided:
             return variants
         with torch.no_grad(), self.spans("lens"):
-            scores = self.focus.coarse_scores(bank, bank_keys(self.lensnet, bank))
-        scores = scores.expand(guided, -1, -1).flatten(0, 1) / self.config.lens_loss.mc_lens_temperature
+            scores = self.focus.likely(bank, self.spans)
+        scores = scores.expand(guided, -1, -1).flatten(0, 1)
         levels = sample_levels(variants.compression, len(scores), self.sampler.generator(self.draw), scores, scores.device).view(
             guided, rows, -1
         )
@@ -228,38 +288,16 @@ class MCController(MemoryModel, Objective):
             teachers.append((config.mc_lens_attention_weight, signal))
         return teachers
 
-    def _gist_terms(
-        self, loss, tokens, plain: PlainRows, row_losses, bank: GistBank, hidden, entry_targets
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`loss` plus the enabled gist losses, and the values of these."""
-        config, metrics = self.config, {}
-        if config.mc_gist_delta_weight:
-            # Mean losses of single variants with gradients take another pass over the head.
-            each = self.model.loss(hidden, entry_targets, "none").mean(1).view(-1, len(tokens))
-            delta = F.relu(each - row_losses.mean(1)).mean()
-            loss, metrics["mc/gist_delta"] = loss + config.mc_gist_delta_weight * delta, delta.detach()
-        if config.mc_gist_kl_weight:
-            tail = self.plan.tail
-            student = hidden[:, -tail:].unflatten(0, (-1, len(tokens)))
-            divergence = distillation_loss(self.model, plain.hidden[:, -tail:], student)
-            loss, metrics["mc/gist_kl"] = loss + config.mc_gist_kl_weight * divergence, divergence.detach()
-        if self.reconstruction is not None:
-            blocks = self.plan.blocks
-            T, S = self.plan.length, self.config.geometry.slots
-            gists = bank.x[:, T : T + blocks * S]
-            recon = self.reconstruction(self.model, gists, tokens[:, : blocks * config.block_size], self.draw)
-            loss, metrics["mc/gist_recon"] = loss + config.mc_gist_recon_weight * recon, recon.detach()
-        return loss, metrics
-
     @torch.no_grad()
     def _metrics(
-        self, base_loss, token_loss, row_losses: Tensor, losses: Tensor, counts: Tensor, variants: Variants, advantages: Tensor
+        self, B: int, base_loss, token_loss, row_losses: Tensor, losses: Tensor, targets: Tensor, variants: Variants, advantages: Tensor
     ) -> dict[str, Tensor]:
-        V, B = advantages.shape
-        W, T, steps = losses.shape[1], self.plan.length, self.micro_batches
-        rows = torch.arange(V * B, device=losses.device) % B
-        reference = row_losses[rows[:, None], variants.predicts]
-        level_losses, deltas = measure.by_level(losses, reference, variants.layout.lod, counts, self.plan.max_lod)
+        V, n = advantages.shape
+        P, T, steps = losses.shape[1], self.plan.length, self.micro_batches
+        rows = (torch.arange(V * n, device=losses.device) % n)[:, None]
+        predicts, lod = variants.predicts[:, -P:], variants.layout.lod[:, -P:]
+        counts = targets[rows, predicts] != IGNORE
+        level_losses, deltas = measure.by_level(losses, row_losses[rows, predicts], lod, counts, self.plan.max_lod)
         guided = V // 2 if self.config.mc_priority_sampling else 0
         metrics = {
             "lod_losses": level_losses,
@@ -268,15 +306,15 @@ class MCController(MemoryModel, Objective):
             "mc/adv_delta_mean": -advantages.mean(),
             "mc/adv_delta_p95": (-advantages).flatten().quantile(0.95),
             "mc/adv_delta_std": advantages.std(correction=0),
-            "mc/variant_width": W,
-            "mc/variants_total": V * B * steps,
+            "mc/variant_width": variants.layout.lod.shape[1],
+            "mc/variants_total": V * n * steps,
             "mc/variants_per_sample": V,
-            "mc/N_recency": B * steps,
-            "mc/N_allocated": (V - guided) * B * steps,
-            "mc/N_siblings": guided * B * steps,
+            "mc/N_recency": n * steps,
+            "mc/N_allocated": (V - guided) * n * steps,
+            "mc/N_siblings": guided * n * steps,
             "mc/N_deduped": (~repeated(variants.levels)).sum() * steps,
-            "mc/horizon_tokens": B * (T + V * W) * steps,
-            "mc/effective_batch_size": B * (1 + V) * steps,
+            "mc/horizon_tokens": (B * T + n * V * (P if self.layered else variants.layout.lod.shape[1])) * steps,
+            "mc/effective_batch_size": (B + n * V) * steps,
             "mc/effective_step": self.contexts,
         }
         for level in range(self.plan.max_lod + 1):
@@ -285,11 +323,11 @@ class MCController(MemoryModel, Objective):
         return metrics
 
 
-def new_controller(model: GPT, config: MCConfig, seq_len: int, seed: int, runtime: Runtime) -> MCController:
+def new_controller(model: GPT, config: MCConfig, seq_len: int, seed: int, runtime: Runtime, pretrained: bool = False) -> MCController:
     """Adds a freshly initialised memory to `model`, whose weights do not change, on the device of `runtime`.
 
     The memory's weights are the same in all processes; the layouts differ.
     """
-    controller = MCController(model, config, seq_len, seed, rank=runtime.rank)
+    controller = MCController(model, config, seq_len, seed, rank=runtime.rank, pretrained=pretrained)
     # Not the seed of the model's weights.
     return controller.init_weights(torch.Generator().manual_seed(seed + 1)).to(runtime.device).use_kernels(runtime.compile)

@@ -1,4 +1,4 @@
-"""Losses of LensNet: preferences over pairs of a row's layouts, agreement with teachers, and regularisers.
+"""Losses of LensNet: preferences over pairs of a row's layouts, and agreement with teachers.
 
 Shapes: `B` rows, `V` variants of a row, `O` contexts of a row in which LensNet scored its blocks, `F` blocks. The detail of a block is
 −level.
@@ -86,25 +86,14 @@ class AdvantageNorm(nn.Module):
         return (self.moments[2] / self.moments[0] - self.mean.square()).clamp(min=1e-12).sqrt()
 
 
-class LensLosses(NamedTuple):
-    """Unweighted terms of LensNet's loss: fp32 scalars, differentiable."""
+def preference_loss(pairs: Pairs, policy: Tensor, deviation: Tensor, config: LensLossConfig) -> Tensor:
+    """Bradley–Terry loss of the kept pairs, fp32 scalar, from policy scores [O,B,V,V].
 
-    preference: Tensor
-    rank: Tensor
-    budget: Tensor
-
-
-def lens_losses(pairs: Pairs, policy: Tensor, scores: Tensor, deviation: Tensor, config: LensLossConfig) -> LensLosses:
-    """Loss terms of the kept pairs, from policy scores [O,B,V,V] and block scores [O,B,F].
-
-    The preference loss is Bradley–Terry's, the rank loss a hinge with a margin; both are means weighted by the gap in running
-    standard deviations. The budget loss balances expansions and collapses.
+    The mean is weighted by the gap in running standard deviations.
     """
     weight = torch.where(pairs.kept, torch.tanh(pairs.gap / deviation), 0.0)
     weight = weight / (len(policy) * weight.sum().clamp(min=1e-6))
-    preference = (weight * F.softplus(-policy / config.mc_lens_temperature)).sum()
-    rank = (weight * F.relu(config.mc_lens_margin - policy)).sum()
-    return LensLosses(preference, rank, imbalance(scores).mean())
+    return (weight * F.softplus(-policy / config.mc_lens_temperature)).sum()
 
 
 def teacher_loss(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -115,14 +104,3 @@ def teacher_loss(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     predicted = (scores / temperature).log_softmax(-1).mean(0)
     wanted = torch.special.xlogy(teacher, teacher / teacher.sum(-1, keepdim=True).clamp(min=1e-6))
     return (wanted - teacher * predicted).sum() / teacher.sum().clamp(min=1e-6)
-
-
-def imbalance(scores: Tensor) -> Tensor:
-    """((P⁺ − P⁻) / (P⁺ + P⁻))² of the sums of positive and of negative scores over the last dimension."""
-    return (scores.sum(-1) / scores.abs().sum(-1).clamp(min=1e-6)).square()
-
-
-def policy_divergence(reference: Tensor, scores: Tensor, temperature: float) -> Tensor:
-    """Mean KL(reference ‖ scores) of block scores [O,B,F] as distributions over blocks at `temperature`."""
-    old = (reference / temperature).log_softmax(-1)
-    return (old.exp() * (old - (scores / temperature).log_softmax(-1))).sum(-1).mean()

@@ -5,7 +5,6 @@ Shapes: `B` rows, `V` variants, `W` entries before the decision point, `F` block
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -18,15 +17,19 @@ from mc.layout.layout import Layout
 from mc.nets.gist_bank import GistBank
 from mc.nets.lensnet import LensNet, bank_keys, score_blocks, score_levels
 from mc.train import metrics as measure
-from mc.train.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores, teacher_loss
+from mc.train.lens_loss import AdvantageNorm, Pairs, make_pairs, policy_scores, preference_loss, teacher_loss
 from mc.train.variant_sampler import Variants
 from nanochat.profiling.timers import OpenSpan, untimed
 
-REFERENCE_BETA = 0.99  # EMA decay of the reference policy's weights
 METRICS = (
     "mc/lens_loss", "mc/lens_explained", "mc/lens_pairs", "mc/policy_score_abs_mean", "mc/policy_score_std_mean",
     "mc/preference_corr_mean", "mc/preference_corr_max", "mc/pref_span_corr",
 )  # fmt: skip
+
+
+def untouched(net: nn.Module) -> Tensor:
+    """Zero loss that touches every parameter of `net`."""
+    return sum(0.0 * p.sum() for p in net.parameters())
 
 
 class LensObjective(nn.Module):
@@ -36,26 +39,14 @@ class LensObjective(nn.Module):
         super().__init__()
         self.lensnet, self.plan, self.config = lensnet, plan, plan.config.lens_loss
         self.advantages = AdvantageNorm(self.config.mc_lens_adv_norm_beta)
-        self.register_buffer("sides", torch.zeros(2))  # running means of positive and of negative scores
         self._newest: dict[str, Tensor | float] = dict.fromkeys(METRICS, math.nan)
-        self.reference = copy.deepcopy(lensnet).requires_grad_(False) if self.config.mc_lens_kl_weight else None
 
-    @torch.no_grad()
-    def start_reference(self) -> None:
-        """Copies the current LensNet into the reference policy."""
-        if self.reference is not None:
-            self.reference.load_state_dict(self.lensnet.state_dict())
-
-    def scores(
-        self, keys: Tensor, entries: Tensor, variants: Variants, lensnet: LensNet | None = None, spans: OpenSpan = untimed
-    ) -> Tensor:
+    def scores(self, keys: Tensor, entries: Tensor, variants: Variants, spans: OpenSpan = untimed) -> Tensor:
         """Block scores fp32 [V,B,F] of the variants' Working Contexts, whose entries [V·B,·,D] are cut off at the decision point."""
         H, levels = self.plan.horizon, variants.levels
         layout = Layout(*(part[:, :-H] for part in variants.layout))
         with spans("lensnet"):
-            scores = score_blocks(
-                lensnet or self.lensnet, keys, self.plan.shape, entries[:, :-H], layout, levels.flatten(0, 1), self.plan.length - H
-            )
+            scores = score_blocks(self.lensnet, keys, self.plan.shape, entries[:, :-H], layout, levels.flatten(0, 1), self.plan.length - H)
         return scores.view(levels.shape)
 
     def coarse_scores(self, bank: GistBank, keys: Tensor, blocks: int | None = None, spans: OpenSpan = untimed) -> Tensor:
@@ -66,6 +57,10 @@ class LensObjective(nn.Module):
         blocks = self.plan.blocks if blocks is None else blocks
         levels = torch.ones(bank.x.shape[0], blocks, dtype=torch.int64, device=bank.x.device)
         return score_levels(self.lensnet, bank, keys, levels, self.plan.decision(blocks), self.plan.collapsed_width(blocks), spans)
+
+    def likely(self, bank: GistBank, spans: OpenSpan) -> Tensor:
+        """Logits fp32 [B,F] of the blocks that priority sampling leaves raw."""
+        return self.coarse_scores(bank, bank_keys(self.lensnet, bank)) / self.config.mc_lens_temperature
 
     def loss(
         self,
@@ -92,27 +87,12 @@ class LensObjective(nn.Module):
         scores = torch.cat([self.scores(keys, mixed, mine, spans=spans), self.coarse_scores(bank, keys, spans=spans)[None]])  # (O, B, F)
         pairs = make_pairs(variants.levels.transpose(0, 1), advantages.t(), config)
         policy = policy_scores(scores, pairs)  # (O, B, V, V)
-        terms = lens_losses(pairs, policy, scores, self.advantages.deviation, config)
-        loss, explained = terms.preference, torch.full_like(terms.preference, math.nan)
+        loss = preference_loss(pairs, policy, self.advantages.deviation, config)
+        explained = torch.full_like(loss, math.nan)
         if teachers:
             earlier = [self.coarse_scores(bank, keys, blocks, spans)[None] for blocks in self.plan.far_blocks[1:]]
             ours, even = self._teacher_losses([scores, *earlier], teachers)
             loss, explained = loss + ours, 1 - ours.detach() / even
-        if config.mc_lens_rank_weight:
-            loss = loss + config.mc_lens_rank_weight * terms.rank
-        if config.mc_lens_budget_weight:
-            loss = loss + config.mc_lens_budget_weight * terms.budget
-        if config.mc_lens_budget_smooth_weight:
-            current = torch.stack([scores.clamp(min=0).mean(), scores.clamp(max=0).mean()])
-            sides = torch.lerp(current, self.sides, config.mc_lens_budget_smooth_beta)
-            self.sides.copy_(sides.detach())
-            loss = loss + config.mc_lens_budget_smooth_weight * imbalance(sides)
-        if self.reference is not None:
-            with torch.no_grad():
-                for old, new in zip(self.reference.parameters(), self.lensnet.parameters(), strict=True):
-                    old.lerp_(new, 1 - REFERENCE_BETA)
-                reference = self.scores(bank_keys(self.reference, bank), mixed, mine, self.reference)
-            loss = loss + config.mc_lens_kl_weight * policy_divergence(reference, scores[:-1], config.mc_lens_temperature)
         with torch.no_grad():
             self._newest = self._metrics(loss, explained, pairs, policy, scores, advantages.t())
         return loss, self._newest
@@ -129,7 +109,7 @@ class LensObjective(nn.Module):
 
     def idle(self) -> tuple[Tensor, dict[str, Tensor | float]]:
         """(zero loss that touches every parameter, the last metrics), for micro-batches in which LensNet is not trained."""
-        return sum(0.0 * p.sum() for p in self.lensnet.parameters()), self._newest
+        return untouched(self.lensnet), self._newest
 
     def _metrics(
         self, loss: Tensor, explained: Tensor, pairs: Pairs, policy: Tensor, scores: Tensor, advantages: Tensor

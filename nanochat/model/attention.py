@@ -57,17 +57,11 @@ class AttentionHook(Protocol):
 
 
 class EagerAttention:
-    """Attention hook for plain causal attention: nothing is compiled for a width that occurs once.
-
-    `bias` is added to the scores as in `GPT.backbone`; windows are then ignored.
-    """
-
-    def __init__(self, bias: Tensor | None = None) -> None:
-        self.bias = bias
+    """Attention hook for plain causal attention: nothing is compiled for a width that occurs once."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBackend) -> Tensor:
         """See `AttentionHook`."""
-        return attention(q, k, v, window, eager_backend(backend), mask=self.bias)
+        return attention(q, k, v, window, eager_backend(backend))
 
 
 class MemoryEntries(NamedTuple):

@@ -109,7 +109,6 @@ class Attention(nn.Module):
         window: int,
         backend: AttentionBackend,
         attn_hook: AttentionHook | None = None,
-        bias: Tensor | None = None,
         memory: MemoryEntries | None = None,
     ) -> Tensor:
         """Output of the heads [B,T,D], before `c_proj`; see `GPT.backbone`."""
@@ -119,7 +118,7 @@ class Attention(nn.Module):
             return attention_with_memory(q, k, v, window, memory).reshape(x.shape)
         if attn_hook is not None:
             return attn_hook.attend(self.layer, q, k, v, window, backend).reshape(x.shape)
-        return attention(q, k, v, window, backend, mask=bias).reshape(x.shape)
+        return attention(q, k, v, window, backend).reshape(x.shape)
 
     def heads(self, x: Tensor, values: Tensor | None, rotary: Rotary, joined: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [B,T,H,E], keys and values [B,T,G,E] of x [B,T,D]; `joined`: in one matmul instead of three."""
@@ -157,6 +156,10 @@ class Block(nn.Module):
         self.attn = Attention(layer, width, head_dim, key_heads, gated)
         self.mlp = MLP(width)
         self.norm: Function = norm
+
+    def heads(self, x: Tensor, x0: Tensor, scales: Tensor, values: Tensor | None, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the layer (see `Attention.heads`)."""
+        return self.attn.heads(self.norm(scales[0] * x + scales[1] * x0), values, rotary)
 
     def forward(self, x: Tensor, x0: Tensor, scales: Tensor, *inputs) -> Tensor:
         """`scales` [2] are those of x and x0 [B,T,D]; `inputs` are the other arguments of `Attention.forward`."""

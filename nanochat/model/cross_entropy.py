@@ -106,26 +106,26 @@ def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + size, hidden.shape[0]))
 
 
-def _tanh_exp(logits: Tensor) -> tuple[Tensor, Tensor]:
+def tanh_exp(logits: Tensor) -> tuple[Tensor, Tensor]:
     """(u, exp(c·u)) with u = tanh(logits / c), fp32. tanh computed by exp takes half the time on a CPU; error ≤ 2e-7."""
     u = 1 - 2 / (torch.exp(logits.float() * (2 / SOFTCAP)) + 1)
     return u, torch.exp(u * SOFTCAP)
 
 
 def _sum_exp(logits: Tensor) -> Tensor:
-    return _tanh_exp(logits)[1].sum(-1)
+    return tanh_exp(logits)[1].sum(-1)
 
 
 # The target is left to `_at_target`: a gather here would keep the compiler from vectorising.
 def _sum_and_slope(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(Σ exp(z) [n], exp(z)·∂z/∂logit [n,V] in `dtype`), in one pass."""
-    u, e = _tanh_exp(logits)
+    u, e = tanh_exp(logits)
     return e.sum(-1), (e * (1 - u * u)).to(dtype)
 
 
 def _at_target(logits: Tensor, targets: Tensor, normalizer: Tensor) -> tuple[Tensor, Tensor]:
     """(losses fp32 [n], values of the slope at the targets [n])."""
-    u, e = _tanh_exp(logits.gather(1, targets.clamp(min=0)[:, None])[:, 0])
+    u, e = tanh_exp(logits.gather(1, targets.clamp(min=0)[:, None])[:, 0])
     losses = torch.where(targets == IGNORE, 0.0, normalizer.log() - SOFTCAP * u)
     return losses, (e - normalizer) * (1 - u * u)
 

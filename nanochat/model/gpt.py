@@ -11,7 +11,8 @@ middle layer subtracted before the head), sliding windows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -117,6 +118,11 @@ def pad_entries(embedded: Embedded, rotary: Rotary, multiple: int) -> tuple[Embe
     return padded, Rotary(*(F.pad(part, (0, 0, 0, 0, 0, padding)) for part in rotary))
 
 
+@functools.lru_cache(maxsize=1)
+def _compiled_heads() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    return torch.compile(Block.heads, dynamic=False)
+
+
 class GPT(nn.Module):
     """Language model. `embed`, `backbone` and `loss` are its parts; `forward` composes them for plain rows of tokens."""
 
@@ -208,7 +214,6 @@ class GPT(nn.Module):
         embedded: Embedded,
         rotary: Rotary,
         attn_hook: AttentionHook | None = None,
-        bias: Tensor | None = None,
         inputs: list[Tensor] | None = None,
         half: bool = False,
         memory: Sequence[MemoryEntries] | None = None,
@@ -225,19 +230,23 @@ class GPT(nn.Module):
             if inputs is not None:
                 inputs.append(x)
             run = block if attn_hook is None else block.forward  # `forward` bypasses the compiled call
-            x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, attn_hook, bias, memory and memory[i])
+            x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, attn_hook, memory and memory[i])
             if i == len(self.blocks) // 2:
                 middle = x
                 if half:
                     break
         return x, middle
 
-    def heads(self, embedded: Embedded, inputs: Sequence[Tensor], rotary: Rotary) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields queries [B,T,H,E], keys and values [B,T,G,E] of each layer, computed anew from the streams `inputs` before it."""
-        scales = self._scales(embedded.x.dtype)
+    def heads(
+        self, embedded: Embedded, inputs: Sequence[Tensor], rotary: Rotary, compiled: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields queries [B,T,H,E], keys and values [B,T,G,E] of each layer, computed anew from the streams `inputs` before it.
+
+        `compiled` compiles for each shape.
+        """
+        scales, heads = self._scales(embedded.x.dtype), _compiled_heads() if compiled else Block.heads
         for i, (block, x) in enumerate(zip(self.blocks, inputs, strict=True)):
-            mixed = scales[i, 0] * x + scales[i, 1] * embedded.x
-            yield block.attn.heads(self.norm(mixed), self._layer_values(embedded, i), rotary)
+            yield heads(block, x, embedded.x, scales[i], self._layer_values(embedded, i), rotary)
 
     def _scales(self, dtype: torch.dtype) -> Tensor:
         """Scales of the stream and of the embedding before each layer, [L,2]."""
@@ -251,14 +260,13 @@ class GPT(nn.Module):
         """Hidden states for the head, from the output of `layers`: backout of the middle layer, and the norm."""
         return self.norm(x - self.backout_lambda.to(x.dtype) * middle)
 
-    def backbone(self, embedded: Embedded, rotary: Rotary, attn_hook: AttentionHook | None = None, bias: Tensor | None = None) -> Tensor:
+    def backbone(self, embedded: Embedded, rotary: Rotary, attn_hook: AttentionHook | None = None) -> Tensor:
         """Attention and MLP: [B,T,D] → normalised hidden states [B,T,D] at the positions that `rotary` gives.
 
         `attn_hook` replaces the attention of each layer and makes the layers run eagerly: a cache changes shape with every token,
-        and compiled layers would recompile each time. None = causal attention, compiled if `use_kernels` says so. `bias`
-        [B,1 or H,T,T] is added to its scores; it must be −inf at keys that are not visible, and windows are then ignored.
+        and compiled layers would recompile each time. None = causal attention, compiled if `use_kernels` says so.
         """
-        return self.finish(*self.layers(embedded, rotary, attn_hook, bias))
+        return self.finish(*self.layers(embedded, rotary, attn_hook))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits, fp32 [..., V]."""

@@ -21,11 +21,18 @@ Metrics = dict[str, Tensor | float]  # by name: detached scalars, or plain numbe
 class StepResult(NamedTuple):
     """Loss of a micro-batch (fp32 scalar, differentiable) and its metrics.
 
-    The trainer logs each metric's mean over the micro-batches of a step and all processes, leaving out NaN.
+    The trainer logs each metric's mean over the micro-batches of a step and all processes, leaving out NaN. `apart` is a further loss
+    whose gradients reach only the parameters of optimizer groups that are `apart`; it is no part of the logged loss.
     """
 
     loss: Tensor
     metrics: Metrics
+    apart: Tensor | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """What is differentiated."""
+        return self.loss if self.apart is None else self.loss + self.apart
 
 
 class Objective(nn.Module):

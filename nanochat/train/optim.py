@@ -29,7 +29,10 @@ ROW_SHARD_MIN = 1 << 16  # tables below this many elements are updated by every 
 
 @dataclass
 class ParamGroup:
-    """Parameters that share an update rule. `lr` is the nominal learning rate; the schedule multiplies it."""
+    """Parameters that share an update rule. `lr` is the nominal learning rate; the schedule multiplies it.
+
+    The gradients of groups that are `apart` are clipped and checked apart from the others', which must not depend on them.
+    """
 
     kind: Literal["muon", "adamw"]
     named: list[tuple[str, nn.Parameter]]
@@ -39,6 +42,7 @@ class ParamGroup:
     eps: float = 1e-10  # adamw
     momentum: float = 0.95  # muon; the schedule sets it
     extras: MuonExtras = field(default_factory=MuonExtras)  # muon
+    apart: bool = False
 
 
 @dataclass
@@ -108,6 +112,7 @@ class MuonAdamW:
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self._compiled = compiled
         self._update = torch.compile(muon_update, dynamic=False) if compiled else muon_update
+        self.apart_norm: Tensor | None = None  # of the newest gradients, after `clip_gradients`
         self._units: list[_MuonStack | _AdamShard] = []
         for group in groups:
             if group.kind == "muon":
@@ -118,39 +123,57 @@ class MuonAdamW:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The parameters in the form that `torch.amp.GradScaler` expects."""
-        return [{"params": [p for _, p in g.named]} for g in self.groups]
+        """The parameters in the form that `torch.amp.GradScaler` expects, without those that are apart."""
+        return [{"params": [p for _, p in g.named]} for g in self.groups if not g.apart]
 
     @torch.no_grad()
-    def reduce_gradients(self) -> None:
-        """Averages the `.grad` of every parameter over the processes and clears it. Call it before `step`."""
+    def reduce_gradients(self, apart_scale: Tensor | None = None) -> None:
+        """Averages the `.grad` of every parameter over the processes and clears it. Call it before `step`.
+
+        Gradients of groups that are apart are divided by `apart_scale`, if given.
+        """
         for unit in self._units:
             unit.reduce()
+            if unit.group.apart and apart_scale is not None:
+                unit.grad /= apart_scale
         for group in self.groups:
             for _, p in group.named:
                 p.grad = None
 
     @torch.no_grad()
     def clip_gradients(self, limit: float) -> Tensor:
-        """Returns the norm (fp32 scalar) of the reduced gradient, and scales the gradient down to `limit` if that is > 0 and exceeded."""
-        # The first process counts a table that all share.
-        mine = [unit.grad for unit in self._units if unit.split or self.rank == 0]
-        square = sum((torch.linalg.vector_norm(g).square() for g in mine), torch.zeros((), device=self._units[0].grad.device))
+        """Returns the norm (fp32 scalar) of the reduced gradient, and scales the gradient down to `limit` if that is > 0 and exceeded.
+
+        Groups that are apart have a norm of their own: `apart_norm`.
+        """
+        squares = torch.zeros(2, device=self._units[0].grad.device)
+        for unit in self._units:
+            if unit.split or self.rank == 0:  # the first process counts a table that all share
+                squares[int(unit.group.apart)] += torch.linalg.vector_norm(unit.grad).square()
         if self.world > 1:
-            dist.all_reduce(square)
-        norm = square.sqrt()
+            dist.all_reduce(squares)
+        norms = squares.sqrt()
         if limit > 0:
-            factor = (limit / norm).clamp(max=1.0)
+            factors = (limit / norms).clamp(max=1.0)
             for unit in self._units:
-                unit.grad.mul_(factor)
+                unit.grad.mul_(factors[int(unit.group.apart)])
+        norm, self.apart_norm = norms.unbind()
         return norm
 
     @torch.no_grad()
-    def step(self, lr: float = 1.0, momentum: float | None = None, weight_decay: float = 1.0, keep: Tensor | None = None) -> None:
+    def step(
+        self,
+        lr: float = 1.0,
+        momentum: float | None = None,
+        weight_decay: float = 1.0,
+        keep: Tensor | None = None,
+        keep_apart: Tensor | None = None,
+    ) -> None:
         """Updates the parameters from the reduced gradients. `lr` and `weight_decay` multiply the nominal values (the latter
-        only for Muon). If `keep` (fp32 scalar on the parameters' device: 1 or 0) is 0, the step changes nothing."""
+        only for Muon). If `keep` (fp32 scalar on the parameters' device: 1 or 0) is 0, the step changes nothing; `keep_apart` is that
+        of the groups that are apart, by default the same."""
         for unit in self._units:
-            unit.update(lr, momentum, weight_decay, keep)
+            unit.update(lr, momentum, weight_decay, keep_apart if unit.group.apart and keep_apart is not None else keep)
         for unit in self._units:
             unit.gather()
 

@@ -78,7 +78,7 @@ class Batch(NamedTuple):
 
 
 class _Unread(NamedTuple):
-    """Loss of a step, not yet read from the device: fp32 [mean loss, processes asked to stop]."""
+    """Loss of a step, not yet read from the device: fp32 [mean loss, processes asked to stop, norm of the gradients apart]."""
 
     step: int
     data_hash: int
@@ -189,8 +189,8 @@ class Trainer:
         self.state.record = self._record(batch, norm, metrics) if log_due else None
 
     def _forward_backward(self, batch: Batch) -> tuple[Tensor, list[Metrics]]:
-        """Accumulates a step's gradients; returns fp32 [mean loss, processes asked to stop] and the metrics of each micro-batch."""
-        loss = torch.zeros(2, device=self.runtime.device)
+        """Accumulates a step's gradients; returns fp32 [mean loss, processes asked to stop, 0] and the metrics of each micro-batch."""
+        loss = torch.zeros(3, device=self.runtime.device)
         metrics = []
         progress = self.state.step / self.plan.num_iterations
         size, device = self.device_batch_size, self.runtime.device
@@ -201,7 +201,8 @@ class Trainer:
                 result = self.objective(tokens, targets, progress, **weight)
             with self.spans("backward"):
                 share = result.loss / divisor
-                (share if self.scaler is None else self.scaler.scale(share)).backward()
+                total = result.total / divisor
+                (total if self.scaler is None else self.scaler.scale(total)).backward()
             loss[0] += share.detach()
             metrics.append(result.metrics)
         loss[1] = float(bool(self.stop))
@@ -211,19 +212,25 @@ class Trainer:
         return loss, metrics
 
     def _optimize(self, loss: Tensor) -> Tensor:
-        """Updates the weights and returns the gradient's norm. A loss or gradient that is not finite changes nothing but `loss[0]`."""
+        """Updates the weights and returns the gradient's norm.
+
+        A loss or gradient that is not finite changes nothing but `loss`; if only one apart is not, the others go on learning.
+        """
         step, total = self.state.step, self.plan.num_iterations
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        self.optimizer.reduce_gradients()
+        self.optimizer.reduce_gradients(None if self.scaler is None else self.scaler.scale(torch.ones((), device=loss.device)))
         norm = self.optimizer.clip_gradients(self.grad_clip)
         if self.scaler is None:  # the scaler handles an infinite gradient itself
             loss[0] = torch.where(norm.isfinite() | ~loss[0].isfinite(), loss[0], torch.nan)
+        loss[2] = self.optimizer.apart_norm
+        keep = loss[0].isfinite().float()
         multipliers = {
             "lr": lr_multiplier(self.schedule, step, total),
             "momentum": muon_momentum(self.schedule, step, total),
             "weight_decay": weight_decay_multiplier(step, total),
-            "keep": loss[0].isfinite().float(),
+            "keep": keep,
+            "keep_apart": keep * loss[2].isfinite().float(),
         }
         if self.scaler is None:
             self.optimizer.step(**multipliers)
@@ -277,12 +284,14 @@ class Trainer:
         if self._unread is None:
             return
         unread, self._unread = self._unread, None
-        loss, stops = unread.loss.tolist()
+        loss, stops, apart = unread.loss.tolist()
         self._agreed_stop |= stops > 0
         if math.isfinite(loss):
             self.state.loss.update(loss)
-            self.state.bad_losses = []
-            return
+            if math.isfinite(apart) or self.scaler is not None:  # a loss scale may be too large for a step or two
+                self.state.bad_losses = []
+                return
+            loss = apart
         self.state.bad_losses.append(unread.step)
         self.say(f"step {unread.step}: loss or gradient is {loss}; the weights stay the same, bad_batches.jsonl notes the batch")
         if self.runtime.rank == 0:

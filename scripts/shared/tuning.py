@@ -140,7 +140,7 @@ def begin(args: Tuning, stage: Stage) -> TuningRun:
     model.to(runtime.device).use_kernels(runtime.compile, args.chunked_ce)
     objective: Objective = NextTokenObjective(model)
     if memory:
-        objective = restore(trained, model, MCController, seed=args.trainer.seed, rank=runtime.rank, annealed=True)
+        objective = restore(trained, model, MCController, seed=args.trainer.seed, rank=runtime.rank, annealed=True, pretrained=True)
         objective.use_kernels(runtime.compile)
     return TuningRun(stage, trained.folder.name, args, runtime, stop, trained.tokenizer, objective, telemetry, source, trained)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mc.config import LensLossConfig, MCConfig
 from mc.layout.layout import Geometry, Layout
-from mc.layout.positions import PositionType, alibi_bias
+from mc.layout.positions import PositionType
 from mc.memory_model import MemoryModel
 from mc.nets.gist_bank import BankShape, Positions, assemble, bank_index, build
 from mc.nets.gistnet import GistConfig, GistNet
@@ -78,7 +78,6 @@ def tiny_memory(
         for number, net in enumerate((memory.gistnet, memory.focus.lensnet, memory.reconstruction)):
             if net is not None:
                 randomise(net, seed + 1 + number)
-        memory.focus.start_reference()
     return memory
 
 
@@ -102,8 +101,7 @@ def hidden_states(
     tree = build(embedded, gistnet, shape, middle)
     index = bank_index(layout, shape)
     rotary = Positions(kind, model.config.head_dim, model.dtype)(shape, layout, index)
-    bias = alibi_bias(layout, shape.geometry, kind, model.config.heads, model.dtype)
-    return model.backbone(assemble(tree, index), rotary, bias=bias)
+    return model.backbone(assemble(tree, index), rotary)
 
 
 def random_levels(rng: random.Random, blocks: int, block_size: int, max_lod: int) -> list[int]:
@@ -149,7 +147,7 @@ def assert_training_moves_everything(memory: MCController, prefix: str, steps: i
     check_coverage(memory, groups)
     optimizer, reached = MuonAdamW(groups), set()
     for step in range(steps):
-        memory(*tiny_batch(4, seed=step), 0.5).loss.backward()
+        memory(*tiny_batch(4, seed=step), 0.5).total.backward()
         reached |= {name for name, p in mine.items() if p.grad.abs().sum() > 0}
         optimizer.reduce_gradients()
         optimizer.step()

@@ -58,13 +58,16 @@ def test_a_step_that_cannot_be_is_refused(budget: int, multiplier: float, name: 
 
 def test_the_multiplier_counts_what_the_widest_step_forwards() -> None:
     for settings in ({}, {"mc_num_random_variants": 1}, {"mc_train_wc_length": 90}):
-        mc = controller(**settings)
+        mc = controller(mc_joint="mean", **settings)
         N = max(2, mc.config.mc_num_random_variants)
         drawn = max(mc.sampler.sample(Request(draw, N, 1, mc.plan.width(0.0))).index.numel() for draw in range(20))
         assert compute_variant_multiplier(mc.plan) == pytest.approx(1 + drawn / T, abs=N * 8 / T)  # to the nearest block
-    few = RowPlan(MCConfig(block_size=32, mc_num_random_variants=50, mc_train_wc_length=92), T)  # one block: two layouts at most
+    # One block: two layouts at most.
+    few = RowPlan(
+        MCConfig(block_size=32, mc_joint="mean", mc_num_random_variants=50, mc_train_wc_length=92), T
+    )  # one block: two layouts at most
     assert compute_variant_multiplier(few) <= 3
-    assert estimate_mc_device_batch(8, 24, RowPlan(MCConfig(block_size=8, mc_num_random_variants=1), T)) == (3, 8)
+    assert estimate_mc_device_batch(8, 24, RowPlan(MCConfig(block_size=8, mc_joint="mean", mc_num_random_variants=1), T)) == (3, 8)
 
 
 @given(st.integers(1, 300), st.integers(0, 300), st.data())

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from mc.config import FREE, LENGTHS, PRESETS, AllocatorConfig, MCConfig, RowPlan, SessionConfig
+from mc.nets.gistnet import GistConfig
 from nanochat.flags import flat_values, parse, to_argv
 from nanochat.tracking.run_log import wandb_name
 from scripts.base_train import BaseTrain
@@ -16,11 +17,10 @@ T = 512
 
 def test_the_flags_of_the_contract_are_there() -> None:
     contract = """mc_preset block_size mc_tree mc_max_lod mc_num_random_variants mc_train_wc_length mc_training_lod2_probability
-        mc_auto_batch mc_target_tok_per_sec mc_priority_sampling mc_aux_dtype mc_gist_delta_weight mc_gist_kl_weight
+        mc_auto_batch mc_target_tok_per_sec mc_priority_sampling mc_aux_dtype mc_joint mc_gist_kl_weight
         mc_gist_recon_weight gistnet_type gistnet_layers gistnet_pooling gistnet_head gist_slots lensnet_type
-        lensnet_layers lensnet_head mc_lens_loss_weight mc_lens_temperature mc_lens_adv_norm_beta mc_lens_kl_weight
-        mc_lens_rank_weight mc_lens_margin mc_lens_budget_weight mc_lens_budget_smooth_weight
-        mc_lens_budget_smooth_beta mc_lens_hard_negative_ratio mc_max_lens_pairs allocator_type
+        lensnet_layers lensnet_head mc_lens_loss_weight mc_lens_temperature mc_lens_adv_norm_beta
+        mc_lens_hard_negative_ratio mc_max_lens_pairs allocator_type
         allocator_soft_max_length allocator_recent_tokens allocator_expand_threshold allocator_collapse_threshold
         allocator_max_replacements allocator_iterations allocator_sample_top_k allocator_sample_temperature
         positional_type mc_infer_refocus_interval mc_log_timers mc_log_lod_ascii mc_enabled"""
@@ -55,6 +55,7 @@ REFUSED = {
     "mc_training_lod2_probability": 1.5,
     "mc_train_wc_length": -1,
     "mc_horizon": -1,
+    "mc_rows_every": 0,
     "mc_gist_kl_weight": -0.1,
     "mc_gist_recon_weight": float("inf"),
     "mc_target_tok_per_sec": -1.0,
@@ -128,10 +129,39 @@ def test_the_identity_holds_what_training_goes_by() -> None:
     for changed in (
         {"block_size": 8},
         {"allocator_recent_tokens": 64},
-        {"lens_loss": dataclasses.replace(config.lens_loss, mc_lens_margin=1.0)},
+        {"lens_loss": dataclasses.replace(config.lens_loss, mc_lens_temperature=1.0)},
+        {"mc_joint": "mean"},
     ):
         assert now != dataclasses.replace(config, **changed).identity(), changed
     assert flat_values(config).keys() >= FREE and not FREE & now.keys()
+    often = SessionConfig(mc_infer_refocus_interval=8)
+    assert now == dataclasses.replace(config, session=often).identity()
+    layered = dataclasses.replace(config, gist=GistConfig("layered"))
+    assert layered.identity() != dataclasses.replace(layered, session=often).identity(), "its LensNet learns for the interval"
+
+
+def test_what_the_model_learns_from_the_memory_has_one_spelling() -> None:
+    configs = [parse(MCConfig, [f"--mc-joint={value}"]) for value in ("0", "0.0", "0.10", "1e-1", "mean")]
+    assert [config.mc_joint for config in configs] == ["0", "0", "0.1", "0.1", "mean"] and MCConfig().mc_joint == "0"
+    assert [config.joint_weight for config in configs] == [0, 0, 0.1, 0.1, 1]
+    assert [config.joint_mean for config in configs] == [False] * 4 + [True]
+    assert [config.apart for config in configs] == [True] * 2 + [False] * 3
+    assert not MCConfig(mc_freeze_model=True).apart
+    assert [config.compressed_rows(7) for config in configs] == [4, 4, 7, 7, 7] and MCConfig(mc_rows_every=9).compressed_rows(7) == 1
+    for wrong in ("-1", "inf", "nan", "much", ""):
+        with pytest.raises(ValueError, match=f"invalid mc_joint {wrong}: .*expected 0, a weight such as 0.1, or mean"):
+            MCConfig(mc_joint=wrong)
+    with pytest.raises(ValueError, match="invalid mc_gist_kl_weight 2.0: mc_joint mean does not use it"):
+        MCConfig(mc_joint="mean", mc_gist_kl_weight=2.0)
+    with pytest.raises(ValueError, match="invalid mc_gist_recon_weight: layered gists"):
+        MCConfig(gist=GistConfig("layered"), mc_gist_recon_weight=0.1)
+
+
+def test_a_variant_of_layered_gists_costs_its_tail() -> None:
+    plan = RowPlan(MCConfig(gist=GistConfig("layered"), mc_joint="mean"), T)
+    assert {plan.multiplier(stage) for stage in plan.stages} == {1 + 4 * plan.tail / T}
+    half = RowPlan(MCConfig(gist=GistConfig("layered"), mc_num_random_variants=1), T)
+    assert half.multiplier(0.0) == 1 + plan.tail / T / 2, "no pair is needed, and one row in two has variants"
 
 
 # --- the recipe's ---
@@ -154,6 +184,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--lensnet_layers", "4"], ["--lensnet-layers has no effect without --mc"]),
         (["--model-tag=x-mc"], ["model_tag is 'x-mc'", "--mc"]),
         (["--mc", "--block-size=48"], ["--block-size", "48"]),
+        (["--mc", "--mc-joint=often"], ["invalid mc_joint often", "mean"]),
         (["--mc", "--mc-tree=tape"], ["--mc-tree", "tape"]),
         (["--mc", "--gistnet-type=recurrent"], ["--gistnet-type", "recurrent"]),
         (["--mc", "--lensnet-type=none"], ["--lensnet-type"]),

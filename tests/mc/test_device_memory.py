@@ -24,6 +24,10 @@ GPU = Runtime(torch.device("cuda"), Precision(torch.bfloat16, "test"), "flex", T
 D12 = GPTConfig(depth=12, max_seq_len=2048, window_pattern="SSSL")
 MEMORIES = {
     "full": MCConfig(mc_enabled=True, block_size=8),
+    "mean": MCConfig(mc_enabled=True, block_size=8, mc_joint="mean"),
+    "weight": MCConfig(mc_enabled=True, block_size=8, mc_joint="0.1"),
+    "layered": MCConfig(mc_enabled=True, block_size=8, gist=GistConfig("layered")),
+    "layered, weight": MCConfig(mc_enabled=True, block_size=8, mc_joint="0.1", gist=GistConfig("layered")),
     "fast": MCConfig(mc_enabled=True, block_size=8, mc_num_random_variants=1, mc_anneal=False, gist=GistConfig(gistnet_type="context")),
     "query": MCConfig(mc_enabled=True, block_size=8, gist=GistConfig(gistnet_pooling="query", gist_slots=2), mc_gist_recon_weight=0.1),
     "without a lens": MCConfig(mc_enabled=True, block_size=8, lens_loss=LensLossConfig(mc_lens_loss_weight=0.0)),
@@ -50,20 +54,20 @@ def test_parameters_and_activations_are_the_controllers(name: str) -> None:
         sum(p.numel() for p in own) + vectors
     )
     tokens = torch.randint(512, (2, 257))
-    kept = saved_bytes(controller, lambda: controller(tokens[:, :-1], tokens[:, 1:], 0.0).loss)
+    kept = saved_bytes(controller, lambda: controller(tokens[:, :-1], tokens[:, 1:], 0.0).total)
     assert told["activations"] == pytest.approx(kept, rel=0.2)
 
 
 def test_variants_count_as_their_entries() -> None:
-    memory = MCConfig(mc_enabled=True)
+    memory = MCConfig(mc_enabled=True, mc_joint="mean")
     plain, with_memory = (estimate_run(D12, m, 4, CPU).parts["activations"] for m in (None, memory))
     assert with_memory / plain == pytest.approx(RowPlan(memory, 2048).multiplier(0.0), rel=0.15)
 
 
 def test_a_gpu_run_with_a_memory_starts_from_fewer_rows() -> None:
-    full = at(32, MCConfig(mc_enabled=True))
+    full = at(32, MCConfig(mc_enabled=True, mc_joint="mean"))
     assert full.searches and full.at(14).total < 1.3 * at(32).at(14).total
-    fixed = at(32, MCConfig(mc_enabled=True, mc_auto_batch=False))
+    fixed = at(32, MCConfig(mc_enabled=True, mc_joint="mean", mc_auto_batch=False))
     assert not fixed.searches and fixed.at(14).total > 2 * full.at(14).total
 
 
@@ -86,7 +90,7 @@ def test_a_run_is_refused_where_it_clearly_cannot_fit() -> None:
 
 
 def test_a_search_is_refused_only_where_one_row_does_not_fit() -> None:
-    memory = MCConfig(mc_enabled=True, mc_num_random_variants=8)
+    memory = MCConfig(mc_enabled=True, mc_joint="mean", mc_num_random_variants=8)
     at(10, memory, batch=56).check()  # it will find fewer rows
     with pytest.raises(UserError, match="not even one row"):
         at(5, memory).check()

@@ -25,7 +25,8 @@ from tests.helpers.tiny_model import save_base, tiny_model, tiny_tokenizer
 
 VOCABULARY = 300
 CONFIGS = [
-    {"gist": {"gistnet_type": "context", "gistnet_pooling": "query", "gist_slots": 2}, "positional_type": "gaussian_alibi"},
+    {"gist": {"gistnet_type": "context", "gistnet_pooling": "query", "gist_slots": 2}, "positional_type": "simple"},
+    {"gist": {"gistnet_type": "layered"}},
     {"gist": {"gistnet_head": "linear"}, "mc_gist_recon_weight": 0.1, "mc_aux_dtype": "fp32"},
 ]
 
@@ -147,8 +148,7 @@ NAMES = {
     "gistnet.queries",
     *(f"gistnet.{name}.weight" for name in ("c_in", "c_key", "head.c_fc", "head.c_proj", "c_out")),
     *(f"gistnet.encoder.{name}" for name in ENCODER),
-    *(f"focus.{net}.{name}" for net in ("lensnet", "reference") for name in LENSNET),
-    "focus.sides",
+    *(f"focus.lensnet.{name}" for name in LENSNET),
     "focus.advantages.moments",
     "reconstruction.places",
     "reconstruction.mlp.c_fc.weight",
@@ -158,7 +158,7 @@ NAMES = {
 
 def test_the_names_in_checkpoints_are_the_ones_there_always_were() -> None:
     """Every checkpoint on disk has these: renaming a module must not change them."""
-    controller = memory(gist={"gistnet_pooling": "query"}, mc_gist_recon_weight=0.1, lens_loss={"mc_lens_kl_weight": 0.1})
+    controller = memory(gist={"gistnet_pooling": "query"}, mc_gist_recon_weight=0.1)
     assert controller.state_dict().keys() == NAMES
     alone = MemoryModel(controller.model, controller.config, SEQ_LEN)
     assert alone.state_dict().keys() == {name for name in NAMES if name.startswith(("model.", "gistnet.", "focus.lensnet."))}

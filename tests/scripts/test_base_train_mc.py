@@ -38,15 +38,13 @@ FLAGS = (
     "--eval-every=25",
     "--eval-tokens=1024",
 )
-# What holds state is on: draws, running figures of advantages and budgets, the reference policy.
+# What holds state is on: draws, and running figures of advantages.
 MEMORY = (
     "--mc",
     "--device-batch-size=1",
     "--block-size=8",
     "--mc-num-random-variants=2",
     "--mc-lens-every=2",
-    "--mc-lens-kl-weight=0.1",
-    "--mc-lens-budget-smooth-weight=0.1",
     "--mc-gist-recon-weight=0.1",
 )
 
@@ -103,7 +101,7 @@ def test_every_figure_of_the_memory_is_a_number_and_the_spans_add_up(both: tuple
     records = both[1].metrics()
     assert not [key for record in records for key in record if key.endswith("_nonfinite")]
     last = [record for record in records if "train/loss" in record][-1]
-    wanted = """mc/token_loss mc/adv_delta_mean mc/adv_delta_p95 mc/adv_delta_std mc/lod_loss/0 mc/lod_loss/1 mc/lod_delta/1
+    wanted = """mc/token_loss mc/adv_delta_mean mc/adv_delta_p95 mc/adv_delta_std mc/lod_loss/0 mc/lod_delta/0 mc/gist_kl
         mc/variants_total mc/lens_loss mc/preference_corr_mean mc/horizon_tokens mc/effective_step mc/build_ms
         mc/variant_ms mc/variant_pack_ms mc/positional_ms mc/lens_ms mc/other_ms mc/time_controller_ms"""
     seen = {key for record in records for key in record}
@@ -189,7 +187,7 @@ PLACES = [
     "mc.train.variant_sampler:Sampler.sample",
     "mc.memory_model:assemble",
     "mc.memory_model:build",
-    "mc.train.lens_objective:lens_losses",
+    "mc.train.lens_objective:preference_loss",
     "scripts.shared.evaluations:evaluate_memory",
 ]
 

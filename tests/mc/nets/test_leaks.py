@@ -107,13 +107,14 @@ def asked_for_the_last(variants: Variants) -> Variants:
 def trained(gist: dict, steps: int, peeking: bool = False) -> MCController:
     """A memory trained on uniformly random tokens, with variants of all widths in turn; the narrow ones have a gist of level 2."""
     cheap = {"mc_num_random_variants": 1, "mc_training_lod2_probability": 1.0, "lens_loss": {"mc_lens_loss_weight": 0.0}}
+    cheap["mc_joint"] = "mean"  # gists predict
     memory = tiny_memory(gist=gist, model={"vocab_size": VOCAB, "depth": 1, "aspect_ratio": 32}, initialised=True, **cheap)
     memory.model.init_weights(torch.Generator().manual_seed(0))
     if peeking:
         memory.sampler = PeekingSampler(memory.plan, 0, pin=False)
     optimizer = MuonAdamW(memory.parameter_groups(OptimFlags(), TrainPlan(SEQ_LEN, steps, 1.0, 1.0)))
     for step in range(steps):
-        memory(*tiny_batch(8, seed=step, vocab=VOCAB), step % 8 / 8).loss.backward()
+        memory(*tiny_batch(8, seed=step, vocab=VOCAB), step % 8 / 8).total.backward()
         optimizer.reduce_gradients()
         optimizer.step(lr=1 - step / steps)
     return memory

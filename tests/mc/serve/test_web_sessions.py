@@ -353,6 +353,3 @@ def test_settings_that_do_not_fit_are_one_line(controller: MCController, tmp_pat
     narrow = SessionConfig(allocator=AllocatorConfig(allocator_soft_max_length=60))
     with pytest.raises(UserError, match="allocator_soft_max_length is 60"):
         open_sessions(loaded, narrow, WebLimits())
-    biased = tiny_memory(positional_type="gaussian_alibi").requires_grad_(False).eval()
-    with pytest.raises(UserError, match="gaussian_alibi works in training only"):
-        open_sessions(LoadedMemory(biased, TOKENIZER, {}, IDENTITY), config("ram"), WebLimits())

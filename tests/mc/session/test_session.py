@@ -143,7 +143,7 @@ def test_a_short_history_is_read_as_without_a_memory(gist: dict, kind: str, mode
     assert s.length == 249 and s.figures.refocuses > 15  # the last token is never appended
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "simple", "gaussian_lod2d", "local"])
+@pytest.mark.parametrize("kind", ["gaussian", "simple", "local"])
 @pytest.mark.parametrize("gist", GISTS)
 @torch.no_grad()
 def test_a_cache_that_is_kept_says_what_the_whole_working_context_says(gist: dict, kind: str) -> None:
@@ -273,7 +273,5 @@ def test_bad_values_are_refused_and_nothing_is_added() -> None:
     least = least_entries(controller.config.geometry, 4, controller.plan.recent) + 32
     with pytest.raises(ValueError, match=f"allocator_soft_max_length is 60.*up to {least} entries"):
         session_budget(controller, narrow)
-    with pytest.raises(UserError, match="gaussian_alibi works in training only"):
-        session(memory(positional_type="gaussian_alibi"))
     with pytest.raises(ValueError, match="invalid tree: it holds"):
         MCSession(controller, RamTree(session_spec(controller, CONFIG)), SessionConfig())

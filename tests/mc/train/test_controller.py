@@ -13,9 +13,9 @@ from nanochat.train.schedule import TrainPlan
 from tests.helpers.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
 
 
-@pytest.mark.parametrize("at_gists", [True, False])
-def test_the_loss_is_the_mean_over_rows_and_variants(at_gists: bool) -> None:
-    memory = tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0}, mc_gist_targets=at_gists)
+@pytest.mark.parametrize("kind", ["transformer", "layered"])
+def test_with_joint_mean_the_loss_is_the_mean_over_rows_and_variants(kind: str) -> None:
+    memory = tiny_memory(mc_joint="mean", lens_loss={"mc_lens_loss_weight": 0.0}, gist={"gistnet_type": kind})
     tokens, targets = tiny_batch(3)
     result = memory.process_batch(tokens, targets, 0.5)
     memory.draw = 0
@@ -26,13 +26,15 @@ def test_the_loss_is_the_mean_over_rows_and_variants(at_gists: bool) -> None:
     logits, losses = memory.model.logits(hidden), []
     for v in range(V):
         for b in range(3):
-            each = F.cross_entropy(logits[v * 3 + b], targets[b, variants.predicts[v * 3 + b]], reduction="none")
-            losses.append(each if at_gists else each[variants.layout.lod[v * 3 + b] == 0])
+            losses.append(
+                F.cross_entropy(logits[v * 3 + b], targets[b, variants.predicts[v * 3 + b]][-hidden.shape[1] :], reduction="none")
+            )
     plain = memory.model(tokens, targets)
     torch.testing.assert_close(result.loss_lod0, plain)
     torch.testing.assert_close(result.loss, (plain + V * torch.cat(losses).mean()) / (1 + V))
     torch.testing.assert_close(result.token_loss, result.loss.detach())
-    assert result.metrics["mc/lod_loss/1"].isnan() == (not at_gists)
+    assert result.metrics["mc/lod_loss/1"].isnan() == (kind == "layered"), "layered gists predict nothing"
+    assert result.apart is None and "mc/gist_kl" not in result.metrics
 
 
 def test_variants_may_be_narrow_from_the_start() -> None:
@@ -44,61 +46,50 @@ def test_variants_may_be_narrow_from_the_start() -> None:
     assert narrow.flops_per_token() < narrowed.flops_per_token()
 
 
-@pytest.mark.parametrize("term", ["mc_gist_delta_weight", "mc_gist_kl_weight", "mc_gist_recon_weight"])
+@pytest.mark.parametrize("term", ["mc_gist_kl_weight", "mc_gist_recon_weight"])
 def test_gist_terms_are_added_and_train_the_gists(term: str) -> None:
     tokens, targets = tiny_batch(2)
-    plain, with_term = (tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0}, **{term: weight}) for weight in (0.0, 0.5))
+    off = {"lens_loss": {"mc_lens_loss_weight": 0.0}, "mc_gist_kl_weight": 0.2}
+    plain, with_term = (tiny_memory(**(off | {term: weight})) for weight in (0.2 if "kl" in term else 0.0, 0.7))
     a, b = plain.process_batch(tokens, targets, 0.5), with_term.process_batch(tokens, targets, 0.5)
-    name = term.removesuffix("_weight").replace("mc_", "mc/")
-    torch.testing.assert_close(b.loss.detach() - a.loss.detach(), 0.5 * b.metrics[name])
-    assert b.metrics[name] > 0 and name not in a.metrics
+    value = b.metrics[term.removesuffix("_weight").replace("mc_", "mc/")]
+    torch.testing.assert_close(b.apart.detach() - a.apart.detach(), (0.5 if "kl" in term else 0.7) * value)
+    assert value > 0 and torch.equal(a.loss, b.loss)
     for result in (a, b):
-        result.loss.backward()
+        result.apart.backward()
     assert any(not torch.equal(p.grad, q.grad) for p, q in zip(plain.gistnet.parameters(), with_term.gistnet.parameters(), strict=True))
 
 
 def test_rows_are_weighed_with_their_variants_and_what_is_not_to_be_learned_takes_no_part() -> None:
-    memory = tiny_memory()
+    memory = tiny_memory(mc_joint="mean")
     tokens, targets = (part.clone() for part in tiny_batch(3))
     targets[:, : SEQ_LEN // 2], targets[1] = -1, -1
     result = memory(tokens, targets, 0.5)
     result.loss.backward()
     assert result.loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in memory.parameters())
-    alone, weighed = tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0}), tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0})
-    torch.testing.assert_close(alone(tokens, targets, 0.5, torch.ones(3)).loss, weighed(tokens, targets, 0.5).loss)
-    doubled = tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0})(tokens, targets, 0.5, torch.tensor([2.0, 5.0, 2.0])).loss
-    torch.testing.assert_close(doubled, 2 * tiny_memory(lens_loss={"mc_lens_loss_weight": 0.0})(tokens, targets, 0.5).loss)
-
-
-def test_a_variant_that_lost_nothing_is_not_punished() -> None:
-    memory = tiny_memory(mc_gist_delta_weight=1.0)
-    tokens, targets = tiny_batch(2)
-    plain = memory.forward_plain(tokens)
-    much = torch.full(targets.shape, 1e3)  # rows that do worse than any variant
-    bank = memory.build_bank(plain)
-    variants = memory._sample(bank, 2, 0.5)
-    hidden = memory.forward_layouts(bank, variants.layout).hidden
-    entry_targets = targets[torch.arange(len(hidden)) % 2][:, : hidden.shape[1]]
-    loss, _ = memory._gist_terms(torch.zeros(()), tokens, plain, much, bank, hidden, entry_targets)
-    assert loss == 0
+    settings = {"mc_joint": "mean", "lens_loss": {"mc_lens_loss_weight": 0.0}}
+    plain, alone, doubled = (
+        tiny_memory(**settings)(tokens, targets, 0.5, weights).loss for weights in (None, torch.ones(3), torch.tensor([2.0, 5.0, 2.0]))
+    )
+    torch.testing.assert_close(alone, plain)
+    torch.testing.assert_close(doubled, 2 * plain)
 
 
 def test_what_a_batch_returns() -> None:
-    memory = tiny_memory(positional_type="gaussian_alibi")
+    memory = tiny_memory()
     tokens, targets = tiny_batch(2)
     result = memory.process_batch(tokens, targets, 0.9)
     assert result.cached_embeddings.shape == (2, SEQ_LEN, 32) and not result.cached_embeddings.requires_grad
-    cos, sin, bias = result.positional_caches["rows"]
+    cos, sin = result.positional_caches["rows"]
     expected = rotary_at(torch.arange(SEQ_LEN), memory.model.config.head_dim, torch.float32)
-    assert torch.equal(cos, expected.cos) and torch.equal(sin, expected.sin) and bias is None
-    cos, _, bias = result.positional_caches["variants"]
-    assert bias.shape == (cos.shape[0], memory.model.config.heads, cos.shape[1], cos.shape[1])
+    assert torch.equal(cos, expected.cos) and torch.equal(sin, expected.sin)
+    assert result.positional_caches["variants"].cos.shape[1] == result.metrics["mc/variant_width"]
     assert result.lod_losses.shape == (memory.plan.max_lod + 1,)
     assert all(not isinstance(value, torch.Tensor) or not value.requires_grad for value in result.metrics.values())
 
 
 def test_counts_of_a_step() -> None:
-    memory = tiny_memory(mc_max_lod=1, mc_priority_sampling=True, mc_num_random_variants=4)
+    memory = tiny_memory(mc_joint="mean", mc_max_lod=1, mc_priority_sampling=True, mc_num_random_variants=4)
     memory.micro_batches = 3
     metrics = memory.process_batch(*tiny_batch(2), 0.3).metrics
     width = metrics["mc/variant_width"]
@@ -106,6 +97,9 @@ def test_counts_of_a_step() -> None:
     assert (metrics["mc/N_recency"], metrics["mc/N_allocated"], metrics["mc/N_siblings"]) == (6, 12, 12)
     assert metrics["mc/horizon_tokens"] == 2 * (SEQ_LEN + 4 * width) * 3 and metrics["mc/effective_batch_size"] == 2 * 5 * 3
     assert memory.contexts == 2 * 5, "those of one of the three micro-batches"
+    apart = tiny_memory(mc_max_lod=1, mc_num_random_variants=4, mc_rows_every=2)
+    metrics = apart.process_batch(*tiny_batch(3), 0.3).metrics
+    assert metrics["mc/variants_total"] == 2 * 4 and metrics["mc/effective_batch_size"] == apart.contexts == 3 + 2 * 4
 
 
 def test_priority_sampling_keeps_what_lensnet_scores_high() -> None:
@@ -140,9 +134,14 @@ def test_state_goes_on_where_it_was() -> None:
 
 def test_flops_count_the_variants() -> None:
     memory = tiny_memory()
-    ratio = memory.flops_per_token() / memory.model.flops_per_token()
-    mean = sum(memory.plan.multiplier(p) for p in memory.plan.stages) / len(memory.plan.stages)
-    assert ratio == pytest.approx(mean) and 1.5 < ratio < 4
+    joint, layered = tiny_memory(mc_joint="mean"), tiny_memory(mc_joint="mean", gist={"gistnet_type": "layered"})
+    apart, joint, layered = (
+        (m.flops_per_token() / m.model.flops_per_token(), sum(map(m.plan.multiplier, m.plan.stages)) / len(m.plan.stages))
+        for m in (memory, joint, layered)
+    )
+    assert joint[0] == pytest.approx(joint[1]) and 1.5 < joint[0] < 4 and layered[0] == pytest.approx(layered[1]) and layered[0] < joint[0]
+    assert apart[1] - 1 == pytest.approx((joint[1] - 1) / 2), "every second row"
+    assert apart[0] - 1 == pytest.approx(2 / 3 * (apart[1] - 1)), "no gradients of the model"
 
 
 def test_an_error_in_the_memory_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,9 +157,10 @@ def test_an_error_in_the_memory_is_not_swallowed(monkeypatch: pytest.MonkeyPatch
                 memory(*tiny_batch(2), 0.5)
 
 
-@pytest.mark.parametrize("kind", ["transformer", "context"])
-def test_a_frozen_model_stays_as_it_is(kind: str) -> None:
-    terms = {"mc_gist_kl_weight": 1.0, "mc_gist_recon_weight": 0.5, "gist": {"gistnet_type": kind}}
+@pytest.mark.parametrize("kind", ["transformer", "context", "layered"])
+@pytest.mark.parametrize("joint", ["1", "mean"])
+def test_a_frozen_model_stays_as_it_is(kind: str, joint: str) -> None:
+    terms = {"mc_joint": joint, "gist": {"gistnet_type": kind}} | ({} if kind == "layered" else {"mc_gist_recon_weight": 0.5})
     moving, frozen = tiny_memory(**terms), tiny_memory(mc_freeze_model=True, **terms)
     before = {name: weight.clone() for name, weight in frozen.state_dict().items()}
     tokens, targets = tiny_batch(2)

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from mc.layout.layout import Geometry
-from mc.train import gist_losses
-from mc.train.gist_losses import SHARE, Reconstruction, distillation_loss
-from nanochat.model.cross_entropy import CHUNK_BYTES
+from mc.train.gist_losses import SHARE, Distillation, Reconstruction
+from nanochat.model.cross_entropy import CHUNK_BYTES, IGNORE
 from tests.helpers.tiny_memory import WIDTH, randomise, tiny_gpt
 
 
@@ -19,24 +18,38 @@ def hidden(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("chunk_bytes", [1, 3000, 1 << 30])
 def test_divergence_is_its_definition_in_chunks_of_any_size(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CHUNK_BYTES, "cpu", chunk_bytes)
-    model = tiny_gpt().requires_grad_(True)
+    model, other = tiny_gpt().requires_grad_(True), tiny_gpt(seed=1)
+    weight, head = model.lm_head.weight, other.lm_head.weight
     teacher, student = hidden(2, 5), hidden(3, 2, 5, seed=1)
-    loss = distillation_loss(model, teacher, student)
-    loss.backward()
-    grads = student.grad, model.lm_head.weight.grad.clone()
-    assert teacher.grad is None  # a reference
-    student.grad, model.lm_head.weight.grad = None, None
-    reference, mine = model.logits(teacher).softmax(-1).detach(), model.logits(student)
+    targets = torch.randint(61, (2, 5), generator=torch.Generator().manual_seed(2))
+    targets[1, 2:] = IGNORE
+    loss, losses = Distillation()(student, weight, teacher, head, targets)
+    (2 * loss).backward()
+    grads = student.grad / 2, weight.grad.clone() / 2
+    assert teacher.grad is None and head.grad is None and not losses.requires_grad  # a reference
+    student.grad, weight.grad = None, None
+    reference, mine = other.logits(teacher).softmax(-1).detach(), model.logits(student)
     expected = torch.nn.functional.kl_div(mine.log_softmax(-1), reference.expand_as(mine), reduction="none").sum(-1).mean()
     expected.backward()
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(grads, (student.grad, model.lm_head.weight.grad))
+    torch.testing.assert_close(grads, (student.grad, weight.grad))
+    each = torch.nn.functional.cross_entropy(mine.flatten(0, 2), targets.expand(3, 2, 5).flatten(), reduction="none", ignore_index=IGNORE)
+    torch.testing.assert_close(losses, each.view(3, 2, 5))
+
+
+def test_what_does_not_learn_gets_no_gradient() -> None:
+    weight, student, teacher = tiny_gpt().lm_head.weight, hidden(3, 2, 5), hidden(2, 5)
+    targets = torch.zeros(2, 5, dtype=torch.int64)
+    Distillation()(student, weight, teacher, weight, targets)[0].backward()
+    assert student.grad is not None and weight.grad is None
+    loss, _ = Distillation()(student.detach(), weight, teacher, weight, targets)
+    assert not loss.requires_grad
 
 
 def test_equal_predictions_do_not_diverge() -> None:
-    same = hidden(2, 5)
-    assert distillation_loss(tiny_gpt(), same, same.expand(3, 2, 5, WIDTH)).item() == pytest.approx(0, abs=1e-6)
-    assert gist_losses.CHUNK_BYTES is CHUNK_BYTES
+    same, weight = hidden(2, 5), tiny_gpt().lm_head.weight
+    loss, _ = Distillation()(same.expand(3, 2, 5, WIDTH), weight, same, weight, torch.zeros(2, 5, dtype=torch.int64))
+    assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("slots", [1, 2])

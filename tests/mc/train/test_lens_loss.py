@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mc.config import LensLossConfig
-from mc.train.lens_loss import AdvantageNorm, Pairs, imbalance, lens_losses, make_pairs, policy_divergence, policy_scores
+from mc.train.lens_loss import AdvantageNorm, Pairs, make_pairs, policy_scores, preference_loss
 
 ONE = torch.ones(())
 
@@ -93,36 +93,33 @@ def test_layouts_that_serve_alike_make_no_pair_and_no_nan() -> None:
     scores.requires_grad_()
     pairs = make_pairs(levels, torch.zeros(5, 4), LensLossConfig())
     assert not pairs.kept.any()
-    losses = lens_losses(pairs, policy_scores(scores, pairs), scores, ONE, LensLossConfig())
-    assert losses.preference == 0 and losses.rank == 0
-    (losses.preference + losses.rank).backward()
+    loss = preference_loss(pairs, policy_scores(scores, pairs), ONE, LensLossConfig())
+    assert loss == 0
+    loss.backward()
     assert not scores.grad.any()
 
 
-def test_the_losses_of_pairs_are_their_definition() -> None:
+def test_the_loss_of_pairs_is_its_definition() -> None:
     scores, levels, advantages = drawn()
-    config = LensLossConfig(mc_lens_temperature=0.3, mc_lens_margin=0.2)
+    config = LensLossConfig(mc_lens_temperature=0.3)
     pairs = make_pairs(levels, advantages, config)
     policy = policy_scores(scores, pairs)
-    losses = lens_losses(pairs, policy, scores, torch.tensor(0.7), config)
-    preference = rank = total = 0.0
+    loss = preference_loss(pairs, policy, torch.tensor(0.7), config)
+    preference = total = 0.0
     for row, a, b in pairs.kept.nonzero().tolist():
         weight = math.tanh(pairs.gap[row, a, b] / 0.7)
         for p in policy[:, row, a, b].tolist():
             preference += weight * math.log1p(math.exp(-p / 0.3))
-            rank += weight * max(0.0, 0.2 - p)
             total += weight
-    assert losses.preference.item() == pytest.approx(preference / total, rel=1e-5)
-    assert losses.rank.item() == pytest.approx(rank / total, rel=1e-5)
+    assert loss.item() == pytest.approx(preference / total, rel=1e-5)
 
 
-@pytest.mark.parametrize("term", ["preference", "rank"])
-def test_the_losses_fall_as_scores_ask_for_what_served_better(term: str) -> None:
+def test_the_loss_falls_as_scores_ask_for_what_served_better() -> None:
     """One pair: b, which has block 0 raw where a has block 1, is better. LensNet should ask for block 0, and give block 1."""
     pairs = all_pairs(torch.tensor([[[1, 0], [0, 1]]]), torch.tensor([[0.0, 1.0]]))
 
     def loss(scores: Tensor) -> Tensor:
-        return getattr(lens_losses(pairs, policy_scores(scores, pairs), scores, ONE, LensLossConfig()), term)
+        return preference_loss(pairs, policy_scores(scores, pairs), ONE, LensLossConfig())
 
     scores = torch.zeros(2, 1, 2, requires_grad=True)
     loss(scores).backward()
@@ -130,19 +127,6 @@ def test_the_losses_fall_as_scores_ask_for_what_served_better(term: str) -> None
         assert block_0 < 0 < block_1 and torch.equal(block_0, -block_1)
     worse, same, better = (loss(torch.tensor([[[step, -step]]])).item() for step in (-0.2, 0.0, 0.2))
     assert worse > same > better
-
-
-def test_balanced_scores_cost_nothing() -> None:
-    scores = torch.tensor([[0.5, -0.5, 0.2, -0.2], [0.5, 0.5, 0.1, 0.0], [-0.3, 0.1, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    torch.testing.assert_close(imbalance(scores), torch.tensor([0.0, 1.0, 0.25, 0.0]))
-
-
-def test_divergence_from_a_reference_policy() -> None:
-    scores, _, _ = drawn()
-    assert policy_divergence(scores, scores, 0.5).abs() < 1e-6
-    other = drawn(seed=1)[0]
-    p, q = (torch.softmax(s.double() / 0.5, -1) for s in (other, scores))
-    torch.testing.assert_close(policy_divergence(other, scores, 0.5).double(), (p * (p / q).log()).sum(-1).mean(), rtol=1e-5, atol=0)
 
 
 def test_running_mean_and_deviation_of_advantages() -> None:
@@ -161,14 +145,12 @@ def test_running_mean_and_deviation_of_advantages() -> None:
     torch.testing.assert_close(first.deviation, batches[0].std(correction=0), rtol=1e-3, atol=0)  # not that of a start from zero
 
 
-WEIGHTS = [f"mc_lens_{name}_weight" for name in ("occurrence", "attention", "kl", "rank", "budget", "budget_smooth")]
+WEIGHTS = [f"mc_lens_{name}_weight" for name in ("occurrence", "attention")]
 
 
 BAD = [(name, value) for name in ("mc_lens_loss_weight", *WEIGHTS) for value in (-0.1, math.inf, math.nan)] + [
     ("mc_lens_temperature", 0.0),
-    ("mc_lens_margin", -1.0),
     ("mc_lens_adv_norm_beta", 1.0),
-    ("mc_lens_budget_smooth_beta", -0.1),
     ("mc_lens_hard_negative_ratio", 0.0),
     ("mc_lens_hard_negative_ratio", 1.1),
     ("mc_max_lens_pairs", 0),
