@@ -5,7 +5,7 @@ Losses of each condition are kept in a file, so that a call continues the one be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 

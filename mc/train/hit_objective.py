@@ -13,7 +13,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from mc.config import RowPlan
-from mc.nets.hits import block_hits
+from mc.nets.hits import token_hits
 from mc.nets.layered_bank import LayeredBank, score_hits
 from mc.nets.layered_lens import LayeredLensNet
 from mc.train.lens_loss import teacher_loss
@@ -32,12 +32,13 @@ class HitObjective(nn.Module):
         self._newest: dict[str, Tensor | float] = dict.fromkeys(METRICS, math.nan)
 
     def teacher(self, bank: LayeredBank, blocks: int) -> Tensor:
-        """Sum over layers, heads and the next queries of their squared hits on the first `blocks` blocks, fp32 [B,F]."""
+        """Hits of the next queries on the first `blocks` blocks, summed over layers, heads and tokens, fp32 [B,F]."""
         decision = self.plan.decision(blocks)
         end = min(decision + self.interval, self.plan.length)
         queries, keys = bank.queries[:, :, decision:end], bank.entries.keys[:, :, :end]
-        hits, _ = block_hits(queries, keys, decision, blocks, self.plan.config.block_size)
-        return hits.square().sum((1, 2, 3))
+        K = self.plan.config.block_size
+        hits, _ = token_hits(queries, keys, decision)
+        return hits[..., : blocks * K].sum((1, 2, 3)).unflatten(-1, (blocks, K)).sum(-1)
 
     def scores(self, bank: LayeredBank, levels: Tensor, spans: OpenSpan) -> Tensor:
         """Scores fp32 [O·B,F] of blocks with `levels` [O·B,F] at the decision point after these F blocks."""
