@@ -102,7 +102,7 @@ class MCConfig:
     block_size: Literal[8, 32, 128] = flag(32, "children of a node", unit="tokens")
     mc_max_lod: int = flag(2, "highest level of gists", unit="levels")
     mc_num_random_variants: int = flag(4, "random compressed variants trained per row", unit="variants")
-    mc_rows_every: int = flag(2, "one in so many rows has variants, as long as these teach the model nothing (mc_joint 0)", unit="rows")
+    mc_rows_every: int = flag(4, "one in so many rows has variants, as long as these teach the model nothing (mc_joint 0)", unit="rows")
     mc_train_wc_length: int = flag(0, "entries of a variant at the end of training; 0 = a fifth of the row", unit="entries")
     mc_anneal: bool = flag(True, "narrow the variants over the run; 0 = use the final width from the start")
     mc_training_lod2_probability: float = flag(0.25, "probability of compressing a group of blocks into one gist of level 2")

@@ -286,14 +286,15 @@ class Trainer:
         unread, self._unread = self._unread, None
         loss, stops, apart = unread.loss.tolist()
         self._agreed_stop |= stops > 0
+        what = "loss or gradient"
         if math.isfinite(loss):
             self.state.loss.update(loss)
             if math.isfinite(apart) or self.scaler is not None:  # a loss scale may be too large for a step or two
                 self.state.bad_losses = []
                 return
-            loss = apart
+            what, loss = "gradient of parameters apart", apart
         self.state.bad_losses.append(unread.step)
-        self.say(f"step {unread.step}: loss or gradient is {loss}; the weights stay the same, bad_batches.jsonl notes the batch")
+        self.say(f"step {unread.step}: {what} is {loss}; the weights stay the same, bad_batches.jsonl notes the batch")
         if self.runtime.rank == 0:
             if self._bad_batches is None:  # a resumed run writes its batches again
                 self._bad_batches = JsonlSink(self.run_folder / "bad_batches.jsonl", None if self._resumed is None else unread.step - 1)

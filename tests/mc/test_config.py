@@ -147,7 +147,7 @@ def test_what_the_model_learns_from_the_memory_has_one_spelling() -> None:
     assert [config.joint_mean for config in configs] == [False] * 4 + [True]
     assert [config.apart for config in configs] == [True] * 2 + [False] * 3
     assert not MCConfig(mc_freeze_model=True).apart
-    assert [config.compressed_rows(7) for config in configs] == [4, 4, 7, 7, 7] and MCConfig(mc_rows_every=9).compressed_rows(7) == 1
+    assert [config.compressed_rows(7) for config in configs] == [2, 2, 7, 7, 7] and MCConfig(mc_rows_every=9).compressed_rows(7) == 1
     for wrong in ("-1", "inf", "nan", "much", ""):
         with pytest.raises(ValueError, match=f"invalid mc_joint {wrong}: .*expected 0, a weight such as 0.1, or mean"):
             MCConfig(mc_joint=wrong)
@@ -161,7 +161,7 @@ def test_a_variant_of_layered_gists_costs_its_tail() -> None:
     plan = RowPlan(MCConfig(gist=GistConfig("layered"), mc_joint="mean"), T)
     assert {plan.multiplier(stage) for stage in plan.stages} == {1 + 4 * plan.tail / T}
     half = RowPlan(MCConfig(gist=GistConfig("layered"), mc_num_random_variants=1), T)
-    assert half.multiplier(0.0) == 1 + plan.tail / T / 2, "no pair is needed, and one row in two has variants"
+    assert half.multiplier(0.0) == 1 + plan.tail / T / 4, "no pair is needed, and one row in four has variants"
 
 
 # --- the recipe's ---

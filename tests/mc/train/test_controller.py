@@ -140,7 +140,7 @@ def test_flops_count_the_variants() -> None:
         for m in (memory, joint, layered)
     )
     assert joint[0] == pytest.approx(joint[1]) and 1.5 < joint[0] < 4 and layered[0] == pytest.approx(layered[1]) and layered[0] < joint[0]
-    assert apart[1] - 1 == pytest.approx((joint[1] - 1) / 2), "every second row"
+    assert apart[1] - 1 == pytest.approx((joint[1] - 1) / 4), "every fourth row"
     assert apart[0] - 1 == pytest.approx(2 / 3 * (apart[1] - 1)), "no gradients of the model"
 
 

@@ -182,6 +182,37 @@ def test_clipping(limit):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_what_is_apart_is_clipped_scaled_and_kept_apart():
+    weights = [nn.Parameter(torch.ones(8, 8)), nn.Parameter(torch.ones(8, 8)), nn.Parameter(torch.ones(3))]
+
+    def groups(apart):
+        named = [(f"p{i}", p) for i, p in enumerate(weights)]
+        return [
+            ParamGroup("muon", named[:1], 0.1),
+            ParamGroup("muon", named[1:2], 0.1, apart=apart),
+            ParamGroup("adamw", named[2:], 0.1, apart=apart),
+        ]
+
+    def clipped(apart, scale=None):
+        for p in weights:
+            p.grad = torch.full_like(p, 2.0 if p is weights[0] else 3.0)
+        o = MuonAdamW(groups(apart))
+        o.reduce_gradients(scale)
+        return o, o.clip_gradients(1.0), [unit.grad.flatten()[0].item() for unit in o._units]
+
+    o, norm, gradients = clipped(True)
+    rest = (9.0 * 64 + 9.0 * 3) ** 0.5
+    assert norm.item() == pytest.approx(16) and o.apart_norm.item() == pytest.approx(rest)
+    assert gradients == pytest.approx([2 / 16, 3 / rest, 3 / rest])
+    assert o.param_groups == [{"params": weights[:1]}], "the loss scale does not follow them"
+    _, norm, gradients = clipped(True, torch.tensor(1e6))
+    assert norm.item() == pytest.approx(16) and gradients == pytest.approx([2 / 16, 3e-6, 3e-6])
+    assert clipped(False)[1].item() == pytest.approx((16**2 + rest**2) ** 0.5)
+    o, _, _ = clipped(True)
+    o.step(keep=torch.ones(()), keep_apart=torch.zeros(()))
+    assert not torch.equal(weights[0], torch.ones(8, 8)) and all(torch.equal(p, torch.ones_like(p)) for p in weights[1:])
+
+
 def test_reducing_takes_the_gradients():
     o = optimizer()
     give_gradients(list(named(o).values()), 0)

@@ -244,6 +244,39 @@ def test_a_finite_loss_with_a_bad_gradient_is_a_bad_loss(lab: Lab) -> None:
     assert [json.loads(line)["loss"] for line in (lab.folder / "bad_batches.jsonl").read_text().splitlines()] == ["nan"]
 
 
+def test_a_bad_gradient_apart_stops_nothing_but_what_it_belongs_to(lab: Lab) -> None:
+    class Beside(Scripted):
+        def __init__(self, model: GPT) -> None:
+            super().__init__(model)
+            self.own = nn.Parameter(torch.ones(2))
+
+        def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
+            factor = float("nan") if round(progress * STEPS) in self.bad else 1.0
+            return super().forward(tokens, targets, progress, weights)._replace(apart=factor * self.own.square().sum())
+
+        def parameter_groups(self, flags: OptimFlags, plan: TrainPlan) -> list[ParamGroup]:
+            return [*super().parameter_groups(flags, plan), ParamGroup("adamw", [("own", self.own)], 0.1, apart=True)]
+
+    def trained(name: str, bad: tuple[int, ...]) -> tuple[list[Tensor], list[dict], Lab]:
+        here = another(lab, name)
+        Beside.bad, here.wrap = bad, Beside
+        trainer = here.trainer(save_every=1)
+        assert trainer.run()
+        return [p.detach().clone() for p in trainer.objective.model.parameters()], here.figures(), here
+
+    (weights, records, _), (same, records_too, spoiled) = trained("good", ()), trained("bad", (3, 4))
+    assert all(torch.equal(a, b) for a, b in zip(weights, same, strict=True)) and records == records_too
+    alone = another(lab, "alone")
+    assert alone.trainer().run()
+    assert [r["train/loss"] for r in alone.figures()] == [r["train/loss"] for r in records], "what is apart is not in the loss"
+    own = [CheckpointStore(spoiled.folder / "checkpoints").load(step).tensors["model"]["own"] for step in range(1, STEPS + 1)]
+    assert torch.equal(own[2], own[3]) and torch.equal(own[3], own[4]) and not torch.equal(own[4], own[5])
+    notes = [json.loads(line) for line in (spoiled.folder / "bad_batches.jsonl").read_text().splitlines()]
+    assert [(note["step"], note["loss"]) for note in notes] == [(3, "nan"), (4, "nan")]
+    with pytest.raises(UserError, match="not finite at steps 2, 3, 4"):
+        trained("worse", (2, 3, 4))
+
+
 def test_one_bad_micro_batch_makes_a_bad_step(lab: Lab) -> None:
     def spoil(step: int, loss: Tensor) -> Tensor:
         return loss * float("nan") if step == 3 and 3 not in trainer.objective.losses else loss
