@@ -3,7 +3,8 @@
     python -m bench.mc_text                     all three stages:
     python -m bench.mc_text --stage corpus      long documents, and a tokenizer trained on them
     python -m bench.mc_text --stage survey      a model without a memory: the gain from far context
-    python -m bench.mc_text --stage memory      memories of each kind in that setting: the share they recover
+    python -m bench.mc_text --stage memory      memories of each kind in that setting: the share they recover, at one decision point of
+                                                each row (static) and, with layered gists, while reading (rolling)
 
 A call stops after `--minutes`, and the same command continues it. Models are trained by `scripts.base_train`, those with a memory
 from the survey's model on, which stays frozen unless `--memory-flags` change that, or from scratch (`--memory-tokens 0`). All
@@ -15,25 +16,30 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.mc_text_rolling import INTERVALS, rolling_stage
 from bench.mc_text_setting import JUDGED, Bench, McText, corpus_stage, numbers
 from mc.eval.conditions import LAYOUTS
 from mc.eval.paired_stats import PairedComparison, compare_rows
 from mc.eval.row_eval import horizon_nll, make_probe, measure, window_forward
 from mc.loading import load_memory
+from mc.memory_model import MemoryModel
 from nanochat import flags
 from nanochat.checkpoint.load_model import load_model
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir, read_json, write_json
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.model.cross_entropy import ChunkedCrossEntropy
 from nanochat.model.gpt import GPT
 from nanochat.runtime.device import RuntimeFlags, start
 
+STATIC = 128  # horizon of a figure
+STATIC_FIGURE = f"static_recovery_{STATIC}"
 POSITIONS = 16  # parts of a row that the loss is shown for
 
 Losses = dict[str, Tensor]  # fp32 [N] by condition
@@ -109,6 +115,7 @@ def memory_stage(bench: Bench) -> dict[str, Any]:
     for gist, slots in kinds:
         tag = f"{config.tag}-{gist}{slots}" + (f"-from{config.memory_steps}" if config.memory_tokens else "")
         options = {"gistnet-type": gist, "gist-slots": slots, "allocator-recent-tokens": config.recent}
+        options |= {"mc-infer-refocus-interval": min(INTERVALS)} if gist == "layered" else {}
         options |= {"mc-horizon": JUDGED, "mc-train-wc-length": config.budget + JUDGED}  # the horizon of training counts too
         flags_of_memory = ["--mc", *(f"--{name}={value}" for name, value in options.items()), *[start_with] * bool(config.memory_tokens)]
         if not bench.train(tag, config.memory_steps, *flags_of_memory):
@@ -121,13 +128,33 @@ def memory_stage(bench: Bench) -> dict[str, Any]:
             write_json(ensure_dir(result.parent) / result.name, {"gistnet_type": gist, "gist_slots": slots, **figures})
         memories.append(read_json(result))
         print_memory(memories[-1])
-    return {"finished": len(memories) == len(kinds), "memories": memories}
+        if gist == "layered":
+            rolling = rolling_stage(bench, *_load(f"{tag}-mc"), tag)
+            if rolling is None:
+                break
+            memories[-1] |= rolling
+    return {"finished": len(memories) == len(kinds), "memories": memories, **_figures(memories)}
+
+
+def _figures(memories: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of the last layered memory that was measured whole, at the top of the result."""
+    for memory in reversed(memories):
+        if "figures" in memory:
+            static = {at["horizon"]: at["layouts"]["lens"] for at in memory["horizons"]}.get(STATIC, {})
+            found = {f"{STATIC_FIGURE}{suffix}": static.get(f"recovery{suffix}") for suffix in ("", "_error")}
+            return memory["figures"] | found
+    return {}
+
+
+def _load(tag: str) -> tuple[MemoryModel, Tokenizer]:
+    runtime = start(RuntimeFlags(compile=False))
+    memory, tokenizer, *_ = load_memory("base", tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
+    return memory, tokenizer
 
 
 def measure_memory(bench: Bench, tag: str) -> dict[str, Any] | None:
     """ΔNLL and recovery of each layout at each horizon; None if the time ran out."""
-    config, runtime = bench.config, start(RuntimeFlags(compile=False))
-    memory, tokenizer, *_ = load_memory("base", tag, None, runtime.device, runtime.precision.dtype, runtime.backend)
+    config, (memory, tokenizer) = bench.config, _load(tag)
     rows, documents = bench.held_out(tokenizer)
     probes = [make_probe(memory, horizon, config.budget, config.recent) for horizon in numbers(config.horizons)]
     losses = measure(memory, bench.batches(rows), probes, LAYOUTS, bench.late)

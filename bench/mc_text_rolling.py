@@ -23,6 +23,7 @@ from nanochat.data.token_cache import open_tokens
 from nanochat.data.tokenizer import Tokenizer
 
 INTERVALS = (32, 8)
+ROWS = 16  # read at once
 CONTROLS: tuple[Choice, ...] = ("lens", "attention", "random", "recency", "gists", "blocks", "shuffled", "oracle")
 OWN_ROWS = 64  # a refocus before every token takes as long as eight others
 FITTED_ROWS = 64  # training rows that the weights of the suffix-match cache are fitted on
@@ -46,7 +47,7 @@ class Measured:
         file = ensure_dir(self.bench.home / "results") / f"{self.tag}.rolling.{name}.N{len(rows)}.json"
         if not file.exists():
             parts = []
-            for batch in rows.split(self.bench.config.rolling_rows):
+            for batch in rows.split(ROWS):
                 if self.bench.late():
                     return None
                 parts.append(measure(batch)[:, -(rows.shape[1] // 2) :].mean(1))
@@ -103,10 +104,10 @@ def rolling_stage(bench: Bench, memory: MemoryModel, tokenizer: Tokenizer, tag: 
     measured = Measured(bench, memory, tag, rows, documents)
     tables: list[dict[str, Any]] = []
     for width, intervals, choices in ((config.budget, INTERVALS, CONTROLS), (config.budget // 2, INTERVALS[-1:], ("lens", "random"))):
-        references = {"full": measured.plain(), "window": measured.plain(width), "near": measured.plain(config.rolling_recent)}
+        references = {"full": measured.plain(), "window": measured.plain(width), "near": measured.plain(config.recent)}
         references["suffix"] = measured.suffix(width, fitted)
         for interval in intervals:
-            setting = Rolling(width, min(config.rolling_recent, width // 4), interval)
+            setting = Rolling(width, min(config.recent, width // 4), interval)
             losses = dict(references)
             for choice in choices:
                 if any(part is None for part in losses.values()):
@@ -116,7 +117,7 @@ def rolling_stage(bench: Bench, memory: MemoryModel, tokenizer: Tokenizer, tag: 
                 return None
             tables.append(_table(setting, losses, documents))
             print_table(tables[-1])
-    return {"rolling": tables, **_figures(tables)}
+    return {"rolling": tables, "figures": _figures(tables)}
 
 
 def _table(setting: Rolling, losses: Losses, documents: Tensor) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,11 +31,12 @@ STOP_SECONDS = 120.0  # that a training process gets to save
 TYPES = ("layered", "transformer", "context", "mean")
 # Of what was tried, these did best; see dev/LOG.md, 2026-11-30.
 RATES = "--lr-mult=3.5 --wd-mult=0.28"
-FROZEN = (
-    "--mc-freeze-model --mc-gist-kl-weight=2 --mc-anneal=0 --mc-lens-every=1 --mc-num-random-variants=2 --mc-lens-decisions=8 "
-    "--mc-lens-occurrence-weight=5 --mc-lens-attention-weight=5 --gistnet-pooling=query --lr-mult=2.4 --wd-mult=0.2"
+FROZEN = "--mc-freeze-model --mc-anneal=0 --mc-lens-every=1 --mc-rows-every=1 --mc-num-random-variants=2 --mc-lens-decisions=8 "
+MEMORY_FLAGS = {True: FROZEN + "--lr-mult=2.4 --wd-mult=0"}  # of layered gists; of others:
+MEMORY_FLAGS[False] = FROZEN + (
+    "--mc-gist-kl-weight=2 --mc-lens-occurrence-weight=5 --mc-lens-attention-weight=5 --gistnet-pooling=query --lr-mult=2.4 --wd-mult=0.2"
 )
-JUDGED = 32  # tokens after a decision point of training: a session refocuses after that number
+JUDGED = 32  # tokens after a decision point of training
 
 
 @dataclass
@@ -57,14 +58,14 @@ class McText:
     device_batch_size: int = flag(4, "rows per micro-batch, in training and measuring", unit="rows")
     packing: Literal["stream", "bestfit"] = flag("bestfit", "training rows run across documents, or are cut from them and shuffled")
     train_flags: str = flag(RATES, "further flags for base_train, separated by spaces; give them a --label")
-    memory_flags: str = flag(FROZEN, "memory: further flags, after those")
+    memory_flags: str = flag("", "memory: further flags, after those; empty = the best known for its type of gists")
     label: str = flag("", "suffix of the stage's model tags, to keep variations apart; memories start from the survey without one")
     eval_rows: int = flag(256, "held-out rows to measure on", unit="rows")
     horizons: str = flag("32,128,512", "tokens to predict after a Working Context", unit="tokens")
     windows: str = flag("", "survey: windows to compare with the full context; empty = 256 and T/4", unit="tokens")
-    recent: int = flag(256, "memory: tokens before the decision point that stay raw", unit="tokens")
-    types: str = flag("transformer,context", f"memory: types of gists, of {', '.join(TYPES)}")
-    slots: str = flag("1,2,4", "memory: vectors of a gist", unit="vectors")
+    recent: int = flag(128, "memory: tokens before the decision point that stay raw", unit="tokens")
+    types: str = flag("layered", f"memory: types of gists, of {', '.join(TYPES)}")
+    slots: str = flag("1", "memory: vectors of a gist", unit="vectors")
 
     def __post_init__(self) -> None:
         for name in ("minutes", "train_tokens", "eval_rows", "total_batch_size", "device_batch_size", "max_seq_len"):
@@ -126,7 +127,7 @@ class McText:
     def setting(self) -> dict[str, Any]:
         """Setting of the training, for the record."""
         keys = ("depth", "aspect_ratio", "head_dim", "max_seq_len", "vocab_size", "packing", "total_batch_size", "train_flags")
-        keys += ("memory_flags",) if self.stage in ("all", "memory") else ()
+        keys += ("memory_flags", "recent") if self.stage in ("all", "memory") else ()
         return {key: getattr(self, key) for key in keys} | {"steps": self.steps, "tokens": self.steps * self.total_batch_size}
 
 
@@ -172,7 +173,7 @@ class Bench:
             *(f"--{k}={v}" for k, v in options.items()),
             *memory,
             *config.train_flags.split(),
-            *(config.memory_flags.split() if memory else ()),
+            *(self.memory_flags(memory) if memory else ()),
         ]
         print(f"training {stored}: {steps:,} steps, {left / 60:.1f} minutes left of this call", flush=True)
         process = subprocess.Popen(command, cwd=ROOT)
@@ -186,6 +187,10 @@ class Bench:
         if process.returncode:
             raise UserError(f"base_train of {stored} ended with code {process.returncode}; see above")
         return steps in CheckpointStore(base_dir() / "base_checkpoints" / stored).steps()
+
+    def memory_flags(self, flags: Sequence[str]) -> list[str]:
+        """Further flags of a memory with `flags`."""
+        return (self.config.memory_flags or MEMORY_FLAGS["--gistnet-type=layered" in flags]).split()
 
     def held_out(self, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
         """Rows int64 [N,T+1] of the validation documents, and the index of each one's document int64 [N]."""

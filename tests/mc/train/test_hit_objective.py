@@ -9,7 +9,8 @@ import torch
 
 from mc.config import SessionConfig
 from mc.nets.hits import token_hits
-from mc.train.hit_objective import HitObjective
+from mc.nets.layered_lens import NEWEST
+from mc.train.hit_objective import AHEAD, HitObjective
 from mc.train.lens_loss import teacher_loss
 from mc.train.lens_objective import METRICS
 from mc.train.variant_sampler import Request
@@ -59,8 +60,9 @@ def test_the_loss_is_the_divergence_in_every_context() -> None:
     first, second = memory.plan.far_blocks
     contexts = torch.stack([torch.ones_like(variants.levels[0]), variants.levels[1], variants.levels[2]])
     scores = torch.stack([memory.focus.scores(bank, levels, untimed) for levels in contexts])
-    early = memory.focus.scores(bank, torch.ones(3, second, dtype=torch.int64), untimed)[None]
-    told = [memory.focus.teacher(bank, blocks) for blocks in (first, second)]
+    ahead = min(AHEAD * memory.focus.interval, NEWEST)
+    early = memory.focus.scores(bank, torch.ones(3, second, dtype=torch.int64), untimed, ahead)[None]
+    told = [memory.focus.teacher(bank, first), memory.focus.teacher(bank, second, ahead)]
     mine = [teacher_loss(each, teacher, 1.0) for each, teacher in zip((scores, early), told, strict=True)]
     torch.testing.assert_close(loss, sum(mine) / 2)
     even = sum(teacher_loss(torch.zeros_like(each), teacher, 1.0) for each, teacher in zip((scores, early), told, strict=True))
