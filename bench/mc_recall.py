@@ -21,7 +21,7 @@ from typing import Any, Literal
 from nanochat.common import UserError
 from nanochat.flags import flag, parse, run
 
-COMMON = ("--mc-max-lod=1", "--show-every=100")
+COMMON = ("--mc-joint=mean", "--mc-max-lod=1", "--show-every=100")
 EASY = (
     "--task=easy",
     "--steps=700",

@@ -80,7 +80,7 @@ class SessionRecall:
 def memory_config(entries: int, contexts: int) -> MCConfig:
     """Memory with one level, positions by entry index, and variants of `entries` entries from the start."""
     flags = {"block_size": K, "allocator_recent_tokens": TAIL // 2, "mc_horizon": TAIL // 2, "mc_train_wc_length": entries, "mc_max_lod": 1}
-    flags |= {"gistnet_type": "mean", "positional_type": "local", "mc_lens_every": 1, "mc_lens_contexts": contexts}
+    flags |= {"mc_joint": "mean", "gistnet_type": "mean", "positional_type": "local", "mc_lens_every": 1, "mc_lens_contexts": contexts}
     return parse(MCConfig, [f"--{name}={value}" for name, value in (flags | {"mc_num_random_variants": contexts}).items()])
 
 
