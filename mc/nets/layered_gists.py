@@ -61,7 +61,7 @@ class LayeredGistNet(nn.Module):
         heads, joint = layers * key_heads, 2 * head_dim
         # One tall matrix of all heads, which the optimizer treats as a matrix: [key, value] of a head → their corrections.
         self.correction = nn.Parameter(torch.empty(heads * joint, joint))
-        self.mass = nn.Parameter(torch.empty(heads, joint + 1))  # [key, value, 1] of a head → the correction of its bias
+        self.mass = nn.Parameter(torch.empty(layers, key_heads, joint + 1))  # [key, value, 1] of a head → the correction of its bias
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> LayeredGistNet:
@@ -91,7 +91,7 @@ class LayeredGistNet(nn.Module):
         L, G, E = self.shape
         joint = torch.cat([gists.keys, gists.values], dim=-1)  # (L, N, S, G, 2E)
         correction = self.correction.view(L, G, 2 * E, 2 * E).to(joint.dtype)
-        mass = self.mass.view(L, 1, 1, G, 2 * E + 1)
+        mass = self.mass[:, None, None]
         bias = gists.bias + (joint.float() * mass[..., :-1]).sum(-1) + mass[..., -1]
         keys, values = (joint + torch.einsum("lnsge,lgfe->lnsgf", joint, correction)).chunk(2, dim=-1)
         return LayeredEntries(keys, values, bias)
