@@ -26,7 +26,8 @@ from bench.recall_training import RecallController, RecallRows, new_model, train
 from bench.recall_worker import measure
 from mc.config import AllocatorConfig, MCConfig, SessionConfig
 from mc.eval.session_baselines import Steered, random_scores, unfocused
-from mc.session.session import MCSession, session_spec
+from mc.session.base_session import session_spec
+from mc.session.session import MCSession
 from mc.session.tree import RamTree
 from nanochat.flags import flag, parse, part, run
 from nanochat.infer.kv_cache import KVCache

@@ -22,9 +22,10 @@ from mc.eval.suite_eval import MQAR, Examiner, Prediction, Unfit, suite_rows
 from mc.eval.text_eval import TextPoint, measure_text, text_rows
 from mc.loading import LoadedMemory, load_memory
 from mc.memory_model import MemoryModel
+from mc.session.base_session import session_spec
 from mc.session.budget import Budget
 from mc.session.hooks import SessionHooks
-from mc.session.session import MCSession, session_spec
+from mc.session.session import start_session
 from mc.session.tree import RamTree
 from mc.telemetry.provider import TelemetryFlags, open_telemetry
 from mc.telemetry.sessions import SessionTelemetry
@@ -172,7 +173,7 @@ def _numbers(name: str, text: str) -> list[int]:
 def _budget(memory: MemoryModel, config: MCEval) -> Budget:
     """The budget. Raises `UserError` if it has no room for one of the histories."""
     try:
-        session = MCSession(memory, RamTree(session_spec(memory, config.session)), config.session)
+        session = start_session(memory, RamTree(session_spec(memory, config.session)), config.session)
     except ValueError as error:
         raise UserError(str(error)) from error
     multiples = [] if config.parts == ["cost"] else config.multiples

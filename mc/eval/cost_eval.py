@@ -24,8 +24,9 @@ from torch import Tensor
 from mc.config import SessionConfig
 from mc.loading import load_memory
 from mc.memory_model import MemoryModel
+from mc.session.base_session import Session, session_spec
 from mc.session.disk_tree import DiskTree
-from mc.session.session import MCSession, session_spec
+from mc.session.session import start_session
 from mc.session.store import FOCUS
 from mc.session.tree import RamTree
 from mc.session.tree_builder import PIECE
@@ -53,7 +54,7 @@ class Candidate:
 
     kind: TreeType
     history: int  # tokens before decoding
-    session: MCSession
+    session: Session
     spans: SpanTimers
     stream: Iterator[list[int | None]]
     entries: int = 0
@@ -168,15 +169,15 @@ class _CostRun:
         return PLAIN_READS * T / _seconds(read, self.memory.device)
 
 
-def _new_session(memory: MemoryModel, config: SessionConfig, kind: TreeType, folder: Path) -> MCSession:
+def _new_session(memory: MemoryModel, config: SessionConfig, kind: TreeType, folder: Path) -> Session:
     """Empty session; a disk tree is created in `folder`."""
     spec = session_spec(memory, config)
     if kind == "disk":
-        return MCSession(memory, DiskTree.create(folder, {"made_by": "mc_eval"}, spec), config, file=folder / FOCUS)
-    return MCSession(memory, RamTree(spec, memory.device), config)
+        return start_session(memory, DiskTree.create(folder, {"made_by": "mc_eval"}, spec), config, file=folder / FOCUS)
+    return start_session(memory, RamTree(spec, memory.device), config)
 
 
-def _time_parts(session: MCSession, spans: SpanTimers) -> None:
+def _time_parts(session: Session, spans: SpanTimers) -> None:
     """Wraps the calls of a refocus in spans, from outside: the session itself takes no times."""
     for owner, name, span in (
         (session, "note", "note"),

@@ -9,7 +9,7 @@ as many refocus iterations as the end of a prompt. Shapes: `n` tokens, `B` rows,
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,16 +22,16 @@ from mc.eval.conditions import CONDITIONS, Condition
 from mc.layout.tiling import Edit, Tiling
 from mc.memory_model import MemoryModel
 from mc.session.allocator import FocusAllocator
+from mc.session.base_session import Score, Session, session_budget, session_spec
 from mc.session.budget import Budget
 from mc.session.hooks import SessionHooks
-from mc.session.session import MCSession, session_budget, session_spec
+from mc.session.session import start_session
 from mc.session.tree import MegaContextTree, RamTree
 from nanochat.infer.fast_decode import DecodeStep
-from nanochat.infer.memory_kv_cache import ExternalMemory, MemoryKVCache
+from nanochat.infer.memory_kv_cache import ExternalMemory, MemoryKVCache, SlotMemory
 from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
 
 SESSION_CONDITIONS = tuple(condition for condition in CONDITIONS if condition != "recency")
-Score = Callable[[MCSession], np.ndarray]  # fp32 [W] of the session's entries
 Spans = Sequence[tuple[int, int]]  # tokens [begin, end)
 
 
@@ -80,18 +80,6 @@ class Window:
         return beyond > 0
 
 
-class Steered(MCSession):
-    """Session with the scores of `score` in place of LensNet's."""
-
-    def __init__(self, memory: MemoryModel, tree: MegaContextTree, config: SessionConfig, score: Score) -> None:
-        super().__init__(memory, tree, config)
-        self._score = score
-
-    def scores(self) -> np.ndarray:
-        """See `MCSession`."""
-        return self._score(self)
-
-
 class NeverExpands(FocusAllocator):
     """Allocator that collapses the oldest until the Working Context fits, and never expands."""
 
@@ -100,9 +88,9 @@ class NeverExpands(FocusAllocator):
         return []
 
 
-def unfocused(memory: MemoryModel, tree: MegaContextTree, config: SessionConfig) -> MCSession:
+def unfocused(memory: MemoryModel, tree: MegaContextTree, config: SessionConfig) -> Session:
     """The session of `gists`."""
-    session = Steered(memory, tree, config, lambda session: np.zeros(len(session.context), dtype=np.float32))
+    session = start_session(memory, tree, config, score=lambda session: np.zeros(len(session.context), dtype=np.float32))
     spec = tree.spec
     session.allocator = NeverExpands(config.allocator, spec.geometry, spec.max_lod, session.budget.recent)
     return session
@@ -112,7 +100,7 @@ def random_scores(seed: int) -> Score:
     """Scores uniform in −1 … 1, one draw for all tokens of a block, which stay raw or collapse together."""
     generator = np.random.default_rng(seed)
 
-    def score(session: MCSession) -> np.ndarray:
+    def score(session: Session) -> np.ndarray:
         _, block = np.unique(session.context.tiling.start // session.tree.spec.geometry.block_size, return_inverse=True)
         return generator.uniform(-1, 1, len(block)).astype(np.float32)[block]
 
@@ -122,7 +110,7 @@ def random_scores(seed: int) -> Score:
 def needed_scores(needed: Spans) -> Score:
     """Score 1 for entries that hold a block with one of the tokens `needed`, −1 for all others."""
 
-    def score(session: MCSession) -> np.ndarray:
+    def score(session: Session) -> np.ndarray:
         geometry, (lod, start) = session.tree.spec.geometry, session.context.tiling
         K = geometry.block_size
         end = start + np.array([geometry.stride(int(level)) for level in lod], dtype=np.int64)
@@ -203,7 +191,7 @@ class Reader:
         cache = MemoryKVCache(self._eval.memory.model, [history], step=self._eval.step)
         return Opened(cache, cache.append((self._tokens if raw else self._tokens[-1:])[None]))
 
-    def _history(self, condition: Condition, needed: Spans) -> ExternalMemory:
+    def _history(self, condition: Condition, needed: Spans) -> ExternalMemory | SlotMemory:
         memory, config = self._eval.memory, self._eval.config
         if condition == "window":
             return Window(memory.model, self.budget)
@@ -211,8 +199,8 @@ class Reader:
         if condition == "gists":
             return unfocused(memory, tree, config)
         if condition == "lens":
-            return MCSession(memory, tree, config, hooks=self._eval.hooks)
-        return Steered(memory, tree, config, random_scores(self._seed) if condition == "random" else needed_scores(needed))
+            return start_session(memory, tree, config, hooks=self._eval.hooks)
+        return start_session(memory, tree, config, score=random_scores(self._seed) if condition == "random" else needed_scores(needed))
 
 
 def joined(evaluation: SessionEval, rows: Sequence[Opened]) -> Opened:

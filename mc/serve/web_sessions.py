@@ -14,10 +14,11 @@ from torch import Tensor
 from mc.config import SessionConfig
 from mc.loading import LoadedMemory
 from mc.serve.web_views import focus_view, messages_view, text_view
+from mc.session.base_session import Session
 from mc.session.conversation import Turn
 from mc.session.files import SessionInfo, valid_name
 from mc.session.ingest import ingest
-from mc.session.session import MCSession
+from mc.session.session import start_session
 from mc.session.store import SessionStore
 from mc.session.tree import RamTree
 from mc.telemetry.sessions import SessionTelemetry
@@ -36,7 +37,7 @@ def open_sessions(loaded: LoadedMemory, config: SessionConfig, limits: WebLimits
     telemetry = telemetry or SessionTelemetry()
     try:
         store = SessionStore(loaded.memory, loaded.identity, config, watch=telemetry.hooks)
-        MCSession(loaded.memory, RamTree(store.spec), config)  # an error in one session is an error in all
+        start_session(loaded.memory, RamTree(store.spec), config)  # an error in one session is an error in all
     except ValueError as error:
         raise UserError(str(error)) from error
     return WebSessions(store, loaded.tokenizer, limits, telemetry.close)
@@ -47,7 +48,7 @@ class WebSessions:
 
     def __init__(self, store: SessionStore, tokenizer: Tokenizer, limits: WebLimits, at_end: Callable[[], None] = lambda: None) -> None:
         self._store, self._tokenizer, self._limits, self._at_end = store, tokenizer, limits, at_end
-        self._open: dict[str, MCSession] = {}  # the most recently used one is last
+        self._open: dict[str, Session] = {}  # the most recently used one is last
         self._used: dict[str, float] = {}  # time of the last use of each open one
         self._busy: set[str] = set()
 
@@ -174,7 +175,7 @@ class WebSessions:
         if name in self._busy:
             raise SessionError(f"session {name} is busy: a reply or a document is being written into it; try again when it is done", 409)
 
-    def _session(self, name: str) -> MCSession:
+    def _session(self, name: str) -> Session:
         """The session `name`, opened if need be; marks it as the most recently used one."""
         self._check_there(name)
         if name not in self._open:
@@ -191,7 +192,7 @@ class WebSessions:
                 raise SessionError(f"{self._limits.max_open_sessions} sessions are in use, the maximum; try again later", 429)
             self._close(oldest)
 
-    def _acquire(self, name: str) -> MCSession:
+    def _acquire(self, name: str) -> Session:
         """The session `name`, marked as busy, for writing."""
         valid_name(name)
         self._check_free(name)
@@ -220,7 +221,7 @@ class WebSessions:
 class WebTurn:
     """A turn in a session; `release(broken)` is called at the end. See `nanochat.serve.backend.SessionTurn`."""
 
-    def __init__(self, session: MCSession, tokenizer: Tokenizer, tokens: Sequence[int], release: Callable[[bool], None]) -> None:
+    def __init__(self, session: Session, tokenizer: Tokenizer, tokens: Sequence[int], release: Callable[[bool], None]) -> None:
         self._session, self._tokenizer, self._release = session, tokenizer, release
         self._turn = Turn(session, tokenizer, list(tokens))
         if session.length == 0:
@@ -265,7 +266,7 @@ class WebTurn:
 class _Guarded:
     """A session as the KV cache sees it: if its files fail, its own turn ends and no other row's."""
 
-    def __init__(self, session: MCSession) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
         self.trouble: str | None = None
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mc.layout.draw import at_most, runs
 from mc.layout.tiling import Tiling
-from mc.session.session import MCSession
+from mc.session.base_session import Session
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.reply import BOUNDARIES, Reply, joined
 
@@ -20,7 +20,7 @@ MESSAGE_TOKENS = 16_384  # at the end of a session, searched for its last messag
 MESSAGE_CHARACTERS = 8_000  # shown of a longer message, at its end
 
 
-def focus_view(session: MCSession, with_scores: bool = False) -> dict[str, Any]:
+def focus_view(session: Session, with_scores: bool = False) -> dict[str, Any]:
     """The Working Context as runs of one level, `spans` of `[level, first token, end, entries]`, and its figures.
 
     `scores` has LensNet's mean score of each span's entries, if requested. More than `MOST_SPANS` spans are merged into fewer.
@@ -43,7 +43,7 @@ def focus_view(session: MCSession, with_scores: bool = False) -> dict[str, Any]:
     return view | ({"scores": [round(float(total / count), 3) for count, total in spans[:, 3:]]} if with_scores else {})
 
 
-def _spans(session: MCSession, scores: np.ndarray) -> np.ndarray:
+def _spans(session: Session, scores: np.ndarray) -> np.ndarray:
     """Runs of the session's layout (`mc.layout.draw`), including tokens that were read but not laid out yet."""
     lod, start = session.context.tiling
     raw = session.length - session.tree.length
@@ -52,7 +52,7 @@ def _spans(session: MCSession, scores: np.ndarray) -> np.ndarray:
     return at_most(runs(Tiling(lod, start), session.length, np.append(scores, np.zeros(raw, dtype=np.float32))), MOST_SPANS)
 
 
-def text_view(session: MCSession, tokenizer: Tokenizer, start: int, end: int) -> dict[str, Any]:
+def text_view(session: Session, tokenizer: Tokenizer, start: int, end: int) -> dict[str, Any]:
     """Text of the tokens `start … end−1` that exist, at most `TEXT_CHARACTERS` of it; `cut` is True if there is more.
 
     Incomplete characters at the ends are left out. Raises `ValueError` if `start` is not before `end`.
@@ -73,7 +73,7 @@ def whole_characters(data: bytes) -> str:
     return codecs.getincrementaldecoder("utf-8")(errors="replace").decode(data[begin:])
 
 
-def messages_view(session: MCSession, tokenizer: Tokenizer, most: int) -> dict[str, Any]:
+def messages_view(session: Session, tokenizer: Tokenizer, most: int) -> dict[str, Any]:
     """The last messages, at most `most`, as `{"role", "parts", "cut"}`; `earlier` is True if there are others before them.
 
     Messages with `cut` are longer: they are given up to `MESSAGE_CHARACTERS` and the last `MESSAGE_TOKENS`, at their end.

@@ -53,6 +53,7 @@ class FocusAllocator:
         # In fp32 as scores are, so that a score equal to its threshold is not above it by rounding.
         self._expand_above = float(np.float32(config.allocator_expand_threshold))
         self._collapse_below = -float(np.float32(config.allocator_collapse_threshold))
+        self._most_replacements = config.allocator_max_replacements
         self._refocuses = 0
         self._plans = 0
         self._edited = np.zeros((0, 3), dtype=np.int64)  # (level, start, refocus) of each recently edited node
@@ -83,7 +84,7 @@ class FocusAllocator:
                 if spare_recent_edits:
                     first = first[~self._cooling(tiling)[1][first]]
                 count = -(-over // int(self.editor.saving[level + 1]))
-                means = None if scores is None else _means(scores, first, self.editor.family[tiling.lod[first]])
+                means = None if scores is None else self._family_scores(scores, first, self.editor.family[tiling.lod[first]])
                 chosen = np.arange(len(first))[:count] if means is None else np.sort(means.argsort(kind="stable")[:count])
                 tiling, step = self.editor.collapsed(tiling, first[chosen])
                 if scores is not None:
@@ -113,7 +114,7 @@ class FocusAllocator:
         gain = np.append(choices.family_size, 0)  # the last one stands for no family, −1
         edits, replacements = [], 0
         for wanted, on_credit in ((choices.score > self._expand_above, True), (True, False)):
-            while replacements < self.config.allocator_max_replacements:
+            while replacements < self._most_replacements:
                 payable = room + (self._credit(choices, gain) if on_credit else 0)
                 node = self._choose(np.flatnonzero(free & wanted & (need <= payable)), choices.score, random)
                 if node is None:
@@ -196,8 +197,9 @@ class FocusAllocator:
         nodes, families = editor.nodes(tiling), editor.families(tiling, self._limit(length))
         cooling_nodes, cooling_families = self._cooling(tiling)
         nodes, families = nodes[~cooling_nodes[nodes]], families[~cooling_families[families]]
-        node_score = _means(scores, nodes, np.full_like(nodes, self.geometry.slots))
-        family_score = _means(scores, families, editor.family[lod[families]])
+        slots = np.full_like(nodes, self.geometry.slots)
+        node_score = _reduced(np.add, scores, nodes, slots) / slots
+        family_score = self._family_scores(scores, families, editor.family[lod[families]])
         best = node_score.argsort(kind="stable")[::-1]
         worst = np.flatnonzero(family_score < self._collapse_below)
         worst = worst[family_score[worst].argsort(kind="stable")]
@@ -210,13 +212,20 @@ class FocusAllocator:
             entry=nodes,
             score=node_score[best],
             size=editor.saving[lod[nodes]],
-            worth=self._worth(lod[nodes], node_score[best]),
+            worth=self._node_worth(lod[nodes], node_score[best]),
             family=np.where(lod[parent] == lod[nodes], rank[parent], -1),
             families=families,
             family_score=family_score[worst],
             family_size=editor.saving[lod[families] + 1],
             family_worth=self._worth(lod[families] + 1, family_score[worst]),
         )
+
+    def _family_scores(self, scores: np.ndarray, first: np.ndarray, entries: np.ndarray) -> np.ndarray:
+        """Score of the families of `entries` entries from each entry `first` on."""
+        return _reduced(np.add, scores, first, entries) / entries
+
+    def _node_worth(self, level: np.ndarray, score: np.ndarray) -> np.ndarray:
+        return self._worth(level, score)
 
     def _worth(self, level: np.ndarray, score: np.ndarray) -> np.ndarray:
         """Logarithm of the attention that the blocks of nodes of `level` are expected to get, up to a constant."""
@@ -240,6 +249,27 @@ class FocusAllocator:
         with np.errstate(over="ignore"):  # −inf has the probability 0
             weights = np.exp(above / self.config.allocator_sample_temperature)
         return int(ranked[weights.cumsum().searchsorted(random.random() * weights.sum(), side="right")])
+
+
+class BestAllocator(FocusAllocator):
+    """Focus Allocator of sessions in which a swap is cheap: what scores highest is in detail, as much as the budget holds.
+
+    Scores are logarithms, of any range. No threshold, cooldown or number of replacements holds; a family of gists stands for K
+    blocks, whose detail is given up for a node that scores that much higher only.
+    """
+
+    def __init__(self, config: AllocatorConfig, geometry: Geometry, max_lod: int, recent: int, seed: int = 0) -> None:
+        super().__init__(config, geometry, max_lod, recent, seed, temperature=1.0)
+        self._expand_above, self._collapse_below, self._most_replacements = -math.inf, math.inf, BEYOND
+
+    def _cooling(self, tiling: Tiling) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(np.zeros((2, len(tiling.lod)), dtype=bool))
+
+    def _family_scores(self, scores: np.ndarray, first: np.ndarray, entries: np.ndarray) -> np.ndarray:
+        return _reduced(np.maximum, scores, first, entries)
+
+    def _node_worth(self, level: np.ndarray, score: np.ndarray) -> np.ndarray:
+        return score
 
 
 def raw_from(length: int, geometry: Geometry, recent: int) -> int:
@@ -271,12 +301,12 @@ def swap_rate(edits: Sequence[Edit], blocks_before: int, geometry: Geometry) -> 
     return edited / blocks_before if edited else 0.0
 
 
-def _means(scores: np.ndarray, first: np.ndarray, entries: np.ndarray) -> np.ndarray:
-    """Mean of the `entries` scores from each entry `first` on; these ranges are in order and do not overlap."""
+def _reduced(combine: np.ufunc, scores: np.ndarray, first: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """The `entries` scores from each entry `first` on, combined; these ranges are in order and do not overlap."""
     if not len(first):
         return np.zeros(0)
     bounds = np.stack([first, first + entries], axis=1).ravel()
-    return np.add.reduceat(np.append(scores, 0.0), bounds)[::2] / entries
+    return combine.reduceat(np.append(scores, 0.0), bounds)[::2]
 
 
 def _edit(expand: bool, tiling: Tiling, entry: np.ndarray) -> Edit:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from mc.session.session import MCSession
+from mc.session.base_session import Session
 from nanochat.common import UserError
 from nanochat.data.chat_template import closing, render_prompt
 from nanochat.data.tokenizer import Tokenizer
@@ -29,7 +29,7 @@ class Turn:
     reads to the session, which is all but the last token, or less if interrupted; `close` appends the rest.
     """
 
-    def __init__(self, session: MCSession, tokenizer: Tokenizer, prompt: list[int], chat: bool = True) -> None:
+    def __init__(self, session: Session, tokenizer: Tokenizer, prompt: list[int], chat: bool = True) -> None:
         """`prompt` are the tokens before the reply. Turns left open by a killed process are ended first."""
         self._session, self._tokenizer, self._chat = session, tokenizer, chat
         if chat:
@@ -58,7 +58,7 @@ class SessionConversation:
     A base model continues the session's text.
     """
 
-    def __init__(self, session: MCSession, tokenizer: Tokenizer, sampling: Sampling, base: bool, tools: Tools | None = None) -> None:
+    def __init__(self, session: Session, tokenizer: Tokenizer, sampling: Sampling, base: bool, tools: Tools | None = None) -> None:
         self.session, self.tokenizer, self.sampling, self.base = session, tokenizer, sampling, base
         model = session.memory.model
         step = DecodeStep(model)
@@ -91,7 +91,7 @@ class SessionConversation:
             yield token
 
 
-def end_turns(session: MCSession, tokenizer: Tokenizer) -> None:
+def end_turns(session: Session, tokenizer: Tokenizer) -> None:
     """Closes the turns that are open at the end of the history, which is read backwards to the last special token."""
     first_special = min(tokenizer.special_tokens.values())
     newest, end = None, session.tree.length

@@ -12,7 +12,8 @@ from torch import Tensor
 from mc.layout.draw import draw_history
 from mc.memory_model import MemoryModel
 from mc.session.allocator import raw_from
-from mc.session.session import MCSession, session_spec
+from mc.session.base_session import Session, session_spec
+from mc.session.session import start_session
 from mc.session.tree import RamTree
 from nanochat.data.tokenizer import Tokenizer
 
@@ -28,9 +29,9 @@ class Span(NamedTuple):
     end: int
 
 
-def describe_focus(session: MCSession, tokenizer: Tokenizer) -> str:
+def describe_focus(session: Session, tokenizer: Tokenizer) -> str:
     """Lines of text: the length of the history, the entries it takes, where it is raw, and the words there."""
-    session.read()  # lays out the last decoded tokens
+    session.flush()
     tiling, figures, budget = session.context.tiling, session.figures, session.budget
     geometry, entries = session.tree.spec.geometry, len(tiling.lod)
     counts = enumerate(np.bincount(tiling.lod).tolist())
@@ -52,7 +53,7 @@ def describe_focus(session: MCSession, tokenizer: Tokenizer) -> str:
     return "\n".join(lines)
 
 
-def opened(session: MCSession) -> Iterator[Span]:
+def opened(session: Session) -> Iterator[Span]:
     """Yields the spans of the history that are raw without being recent, in order."""
     lod, start = session.context.tiling
     limit = raw_from(session.length, session.tree.spec.geometry, session.budget.recent)
@@ -62,7 +63,7 @@ def opened(session: MCSession) -> Iterator[Span]:
         yield Span(int(start[first]), int(start[end - 1]) + 1)
 
 
-def beginning(session: MCSession, tokenizer: Tokenizer, span: Span) -> str:
+def beginning(session: Session, tokenizer: Tokenizer, span: Span) -> str:
     """First words of a span, on one line without control characters."""
     upto = min(span.end, span.begin + 4 * WORDS)
     text = " ".join(tokenizer.decode(session.tree.tokens(span.begin, upto).tolist()).split())
@@ -84,7 +85,7 @@ def measure_focus(memory: MemoryModel, tokens: Tensor) -> MeasuredFocus | None:
     `UserError` if the memory's positions do not work in a session.
     """
     config = memory.config.session
-    session = MCSession(memory, RamTree(session_spec(memory, config)), config)
+    session = start_session(memory, RamTree(session_spec(memory, config)), config)
     budget, interval = session.budget, session.budget.interval
     begin, end = budget.most, min(len(tokens), session.capacity, budget.most + REFOCUSES * interval)
     if end - begin < interval:

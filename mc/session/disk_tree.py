@@ -27,6 +27,7 @@ from mc.session.files import (
     Header,
     Manifest,
     Tail,
+    check_gists,
     check_same,
     checksums,
     columns,
@@ -102,6 +103,8 @@ class DiskTree:
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, lock(folder))
             header = read_header(folder)
+            if spec is not None:
+                check_gists(folder.name, header.spec, spec)
             check_same(folder.name, header.manifest, manifest)
             if spec is not None:
                 check_same(folder.name, header.spec.describe(), spec.describe())

@@ -112,6 +112,15 @@ def check_same(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) ->
             )
 
 
+def check_gists(name: str, theirs: TreeSpec, mine: TreeSpec) -> None:
+    """Raises `UserError` if session `name` has gists of another kind: the model could read its tokens, but not its gists."""
+    if theirs.gists != mine.gists:
+        raise UserError(
+            f"session {name} was made with {theirs.gists} gists, not {mine.gists} ones; read its tokens into a new session: "
+            f"python -m scripts.chat_cli --mc --session {name[:60]}-new --regist {name}"
+        )
+
+
 class Column(NamedTuple):
     """File that grows by `size` bytes with every `every`-th block."""
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from mc.layout.tiling import Edit
+from mc.layout.tiling import Edit, Tiling
 from mc.session.budget import Budget, FocusFigures
 from mc.session.tree import MegaContextTree
-from mc.session.working_context import WorkingContext
+
+
+class ObservedContext(Protocol):
+    """View of a Working Context."""
+
+    tiling: Tiling
+
+    def __len__(self) -> int:
+        """Number of entries."""
 
 
 class ObservedSession(Protocol):
-    """View of an `MCSession` that hooks get."""
+    """View of a `Session` that hooks get."""
 
     tree: MegaContextTree
-    context: WorkingContext
+    context: ObservedContext
     budget: Budget
     figures: FocusFigures
 

@@ -21,10 +21,10 @@ from typing import BinaryIO, Literal, NamedTuple, TextIO
 import numpy as np
 import torch
 
+from mc.session.base_session import Session
 from mc.session.conversation import end_turns
 from mc.session.disk_tree import DiskTree
 from mc.session.files import CHECKSUM, columns
-from mc.session.session import MCSession
 from mc.session.tree import TreeSpec
 from nanochat.common import UserError, batched_by_chars
 from nanochat.data.chat_template import render_around
@@ -53,7 +53,7 @@ class Progress(NamedTuple):
 
 
 def ingest(
-    session: MCSession, tokenizer: Tokenizer, path: Path, *, chat: bool, quota: int = QUOTA, name: str | None = None
+    session: Session, tokenizer: Tokenizer, path: Path, *, chat: bool, quota: int = QUOTA, name: str | None = None
 ) -> Generator[Progress, None, None]:
     """Adds the text file at `path` to `session` and yields the progress, while adding at least every `STEP` tokens.
 
@@ -196,7 +196,7 @@ def _open(path: Path) -> BinaryIO:
         raise UserError(f"cannot read {path}: {reason}; give a text file that can be read") from error
 
 
-def _check_disk(session: MCSession, tokens: int) -> None:
+def _check_disk(session: Session, tokens: int) -> None:
     """Raises `UserError` if the disk has no room for `tokens` tokens and their gists."""
     if isinstance(session.tree, DiskTree):
         needed, free = bytes_per_token(session.tree.spec) * tokens, shutil.disk_usage(session.tree.folder).free

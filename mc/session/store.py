@@ -8,10 +8,11 @@ from typing import Any
 
 from mc.config import SessionConfig
 from mc.memory_model import MemoryModel
+from mc.session.base_session import Session, session_spec
 from mc.session.disk_tree import DiskTree
 from mc.session.files import MANIFEST, SessionInfo, delete_session, list_sessions, valid_name
 from mc.session.hooks import SessionHooks, no_hooks
-from mc.session.session import MCSession, session_spec
+from mc.session.session import start_session
 from mc.session.tree import MegaContextTree, RamTree
 from nanochat.common import UserError, base_dir
 
@@ -36,7 +37,7 @@ class SessionStore:
         self.memory, self.identity, self.config = memory, identity, config
         self.root = root or base_dir() / "sessions"
         self.spec, self._watch = session_spec(memory, config), watch
-        self._open: dict[str, MCSession] = {}
+        self._open: dict[str, Session] = {}
         self._kept: dict[str, RamTree] = {}  # of sessions in this process, including closed ones
 
     @property
@@ -49,7 +50,7 @@ class SessionStore:
         folder = self.root / valid_name(name)
         return (folder / MANIFEST).exists() if self.on_disk else name in self._kept
 
-    def open(self, name: str, repair: bool = False) -> MCSession:
+    def open(self, name: str, repair: bool = False) -> Session:
         """Opens the session `name`, or creates it.
 
         Raises `ValueError` for an invalid name, and `UserError` if the session is open, belongs to another model or is damaged; with
@@ -69,7 +70,7 @@ class SessionStore:
             tree = self._kept.setdefault(name, RamTree(self.spec, self.memory.device))
         return self._started(name, tree)
 
-    def fork(self, name: str, new_name: str) -> MCSession:
+    def fork(self, name: str, new_name: str) -> Session:
         """Opens a copy `new_name` of the open session `name`, including its focus.
 
         Raises `ValueError` for an invalid name or if `name` is not open, `UserError` if `new_name` is taken.
@@ -111,10 +112,10 @@ class SessionStore:
             return list_sessions(self.root)
         return [SessionInfo(name, tree.length, 0, 0.0, dict(self.identity)) for name, tree in self._kept.items()]
 
-    def _started(self, name: str, tree: MegaContextTree, focus: dict[str, Any] | None = None) -> MCSession:
+    def _started(self, name: str, tree: MegaContextTree, focus: dict[str, Any] | None = None) -> Session:
         try:
             file = self.root / name / FOCUS if self.on_disk else None
-            session = MCSession(self.memory, tree, self.config, file=file, hooks=self._watch(name), focus=focus)
+            session = start_session(self.memory, tree, self.config, file=file, hooks=self._watch(name), focus=focus)
         except BaseException:
             tree.close()  # releases the lock
             raise

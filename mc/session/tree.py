@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class TreeSpec:
     """Format of a tree: gists of levels 1 … `max_lod`, each S·`width` numbers of `dtype` (fp32, bf16 or fp16).
 
     `value_width` is the size of an entry's value embeddings (U·G·E of `nanochat.model.gpt`), 0 for none. Tokens are
-    0 … `vocab_size` − 1.
+    0 … `vocab_size` − 1. `gists` says what a gist is: a vector that enters at the first layer, or keys and values of every layer.
     """
 
     width: int
@@ -35,6 +35,7 @@ class TreeSpec:
     dtype: torch.dtype
     value_width: int
     vocab_size: int
+    gists: Literal["embedded", "layered"] = "embedded"
 
     def __post_init__(self) -> None:
         for name, least in (("width", 1), ("max_lod", 1), ("value_width", 0), ("vocab_size", 1)):
@@ -46,6 +47,8 @@ class TreeSpec:
             raise ValueError(f"vocab_size is {self.vocab_size}; a token must fit into 31 bits")
         if self.dtype not in DTYPE_NAMES:
             raise ValueError(f"dtype is {self.dtype}; gists are stored as {', '.join(DTYPE_NAMES.values())}")
+        if self.gists not in ("embedded", "layered"):
+            raise ValueError(f"gists is {self.gists!r}; expected embedded or layered")
 
     @property
     def stored_values_from(self) -> int:
@@ -67,6 +70,7 @@ class TreeSpec:
 
     def describe(self) -> dict[str, int | str]:
         """The spec as plain values; `from_description` reads them back."""
+        kind = {"gists": self.gists} if self.gists != "embedded" else {}  # the first format had no other
         return {
             "block_size": self.geometry.block_size,
             "gist_slots": self.geometry.slots,
@@ -75,6 +79,7 @@ class TreeSpec:
             "dtype": DTYPE_NAMES[self.dtype],
             "vocab_size": self.vocab_size,
             "value_width": self.value_width,
+            **kind,
         }
 
     @classmethod
@@ -87,6 +92,7 @@ class TreeSpec:
             DTYPES[values["dtype"]],
             values["value_width"],
             values["vocab_size"],
+            values.get("gists", "embedded"),
         )
 
 

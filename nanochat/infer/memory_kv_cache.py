@@ -1,19 +1,21 @@
 """KV cache whose rows may be backed by an external memory (a Working Context) instead of the raw history.
 
-Shapes: `B` rows, `T` new tokens, `D` width. A slot holds the keys and values of an entry, which may be a token or not. They remain
-valid as long as the entries up to theirs do not change.
+Shapes: `B` rows, `T` new tokens, `L` layers, `S` slots, `D` width, `H` query heads, `G` key/value heads, `E` head size. A slot holds
+the keys and values of an entry, which may be a token or not. Those of an `ExternalMemory` are made by reading its entries in order
+and remain valid as long as the entries up to theirs do not change; a `SlotMemory` writes its slots itself, in any order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.kv_cache import FIRST_CAPACITY, KVCache
+from nanochat.model.attention import AttentionBackend
 from nanochat.model.block import Rotary
 from nanochat.model.gpt import GPT, Embedded, pad_entries
 
@@ -42,13 +44,55 @@ class ExternalMemory(Protocol):
         """The entries from index `begin` on and their rotations, as a batch of one row."""
 
 
+class Slots(NamedTuple):
+    """Slots of a row by layer: keys and values [G,S,E], and biases of the scores [G,S], all views of the row's cache."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    bias: list[Tensor]
+
+
+@runtime_checkable
+class SlotMemory(Protocol):
+    """History behind a row of a cache whose Working Context is the first `width` slots of the row, kept there by the memory itself.
+
+    All slots are visible in every layer, whatever its window.
+    """
+
+    @property
+    def position(self) -> int:
+        """Position of the next token."""
+
+    @property
+    def newest(self) -> int:
+        """The newest token."""
+
+    @property
+    def width(self) -> int:
+        """Slots in use, those of noted tokens included."""
+
+    @property
+    def most_slots(self) -> int:
+        """The most slots that are ever in use."""
+
+    def move_to(self, slots: Slots | None) -> None:
+        """Moves the Working Context to other slots; None = to slots of its own."""
+
+    def extend(self, tokens: Tensor) -> Tensor:
+        """Reads tokens, int64 [n]. Returns the hidden state [D] of the last one."""
+
+    def note(self, token: Tensor, queries: Tensor) -> bool:
+        """Adds a token, int64 [1], that the model has just read in the next free slot, with its `queries` [L,H,1,E]. Returns True if
+        that changed other slots."""
+
+
 class MemoryKVCache(KVCache):
     """`KVCache` in which row b is backed by `memories[b]`, or is a plain row if that is None."""
 
     def __init__(
         self,
         model: GPT,
-        memories: Sequence[ExternalMemory | None] = (),
+        memories: Sequence[ExternalMemory | SlotMemory | None] = (),
         capacity: int = FIRST_CAPACITY,
         max_rows: int = 0,
         dtype: torch.dtype | None = None,
@@ -58,27 +102,33 @@ class MemoryKVCache(KVCache):
         super().__init__(model, len(memories), capacity, max_rows, dtype, step)
         self.memories = list(memories)
         self._offsets = torch.zeros(self.rows, dtype=torch.int64, device=self._device)  # position − slot of the next token
+        self._begun = [not isinstance(memory, SlotMemory) for memory in memories]  # False: what is appended next must be read as a prompt
+        self._bias: list[Tensor] = []  # of the slots, L × (max_rows,G,1,S); empty as long as no row has a `SlotMemory`
+        self._slotted: list[int] = []  # rows that have one
+        self._queries: list[Tensor] = []  # of the newest token, L × (B,H,1,E)
+        self._adopt()
 
     @torch.no_grad()
     def append(self, tokens: Tensor, counts: Sequence[int] | None = None) -> Tensor:
         """See `Context`. Several tokens for a row with a memory are read as its entries after the last of them."""
         B, T = tokens.shape
         counts = [T] * B if counts is None else list(counts)
-        if len(counts) == B == self.rows and T == 1 and min(counts) == 1 and min(self.lengths) > 0:
+        if len(counts) == B == self.rows and T == 1 and min(counts) == 1 and min(self.lengths) > 0 and all(self._begun):
+            self._queries = []
             super().append(tokens)
-            tokens = tokens.to(self._device)
-            for row, memory in enumerate(self.memories):
-                if memory is not None:
-                    begin = memory.note(tokens[row], self._middle[row : row + 1])
-                    if begin is not None:
-                        self._reprefill(row, begin)
+            self._note(tokens.to(self._device))
             return self.hidden
         plain = [0 if memory is not None else count for memory, count in zip(self.memories, counts, strict=True)]
         if any(plain):
             super().append(tokens, plain)
         for row, (memory, count) in enumerate(zip(self.memories, counts, strict=True)):
             if memory is not None and count:
-                self._reprefill(row, min(memory.extend(tokens[row, :count]), self.lengths[row]))
+                if row in self._slotted:
+                    hidden = memory.extend(tokens[row, :count])
+                    self._refresh(row)
+                    self._remember(row, hidden)
+                else:
+                    self._reprefill(row, min(memory.extend(tokens[row, :count]), self.lengths[row]))
         return self.hidden
 
     def select(self, rows: Sequence[int]) -> MemoryKVCache:
@@ -92,14 +142,50 @@ class MemoryKVCache(KVCache):
         """See `KVCache`."""
         super().admit(other, rows)
         self.memories += [other.memories[row] for row in rows]
+        self._begun += [other._begun[row] for row in rows]
         self._offsets = torch.cat([self._offsets, other._offsets[list(rows)]])
+        self._adopt()
 
     def remove(self, row: int) -> None:
         """See `KVCache`."""
-        super().remove(row)
-        self.memories[row], self._offsets[row] = self.memories[-1], self._offsets[-1]
-        self.memories.pop()
+        if row in self._slotted:
+            self.memories[row].move_to(None)
+        for listed in (self.memories, self._begun):
+            listed[row] = listed[-1]
+            listed.pop()
+        self._offsets[row] = self._offsets[-1]
         self._offsets = self._offsets[:-1].clone()
+        super().remove(row)
+        self._adopt()
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBackend) -> Tensor:
+        """See `AttentionHook`."""
+        if self._slotted and q.shape[1] == 1:
+            self._queries.append(q.transpose(1, 2))
+        return super().attend(layer, q, k, v, window, backend)
+
+    def _attend_one(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self._slotted:
+            self._queries.append(q)
+        return super()._attend_one(layer, q, k, v)
+
+    def _store(self, layer: int, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        if not self._slotted or k.shape[2] > 1:  # several tokens are read by memories themselves
+            return super()._store(layer, k, v, window)
+        keys, values, mask = super()._store(layer, k, v, 0)
+        bias = self._bias[layer][: self.rows, :, :, : keys.shape[2]]
+        return keys, values, bias if mask is None else bias + self._masks[window][..., : keys.shape[2]]
+
+    def _assign_slots(self, T: int) -> None:
+        super()._assign_slots(T)
+        if self._slotted and T == 1:
+            for window, mask in self._masks.items():
+                if window > 0:
+                    mask[self._slotted] = self._masks[0][self._slotted]
+
+    def _resize(self, capacity: int) -> None:
+        super()._resize(capacity)
+        self._adopt()
 
     @property
     def _positions(self) -> Tensor:
@@ -107,6 +193,52 @@ class MemoryKVCache(KVCache):
 
     def _rotary(self, T: int) -> Rotary:
         return self._rotary_of_rows(T) if any(memory is not None for memory in self.memories) else super()._rotary(T)
+
+    def _note(self, tokens: Tensor) -> None:
+        """Tells the memories the tokens, int64 [B,1], that were read."""
+        queries = torch.stack(self._queries) if self._slotted else None  # (L, B, H, 1, E)
+        for row, memory in enumerate(self.memories):
+            if memory is None:
+                continue
+            if row in self._slotted:
+                if memory.note(tokens[row], queries[:, row]):
+                    self._refresh(row)
+            elif (begin := memory.note(tokens[row], self._middle[row : row + 1])) is not None:
+                self._reprefill(row, begin)
+
+    def _adopt(self) -> None:
+        """Moves the Working Contexts of all memories that have slots to their rows, which may have changed."""
+        self._slotted = [row for row, memory in enumerate(self.memories) if isinstance(memory, SlotMemory)]
+        if not self._slotted:
+            self._bias = []
+            return
+        if (most := max(self.memories[row].most_slots for row in self._slotted)) > self._capacity:
+            self._reserve(most)  # comes back here
+            return
+        rows, G, S, _ = self.keys[0].shape
+        self._bias = [keys.new_zeros(rows, G, 1, S) for keys in self.keys]
+        for row in self._slotted:
+            self.memories[row].move_to(Slots(*([part[row] for part in parts] for parts in (self.keys, self.values, self._squeezed))))
+            self._refresh(row)
+
+    @property
+    def _squeezed(self) -> list[Tensor]:
+        return [bias.squeeze(2) for bias in self._bias]
+
+    def _refresh(self, row: int) -> None:
+        """Follows a memory that has changed its slots."""
+        memory = self.memories[row]
+        self.lengths[row] = memory.width
+        self._lengths = torch.tensor(self.lengths, device=self._device)
+        self._offsets[row] = memory.position - memory.width
+        self._masks = {}
+
+    def _remember(self, row: int, hidden: Tensor) -> None:
+        """Sets the hidden state [D] of a row whose newest token a memory has read."""
+        self.hidden, self._previous = self.hidden.clone(), self._previous.clone()
+        self.hidden[row] = hidden
+        self._previous[row] = self._before_smear(torch.tensor([self.memories[row].newest], device=self._device))[0]
+        self._begun[row] = True
 
     def _reprefill(self, row: int, begin: int) -> None:
         """Reads the entries of a row's memory from index `begin` on; the earlier ones are in the cache."""
@@ -125,9 +257,7 @@ class MemoryKVCache(KVCache):
                 hidden = self._model.backbone(*pad_entries(entries, rotary, WIDTH_STEP), self)
             finally:
                 self._used = []
-            self.hidden, self._previous = self.hidden.clone(), self._previous.clone()
-            self.hidden[row] = hidden[0, new - 1]
-            self._previous[row] = self._before_smear(torch.tensor([memory.newest], device=self._device))[0]
+            self._remember(row, hidden[0, new - 1])
         self.lengths[row] = end
         self._lengths = torch.tensor(self.lengths, device=self._device)
         self._offsets[row] = memory.position - end

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mc.config import AllocatorConfig, SessionConfig
 from mc.serve import web_views
 from mc.serve.web_views import focus_view, messages_view, text_view, whole_characters
-from mc.session.session import MCSession, session_spec
+from mc.session.base_session import session_spec
+from mc.session.session import MCSession
 from mc.session.tree import RamTree
 from nanochat.data.chat_template import render_conversation
 from tests.helpers.tiny_memory import tiny_memory

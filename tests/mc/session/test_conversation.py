@@ -10,9 +10,10 @@ import torch
 
 from bench.tiny_chat import reciting_model, sum_with_a_tool
 from mc.config import AllocatorConfig, SessionConfig
+from mc.session.base_session import session_spec
 from mc.session.conversation import SessionConversation, Turn, end_turns
 from mc.session.disk_tree import DiskTree
-from mc.session.session import MCSession, session_spec
+from mc.session.session import MCSession
 from mc.session.store import SessionStore
 from mc.session.tree import RamTree
 from mc.train.controller import MCController

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from mc.config import AllocatorConfig, SessionConfig
+from mc.session.base_session import session_spec
 from mc.session.describe import Span, beginning, describe_focus, opened
-from mc.session.session import MCSession, session_spec
+from mc.session.session import MCSession
 from mc.session.tree import RamTree
 from tests.helpers.tiny_memory import tiny_memory
 from tests.helpers.tiny_model import TEXT, tiny_tokenizer

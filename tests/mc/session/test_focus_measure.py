@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from bench.tiny_chat import wandering_memory
+from mc.session.base_session import session_spec
 from mc.session.describe import REFOCUSES, measure_focus
-from mc.session.session import MCSession, session_spec
+from mc.session.session import MCSession
 from mc.session.tree import RamTree
 from mc.train.controller import MCController
 from nanochat.model.gpt import GPT, GPTConfig

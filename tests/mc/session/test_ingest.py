@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 import mc.session.ingest
 from mc.config import SessionConfig
+from mc.session.base_session import session_spec
 from mc.session.disk_tree import DiskTree
 from mc.session.ingest import Progress, bytes_per_token, follow, ingest, is_whole, read_text
-from mc.session.session import MCSession, session_spec
+from mc.session.session import MCSession
 from mc.session.store import SessionStore
 from mc.session.tree import RamTree
 from nanochat.common import UserError

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from mc.config import AllocatorConfig, SessionConfig
+from mc.session.base_session import session_spec
 from mc.session.hooks import SessionHooks
-from mc.session.session import MCSession, session_spec
+from mc.session.session import MCSession
 from mc.session.tree import RamTree
 from mc.telemetry.provider import NoOpTelemetryProvider
 from mc.telemetry.schema import TelemetryEvent, allowed

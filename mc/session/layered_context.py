@@ -1,0 +1,319 @@
+"""Working Context of keys and values: a set of slots in any order, which an edit changes in place.
+
+An edit writes gists from the tree, and raw blocks from the pool of those that were read recently; only a block that is not there is
+read again. Nothing else is computed. The slots in use are always the first ones.
+
+Entries farther than the model was trained for share a distance: their keys are rotated as if they were that near (`_Reach`).
+Shapes: `W` entries, `L` layers, `G` key heads, `E` head size, `K` block size, `m`, `n` entries or tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mc.layout.layout import Layout
+from mc.layout.tiling import Tiling, extended
+from mc.memory_model import MemoryModel
+from mc.nets.layered_lens import NEWEST
+from mc.nets.layered_read import Read, read_behind
+from mc.session.block_pool import Below, BlockPool
+from mc.session.layered_tree import Packing
+from mc.session.tree import MegaContextTree
+from mc.session.tree_builder import embed
+from nanochat.infer.memory_kv_cache import Slots
+from nanochat.model.attention import MemoryEntries
+from nanochat.model.block import Rotary, rotary_at, rotate
+
+POOL_TOKENS = 8192  # whose keys and values are kept when they are not read any more
+NEIGHBOURS = 2  # blocks before a block that are read with it
+
+
+class Fresh(NamedTuple):
+    """Keys and values [L,G,n,E] of tokens from `begin` on that were just read."""
+
+    begin: int
+    keys: Tensor
+    values: Tensor
+
+
+class _Reach:
+    """Positions of entries: their own up to the distance the model was trained for, beyond that a shared distance.
+
+    As the history grows, entries drift beyond that distance, until `advance` places them anew.
+    """
+
+    def __init__(self, trained: int) -> None:
+        self._drift = max(1, trained // 8)
+        self.distance = trained - self._drift
+        self._frame = self.distance  # length of the history that the distance counts from
+
+    def shift(self, start: np.ndarray, frame: int | None = None) -> np.ndarray:
+        """Tokens by which nodes that begin at `start` are nearer than they are."""
+        return np.maximum(0, (self._frame if frame is None else frame) - self.distance - start)
+
+    def is_due(self, length: int) -> bool:
+        """True if entries must be placed anew for a history of `length` tokens."""
+        return length > self._frame + self._drift
+
+    def advance(self, length: int) -> None:
+        """Counts the distance from `length` on, if it is due."""
+        if self.is_due(length):
+            self._frame = length
+
+
+class LayeredContext:
+    """Entries of `tree` in slots of their own or of a cache, at most `most`."""
+
+    def __init__(self, memory: MemoryModel, tree: MegaContextTree, packing: Packing, most: int) -> None:
+        self._memory, self._tree, self._packing, self._most = memory, tree, packing, most
+        self.tiling = Tiling(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+        self.slot = np.zeros(0, dtype=np.int64)  # of each entry
+        self.reach = _Reach(memory.model.config.max_seq_len)
+        config, model = memory.model.config, memory.model
+        self._L, self._G, self._E = config.depth, config.key_heads, config.head_dim
+        self._device, self._dtype = memory.device, model.dtype
+        self.slots = self._own_slots()
+        K = memory.config.block_size
+        empty = torch.zeros(self._L, self._G, 0, K, self._E, dtype=model.dtype, device=self._device)
+        self.pool = BlockPool(max(1, POOL_TOKENS // K), Below(empty, empty.clone(), empty.new_zeros(empty.shape[:-1])))
+        self._spans = [tree.spec.geometry.span(level) for level in range(tree.spec.max_lod + 1)]
+        self._piece = max(K, config.max_seq_len // 4 // K * K)
+
+    def __len__(self) -> int:
+        """Number of entries, W."""
+        return len(self.tiling.lod)
+
+    @property
+    def layout(self) -> Layout:
+        """The layout as a batch of one row, on the CPU."""
+        return Layout(*(torch.from_numpy(part)[None] for part in self.tiling))
+
+    @property
+    def piece(self) -> int:
+        """Tokens that are read at once."""
+        return self._piece
+
+    def nodes(self, tiling: Tiling) -> np.ndarray:
+        """First token of the node or block that each entry belongs to, int64 [W]."""
+        span = np.array([self._spans[1], *self._spans[1:]])[tiling.lod]
+        return tiling.start // span * span
+
+    def move_to(self, slots: Slots | None, width: int) -> None:
+        """Moves the first `width` slots to other ones; None = own ones."""
+        before, self.slots = self.slots, slots or self._own_slots()
+        for mine, theirs in zip(self.slots, before, strict=True):
+            for new, old in zip(mine, theirs, strict=True):
+                new[:, :width] = old[:, :width]
+
+    def accept(self, tokens: int) -> None:
+        """Makes entries of the `tokens` raw ones that a cache has written in the slots after the last entry."""
+        W = len(self)
+        self.tiling = extended(self.tiling, int(self.tiling.start[-1]) + 1, int(self.tiling.start[-1]) + 1 + tokens)
+        self.slot = np.append(self.slot, np.arange(W, W + tokens))
+
+    def written(self, first: int, end: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [L,G,n,E] in the slots `first … end−1`."""
+        keys, values = (torch.stack([part[:, first:end] for part in parts]) for parts in self.slots[:2])
+        return keys.to(self._dtype), values.to(self._dtype)
+
+    def change(self, tiling: Tiling, source: np.ndarray, fresh: Fresh | None = None) -> int:
+        """Changes to `tiling`, whose entry i was entry `source[i]`, or is new if that is −1. Returns the first entry if any changed.
+
+        New raw entries are in `fresh`, in the pool, or read again.
+        """
+        W, kept = len(tiling.lod), source >= 0
+        if len(self) == W and kept.all() and (source == np.arange(W)).all():
+            return W
+        if W and not kept.any() and fresh is None:
+            return self._rebuild(tiling)
+        slot = np.where(kept, self.slot[source] if len(self) else -1, -1)
+        moves = slot >= W
+        free = np.ones(W, dtype=bool)
+        free[slot[kept & ~moves]] = False
+        free = np.flatnonzero(free)
+        new, moved = np.flatnonzero(~kept), np.flatnonzero(moves)
+        parts = list(self._made(Tiling(*(part[new] for part in tiling)), fresh))
+        if len(moved):
+            self._move(slot[moved], free[len(new) :])
+            slot[moved] = free[len(new) :]
+        if len(new):
+            order = np.concatenate([at for at, _ in parts])
+            slot[new[order]] = free[: len(new)]
+            self._write(free[: len(new)], *(torch.cat(each, dim=2) for each in zip(*(below for _, below in parts), strict=True)))
+        self.tiling, self.slot = tiling, slot
+        return 0
+
+    def advance(self, length: int) -> bool:
+        """Places far entries anew if a history of `length` tokens makes it necessary, and returns whether it did."""
+        if not self.reach.is_due(length):
+            return False
+        before = self.reach.shift(starts := self.nodes(self.tiling))
+        blocks = np.array([number for _, number in self.pool.nodes], dtype=np.int64) * self._spans[1]
+        kept = self.reach.shift(blocks)
+        self.reach.advance(length)
+        delta = self.reach.shift(starts) - before
+        if len(moved := np.flatnonzero(delta)):
+            index = self._index(self.slot[moved])
+            keys = self._turned(torch.stack([part.index_select(1, index) for part in self.slots.keys]), delta[moved])
+            for layer, part in enumerate(self.slots.keys):
+                part.index_copy_(1, index, keys[layer])
+        delta = self.reach.shift(blocks) - kept
+        if nodes := [node for node, moves in zip(self.pool.nodes, delta, strict=True) if moves]:
+            self.pool.replace_keys(nodes, self._turned(self.pool.keys_below(nodes)[0], delta[delta != 0, None]))
+        return True
+
+    @torch.no_grad()
+    def read(self, begin: int, tokens: Tensor, lead: int = 0, again: bool = False) -> Read:
+        """Reads `tokens`, int64 [n], which begin at token `begin` of the history, behind the entries before them.
+
+        Returns the keys and values of all but the first `lead`. If they are read `again`, entries are as far as they were then.
+        """
+        model = self._memory.model
+        positions = torch.arange(begin, begin + len(tokens), device=self._device)
+        embedded = type(e := embed(model, self._tree, begin, tokens))(*(part[None] for part in e))
+        rotary = rotary_at(positions, self._E, model.dtype)
+        got = read_behind(model, embedded, rotary, self._before(begin, again), NEWEST)
+        return got._replace(keys=got.keys[:, :, lead:], values=got.values[:, :, lead:])
+
+    def reread_newest(self) -> Read:
+        """Reads the newest token anew, which is the last entry, and replaces it."""
+        at = int(self.tiling.start[-1])
+        got = self.read(at, self._tree.tokens(at, at + 1))
+        self._write(self.slot[-1:], got.keys, got.values, None)
+        return got
+
+    def keep(self, blocks: range, keys: Tensor, values: Tensor) -> None:
+        """Keeps complete blocks in the pool: keys and values [L,G,n,E], rotated by their own positions."""
+        numbers = list(blocks)
+        keys, values = (part.unflatten(2, (len(numbers), -1)) for part in (keys, values))
+        shift = self.reach.shift(np.array(numbers, dtype=np.int64) * self._spans[1])
+        if shift.any():
+            keys = self._turned(keys, shift[:, None])
+        self.pool.put([(1, number) for number in numbers], Below(keys, values, keys.new_zeros(keys.shape[:-1])))
+
+    def gists(self, level: int, nodes: np.ndarray) -> Below:
+        """Gists of nodes, placed: [L,G,N,S,·]."""
+        packed = self._tree.gists(level, torch.from_numpy(nodes)).to(self._device)
+        gists = self._packing.unpacked(packed, self._dtype)  # (L, N, S, G, ·)
+        start = nodes * self._spans[level]
+        keys, values, bias = (part.movedim(3, 1) for part in gists)
+        return Below(self._turned(keys, (start + self.reach.shift(start))[:, None]), values, bias)
+
+    def _own_slots(self) -> Slots:
+        shape = (self._G, self._most, self._E)
+        keys, values = ([torch.zeros(shape, dtype=self._dtype, device=self._device) for _ in range(self._L)] for _ in range(2))
+        return Slots(keys, values, [torch.zeros(shape[:2], device=self._device) for _ in range(self._L)])
+
+    def _index(self, places: np.ndarray) -> Tensor:
+        return torch.from_numpy(places).to(self._device)
+
+    def _turned(self, keys: Tensor, positions: np.ndarray) -> Tensor:
+        """Keys [..., E] moved by `positions`, which broadcast to the axes before the last."""
+        rotary = rotary_at(self._index(positions.flatten()), self._E, keys.dtype)
+        return rotate(keys, Rotary(*(part.view(*positions.shape, -1) for part in rotary)))
+
+    def _write(self, places: np.ndarray, keys: Tensor, values: Tensor, bias: Tensor | None) -> None:
+        """Writes entries [L,G,m,·] to slots; without `bias` it stays."""
+        index = self._index(places)
+        for parts, new in zip(self.slots, (keys, values, bias), strict=True):
+            if new is not None:
+                for part, layer in zip(parts, new.to(parts[0].dtype), strict=True):
+                    part.index_copy_(1, index, layer)
+
+    def _move(self, before: np.ndarray, after: np.ndarray) -> None:
+        """Moves slots to free ones."""
+        old, new = self._index(before), self._index(after)
+        for parts in self.slots:
+            for part in parts:
+                part.index_copy_(1, new, part.index_select(1, old))
+
+    def _made(self, new: Tiling, fresh: Fresh | None) -> Iterator[tuple[np.ndarray, Below]]:
+        """Yields the new entries in parts: their indices, and keys, values and biases [L,G,m,·]."""
+        for level in np.unique(new.lod[new.lod > 0]).tolist():
+            at = np.flatnonzero(new.lod == level)
+            yield at, Below(*(part.flatten(2, 3) for part in self.gists(level, np.unique(new.start[at] // self._spans[level]))))
+        raw = new.lod == 0
+        if fresh is not None:
+            at = np.flatnonzero(raw & (new.start >= fresh.begin))
+            index = self._index(new.start[at] - fresh.begin)
+            if len(at):
+                keys, shift = fresh.keys.index_select(2, index), self.reach.shift(new.start[at] // self._spans[1] * self._spans[1])
+                yield at, _as_raw(self._turned(keys, shift) if shift.any() else keys, fresh.values.index_select(2, index))
+            raw &= new.start < fresh.begin
+        if (at := np.flatnonzero(raw)).size:
+            K = self._spans[1]
+            blocks = np.unique(new.start[at] // K).tolist()
+            for block in blocks:
+                if (1, block) not in self.pool:
+                    got = self._read_run(block * K, (block + 1) * K)
+                    self.keep(range(block, block + 1), got.keys, got.values)
+            yield at, Below(*(part.flatten(2, 3) for part in self.pool.get([(1, block) for block in blocks])))
+
+    def _read_run(self, begin: int, end: int) -> Read:
+        """Reads the tokens `begin … end−1` anew, with the neighbours before them if these are not raw."""
+        before = self.tiling.start.searchsorted(begin) - 1
+        is_raw = before >= 0 and self.tiling.lod[before] == 0 and self.tiling.start[before] == begin - 1
+        lead = 0 if is_raw else min(begin, NEIGHBOURS * self._spans[1])
+        return self.read(begin - lead, self._tree.tokens(begin - lead, end), lead, again=True)
+
+    def _rebuild(self, tiling: Tiling) -> int:
+        """Lays out `tiling` from the tree alone: first the gists, then the raw tokens, run by run, behind what comes before."""
+        self.tiling, self.slot = Tiling(*(part[:0] for part in tiling)), self.slot[:0]
+        self.reach.advance(self._tree.length)
+        present = tiling.lod > 0
+        if present.any():
+            gists = Tiling(*(part[present] for part in tiling))
+            parts = list(self._made(gists, None))
+            self.slot = np.empty(len(gists.lod), dtype=np.int64)
+            self.slot[np.concatenate([at for at, _ in parts])] = np.arange(len(self.slot))
+            self._write(np.arange(len(self.slot)), *(torch.cat(each, dim=2) for each in zip(*(below for _, below in parts), strict=True)))
+            self.tiling = gists
+        for begin, end in _runs(tiling, self._piece):
+            got, index = self._read_run(begin, end), present.cumsum() - 1
+            now = present | ((tiling.lod == 0) & (tiling.start >= begin) & (tiling.start < end))
+            source = np.where(present, index, -1)[now]
+            K = self._spans[1]
+            first, last = -(-begin // K), end // K
+            if last > first:
+                inside = slice(first * K - begin, last * K - begin)
+                self.keep(range(first, last), got.keys[:, :, inside], got.values[:, :, inside])
+            self.change(Tiling(*(part[now] for part in tiling)), source, Fresh(begin, got.keys, got.values))
+            present = now
+        return 0
+
+    def _before(self, begin: int, again: bool) -> list[MemoryEntries] | None:
+        """The entries that end at or before token `begin`, as the layers read them; with `again`, as far as they were at that token."""
+        lod, start = self.tiling
+        nodes = self.nodes(self.tiling)
+        ends = np.where(lod > 0, nodes + np.array(self._spans)[lod], start + 1)
+        seen = np.flatnonzero(ends <= begin)
+        if not len(seen):
+            return None
+        whole = len(seen) == len(self)
+        index = None if whole else self._index(self.slot[seen])
+        parts = [[part[:, : len(seen)] if whole else part.index_select(1, index) for part in parts] for parts in self.slots]
+        turns = self.reach.shift(nodes, begin) - self.reach.shift(nodes)
+        if again and turns[seen].any():
+            parts[0] = list(self._turned(torch.stack(parts[0]), turns[self.slot.argsort() if whole else seen]))
+        return [
+            MemoryEntries(keys.to(self._dtype).transpose(0, 1)[None], values.to(self._dtype).transpose(0, 1)[None], bias.float()[None])
+            for keys, values, bias in zip(*parts, strict=True)
+        ]
+
+
+def _as_raw(keys: Tensor, values: Tensor) -> Below:
+    return Below(keys, values, keys.new_zeros(keys.shape[:-1], dtype=torch.float32))
+
+
+def _runs(tiling: Tiling, most: int) -> Iterator[tuple[int, int]]:
+    """Yields the half-open ranges of consecutive raw tokens, cut to `most`, in order."""
+    start = tiling.start[tiling.lod == 0]
+    for run in np.split(start, np.flatnonzero(np.diff(start) != 1) + 1):
+        for begin in range(0, len(run), most):
+            part = run[begin : begin + most]
+            yield int(part[0]), int(part[-1]) + 1

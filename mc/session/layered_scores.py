@@ -1,0 +1,145 @@
+"""Scores of a layered Working Context: hits of the newest queries on what lies one level below each of its nodes.
+
+Each query is compared with the slots once. Of the gists that get the most attention, `CANDIDATES` are compared at the level below:
+raw keys of the pool, or gists of the tree. For the others, the attention to a gist stands for what is below it: its best token got
+between that share and 1/K of it, and 1/√K is taken. Shapes: `L` layers, `H` query heads, `G` key heads, `E` head size, `Q` queries,
+`U` nodes, `K` block size, `W` slots.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mc.memory_model import MemoryModel
+from mc.nets.layered_lens import NEWEST
+from mc.session.block_pool import Below, BlockPool, Node
+from mc.session.layered_context import LayeredContext
+from mc.session.tree import MegaContextTree
+
+CANDIDATES = 32  # gists
+POOL_NODES = 96  # of higher levels, the children of which are kept
+
+
+class LayeredScores:
+    """LensNet's scores of the entries of `context`, for the next `interval` tokens."""
+
+    def __init__(self, memory: MemoryModel, tree: MegaContextTree, context: LayeredContext, interval: int) -> None:
+        self._memory, self._tree, self._context, self._interval = memory, tree, context, interval
+        config, geometry = memory.model.config, tree.spec.geometry
+        self._K, self._S, self._G = geometry.block_size, geometry.slots, config.key_heads
+        self._spans = np.array([geometry.span(level) for level in range(tree.spec.max_lod + 1)])
+        shape = (config.depth, config.key_heads, 0, self._K * self._S, config.head_dim)
+        empty = torch.zeros(shape, dtype=memory.model.dtype, device=memory.device)
+        values = empty[..., :0]  # not needed here
+        self._children = BlockPool(POOL_NODES, Below(empty, values, torch.zeros(shape[:-1], device=memory.device)))
+        self._new: list[Tensor] = []  # queries since the last call, [L,H,·,E] each
+        self._queries = torch.zeros(config.depth, config.heads, 0, config.head_dim, device=memory.device)
+        self._hits = torch.zeros(config.depth, config.heads, 0, 0, device=memory.device)  # (L, H, Q, U)
+        self._of = np.zeros(0, dtype=np.int64)  # the node of each column of these: see `_names`
+
+    def add(self, queries: Tensor) -> None:
+        """Adds the queries [L,H,n,E] of the newest tokens."""
+        self._new.append(queries)
+
+    def placed_anew(self) -> None:
+        """Forgets what depends on the places of entries."""
+        self._children.clear()
+
+    @torch.no_grad()
+    def __call__(self) -> np.ndarray:
+        """Score of each entry, fp32 [W]. Nodes of higher levels are compared to those of lower ones as if gists were 1/√K as visible."""
+        lod, start = self._context.tiling
+        length = self._tree.length
+        nodes = np.flatnonzero((lod > 0) & (start % self._spans[lod] == 0))
+        blocks = np.flatnonzero((lod == 0) & (start % self._K == 0) & (start + self._K <= length))
+        scores = np.zeros(len(lod), dtype=np.float32)
+        levels = lod[np.append(nodes, blocks)]
+        if not len(levels):
+            return scores
+        begin = start[np.append(nodes, blocks)]
+        hits = self._remembered(nodes, blocks, levels, begin)
+        far = torch.from_numpy(np.stack([levels, np.minimum(length - begin, self._memory.model.config.max_seq_len)])).to(hits.device)
+        found = self._memory.lensnet(hits[None], far[:1], far[1:], self._interval)[0].cpu().numpy()
+        found = found - (levels - 1).clip(min=0) * np.log(self._K)
+        sizes = np.where(levels > 0, self._S, self._K)
+        first = np.append(nodes, blocks)
+        offset = np.arange(sizes.sum()) - (sizes.cumsum() - sizes).repeat(sizes)
+        scores[first.repeat(sizes) + offset] = found.repeat(sizes)
+        return scores
+
+    def _remembered(self, nodes: np.ndarray, blocks: np.ndarray, levels: np.ndarray, begin: np.ndarray) -> Tensor:
+        """Hits [L,H,Q,U] of the newest queries, of which those of earlier calls are remembered."""
+        names = _names(levels, begin // self._spans[levels.clip(min=1)])
+        new = torch.cat(self._new, dim=2).float()[:, :, -NEWEST:] if self._new else None
+        self._new = []
+        if new is not None:
+            self._queries = torch.cat([self._queries, new], dim=2)[:, :, -NEWEST:]
+        hits = self._found(nodes, blocks, levels, begin, self._queries if new is None else new)
+        if new is not None and (room := min(NEWEST - new.shape[2], self._hits.shape[2])) > 0:
+            order = self._of.argsort()
+            at = order[self._of[order].searchsorted(names).clip(max=len(order) - 1)]
+            known = torch.from_numpy((self._of[at] == names).astype(np.float32)).to(hits.device)
+            old = self._hits[:, :, self._hits.shape[2] - room :].index_select(3, torch.from_numpy(at).to(hits.device)) * known
+            hits = torch.cat([old, hits], dim=2)
+        self._hits, self._of = hits, names
+        return hits
+
+    def _found(self, nodes: np.ndarray, blocks: np.ndarray, levels: np.ndarray, begin: np.ndarray, queries: Tensor) -> Tensor:
+        """Hits [L,H,Q,U] of `queries` [L,H,Q,E], those of the newest tokens."""
+        context, slots = self._context, self._context.slots
+        L, H, Q, E = queries.shape
+        W, dtype = len(context), slots.keys[0].dtype
+        q = (queries * E**-0.5).reshape(L, self._G, -1, E).to(dtype)
+        layers = zip(q, slots.keys, slots.bias, strict=True)
+        seen = torch.stack([torch.baddbmm(b[:, None, :W].to(dtype), layer, k[:, :W].mT) for layer, k, b in layers])
+        seen = seen.float().unflatten(2, (-1, Q))  # (L, G, H/G, Q, W)
+        later = np.empty((Q, W), dtype=bool)
+        later[:, context.slot] = context.tiling.start > np.arange(self._tree.length - Q, self._tree.length)[:, None]
+        seen = seen.masked_fill_(torch.from_numpy(later).to(seen.device), float("-inf")).flatten(2, 3)
+        mass = seen.logsumexp(-1, keepdim=True)
+        seen = seen.sub_(mass).exp_()
+        gists = self._best(seen, nodes, self._S)
+        found = self._refined(gists, levels[: len(nodes)], begin[: len(nodes)], q, mass)
+        return torch.cat([found, self._best(seen, blocks, self._K)], dim=-1).reshape(L, H, Q, -1)
+
+    def _best(self, seen: Tensor, first: np.ndarray, size: int) -> Tensor:
+        """The most attention to one of the `size` entries from each entry `first` on."""
+        index = self._context.slot[first[:, None] + np.arange(size)].flatten()
+        return seen.index_select(-1, torch.from_numpy(index).to(seen.device)).unflatten(-1, (len(first), size)).amax(-1)
+
+    def _refined(self, gists: Tensor, levels: np.ndarray, begin: np.ndarray, q: Tensor, mass: Tensor) -> Tensor:
+        """Hits below nodes from the attention to their gists [L,G,·,U], which is compared at the level below for some."""
+        found = gists * self._K**-0.5
+        if not len(levels):
+            return found
+        best = gists.square().sum((0, 1, 2)).topk(min(CANDIDATES, len(levels))).indices.cpu().numpy()
+        numbers = begin // self._spans[levels]
+        near = [i for i in best.tolist() if levels[i] == 1 and (1, int(numbers[i])) in self._context.pool]
+        far = [i for i in best.tolist() if levels[i] > 1]
+        for chosen, pool in ((near, self._context.pool), (far, self._children)):
+            if not chosen:
+                continue
+            names = [(int(levels[i]), int(numbers[i])) for i in chosen]
+            if pool is self._children:
+                self._load([name for name in names if name not in pool])
+            keys, bias = pool.keys_below(names)
+            scores = q @ keys.flatten(2, 3).to(q.dtype).mT
+            if pool is self._children:
+                scores = scores + bias.flatten(2).unsqueeze(2).to(q.dtype)
+            below = (scores.unflatten(-1, keys.shape[2:4]).amax(-1).float() - mass).exp()
+            found.index_copy_(-1, torch.tensor(chosen, device=found.device), below)
+        return found
+
+    def _load(self, nodes: list[Node]) -> None:
+        """Loads the children of nodes of level ≥ 2."""
+        for level, number in nodes:
+            keys, values, bias = self._context.gists(level - 1, np.arange(number * self._K, (number + 1) * self._K))
+            below = Below(*(part.flatten(2, 3).unsqueeze(2) for part in (keys, values[..., :0], bias)))
+            self._children.put([(level, number)], below)
+
+
+def _names(levels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """One number for each node; a block of raw tokens is the node of level 1 that it would become."""
+    return levels.clip(min=1) + 64 * numbers

@@ -1,0 +1,142 @@
+"""Sessions in keys and values: what a plain model and a row-wise computation would give, legal and bounded at any length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mc.layout.layout import check, from_levels, widths
+from mc.memory_model import MemoryModel
+from mc.session.layered_session import LayeredSession
+from nanochat.infer.engine import Engine
+from nanochat.infer.kv_cache import KVCache
+from nanochat.infer.memory_kv_cache import MemoryKVCache
+from nanochat.infer.sampling import Sampling
+from tests.helpers.layered_memory import K, T, layered_memory, layered_session, session_config, some_tokens
+
+WIDE = session_config(400)
+
+
+def assert_legal(s: LayeredSession) -> None:
+    """The layout is legal, and its slots are the first ones, each used once."""
+    s.flush()
+    recent, spec = min(s.budget.recent, s.length), s.tree.spec
+    check(s.context.layout, spec.geometry, end=s.length, max_entries=s.budget.most, recent=recent, max_lod=spec.max_lod)
+    assert sorted(s.context.slot.tolist()) == list(range(len(s.context)))
+
+
+def fed(cache: KVCache, tokens: torch.Tensor, pieces: list[int]) -> list[torch.Tensor]:
+    """Hidden states after each piece of tokens [n]."""
+    return [cache.append(piece[None]).clone()[0] for piece in tokens.split(pieces)]
+
+
+@pytest.mark.parametrize("model", [{}, {"kv_heads": 1, "head_dim": 8, "aspect_ratio": 16}])
+@torch.no_grad()
+def test_a_short_history_is_read_as_without_a_memory(model: dict) -> None:
+    memory, tokens, pieces = layered_memory(**model), some_tokens(120), [37, *[1] * 30, 20, *[1] * 33]
+    s = layered_session(memory, WIDE)
+    got = fed(MemoryKVCache(memory.model, [s]), tokens, pieces)
+    expected = fed(KVCache(memory.model, 1), tokens, pieces)
+    torch.testing.assert_close(torch.stack(got), torch.stack(expected), rtol=0, atol=5e-5)
+    assert s.figures.refocuses > 7 and not s.context.tiling.lod.any()
+
+
+def collapsed(s: LayeredSession, blocks: list[int]) -> None:
+    """Makes gists of raw blocks."""
+    tiling = s.context.tiling
+    s.context.change(*s.allocator.editor.collapsed(tiling, tiling.start.searchsorted(np.array(blocks) * K)))
+
+
+@pytest.mark.parametrize(("slots", "trained"), [(1, False), (1, True), (2, True)])
+@torch.no_grad()
+def test_gists_predict_as_in_training(slots: int, trained: bool) -> None:
+    """Tokens after a Working Context whose keys are those of the plain row; gists are rounded to bf16 in the tree."""
+    memory, tokens = layered_memory(slots=slots, trained=trained), some_tokens(T)
+    tail = memory.plan.tail
+    s = layered_session(memory, WIDE)
+    s.append(tokens[:-tail])
+    gone = [0, 1, 4, 6, 7, 9]
+    collapsed(s, gone)
+    hidden = torch.stack(fed(MemoryKVCache(memory.model, [s]), tokens[-tail:], [1] * tail))
+    levels = torch.zeros(1, memory.plan.blocks, dtype=torch.int64)
+    levels[0, gone] = 1
+    plain = memory.forward_plain(tokens[None])
+    layout = from_levels(levels, T, int(widths(levels, T, memory.config.geometry)[0]), memory.config.geometry)
+    expected = memory.forward_layouts(memory.build_bank(plain), layout).hidden[0]
+    gap = (expected - plain.hidden[0, -tail:]).abs().mean()
+    assert (hidden - expected).abs().mean() < 0.03 * gap
+
+
+@torch.no_grad()
+def test_pieces_are_read_as_single_tokens_are() -> None:
+    memory, tokens = layered_memory(), some_tokens(110)
+    one, many = layered_session(memory, WIDE), layered_session(memory, WIDE)
+    fed(MemoryKVCache(memory.model, [one]), tokens, [1] * 110)
+    fed(MemoryKVCache(memory.model, [many]), tokens, [50, 7, 53])
+    for s in (one, many):
+        s.flush()
+    for level in (1, 2):
+        nodes = torch.arange(one.tree.nodes(level))
+        torch.testing.assert_close(many.tree.gists(level, nodes), one.tree.gists(level, nodes), rtol=0, atol=0.02)
+    order = [torch.from_numpy(s.context.slot) for s in (one, many)]
+    for mine, theirs in zip(one.context.slots[:2], many.context.slots[:2], strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a[:, order[0]], b[:, order[1]], rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("interval", [1, 5, 8])
+@torch.no_grad()
+def test_three_times_the_trained_length_stays_in_budget(interval: int) -> None:
+    memory = layered_memory(trained=True)
+    s = layered_session(memory, session_config(interval=interval))
+    cache = MemoryKVCache(memory.model, [s])
+    cache.append(some_tokens(90)[None])
+    for token in some_tokens(3 * T, 1):
+        hidden = cache.append(token[None, None])
+        assert hidden.isfinite().all() and len(s.context) <= s.budget.most
+        if s.length % 13 == 0:
+            assert_legal(s)
+    assert s.figures.edits > 20 and s.context.tiling.lod.max() == 2
+    nodes = s.context.nodes(s.context.tiling)
+    distance = s.length - nodes - s.context.reach.shift(nodes)
+    assert distance.max() <= T < s.length  # as the model sees it
+
+
+def replies(memory: MemoryModel, rows: list[int], backed: list[bool]) -> list:
+    sessions = [layered_session(memory, session_config()) if wanted else None for wanted in backed]
+    prompts = [some_tokens(n, seed).tolist() for seed, n in enumerate((150, 20, 90))]
+    engine = Engine(memory.model, open_context=lambda count, tokens: MemoryKVCache(memory.model, sessions))
+    return engine.generate([prompts[row] for row in rows], Sampling(temperature=0, max_tokens=60))
+
+
+@pytest.mark.parametrize("model", [{}, {"window_pattern": "SL"}])
+def test_sessions_and_plain_rows_share_a_cache(model: dict) -> None:
+    memory = layered_memory(**model)
+    together = replies(memory, [0, 1, 2], [True, False, True])
+    assert together == [replies(memory, [row], [wanted])[0] for row, wanted in enumerate((True, False, True))]
+
+
+def test_rows_with_a_memory_come_go_and_move() -> None:
+    memory = layered_memory()
+    s, alone = (layered_session(memory, session_config()) for _ in range(2))
+    cache, single = MemoryKVCache(memory.model, [], max_rows=4), MemoryKVCache(memory.model, [alone])
+    prompt = some_tokens(90)
+    for tokens, row_memory in ((some_tokens(3), None), (prompt, s), (some_tokens(2), None)):
+        newcomer = MemoryKVCache(memory.model, [row_memory])
+        newcomer.append(tokens[None])
+        cache.admit(newcomer)
+    single.append(prompt[None])
+    with pytest.raises(ValueError, match="fork the session"):
+        cache.select([1, 1])
+    cache.remove(0)
+    assert cache.memories == [None, s]
+    for token in some_tokens(300, 5):
+        hidden, expected = cache.append(token.expand(2, 1)), single.append(token[None, None])
+        torch.testing.assert_close(hidden[1], expected[0], rtol=0, atol=2e-4)
+    cache.remove(1)
+    cache.append(torch.tensor([[5]]))
+    s.append(some_tokens(20))
+    alone.append(some_tokens(20))
+    assert s.focused() == alone.focused()
+    assert_legal(s)
