@@ -22,12 +22,12 @@ from mc.session.layered_context import Fresh, LayeredContext
 from mc.session.layered_scores import LayeredScores
 from mc.session.layered_tree import Packing, append_read
 from mc.session.tree import MegaContextTree
-from nanochat.infer.memory_kv_cache import Slots
+from nanochat.infer.memory_kv_cache import SlotMemory, Slots
 
 STEERED = 10.0  # logarithms of hits that a score of 1 from elsewhere is worth
 
 
-class LayeredSession(Session):
+class LayeredSession(Session, SlotMemory):
     """See `Session`; arguments are those of `MCSession`."""
 
     context: LayeredContext

@@ -7,8 +7,9 @@ and remain valid as long as the entries up to theirs do not change; a `SlotMemor
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -52,35 +53,41 @@ class Slots(NamedTuple):
     bias: list[Tensor]
 
 
-@runtime_checkable
-class SlotMemory(Protocol):
+class SlotMemory(ABC):
     """History behind a row of a cache whose Working Context is the first `width` slots of the row, kept there by the memory itself.
 
     All slots are visible in every layer, whatever its window.
     """
 
     @property
+    @abstractmethod
     def position(self) -> int:
         """Position of the next token."""
 
     @property
+    @abstractmethod
     def newest(self) -> int:
         """The newest token."""
 
     @property
+    @abstractmethod
     def width(self) -> int:
         """Slots in use, those of noted tokens included."""
 
     @property
+    @abstractmethod
     def most_slots(self) -> int:
         """The most slots that are ever in use."""
 
+    @abstractmethod
     def move_to(self, slots: Slots | None) -> None:
         """Moves the Working Context to other slots; None = to slots of its own."""
 
+    @abstractmethod
     def extend(self, tokens: Tensor) -> Tensor:
         """Reads tokens, int64 [n]. Returns the hidden state [D] of the last one."""
 
+    @abstractmethod
     def note(self, token: Tensor, queries: Tensor) -> bool:
         """Adds a token, int64 [1], that the model has just read in the next free slot, with its `queries` [L,H,1,E]. Returns True if
         that changed other slots."""

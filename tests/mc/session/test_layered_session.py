@@ -43,7 +43,8 @@ def test_a_short_history_is_read_as_without_a_memory(model: dict) -> None:
 
 
 def collapsed(s: LayeredSession, blocks: list[int]) -> None:
-    """Makes gists of raw blocks."""
+    """Makes gists of raw blocks, which no refocus expands again."""
+    s.allocator.plan = lambda *_: []
     tiling = s.context.tiling
     s.context.change(*s.allocator.editor.collapsed(tiling, tiling.start.searchsorted(np.array(blocks) * K)))
 
