@@ -62,7 +62,7 @@ class SessionConfig:
 
     mc_tree: Literal["ram", "disk"] = flag("ram", "storage of a session's tree; training rows always use RAM")
     mc_session_lod: int = flag(4, "highest level of gists in a session, which may be longer than any row of training", unit="levels")
-    mc_infer_refocus_interval: int = flag(32, "tokens between two refocuses at inference", unit="tokens")
+    mc_infer_refocus_interval: int = flag(8, "tokens between two refocuses at inference", unit="tokens")
     allocator: AllocatorConfig = part(AllocatorConfig)
 
     def __post_init__(self) -> None:

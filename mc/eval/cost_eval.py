@@ -26,7 +26,7 @@ from mc.loading import load_memory
 from mc.memory_model import MemoryModel
 from mc.session.base_session import Session, session_spec
 from mc.session.disk_tree import DiskTree
-from mc.session.session import start_session
+from mc.session.session import MCSession, start_session
 from mc.session.store import FOCUS
 from mc.session.tree import RamTree
 from mc.session.tree_builder import PIECE
@@ -186,7 +186,7 @@ def _time_parts(session: Session, spans: SpanTimers) -> None:
         (session.allocator, "plan", "plan"),
         (session.allocator, "apply", "plan"),
         (session.context, "change", "assemble"),
-        (session.context, "entries", "assemble"),
+        *([(session.context, "entries", "assemble")] if isinstance(session, MCSession) else []),
     ):
         setattr(owner, name, _spanned(getattr(owner, name), spans, span))
 

@@ -16,6 +16,7 @@ from mc.config import AllocatorConfig
 from mc.layout.layout import Geometry
 from mc.layout.tiling import BEYOND, Edit, Editor, Tiling
 
+MARGIN = 0.5  # that a node must score higher than what a `BestAllocator` collapses for it
 COOLDOWN = 2  # refocuses after an edit during which it may not be undone
 
 
@@ -38,6 +39,8 @@ class FocusAllocator:
 
     Raises `ValueError` if a tiling, scores or an edit are not legal; its results always are.
     """
+
+    swaps = False  # True if plans pay for any expansion that scores higher, so that they need no free room
 
     def __init__(
         self, config: AllocatorConfig, geometry: Geometry, max_lod: int, recent: int, seed: int = 0, temperature: float = 0.1
@@ -258,6 +261,8 @@ class BestAllocator(FocusAllocator):
     blocks, whose detail is given up for a node that scores that much higher only.
     """
 
+    swaps = True
+
     def __init__(self, config: AllocatorConfig, geometry: Geometry, max_lod: int, recent: int, seed: int = 0) -> None:
         super().__init__(config, geometry, max_lod, recent, seed, temperature=1.0)
         self._expand_above, self._collapse_below, self._most_replacements = -math.inf, math.inf, BEYOND
@@ -269,7 +274,7 @@ class BestAllocator(FocusAllocator):
         return _reduced(np.maximum, scores, first, entries)
 
     def _node_worth(self, level: np.ndarray, score: np.ndarray) -> np.ndarray:
-        return score
+        return score - MARGIN
 
 
 def raw_from(length: int, geometry: Geometry, recent: int) -> int:

@@ -243,10 +243,11 @@ class Session(ABC):
     def _fitted(self, tiling: Tiling, length: int, budget: int, scores: np.ndarray | None = None) -> tuple[Tiling, np.ndarray]:
         """Makes `tiling` fit `budget` entries; returns as `FocusAllocator.fit` does.
 
-        A tiling that has to be cut is cut further, to leave room for one expansion, so that the focus can still move.
+        A tiling that has to be cut is cut further, to leave room for one expansion, so that the focus can still move, unless the
+        allocator swaps anyway.
         """
         geometry = self.tree.spec.geometry
-        if len(tiling.lod) > budget:
+        if len(tiling.lod) > budget and not self.allocator.swaps:
             room = geometry.block_size - geometry.slots  # for a block of tokens
             least = coarsest_width(length, geometry, self.tree.spec.max_lod, self.budget.recent)
             budget = max(least, budget - room)

@@ -73,6 +73,7 @@ class LayeredContext:
         self._memory, self._tree, self._packing, self._most = memory, tree, packing, most
         self.tiling = Tiling(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
         self.slot = np.zeros(0, dtype=np.int64)  # of each entry
+        self.changes = 0  # that have moved entries between slots
         self.reach = _Reach(memory.model.config.max_seq_len)
         config, model = memory.model.config, memory.model
         self._L, self._G, self._E = config.depth, config.key_heads, config.head_dim
@@ -131,6 +132,7 @@ class LayeredContext:
             return W
         if W and not kept.any() and fresh is None:
             return self._rebuild(tiling)
+        self.changes += 1
         slot = np.where(kept, self.slot[source] if len(self) else -1, -1)
         moves = slot >= W
         free = np.ones(W, dtype=bool)

@@ -1,12 +1,14 @@
 """Scores of a layered Working Context: hits of the newest queries on what lies one level below each of its nodes.
 
 Each query is compared with the slots once. Of the gists that get the most attention, `CANDIDATES` are compared at the level below:
-raw keys of the pool, or gists of the tree. For the others, the attention to a gist stands for what is below it: its best token got
-between that share and 1/K of it, and 1/√K is taken. Shapes: `L` layers, `H` query heads, `G` key heads, `E` head size, `Q` queries,
-`U` nodes, `K` block size, `W` slots.
+raw keys of the pool, or gists of the tree. For the others, the attention to a gist is taken to be spread evenly over what is below.
+
+Shapes: `L` layers, `H` query heads, `G` key heads, `E` head size, `Q` queries, `U` nodes, `K` block size, `W` slots.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +16,22 @@ from torch import Tensor
 
 from mc.memory_model import MemoryModel
 from mc.nets.layered_lens import NEWEST
+from mc.session.allocator import raw_from
 from mc.session.block_pool import Below, BlockPool, Node
 from mc.session.layered_context import LayeredContext
 from mc.session.tree import MegaContextTree
 
-CANDIDATES = 32  # gists
+CANDIDATES = 16  # gists
 POOL_NODES = 96  # of higher levels, the children of which are kept
+
+
+class Seen(NamedTuple):
+    """Attention [L,H,Q,W] of queries to slots, the logarithms of their softmax's denominators [L,H,Q], and the number of changes that
+    the slots had seen."""
+
+    seen: Tensor
+    mass: Tensor
+    changes: int
 
 
 class LayeredScores:
@@ -35,6 +47,7 @@ class LayeredScores:
         values = empty[..., :0]  # not needed here
         self._children = BlockPool(POOL_NODES, Below(empty, values, torch.zeros(shape[:-1], device=memory.device)))
         self._new: list[Tensor] = []  # queries since the last call, [L,H,·,E] each
+        self._seen: Seen | None = None  # of the last of these
         self._queries = torch.zeros(config.depth, config.heads, 0, config.head_dim, device=memory.device)
         self._hits = torch.zeros(config.depth, config.heads, 0, 0, device=memory.device)  # (L, H, Q, U)
         self._of = np.zeros(0, dtype=np.int64)  # the node of each column of these: see `_names`
@@ -43,17 +56,27 @@ class LayeredScores:
         """Adds the queries [L,H,n,E] of the newest tokens."""
         self._new.append(queries)
 
+    def note(self, queries: list[Tensor], seen: list[Tensor], keys: Tensor) -> None:
+        """Adds the queries [L,H,E] of decoded tokens, their attention `seen` [L,H,·] to the slots, and their own keys [L,G,n,E]."""
+        own = torch.stack([part[..., -1] for part in seen], dim=2)  # to themselves
+        stacked = torch.stack(queries, dim=2).float()  # (L, H, n, E)
+        scores = (stacked.unflatten(1, (self._G, -1)) * keys.unsqueeze(2)).sum(-1).flatten(1, 2) * keys.shape[3] ** -0.5
+        W = len(self._context)
+        self._seen = Seen(torch.stack([part[..., :W] for part in seen], dim=2), scores - own.float().log(), self._context.changes)
+        self._new.append(stacked)
+
     def placed_anew(self) -> None:
         """Forgets what depends on the places of entries."""
         self._children.clear()
 
     @torch.no_grad()
     def __call__(self) -> np.ndarray:
-        """Score of each entry, fp32 [W]. Nodes of higher levels are compared to those of lower ones as if gists were 1/√K as visible."""
+        """Score of each entry, fp32 [W]. Hits on gists count as if they were spread evenly over what is below."""
         lod, start = self._context.tiling
         length = self._tree.length
         nodes = np.flatnonzero((lod > 0) & (start % self._spans[lod] == 0))
-        blocks = np.flatnonzero((lod == 0) & (start % self._K == 0) & (start + self._K <= length))
+        limit = raw_from(length, self._tree.spec.geometry, self._memory.plan.recent)
+        blocks = np.flatnonzero((lod == 0) & (start % self._K == 0) & (start < limit))
         scores = np.zeros(len(lod), dtype=np.float32)
         levels = lod[np.append(nodes, blocks)]
         if not len(levels):
@@ -62,7 +85,7 @@ class LayeredScores:
         hits = self._remembered(nodes, blocks, levels, begin)
         far = torch.from_numpy(np.stack([levels, np.minimum(length - begin, self._memory.model.config.max_seq_len)])).to(hits.device)
         found = self._memory.lensnet(hits[None], far[:1], far[1:], self._interval)[0].cpu().numpy()
-        found = found - (levels - 1).clip(min=0) * np.log(self._K)
+        found = found - (levels - 1).clip(min=0) * 2 * np.log(self._K)  # scores are logarithms of squared hits
         sizes = np.where(levels > 0, self._S, self._K)
         first = np.append(nodes, blocks)
         offset = np.arange(sizes.sum()) - (sizes.cumsum() - sizes).repeat(sizes)
@@ -73,10 +96,11 @@ class LayeredScores:
         """Hits [L,H,Q,U] of the newest queries, of which those of earlier calls are remembered."""
         names = _names(levels, begin // self._spans[levels.clip(min=1)])
         new = torch.cat(self._new, dim=2).float()[:, :, -NEWEST:] if self._new else None
-        self._new = []
+        seen = self._seen if len(self._new) == 1 else None
+        self._new, self._seen = [], None
         if new is not None:
             self._queries = torch.cat([self._queries, new], dim=2)[:, :, -NEWEST:]
-        hits = self._found(nodes, blocks, levels, begin, self._queries if new is None else new)
+        hits = self._found(nodes, blocks, levels, begin, self._queries if new is None else new, seen)
         if new is not None and (room := min(NEWEST - new.shape[2], self._hits.shape[2])) > 0:
             order = self._of.argsort()
             at = order[self._of[order].searchsorted(names).clip(max=len(order) - 1)]
@@ -86,23 +110,30 @@ class LayeredScores:
         self._hits, self._of = hits, names
         return hits
 
-    def _found(self, nodes: np.ndarray, blocks: np.ndarray, levels: np.ndarray, begin: np.ndarray, queries: Tensor) -> Tensor:
-        """Hits [L,H,Q,U] of `queries` [L,H,Q,E], those of the newest tokens."""
-        context, slots = self._context, self._context.slots
+    def _found(
+        self, nodes: np.ndarray, blocks: np.ndarray, levels: np.ndarray, begin: np.ndarray, queries: Tensor, known: Seen | None
+    ) -> Tensor:
+        """Hits [L,H,Q,U] of `queries` [L,H,Q,E], those of the newest tokens, whose attention to the slots may be `known`."""
         L, H, Q, E = queries.shape
+        if known is None or known.changes != self._context.changes or known.seen.shape[2] != Q:
+            known = self._attention(queries)
+        seen, mass = (part.float().view(L, self._G, H // self._G * Q, -1) for part in known[:2])
+        q = (queries * E**-0.5).view(L, self._G, -1, E)
+        found = self._refined(self._best(seen, nodes, self._S), levels[: len(nodes)], begin[: len(nodes)], q, mass)
+        return torch.cat([found, self._best(seen, blocks, self._K)], dim=-1).view(L, H, Q, -1)
+
+    def _attention(self, queries: Tensor) -> Seen:
+        """Attention of the newest tokens' queries [L,H,Q,E] to the slots."""
+        context, slots, (L, H, Q, E) = self._context, self._context.slots, queries.shape
         W, dtype = len(context), slots.keys[0].dtype
-        q = (queries * E**-0.5).reshape(L, self._G, -1, E).to(dtype)
-        layers = zip(q, slots.keys, slots.bias, strict=True)
-        seen = torch.stack([torch.baddbmm(b[:, None, :W].to(dtype), layer, k[:, :W].mT) for layer, k, b in layers])
-        seen = seen.float().unflatten(2, (-1, Q))  # (L, G, H/G, Q, W)
+        layers = zip((queries * E**-0.5).view(L, self._G, -1, E).to(dtype), slots.keys, slots.bias, strict=True)
+        seen = torch.stack([torch.baddbmm(b[:, None, :W].to(dtype), q, k[:, :W].mT) for q, k, b in layers])
+        seen = seen.float().view(L, H, Q, W)
         later = np.empty((Q, W), dtype=bool)
         later[:, context.slot] = context.tiling.start > np.arange(self._tree.length - Q, self._tree.length)[:, None]
-        seen = seen.masked_fill_(torch.from_numpy(later).to(seen.device), float("-inf")).flatten(2, 3)
-        mass = seen.logsumexp(-1, keepdim=True)
-        seen = seen.sub_(mass).exp_()
-        gists = self._best(seen, nodes, self._S)
-        found = self._refined(gists, levels[: len(nodes)], begin[: len(nodes)], q, mass)
-        return torch.cat([found, self._best(seen, blocks, self._K)], dim=-1).reshape(L, H, Q, -1)
+        seen = seen.masked_fill_(torch.from_numpy(later).to(seen.device), float("-inf"))
+        mass = seen.logsumexp(-1)
+        return Seen(seen.sub_(mass.unsqueeze(-1)).exp_(), mass, context.changes)
 
     def _best(self, seen: Tensor, first: np.ndarray, size: int) -> Tensor:
         """The most attention to one of the `size` entries from each entry `first` on."""
@@ -111,7 +142,7 @@ class LayeredScores:
 
     def _refined(self, gists: Tensor, levels: np.ndarray, begin: np.ndarray, q: Tensor, mass: Tensor) -> Tensor:
         """Hits below nodes from the attention to their gists [L,G,·,U], which is compared at the level below for some."""
-        found = gists * self._K**-0.5
+        found = gists / self._K
         if not len(levels):
             return found
         best = gists.square().sum((0, 1, 2)).topk(min(CANDIDATES, len(levels))).indices.cpu().numpy()

@@ -48,6 +48,9 @@ class LayeredSession(Session, SlotMemory):
         self._packing = Packing(memory.model.config)
         self.allocator = BestAllocator(config.allocator, spec.geometry, spec.max_lod, self.budget.recent, seed)
         self.context = LayeredContext(memory, tree, self._packing, self.most_slots)
+        # Of the decoded tokens that are not in the tree yet: queries [L,H,E], and their attention to the slots [L,H,·].
+        self._noted_queries: list[Tensor] = []
+        self._noted_seen: list[Tensor] = []
         self._hits = LayeredScores(memory, tree, self.context, self.budget.interval)
         self._open(focus)
         waiting = tree.length % spec.geometry.block_size  # tokens of the incomplete block, which are the last entries
@@ -94,11 +97,12 @@ class LayeredSession(Session, SlotMemory):
         return self._hidden
 
     @torch.no_grad()
-    def note(self, token: Tensor, queries: Tensor) -> bool:
+    def note(self, token: Tensor, queries: Tensor, seen: Tensor) -> bool:
         """See `SlotMemory`."""
         self.check_room(1)
         self._noted.append(token)
-        self._hits.add(queries)
+        self._noted_queries.append(queries)
+        self._noted_seen.append(seen)
         self._since += 1
         return self._since >= self.budget.interval and self.refocus() < len(self.context)
 
@@ -123,7 +127,10 @@ class LayeredSession(Session, SlotMemory):
 
     def _take_noted(self) -> int:
         W, n = len(self.context), len(self._noted)
-        self._add(torch.cat(self._noted).cpu(), *self.context.written(W, W + n))
+        keys, values = self.context.written(W, W + n)
+        self._add(torch.cat(self._noted).cpu(), keys, values)
+        self._hits.note(self._noted_queries, self._noted_seen, keys)
+        self._noted_queries, self._noted_seen = [], []
         self.context.accept(n)
         self._advance(self.tree.length)
         self._lay_out(*self._covering(self.context.tiling, self.tree.length))

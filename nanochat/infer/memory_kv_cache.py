@@ -88,9 +88,9 @@ class SlotMemory(ABC):
         """Reads tokens, int64 [n]. Returns the hidden state [D] of the last one."""
 
     @abstractmethod
-    def note(self, token: Tensor, queries: Tensor) -> bool:
-        """Adds a token, int64 [1], that the model has just read in the next free slot, with its `queries` [L,H,1,E]. Returns True if
-        that changed other slots."""
+    def note(self, token: Tensor, queries: Tensor, seen: Tensor) -> bool:
+        """Adds a token, int64 [1], that the model has just read in the next free slot: its `queries` [L,H,E], and the attention that
+        they paid to the slots in use and to their own, `seen` [L,H,·]. Returns True if that changed other slots."""
 
 
 class MemoryKVCache(KVCache):
@@ -112,7 +112,9 @@ class MemoryKVCache(KVCache):
         self._begun = [not isinstance(memory, SlotMemory) for memory in memories]  # False: what is appended next must be read as a prompt
         self._bias: list[Tensor] = []  # of the slots, L × (max_rows,G,1,S); empty as long as no row has a `SlotMemory`
         self._slotted: list[int] = []  # rows that have one
-        self._queries: list[Tensor] = []  # of the newest token, L × (B,H,1,E)
+        # Of the newest token, by layer: queries [B,H,1,E], and attention to the slots [B·G,H/G,S].
+        self._queries: list[Tensor] = []
+        self._seen: list[Tensor] = []
         self._adopt()
 
     @torch.no_grad()
@@ -121,7 +123,7 @@ class MemoryKVCache(KVCache):
         B, T = tokens.shape
         counts = [T] * B if counts is None else list(counts)
         if len(counts) == B == self.rows and T == 1 and min(counts) == 1 and min(self.lengths) > 0 and all(self._begun):
-            self._queries = []
+            self._queries, self._seen = [], []
             super().append(tokens)
             self._note(tokens.to(self._device))
             return self.hidden
@@ -167,14 +169,21 @@ class MemoryKVCache(KVCache):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBackend) -> Tensor:
         """See `AttentionHook`."""
-        if self._slotted and q.shape[1] == 1:
-            self._queries.append(q.transpose(1, 2))
-        return super().attend(layer, q, k, v, window, backend)
+        if not self._slotted or q.shape[1] > 1:
+            return super().attend(layer, q, k, v, window, backend)
+        return self._attend_one(layer, *(part.transpose(1, 2) for part in (q, k, v))).view(q.shape).to(q.dtype)
 
     def _attend_one(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if self._slotted:
-            self._queries.append(q)
-        return super()._attend_one(layer, q, k, v)
+        if not self._slotted:
+            return super()._attend_one(layer, q, k, v)
+        # As `full_attention` does, but in steps, because memories want to know the probabilities.
+        keys, values, mask = self._store(layer, k, v, self._model.windows[layer])
+        grouped = q.reshape(len(q) * keys.shape[1], -1, q.shape[3]).to(self.dtype)
+        keys, values, mask = (part.flatten(0, 1) for part in (keys, values, mask))
+        seen = torch.baddbmm(mask, grouped, keys.mT, alpha=q.shape[3] ** -0.5).softmax(-1)
+        self._queries.append(q)
+        self._seen.append(seen)
+        return torch.bmm(seen, values).view(len(q), -1, *grouped.shape[1:])
 
     def _store(self, layer: int, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor | None]:
         if not self._slotted or k.shape[2] > 1:  # several tokens are read by memories themselves
@@ -203,12 +212,14 @@ class MemoryKVCache(KVCache):
 
     def _note(self, tokens: Tensor) -> None:
         """Tells the memories the tokens, int64 [B,1], that were read."""
-        queries = torch.stack(self._queries) if self._slotted else None  # (L, B, H, 1, E)
+        if self._slotted:
+            queries, seen = torch.stack(self._queries).squeeze(3), torch.stack(self._seen)  # (L, B, H, E), (L, B·G, H/G, S)
+            seen = seen.view(*queries.shape[:3], -1)
         for row, memory in enumerate(self.memories):
             if memory is None:
                 continue
             if row in self._slotted:
-                if memory.note(tokens[row], queries[:, row]):
+                if memory.note(tokens[row], queries[:, row], seen[:, row, :, : self.lengths[row]]):
                     self._refresh(row)
             elif (begin := memory.note(tokens[row], self._middle[row : row + 1])) is not None:
                 self._reprefill(row, begin)

@@ -21,9 +21,7 @@ VOCAB = 61
 def layered_memory(seed: int = 0, dtype: torch.dtype = torch.float32, slots: int = 1, trained: bool = False, **model) -> MemoryModel:
     """A memory of rows of `T` tokens in blocks of `K`, of which 16 stay raw; `trained`: its networks are not at their start."""
     gpt = tiny_model(seed, dtype, **({"max_seq_len": T, "head_dim": 16, "kv_heads": 0} | model))
-    config = MCConfig(
-        gist=GistConfig(gistnet_type="layered", gist_slots=slots), block_size=K, allocator_recent_tokens=2 * K, mc_horizon=8
-    )
+    config = MCConfig(gist=GistConfig(gistnet_type="layered", gist_slots=slots), block_size=K, allocator_recent_tokens=2 * K, mc_horizon=8)
     memory = MemoryModel(gpt, config, T).init_weights(torch.Generator().manual_seed(seed))
     if trained:
         randomise(memory.lensnet, seed + 1)
