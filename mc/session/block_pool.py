@@ -34,11 +34,6 @@ class BlockPool:
     def __contains__(self, node: Node) -> bool:
         return node in self._places
 
-    @property
-    def nodes(self) -> list[Node]:
-        """The nodes that are kept, in no order."""
-        return list(self._places)
-
     def touch(self, nodes: Iterable[Node]) -> None:
         """Marks those of the nodes that are there as used."""
         for node in nodes:
@@ -48,7 +43,8 @@ class BlockPool:
     def get(self, nodes: Sequence[Node]) -> Below:
         """What is below nodes that are there."""
         self.touch(nodes)
-        return self._taken([self._places[node] for node in nodes])
+        index = self._index(nodes)
+        return Below(*(part.index_select(2, index) for part in self._below))
 
     def put(self, nodes: Sequence[Node], below: Below) -> None:
         """Keeps what is below nodes, as far as there is room for the last ones."""
@@ -67,22 +63,23 @@ class BlockPool:
 
     def replace_keys(self, nodes: Sequence[Node], keys: Tensor) -> None:
         """Replaces the keys [L,G,N,C,E] of nodes that are there."""
-        index = torch.tensor([self._places[node] for node in nodes], device=keys.device)
-        self._below.keys.index_copy_(2, index, keys)
+        self._below.keys.index_copy_(2, self._index(nodes), keys)
 
     def clear(self) -> None:
         """Drops everything."""
         self._places.clear()
 
-    def _taken(self, places: list[int]) -> Below:
-        index = torch.tensor(places, device=self._below.keys.device)
-        return Below(*(part.index_select(2, index) for part in self._below))
+    def _index(self, nodes: Sequence[Node]) -> Tensor:
+        return torch.tensor([self._places[node] for node in nodes], device=self._below.keys.device)
 
-    def keys_below(self, nodes: Sequence[Node]) -> tuple[Tensor, Tensor]:
-        """Keys and biases alone, as `get`."""
+    def keys(self, nodes: Sequence[Node]) -> Tensor:
+        """Keys alone, as `get`."""
         self.touch(nodes)
-        index = torch.tensor([self._places[node] for node in nodes], device=self._below.keys.device)
-        return self._below.keys.index_select(2, index), self._below.bias.index_select(2, index)
+        return self._below.keys.index_select(2, self._index(nodes))
+
+    def bias(self, nodes: Sequence[Node]) -> Tensor:
+        """Biases alone, as `get`."""
+        return self._below.bias.index_select(2, self._index(nodes))
 
     def _grow(self, places: int) -> None:
         have = self._below.keys.shape[2]

@@ -21,7 +21,7 @@ from mc.layout.tiling import Tiling, extended
 from mc.memory_model import MemoryModel
 from mc.nets.layered_lens import NEWEST
 from mc.nets.layered_read import Read, read_behind
-from mc.session.block_pool import Below, BlockPool
+from mc.session.block_pool import Below, BlockPool, Node
 from mc.session.layered_tree import Packing
 from mc.session.tree import MegaContextTree
 from mc.session.tree_builder import embed
@@ -82,6 +82,7 @@ class LayeredContext:
         K = memory.config.block_size
         empty = torch.zeros(self._L, self._G, 0, K, self._E, dtype=model.dtype, device=self._device)
         self.pool = BlockPool(max(1, POOL_TOKENS // K), Below(empty, empty.clone(), empty.new_zeros(empty.shape[:-1])))
+        self._placed: dict[int, int] = {}  # shift with which the keys of each block in the pool are rotated
         self._spans = [tree.spec.geometry.span(level) for level in range(tree.spec.max_lod + 1)]
         self._piece = max(K, config.max_seq_len // 4 // K * K)
 
@@ -155,8 +156,6 @@ class LayeredContext:
         if not self.reach.is_due(length):
             return False
         before = self.reach.shift(starts := self.nodes(self.tiling))
-        blocks = np.array([number for _, number in self.pool.nodes], dtype=np.int64) * self._spans[1]
-        kept = self.reach.shift(blocks)
         self.reach.advance(length)
         delta = self.reach.shift(starts) - before
         if len(moved := np.flatnonzero(delta)):
@@ -164,9 +163,6 @@ class LayeredContext:
             keys = self._turned(torch.stack([part.index_select(1, index) for part in self.slots.keys]), delta[moved])
             for layer, part in enumerate(self.slots.keys):
                 part.index_copy_(1, index, keys[layer])
-        delta = self.reach.shift(blocks) - kept
-        if nodes := [node for node, moves in zip(self.pool.nodes, delta, strict=True) if moves]:
-            self.pool.replace_keys(nodes, self._turned(self.pool.keys_below(nodes)[0], delta[delta != 0, None]))
         return True
 
     @torch.no_grad()
@@ -193,10 +189,20 @@ class LayeredContext:
         """Keeps complete blocks in the pool: keys and values [L,G,n,E], rotated by their own positions."""
         numbers = list(blocks)
         keys, values = (part.unflatten(2, (len(numbers), -1)) for part in (keys, values))
-        shift = self.reach.shift(np.array(numbers, dtype=np.int64) * self._spans[1])
-        if shift.any():
-            keys = self._turned(keys, shift[:, None])
+        self._placed.update(dict.fromkeys(numbers, 0))
+        if len(self._placed) > POOL_TOKENS:  # most of them were dropped
+            self._placed = {number: shift for number, shift in self._placed.items() if (1, number) in self.pool}
         self.pool.put([(1, number) for number in numbers], Below(keys, values, keys.new_zeros(keys.shape[:-1])))
+
+    def placed(self, nodes: list[Node]) -> list[Node]:
+        """The same nodes of level 1, which are in the pool, after placing their keys where they are now."""
+        shift = self.reach.shift(np.array(nodes, dtype=np.int64)[:, 1] * self._spans[1])
+        turns = shift - [self._placed[number] for _, number in nodes]
+        if len(moved := np.flatnonzero(turns)):
+            names = [nodes[i] for i in moved.tolist()]
+            self.pool.replace_keys(names, self._turned(self.pool.keys(names), turns[moved, None]))
+            self._placed.update((number, int(shift[i])) for i, (_, number) in zip(moved.tolist(), names, strict=True))
+        return nodes
 
     def gists(self, level: int, nodes: np.ndarray) -> Below:
         """Gists of nodes, placed: [L,G,N,S,·]."""
@@ -254,7 +260,7 @@ class LayeredContext:
                 if (1, block) not in self.pool:
                     got = self._read_run(block * K, (block + 1) * K)
                     self.keep(range(block, block + 1), got.keys, got.values)
-            yield at, Below(*(part.flatten(2, 3) for part in self.pool.get([(1, block) for block in blocks])))
+            yield at, Below(*(part.flatten(2, 3) for part in self.pool.get(self.placed([(1, block) for block in blocks]))))
 
     def _read_run(self, begin: int, end: int) -> Read:
         """Reads the tokens `begin … end−1` anew, with the neighbours before them if these are not raw."""

@@ -155,10 +155,12 @@ class LayeredScores:
             names = [(int(levels[i]), int(numbers[i])) for i in chosen]
             if pool is self._children:
                 self._load([name for name in names if name not in pool])
-            keys, bias = pool.keys_below(names)
+            else:
+                self._context.placed(names)
+            keys = pool.keys(names)
             scores = q @ keys.flatten(2, 3).to(q.dtype).mT
             if pool is self._children:
-                scores = scores + bias.flatten(2).unsqueeze(2).to(q.dtype)
+                scores = scores + pool.bias(names).flatten(2).unsqueeze(2)
             below = (scores.unflatten(-1, keys.shape[2:4]).amax(-1).float() - mass).exp()
             found.index_copy_(-1, torch.tensor(chosen, device=found.device), below)
         return found
