@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from mc.config import SessionConfig
 from mc.loading import LoadedMemory
+from mc.serve.guarded_session import guarded
 from mc.serve.web_views import focus_view, messages_view, text_view
 from mc.session.base_session import Session
 from mc.session.conversation import Turn
@@ -25,7 +24,6 @@ from mc.telemetry.sessions import SessionTelemetry
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.reply import stop_tokens
-from nanochat.model.gpt import Embedded, Rotary
 from nanochat.serve.backend import Answer, SessionError
 from nanochat.serve.http.limits import WebLimits
 
@@ -227,7 +225,7 @@ class WebTurn:
         if session.length == 0:
             self._turn = Turn(session, tokenizer, [tokenizer.bos_id, *tokens])
         self.prompt, self._before = self._turn.prompt, session.length
-        self.memory = _Guarded(session)
+        self.memory = guarded(session)
         self._newest: int | None = None  # newest token of the reply, not in the turn yet
         self._refocuses = session.figures.refocuses
 
@@ -261,41 +259,6 @@ class WebTurn:
             print(f"a session could not be written: {error}", file=sys.stderr, flush=True)
             broken = True
         self._release(broken)
-
-
-class _Guarded:
-    """A session as the KV cache sees it: if its files fail, its own turn ends and no other row's."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.trouble: str | None = None
-
-    @property
-    def position(self) -> int:
-        return self._session.position
-
-    @property
-    def newest(self) -> int:
-        return self._session.newest
-
-    def extend(self, tokens: Tensor) -> int:
-        try:
-            return self._session.extend(tokens)
-        except UserError as error:
-            self.trouble = str(error)
-            return 0
-
-    def note(self, token: Tensor, middle: Tensor) -> int | None:
-        if self.trouble is not None:
-            return None
-        try:
-            return self._session.note(token, middle)
-        except UserError as error:
-            self.trouble = str(error)
-            return None
-
-    def entries(self, begin: int) -> tuple[Embedded, Rotary]:
-        return self._session.entries(begin)
 
 
 @contextlib.contextmanager

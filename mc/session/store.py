@@ -10,12 +10,13 @@ from mc.config import SessionConfig
 from mc.memory_model import MemoryModel
 from mc.session.base_session import Session, session_spec
 from mc.session.disk_tree import DiskTree
-from mc.session.files import MANIFEST, SessionInfo, delete_session, list_sessions, valid_name
+from mc.session.files import MANIFEST, SessionInfo, check_same, delete_session, list_sessions, read_header, valid_name
 from mc.session.hooks import SessionHooks, no_hooks
 from mc.session.session import start_session
 from mc.session.tree import MegaContextTree, RamTree
 from nanochat.common import UserError, base_dir
 
+REGIST_STEP = 1 << 15  # tokens read at once
 FOCUS = "focus.json"  # in a session's folder: its Working Context's layout
 
 
@@ -87,6 +88,33 @@ class SessionStore:
             assert isinstance(session.tree, RamTree)
             tree = self._kept[new_name] = session.tree.copy()
         return self._started(new_name, tree, session.focused())
+
+    def regist(self, name: str, new_name: str) -> Session:
+        """Opens a new session `new_name` that has read the tokens of session `name`, whatever model or kind of gists that one has.
+
+        Raises `ValueError` for an invalid name; `UserError` if `new_name` is taken, if the tokens are of another tokenizer, or if
+        there is no session `name` on disk.
+        """
+        if self.exists(new_name) or new_name in self._open:
+            raise UserError(f"session {new_name} already exists; give another name")
+        folder = self.root / valid_name(name)
+        theirs = read_header(folder).manifest
+        check_same(name, {"tokenizer": theirs.get("tokenizer")}, {"tokenizer": self.identity.get("tokenizer")})
+        old = DiskTree.open(folder, theirs)
+        try:
+            session = self.open(new_name)
+            try:
+                session.check_room(old.length)
+                for begin in range(0, old.length, REGIST_STEP):
+                    session.append(old.tokens(begin, min(begin + REGIST_STEP, old.length)))
+                session.save()
+            except BaseException:  # nothing is left of half a history
+                self.close(new_name)
+                self.delete(new_name)
+                raise
+        finally:
+            old.close()
+        return session
 
     def close(self, name: str) -> None:
         """Saves and closes the open session `name`; one in RAM can be opened again as long as the process lives."""

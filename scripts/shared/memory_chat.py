@@ -38,6 +38,7 @@ class MemoryFlags:
         presets={GIVEN: {"mc_tree": "disk"}},
     )
     session_repair: bool = flag(False, "truncate a damaged session to its last valid block")
+    regist: str | None = flag(None, "session on disk whose tokens the session, a new one, reads first: of another model or memory")
     ingest: str | None = flag(None, "text file that the session reads first")
     ingest_quota: int = flag(QUOTA, "maximum length of a document", unit="tokens")
     config: SessionConfig = part(SessionConfig)
@@ -46,6 +47,10 @@ class MemoryFlags:
     def __post_init__(self) -> None:
         if self.session is not None:
             valid_name(self.session)
+        if self.regist is not None:
+            valid_name(self.regist)
+            if self.session_repair:
+                raise ValueError("session_repair has no effect with regist, which makes a new session")
         if self.ingest_quota < 1:
             raise ValueError(f"ingest_quota is {self.ingest_quota}; it must be at least 1")
         if self.session_repair and self.config.mc_tree == "ram":
@@ -87,7 +92,11 @@ class MemoryChat:
         with _as_user_error():
             self._store = SessionStore(loaded.memory, loaded.identity, flags.config, watch=telemetry.hooks)
             self.name = flags.session or NAME
-            session = self._store.open(self.name, flags.session_repair)
+            if flags.regist is not None:
+                say(f"reading the tokens of session {flags.regist} into session {self.name}")
+                session = self._store.regist(flags.regist, self.name)
+            else:
+                session = self._store.open(self.name, flags.session_repair)
         self.conversation = SessionConversation(session, loaded.tokenizer, sampling, base, tools)
         self._say_which()
 

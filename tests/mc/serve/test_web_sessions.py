@@ -350,6 +350,6 @@ def test_settings_that_do_not_fit_are_one_line(controller: MCController, tmp_pat
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     loaded = LoadedMemory(controller, TOKENIZER, {}, IDENTITY)
     assert open_sessions(loaded, config(), WebLimits()).answer("list", {}) == {"sessions": []}
-    narrow = SessionConfig(allocator=AllocatorConfig(allocator_soft_max_length=60))
-    with pytest.raises(UserError, match="allocator_soft_max_length is 60"):
+    narrow = SessionConfig(allocator=AllocatorConfig(allocator_soft_max_length=50))
+    with pytest.raises(UserError, match="allocator_soft_max_length is 50"):
         open_sessions(loaded, narrow, WebLimits())

@@ -270,9 +270,9 @@ def test_bad_values_are_refused_and_nothing_is_added() -> None:
         with pytest.raises(ValueError, match="from 0 to 60"):
             s.append(wrong)
     assert s.length == 50 and s.tree.length == 50
-    narrow = SessionConfig(allocator=AllocatorConfig(allocator_soft_max_length=60))
-    least = least_entries(controller.config.geometry, 4, controller.plan.recent) + 32
-    with pytest.raises(ValueError, match=f"allocator_soft_max_length is 60.*up to {least} entries"):
+    narrow = SessionConfig(allocator=AllocatorConfig(allocator_soft_max_length=50))
+    least = least_entries(controller.config.geometry, 4, controller.plan.recent) + 8
+    with pytest.raises(ValueError, match=f"allocator_soft_max_length is 50.*up to {least} entries"):
         session_budget(controller, narrow)
     with pytest.raises(ValueError, match="invalid tree: it holds"):
         MCSession(controller, RamTree(session_spec(controller, CONFIG)), SessionConfig())
