@@ -7,6 +7,7 @@ exit code are the verdict. `bench.session_files` does the same to the files alon
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,11 +27,13 @@ from torch import Tensor
 from bench.checkpoint_crash import in_child
 from mc.config import AllocatorConfig, MCConfig, SessionConfig
 from mc.layout.layout import check
+from mc.memory_model import MemoryModel
 from mc.nets.gist_bank import BankShape, build
-from mc.session.session import MCSession
+from mc.nets.gistnet import GistConfig
+from mc.session.base_session import Session
+from mc.session.layered_session import LayeredSession
 from mc.session.store import SessionStore
-from mc.train.controller import MCController
-from nanochat.flags import flag, parse, run
+from nanochat.flags import check_choices, flag, parse, run
 from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.model.gpt import GPT, GPTConfig
 
@@ -48,22 +52,25 @@ class SessionCrash:
 
     kills: int = flag(200, "random kills", unit="processes")
     seed: int = flag(0, "seed of the random choices")
+    gistnet_type: Literal["transformer", "layered"] = flag("transformer", "type of gists; layered = keys and values of every layer")
 
     def __post_init__(self) -> None:
+        check_choices(self, "gistnet_type")
         if self.kills < 1:
             raise ValueError(f"kills is {self.kills}; it must be at least 1")
 
 
-def make_store(root: Path) -> SessionStore:
+def make_store(root: Path, gistnet_type: str = "transformer") -> SessionStore:
     """Session store of a small memory with random weights."""
     model = GPT(SHAPE).init_weights(torch.Generator().manual_seed(0))
-    controller = MCController(model, MEMORY, SHAPE.max_seq_len).init_weights(torch.Generator().manual_seed(1))
+    config = dataclasses.replace(MEMORY, gist=GistConfig(gistnet_type=gistnet_type))
+    memory = MemoryModel(model, config, SHAPE.max_seq_len).init_weights(torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for net in (controller.gistnet, controller.focus.lensnet):
+        for net in (memory.gistnet, memory.lensnet):
             for parameter in net.parameters():
-                parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
-    return SessionStore(controller.requires_grad_(False).eval(), IDENTITY, SESSION, root)
+                parameter.normal_(std=(0.1 if memory.layered else 1.0) * parameter.shape[-1] ** -0.5, generator=generator)
+    return SessionStore(memory.requires_grad_(False).eval(), IDENTITY, SESSION, root)
 
 
 def history() -> Tensor:
@@ -127,12 +134,14 @@ def after_kill(store: SessionStore, tokens: Tensor, reports: dict[int, int]) -> 
 
 
 @torch.no_grad()
-def _holds(session: MCSession, tokens: Tensor) -> bool:
+def _holds(session: Session, tokens: Tensor) -> bool:
     """True if its tokens are the beginning of `tokens`, and its gists those of these tokens."""
     tree, memory = session.tree, session.memory
     length, geometry = tree.length, tree.spec.geometry
     if not torch.equal(tree.tokens(0, length), tokens[:length]):
         return False
+    if isinstance(session, LayeredSession):
+        return _merges(session)
     row = build(memory.model.embed(tokens[None, :length]), memory.gistnet, BankShape(length, length, geometry, tree.spec.max_lod))
     begin = length
     for level in range(1, tree.spec.max_lod + 1):
@@ -144,6 +153,20 @@ def _holds(session: MCSession, tokens: Tensor) -> bool:
     return True
 
 
+def _merges(session: LayeredSession) -> bool:
+    """True if its gists are finite, and those of level ≥ 2 are made of those below; what level 1 is made of depends on the focus then."""
+    tree, packing, net = session.tree, session.packing, session.memory.gistnet
+    K, good = tree.spec.geometry.block_size, True
+    for level in range(1, tree.spec.max_lod + 1):
+        gists = tree.gists(level, torch.arange(tree.nodes(level)))
+        good &= bool(gists.isfinite().all())
+        if level > 1 and len(gists):
+            below = tree.gists(level - 1, torch.arange(len(gists) * K)).unflatten(0, (-1, K)).flatten(1, 2)
+            made = packing.packed(net.of_gists(packing.unpacked(below, torch.float32), level), tree.spec.dtype)
+            good &= torch.allclose(made.float(), gists.float(), rtol=0.02, atol=0.02)
+    return good
+
+
 def main(argv: list[str] | None = None) -> int:
     """Kills, reopens and compares; returns the exit code."""
     config = parse(SessionCrash, argv)
@@ -152,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     totals = {"kills": config.kills, "sessions": 0, "lost": 0, "illegal": 0, "wrong": 0, "refocuses": 0}
     longest = 0
     with tempfile.TemporaryDirectory() as folder:
-        store = make_store(Path(folder))
+        store = make_store(Path(folder), config.gistnet_type)
         for _ in range(config.kills):
             pid, reader = in_child(writer(store, tokens, rng.randrange(1 << 30)))
             fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 1 << 20)  # nobody reads before the kill

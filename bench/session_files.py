@@ -35,7 +35,7 @@ from nanochat.flags import flag, parse, run
 
 MANIFEST = {"model": "bench", "tokenizer": "random"}
 SPEC = TreeSpec(width=256, geometry=Geometry(32), max_lod=4, dtype=torch.bfloat16, value_width=512, vocab_size=8192)
-TINY = TreeSpec(width=8, geometry=Geometry(4, 2), max_lod=4, dtype=torch.bfloat16, value_width=0, vocab_size=300)
+TINY = TreeSpec(8, Geometry(4, 2), max_lod=4, dtype=torch.bfloat16, value_width=0, vocab_size=300, gists="layered")
 VALUES = TreeSpec(width=4, geometry=Geometry(8, 2), max_lod=5, dtype=torch.float16, value_width=8, vocab_size=100_000)
 WORLD_TOKENS = {TINY: 60_000, VALUES: 120_000}
 MILLION = 1_000_000

@@ -25,9 +25,9 @@ from bench.recall_rows import Rows, Task, make_rows
 from bench.recall_training import RecallController, RecallRows, new_model, train
 from bench.recall_worker import measure
 from mc.config import AllocatorConfig, MCConfig, SessionConfig
-from mc.eval.session_baselines import Steered, random_scores, unfocused
-from mc.session.base_session import session_spec
-from mc.session.session import MCSession
+from mc.eval.session_baselines import random_scores, unfocused
+from mc.session.base_session import Session, session_spec
+from mc.session.session import start_session
 from mc.session.tree import RamTree
 from nanochat.flags import flag, parse, part, run
 from nanochat.infer.kv_cache import KVCache
@@ -131,7 +131,7 @@ def histories(config: SessionRecall, length: int) -> Rows:
     return Rows(tokens, rows.asked + config.width, rows.where)
 
 
-def open_session(controller: RecallController, config: SessionRecall, condition: str, seed: int) -> MCSession:
+def open_session(controller: RecallController, config: SessionRecall, condition: str, seed: int) -> Session:
     """An empty session of this condition."""
     allocator = dataclasses.replace(config.allocator, allocator_soft_max_length=config.width)
     settings = SessionConfig(mc_session_lod=2, allocator=allocator)
@@ -139,8 +139,8 @@ def open_session(controller: RecallController, config: SessionRecall, condition:
     if condition == "gists":
         return unfocused(controller, tree, settings)
     if condition == "random":
-        return Steered(controller, tree, settings, random_scores(seed))
-    return MCSession(controller, tree, settings)
+        return start_session(controller, tree, settings, score=random_scores(seed))
+    return start_session(controller, tree, settings)
 
 
 @torch.no_grad()

@@ -73,6 +73,7 @@ class LayeredContext:
         self._memory, self._tree, self._packing, self._most = memory, tree, packing, most
         self.tiling = Tiling(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
         self.slot = np.zeros(0, dtype=np.int64)  # of each entry
+        self.queries: Tensor | None = None  # of the newest tokens when all was read anew, [L,H,·,E]
         self.changes = 0  # that have moved entries between slots
         self.reach = _Reach(memory.model.config.max_seq_len)
         config, model = memory.model.config, memory.model
@@ -291,7 +292,7 @@ class LayeredContext:
                 inside = slice(first * K - begin, last * K - begin)
                 self.keep(range(first, last), got.keys[:, :, inside], got.values[:, :, inside])
             self.change(Tiling(*(part[now] for part in tiling)), source, Fresh(begin, got.keys, got.values))
-            present = now
+            present, self.queries = now, got.queries
         return 0
 
     def _before(self, begin: int, again: bool) -> list[MemoryEntries] | None:

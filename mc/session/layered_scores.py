@@ -79,7 +79,7 @@ class LayeredScores:
         blocks = np.flatnonzero((lod == 0) & (start % self._K == 0) & (start < limit))
         scores = np.zeros(len(lod), dtype=np.float32)
         levels = lod[np.append(nodes, blocks)]
-        if not len(levels):
+        if not len(levels) or not (self._new or self._queries.shape[2]):
             return scores
         begin = start[np.append(nodes, blocks)]
         hits = self._remembered(nodes, blocks, levels, begin)

@@ -45,14 +45,16 @@ class LayeredSession(Session, SlotMemory):
     ) -> None:
         super().__init__(memory, tree, config, file, hooks, score)
         spec = tree.spec
-        self._packing = Packing(memory.model.config)
+        self.packing = Packing(memory.model.config)
         self.allocator = BestAllocator(config.allocator, spec.geometry, spec.max_lod, self.budget.recent, seed)
-        self.context = LayeredContext(memory, tree, self._packing, self.most_slots)
+        self.context = LayeredContext(memory, tree, self.packing, self.most_slots)
         # Of the decoded tokens that are not in the tree yet: queries [L,H,E], and their attention to the slots [L,H,·].
         self._noted_queries: list[Tensor] = []
         self._noted_seen: list[Tensor] = []
         self._hits = LayeredScores(memory, tree, self.context, self.budget.interval)
         self._open(focus)
+        if self.context.queries is not None:
+            self._hits.add(self.context.queries)
         waiting = tree.length % spec.geometry.block_size  # tokens of the incomplete block, which are the last entries
         slots = torch.from_numpy(self.context.slot[len(self.context) - waiting :]).to(memory.device)
         # Keys and values [L,G,·,E] of the incomplete block's tokens.
@@ -143,7 +145,7 @@ class LayeredSession(Session, SlotMemory):
         first = self.tree.length // K
         keys, values = (torch.cat(parts, dim=2) for parts in zip(self._waiting, (keys, values), strict=True))
         by_token = (part.transpose(1, 2) for part in (keys, values))
-        append_read(self.tree, self.memory.gistnet, self._packing, tokens, *by_token)
+        append_read(self.tree, self.memory.gistnet, self.packing, tokens, *by_token)
         blocks = range(first, self.tree.length // K)  # from here on nothing fails
         if len(blocks):
             self.context.keep(blocks, *(part[:, :, : len(blocks) * K] for part in (keys, values)))

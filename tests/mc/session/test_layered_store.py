@@ -43,6 +43,7 @@ def test_a_session_is_closed_and_gone_on_with(tmp_path: Path, kind: str) -> None
     if kind == "disk":
         assert again.focused() | {"since": 0} == focus | {"since": 0}
     for s in (again, other):
+        assert s.scores().any()  # by the queries of the tokens that were read again
         assert s.length == 437 and sorted(s.context.slot.tolist()) == list(range(len(s.context)))
     assert before.isfinite().all() and torch.equal(decoded(again, some_tokens(40, 2)), decoded(other, some_tokens(40, 2))) == (
         kind == "disk"
