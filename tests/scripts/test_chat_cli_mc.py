@@ -123,6 +123,10 @@ def test_what_cannot_be_opened_is_one_line(trained: Path, tmp_path: Path) -> Non
     refused("was trained without a memory", "-i", "base")
     save_chat_model(trained, "sum", certainty=30.0, context_tokens=128, memory=True)
     refused("session a was made with model 'sft alphabet, step 7', not 'sft sum, step 7'", "--session", "a", "-g", "sum")
+    refused("session a already exists", "--session", "a", "--regist", "a", "-g", "sum")
+    assert main([*SAY, "--session", "of-a", "--regist", "a", "-g", "sum", "-p", "y"]) == 0
+    lengths = {info.name: info.tokens for info in list_sessions(trained / "sessions")}
+    assert lengths["of-a"] > lengths["a"] > 40
 
 
 @pytest.mark.parametrize(
@@ -133,6 +137,8 @@ def test_what_cannot_be_opened_is_one_line(trained: Path, tmp_path: Path) -> Non
         (["--mc-tree=disk"], "mc_tree has no effect without --mc"),
         (["--mc", "--session", "../a"], "invalid session name '../a'"),
         (["--mc", "--ingest-quota", "0"], "ingest_quota is 0"),
+        (["--mc", "--regist", "../a"], "invalid session name '../a'"),
+        (["--mc", "--session", "b", "--regist", "a", "--session-repair"], "session_repair has no effect with regist"),
         (["--mc", "--session-repair"], "session_repair has no effect on sessions in RAM"),
         (["--mc", "--mc-session-lod", "0"], "mc_session_lod is 0"),
     ],
