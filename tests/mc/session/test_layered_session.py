@@ -93,11 +93,18 @@ def test_three_times_the_trained_length_stays_in_budget(interval: int) -> None:
     s = layered_session(memory, session_config(interval=interval))
     cache = MemoryKVCache(memory.model, [s])
     cache.append(some_tokens(90)[None])
+    expected = None
     for token in some_tokens(3 * T, 1):
+        if not s._noted:  # what the Working Context says, computed anew
+            expected = s.context.read(s.length, token[None]).hidden
         hidden = cache.append(token[None, None])
         assert hidden.isfinite().all() and len(s.context) <= s.budget.most
+        if expected is not None:
+            torch.testing.assert_close(hidden[0], expected, rtol=0, atol=2e-4)
+            expected = None
         if s.length % 13 == 0:
             assert_legal(s)
+            cache._refresh(0)
     assert s.figures.edits > 20 and s.context.tiling.lod.max() == 2
     nodes = s.context.nodes(s.context.tiling)
     distance = s.length - nodes - s.context.reach.shift(nodes)
