@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from mc.layout.layout import check, from_levels, widths
 from mc.memory_model import MemoryModel
+from mc.nets.layered_read import read_behind
 from mc.session.layered_session import LayeredSession
 from nanochat.infer.engine import Engine
 from nanochat.infer.kv_cache import KVCache
@@ -24,6 +27,20 @@ def assert_legal(s: LayeredSession) -> None:
     recent, spec = min(s.budget.recent, s.length), s.tree.spec
     check(s.context.layout, spec.geometry, end=s.length, max_entries=s.budget.most, recent=recent, max_lod=spec.max_lod)
     assert sorted(s.context.slot.tolist()) == list(range(len(s.context)))
+
+
+def assert_content(s: LayeredSession, tokens: torch.Tensor) -> None:
+    """Each slot holds what its entry stands for. The first layer's keys and values depend on no context; its gists are means."""
+    model, (lod, start), width = s.memory.model, s.context.tiling, s.width
+    plain = read_behind(model, model.embed(tokens[None]), model.rotary(0, len(tokens)), None, 1)
+    keys, values, bias = (part[0] for part in s.context.slots)
+    assert not bias[:, width:].any()
+    for at, level, begin in zip(s.context.slot.tolist(), lod.tolist(), start.tolist(), strict=True):
+        span = slice(begin, begin + K**level)
+        torch.testing.assert_close(values[:, at], plain.values[0, :, span].mean(1), rtol=0, atol=0.02 if level else 1e-5)
+        torch.testing.assert_close(bias[:, at], torch.full_like(bias[:, at], math.log(K**level)), rtol=0, atol=0.02)
+        if level == 0 and s.length <= T:
+            torch.testing.assert_close(keys[:, at], plain.keys[0, :, begin], rtol=0, atol=1e-5)
 
 
 def fed(cache: KVCache, tokens: torch.Tensor, pieces: list[int]) -> list[torch.Tensor]:
@@ -47,6 +64,15 @@ def collapsed(s: LayeredSession, blocks: list[int]) -> None:
     s.allocator.plan = lambda *_: []
     tiling = s.context.tiling
     s.context.change(*s.allocator.editor.collapsed(tiling, tiling.start.searchsorted(np.array(blocks) * K)))
+
+
+def test_a_slot_that_is_free_again_has_no_bias() -> None:
+    memory = layered_memory()
+    s = layered_session(memory, WIDE)
+    s.append(some_tokens(100))
+    collapsed(s, [9])
+    collapsed(s, [0, 1, 2, 3])
+    assert_content(s, some_tokens(100))
 
 
 @pytest.mark.parametrize(("slots", "trained"), [(1, False), (1, True), (2, True)])
@@ -111,6 +137,23 @@ def test_three_times_the_trained_length_stays_in_budget(interval: int) -> None:
     assert distance.max() <= T < s.length  # as the model sees it
 
 
+@pytest.mark.parametrize("interval", [3, 8])
+@torch.no_grad()
+def test_every_slot_holds_its_entry(interval: int) -> None:
+    """While the focus jumps at random, between levels too."""
+    memory, tokens, random = layered_memory(), some_tokens(600), np.random.default_rng(0)
+    config = session_config(interval=interval)
+    s = layered_session(memory, config, score=lambda s: random.uniform(-1, 1, len(s.context)).astype(np.float32))
+    cache = MemoryKVCache(memory.model, [s])
+    widths_seen = set()
+    for piece in tokens.split([100, *[1] * 120, 60, *[1] * 320]):
+        cache.append(piece[None])
+        if not s._noted:
+            assert_content(s, tokens[: s.length])
+            widths_seen.add(len(s.context))
+    assert len(widths_seen) > 5 and s.figures.edits > 50
+
+
 def replies(memory: MemoryModel, rows: list[int], backed: list[bool]) -> list:
     sessions = [layered_session(memory, session_config()) if wanted else None for wanted in backed]
     prompts = [some_tokens(n, seed).tolist() for seed, n in enumerate((150, 20, 90))]
@@ -143,8 +186,16 @@ def test_rows_with_a_memory_come_go_and_move() -> None:
         hidden, expected = cache.append(token.expand(2, 1)), single.append(token[None, None])
         torch.testing.assert_close(hidden[1], expected[0], rtol=0, atol=2e-4)
     cache.remove(1)
-    cache.append(torch.tensor([[5]]))
+    other = layered_session(memory, session_config())
+    newcomer = MemoryKVCache(memory.model, [other])
+    newcomer.append(some_tokens(200, 7)[None])
+    cache.admit(newcomer)  # to where the other one was
+    cache.append(torch.tensor([[5], [5]]))
     s.append(some_tokens(20))
     alone.append(some_tokens(20))
+    history = torch.cat([prompt, some_tokens(300, 5), some_tokens(20)])
     assert s.focused() == alone.focused()
     assert_legal(s)
+    for session, tokens in ((s, history), (other, torch.cat([some_tokens(200, 7), torch.tensor([5])]))):
+        session.flush()
+        assert_content(session, tokens)
