@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import mc.session.layered_context
 from mc.session.files import read_header
 from mc.session.layered_session import LayeredSession
 from mc.session.store import SessionStore
@@ -64,7 +65,7 @@ def test_raw_blocks_are_read_again_as_they_were() -> None:
 
 
 @torch.no_grad()
-def test_an_expanded_block_that_was_dropped_is_read_behind_gists_and_its_neighbours() -> None:
+def test_an_expanded_block_that_was_dropped_is_read_behind_gists_and_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     memory, config = layered_memory(), session_config(400)
     s = layered_session(memory, config)
     s.append(some_tokens(101))
@@ -78,12 +79,14 @@ def test_an_expanded_block_that_was_dropped_is_read_behind_gists_and_its_neighbo
         at = s.context.slot[s.context.tiling.start.searchsorted(range(5 * K, 6 * K))]
         return s.context.slots.keys[-1][:, at].clone()
 
-    kept = expanded()
-    s.context.change(*editor.collapsed(s.context.tiling, s.context.tiling.start.searchsorted([5 * K])))
-    s.context.pool.clear()
-    again = expanded()
-    torch.testing.assert_close(kept, plain, rtol=0, atol=1e-6)
-    assert 1e-5 < (again - plain).abs().mean() < 0.2 * plain.abs().mean()
+    def error(neighbours: int) -> float:
+        monkeypatch.setattr(mc.session.layered_context, "NEIGHBOURS", neighbours)
+        s.context.change(*editor.collapsed(s.context.tiling, s.context.tiling.start.searchsorted([5 * K])))
+        s.context.pool.clear()
+        return float((expanded() - plain).abs().mean() / plain.abs().mean())
+
+    torch.testing.assert_close(expanded(), plain, rtol=0, atol=1e-6)
+    assert 1e-4 < error(mc.session.layered_context.NEIGHBOURS) < 0.8 * error(0) < 0.3
 
 
 def test_sessions_with_other_gists_are_refused_and_their_tokens_read_again(tmp_path: Path) -> None:
