@@ -20,7 +20,7 @@ from nanochat.runtime.device import DTYPES
 # Defaults of other flags that a preset replaces; a flag that is given overrides it.
 PRESETS: dict[str, dict[str, Any]] = {
     "full": {},
-    "fast": {"mc_num_random_variants": 1, "gistnet_type": "context", "mc_lens_every": 4},
+    "fast": {"mc_num_random_variants": 1, "mc_lens_every": 4},
 }
 # Fields excluded from the resume identity; so is the allocator, which only inference has.
 # Layered memories train LensNet for the refocus interval, so there it counts.

@@ -29,7 +29,7 @@ class GistConfig:
     """Architecture of GistNet."""
 
     gistnet_type: Literal["transformer", "mean", "context", "layered"] = flag(
-        "transformer",
+        "layered",
         "source of gists: encoder over embeddings, pooling only, or the model's hidden states; layered = its keys and values in each layer",
     )
     gistnet_layers: Literal[2, 4] = flag(2, "number of encoder layers", unit="layers")

@@ -68,7 +68,7 @@ def tiny_memory(
     settings = {"block_size": 8, "mc_max_lod": 2, "mc_num_random_variants": 3, "mc_training_lod2_probability": 0.5, "mc_lens_every": 1}
     config = MCConfig(
         **(settings | config),
-        gist=GistConfig(**(gist or {})),
+        gist=GistConfig(**({"gistnet_type": "transformer"} | (gist or {}))),
         lens=LensConfig(**(lens or {})),
         lens_loss=LensLossConfig(**(lens_loss or {})),
     )
