@@ -60,8 +60,16 @@ class LayeredLensNet(nn.Module):
 
     def forward(self, hits: Tensor, level: Tensor, distance: Tensor, interval: int) -> Tensor:
         """See the class."""
-        Q, nodes, C = hits.shape[3:]
-        counted = torch.einsum("nhqm,h->nqm", hits.flatten(1, 2).flatten(3), self.heads.exp())  # (N, Q, F·C)
+        return self.of_counts(self.counts(hits), level, distance, interval)
+
+    def counts(self, hits: Tensor) -> Tensor:
+        """Hits [N,L,H,Q,F,C] summed over layers and heads, by their weights: [N,Q,F,C]."""
+        return torch.einsum("nhqm,h->nqm", hits.flatten(1, 2).flatten(3), self.heads.exp()).unflatten(-1, hits.shape[4:])
+
+    def of_counts(self, counts: Tensor, level: Tensor, distance: Tensor, interval: int) -> Tensor:
+        """Scores [N,F] from `counts`, which a session keeps of queries that it has seen; the rest is as in `forward`."""
+        Q, nodes, C = counts.shape[1:]
+        counted = counts.flatten(2)  # (N, Q, F·C)
         counted = counted * self.ages[:Q].flip(0).exp()[:, None]
         here = counted.sum(1).unflatten(-1, (nodes, C)).sum(-1)
         points = _advanced(counted)  # (N, F·C)

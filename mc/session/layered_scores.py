@@ -1,4 +1,4 @@
-"""Scores of a layered Working Context: hits of the newest queries on what lies one level below each of its nodes.
+"""Scores of a layered Working Context: where the newest queries look, one level below each of its nodes.
 
 Each query is compared with the slots once. Of the gists that get the most attention, `CANDIDATES` are compared at the level below:
 raw keys of the pool, or gists of the tree. For the others, the attention to a gist is taken to be spread evenly over what is below.
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mc.memory_model import MemoryModel
@@ -49,8 +50,8 @@ class LayeredScores:
         self._new: list[Tensor] = []  # queries since the last call, [L,H,·,E] each
         self._seen: Seen | None = None  # of the last of these
         self._queries = torch.zeros(config.depth, config.heads, 0, config.head_dim, device=memory.device)
-        self._hits = torch.zeros(config.depth, config.heads, 0, 0, device=memory.device)  # (L, H, Q, U)
-        self._of = np.zeros(0, dtype=np.int64)  # the node of each column of these: see `_names`
+        self._counts = torch.zeros(0, 0, self._K, device=memory.device)  # LensNet's, of these queries, [Q,U,K]
+        self._of = np.zeros(0, dtype=np.int64)  # the node of each column: see `_names`
 
     def add(self, queries: Tensor) -> None:
         """Adds the queries [L,H,n,E] of the newest tokens."""
@@ -74,53 +75,86 @@ class LayeredScores:
         """Score of each entry, fp32 [W]. Hits on gists count as if they were spread evenly over what is below."""
         lod, start = self._context.tiling
         length = self._tree.length
-        nodes = np.flatnonzero((lod > 0) & (start % self._spans[lod] == 0))
         limit = raw_from(length, self._tree.spec.geometry, self._memory.plan.recent)
-        blocks = np.flatnonzero((lod == 0) & (start % self._K == 0) & (start < limit))
+        first = np.flatnonzero((start % self._spans[lod.clip(min=1)] == 0) & ((lod > 0) | (start < limit)))
         scores = np.zeros(len(lod), dtype=np.float32)
-        levels = lod[np.append(nodes, blocks)]
-        if not len(levels) or not (self._new or self._queries.shape[2]):
+        if not len(first) or not (self._new or self._queries.shape[2]):
             return scores
-        begin = start[np.append(nodes, blocks)]
-        hits = self._remembered(nodes, blocks, levels, begin)
-        far = torch.from_numpy(np.stack([levels, np.minimum(length - begin, self._memory.model.config.max_seq_len)])).to(hits.device)
-        found = self._memory.lensnet(hits[None], far[:1], far[1:], self._interval)[0].cpu().numpy()
-        found = found - (levels - 1).clip(min=0) * 2 * np.log(self._K)  # scores are logarithms of squared hits
+        levels, begin = lod[first], start[first]
+        counts = self._remembered(first, levels, begin)
+        far = torch.from_numpy(np.stack([levels, np.minimum(length - begin, self._memory.model.config.max_seq_len)])).to(counts.device)
+        found = self._memory.lensnet.of_counts(counts[None], far[:1], far[1:], self._interval)[0].cpu().numpy()
+        found = found - (levels - 1).clip(min=0) * 2 * np.log(self._K)  # scores are logarithms of squared attention
         sizes = np.where(levels > 0, self._S, self._K)
-        first = np.append(nodes, blocks)
         offset = np.arange(sizes.sum()) - (sizes.cumsum() - sizes).repeat(sizes)
         scores[first.repeat(sizes) + offset] = found.repeat(sizes)
         return scores
 
-    def _remembered(self, nodes: np.ndarray, blocks: np.ndarray, levels: np.ndarray, begin: np.ndarray) -> Tensor:
-        """Hits [L,H,Q,U] of the newest queries, of which those of earlier calls are remembered."""
+    def _remembered(self, first: np.ndarray, levels: np.ndarray, begin: np.ndarray) -> Tensor:
+        """Counts [Q,U,K] of the newest queries for the nodes that begin with the entries `first`; those of earlier calls are remembered."""
         names = _names(levels, begin // self._spans[levels.clip(min=1)])
         new = torch.cat(self._new, dim=2).float()[:, :, -NEWEST:] if self._new else None
         seen = self._seen if len(self._new) == 1 else None
         self._new, self._seen = [], None
         if new is not None:
             self._queries = torch.cat([self._queries, new], dim=2)[:, :, -NEWEST:]
-        hits = self._found(nodes, blocks, levels, begin, self._queries if new is None else new, seen)
-        if new is not None and (room := min(NEWEST - new.shape[2], self._hits.shape[2])) > 0:
+        counts = self._found(first, levels, begin, self._queries if new is None else new, seen)
+        if new is not None and (room := min(NEWEST - new.shape[2], len(self._counts))) > 0:
             order = self._of.argsort()
             at = order[self._of[order].searchsorted(names).clip(max=len(order) - 1)]
-            known = torch.from_numpy((self._of[at] == names).astype(np.float32)).to(hits.device)
-            old = self._hits[:, :, self._hits.shape[2] - room :].index_select(3, torch.from_numpy(at).to(hits.device)) * known
-            hits = torch.cat([old, hits], dim=2)
-        self._hits, self._of = hits, names
-        return hits
+            known = torch.from_numpy((self._of[at] == names).astype(np.float32)).to(counts.device)[:, None]
+            old = self._counts[len(self._counts) - room :].index_select(1, torch.from_numpy(at).to(counts.device)) * known
+            counts = torch.cat([old, counts])
+        self._counts, self._of = counts, names
+        return counts
 
-    def _found(
-        self, nodes: np.ndarray, blocks: np.ndarray, levels: np.ndarray, begin: np.ndarray, queries: Tensor, known: Seen | None
-    ) -> Tensor:
-        """Hits [L,H,Q,U] of `queries` [L,H,Q,E], those of the newest tokens, whose attention to the slots may be `known`."""
+    def _found(self, first: np.ndarray, levels: np.ndarray, begin: np.ndarray, queries: Tensor, known: Seen | None) -> Tensor:
+        """Counts [Q,U,K] of `queries` [L,H,Q,E], those of the newest tokens, whose attention to the slots may be `known`."""
         L, H, Q, E = queries.shape
         if known is None or known.changes != self._context.changes or known.seen.shape[2] != Q:
             known = self._attention(queries)
-        seen, mass = (part.float().view(L, self._G, H // self._G * Q, -1) for part in known[:2])
-        q = (queries * E**-0.5).view(L, self._G, -1, E)
-        found = self._refined(self._best(seen, nodes, self._S), levels[: len(nodes)], begin[: len(nodes)], q, mass)
-        return torch.cat([found, self._best(seen, blocks, self._K)], dim=-1).view(L, H, Q, -1)
+        nodes, blocks = np.flatnonzero(levels), np.flatnonzero(levels == 0)
+        counts = torch.zeros(Q, len(levels), self._K, device=queries.device)
+        if len(blocks):
+            counts.index_copy_(1, _index(blocks, counts), self._counted(self._at(known.seen, first[blocks], self._K)))
+        if len(nodes):
+            gists = self._counted(self._at(known.seen, first[nodes], self._S)).sum(-1)  # (Q, nodes)
+            counts.index_copy_(1, _index(nodes, counts), (gists / self._K**2).unsqueeze(-1).expand(-1, -1, self._K))
+            best = nodes[gists.sum(0).topk(min(CANDIDATES, len(nodes))).indices.cpu().numpy()]
+            q = (queries * E**-0.5).view(L, self._G, -1, E)
+            self._refine(counts, best, levels[best], begin[best] // self._spans[levels[best]], q, known.mass)
+        return counts
+
+    def _counted(self, seen: Tensor) -> Tensor:
+        """LensNet's counts [Q,·] of attention [L,H,Q,·]."""
+        return self._memory.lensnet.counts(seen.float().square()[None])[0]
+
+    def _at(self, seen: Tensor, first: np.ndarray, size: int) -> Tensor:
+        """Attention [L,H,Q,U,size] to the `size` entries from each entry `first` on."""
+        index = self._context.slot[first[:, None] + np.arange(size)].flatten()
+        return seen.index_select(-1, _index(index, seen)).unflatten(-1, (len(first), size))
+
+    def _refine(self, counts: Tensor, at: np.ndarray, levels: np.ndarray, numbers: np.ndarray, q: Tensor, mass: Tensor) -> None:
+        """Puts what is below nodes into their columns `at` of `counts`, from queries [L,G,·,E]; tokens only if they are in the pool."""
+        L, H, Q = mass.shape
+        near = np.array([level == 1 and (1, number) in self._context.pool for level, number in zip(levels, numbers, strict=True)])
+        for chosen, pool in ((near, self._context.pool), (levels > 1, self._children)):
+            if not chosen.any():
+                continue
+            names = list(zip(levels[chosen].tolist(), numbers[chosen].tolist(), strict=True))
+            if pool is self._children:
+                self._load([name for name in names if name not in pool])
+            else:
+                self._context.placed(names)
+            keys = pool.keys(names)  # (L, G, U, C, E)
+            scores = q @ keys.flatten(2, 3).to(q.dtype).mT
+            if pool is self._children:
+                scores = scores + pool.bias(names).flatten(2).unsqueeze(2)
+            seen = scores.view(L, H, Q, -1).sub_(mass.unsqueeze(-1)).exp_()
+            below = self._counted(seen.unflatten(-1, keys.shape[2:4]))
+            if pool is self._children:  # there are no tokens to point at
+                below = F.pad(below.sum(-1, keepdim=True), (0, self._K - 1))
+            counts.index_copy_(1, _index(at[chosen], counts), below)
 
     def _attention(self, queries: Tensor) -> Seen:
         """Attention of the newest tokens' queries [L,H,Q,E] to the slots."""
@@ -135,42 +169,16 @@ class LayeredScores:
         mass = seen.logsumexp(-1)
         return Seen(seen.sub_(mass.unsqueeze(-1)).exp_(), mass, context.changes)
 
-    def _best(self, seen: Tensor, first: np.ndarray, size: int) -> Tensor:
-        """The most attention to one of the `size` entries from each entry `first` on."""
-        index = self._context.slot[first[:, None] + np.arange(size)].flatten()
-        return seen.index_select(-1, torch.from_numpy(index).to(seen.device)).unflatten(-1, (len(first), size)).amax(-1)
-
-    def _refined(self, gists: Tensor, levels: np.ndarray, begin: np.ndarray, q: Tensor, mass: Tensor) -> Tensor:
-        """Hits below nodes from the attention to their gists [L,G,·,U], which is compared at the level below for some."""
-        found = gists / self._K
-        if not len(levels):
-            return found
-        best = gists.square().sum((0, 1, 2)).topk(min(CANDIDATES, len(levels))).indices.cpu().numpy()
-        numbers = begin // self._spans[levels]
-        near = [i for i in best.tolist() if levels[i] == 1 and (1, int(numbers[i])) in self._context.pool]
-        far = [i for i in best.tolist() if levels[i] > 1]
-        for chosen, pool in ((near, self._context.pool), (far, self._children)):
-            if not chosen:
-                continue
-            names = [(int(levels[i]), int(numbers[i])) for i in chosen]
-            if pool is self._children:
-                self._load([name for name in names if name not in pool])
-            else:
-                self._context.placed(names)
-            keys = pool.keys(names)
-            scores = q @ keys.flatten(2, 3).to(q.dtype).mT
-            if pool is self._children:
-                scores = scores + pool.bias(names).flatten(2).unsqueeze(2)
-            below = (scores.unflatten(-1, keys.shape[2:4]).amax(-1).float() - mass).exp()
-            found.index_copy_(-1, torch.tensor(chosen, device=found.device), below)
-        return found
-
     def _load(self, nodes: list[Node]) -> None:
         """Loads the children of nodes of level ≥ 2."""
         for level, number in nodes:
             keys, values, bias = self._context.gists(level - 1, np.arange(number * self._K, (number + 1) * self._K))
             below = Below(*(part.flatten(2, 3).unsqueeze(2) for part in (keys, values[..., :0], bias)))
             self._children.put([(level, number)], below)
+
+
+def _index(places: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(places).to(like.device)
 
 
 def _names(levels: np.ndarray, numbers: np.ndarray) -> np.ndarray:

@@ -116,7 +116,7 @@ class LayeredSession(Session, SlotMemory):
         return super().scores() if self._score is None else super().scores() * np.float32(STEERED)
 
     def _take(self, tokens: Tensor) -> int:
-        for piece in tokens.split(self.context.piece):
+        for piece in tokens.split(self.context.piece) if len(tokens) else ():
             self._advance(self.length + len(piece))
             got = self.context.read(self.length, piece)
             self._add(piece, got.keys, got.values)
@@ -125,7 +125,7 @@ class LayeredSession(Session, SlotMemory):
             self._hidden = got.hidden
             self._hits.add(got.queries)
             self.hooks.appended(self)
-        return 0
+        return 0 if len(tokens) else len(self.context)
 
     def _take_noted(self) -> int:
         W, n = len(self.context), len(self._noted)

@@ -115,7 +115,7 @@ def test_pieces_are_read_as_single_tokens_are() -> None:
 @pytest.mark.parametrize("interval", [1, 5, 8])
 @torch.no_grad()
 def test_three_times_the_trained_length_stays_in_budget(interval: int) -> None:
-    memory = layered_memory(trained=True)
+    memory = layered_memory()
     s = layered_session(memory, session_config(interval=interval))
     cache = MemoryKVCache(memory.model, [s])
     cache.append(some_tokens(90)[None])
@@ -131,7 +131,7 @@ def test_three_times_the_trained_length_stays_in_budget(interval: int) -> None:
         if s.length % 13 == 0:
             assert_legal(s)
             cache._refresh(0)
-    assert s.figures.edits > 20 and s.context.tiling.lod.max() == 2
+    assert s.figures.edits > 10 and s.context.tiling.lod.max() == 2
     nodes = s.context.nodes(s.context.tiling)
     distance = s.length - nodes - s.context.reach.shift(nodes)
     assert distance.max() <= T < s.length  # as the model sees it
