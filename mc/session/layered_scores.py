@@ -1,7 +1,7 @@
 """Scores of a layered Working Context: where the newest queries look, one level below each of its nodes.
 
-Each query is compared with the slots once. Of the gists that get the most attention, `CANDIDATES` are compared at the level below:
-raw keys of the pool, or gists of the tree. For the others, the attention to a gist is taken to be spread evenly over what is below.
+Each query is compared with the slots, with the tokens below gists of level 1 that are in the pool, and with the gists below those of
+higher levels that get the most attention. (To choose blocks by the attention to their gists alone loses a third of what is recovered.)
 
 Shapes: `L` layers, `H` query heads, `G` key heads, `E` head size, `Q` queries, `U` nodes, `K` block size, `W` slots.
 """
@@ -22,7 +22,7 @@ from mc.session.block_pool import Below, BlockPool, Node
 from mc.session.layered_context import LayeredContext
 from mc.session.tree import MegaContextTree
 
-CANDIDATES = 16  # gists
+CANDIDATES = 16  # nodes above level 1
 POOL_NODES = 96  # of higher levels, the children of which are kept
 
 
@@ -113,33 +113,49 @@ class LayeredScores:
         L, H, Q, E = queries.shape
         if known is None or known.changes != self._context.changes or known.seen.shape[2] != Q:
             known = self._attention(queries)
-        nodes, blocks = np.flatnonzero(levels), np.flatnonzero(levels == 0)
+        # What lies below some nodes takes the place of their gists in the softmax.
+        below, shown = self._below(levels, begin // self._spans[levels.clip(min=1)], first, queries, known)
+        gone = self._at(known.seen, first[shown], self._S).sum((-1, -2)) if len(shown) else 0.0
+        share = 1 / (1 - gone + sum(seen.sum((-1, -2)) for _, seen in below))  # (L, H, Q)
         counts = torch.zeros(Q, len(levels), self._K, device=queries.device)
-        if len(blocks):
-            counts.index_copy_(1, _index(blocks, counts), self._counted(self._at(known.seen, first[blocks], self._K)))
-        if len(nodes):
-            gists = self._counted(self._at(known.seen, first[nodes], self._S)).sum(-1)  # (Q, nodes)
-            counts.index_copy_(1, _index(nodes, counts), (gists / self._K**2).unsqueeze(-1).expand(-1, -1, self._K))
-            best = nodes[gists.sum(0).topk(min(CANDIDATES, len(nodes))).indices.cpu().numpy()]
-            q = (queries * E**-0.5).view(L, self._G, -1, E)
-            self._refine(counts, best, levels[best], begin[best] // self._spans[levels[best]], q, known.mass)
+        rest = np.setdiff1d(np.flatnonzero(levels), shown)
+        for at, size in ((np.flatnonzero(levels == 0), self._K), (rest, self._S)):
+            if len(at):
+                found = self._counted(self._at(known.seen, first[at], size), share)
+                if size < self._K:  # the attention to a gist is taken to be spread evenly over what is below
+                    found = (found.sum(-1, keepdim=True) / self._K**2).expand(-1, -1, self._K)
+                counts.index_copy_(1, _index(at, counts), found)
+        for at, seen in below:
+            found = self._counted(seen, share)
+            if levels[at[0]] > 1:  # there are no tokens to point at
+                found = F.pad(found.sum(-1, keepdim=True), (0, self._K - 1))
+            counts.index_copy_(1, _index(at, counts), found)
         return counts
 
-    def _counted(self, seen: Tensor) -> Tensor:
-        """LensNet's counts [Q,·] of attention [L,H,Q,·]."""
-        return self._memory.lensnet.counts(seen.float().square()[None])[0]
+    def _counted(self, seen: Tensor, share: Tensor) -> Tensor:
+        """LensNet's counts [Q,U,·] of attention [L,H,Q,U,·], of which `share` [L,H,Q] is left in the whole softmax."""
+        return self._memory.lensnet.counts((seen.float() * share[..., None, None]).square()[None])[0]
 
     def _at(self, seen: Tensor, first: np.ndarray, size: int) -> Tensor:
         """Attention [L,H,Q,U,size] to the `size` entries from each entry `first` on."""
         index = self._context.slot[first[:, None] + np.arange(size)].flatten()
         return seen.index_select(-1, _index(index, seen)).unflatten(-1, (len(first), size))
 
-    def _refine(self, counts: Tensor, at: np.ndarray, levels: np.ndarray, numbers: np.ndarray, q: Tensor, mass: Tensor) -> None:
-        """Puts what is below nodes into their columns `at` of `counts`, from queries [L,G,·,E]; tokens only if they are in the pool."""
-        L, H, Q = mass.shape
-        near = np.array([level == 1 and (1, number) in self._context.pool for level, number in zip(levels, numbers, strict=True)])
-        for chosen, pool in ((near, self._context.pool), (levels > 1, self._children)):
-            if not chosen.any():
+    def _below(
+        self, levels: np.ndarray, numbers: np.ndarray, first: np.ndarray, queries: Tensor, known: Seen
+    ) -> tuple[list[tuple[np.ndarray, Tensor]], np.ndarray]:
+        """(indices of nodes and the attention [L,H,Q,U,C] to what is below them, relative to the softmax over the slots; all of these
+        indices). These are the nodes of level 1 whose tokens are in the pool, and those of higher levels that get the most attention."""
+        L, H, Q, E = queries.shape
+        q = (queries * E**-0.5).view(L, self._G, -1, E)
+        near = np.array([at for at in np.flatnonzero(levels == 1).tolist() if (1, int(numbers[at])) in self._context.pool], dtype=np.int64)
+        far = np.flatnonzero(levels > 1)
+        if len(far) > CANDIDATES:
+            best = self._at(known.seen, first[far], self._S).square().sum((0, 1, 2, 4)).topk(CANDIDATES).indices
+            far = np.sort(far[best.cpu().numpy()])
+        found = []
+        for chosen, pool in ((near, self._context.pool), (far, self._children)):
+            if not len(chosen):
                 continue
             names = list(zip(levels[chosen].tolist(), numbers[chosen].tolist(), strict=True))
             if pool is self._children:
@@ -147,14 +163,12 @@ class LayeredScores:
             else:
                 self._context.placed(names)
             keys = pool.keys(names)  # (L, G, U, C, E)
-            scores = q @ keys.flatten(2, 3).to(q.dtype).mT
+            scores = (q.to(keys.dtype) @ keys.flatten(2, 3).mT).float()
             if pool is self._children:
                 scores = scores + pool.bias(names).flatten(2).unsqueeze(2)
-            seen = scores.view(L, H, Q, -1).sub_(mass.unsqueeze(-1)).exp_()
-            below = self._counted(seen.unflatten(-1, keys.shape[2:4]))
-            if pool is self._children:  # there are no tokens to point at
-                below = F.pad(below.sum(-1, keepdim=True), (0, self._K - 1))
-            counts.index_copy_(1, _index(at[chosen], counts), below)
+            seen = scores.view(L, H, Q, -1).sub_(known.mass.unsqueeze(-1)).exp_()
+            found.append((chosen, seen.unflatten(-1, keys.shape[2:4])))
+        return found, np.concatenate([near, far])
 
     def _attention(self, queries: Tensor) -> Seen:
         """Attention of the newest tokens' queries [L,H,Q,E] to the slots."""
