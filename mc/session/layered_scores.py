@@ -22,7 +22,7 @@ from mc.session.block_pool import Below, BlockPool, Node
 from mc.session.layered_context import LayeredContext
 from mc.session.tree import MegaContextTree
 
-CANDIDATES = 16  # gists
+CANDIDATES = 32  # gists
 POOL_NODES = 96  # of higher levels, the children of which are kept
 
 
