@@ -16,7 +16,7 @@ from mc.config import AllocatorConfig
 from mc.layout.layout import Geometry
 from mc.layout.tiling import BEYOND, Edit, Editor, Tiling
 
-MARGIN = 0.5  # that a node must score higher than what a `BestAllocator` collapses for it
+MARGIN = 1.0  # that a node must score higher than what a `BestAllocator` collapses for it
 COOLDOWN = 2  # refocuses after an edit during which it may not be undone
 
 

@@ -134,7 +134,7 @@ def test_the_identity_holds_what_training_goes_by() -> None:
     ):
         assert now != dataclasses.replace(config, **changed).identity(), changed
     assert flat_values(config).keys() >= FREE and not FREE & now.keys()
-    often = SessionConfig(mc_infer_refocus_interval=8)
+    often = SessionConfig(mc_infer_refocus_interval=4)
     assert now == dataclasses.replace(config, session=often).identity()
     layered = dataclasses.replace(config, gist=GistConfig("layered"))
     assert layered.identity() != dataclasses.replace(layered, session=often).identity(), "its LensNet learns for the interval"

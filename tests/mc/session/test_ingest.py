@@ -200,7 +200,7 @@ def test_a_document_that_is_too_long_for_the_levels_is_not_begun(session: MCSess
     """53 entries behind a refocus, of which 8 + 7 + 14 are recent, of an incomplete block, and of the lower levels: 24 nodes of 512."""
     text = "x\n" * 11_000
     assert len(TOKENIZER.encode(text)) == 22_000
-    with pytest.raises(UserError, match=r"room for 12,288, not for 23,024; start .*--mc-session-lod above 3.*above 85"):
+    with pytest.raises(UserError, match=r"room for 12,288, not for 23,024; start .*--mc-session-lod above 3.*above 61"):
         read(session, file(tmp_path, text))
     assert session.length == 0
     read(session, file(tmp_path, "x\n" * 5_500))
