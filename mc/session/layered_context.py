@@ -192,10 +192,10 @@ class LayeredContext:
         """Keeps complete blocks in the pool: keys and values [L,G,n,E], rotated by their own positions."""
         numbers = list(blocks)
         keys, values = (part.unflatten(2, (len(numbers), -1)) for part in (keys, values))
+        self.pool.put([(1, number) for number in numbers], Below(keys, values, keys.new_zeros(keys.shape[:-1])))
         self._placed.update(dict.fromkeys(numbers, 0))
         if len(self._placed) > POOL_TOKENS:  # most of them were dropped
             self._placed = {number: shift for number, shift in self._placed.items() if (1, number) in self.pool}
-        self.pool.put([(1, number) for number in numbers], Below(keys, values, keys.new_zeros(keys.shape[:-1])))
 
     def placed(self, nodes: list[Node]) -> list[Node]:
         """The same nodes of level 1, which are in the pool, after placing their keys where they are now."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import mc.session.allocator
+import mc.session.layered_context
 from mc.layout.layout import check, from_levels, widths
 from mc.memory_model import MemoryModel
 from mc.nets.layered_read import read_behind
@@ -154,6 +155,18 @@ def test_every_slot_holds_its_entry(interval: int) -> None:
             assert_content(s, tokens[: s.length])
             widths_seen.add(len(s.context))
     assert len(widths_seen) > 5 and s.figures.edits > 50
+
+
+@torch.no_grad()
+def test_a_pool_that_is_much_smaller_than_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mc.session.layered_context, "POOL_TOKENS", 40)
+    s, tokens = layered_session(layered_memory(), session_config(interval=3)), some_tokens(900)
+    cache = MemoryKVCache(s.memory.model, [s])
+    for piece in tokens.split([500, *[1] * 100, 200, *[1] * 100]):
+        cache.append(piece[None])
+        if not s._noted:
+            assert_content(s, tokens[: s.length])
+    assert s.length == 900
 
 
 def replies(memory: MemoryModel, rows: list[int], backed: list[bool]) -> list:
