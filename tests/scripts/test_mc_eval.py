@@ -15,7 +15,7 @@ from scripts.mc_eval import main
 from tests.helpers.tiny_model import TEXT, save_base, tiny_model, tiny_tokenizer
 from tests.mc.test_loading import memory, save_memory
 
-TINY = ["--device-type", "cpu", "--mc-session-lod", "2", "--examples", "2", "--easy", "1"]
+TINY = ["--device-type", "cpu", "--mc-session-lod", "2", "--examples", "2", "--easy", "1", "--mc-infer-refocus-interval", "32"]
 
 
 @pytest.fixture
