@@ -6,7 +6,7 @@ Losses of each condition are kept in a file, so that a call continues the one be
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.mc_text_setting import Bench, rows_within_documents
 from mc.eval.paired_stats import Estimate, compare_rows
 from mc.eval.rolling import Choice, Rolling, RollingRows, plain_losses
-from mc.eval.suffix_cache import copies, fit_weights, mixed_nll
+from mc.eval.suffix_cache import Copies, copies, fit_weights, mixed_nll
 from mc.memory_model import MemoryModel
 from nanochat.common import ensure_dir, read_json, write_json
 from nanochat.data.sources import open_source
@@ -31,15 +31,16 @@ FITTED_ROWS = 64  # training rows that the weights of the suffix-match cache are
 Losses = dict[str, Tensor]  # fp32 [N], the mean over the second half of each row, by condition
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
-    """Rows to measure on, their documents, and where results are kept."""
+    """Rows to measure on, and training rows that the cache is fitted on."""
 
     bench: Bench
     memory: MemoryModel
     tag: str
     rows: Tensor  # int64 [N,T+1]
-    documents: Tensor  # int64 [N]
+    fitted: Tensor  # int64 [·,T+1]
+    weights: dict[int, Tensor] = field(default_factory=dict)  # of the cache, by window
 
     def losses(self, name: str, measure: Callable[[Tensor], Tensor], rows: Tensor | None = None) -> Tensor | None:
         """Mean loss of each row's second half, fp32 [N], by `measure` [b,T+1] → [b,·]; None if the time ran out."""
@@ -59,40 +60,47 @@ class Measured:
         model = self.memory.model
         return self.losses(f"W{window}" if window else "full", lambda rows: plain_losses(model, rows[:, :-1], rows[:, 1:], window)[0])
 
-    def read(self, setting: Rolling, choice: Choice) -> Tensor | None:
-        """Losses of the memory under one condition."""
+    def read(self, setting: Rolling, choice: Choice, cached: bool = False) -> Tensor | None:
+        """Losses of the memory under one condition, by itself or mixed with the suffix-match cache."""
 
         def measure(rows: Tensor) -> Tensor:
             tokens, targets = rows[:, :-1], rows[:, 1:]
             _, heads = plain_losses(self.memory.model, tokens, targets)
-            return RollingRows(self.memory, setting, choice, tokens, heads).losses(targets)
+            nll = RollingRows(self.memory, setting, choice, tokens, heads).losses(targets)
+            return self._mixed(rows, nll, 0) if cached else nll
 
-        name = f"W{setting.width}.R{setting.recent}.n{setting.interval}.{choice}"
-        return self.losses(name, measure, self.rows[:: max(1, len(self.rows) // OWN_ROWS)] if choice == "own" else None)
+        name = f"W{setting.width}.R{setting.recent}.n{setting.interval}.{choice}" + ".suffix" * cached
+        return self.losses(name, measure, self.rows[:: self.every] if choice == "own" else None)
 
-    def suffix(self, window: int, fitted: Tensor) -> Tensor | None:
-        """Losses of the suffix-match cache over the whole history with the model's window."""
+    @property
+    def every(self) -> int:
+        """One in so many rows is measured if the memory refocuses before every token."""
+        return max(1, len(self.rows) // OWN_ROWS)
 
-        def mixed(rows: Tensor, weights: Tensor) -> Tensor:
-            tokens, targets = rows[:, :-1], rows[:, 1:]
-            nll, _ = plain_losses(self.memory.model, tokens, targets, window)
-            return mixed_nll(nll, copies(tokens, targets), weights)
-
-        def weights() -> Tensor:
-            tokens, targets = fitted[:, :-1], fitted[:, 1:]
-            half = slice(tokens.shape[1] // 2, None)
-            nll = [plain_losses(self.memory.model, rows[:, :-1], rows[:, 1:], window)[0] for rows in fitted.split(8)]
-            cache = copies(tokens, targets)
-            return fit_weights(torch.cat(nll)[:, half], type(cache)(*(part[:, half] for part in cache)))
-
-        found: list[Tensor] = []
+    def suffix(self, window: int = 0) -> Tensor | None:
+        """Losses of the suffix-match cache over the whole history, mixed with the plain model with a window (0 = none)."""
 
         def measure(rows: Tensor) -> Tensor:
-            if not found:
-                found.append(weights())
-            return mixed(rows, found[0])
+            return self._mixed(rows, plain_losses(self.memory.model, rows[:, :-1], rows[:, 1:], window)[0], window)
 
-        return self.losses(f"W{window}.suffix", measure)
+        return self.losses(f"{f'W{window}' if window else 'full'}.suffix", measure)
+
+    def _mixed(self, rows: Tensor, nll: Tensor, window: int) -> Tensor:
+        """Losses of predictions with losses `nll` [b,·], those of the last tokens of `rows`, mixed with the cache's."""
+        cache = copies(rows[:, :-1], rows[:, 1:])
+        return mixed_nll(nll, Copies(*(part[:, -nll.shape[1] :] for part in cache)), self._weights(window))
+
+    def _weights(self, window: int) -> Tensor:
+        """Weights of the cache that suit the plain model with a window best on training rows."""
+        if window not in self.weights:
+            self.weights[window] = self._fitted_weights(window)
+        return self.weights[window]
+
+    def _fitted_weights(self, window: int) -> Tensor:
+        tokens, targets = self.fitted[:, :-1], self.fitted[:, 1:]
+        half = slice(tokens.shape[1] // 2, None)
+        nll = [plain_losses(self.memory.model, rows[:, :-1], rows[:, 1:], window)[0] for rows in self.fitted.split(ROWS)]
+        return fit_weights(torch.cat(nll)[:, half], Copies(*(part[:, half] for part in copies(tokens, targets))))
 
 
 def rolling_stage(bench: Bench, memory: MemoryModel, tokenizer: Tokenizer, tag: str) -> dict[str, Any] | None:
@@ -101,11 +109,11 @@ def rolling_stage(bench: Bench, memory: MemoryModel, tokenizer: Tokenizer, tag: 
     rows, documents = bench.held_out(tokenizer)
     shards = open_tokens(open_source(str(bench.corpus)), tokenizer, "train")
     fitted, _ = rows_within_documents(shards, config.max_seq_len, FITTED_ROWS)
-    measured = Measured(bench, memory, tag, rows, documents)
+    measured = Measured(bench, memory, tag, rows, fitted)
     tables: list[dict[str, Any]] = []
     for width, intervals, choices in ((config.budget, INTERVALS, CONTROLS), (config.budget // 2, INTERVALS[-1:], ("lens", "random"))):
         references = {"full": measured.plain(), "window": measured.plain(width), "near": measured.plain(config.recent)}
-        references["suffix"] = measured.suffix(width, fitted)
+        references |= {"window+suffix": measured.suffix(width), "full+suffix": measured.suffix()}
         for interval in intervals:
             setting = Rolling(width, min(config.recent, width // 4), interval)
             losses = dict(references)
@@ -113,9 +121,16 @@ def rolling_stage(bench: Bench, memory: MemoryModel, tokenizer: Tokenizer, tag: 
                 if any(part is None for part in losses.values()):
                     return None
                 losses[choice] = measured.read(setting, choice)
+            losses["lens+suffix"] = measured.read(setting, "lens", cached=True)
             if any(part is None for part in losses.values()):
                 return None
             tables.append(_table(setting, losses, documents))
+            if interval == min(INTERVALS) and width == config.budget:
+                if (own := measured.read(setting, "own")) is None:
+                    return None
+                few = {name: losses[name][:: measured.every] for name in ("full", "window", "lens")} | {"own": own}
+                compared = compare_rows(few, documents[:: measured.every])
+                tables[-1]["own"] = {name: compared.recovery(name).columns("recovery") for name in ("lens", "own")} | {"rows": len(own)}
             print_table(tables[-1])
     return {"rolling": tables, "figures": _figures(tables)}
 
@@ -129,13 +144,15 @@ def _table(setting: Rolling, losses: Losses, documents: Tensor) -> dict[str, Any
     }
     over_random = compared.difference("random", "lens")
     gain = compared.difference("window", "lens")
-    against_suffix = compared.difference("suffix", "lens")
+    against_suffix = compared.difference("window+suffix", "lens")
+    together = compared.difference("window+suffix", "lens+suffix")
     table = {
         **{"width": setting.width, "recent": setting.recent, "interval": setting.interval, "rows": compared.rows},
         **{"nll_full": compared.mean("full").value, "conditions": conditions},
         **over_random.columns("random_minus_lens"),
         **gain.columns("window_minus_lens"),
         **against_suffix.columns("suffix_minus_lens"),
+        **together.columns("suffix_minus_both"),
     }
     if "gists" in losses:
         share = compare_rows({"full": losses["full"], "window": losses["near"], "gists": losses["gists"]}, documents).recovery("gists")
@@ -161,11 +178,17 @@ def _figures(tables: list[dict[str, Any]]) -> dict[str, float | None]:
 
 def print_table(table: dict[str, Any]) -> None:
     """Prints the conditions of a setting."""
+
+    def shown(figures: dict[str, Any], key: str) -> str:
+        return str(Estimate(*(float("nan") if figures[name] is None else figures[name] for name in (key, f"{key}_error"))))
+
     about = f"{table['width']} entries, {table['recent']} recent tokens, a refocus every {table['interval']}, {table['rows']} rows"
     print(f"rolling: {about}, full context {table['nll_full']:.4f} nats")
     for name, figures in table["conditions"].items():
-        estimates = (Estimate(figures[key], figures[f"{key}_error"]) for key in ("delta_nll", "recovery"))
-        print("    {:<10} ΔNLL {}   recovery {}".format(name, *estimates))
-    for key in ("random_minus_lens", "window_minus_lens", "suffix_minus_lens", "gists_only_share"):
+        print(f"    {name:<14} ΔNLL {shown(figures, 'delta_nll')}   recovery {shown(figures, 'recovery')}")
+    if "own" in table:
+        lens, own = (shown(table["own"][name], "recovery") for name in ("lens", "own"))
+        print(f"    own queries, a refocus before every token, {table['own']['rows']} rows: recovery {own}; lens on these {lens}")
+    for key in ("random_minus_lens", "window_minus_lens", "suffix_minus_lens", "suffix_minus_both", "gists_only_share"):
         if key in table:
-            print(f"    {key.replace('_', ' ')} {Estimate(table[key], table[f'{key}_error'])}", flush=True)
+            print(f"    {key.replace('_', ' ')} {shown(table, key)}", flush=True)

@@ -19,6 +19,7 @@ from tests.helpers.tiny_model import tiny_model
 
 SHAPE = ("--vocab-size=400", "--depth=2", "--aspect-ratio=16", "--head-dim=16", "--max-seq-len=256", "--total-batch-size=1024")
 FROZEN = "--memory-flags=--mc-freeze-model --mc-gist-kl-weight=2 --mc-anneal=0 --gistnet-pooling=query"
+FIGURES = ("rolling_recovery_8", "rolling_recovery_32", "rolling_random_8", "gists_only_share", "window_minus_memory_nats")
 RUN = ("--train-tokens=4096", "--device-batch-size=2", "--eval-rows=8", "--horizons=16,32", "--train-flags=--compile=0 --device-type=cpu")
 
 
@@ -58,6 +59,17 @@ def test_all_stages_and_going_on(base: Path, tmp_path: Path, capsys: pytest.Capt
     more = bench(capsys, *memory, "--minutes=1e-9", *where)
     assert more["memories"] == first["memories"]  # nothing is trained or measured again
     assert not bench(capsys, *memory, "--slots=1,2", "--minutes=1e-9", *where)["finished"]
+
+    layered = ("--stage=memory", "--recent=32", "--memory-tokens=2048", "--label=second", "--memory-flags=--mc-freeze-model", *where)
+    rolled = bench(capsys, *layered)
+    assert rolled["finished"] and rolled["static_recovery_128"] is None  # which is not among the horizons
+    assert all(math.isfinite(rolled[name]) and f"{name}_error" in rolled for name in FIGURES)
+    tables = rolled["memories"][0]["rolling"]
+    assert [(table["width"], table["recent"], table["interval"]) for table in tables] == [(64, 16, 32), (64, 16, 8), (32, 8, 8)]
+    plain = {"window", "near", "window+suffix", "full+suffix", "lens+suffix"}
+    assert set(tables[0]["conditions"]) == plain | {"lens", "attention", "random", "recency", "gists", "blocks", "shuffled", "oracle"}
+    assert set(tables[2]["conditions"]) == plain | {"lens", "random"} and tables[1]["own"]["rows"] == 8
+    assert bench(capsys, *layered, "--minutes=1e-9") == rolled
     assert not (base / "mc_text").exists()
     with pytest.raises(UserError, match="has 400 tokens, not 500"):
         main([*SHAPE, *RUN, "--stage=corpus", "--vocab-size=500", *where])
