@@ -115,7 +115,7 @@ class LayeredScores:
             known = self._attention(queries)
         # What lies below some nodes takes the place of their gists in the softmax.
         below, shown = self._below(levels, begin // self._spans[levels.clip(min=1)], first, queries, known)
-        gone = self._at(known.seen, first[shown], self._S).sum((-1, -2)) if len(shown) else 0.0
+        gone = self._at(known.seen, first[shown], self._S).sum((-1, -2)) if len(shown) else torch.zeros_like(known.mass)
         share = 1 / (1 - gone + sum(seen.sum((-1, -2)) for _, seen in below))  # (L, H, Q)
         counts = torch.zeros(Q, len(levels), self._K, device=queries.device)
         rest = np.setdiff1d(np.flatnonzero(levels), shown)
