@@ -6,7 +6,7 @@ of the gists of all blocks before the last `recent` tokens, and of as many of th
 condition:
 
 - `gists`: none; `random`; `recency`: the newest;
-- `lens`: those that LensNet scores highest; `attention`: by the squared hits of the newest queries on raw keys, the untrained choice;
+- `lens`: those that LensNet scores highest; `attention`: by the hits of the newest queries on raw keys;
 - `own`: the same of the next token's own queries, with a refocus before each token; `oracle`: of the queries until the next refocus,
   both behind the full history, which no memory has;
 - `blocks`: as `lens`, without gists; `shuffled`: as `lens`, with the gists of another row.
@@ -103,7 +103,7 @@ class RollingRows:
         self._queries, self._keys, self._values = (torch.zeros_like(part) for part in full)
         self._generator = torch.Generator().manual_seed(seed)
         self._gists: list[LayeredEntries] = []  # of each block, rotated by its position
-        self._hits: Tensor | None = None  # [B,L,H,≤NEWEST,F,K], of the newest tokens
+        self._counts: Tensor | None = None  # hits of the newest tokens, summed over layers and heads, [B,≤NEWEST,F,K]
         self.read = 0  # tokens
 
     @torch.no_grad()
@@ -155,9 +155,11 @@ class RollingRows:
             return
         hits, _ = token_hits(self._queries[:, :, first : self.read], self._keys[:, :, : self.read], first)
         hits = hits[..., : blocks * K].unflatten(-1, (blocks, K))
-        if self._hits is not None:
-            hits = torch.cat([F.pad(self._hits, (0, 0, 0, blocks - self._hits.shape[-2])), hits], dim=3)
-        self._hits = hits[:, :, :, -NEWEST:]
+        # The untrained choice counts the best token of each block, and all heads alike.
+        counts = hits.amax(-1, keepdim=True).sum((1, 2)) if self.choice == "attention" else self.memory.lensnet.counts(hits)
+        if self._counts is not None:
+            counts = torch.cat([F.pad(self._counts, (0, 0, 0, blocks - self._counts.shape[-2])), counts], dim=1)
+        self._counts = counts[:, -NEWEST:]
 
     @property
     def far(self) -> int:
@@ -187,11 +189,11 @@ class RollingRows:
             end = self.read + count
             hits, _ = token_hits(queries[:, :, self.read : end], keys[:, :, :end], self.read)
             return hits[..., : far * K].unflatten(-1, (far, K)).amax(-1).sum((1, 2, 3))
-        hits = self._hits[..., :far, :]
+        counts = self._counts[..., :far, :]
         if self.choice == "attention":
-            return hits[:, :, :, -min(self.interval, NEWEST) :].amax(-1).sum((1, 2, 3))
+            return counts[:, -min(self.interval, NEWEST) :].sum((1, 3))
         distance = (self.read - place * K).expand(B, far)
-        return self.memory.lensnet(hits, torch.ones_like(distance), distance, self.interval)
+        return self.memory.lensnet.of_counts(counts, torch.ones_like(distance), distance, self.interval)
 
     def _working_context(self, chosen: Tensor | None) -> LayeredEntries:
         """Entries before the next token: gists of the far blocks, the tokens of the `chosen` ones, and the recent tokens."""
