@@ -26,6 +26,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 # Layered memories train LensNet for the refocus interval, so there it counts.
 FREE = {"mc_enabled", "mc_preset", "mc_tree", "mc_session_lod", "mc_auto_batch", "mc_target_tok_per_sec", "mc_infer_refocus_interval"}
 FREE |= {"mc_compile_variants", "mc_eval_tokens", "mc_log_timers", "mc_log_lod_ascii"}
+# Flags that layered gists and their LensNet have no use for.
+LAYER_0_ONLY = {"positional_type", "gistnet_layers", "gistnet_head", "lensnet_layers", "mc_lens_temperature", "mc_lens_adv_norm_beta"}
+LAYER_0_ONLY |= {"mc_lens_occurrence_weight", "mc_lens_attention_weight", "mc_lens_hard_negative_ratio", "mc_max_lens_pairs"}
 LENGTHS = 8  # different widths of variants in a run at most: each is compiled
 
 
@@ -142,6 +145,8 @@ class MCConfig:
         self.mc_joint = normalised_joint(self.mc_joint)
         if self.joint_mean and self.mc_gist_kl_weight not in (0.0, 1.0):
             raise ValueError(f"invalid mc_gist_kl_weight {self.mc_gist_kl_weight}: mc_joint mean does not use it; expected to leave it out")
+        if self.mc_enabled and self.gist.layered:
+            self._check_layered()
         if self.gist.layered and self.mc_gist_recon_weight:
             raise ValueError("invalid mc_gist_recon_weight: layered gists are keys and values, from which no token is decoded; expected 0")
         for name in ("mc_gist_kl_weight", "mc_gist_recon_weight", "mc_target_tok_per_sec", "mc_lr_mult"):
@@ -152,6 +157,15 @@ class MCConfig:
         check(self, lambda value: value >= 0, "must not be negative", "mc_train_wc_length", "mc_horizon", "allocator_recent_tokens")
         K = self.block_size
         check(self, lambda value: value % K == 0, f"must be a multiple of block_size {K}", "allocator_recent_tokens")
+
+    def _check_layered(self) -> None:
+        """Raises `ValueError` for a flag that has no effect on layered gists."""
+        defaults = {"positional_type": MCConfig.positional_type} | {
+            name: value for part in (GistConfig(), LensConfig(), LensLossConfig()) for name, value in flat_values(part).items()
+        }
+        for name, value in flat_values(self).items():
+            if name in LAYER_0_ONLY and value != defaults[name]:
+                raise ValueError(f"invalid {name} {value}: it has no effect with gistnet_type layered; leave it out or choose other gists")
 
     def identity(self) -> dict[str, Any]:
         """Flags that affect training, flat: a checkpoint that differs in one of them belongs to another run."""

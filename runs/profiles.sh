@@ -21,7 +21,7 @@ use_profile() { # RECIPE MACHINE
     esac
     VOCAB_SIZE=32768 DATASET=climbmix FIRST_SHARDS=8
     # Positions within the Working Context: sessions are longer than rows.
-    MC_FLAGS=(mc-preset full positional-type local)
+    MC_FLAGS=(mc-preset full)
     MID_FLAGS=(--log-every 20) SFT_FLAGS=(--log-every 20) CHAT_EVAL_FLAGS=() MC_EVAL_FLAGS=()
     RL_FLAGS=(--task gsm8k --log-every 10)
     case $1/$2 in
@@ -59,7 +59,7 @@ use_demo() {
         device-batch-size 8 total-batch-size 8192 num-iterations 260 lr-mult 5 wd-mult 0.2
         log-every 10 eval-every 130 eval-tokens 102400 sample-every 130 save-every 130)
     # Final width from the start: one shape to compile. Positions within the Working Context: sessions are longer than rows.
-    MC_FLAGS=(mc-preset fast mc-anneal 0 positional-type local mc-eval-tokens 51200)
+    MC_FLAGS=(mc-preset fast mc-anneal 0 mc-eval-tokens 51200)
     # The same conversations twice, at a lower learning rate first: 0.3 M and 1 M tokens.
     MID_FLAGS=(--mixture demo --num-iterations 30 --lr-mult 1.5 --log-every 10 --eval-every -1)
     SFT_FLAGS=(--mixture demo --num-iterations 110 --lr-mult 3.0 --log-every 10 --eval-every 55 --eval-tokens 51200)

@@ -226,7 +226,7 @@ def test_a_run_with_a_memory_differs_from_its_baseline_in_the_memory_alone(shell
     plain, memory = dry_run(shell, "run10.sh", "--gpu", "cpu"), dry_run(shell, "run10.sh", "--gpu", "cpu", *how)
     assert memory[:TRAIN] == plain[:TRAIN] and memory[-1] == plain[-1]
     train = plain[TRAIN].replace("--model-tag d4 ", "--model-tag d4-mc ").replace("--dataset local ", "--dataset local --mc ")
-    assert memory[TRAIN] == f"{train} --mc-preset fast --mc-anneal 0 --positional-type local --mc-eval-tokens 51200"
+    assert memory[TRAIN] == f"{train} --mc-preset fast --mc-anneal 0 --mc-eval-tokens 51200"
     assert memory[TRAIN + 1 : -1] == [line.replace("d4", "d4-mc") for line in plain[TRAIN + 1 : -1]]
 
 

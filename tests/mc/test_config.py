@@ -47,6 +47,7 @@ def test_presets_name_knobs_and_make_a_plan(name: str) -> None:
     RowPlan(config, T)
 
 
+CONTEXT = GistConfig(gistnet_type="context")
 REFUSED = {
     "mc_num_random_variants": 0,
     "mc_max_lod": 0,
@@ -69,7 +70,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_bad_value_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} is {REFUSED[name]!r}"):
-        MCConfig(**{name: REFUSED[name]})
+        MCConfig(gist=CONTEXT, **{name: REFUSED[name]})
 
 
 SESSION = {"mc_infer_refocus_interval": 0, "mc_session_lod": 0, "mc_tree": "tape"}
@@ -122,7 +123,7 @@ def test_widths_fall_from_four_fifths_of_a_row_to_the_wanted_one_in_few_steps() 
 
 
 def test_the_identity_holds_what_training_goes_by() -> None:
-    config = MCConfig(mc_enabled=True)
+    config = MCConfig(mc_enabled=True, gist=CONTEXT)
     now = config.identity()
     assert now == dataclasses.replace(config, mc_log_timers=False, mc_preset="fast").identity()
     assert now == dataclasses.replace(config, session=SessionConfig("disk", allocator=AllocatorConfig(allocator_iterations=3))).identity()
@@ -194,7 +195,10 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--mc", "--mc-train-wc-length=100"], ["mc_train_wc_length 100", "allocator_recent_tokens 128"]),
         (["--mc", "--max-seq-len=32", "--eval-tokens=64"], ["block_size 32", "32 tokens"]),
         (["--mc", "--mc-eval-tokens=100"], ["mc_eval_tokens is 100", "max_seq_len 2048"]),
-        (["--mc", "--gistnet-pooling=cls", "--mc-preset=fast"], ["gistnet_pooling cls", "context"]),
+        (["--mc", "--lensnet-layers=4"], ["lensnet_layers 4", "no effect with gistnet_type layered"]),
+        (["--mc", "--positional-type=local"], ["positional_type local", "no effect with gistnet_type layered"]),
+        (["--mc", "--mc-lens-attention-weight=2"], ["mc_lens_attention_weight 2.0", "no effect with gistnet_type layered"]),
+        (["--mc", "--gistnet-pooling=cls", "--mc-preset=fast"], ["gistnet_pooling cls", "layered"]),
     ],
 )
 def test_a_wrong_knob_is_one_line_with_its_name(argv: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
