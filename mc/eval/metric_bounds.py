@@ -18,19 +18,19 @@ MEMORY_BOUNDS = (
         "mc/delta_nll@*",
         Band(high=0.10, alert_high=0.15, window=3, least=2),
         "loss of the H tokens after LensNet's layout above that with the full history, in nats",
-        "mc/lod_delta/1 (gists drift) and mc/preference_corr_mean (LensNet), or a tokenizer other than the checkpoint's",
+        "mc/gist_kl (gists) and mc/lens_explained (LensNet), or a tokenizer other than the checkpoint's",
     ),
     MetricBound(
         "mc/swap_rate",
         Steady(Band(0.05, 0.20, alert_high=0.25)),
         "share of the Working Context's blocks that a refocus edits",
-        "--allocator-expand-threshold and --allocator-max-replacements; train LensNet longer",
+        "--mc-infer-refocus-interval (with layer-0 gists the allocator's thresholds too); train LensNet longer",
     ),
     MetricBound(
         "mc/residency",
         Band(0.90, 1.0, alert_low=0.80),
         "share of a Working Context's entries in use",
-        "the allocator's collapse threshold and LensNet's scores: too much is collapsed",
+        "--allocator-soft-max-length: room for less than a block stays free",
     ),
     MetricBound(
         "mc/token_loss",
