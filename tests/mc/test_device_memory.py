@@ -29,7 +29,12 @@ MEMORIES = {
     "layered": MCConfig(mc_enabled=True, block_size=8, gist=GistConfig("layered")),
     "layered, weight": MCConfig(mc_enabled=True, block_size=8, mc_joint="0.1", gist=GistConfig("layered")),
     "fast": MCConfig(mc_enabled=True, block_size=8, mc_num_random_variants=1, mc_anneal=False, gist=GistConfig(gistnet_type="context")),
-    "query": MCConfig(mc_enabled=True, block_size=8, gist=GistConfig(gistnet_type="transformer", gistnet_pooling="query", gist_slots=2), mc_gist_recon_weight=0.1),
+    "query": MCConfig(
+        mc_enabled=True,
+        block_size=8,
+        gist=GistConfig(gistnet_type="transformer", gistnet_pooling="query", gist_slots=2),
+        mc_gist_recon_weight=0.1,
+    ),
     "without a lens": MCConfig(mc_enabled=True, block_size=8, lens_loss=LensLossConfig(mc_lens_loss_weight=0.0)),
 }
 
