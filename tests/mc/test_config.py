@@ -122,7 +122,7 @@ def test_widths_fall_from_four_fifths_of_a_row_to_the_wanted_one_in_few_steps() 
 
 
 def test_the_identity_holds_what_training_goes_by() -> None:
-    config = MCConfig(mc_enabled=True)
+    config = MCConfig(mc_enabled=True, gist=GistConfig(gistnet_type="transformer"))
     now = config.identity()
     assert now == dataclasses.replace(config, mc_log_timers=False, mc_preset="fast").identity()
     assert now == dataclasses.replace(config, session=SessionConfig("disk", allocator=AllocatorConfig(allocator_iterations=3))).identity()
@@ -136,7 +136,8 @@ def test_the_identity_holds_what_training_goes_by() -> None:
     assert flat_values(config).keys() >= FREE and not FREE & now.keys()
     often = SessionConfig(mc_infer_refocus_interval=4)
     assert now == dataclasses.replace(config, session=often).identity()
-    layered = dataclasses.replace(config, gist=GistConfig("layered"))
+    layered = MCConfig(mc_enabled=True)
+    assert FREE & layered.identity().keys() == {"mc_infer_refocus_interval"}
     assert layered.identity() != dataclasses.replace(layered, session=often).identity(), "its LensNet learns for the interval"
 
 
@@ -194,7 +195,8 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--mc", "--mc-train-wc-length=100"], ["mc_train_wc_length 100", "allocator_recent_tokens 128"]),
         (["--mc", "--max-seq-len=32", "--eval-tokens=64"], ["block_size 32", "32 tokens"]),
         (["--mc", "--mc-eval-tokens=100"], ["mc_eval_tokens is 100", "max_seq_len 2048"]),
-        (["--mc", "--gistnet-pooling=cls", "--mc-preset=fast"], ["gistnet_pooling cls", "context"]),
+        (["--mc", "--gistnet-pooling=cls"], ["gistnet_pooling cls", "layered"]),
+        (["--mc", "--gistnet-pooling=cls", "--gistnet-type=context"], ["gistnet_pooling cls", "context"]),
     ],
 )
 def test_a_wrong_knob_is_one_line_with_its_name(argv: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:

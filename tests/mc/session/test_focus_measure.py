@@ -15,7 +15,6 @@ from mc.session.tree import RamTree
 from mc.train.controller import MCController
 from nanochat.model.gpt import GPT, GPTConfig
 
-
 STEPS = 20  # refocuses
 
 
