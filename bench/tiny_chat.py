@@ -107,6 +107,7 @@ def wandering_memory(model: GPT) -> MCController:
     controller.init_weights(generator)
     for parameter in controller.focus.lensnet.parameters():
         parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+    controller.lensnet.c_score.weight.mul_(5)  # so that scores differ by more than an edit takes
     return controller
 
 

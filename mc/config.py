@@ -147,10 +147,10 @@ class MCConfig:
             raise ValueError(f"invalid mc_gist_kl_weight {self.mc_gist_kl_weight}: mc_joint mean does not use it; expected to leave it out")
         if self.mc_enabled and self.gist.layered:
             self._check_layered()
-        if self.gist.layered and self.mc_gist_recon_weight:
-            raise ValueError("invalid mc_gist_recon_weight: layered gists are keys and values, from which no token is decoded; expected 0")
         for name in ("mc_gist_kl_weight", "mc_gist_recon_weight", "mc_target_tok_per_sec", "mc_lr_mult"):
             check(self, lambda value: 0 <= value < math.inf, "must be a number from 0", name)
+        if self.gist.layered and self.mc_gist_recon_weight:
+            raise ValueError("invalid mc_gist_recon_weight: layered gists are keys and values, from which no token is decoded; expected 0")
         for name in ("num_random_variants", "rows_every", "max_lod", "lens_every", "lens_contexts", "lens_decisions", "eval_tokens"):
             check(self, lambda value: value >= 1, "must be at least 1", f"mc_{name}")
         check(self, lambda value: 0 <= value <= 1, "must lie in 0 … 1", "mc_training_lod2_probability")

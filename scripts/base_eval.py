@@ -13,6 +13,7 @@ from torch import Tensor
 from mc.eval.conditions import Condition
 from mc.eval.paired_stats import compare_rows
 from mc.eval.report import delta_nll_criteria
+from mc.eval.rolling import measure_rolling, rolling_setting
 from mc.eval.row_eval import measure, picture, training_probes
 from mc.loading import build_memory, has_memory
 from mc.memory_model import MemoryModel
@@ -160,10 +161,11 @@ def _memory(memory: MemoryModel, batches: Batches, runtime: Runtime) -> dict[str
         for condition in MEMORY_CONDITIONS
     ]
     runtime.say(markdown.table([markdown.label(name) for name in rows[0]], [list(row.values()) for row in rows], right=(0, 1, 3, 4, 5, 6)))
+    rolling = _rolling(memory, batches, runtime)
     criteria = delta_nll_criteria({row["horizon"]: row["delta_nll"] for row in rows if row["layout"] == "lens"})
     layouts = [{"title": "A validation row, laid out in each way", "text": picture(memory, batches("val"))}]
     counts = {f"memory_rows@{probe.horizon}": comparison.rows for probe, comparison in compared}
-    values = {"memory": rows, **counts, "memory_rows": counts[f"memory_rows@{probes[-1].horizon}"]}
+    values = {"memory": rows, **rolling, **counts, "memory_rows": counts[f"memory_rows@{probes[-1].horizon}"]}
     values |= {"targets": [criterion.row() for criterion in criteria], "layouts": layouts}
     if runtime.rank > 0:
         return values
@@ -172,6 +174,26 @@ def _memory(memory: MemoryModel, batches: Batches, runtime: Runtime) -> dict[str
         return values
     layouts.append({"title": "The Working Context of a session that has read validation rows", "text": measured.picture})
     return values | {"focus": measured.figures}
+
+
+def _rolling(memory: MemoryModel, batches: Batches, runtime: Runtime) -> dict[str, Any]:
+    """ΔNLL and recovery over the second half of the validation rows, with a refocus as often as in a session."""
+    setting = rolling_setting(memory)
+    if setting is None:
+        return {}
+    compared = compare_rows(measure_rolling(memory, batches("val"), setting))
+    rows = [
+        {
+            "interval": setting.interval,
+            "entries": setting.width,
+            "layout": condition,
+            **compared.delta_nll(condition).columns("delta_nll"),
+            **compared.recovery(condition).columns("recovery"),
+        }
+        for condition in MEMORY_CONDITIONS
+    ]
+    runtime.say(markdown.table([markdown.label(name) for name in rows[0]], [list(row.values()) for row in rows], right=(0, 1, 3, 4, 5, 6)))
+    return {"rolling": rows}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ Shapes: `B` rows, `T` tokens, `L` layers, `G` key heads, `H` query heads, `E` he
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -77,6 +78,35 @@ class Rolling:
             raise ValueError(
                 f"width {self.width} must hold recent {self.recent} tokens and those of an interval of {self.interval}, each at least 1"
             )
+
+
+def rolling_setting(memory: MemoryModel) -> Rolling | None:
+    """The setting at which a memory is measured: entries and recent tokens as at the end of training, the interval of its sessions.
+
+    None if rows are too short for it, or its gists are not layered.
+    """
+    plan, interval = memory.plan, memory.config.session.mc_infer_refocus_interval
+    width = plan.final_width - plan.horizon
+    if not memory.layered or plan.recent + interval > width or 2 * width > plan.length:
+        return None
+    return Rolling(width, plan.recent, interval)
+
+
+def measure_rolling(
+    memory: MemoryModel, batches: Iterable[tuple[Tensor, Tensor]], setting: Rolling, choices: Sequence[Choice] = ("random", "lens")
+) -> dict[str, Tensor]:
+    """Mean losses of the second half of this process's rows, fp32 [N], by condition: `full`, `window` and `choices`."""
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("full", "window", *choices)}
+    for tokens, targets in batches:
+        tokens, targets = tokens.to(memory.device), targets.to(memory.device)
+        half = slice(tokens.shape[1] // 2, None)
+        full, heads = plain_losses(memory.model, tokens, targets)
+        window, _ = plain_losses(memory.model, tokens, targets, setting.width)
+        losses = {"full": full[:, half], "window": window[:, half]}
+        losses |= {choice: RollingRows(memory, setting, choice, tokens, heads).losses(targets) for choice in choices}
+        for name, values in losses.items():
+            parts[name].append(values.mean(1))
+    return {name: torch.cat(values) for name, values in parts.items()}
 
 
 @torch.no_grad()

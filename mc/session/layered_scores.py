@@ -52,6 +52,7 @@ class LayeredScores:
         self._queries = torch.zeros(config.depth, config.heads, 0, config.head_dim, device=memory.device)
         self._counts = torch.zeros(0, 0, self._K, device=memory.device)  # LensNet's, of these queries, [Q,U,K]
         self._of = np.zeros(0, dtype=np.int64)  # the node of each column: see `_names`
+        self._changes = -1  # those that the slots had seen then
 
     def add(self, queries: Tensor) -> None:
         """Adds the queries [L,H,n,E] of the newest tokens."""
@@ -93,6 +94,8 @@ class LayeredScores:
     def _remembered(self, first: np.ndarray, levels: np.ndarray, begin: np.ndarray) -> Tensor:
         """Counts [Q,U,K] of the newest queries for the nodes that begin with the entries `first`; those of earlier calls are remembered."""
         names = _names(levels, begin // self._spans[levels.clip(min=1)])
+        if not self._new and self._changes == self._context.changes and np.array_equal(names, self._of):
+            return self._counts
         new = torch.cat(self._new, dim=2).float()[:, :, -NEWEST:] if self._new else None
         seen = self._seen if len(self._new) == 1 else None
         self._new, self._seen = [], None
@@ -105,7 +108,7 @@ class LayeredScores:
             known = torch.from_numpy((self._of[at] == names).astype(np.float32)).to(counts.device)[:, None]
             old = self._counts[len(self._counts) - room :].index_select(1, torch.from_numpy(at).to(counts.device)) * known
             counts = torch.cat([old, counts])
-        self._counts, self._of = counts, names
+        self._counts, self._of, self._changes = counts, names, self._context.changes
         return counts
 
     def _found(self, first: np.ndarray, levels: np.ndarray, begin: np.ndarray, queries: Tensor, known: Seen | None) -> Tensor:

@@ -37,7 +37,7 @@ def randomise(module: nn.Module, seed: int) -> None:
 
 def tiny_gistnet(seed: int = 0, dtype: torch.dtype = torch.float32, **config) -> GistNet:
     """For models of width `WIDTH`."""
-    net = GistNet(GistConfig(**config), WIDTH, dtype)
+    net = GistNet(GistConfig(**({"gistnet_type": "transformer"} | config)), WIDTH, dtype)
     randomise(net, seed)
     return net
 

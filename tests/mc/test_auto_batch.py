@@ -20,6 +20,7 @@ from mc.auto_batch import (
     rehearse,
 )
 from mc.config import MCConfig, RowPlan
+from mc.nets.gistnet import GistConfig
 from mc.train.controller import MCController
 from mc.train.variant_sampler import Request
 from nanochat.common import UserError
@@ -57,17 +58,18 @@ def test_a_step_that_cannot_be_is_refused(budget: int, multiplier: float, name: 
 
 
 def test_the_multiplier_counts_what_the_widest_step_forwards() -> None:
+    """Of layered gists that is the tail: see `test_a_variant_of_layered_gists_costs_its_tail`."""
+    whole = GistConfig(gistnet_type="transformer")
     for settings in ({}, {"mc_num_random_variants": 1}, {"mc_train_wc_length": 90}):
-        mc = controller(mc_joint="mean", **settings)
+        mc = controller(mc_joint="mean", gist=whole, **settings)
         N = max(2, mc.config.mc_num_random_variants)
         drawn = max(mc.sampler.sample(Request(draw, N, 1, mc.plan.width(0.0))).index.numel() for draw in range(20))
         assert compute_variant_multiplier(mc.plan) == pytest.approx(1 + drawn / T, abs=N * 8 / T)  # to the nearest block
     # One block: two layouts at most.
-    few = RowPlan(
-        MCConfig(block_size=32, mc_joint="mean", mc_num_random_variants=50, mc_train_wc_length=92), T
-    )  # one block: two layouts at most
+    few = RowPlan(MCConfig(block_size=32, mc_joint="mean", gist=whole, mc_num_random_variants=50, mc_train_wc_length=92), T)
     assert compute_variant_multiplier(few) <= 3
-    assert estimate_mc_device_batch(8, 24, RowPlan(MCConfig(block_size=8, mc_joint="mean", mc_num_random_variants=1), T)) == (3, 8)
+    pair = RowPlan(MCConfig(block_size=8, mc_joint="mean", gist=whole, mc_num_random_variants=1), T)
+    assert estimate_mc_device_batch(8, 24, pair) == (3, 8)
 
 
 @given(st.integers(1, 300), st.integers(0, 300), st.data())
@@ -88,8 +90,9 @@ def state(objective: MCController) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in objective.state_dict().items()}
 
 
-def test_a_rehearsal_leaves_everything_as_it_was() -> None:
-    mc = controller(mc_gist_recon_weight=0.1)
+@pytest.mark.parametrize("settings", [{}, {"gist": GistConfig(gistnet_type="transformer"), "mc_gist_recon_weight": 0.1}])
+def test_a_rehearsal_leaves_everything_as_it_was(settings: dict) -> None:
+    mc = controller(**settings)
     mc(*torch.randint(61, (2, 2, T)), 0.0)  # buffers and the draw are no longer at their start
     before, random = state(mc), torch.get_rng_state()
     rehearse(mc, 3, T)
@@ -116,7 +119,7 @@ def test_a_rehearsal_runs_the_backward_at_the_widest_step() -> None:
 def test_an_error_in_a_rehearsal_is_not_hidden_and_leaves_no_trace() -> None:
     mc = controller()
     before = state(mc)
-    hook = mc.gistnet.c_out.weight.register_hook(lambda gradient: 1 / 0)
+    hook = mc.gistnet.correction.register_hook(lambda gradient: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         rehearse(mc, 2, T)
     hook.remove()
@@ -138,7 +141,7 @@ def test_on_a_gpu_the_probe_finds_what_fits() -> None:
         assert all(torch.equal(before[name], tensor) for name, tensor in state(mc).items())
         torch.cuda.set_per_process_memory_fraction(1e-9)
         torch.cuda.empty_cache()
-        with pytest.raises(UserError, match="does not hold one row"):
+        with pytest.raises(UserError, match="out of GPU memory with one row"):
             probe_micro_batch(mc, 4096, 4096, T)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

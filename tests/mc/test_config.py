@@ -137,7 +137,8 @@ def test_the_identity_holds_what_training_goes_by() -> None:
     assert flat_values(config).keys() >= FREE and not FREE & now.keys()
     often = SessionConfig(mc_infer_refocus_interval=4)
     assert now == dataclasses.replace(config, session=often).identity()
-    layered = dataclasses.replace(config, gist=GistConfig("layered"))
+    layered = MCConfig(mc_enabled=True)
+    assert FREE & layered.identity().keys() == {"mc_infer_refocus_interval"}
     assert layered.identity() != dataclasses.replace(layered, session=often).identity(), "its LensNet learns for the interval"
 
 
@@ -198,7 +199,8 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--mc", "--lensnet-layers=4"], ["lensnet_layers 4", "no effect with gistnet_type layered"]),
         (["--mc", "--positional-type=local"], ["positional_type local", "no effect with gistnet_type layered"]),
         (["--mc", "--mc-lens-attention-weight=2"], ["mc_lens_attention_weight 2.0", "no effect with gistnet_type layered"]),
-        (["--mc", "--gistnet-pooling=cls", "--mc-preset=fast"], ["gistnet_pooling cls", "layered"]),
+        (["--mc", "--gistnet-pooling=cls"], ["gistnet_pooling cls", "layered"]),
+        (["--mc", "--gistnet-pooling=cls", "--gistnet-type=context"], ["gistnet_pooling cls", "context"]),
     ],
 )
 def test_a_wrong_knob_is_one_line_with_its_name(argv: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:

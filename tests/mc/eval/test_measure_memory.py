@@ -12,6 +12,7 @@ from mc.auto_batch import choose_micro_batch
 from mc.config import MCConfig, SessionConfig
 from mc.eval.paired_stats import Estimate, PairedComparison
 from mc.eval.row_eval import evaluate_memory, picture
+from mc.nets.gistnet import GistConfig
 from mc.train.controller import new_controller
 from nanochat.runtime.device import Precision, Runtime
 from tests.helpers.tiny_model import tiny_model
@@ -29,13 +30,18 @@ def rows(count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def test_the_micro_batch_divides_the_step_and_is_said() -> None:
+@pytest.mark.parametrize(
+    ("kind", "size", "batches"),
+    [("layered", 6, 4), ("transformer", 3, 8)],  # divisors of 24 up to 8 rows / (1 + 2 × 16 / 128), 8 rows / (1 + 2 × 0.8)
+)
+def test_the_micro_batch_divides_the_step_and_is_said(kind: str, size: int, batches: int) -> None:
     said: list[str] = []
-    memory = controller(mc_joint="mean", mc_num_random_variants=2, session=SessionConfig(mc_tree="disk"))
+    gist = GistConfig(gistnet_type=kind)
+    memory = controller(mc_joint="mean", mc_num_random_variants=2, gist=gist, session=SessionConfig(mc_tree="disk"))
     elsewhere = dataclasses.replace(RUNTIME, device=torch.device("mps"))
-    assert choose_micro_batch(memory, 8, 24 * T, elsewhere, said.append) == 3  # 8 rows / (1 + 2 × 0.8), a divisor of 24
-    assert memory.micro_batches == 8
-    assert said[0] == "memory: 8 micro-batches of 3 rows in a step; 3 of 8 without a memory"
+    assert choose_micro_batch(memory, 8, 24 * T, elsewhere, said.append) == size
+    assert memory.micro_batches == batches
+    assert said[0] == f"memory: {batches} micro-batches of {size} rows in a step; 3 of 8 without a memory"
     assert "training rows live in RAM" in said[1]
     assert choose_micro_batch(controller(), 8, 24 * T, elsewhere, said.append) == 8, "sums of others would round differently"
     assert choose_micro_batch(controller(mc_joint="mean", mc_auto_batch=False), 8, 24 * T, elsewhere, said.append) == 8

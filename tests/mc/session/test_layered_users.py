@@ -101,3 +101,11 @@ def test_the_focus_goes_where_the_newest_tokens_look() -> None:
     gists = s.scores()[s.context.tiling.lod == 1]
     change = gists - blocks  # of the rest of the softmax
     assert change.std() < 0.25 * blocks.std()
+
+
+def test_who_asks_for_scores_again_gets_the_same() -> None:
+    """Though older queries were compared with a Working Context that has changed since."""
+    s = layered_session(layered_memory(trained=True), session_config(60))
+    for piece in some_tokens(240).split(5):
+        s.append(piece)
+    assert s.context.changes > 20 and np.array_equal(s.scores(), s.scores())
