@@ -21,7 +21,7 @@ _EVALUATIONS = ("base_evaluation", *_CHATS, "long_context")
 _BASE_ROWS = {"val_bpb": "bits per byte, validation", "train_bpb": "bits per byte, training text", "core_metric": "CORE"}
 # Keys of sections that are not tables, and keys of evaluations that the page shows elsewhere.
 _BLOCKS = {"samples", "layouts", "charts", "metrics_file", "baseline_metrics_file"}
-_MEASURED = {"memory", "tasks", "targets", "focus"}
+_MEASURED = {"memory", "rolling", "tasks", "targets", "focus"}
 _INTERVAL = ("accuracy", "low", "high")
 _LAYOUTS = {"window": "last tokens alone", "random": "random", "lens": "LensNet"}
 _AT_HORIZON = re.compile(r"mc/(.+)@(\d+)")
@@ -53,7 +53,7 @@ def add_memory(page: Page, collected: Collected) -> None:
     page.add("## Memory")
     base, chat, long = (run.values(section) for section in ("base_evaluation", "chat_evaluation", "long_context"))
     for title, values in (("base model", base), ("chat model", chat)):
-        if rows := list(_memory_rows(values.get("memory"))):
+        if rows := [*_memory_rows(values.get("memory")), *_memory_rows(values.get("rolling"))]:
             table = markdown.table(("horizon", "layout", "ΔNLL (nats)", "recovery"), rows, right=(0, 2, 3))
             page.add(f"### Worth of the memory, {title}", table)
             if any(row[3] == "–" for row in rows):
@@ -202,12 +202,12 @@ def _memory_values(records: Records) -> dict[str, Any]:
 
 
 def _memory_rows(values: Any) -> Iterator[tuple[Any, str, str, str]]:
-    """Horizon, layout, ΔNLL and recovery, from the rows of base_eval or from the metrics that chat_eval reports."""
+    """Horizon or interval, layout, ΔNLL and recovery, from rows of base_eval or from the metrics that chat_eval reports."""
     if isinstance(values, list):
         for row in values:
             layout = _LAYOUTS.get(row.get("layout"), row.get("layout"))
             worth = plus_minus(row.get("delta_nll"), row.get("delta_nll_error")), recovery(row.get("recovery"), row.get("recovery_error"))
-            yield row.get("horizon"), layout, *worth
+            yield row.get("horizon") or f"rolling, every {row.get('interval')}", layout, *worth
     elif isinstance(values, dict):
         for horizon in sorted({int(name.rpartition("@")[2]) for name in values if "@" in name}):
             for layout, shown in _LAYOUTS.items():

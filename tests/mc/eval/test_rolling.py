@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mc.config import MCConfig
-from mc.eval.rolling import CHOICES, Choice, Rolling, RollingRows, plain_losses
+from mc.eval.rolling import CHOICES, Choice, Rolling, RollingRows, measure_rolling, plain_losses, rolling_setting
 from mc.memory_model import MemoryModel
 from mc.nets.gistnet import GistConfig
 from nanochat.model.gpt import GPT, GPTConfig
@@ -86,3 +86,24 @@ def test_the_budget_holds(choice: Choice, monkeypatch: pytest.MonkeyPatch) -> No
 def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="width 16 must hold"):
         Rolling(16, 16, 8)
+
+
+def test_a_memory_is_measured_at_its_own_budget_and_interval() -> None:
+    memory, rows = new_memory(), some_rows()
+    setting = rolling_setting(memory)
+    assert setting == Rolling(memory.plan.final_width - 16, 2 * K, memory.config.session.mc_infer_refocus_interval)
+    batches = [(part[:, :-1], part[:, 1:]) for part in rows.split(2)]
+    losses = measure_rolling(memory, batches, setting)
+    assert list(losses) == ["full", "window", "random", "lens"] and {len(values) for values in losses.values()} == {B}
+    torch.testing.assert_close(losses["lens"][:2], read(memory, rows[:2], "lens", setting).mean(1))
+    plain, _ = plain_losses(memory.model, rows[:, :-1], rows[:, 1:], setting.width)
+    torch.testing.assert_close(losses["window"], plain[:, T // 2 :].mean(1))
+
+
+def test_other_memories_have_no_rolling_figures() -> None:
+    memory = new_memory()
+    assert (
+        rolling_setting(MemoryModel(memory.model, MCConfig(gist=GistConfig(gistnet_type="mean"), block_size=K, mc_horizon=16), T)) is None
+    )
+    wide = MCConfig(block_size=K, mc_horizon=16, mc_train_wc_length=T - 8)
+    assert rolling_setting(MemoryModel(memory.model, wide, T)) is None, "half a row fits"
