@@ -15,11 +15,12 @@ from nanochat.model.gpt import GPT, GPTConfig
 B, T, K, V = 3, 192, 8, 60
 
 
-def new_memory(slots: int = 1) -> MemoryModel:
+def new_memory(slots: int = 1, width: int = 0) -> MemoryModel:
     """A small model with random weights everywhere, and gists that are not their initial means."""
     generator = torch.Generator().manual_seed(0)
     model = GPT(GPTConfig(depth=3, aspect_ratio=16, head_dim=16, max_seq_len=T, window_pattern="L", vocab_size=V)).init_weights(generator)
-    config = MCConfig(block_size=K, gist=GistConfig(gistnet_type="layered", gist_slots=slots), mc_horizon=16, allocator_recent_tokens=2 * K)
+    gist = GistConfig(gistnet_type="layered", gist_slots=slots)
+    config = MCConfig(block_size=K, gist=gist, mc_horizon=16, allocator_recent_tokens=2 * K, mc_train_wc_length=width)
     memory = MemoryModel(model, config, T).init_weights(generator)
     for parameter in memory.parameters():
         torch.nn.init.normal_(parameter, std=0.15, generator=generator)
@@ -89,9 +90,9 @@ def test_invalid_settings_are_refused() -> None:
 
 
 def test_a_memory_is_measured_at_its_own_budget_and_interval() -> None:
-    memory, rows = new_memory(), some_rows()
+    memory, rows = new_memory(width=80), some_rows()
     setting = rolling_setting(memory)
-    assert setting == Rolling(memory.plan.final_width - 16, 2 * K, memory.config.session.mc_infer_refocus_interval)
+    assert setting == Rolling(64, 2 * K, 8)
     batches = [(part[:, :-1], part[:, 1:]) for part in rows.split(2)]
     losses = measure_rolling(memory, batches, setting)
     assert list(losses) == ["full", "window", "random", "lens"] and {len(values) for values in losses.values()} == {B}
@@ -101,9 +102,7 @@ def test_a_memory_is_measured_at_its_own_budget_and_interval() -> None:
 
 
 def test_other_memories_have_no_rolling_figures() -> None:
-    memory = new_memory()
-    assert (
-        rolling_setting(MemoryModel(memory.model, MCConfig(gist=GistConfig(gistnet_type="mean"), block_size=K, mc_horizon=16), T)) is None
-    )
-    wide = MCConfig(block_size=K, mc_horizon=16, mc_train_wc_length=T - 8)
-    assert rolling_setting(MemoryModel(memory.model, wide, T)) is None, "half a row fits"
+    means = MCConfig(gist=GistConfig(gistnet_type="mean"), block_size=K, mc_horizon=16)
+    assert rolling_setting(MemoryModel(new_memory().model, means, T)) is None
+    assert rolling_setting(new_memory(width=32)) is None, "recent tokens and an interval do not fit"
+    assert rolling_setting(new_memory(width=T // 2 + 24)) is None, "the second half would not need a memory"
