@@ -19,7 +19,7 @@ LAYERED = ("--mc", "--block-size=8", "--gistnet-type=layered", "--mc-lens-decisi
 KINDS = {
     "layered": LAYERED,
     "context": ("--mc", "--block-size=8", "--gistnet-type=context", "--mc-gist-recon-weight=0.1", "--mc-num-random-variants=2"),
-    "transformer": ("--mc", "--block-size=8", "--mc-priority-sampling", "--mc-rows-every=1"),
+    "transformer": ("--mc", "--block-size=8", "--gistnet-type=transformer", "--mc-priority-sampling", "--mc-rows-every=1"),
 }
 
 

@@ -38,9 +38,11 @@ FLAGS = (
     "--eval-every=25",
     "--eval-tokens=1024",
 )
-# What holds state is on: draws, and running figures of advantages.
+# Gists of layer 0, whose objective holds most state: draws, and running figures of advantages. For layered ones see
+# `test_base_train_joint`.
 MEMORY = (
     "--mc",
+    "--gistnet-type=transformer",
     "--device-batch-size=1",
     "--block-size=8",
     "--mc-num-random-variants=2",
@@ -181,6 +183,7 @@ def test_the_report_shows_both(both: tuple[Home, Home], tmp_path: Path, monkeypa
 # --- errors ---
 
 
+LAYERED = tuple(flag for flag in MEMORY if not flag.startswith(("--gistnet-type", "--mc-gist-recon")))
 PLACES = [
     "mc.nets.gistnet:GistNet.forward",
     "mc.nets.lensnet:LensNet.forward",
@@ -190,12 +193,18 @@ PLACES = [
     "mc.train.lens_objective:preference_loss",
     "scripts.shared.evaluations:evaluate_memory",
 ]
+LAYERED_PLACES = [
+    "mc.nets.layered_gists:LayeredGistNet.of_tokens",
+    "mc.nets.layered_lens:LayeredLensNet.forward",
+    "mc.memory_model:build_layered",
+    "mc.memory_model:gather",
+]
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_an_error_in_the_memory_stops_the_run(home: Home, place: str) -> None:
+@pytest.mark.parametrize(("place", "flags"), [*((p, MEMORY) for p in PLACES), *((p, LAYERED) for p in LAYERED_PLACES)])
+def test_an_error_in_the_memory_stops_the_run(home: Home, place: str, flags: tuple[str, ...]) -> None:
     calls = "0" if place.endswith("evaluate_memory") else "20"
-    argv = [*SHAPE, *QUIET, f"--dataset={home.corpus}", *FLAGS, *MEMORY, "--num-iterations=30", "--save-every=-1"]
+    argv = [*SHAPE, *QUIET, f"--dataset={home.corpus}", *FLAGS, *flags, "--num-iterations=30", "--save-every=-1"]
     surroundings = {"NANOCHAT_BASE_DIR": str(home.base), "NANOCHAT_DTYPE": "fp32"}
     process = home.warm.start("tests.helpers.broken_memory", [place, calls, *argv], surroundings)
     assert process.wait() == 1
