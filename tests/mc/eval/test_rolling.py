@@ -104,5 +104,5 @@ def test_a_memory_is_measured_at_its_own_budget_and_interval() -> None:
 def test_other_memories_have_no_rolling_figures() -> None:
     means = MCConfig(gist=GistConfig(gistnet_type="mean"), block_size=K, mc_horizon=16)
     assert rolling_setting(MemoryModel(new_memory().model, means, T)) is None
-    assert rolling_setting(new_memory(width=32)) is None, "recent tokens and an interval do not fit"
+    assert rolling_setting(new_memory(width=38)) is None, "recent tokens and an interval do not fit"
     assert rolling_setting(new_memory(width=T // 2 + 24)) is None, "the second half would not need a memory"
