@@ -1,11 +1,13 @@
-"""Overhead of the memory in a training step, in addition to the cost of its variants' tokens.
+"""Overhead of the memory in a training step.
 
-    python -m bench.mc_overhead            # the CPU demo's shapes, four variants
+    python -m bench.mc_overhead            # the CPU demo's shapes and the memory's defaults
+    python -m bench.mc_overhead --mc-joint=mean --gistnet-type=transformer      # every variant in the core loss, whole
 
-The vanilla step and the step with a memory run in turn in one process, on the same model. *Predicted* is the vanilla step's
-forward and backward times the tokens and entries forwarded per token of a row, plus one optimizer step. The *controller* is all of
-a step except the passes of the model, GistNet and LensNet: its forward is timed by spans, its backward (of gathering the entries)
-separately. Each figure is measured at the first, middle and last stage of the annealing; the last line is JSON with the worst.
+The step without a memory and the step with one run in turn in one process, on the same model; `step_vs_plain` is the median of their
+ratios. The *controller* is all of a step except the passes of the model, GistNet and LensNet: its forward is timed by spans, its
+backward (of gathering the entries of layer-0 gists) separately. If variants are read whole and teach the model, *predicted* is the
+forward and backward of the step without a memory times the tokens and entries forwarded per token of a row, plus one optimizer step.
+Each figure is measured at the first, middle and last stage of the annealing; the last line is JSON with the worst.
 """
 
 from __future__ import annotations
@@ -90,23 +92,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         variants = min(config.mc.mc_num_random_variants, variant.possibilities)
         multiplier = 1 + variants * variant.width / T
         predicted = (vanilla_ms - update_ms) * multiplier + update_ms
-        backward_ms = 1e3 * len(rows) / micro * gather_backward(runtime, memory, micro, progress, config.rounds)
+        whole = config.mc.joint_mean and not memory.layered
+        backward_ms = 0.0
+        if not memory.layered:
+            backward_ms = 1e3 * len(rows) / micro * gather_backward(runtime, memory, micro, progress, config.rounds)
         controller_ms = sum(by_span.get(name, 0.0) for name in CONTROLLER) + backward_ms
         figures = {
             "controller_share": controller_ms / step_ms,
             "variant_pack_ms": by_span.get("variant_pack", 0.0),
-            "step_vs_predicted": step_ms / predicted,
+            "step_vs_plain": statistics.median(mine / plain for plain, mine in zip(*times, strict=True)),
+            **({"step_vs_predicted": step_ms / predicted} if whole else {}),
             "timers_share": 1e3 * timers(runtime, memory, rows[:micro], progress) * len(rows) / micro / step_ms,
         }
         total += step_ms
         total_predicted += predicted
         print(f"{variants} variants of {variant.width} entries, micro-batches of {micro} rows: vanilla {vanilla_ms:.0f} ms, ", end="")
-        print(
-            f"step {step_ms:.0f} ms, predicted {predicted:.0f} ms; controller {controller_ms:.1f} ms (backward {backward_ms:.1f}), ", end=""
-        )
+        foretold = f"predicted {predicted:.0f} ms, " if whole else ""
+        print(f"step {step_ms:.0f} ms, {foretold}controller {controller_ms:.1f} ms (backward {backward_ms:.1f}), ", end="")
         print(", ".join(f"{name} {ms:.1f}" for name, ms in by_span.items() if name in (*CONTROLLER, *NETWORKS)))
         worst = {name: max(value, worst.get(name, 0.0)) for name, value in figures.items()}
-    worst["all_stages_vs_predicted"] = total / total_predicted
+    if whole:
+        worst["all_stages_vs_predicted"] = total / total_predicted
     print(json.dumps({name: round_to(value) for name, value in worst.items()}))
     return 0
 
