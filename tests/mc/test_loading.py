@@ -12,7 +12,7 @@ import torch
 
 from mc.config import MCConfig
 from mc.eval.row_eval import evaluate_memory
-from mc.loading import from_dict, load_memory, restore
+from mc.loading import REMOVED_FLAGS, REMOVED_STATE, from_dict, load_memory, restore
 from mc.memory_model import MemoryModel
 from mc.train.controller import MCController
 from nanochat.checkpoint.load_model import build_model, open_trained
@@ -113,6 +113,24 @@ def test_a_checkpoint_of_another_version_is_one_line(base: Path, change: str, na
     store.save(8, tensors, meta)
     refused(f"does not describe a memory of this version .*{named}.*; train it again", step=8)
     assert load_memory(step=7, say=lambda _: None).meta["step"] == 7
+
+
+@pytest.mark.parametrize("kind", ["transformer", "layered"])
+def test_what_earlier_versions_had_more_is_skipped(base: Path, kind: str) -> None:
+    """Flags, of the configuration and of its parts, and tensors; for inference and for later stages of training."""
+    store = save_memory(base, memory(gist={"gistnet_type": kind}))
+    _, tensors, meta, _ = dataclasses.astuple(store.load(7))
+    meta["mc_config"]["lens_loss"] |= dict.fromkeys(REMOVED_FLAGS, 0.5)
+    meta["mc_config"] |= dict.fromkeys(REMOVED_FLAGS, "old")
+    tensors["model"] |= {f"{prefix}x": torch.ones(3) for prefix in REMOVED_STATE}
+    store.save(8, tensors, meta)
+    now, then = (load_memory(step=step, say=lambda _: None).memory for step in (7, 8))
+    assert then.config == now.config
+    trained = [open_trained("base", None, step, lambda _: None) for step in (7, 8)]
+    training = [restore(each, build_model(each, "cpu", torch.float32, "auto"), MCController) for each in trained]
+    for mine, other in ((now, then), training):
+        assert mine.state_dict().keys() == other.state_dict().keys()
+        assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in mine.state_dict().items())
 
 
 def test_a_model_that_was_frozen_is_trained_by_later_stages(base: Path) -> None:

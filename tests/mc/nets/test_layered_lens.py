@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from mc.nets.hits import token_hits
 from mc.nets.layered_lens import DECAY, FAINT, NEWEST, LayeredLensNet
 from mc.nets.lensnet import LensConfig
 
@@ -75,14 +74,3 @@ def test_it_learns_which_head_tells_the_truth(head: str) -> None:
         loss.backward()
         optimizer.step()
     assert right > 0.9 * 50 * 32
-
-
-def test_token_hits_are_squared_attention() -> None:
-    generator = torch.Generator().manual_seed(0)
-    queries, keys = torch.randn(L, 2, 3, 4, 8, generator=generator), torch.randn(L, 2, 9, 2, 8, generator=generator)
-    hits, mass = token_hits(queries, keys, 6)
-    for layer, row, head, query in ((0, 0, 0, 0), (1, 1, 3, 2), (0, 1, 2, 1)):
-        seen = keys[layer, row, : 7 + query, head // 2] @ queries[layer, row, query, head] / math.sqrt(8)
-        torch.testing.assert_close(hits[row, layer, head, query, : 7 + query], seen.softmax(0).square())
-        assert not hits[row, layer, head, query, 7 + query :].any()
-        torch.testing.assert_close(mass[row, layer, head, query], seen.logsumexp(0))
