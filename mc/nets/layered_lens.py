@@ -69,14 +69,14 @@ class LayeredLensNet(nn.Module):
     def of_counts(self, counts: Tensor, level: Tensor, distance: Tensor, interval: int) -> Tensor:
         """Scores [N,F] from `counts`, which a session keeps of queries that it has seen; the rest is as in `forward`."""
         Q, nodes, C = counts.shape[1:]
-        counted = counts.flatten(2)  # (N, Q, F·C)
-        counted = counted * self.ages[:Q].flip(0).exp()[:, None]
-        here = counted.sum(1).unflatten(-1, (nodes, C)).sum(-1)
-        points = _advanced(counted)  # (N, F·C)
+        ages = self.ages[:Q].flip(0).exp()[None, None]
+        flat = counts.flatten(2)  # (N, Q, F·C)
+        here = _weighted(ages, flat).unflatten(-1, (nodes, C)).sum(-1)
+        points = _weighted(ages, _advanced(flat))
         kernel = self.ahead[: min(interval, NEWEST)].exp().flip(0)
-        # What points at a token by now will point at those after it.
-        reached = F.conv1d(F.pad(points, (len(kernel), -1))[:, None], kernel[None, None])[:, 0]
-        reached = reached.unflatten(-1, (nodes, C)).sum(-1) / len(kernel)
+        # What points at a token by now will point at those after it; summed over a block, each token counts by how many of these are in it.
+        kernel = F.pad(kernel, (C - 1, C - 1)).unfold(0, C, 1).sum(-1) / len(kernel)
+        reached = F.pad(points, (len(kernel) - C + 1, -1)).unfold(1, len(kernel), C) @ kernel
         base = torch.where(level > 1, here, reached)
         return (base + FAINT).log() + self._correction(base, here, level, distance)
 
@@ -91,9 +91,14 @@ class LayeredLensNet(nn.Module):
         return self.c_score(x).squeeze(-1)
 
 
-def _advanced(counted: Tensor) -> Tensor:
-    """Where queries point by now, [N,M] from what they looked at, [N,Q,M], oldest first: the one of age a has moved on by a tokens."""
-    N, Q, M = counted.shape
-    # Rows of M + Q numbers, read as rows of one number less: each begins one place further than the one before.
-    skewed = F.pad(counted.flip(1), (0, Q)).flatten(1)[:, : Q * (M + Q - 1)]
-    return skewed.view(N, Q, M + Q - 1)[:, :, :M].sum(1)
+def _weighted(weights: Tensor, parts: Tensor) -> Tensor:
+    """Sum [N,M] of parts [N,Q,M] by weights [1,1,Q]."""
+    return torch.bmm(weights.expand(len(parts), -1, -1), parts)[:, 0]
+
+
+def _advanced(counts: Tensor) -> Tensor:
+    """Where queries point by now, [N,Q,M] from what they looked at, oldest first: the one of age a has moved on by a tokens."""
+    N, Q, M = counts.shape
+    padded = F.pad(counts, (Q - 1, 0))
+    # Each row begins one place further than the one before: the newest one at its own beginning.
+    return padded.as_strided((N, Q, M), (Q * (M + Q - 1), M + Q, 1), padded.storage_offset())

@@ -199,8 +199,8 @@ class LayeredContext:
 
     def placed(self, nodes: list[Node]) -> list[Node]:
         """The same nodes of level 1, which are in the pool, after placing their keys where they are now."""
-        shift = self.reach.shift(np.array(nodes, dtype=np.int64)[:, 1] * self._spans[1])
-        turns = shift - [self._placed[number] for _, number in nodes]
+        shift = self.reach.shift(np.array([number for _, number in nodes], dtype=np.int64) * self._spans[1])
+        turns = shift - np.array([self._placed[number] for _, number in nodes], dtype=np.int64)
         if len(moved := np.flatnonzero(turns)):
             names = [nodes[i] for i in moved.tolist()]
             self.pool.replace_keys(names, self._turned(self.pool.keys(names), turns[moved, None]))

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mc.memory_model import MemoryModel
@@ -35,6 +34,23 @@ class Seen(NamedTuple):
     changes: int
 
 
+class _View(NamedTuple):
+    """What the nodes of a Working Context show to queries, as indices of nodes and slots: the tokens of raw blocks, what is below
+    gists, or else these themselves."""
+
+    changes: tuple[int, ...]  # with which it is valid
+    names: np.ndarray
+    above: np.ndarray  # nodes of higher levels of which the children are shown
+    near_nodes: list[Node]
+    raw: Tensor
+    gists: Tensor
+    near: Tensor  # of level 1, in the order of the pool, as `far`
+    far: Tensor
+    raw_slots: Tensor
+    gist_slots: Tensor
+    gone: Tensor  # slots of gists in whose place is what is below them
+
+
 class LayeredScores:
     """LensNet's scores of the entries of `context`, for the next `interval` tokens."""
 
@@ -53,6 +69,7 @@ class LayeredScores:
         self._counts = torch.zeros(0, 0, self._K, device=memory.device)  # LensNet's, of these queries, [Q,U,K]
         self._of = np.zeros(0, dtype=np.int64)  # the node of each column: see `_names`
         self._changes = -1  # those that the slots had seen then
+        self._view: _View | None = None
 
     def add(self, queries: Tensor) -> None:
         """Adds the queries [L,H,n,E] of the newest tokens."""
@@ -70,6 +87,7 @@ class LayeredScores:
     def placed_anew(self) -> None:
         """Forgets what depends on the places of entries."""
         self._children.clear()
+        self._view = None
 
     @torch.no_grad()
     def __call__(self) -> np.ndarray:
@@ -116,62 +134,65 @@ class LayeredScores:
         L, H, Q, E = queries.shape
         if known is None or known.changes != self._context.changes or known.seen.shape[2] != Q:
             known = self._attention(queries)
+        view = self._view = self._viewed(first, levels, begin // self._spans[levels.clip(min=1)], known)
+        self._context.pool.touch(view.near_nodes)
+        seen, mass = known.seen.float().flatten(0, 1), known.mass.reshape(L * self._G, 1, -1)  # (L·H, Q, W), (L·G, 1, H/G·Q)
+        grouped = (queries * E**-0.5).view(L * self._G, -1, E)
+        # Keys first, which is the order in which products of bf16 are fast: (L·G, M, H/G·Q) each.
+        below = [self._attended(pool, len(at), grouped, mass) for at, pool in ((view.near, self._context.pool), (view.far, self._children))]
         # What lies below some nodes takes the place of their gists in the softmax.
-        below, shown = self._below(levels, begin // self._spans[levels.clip(min=1)], first, queries, known)
-        gone = self._at(known.seen, first[shown], self._S).sum((-1, -2))
-        share = 1 / (1 - gone + sum(seen.sum((-1, -2)) for _, seen in below))  # (L, H, Q)
+        total = sum(part.sum(1) for part in below).view(L * H, Q)
+        share = 1 / (1 - seen.index_select(-1, view.gone).sum(-1) + total)
+        weight = self._memory.lensnet.heads.exp().unsqueeze(1) * share.square()  # (L·H, Q)
+        slots = (seen.square() * weight.unsqueeze(-1)).sum(0)  # (Q, W)
+        near, far = (part.square_().mul_(weight.view_as(mass)).sum(0).view(-1, H // self._G, Q).sum(1).mT for part in below)
         counts = torch.zeros(Q, len(levels), self._K, device=queries.device)
-        rest = np.setdiff1d(np.flatnonzero(levels), shown)
-        for at, size in ((np.flatnonzero(levels == 0), self._K), (rest, self._S)):
-            if len(at):
-                found = self._counted(self._at(known.seen, first[at], size), share)
-                if size < self._K:  # the attention to a gist is taken to be spread evenly over what is below
-                    found = (found.sum(-1, keepdim=True) / self._K**2).expand(-1, -1, self._K)
-                counts.index_copy_(1, _index(at, counts), found)
-        for at, seen in below:
-            found = self._counted(seen, share)
-            if levels[at[0]] > 1:  # there are no tokens to point at
-                found = F.pad(found.sum(-1, keepdim=True), (0, self._K - 1))
-            counts.index_copy_(1, _index(at, counts), found)
+        counts.index_copy_(1, view.raw, slots.index_select(1, view.raw_slots).view(Q, -1, self._K))
+        # The attention to a gist is taken to be spread evenly over what is below.
+        spread = slots.index_select(1, view.gist_slots).view(Q, -1, self._S).sum(-1, keepdim=True) / self._K**2
+        counts.index_copy_(1, view.gists, spread.expand(-1, -1, self._K))
+        counts.index_copy_(1, view.near, near.reshape(Q, -1, self._K))
+        # Above level 1 there are no tokens to point at.
+        counts[:, :, 0].index_copy_(1, view.far, far.reshape(Q, -1, self._K * self._S).sum(-1))
         return counts
 
-    def _counted(self, seen: Tensor, share: Tensor) -> Tensor:
-        """LensNet's counts [Q,U,·] of attention [L,H,Q,U,·], of which `share` [L,H,Q] is left in the whole softmax."""
-        return self._memory.lensnet.counts((seen.float() * share[..., None, None]).square()[None])[0]
+    def _attended(self, pool: BlockPool, nodes: int, queries: Tensor, mass: Tensor) -> Tensor:
+        """Attention [L·G,M,H/G·Q] of queries [L·G,H/G·Q,E] to what is below the nodes in the first places of a pool, relative to a
+        softmax with the logarithms `mass` of its denominators."""
+        keys, _, bias = pool.first(nodes)
+        scores = torch.bmm(keys.flatten(0, 1).flatten(1, 2), queries.to(keys.dtype).mT).float().sub_(mass)
+        return (scores if pool is self._context.pool else scores.add_(bias.flatten(0, 1).flatten(1).unsqueeze(-1))).exp_()
 
-    def _at(self, seen: Tensor, first: np.ndarray, size: int) -> Tensor:
-        """Attention [L,H,Q,U,size] to the `size` entries from each entry `first` on."""
-        index = self._context.slot[first[:, None] + np.arange(size)].flatten()
-        return seen.index_select(-1, _index(index, seen)).unflatten(-1, (len(first), size))
-
-    def _below(
-        self, levels: np.ndarray, numbers: np.ndarray, first: np.ndarray, queries: Tensor, known: Seen
-    ) -> tuple[list[tuple[np.ndarray, Tensor]], np.ndarray]:
-        """(indices of nodes and the attention [L,H,Q,U,C] to what is below them, relative to the softmax over the slots; all of these
-        indices). These are the nodes of level 1 whose tokens are in the pool, and those of higher levels that get the most attention."""
-        L, H, Q, E = queries.shape
-        q = (queries * E**-0.5).view(L, self._G, -1, E)
-        near = np.array([at for at in np.flatnonzero(levels == 1).tolist() if (1, int(numbers[at])) in self._context.pool], dtype=np.int64)
+    def _viewed(self, first: np.ndarray, levels: np.ndarray, numbers: np.ndarray, known: Seen) -> _View:
+        """Where to look, and brings what is below nodes to the first places of its pool."""
         far = np.flatnonzero(levels > 1)
         if len(far) > CANDIDATES:
-            best = self._at(known.seen, first[far], self._S).square().sum((0, 1, 2, 4)).topk(CANDIDATES).indices
+            index = self._context.slot[first[far, None] + np.arange(self._S)]
+            best = (
+                known.seen[..., torch.from_numpy(index).to(known.seen.device)].float().square().sum((0, 1, 2, 4)).topk(CANDIDATES).indices
+            )
             far = np.sort(far[best.cpu().numpy()])
-        found = []
-        for chosen, pool in ((near, self._context.pool), (far, self._children)):
-            if not len(chosen):
-                continue
-            names = list(zip(levels[chosen].tolist(), numbers[chosen].tolist(), strict=True))
-            if pool is self._children:
-                self._load([name for name in names if name not in pool])
-            else:
-                self._context.placed(names)
-            keys = pool.keys(names)  # (L, G, U, C, E)
-            scores = (q.to(keys.dtype) @ keys.flatten(2, 3).mT).float()
-            if pool is self._children:
-                scores = scores + pool.bias(names).flatten(2).unsqueeze(2)
-            seen = scores.view(L, H, Q, -1).sub_(known.mass.unsqueeze(-1)).exp_()
-            found.append((chosen, seen.unflatten(-1, keys.shape[2:4])))
-        return found, np.concatenate([near, far])
+        names, pool, view = _names(levels, numbers), self._context.pool, self._view
+        if (
+            view is not None
+            and view.changes == (self._context.changes, pool.changes, self._children.changes)
+            and np.array_equal(view.names, names)
+            and np.array_equal(view.above, far)
+        ):
+            return view
+        near = [at for at in np.flatnonzero(levels == 1).tolist() if (1, int(numbers[at])) in pool]
+        nodes = self._context.placed([(1, number) for number in numbers[near].tolist()])
+        above = list(zip(levels[far].tolist(), numbers[far].tolist(), strict=True))
+        self._children.touch(above)
+        self._load([node for node in above if node not in self._children])
+        shown = np.array(near, dtype=np.int64)[pool.in_front(nodes)], far[self._children.in_front(above)]
+        is_gist = levels > 0
+        is_gist[np.concatenate(shown)] = False
+        raw, gists = np.flatnonzero(levels == 0), np.flatnonzero(is_gist)
+        slots = [(raw, self._K), (gists, self._S), (np.concatenate(shown), self._S)]
+        slots = [self._context.slot[first[at, None] + np.arange(size)].flatten() for at, size in slots]
+        changes = self._context.changes, pool.changes, self._children.changes
+        return _View(changes, names, far, nodes, *(_index(part, known.seen) for part in (raw, gists, *shown, *slots)))
 
     def _attention(self, queries: Tensor) -> Seen:
         """Attention of the newest tokens' queries [L,H,Q,E] to the slots."""
