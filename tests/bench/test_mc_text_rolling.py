@@ -27,7 +27,7 @@ def measured(folder: Path, seconds: float = 1e9, rows: int = 3, memory: MemoryMo
     config = McText(max_seq_len=T, total_batch_size=8 * T, recent=16, horizons="16", folder=str(folder), stage="corpus", roots=str(folder))
     tokens = torch.randint(VOCAB, (rows, T + 1), generator=torch.Generator().manual_seed(0))
     bench = Bench(config, folder, time.monotonic() + seconds)
-    return Measured(bench, memory or layered_memory(), "x", tokens, torch.arange(rows))
+    return Measured(bench, memory or layered_memory(), "x", tokens, tokens)
 
 
 def test_losses_are_kept_and_are_those_of_the_second_half(tmp_path: Path) -> None:
@@ -62,9 +62,14 @@ def test_the_rival_copies_what_came_before(tmp_path: Path) -> None:
     half = torch.randint(VOCAB, (4, T // 2), generator=torch.Generator().manual_seed(0))
     rows = torch.cat([half, half, half[:, :1]], dim=1)
     here = measured(tmp_path)
-    repeating = Measured(here.bench, here.memory, "repeating", rows, torch.arange(4))
-    suffix, window = repeating.suffix(24, rows), repeating.plain(24)
+    repeating = Measured(here.bench, here.memory, "repeating", rows, rows)
+    suffix, window = repeating.suffix(24), repeating.plain(24)
     assert (suffix < 0.5 * window).all()
+    setting, whole = Rolling(48, 16, 8), repeating.suffix()
+    memory, both = repeating.read(setting, "lens"), repeating.read(setting, "lens", cached=True)
+    assert (both < 0.5 * memory).all() and (whole < 0.5 * window).all()
+    names = {file.name.split(".", 2)[2] for file in (tmp_path / "results").iterdir()}
+    assert names >= {"full.suffix.N4.json", "W24.suffix.N4.json", "W48.R16.n8.lens.N4.json", "W48.R16.n8.lens.suffix.N4.json"}
 
 
 def finite(value: object) -> bool:
@@ -83,20 +88,28 @@ def test_the_stage_measures_all_conditions(base: Path, tmp_path: Path, capsys: p
     found = rolling_stage(bench, memory, tokenizer, "x")
     assert [(table["width"], table["interval"]) for table in found["rolling"]] == [(64, 32), (64, 8), (32, 8)]
     for table in found["rolling"]:
-        wanted = {"window", "near", "suffix"} | (set(CONTROLS) if table["width"] == 64 else {"lens", "random"})
+        wanted = {"window", "near", "window+suffix", "full+suffix", "lens+suffix"} | (
+            set(CONTROLS) if table["width"] == 64 else {"lens", "random"}
+        )
         assert table["conditions"].keys() == wanted and table["rows"] == 4 and finite(table)
+    assert [table["own"]["rows"] for table in found["rolling"] if "own" in table] == [4], "once, at the shortest interval"
     names = {*(f"rolling_recovery_{n}" for n in INTERVALS), "rolling_random_8", "gists_only_share", "window_minus_memory_nats"}
     assert found["figures"].keys() == names | {f"{name}_error" for name in names}
     assert json.dumps(found, allow_nan=False) and "rolling: 64 entries" in capsys.readouterr().out
     assert rolling_stage(Bench(config, bench.home, 0.0), memory, tokenizer, "x") == found, "and nothing twice"
 
 
-def test_a_figure_is_that_of_its_table(base: Path, tmp_path: Path) -> None:
+def test_a_figure_is_that_of_its_table() -> None:
     """Recovery is the share of what the full context gains over the window."""
-    here = measured(tmp_path)
     losses: dict[str, Tensor] = {"full": torch.tensor([1.0, 2.0, 3.0]), "window": torch.tensor([2.0, 3.0, 4.0])}
     lens, random = torch.tensor([1.25, 2.25, 3.25]), torch.tensor([1.5, 2.5, 3.5])
-    rest = {"near": losses["window"] + 1, "gists": losses["full"] + 0.5, "suffix": losses["window"]}
-    table = _table(SETTING, losses | rest | {"lens": lens, "random": random}, here.documents)
+    rest = {
+        "near": losses["window"] + 1,
+        "gists": losses["full"] + 0.5,
+        "window+suffix": losses["window"],
+        "lens+suffix": losses["window"] - 0.5,
+    }
+    table = _table(SETTING, losses | rest | {"lens": lens, "random": random}, torch.arange(3))
     assert table["conditions"]["lens"]["recovery"] == pytest.approx(0.75) and table["random_minus_lens"] == pytest.approx(0.25)
     assert table["window_minus_lens"] == pytest.approx(0.75) and table["gists_only_share"] == pytest.approx(0.75)
+    assert table["suffix_minus_lens"] == pytest.approx(0.75) and table["suffix_minus_both"] == pytest.approx(0.5)

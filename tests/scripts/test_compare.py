@@ -15,6 +15,9 @@ from scripts.compare import main
 from scripts.wandb_dashboard import TEMPLATE, read_template
 from tests.helpers.run_files import write_info, write_run
 
+FLAGS = ("--max-seq-len=128", "--total-batch-size=512", "--num-iterations=8", "--warmup-steps=2", "--eval-every=4", "--eval-tokens=512")
+MEMORY = ("--mc", "--block-size=8", "--device-batch-size=1", "--run=demo")
+
 
 def read_of(home: Home) -> Callable[[str], LoggedRun]:
     """Reads a run of `home` by its tag."""
@@ -36,9 +39,8 @@ def runs(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory, corpus: Path, warm: WarmStart) -> Home:
     """A baseline and the same with a memory, really trained. Not to be changed."""
     home = new_home(tmp_path_factory.mktemp("trained") / "base", corpus, warm)
-    flags = ("--max-seq-len=128", "--total-batch-size=512", "--num-iterations=8", "--warmup-steps=2", "--eval-every=4", "--eval-tokens=512")
-    for more in ((), ("--mc", "--block-size=8", "--device-batch-size=1", "--run=demo")):
-        process = home.train(*flags, *more)
+    for more in ((), MEMORY):
+        process = home.train(*FLAGS, *more)
         assert process.code == 0, process.stderr
     return home
 
@@ -76,10 +78,17 @@ def test_training_tells_of_what_leaves_its_band(trained: Home) -> None:
     assert process.code == 1 and "alert: tiny-mc: mc/lens_explained is" in process.stdout
 
 
-def test_every_metric_that_a_dashboard_or_a_target_names_is_logged(trained: Home) -> None:
-    plain, memory = ({key for record in run.records for key in record} for run in map(read_of(trained), ("tiny", "tiny-mc")))
+def test_every_metric_that_a_dashboard_or_a_target_names_is_logged(trained: Home, home: Home) -> None:
+    """Some where gists predict only, but no panel is empty by default."""
+    process = home.train(*FLAGS, *MEMORY, "--gistnet-type=transformer", "--mc-joint=mean")
+    assert process.code == 0, process.stderr
+    plain, default, predicting = (
+        {key for record in run.records for key in record}
+        for run in (read_of(trained)("tiny"), read_of(trained)("tiny-mc"), read_of(home)("tiny-mc"))
+    )
+    memory = default | predicting
     for panel in read_template(TEMPLATE).panels:
-        assert set(panel.metrics) <= plain | memory and set(panel.metrics) & memory, panel
+        assert set(panel.metrics) <= plain | memory and set(panel.metrics) & default, panel
     assert {read_template(TEMPLATE).x} <= plain & memory
     for target in MEMORY_BOUNDS:
         if target.metric not in ("mc/swap_rate", "mc/residency"):  # of sessions
