@@ -90,7 +90,7 @@ class LayeredScores:
         self._children.clear()
         self._view = None
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self) -> np.ndarray:
         """Score of each entry, fp32 [W]. Hits on gists count as if they were spread evenly over what is below."""
         lod, start = self._context.tiling
