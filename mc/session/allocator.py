@@ -57,6 +57,7 @@ class FocusAllocator:
         self._expand_above = float(np.float32(config.allocator_expand_threshold))
         self._collapse_below = -float(np.float32(config.allocator_collapse_threshold))
         self._most_replacements = config.allocator_max_replacements
+        self._legal: tuple[Tiling | None, int] = (None, 0)  # checked last, and its tokens
         self._refocuses = 0
         self._plans = 0
         self._edited = np.zeros((0, 3), dtype=np.int64)  # (level, start, refocus) of each recently edited node
@@ -81,6 +82,7 @@ class FocusAllocator:
             for level in range(self.editor.top):
                 over = len(tiling.lod) - budget
                 if over <= 0:
+                    self._legal = tiling, length
                     return tiling, source
                 first = self.editor.families(tiling, self._limit(length))
                 first = first[tiling.lod[first] == level]
@@ -174,7 +176,9 @@ class FocusAllocator:
         return raw_from(length, self.geometry, self.recent)
 
     def _check(self, tiling: Tiling, length: int, scores: np.ndarray | None) -> None:
-        self.editor.check(tiling, length, self.recent)
+        if self._legal[0] is not tiling or self._legal[1] != length:  # what `fit` has returned is not looked at again
+            self.editor.check(tiling, length, self.recent)
+            self._legal = tiling, length
         if scores is None:
             return
         if scores.shape != tiling.lod.shape or scores.dtype != np.float32:

@@ -3,11 +3,13 @@
 Each query is compared with the slots, with the tokens below gists of level 1 that are in the pool, and with the gists below those of
 higher levels that get the most attention. (To choose blocks by the attention to their gists alone loses a third of what is recovered.)
 
-Shapes: `L` layers, `H` query heads, `G` key heads, `E` head size, `Q` queries, `U` nodes, `K` block size, `W` slots.
+Shapes: `L` layers, `H` query heads, `G` key heads, `E` head size, `Q` queries, `U` nodes, `C` entries below a node, `K` block size,
+`W` slots.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -89,7 +91,7 @@ class LayeredScores:
         self._children.clear()
         self._view = None
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self) -> np.ndarray:
         """Score of each entry, fp32 [W]. Hits on gists count as if they were spread evenly over what is below."""
         lod, start = self._context.tiling
@@ -138,30 +140,44 @@ class LayeredScores:
         self._context.pool.touch(view.near_nodes)
         seen, mass = known.seen.float().flatten(0, 1), known.mass.reshape(L * self._G, 1, -1)  # (L·H, Q, W), (L·G, 1, H/G·Q)
         grouped = (queries * E**-0.5).view(L * self._G, -1, E)
-        # Keys first, which is the order in which products of bf16 are fast: (L·G, M, H/G·Q) each.
-        below = [self._attended(pool, len(at), grouped, mass) for at, pool in ((view.near, self._context.pool), (view.far, self._children))]
+        below = {}
+        for at, pool in ((view.near, self._context.pool), (view.far, self._children)):
+            if len(at):
+                below[pool] = self._attended(pool, len(at), grouped, mass)
         # What lies below some nodes takes the place of their gists in the softmax.
-        total = sum(part.sum(1) for part in below).view(L * H, Q)
-        share = 1 / (1 - seen.index_select(-1, view.gone).sum(-1) + total)
-        weight = self._memory.lensnet.heads.exp().unsqueeze(1) * share.square()  # (L·H, Q)
+        left = 1 - seen.index_select(-1, view.gone).sum(-1)
+        for part in below.values():
+            left += part.view(len(grouped), -1, mass.shape[2]).sum(1).view_as(left)
+        weight = self._memory.lensnet.heads.exp().unsqueeze(1) / left.square()  # (L·H, Q)
         slots = (seen.square() * weight.unsqueeze(-1)).sum(0)  # (Q, W)
-        near, far = (part.square_().mul_(weight.view_as(mass)).sum(0).view(-1, H // self._G, Q).sum(1).mT for part in below)
         counts = torch.zeros(Q, len(levels), self._K, device=queries.device)
         counts.index_copy_(1, view.raw, slots.index_select(1, view.raw_slots).view(Q, -1, self._K))
         # The attention to a gist is taken to be spread evenly over what is below.
         spread = slots.index_select(1, view.gist_slots).view(Q, -1, self._S).sum(-1, keepdim=True) / self._K**2
         counts.index_copy_(1, view.gists, spread.expand(-1, -1, self._K))
-        counts.index_copy_(1, view.near, near.reshape(Q, -1, self._K))
-        # Above level 1 there are no tokens to point at.
-        counts[:, :, 0].index_copy_(1, view.far, far.reshape(Q, -1, self._K * self._S).sum(-1))
+        for pool, part in below.items():
+            hits = (
+                _tiled(torch.mul, part.square_(), weight.view_as(mass))
+                .sum(0)
+                .view(-1, H // self._G, Q)
+                .sum(1)
+                .mT.reshape(Q, len(part[0]), -1)
+            )
+            if pool is self._children:  # there are no tokens to point at
+                counts[:, :, 0].index_copy_(1, view.far, hits.sum(-1))
+            else:
+                counts.index_copy_(1, view.near, hits)
         return counts
 
     def _attended(self, pool: BlockPool, nodes: int, queries: Tensor, mass: Tensor) -> Tensor:
-        """Attention [L·G,M,H/G·Q] of queries [L·G,H/G·Q,E] to what is below the nodes in the first places of a pool, relative to a
-        softmax with the logarithms `mass` of its denominators."""
+        """Attention [L·G,U,C·H/G·Q] of queries [L·G,H/G·Q,E] to what is below the nodes in the first places of a pool, relative to a
+        softmax with the logarithms `mass` of its denominators, [L·G,1,H/G·Q]."""
         keys, _, bias = pool.first(nodes)
-        scores = torch.bmm(keys.flatten(0, 1).flatten(1, 2), queries.to(keys.dtype).mT).float().sub_(mass)
-        return (scores if pool is self._context.pool else scores.add_(bias.flatten(0, 1).flatten(1).unsqueeze(-1))).exp_()
+        keys = keys.flatten(0, 1)  # (L·G, U, C, E)
+        scores = torch.bmm(keys.flatten(1, 2), queries.to(keys.dtype).mT).float()  # the order in which products of bf16 are fast
+        if pool is self._children:
+            scores += bias.flatten(0, 1).flatten(1).unsqueeze(-1)
+        return _tiled(torch.sub, scores.view(*keys.shape[:2], -1), mass).exp_()
 
     def _viewed(self, first: np.ndarray, levels: np.ndarray, numbers: np.ndarray, known: Seen) -> _View:
         """Where to look, and brings what is below nodes to the first places of its pool."""
@@ -213,6 +229,11 @@ class LayeredScores:
             keys, values, bias = self._context.gists(level - 1, np.arange(number * self._K, (number + 1) * self._K))
             below = Below(*(part.flatten(2, 3).unsqueeze(2) for part in (keys, values[..., :0], bias)))
             self._children.put([(level, number)], below)
+
+
+def _tiled(operator: Callable[..., Tensor], parts: Tensor, rows: Tensor) -> Tensor:
+    """Changes parts [B,U,C·n] by rows [B,1,n]; to broadcast short rows takes a CPU three times as long."""
+    return operator(parts, rows.repeat(1, 1, parts.shape[2] // rows.shape[2]), out=parts)
 
 
 def _index(places: np.ndarray, like: Tensor) -> Tensor:

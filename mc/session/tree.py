@@ -194,6 +194,8 @@ class _Rows:
 
     def put(self, rows: Tensor, at: int) -> None:
         """Writes `rows` after the first `at` rows, which are kept."""
+        if not len(rows):
+            return
         needed = at + len(rows)
         if needed > len(self._buffer):
             grown = self._buffer.new_empty(max(needed, 2 * len(self._buffer)), *self._buffer.shape[1:])
