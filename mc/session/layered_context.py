@@ -132,9 +132,9 @@ class LayeredContext:
         W, kept = len(tiling.lod), source >= 0
         if len(self) == W and kept.all() and (source == np.arange(W)).all():
             return W
+        self.changes += 1
         if W and not kept.any() and fresh is None:
             return self._rebuild(tiling)
-        self.changes += 1
         slot = np.where(kept, self.slot[source] if len(self) else -1, -1)
         moves = slot >= W
         free = np.ones(W, dtype=bool)
@@ -149,7 +149,7 @@ class LayeredContext:
             order = np.concatenate([at for at, _ in parts])
             slot[new[order]] = free[: len(new)]
             self._write(free[: len(new)], *(torch.cat(each, dim=2) for each in zip(*(below for _, below in parts), strict=True)))
-        for part in self.slots.bias:  # of slots that are free now
+        for part in self.slots.bias if W < len(self) else ():  # of slots that are free now
             part[:, W : len(self)] = 0
         self.tiling, self.slot = tiling, slot
         return 0

@@ -36,6 +36,20 @@ class Seen(NamedTuple):
     changes: int
 
 
+class _Nodes(NamedTuple):
+    """Nodes of a Working Context, raw blocks that may become gists included; arrays [U]."""
+
+    key: tuple[int, int]  # with which they are valid
+    first: np.ndarray  # first entry
+    levels: np.ndarray
+    begin: np.ndarray  # first token
+    numbers: np.ndarray
+    names: np.ndarray
+    sizes: np.ndarray  # entries
+    entries: np.ndarray  # all of them, [sum of sizes]
+    deeper: np.ndarray  # logarithm that a score is less by, because the attention is spread over more tokens
+
+
 class _View(NamedTuple):
     """What the nodes of a Working Context show to queries, as indices of nodes and slots: the tokens of raw blocks, what is below
     gists, or else these themselves."""
@@ -71,6 +85,7 @@ class LayeredScores:
         self._counts = torch.zeros(0, 0, self._K, device=memory.device)  # LensNet's, of these queries, [Q,U,K]
         self._of = np.zeros(0, dtype=np.int64)  # the node of each column: see `_names`
         self._changes = -1  # those that the slots had seen then
+        self._nodes: _Nodes | None = None
         self._view: _View | None = None
 
     def add(self, queries: Tensor) -> None:
@@ -94,49 +109,59 @@ class LayeredScores:
     @torch.inference_mode()
     def __call__(self) -> np.ndarray:
         """Score of each entry, fp32 [W]. Hits on gists count as if they were spread evenly over what is below."""
-        lod, start = self._context.tiling
-        length = self._tree.length
-        limit = raw_from(length, self._tree.spec.geometry, self._memory.plan.recent)
-        first = np.flatnonzero((start % self._spans[lod.clip(min=1)] == 0) & ((lod > 0) | (start < limit)))
-        scores = np.zeros(len(lod), dtype=np.float32)
-        if not len(first) or not (self._new or self._queries.shape[2]):
+        nodes, length = self._nodes_now(), self._tree.length
+        scores = np.zeros(len(self._context), dtype=np.float32)
+        if not len(nodes.first) or not (self._new or self._queries.shape[2]):
             return scores
-        levels, begin = lod[first], start[first]
-        counts = self._remembered(first, levels, begin)
-        far = torch.from_numpy(np.stack([levels, np.minimum(length - begin, self._memory.model.config.max_seq_len)])).to(counts.device)
-        found = self._memory.lensnet.of_counts(counts[None], far[:1], far[1:], self._interval)[0].cpu().numpy()
-        found = found - (levels - 1).clip(min=0) * 2 * np.log(self._K)  # scores are logarithms of squared attention
-        sizes = np.where(levels > 0, self._S, self._K)
-        offset = np.arange(sizes.sum()) - (sizes.cumsum() - sizes).repeat(sizes)
-        scores[first.repeat(sizes) + offset] = found.repeat(sizes)
+        counts = self._remembered(nodes)
+        distance = np.minimum(length - nodes.begin, self._memory.model.config.max_seq_len)
+        level, distance = (torch.from_numpy(part).to(counts.device)[None] for part in (nodes.levels, distance))
+        found = self._memory.lensnet.of_counts(counts[None], level, distance, self._interval)[0].cpu().numpy()
+        scores[nodes.entries] = (found - nodes.deeper).repeat(nodes.sizes)
         return scores
 
-    def _remembered(self, first: np.ndarray, levels: np.ndarray, begin: np.ndarray) -> Tensor:
-        """Counts [Q,U,K] of the newest queries for the nodes that begin with the entries `first`; those of earlier calls are remembered."""
-        names = _names(levels, begin // self._spans[levels.clip(min=1)])
-        if not self._new and self._changes == self._context.changes and np.array_equal(names, self._of):
+    def _nodes_now(self) -> _Nodes:
+        """The nodes of the Working Context; the entries that decoding adds are of none."""
+        limit = raw_from(self._tree.length, self._tree.spec.geometry, self._memory.plan.recent)
+        key = self._context.changes, limit
+        if self._nodes is None or self._nodes.key != key:
+            lod, start = self._context.tiling
+            first = np.flatnonzero((start % self._spans[lod.clip(min=1)] == 0) & ((lod > 0) | (start < limit)))
+            levels, begin = lod[first], start[first]
+            numbers = begin // self._spans[levels.clip(min=1)]
+            sizes = np.where(levels > 0, self._S, self._K)
+            entries = np.arange(sizes.sum()) + (first - (sizes.cumsum() - sizes)).repeat(sizes)
+            deeper = (levels - 1).clip(min=0) * 2 * np.log(self._K)  # scores are logarithms of squared attention
+            self._nodes = _Nodes(key, first, levels, begin, numbers, _names(levels, numbers), sizes, entries, deeper)
+        return self._nodes
+
+    def _remembered(self, nodes: _Nodes) -> Tensor:
+        """Counts [Q,U,K] of the newest queries for the nodes; those of earlier calls are remembered."""
+        if not self._new and self._changes == self._context.changes and np.array_equal(nodes.names, self._of):
             return self._counts
         new = torch.cat(self._new, dim=2).float()[:, :, -NEWEST:] if self._new else None
         seen = self._seen if len(self._new) == 1 else None
         self._new, self._seen = [], None
         if new is not None:
             self._queries = torch.cat([self._queries, new], dim=2)[:, :, -NEWEST:]
-        counts = self._found(first, levels, begin, self._queries if new is None else new, seen)
+        counts = self._found(nodes, self._queries if new is None else new, seen)
         if new is not None and (room := min(NEWEST - new.shape[2], len(self._counts))) > 0:
-            order = self._of.argsort()
-            at = order[self._of[order].searchsorted(names).clip(max=len(order) - 1)]
-            known = torch.from_numpy((self._of[at] == names).astype(np.float32)).to(counts.device)[:, None]
-            old = self._counts[len(self._counts) - room :].index_select(1, torch.from_numpy(at).to(counts.device)) * known
+            old = self._counts[len(self._counts) - room :]
+            if nodes.names is not self._of:
+                order = self._of.argsort()
+                at = order[self._of[order].searchsorted(nodes.names).clip(max=len(order) - 1)]
+                known = torch.from_numpy((self._of[at] == nodes.names).astype(np.float32)).to(counts.device)[:, None]
+                old = old.index_select(1, _index(at, counts)).mul_(known)
             counts = torch.cat([old, counts])
-        self._counts, self._of, self._changes = counts, names, self._context.changes
+        self._counts, self._of, self._changes = counts, nodes.names, self._context.changes
         return counts
 
-    def _found(self, first: np.ndarray, levels: np.ndarray, begin: np.ndarray, queries: Tensor, known: Seen | None) -> Tensor:
+    def _found(self, nodes: _Nodes, queries: Tensor, known: Seen | None) -> Tensor:
         """Counts [Q,U,K] of `queries` [L,H,Q,E], those of the newest tokens, whose attention to the slots may be `known`."""
         L, H, Q, E = queries.shape
         if known is None or known.changes != self._context.changes or known.seen.shape[2] != Q:
             known = self._attention(queries)
-        view = self._view = self._viewed(first, levels, begin // self._spans[levels.clip(min=1)], known)
+        view = self._view = self._viewed(nodes, known)
         self._context.pool.touch(view.near_nodes)
         seen, mass = known.seen.float().flatten(0, 1), known.mass.reshape(L * self._G, 1, -1)  # (L·H, Q, W), (L·G, 1, H/G·Q)
         grouped = (queries * E**-0.5).view(L * self._G, -1, E)
@@ -150,7 +175,7 @@ class LayeredScores:
             left += part.view(len(grouped), -1, mass.shape[2]).sum(1).view_as(left)
         weight = self._memory.lensnet.heads.exp().unsqueeze(1) / left.square()  # (L·H, Q)
         slots = (seen.square() * weight.unsqueeze(-1)).sum(0)  # (Q, W)
-        counts = torch.zeros(Q, len(levels), self._K, device=queries.device)
+        counts = torch.zeros(Q, len(nodes.first), self._K, device=queries.device)
         counts.index_copy_(1, view.raw, slots.index_select(1, view.raw_slots).view(Q, -1, self._K))
         # The attention to a gist is taken to be spread evenly over what is below.
         spread = slots.index_select(1, view.gist_slots).view(Q, -1, self._S).sum(-1, keepdim=True) / self._K**2
@@ -179,8 +204,9 @@ class LayeredScores:
             scores += bias.flatten(0, 1).flatten(1).unsqueeze(-1)
         return _tiled(torch.sub, scores.view(*keys.shape[:2], -1), mass).exp_()
 
-    def _viewed(self, first: np.ndarray, levels: np.ndarray, numbers: np.ndarray, known: Seen) -> _View:
+    def _viewed(self, nodes: _Nodes, known: Seen) -> _View:
         """Where to look, and brings what is below nodes to the first places of its pool."""
+        _, first, levels, _, numbers, names, *_ = nodes
         far = np.flatnonzero(levels > 1)
         if len(far) > CANDIDATES:
             index = self._context.slot[first[far, None] + np.arange(self._S)]
@@ -188,27 +214,27 @@ class LayeredScores:
                 known.seen[..., torch.from_numpy(index).to(known.seen.device)].float().square().sum((0, 1, 2, 4)).topk(CANDIDATES).indices
             )
             far = np.sort(far[best.cpu().numpy()])
-        names, pool, view = _names(levels, numbers), self._context.pool, self._view
+        pool, view = self._context.pool, self._view
         if (
             view is not None
             and view.changes == (self._context.changes, pool.changes, self._children.changes)
-            and np.array_equal(view.names, names)
+            and view.names is names
             and np.array_equal(view.above, far)
         ):
             return view
         near = [at for at in np.flatnonzero(levels == 1).tolist() if (1, int(numbers[at])) in pool]
-        nodes = self._context.placed([(1, number) for number in numbers[near].tolist()])
+        blocks = self._context.placed([(1, number) for number in numbers[near].tolist()])
         above = list(zip(levels[far].tolist(), numbers[far].tolist(), strict=True))
         self._children.touch(above)
         self._load([node for node in above if node not in self._children])
-        shown = np.array(near, dtype=np.int64)[pool.in_front(nodes)], far[self._children.in_front(above)]
+        shown = np.array(near, dtype=np.int64)[pool.in_front(blocks)], far[self._children.in_front(above)]
         is_gist = levels > 0
         is_gist[np.concatenate(shown)] = False
         raw, gists = np.flatnonzero(levels == 0), np.flatnonzero(is_gist)
         slots = [(raw, self._K), (gists, self._S), (np.concatenate(shown), self._S)]
         slots = [self._context.slot[first[at, None] + np.arange(size)].flatten() for at, size in slots]
         changes = self._context.changes, pool.changes, self._children.changes
-        return _View(changes, names, far, nodes, *(_index(part, known.seen) for part in (raw, gists, *shown, *slots)))
+        return _View(changes, names, far, blocks, *(_index(part, known.seen) for part in (raw, gists, *shown, *slots)))
 
     def _attention(self, queries: Tensor) -> Seen:
         """Attention of the newest tokens' queries [L,H,Q,E] to the slots."""
