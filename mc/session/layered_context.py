@@ -149,7 +149,7 @@ class LayeredContext:
             order = np.concatenate([at for at, _ in parts])
             slot[new[order]] = free[: len(new)]
             self._write(free[: len(new)], *(torch.cat(each, dim=2) for each in zip(*(below for _, below in parts), strict=True)))
-        for part in self.slots.bias if W < len(self) else ():  # of slots that are free now
+        for part in self.slots.bias if len(self) > W else ():  # of slots that are free now
             part[:, W : len(self)] = 0
         self.tiling, self.slot = tiling, slot
         return 0
