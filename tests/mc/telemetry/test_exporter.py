@@ -250,6 +250,9 @@ def test_what_is_no_collector() -> None:
                 with connection:
                     connection.recv(65536)
                     connection.sendall(answer)
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65536):  # closing with unread bytes would reset the connection
+                        pass
 
             thread = threading.Thread(target=serve, daemon=True)
             thread.start()
