@@ -57,7 +57,7 @@ class FocusAllocator:
         self._expand_above = float(np.float32(config.allocator_expand_threshold))
         self._collapse_below = -float(np.float32(config.allocator_collapse_threshold))
         self._most_replacements = config.allocator_max_replacements
-        self._legal: tuple[Tiling | None, int] = (None, 0)  # checked last, and its tokens
+        self._legal: tuple[Tiling, int] | None = None  # tiling that is known to be legal, and its tokens
         self._refocuses = 0
         self._plans = 0
         self._edited = np.zeros((0, 3), dtype=np.int64)  # (level, start, refocus) of each recently edited node
@@ -147,7 +147,16 @@ class FocusAllocator:
         after = self.editor.apply(tiling, edits)
         new = np.array([(edit.level, edit.start, self._refocuses) for edit in edits], dtype=np.int64).reshape(-1, 3)
         self._edited = np.concatenate([self._edited, new])
+        self._legal = self._legal_after(tiling, edits, after[0])
         return after
+
+    def _legal_after(self, tiling: Tiling, edits: Sequence[Edit], after: Tiling) -> tuple[Tiling, int] | None:
+        """`after` and its tokens if it is known to be legal: `tiling` was, and no edit made a gist of what must stay raw."""
+        if self._legal is None or self._legal[0] is not tiling:
+            return None
+        limit = self._limit(self._legal[1])
+        inside = all(edit.expand or edit.start + self.editor.span[edit.level] <= limit for edit in edits)
+        return (after, self._legal[1]) if inside else None
 
     def refocused(self) -> None:
         """Ends a refocus, whose iterations are each a `fit`, a `plan` and an `apply`."""
@@ -176,9 +185,9 @@ class FocusAllocator:
         return raw_from(length, self.geometry, self.recent)
 
     def _check(self, tiling: Tiling, length: int, scores: np.ndarray | None) -> None:
-        if self._legal[0] is not tiling or self._legal[1] != length:  # what `fit` has returned is not looked at again
+        if self._legal is None or not _continues(*self._legal, tiling, length):
             self.editor.check(tiling, length, self.recent)
-            self._legal = tiling, length
+        self._legal = tiling, length
         if scores is None:
             return
         if scores.shape != tiling.lod.shape or scores.dtype != np.float32:
@@ -295,6 +304,23 @@ def coarsest_width(length: int, geometry: Geometry, max_lod: int, recent: int) -
         nodes, left = divmod(left, geometry.span(level))
         width += nodes * geometry.slots
     return width
+
+
+def _continues(before: Tiling, tokens: int, tiling: Tiling, length: int) -> bool:
+    """True if `tiling` of `length` tokens is `before`, of its first `tokens`, and raw from there on: then it is as legal."""
+    W = len(before.lod)
+    return (
+        tiling is before
+        and length == tokens
+        or (
+            len(tiling.lod) - W == length - tokens >= 0
+            and tiling.lod.dtype == tiling.start.dtype == before.lod.dtype
+            and np.array_equal(tiling.lod[:W], before.lod)
+            and np.array_equal(tiling.start[:W], before.start)
+            and not tiling.lod[W:].any()
+            and np.array_equal(tiling.start[W:], np.arange(tokens, length))
+        )
+    )
 
 
 def count_blocks(tiling: Tiling, geometry: Geometry) -> int:

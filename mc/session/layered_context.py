@@ -115,9 +115,9 @@ class LayeredContext:
 
     def accept(self, tokens: int) -> None:
         """Makes entries of the `tokens` raw ones that a cache has written in the slots after the last entry."""
-        W = len(self)
-        self.tiling = extended(self.tiling, int(self.tiling.start[-1]) + 1, int(self.tiling.start[-1]) + 1 + tokens)
-        self.slot = np.append(self.slot, np.arange(W, W + tokens))
+        W, end = len(self), int(self.tiling.start[-1]) + 1
+        self.tiling = extended(self.tiling, end, end + tokens)
+        self.slot = np.concatenate([self.slot, np.arange(W, W + tokens)])
 
     def written(self, first: int, end: int) -> tuple[Tensor, Tensor]:
         """Keys and values [L,G,n,E] in the slots `first … end−1`."""
@@ -129,6 +129,8 @@ class LayeredContext:
 
         New raw entries are in `fresh`, in the pool, or read again.
         """
+        if tiling is self.tiling:
+            return len(self)
         W, kept = len(tiling.lod), source >= 0
         if len(self) == W and kept.all() and (source == np.arange(W)).all():
             return W

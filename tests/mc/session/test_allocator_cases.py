@@ -10,8 +10,8 @@ import pytest
 
 from mc.config import AllocatorConfig
 from mc.layout.layout import Geometry
-from mc.layout.tiling import Edit, raw
-from mc.session.allocator import FocusAllocator, coarsest_width, count_blocks, swap_rate
+from mc.layout.tiling import Edit, Tiling, extended, raw
+from mc.session.allocator import BestAllocator, FocusAllocator, coarsest_width, count_blocks, swap_rate
 from tests.helpers.tiny_memory import entries
 from tests.helpers.tiny_tilings import as_tiling, assert_legal, rows
 
@@ -250,3 +250,28 @@ def test_blocks_and_the_share_of_them_that_is_edited() -> None:
     assert swap_rate([Edit(False, 1, 20), Edit(True, 1, 16), Edit(True, 2, 0)], 6, geometry) == 0.5
     assert swap_rate([Edit(False, 2, 16)], 8, geometry) == 0.5
     assert swap_rate([], 0, geometry) == 0.0
+
+
+def test_what_follows_a_legal_tiling_is_looked_at() -> None:
+    """A tiling that was checked may grow by raw tokens and by the edits of a plan, and by nothing else."""
+    allocator = BestAllocator(AllocatorConfig(), Geometry(4, 1), 2, recent=8)
+    tiling = raw(0, 32)
+    allocator.fit(tiling, 32, 32)
+    longer = extended(tiling, 32, 36)
+    allocator.fit(longer, 36, 36)
+    shifted = Tiling(longer.lod, longer.start + 1)
+    for wrong, length in (
+        (longer, 37),
+        (shifted, 36),
+        (extended(longer, 37, 40), 39),
+        (allocator.editor.collapsed(longer, np.array([32]))[0], 36),
+    ):
+        with pytest.raises(ValueError):
+            allocator.fit(wrong, length, 40)
+    allocator.fit(longer, 36, 36)
+    recent, _ = allocator.apply(longer, [Edit(False, 1, 32)])  # a block that must stay raw
+    with pytest.raises(ValueError, match="recency"):
+        allocator.fit(recent, 36, 40)
+    allocator.fit(longer, 36, 36)
+    old, _ = allocator.apply(longer, [Edit(False, 1, 4)])
+    assert allocator.fit(old, 36, 40)[0] is old
