@@ -199,7 +199,7 @@ def _within_targets(run: ReportedRun) -> Iterator[Point]:
             continue
         found = "; ".join(f"{row['figure']} {row['value']:.4f} ({row['limit']})" for row in targets)
         good = all(row["met"] == "met" for row in targets)
-        advice = "" if good else "; look at mc/lod_delta/1 and mc/preference_corr_mean, or train longer"
+        advice = "" if good else "; look at mc/gist_kl and mc/lens_explained, or train longer"
         yield Point("ok" if good else "FAILED", what, run.tag, found + advice)
 
 
