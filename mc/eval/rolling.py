@@ -38,6 +38,7 @@ from nanochat.model.gpt import GPT
 
 Choice = Literal["gists", "random", "recency", "lens", "attention", "own", "oracle", "blocks", "shuffled"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
+SHARE = 4  # of a row, that a Working Context holds when a memory is measured
 PIECE = 256  # tokens of the first half that are read at once
 
 
@@ -81,15 +82,15 @@ class Rolling:
 
 
 def rolling_setting(memory: MemoryModel) -> Rolling | None:
-    """The setting at which a memory is measured: entries and recent tokens as at the end of training, the interval of its sessions.
+    """The setting at which a memory is measured: a quarter of a row, recent tokens as in training, the interval of its sessions.
 
-    None if rows are too short for it, or its gists are not layered.
+    None if that leaves no room for a raw block beside them, or its gists are not layered.
     """
-    plan, interval = memory.plan, memory.config.session.mc_infer_refocus_interval
-    width = plan.final_width - plan.horizon
-    if not memory.layered or plan.recent + interval > width or 2 * width > plan.length:
-        return None
-    return Rolling(width, plan.recent, interval)
+    plan, interval, K = memory.plan, memory.config.session.mc_infer_refocus_interval, memory.config.block_size
+    width = plan.length // SHARE
+    # Recent tokens begin with a block, and the gists of all blocks take room too.
+    taken = plan.recent + K + interval + memory.config.gist.gist_slots * (plan.length // K)
+    return Rolling(width, plan.recent, interval) if memory.layered and taken + K <= width else None
 
 
 def measure_rolling(

@@ -15,20 +15,22 @@ from nanochat.model.gpt import GPT, GPTConfig
 B, T, K, V = 3, 192, 8, 60
 
 
-def new_memory(slots: int = 1, width: int = 0) -> MemoryModel:
+def new_memory(slots: int = 1, length: int = T) -> MemoryModel:
     """A small model with random weights everywhere, and gists that are not their initial means."""
     generator = torch.Generator().manual_seed(0)
-    model = GPT(GPTConfig(depth=3, aspect_ratio=16, head_dim=16, max_seq_len=T, window_pattern="L", vocab_size=V)).init_weights(generator)
+    model = GPT(GPTConfig(depth=3, aspect_ratio=16, head_dim=16, max_seq_len=length, window_pattern="L", vocab_size=V)).init_weights(
+        generator
+    )
     gist = GistConfig(gistnet_type="layered", gist_slots=slots)
-    config = MCConfig(block_size=K, gist=gist, mc_horizon=16, allocator_recent_tokens=2 * K, mc_train_wc_length=width)
-    memory = MemoryModel(model, config, T).init_weights(generator)
+    config = MCConfig(block_size=K, gist=gist, mc_horizon=16, allocator_recent_tokens=2 * K)
+    memory = MemoryModel(model, config, length).init_weights(generator)
     for parameter in memory.parameters():
         torch.nn.init.normal_(parameter, std=0.15, generator=generator)
     return memory.requires_grad_(False)
 
 
-def some_rows(seed: int = 1) -> Tensor:
-    return torch.randint(V, (B, T + 1), generator=torch.Generator().manual_seed(seed))
+def some_rows(seed: int = 1, length: int = T) -> Tensor:
+    return torch.randint(V, (B, length + 1), generator=torch.Generator().manual_seed(seed))
 
 
 def read(memory: MemoryModel, rows: Tensor, choice: Choice, setting: Rolling) -> Tensor:
@@ -89,20 +91,20 @@ def test_invalid_settings_are_refused() -> None:
         Rolling(16, 16, 8)
 
 
-def test_a_memory_is_measured_at_its_own_budget_and_interval() -> None:
-    memory, rows = new_memory(width=80), some_rows()
+def test_a_memory_is_measured_on_a_quarter_of_its_rows_with_its_interval() -> None:
+    memory, rows = new_memory(length=512), some_rows(length=512)
     setting = rolling_setting(memory)
-    assert setting == Rolling(64, 2 * K, 8)
+    assert setting == Rolling(128, 2 * K, 8)
     batches = [(part[:, :-1], part[:, 1:]) for part in rows.split(2)]
     losses = measure_rolling(memory, batches, setting)
     assert list(losses) == ["full", "window", "random", "lens"] and {len(values) for values in losses.values()} == {B}
+    assert not torch.equal(losses["random"], losses["lens"])
     torch.testing.assert_close(losses["lens"][:2], read(memory, rows[:2], "lens", setting).mean(1))
     plain, _ = plain_losses(memory.model, rows[:, :-1], rows[:, 1:], setting.width)
-    torch.testing.assert_close(losses["window"], plain[:, T // 2 :].mean(1))
+    torch.testing.assert_close(losses["window"], plain[:, 256:].mean(1))
 
 
 def test_other_memories_have_no_rolling_figures() -> None:
     means = MCConfig(gist=GistConfig(gistnet_type="mean"), block_size=K, mc_horizon=16)
-    assert rolling_setting(MemoryModel(new_memory().model, means, T)) is None
-    assert rolling_setting(new_memory(width=38)) is None, "recent tokens and an interval do not fit"
-    assert rolling_setting(new_memory(width=T // 2 + 24)) is None, "the second half would not need a memory"
+    assert rolling_setting(MemoryModel(new_memory(length=512).model, means, 512)) is None
+    assert rolling_setting(new_memory()) is None, "no block fits beside recent tokens, gists and an interval"
