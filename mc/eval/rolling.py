@@ -32,7 +32,7 @@ from mc.memory_model import MemoryModel
 from mc.nets.hits import token_hits
 from mc.nets.layered_gists import LayeredEntries, join, tokens_as_entries, turned
 from mc.nets.layered_lens import NEWEST
-from nanochat.model.attention import AttentionBackend, attention, attention_with_memory, eager_backend
+from mc.nets.layered_read import Recorder
 from nanochat.model.cross_entropy import ChunkedCrossEntropy
 from nanochat.model.gpt import GPT
 
@@ -40,30 +40,6 @@ Choice = Literal["gists", "random", "recency", "lens", "attention", "own", "orac
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 SHARE = 4  # of a row, that a Working Context holds when a memory is measured
 PIECE = 256  # tokens of the first half that are read at once
-
-
-class Recorder:
-    """Attention hook that keeps queries, keys and values of every layer; the tokens attend to `memory` and to themselves.
-
-    With a `window`, a token sees only as many of the newest tokens.
-    """
-
-    def __init__(self, memory: LayeredEntries | None = None, window: int = 0) -> None:
-        self._memory = None if memory is None else memory.by_layer()
-        self._window = window
-        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBackend) -> Tensor:
-        """See `AttentionHook`."""
-        self._kept.append((q, k, v))
-        window = self._window or window
-        if self._memory is None:
-            return attention(q, k, v, window, eager_backend(backend))
-        return attention_with_memory(q, k, v, window, self._memory[layer])
-
-    def heads(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [L,B,T,H,E], keys and values [L,B,T,G,E]."""
-        return tuple(torch.stack(parts) for parts in zip(*self._kept, strict=True))
 
 
 @dataclass(frozen=True)
@@ -154,7 +130,7 @@ class RollingRows:
         """Reads the next `count` tokens behind `context`; returns their hidden states."""
         model, begin, end = self.memory.model, self.read, self.read + count
         previous = model.norm(model.wte(self.tokens[:, begin - 1]).to(model.dtype)) if begin else None
-        recorder = Recorder(context)
+        recorder = Recorder(context.by_layer())
         hidden = model.backbone(model.embed(self.tokens[:, begin:end], previous), model.rotary(begin, end), recorder)
         for kept, new in zip((self._queries, self._keys, self._values), recorder.heads(), strict=True):
             kept[:, :, begin:end] = new

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
 import torch
 from torch import Tensor
 
@@ -12,16 +15,19 @@ from nanochat.common import UserError
 from nanochat.infer.memory_kv_cache import SlotMemory, Slots
 from nanochat.model.gpt import Embedded, Rotary
 
+Guarded = TypeVar("Guarded", MCSession, LayeredSession)
+Result = TypeVar("Result")
+
 
 def guarded(session: Session) -> GuardedEntries | GuardedSlots:
     """The guard of a session."""
     return GuardedSlots(session) if isinstance(session, LayeredSession) else GuardedEntries(session)
 
 
-class GuardedEntries:
-    """See `ExternalMemory`; `trouble` is why the files have failed, None if they have not."""
+class _Guard(Generic[Guarded]):
+    """What both guards have: `trouble` is why the files have failed, None if they have not."""
 
-    def __init__(self, session: MCSession) -> None:
+    def __init__(self, session: Guarded) -> None:
         self._session = session
         self.trouble: str | None = None
 
@@ -33,50 +39,38 @@ class GuardedEntries:
     @property
     def newest(self) -> int:
         """See `ExternalMemory`."""
-        return self._session.newest
+        return self._session.newest if self._session.length else 0
+
+    def _tried(self, call: Callable[..., Result], *arguments: Tensor, failed: Result) -> Result:
+        """The result of `call`, or `failed` if the files fail."""
+        try:
+            return call(*arguments)
+        except UserError as error:
+            self.trouble = str(error)
+            return failed
+
+
+class GuardedEntries(_Guard[MCSession]):
+    """Guard of an `ExternalMemory`."""
 
     def extend(self, tokens: Tensor) -> int:
         """See `ExternalMemory`."""
-        try:
-            return self._session.extend(tokens)
-        except UserError as error:
-            self.trouble = str(error)
-            return 0
+        return self._tried(self._session.extend, tokens, failed=0)
 
     def note(self, token: Tensor, middle: Tensor) -> int | None:
         """See `ExternalMemory`."""
-        if self.trouble is not None:
-            return None
-        try:
-            return self._session.note(token, middle)
-        except UserError as error:
-            self.trouble = str(error)
-            return None
+        return None if self.trouble is not None else self._tried(self._session.note, token, middle, failed=None)
 
     def entries(self, begin: int) -> tuple[Embedded, Rotary]:
         """See `ExternalMemory`."""
         return self._session.entries(begin)
 
 
-class GuardedSlots(SlotMemory):
-    """See `SlotMemory`; `trouble` is as in `GuardedEntries`.
+class GuardedSlots(_Guard[LayeredSession], SlotMemory):
+    """Guard of a `SlotMemory`.
 
     Tokens that are decoded after a failure take slots that the session does not know of; their replies are thrown away.
     """
-
-    def __init__(self, session: LayeredSession) -> None:
-        self._session = session
-        self.trouble: str | None = None
-
-    @property
-    def position(self) -> int:
-        """See `SlotMemory`."""
-        return self._session.position
-
-    @property
-    def newest(self) -> int:
-        """See `SlotMemory`."""
-        return self._session.newest if self._session.length else 0
 
     @property
     def width(self) -> int:
@@ -94,18 +88,8 @@ class GuardedSlots(SlotMemory):
 
     def extend(self, tokens: Tensor) -> Tensor:
         """See `SlotMemory`."""
-        try:
-            return self._session.extend(tokens)
-        except UserError as error:
-            self.trouble = str(error)
-            return torch.zeros(self._session.memory.model.config.width)
+        return self._tried(self._session.extend, tokens, failed=torch.zeros(self._session.memory.model.config.width))
 
     def note(self, token: Tensor, queries: Tensor, seen: Tensor) -> bool:
         """See `SlotMemory`."""
-        if self.trouble is not None:
-            return False
-        try:
-            return self._session.note(token, queries, seen)
-        except UserError as error:
-            self.trouble = str(error)
-            return False
+        return self.trouble is None and self._tried(self._session.note, token, queries, seen, failed=False)
