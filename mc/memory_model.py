@@ -16,7 +16,7 @@ from mc.config import MCConfig, RowPlan
 from mc.layout.layout import Layout
 from mc.nets.gist_bank import BankShape, GistBank, Positions, assemble, bank_index, build
 from mc.nets.gistnet import GistNet
-from mc.nets.layered_bank import LayeredBank, build_layered, gather, score_hits
+from mc.nets.layered_bank import LayeredBank, build_layered, gather, score_layered
 from mc.nets.layered_gists import LayeredGistNet
 from mc.nets.layered_lens import LayeredLensNet
 from mc.nets.lensnet import LensNet, bank_keys, score_levels
@@ -28,6 +28,7 @@ from nanochat.profiling.timers import OpenSpan, untimed
 class PlainRows(NamedTuple):
     """Forward pass of rows without compression."""
 
+    tokens: Tensor  # int64 [B,T]
     embedded: Embedded
     hidden: Tensor  # [B,T,D], what the head reads
     middle: Tensor  # [B,T,D], after the middle layer
@@ -96,7 +97,7 @@ class MemoryModel(nn.Module):
         embedded = self.model.embed(tokens)
         inputs: list[Tensor] = []
         x, middle = self.model.layers(embedded, rotary, attn_hook=None if compiled else EagerAttention(), inputs=inputs)
-        return PlainRows(embedded, self.model.finish(x, middle), middle, inputs, rotary)
+        return PlainRows(tokens, embedded, self.model.finish(x, middle), middle, inputs, rotary)
 
     def build_bank(self, plain: PlainRows, shape: BankShape | None = None, compiled: bool = False) -> GistBank | LayeredBank:
         """The gist bank of rows, of `shape`, by default that of `plan`."""
@@ -104,7 +105,7 @@ class MemoryModel(nn.Module):
         if self.layered:
             heads = self.model.heads(plain.embedded, plain.inputs, plain.rotary, compiled)
             with self.spans("gistnet"):
-                return build_layered(plain.embedded, heads, self.gistnet, shape)
+                return build_layered(plain.tokens, plain.embedded, heads, self.gistnet, shape)
         return build(plain.embedded, self._make_gists, shape, plain.middle if self.gistnet.reads_hidden else None)
 
     def _make_gists(self, children: Tensor, hidden: Tensor | None) -> Tensor:
@@ -145,4 +146,4 @@ class MemoryModel(nn.Module):
         if not isinstance(bank, LayeredBank):
             return score_levels(self.lensnet, bank, bank_keys(self.lensnet, bank), levels, decision, width, self.spans)
         with self.spans("lensnet"):
-            return score_hits(self.lensnet, bank, levels, decision, interval or self.config.session.mc_infer_refocus_interval)
+            return score_layered(self.lensnet, bank, levels, decision, interval or self.config.session.mc_infer_refocus_interval)

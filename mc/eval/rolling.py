@@ -29,10 +29,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mc.memory_model import MemoryModel
-from mc.nets.hits import token_hits
+from mc.nets.hits import entry_hits, token_hits
 from mc.nets.layered_gists import LayeredEntries, join, tokens_as_entries, turned
 from mc.nets.layered_lens import NEWEST
 from mc.nets.layered_read import Recorder
+from mc.nets.matches import row_matches
+from nanochat.model.attention import visible
 from nanochat.model.cross_entropy import ChunkedCrossEntropy
 from nanochat.model.gpt import GPT
 
@@ -110,7 +112,8 @@ class RollingRows:
         self._queries, self._keys, self._values = (torch.zeros_like(part) for part in full)
         self._generator = torch.Generator().manual_seed(seed)
         self._gists: list[LayeredEntries] = []  # of each block, rotated by its position
-        self._counts: Tensor | None = None  # hits of the newest tokens, summed over layers and heads, [B,≤NEWEST,F,K]
+        self._looks: Tensor | None = None  # of the newest tokens, [B,≤NEWEST,F,K]
+        self._shown_far, self._shown_inside = 0, tokens.new_zeros(len(tokens), 0)  # blocks before the recent tokens; raw tokens in them
         self.read = 0  # tokens
 
     @torch.no_grad()
@@ -136,8 +139,8 @@ class RollingRows:
             kept[:, :, begin:end] = new
         self.read = end
         self._make_gists()
-        if self.choice not in ("gists", "random", "recency", "own", "oracle"):
-            self._add_hits(max(begin, end - NEWEST))
+        if self.choice in ("lens", "blocks", "shuffled"):
+            self._add_looks(context, begin, max(begin, end - NEWEST))
         return hidden
 
     def _make_gists(self) -> None:
@@ -154,19 +157,29 @@ class RollingRows:
             gist = gists.each(lambda part, i=i: part[:, :, i])
             self._gists.append(gist._replace(keys=turned(gist.keys, torch.tensor([at], device=start.device))))
 
-    def _add_hits(self, first: int) -> None:
-        """Hits of the tokens read from `first` on, on the complete blocks."""
-        K = self.memory.config.block_size
+    def _add_looks(self, context: LayeredEntries, begin: int, first: int) -> None:
+        """Looks of the tokens read from `first` on at the complete blocks; those from `begin` on were read behind `context`."""
+        K, B, far = self.memory.config.block_size, len(self.tokens), self._shown_far
         blocks = self.read // K
         if not blocks:
             return
-        hits, _ = token_hits(self._queries[:, :, first : self.read], self._keys[:, :, : self.read], first)
-        hits = hits[..., : blocks * K].unflatten(-1, (blocks, K))
-        # The untrained choice counts the best token of each block, and all heads alike.
-        counts = hits.amax(-1, keepdim=True).sum((1, 2)) if self.choice == "attention" else self.memory.lensnet.counts(hits)
-        if self._counts is not None:
-            counts = torch.cat([F.pad(self._counts, (0, 0, 0, blocks - self._counts.shape[-2])), counts], dim=1)
-        self._counts = counts[:, -NEWEST:]
+        lensnet, own = self.memory.lensnet, tokens_as_entries(*(part[:, :, begin : self.read] for part in (self._keys, self._values)))
+        place = torch.arange(begin, self.read, device=self.tokens.device)
+        seen = F.pad(visible(place[first - begin :, None], place, 0), (context.keys.shape[2], 0), value=True)
+        entries = join([context, own])
+        found = lensnet.looks_by_hits(entry_hits(self._queries[:, :, first : self.read], entries, seen.expand(B, -1, -1)))
+        inside, stride = self._shown_inside, K // self.memory.config.geometry.slots
+        gists, raw, recent = found.split(
+            [n := found.shape[2] - inside.shape[1] - (self.read - far * K), inside.shape[1], self.read - far * K], -1
+        )
+        gists = gists.repeat_interleave(stride, dim=-1) / stride**2 if n else gists.new_zeros(*gists.shape[:2], far * K)
+        looks = torch.cat([gists, recent], dim=-1).scatter_add(-1, inside[:, None].expand(-1, found.shape[1], -1), raw)[..., : blocks * K]
+        gisted = self.far * K
+        matches = lensnet.looks_by_matches(row_matches(self.tokens, first, self.read, gisted))
+        looks = (looks + F.pad(matches, (0, looks.shape[-1] - gisted))).unflatten(-1, (blocks, K))
+        if self._looks is not None:
+            looks = torch.cat([F.pad(self._looks, (0, 0, 0, blocks - self._looks.shape[-2])), looks], dim=1)
+        self._looks = looks[:, -NEWEST:]
 
     @property
     def far(self) -> int:
@@ -194,17 +207,19 @@ class RollingRows:
         if self.choice in ("own", "oracle"):
             queries, keys, _ = self.full
             end = self.read + count
-            hits, _ = token_hits(queries[:, :, self.read : end], keys[:, :, :end], self.read)
+            hits = token_hits(queries[:, :, self.read : end], keys[:, :, :end], self.read)
             return hits[..., : far * K].unflatten(-1, (far, K)).amax(-1).sum((1, 2, 3))
-        counts = self._counts[..., :far, :]
         if self.choice == "attention":
-            return counts[:, -min(self.interval, NEWEST) :].sum((1, 3))
+            first = self.read - min(self.interval, NEWEST)
+            hits = token_hits(self._queries[:, :, first : self.read], self._keys[:, :, : self.read], first)
+            return hits[..., : far * K].unflatten(-1, (far, K)).amax(-1).sum((1, 2, 3))
         distance = (self.read - place * K).expand(B, far)
-        return self.memory.lensnet.of_counts(counts, torch.ones_like(distance), distance, self.interval)
+        return self.memory.lensnet(self._looks[..., :far, :], torch.ones_like(distance), distance, self.interval)
 
     def _working_context(self, chosen: Tensor | None) -> LayeredEntries:
         """Entries before the next token: gists of the far blocks, the tokens of the `chosen` ones, and the recent tokens."""
         K, far, parts = self.memory.config.block_size, self.far, []
+        self._shown_far, self._shown_inside = far, self.tokens.new_zeros(len(self.tokens), 0)
         tokens = tokens_as_entries(self._keys[:, :, : self.read], self._values[:, :, : self.read])
         if far and self.choice != "blocks":
             gists = join(self._gists[:far])
@@ -216,7 +231,7 @@ class RollingRows:
                 gists = gists._replace(bias=gists.bias.masked_fill(hidden[None, :, :, None], -math.inf))
             parts.append(gists)
         if chosen is not None:
-            inside = (chosen[..., None] * K + torch.arange(K, device=chosen.device)).flatten(1)  # [B, ·]
+            self._shown_inside = inside = (chosen[..., None] * K + torch.arange(K, device=chosen.device)).flatten(1)  # [B, ·]
             rows = torch.arange(len(chosen), device=chosen.device)[:, None]
             parts.append(tokens.each(lambda part: part[:, rows, inside]))
         return join([*parts, tokens.each(lambda part: part[:, :, far * K :])])

@@ -14,16 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mc.nets.gist_bank import BankShape
-from mc.nets.hits import entry_hits, token_hits
+from mc.nets.hits import entry_hits
 from mc.nets.layered_gists import LayeredEntries, LayeredGistNet, join, tokens_as_entries, turned
 from mc.nets.layered_lens import NEWEST, LayeredLensNet
+from mc.nets.matches import row_matches
+from nanochat.model.attention import visible
 from nanochat.model.gpt import Embedded
 
 
 class LayeredBank(NamedTuple):
-    """Bank of B rows of one shape: their embeddings, queries of the tokens [L,B,T,H,E], and entries [L,B,M,·], rotated by their
-    positions in the row."""
+    """Bank of B rows of one shape: their tokens [B,T] and embeddings, queries of the tokens [L,B,T,H,E], and entries [L,B,M,·], rotated
+    by their positions in the row."""
 
+    tokens: Tensor
     embedded: Embedded
     queries: Tensor
     entries: LayeredEntries
@@ -38,8 +41,8 @@ class LayeredBank(NamedTuple):
 Heads = Iterable[tuple[Tensor, Tensor, Tensor]]  # queries, keys and values of each layer: see `GPT.heads`
 
 
-def build_layered(embedded: Embedded, heads: Heads, gistnet: LayeredGistNet, shape: BankShape) -> LayeredBank:
-    """Builds the bank of `embedded` rows."""
+def build_layered(tokens: Tensor, embedded: Embedded, heads: Heads, gistnet: LayeredGistNet, shape: BankShape) -> LayeredBank:
+    """Builds the bank of rows of `tokens`, which are `embedded`."""
     queries, keys, values = (torch.stack(parts) for parts in zip(*heads, strict=True))
     geometry, B, below = shape.geometry, keys.shape[1], tokens_as_entries(keys, values)
     parts = [below]
@@ -49,7 +52,7 @@ def build_layered(embedded: Embedded, heads: Heads, gistnet: LayeredGistNet, sha
         gists = gistnet.of_tokens(children, start.repeat(B)) if level == 1 else gistnet.of_gists(children, level)
         below = gists.each(lambda part: part.reshape(part.shape[0], B, -1, *part.shape[3:]))
         parts.append(below._replace(keys=turned(below.keys, start.repeat_interleave(geometry.slots))))
-    return LayeredBank(embedded, queries, join(parts), shape)
+    return LayeredBank(tokens, embedded, queries, join(parts), shape)
 
 
 def _as_nodes(entries: LayeredEntries, nodes: int, size: int) -> LayeredEntries:
@@ -65,31 +68,42 @@ def gather(entries: LayeredEntries, index: Tensor) -> LayeredEntries:
     return entries.each(lambda part: part.flatten(1, 2).index_select(1, flat.flatten()).unflatten(1, index.shape))
 
 
-def score_hits(lensnet: LayeredLensNet, bank: LayeredBank, levels: Tensor, decision: int, interval: int) -> Tensor:
+def score_layered(lensnet: LayeredLensNet, bank: LayeredBank, levels: Tensor, decision: int, interval: int) -> Tensor:
     """LensNet's scores fp32 [B,F] of blocks with `levels` int64 [B,F], for the `interval` tokens from `decision` on."""
     begin = torch.arange(levels.shape[1], device=levels.device) * bank.shape.geometry.block_size
-    return lensnet(hits_at(bank, levels, decision), levels, (decision - begin).expand_as(levels), interval)
+    return lensnet(looks_at(lensnet, bank, levels, decision), levels, (decision - begin).expand_as(levels), interval)
 
 
-def hits_at(bank: LayeredBank, levels: Tensor, decision: int) -> Tensor:
-    """Hits fp32 [B,L,H,Q,F,C] of the newest queries before token `decision` on what lies one level below each block's node.
+def looks_at(lensnet: LayeredLensNet, bank: LayeredBank, levels: Tensor, decision: int) -> Tensor:
+    """Looks fp32 [B,Q,F,K] of the newest queries before token `decision` at the first F blocks, which have `levels` int64 [B,F]."""
+    first, blocks, K = max(0, decision - NEWEST), levels.shape[1], bank.shape.geometry.block_size
+    far = blocks * K
+    looks = lensnet.looks_by_matches(row_matches(bank.tokens, first, decision, far)) + _looks_by_hits(
+        lensnet, bank, levels, first, decision
+    )
+    return looks.unflatten(-1, (blocks, K))
 
-    `levels` int64 [B,F] are those of the nodes. Below a gist of level 1 are the tokens of its block, below a higher one the gists that
-    it is made of: those that cover a block are the block's first children here, the others are zero. A token is itself.
-    """
-    first, F_, K = max(0, decision - NEWEST), levels.shape[1], bank.shape.geometry.block_size
-    slots = bank.shape.geometry.slots
-    queries, keys = bank.queries[:, :, first:decision], bank.entries.keys[:, :, :decision]
-    hits, mass = token_hits(queries, keys, first)
-    hits = hits[..., : F_ * K].unflatten(-1, (F_, K))
+
+def _looks_by_hits(lensnet: LayeredLensNet, bank: LayeredBank, levels: Tensor, first: int, decision: int) -> Tensor:
+    """Looks [B,Q,M] of the queries `first … decision−1` at the tokens of the blocks, raw or behind gists, in one softmax."""
+    geometry, far, device = bank.shape.geometry, levels.shape[1] * bank.shape.geometry.block_size, levels.device
+    place = torch.arange(decision, device=device)
+    is_raw = F.pad(levels == 0, (0, 1), value=True)[:, (place // geometry.block_size).clamp(max=levels.shape[1])]  # (B, decision)
+    shown = [is_raw[:, None] & visible(place[first:, None], place, 0)]
+    parts, spans = [slice(0, decision)], []
     begin = bank.shape.length
-    for level, nodes in enumerate(bank.shape.levels[1:-1], 1):
-        end = begin + nodes * slots
-        gists = bank.entries.each(lambda part, at=slice(begin, end): part[:, :, at])
-        above = entry_hits(queries, gists, mass).unflatten(-1, (nodes, slots))
-        # A gist counts once, at the first of its blocks.
-        above = F.pad(above.unsqueeze(-2), (0, K - slots, 0, K ** (level - 1) - 1)).flatten(-3, -2)[..., :F_, :]
-        above = F.pad(above, (0, 0, 0, F_ - above.shape[-2]))
-        hits = torch.where((levels == level + 1)[:, None, None, None, :, None], above, hits)
-        begin = end
-    return hits
+    for level, nodes in enumerate(bank.shape.levels[1:], 1):
+        count = min(nodes, far // geometry.span(level))  # those that end before the tokens after the blocks
+        at = levels[:, :: geometry.span(level) // geometry.block_size][:, :count] == level
+        shown.append(at.repeat_interleave(geometry.slots, dim=1)[:, None].expand(-1, decision - first, -1))
+        parts.append(slice(begin, begin + count * geometry.slots))
+        spans.append(geometry.stride(level))
+        begin += nodes * geometry.slots
+    entries = bank.entries.each(lambda part: torch.cat([part[:, :, at] for at in parts], dim=2))
+    looks = lensnet.looks_by_hits(entry_hits(bank.queries[:, :, first:decision], entries, torch.cat(shown, dim=-1)))
+    tokens, *gists = looks.split([at.stop - at.start for at in parts], dim=-1)
+    found = tokens[..., :far]
+    for part, stride in zip(gists, spans, strict=True):
+        spread = part.repeat_interleave(stride, dim=-1) / stride**2
+        found = found + F.pad(spread, (0, far - spread.shape[-1]))
+    return found

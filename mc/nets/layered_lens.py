@@ -1,13 +1,15 @@
-"""LensNet of a layered memory: scores of nodes by where the newest queries look, and where that leads.
+"""LensNet of a layered memory: scores of blocks by where the newest queries look, and where that leads.
 
-A head that copies looks at the token it is about to copy. What the next tokens need is therefore not that token but those after it:
-a query that was read `a` tokens ago and looked at token `c` by now points at token `c + a`, and the next n tokens will point at the n
-tokens from there on. The score of a block is the logarithm of what points into it, summed over layers, heads and queries; that is the
-choice of an untrained LensNet. It learns how much each layer and head counts, each age of a query and each distance ahead, and a
-correction from the scores around a block, which starts at zero. Nodes above level 1 have gists below them, not tokens, and count by
-what looks at these.
+A query looks at the tokens that it attends to (`mc.nets.hits`); to a gist as if to all of its tokens alike; and, as a head that copies
+would if they were raw, at those behind an earlier occurrence of what was just read (`mc.nets.matches`). Such a head looks at the token
+that it is about to copy. What the next tokens need is therefore not that token but those after it: a query that was read `a` tokens ago
+and looked at token `c` by now points at token `c + a`, and the next n tokens will point at the n tokens from there on. The score of a
+block is the logarithm of what points into it, summed over all looks; that is the choice of an untrained LensNet. It learns how much each
+layer and head counts, each length of a match, each age of a query and each distance ahead, and a correction from the scores around a
+block, which starts at zero.
 
-Shapes: `N` Working Contexts, `L` layers, `H` query heads, `Q` newest queries, `F` nodes, `C` children of a node.
+Shapes: `N` Working Contexts, `L` layers, `H` query heads, `Q` newest queries, `M` tokens, `F` blocks, `K` block size, `D` blocks that
+looks at one block may lead to.
 """
 
 from __future__ import annotations
@@ -19,21 +21,22 @@ from torch import Tensor
 
 from mc.nets.encoder import init_linear
 from mc.nets.lensnet import LensConfig
+from mc.nets.matches import LONGEST
 from nanochat.model.block import Linear, relu_squared
 
 NEWEST = 32  # queries that LensNet looks at, and the most tokens that it looks ahead
 DECAY = 0.9  # initial weight of a query by that of the one after it
-FAINT = 1e-8  # hits below this are as good as none
+COPYING = 1 / 16  # share of the heads that a match counts as, initially
+FAINT = 1e-6  # looks that weigh less are as good as none
 HIDDEN = 32
-SCALE = 8.0  # logarithms of hits are divided by it
+SCALE = 8.0  # logarithms are divided by it
 FEATURES = 7
 
 
 class LayeredLensNet(nn.Module):
-    """Scores fp32 [N,F] of nodes in token order; high = wants detail.
+    """Scores fp32 [N,F] of blocks in token order, high = wants detail, from the looks of the last Q ≤ `NEWEST` tokens.
 
-    `hits` fp32 [N,L,H,Q,F,C] are those of the last Q ≤ `NEWEST` tokens, oldest first, on the children of each node. `level` int64 and
-    `distance` (in tokens) are [N,F]. The choice is for the next `interval` tokens, at most `NEWEST`.
+    `level` int64 and `distance` (in tokens) are [N,F]. The choice is for the next `interval` tokens, at most `NEWEST`.
     """
 
     def __init__(self, config: LensConfig, layers: int, heads: int) -> None:
@@ -43,6 +46,8 @@ class LayeredLensNet(nn.Module):
         self.heads = nn.Parameter(torch.empty(layers * heads))
         self.ages = nn.Parameter(torch.empty(NEWEST))  # the newest first
         self.ahead = nn.Parameter(torch.empty(NEWEST))
+        self.lengths = nn.Parameter(torch.empty(LONGEST))  # of the matches of one query, relative to each other
+        self.copying = nn.Parameter(torch.empty(()))
         mlp = config.lensnet_head == "mlp"
         self.c_in = Linear(FEATURES, HIDDEN) if mlp else None
         self.c_score = Linear(HIDDEN if mlp else FEATURES, 1)
@@ -53,52 +58,60 @@ class LayeredLensNet(nn.Module):
         nn.init.zeros_(self.heads)
         self.ages.copy_(torch.arange(NEWEST) * torch.tensor(DECAY).log())
         nn.init.zeros_(self.ahead)
+        self.lengths.copy_(torch.arange(LONGEST))
+        nn.init.constant_(self.copying, torch.tensor(COPYING * len(self.heads)).log().item())
         if self.c_in is not None:
             init_linear(self.c_in.weight, generator)
         nn.init.zeros_(self.c_score.weight)
         return self
 
-    def forward(self, hits: Tensor, level: Tensor, distance: Tensor, interval: int) -> Tensor:
-        """See the class."""
-        return self.of_counts(self.counts(hits), level, distance, interval)
+    def forward(self, looks: Tensor, level: Tensor, distance: Tensor, interval: int) -> Tensor:
+        """See the class; `looks` are [N,Q,F,K]."""
+        return self.score(self.reached(looks, interval), level, distance, interval)
 
-    def counts(self, hits: Tensor) -> Tensor:
-        """Hits [N,L,H,Q,F,C] summed over layers and heads, by their weights: [N,Q,F,C]."""
-        return torch.einsum("nhqm,h->nqm", hits.flatten(1, 2).flatten(3), self.heads.exp()).unflatten(-1, hits.shape[4:])
+    def looks_by_hits(self, hits: Tensor) -> Tensor:
+        """Looks [N,Q,M] from hits [N,L,H,Q,M]."""
+        return torch.einsum("nhqm,h->nqm", hits.flatten(1, 2), self.heads.exp())
 
-    def of_counts(self, counts: Tensor, level: Tensor, distance: Tensor, interval: int) -> Tensor:
-        """Scores [N,F] from `counts`, which a session keeps of queries that it has seen; the rest is as in `forward`."""
-        Q, nodes, C = counts.shape[1:]
-        ages = self.ages[:Q].flip(0).exp()[None, None]
-        flat = counts.flatten(2)  # (N, Q, F·C)
-        here = _weighted(ages, flat).unflatten(-1, (nodes, C)).sum(-1)
-        points = _weighted(ages, _advanced(flat))
-        kernel = self.ahead[: min(interval, NEWEST)].exp().flip(0)
-        # What points at a token by now will point at those after it; summed over a block, each token counts by how many of these are in it.
-        kernel = F.pad(kernel, (C - 1, C - 1)).unfold(0, C, 1).sum(-1) / len(kernel)
-        reached = F.pad(points, (len(kernel) - C + 1, -1)).unfold(1, len(kernel), C) @ kernel
-        base = torch.where(level > 1, here, reached)
-        return (base + FAINT).log() + self._correction(base, here, level, distance)
+    def looks_by_matches(self, lengths: Tensor) -> Tensor:
+        """Looks [N,Q,M] from the lengths, int64 [N,Q,M], of matches; 0 = none. As hits are, they are squares of shares."""
+        weights = F.pad(self.lengths.exp(), (1, 0))[lengths]
+        return self.copying.exp() * (weights / weights.sum(-1, keepdim=True).clamp(min=FAINT)).square()
 
-    def _correction(self, base: Tensor, here: Tensor, level: Tensor, distance: Tensor) -> Tensor:
-        """Learned part of the scores [N,F]."""
-        seen, looked = ((part + FAINT).log() / SCALE for part in (base, here))
-        around = F.pad(seen, (1, 1), value=-1.0)
+    def leads_to(self, block_size: int, interval: int) -> Tensor:
+        """Share of the next `interval` tokens that a look leads into its own block and each of the following ones, [K+NEWEST−1,D].
+
+        The first axis is the offset of the token in its block, plus the age of the query.
+        """
+        ahead = self.ahead[: min(interval, NEWEST)].exp() / min(interval, NEWEST)
+        place = torch.arange(block_size + NEWEST - 1, device=ahead.device)[:, None] + torch.arange(len(ahead), device=ahead.device)
+        blocks = place // block_size
+        return torch.zeros(len(place), blocks_ahead(block_size, interval), device=ahead.device).scatter_add(
+            1, blocks, ahead.expand_as(blocks)
+        )
+
+    def reached(self, looks: Tensor, interval: int) -> Tensor:
+        """What points into each block by now, and while the next tokens are read: [N,F] from looks [N,Q,F,K], oldest query first."""
+        Q, blocks, K = looks.shape[1:]
+        age = torch.arange(Q - 1, -1, -1, device=looks.device)
+        leads = self.leads_to(K, interval)[age[:, None] + torch.arange(K, device=looks.device)]  # (Q, K, D)
+        leads = leads * self.ages[age].exp()[:, None, None]
+        into = torch.einsum("nqfk,qkd->dnf", looks, leads)
+        return torch.stack([F.pad(part, (d, 0))[:, :blocks] for d, part in enumerate(into)]).sum(0)
+
+    def score(self, reached: Tensor, level: Tensor, distance: Tensor, interval: int) -> Tensor:
+        """Scores [N,F] from what points into each block."""
+        seen = (reached + FAINT).log()
+        x = seen / SCALE
+        around = F.pad(x, (1, 1), value=-1.0)
         far = distance.clamp(min=1).float().log2() / SCALE
-        x = torch.stack([seen, looked, around[:, :-2], around[:, 2:], level.float(), far, torch.ones_like(far)], dim=-1)
+        ahead = torch.full_like(far, min(interval, NEWEST)).log2() / SCALE
+        x = torch.stack([x, around[:, :-2], around[:, 2:], level.float(), far, ahead, torch.ones_like(far)], dim=-1)
         if self.c_in is not None:
             x = relu_squared(self.c_in(x))
-        return self.c_score(x).squeeze(-1)
+        return seen + self.c_score(x).squeeze(-1)
 
 
-def _weighted(weights: Tensor, parts: Tensor) -> Tensor:
-    """Sum [N,M] of parts [N,Q,M] by weights [1,1,Q]."""
-    return torch.bmm(weights.expand(len(parts), -1, -1), parts)[:, 0]
-
-
-def _advanced(counts: Tensor) -> Tensor:
-    """Where queries point by now, [N,Q,M] from what they looked at, oldest first: the one of age a has moved on by a tokens."""
-    N, Q, M = counts.shape
-    padded = F.pad(counts, (Q - 1, 0))
-    # Each row begins one place further than the one before: the newest one at its own beginning.
-    return padded.as_strided((N, Q, M), (Q * (M + Q - 1), M + Q, 1), padded.storage_offset())
+def blocks_ahead(block_size: int, interval: int) -> int:
+    """Blocks that looks at one block may lead to, itself included: D."""
+    return (block_size + NEWEST + min(interval, NEWEST) - 3) // block_size + 1

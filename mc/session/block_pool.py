@@ -29,7 +29,6 @@ class BlockPool:
     def __init__(self, most: int, like: Below) -> None:
         """`like` are of no nodes, and have the shape and type of what is kept."""
         self._most, self._below = most, like
-        self.changes = 0  # of the nodes that are there, or of their places
         self._places: OrderedDict[Node, int] = OrderedDict()  # the least recently used first
 
     def __contains__(self, node: Node) -> bool:
@@ -50,7 +49,6 @@ class BlockPool:
     def put(self, nodes: Sequence[Node], below: Below) -> None:
         """Keeps what is below nodes, as far as there is room for the last ones."""
         nodes, below = nodes[-self._most :], Below(*(part[:, :, -self._most :] for part in below))
-        self.changes += 1
         places = []
         for node in nodes:
             place = self._places.pop(node, None)
@@ -66,30 +64,6 @@ class BlockPool:
     def replace_keys(self, nodes: Sequence[Node], keys: Tensor) -> None:
         """Replaces the keys [L,G,N,C,E] of nodes that are there."""
         self._below.keys.index_copy_(2, self._index(nodes), keys)
-
-    def clear(self) -> None:
-        """Drops everything."""
-        self._places.clear()
-        self.changes += 1
-
-    def in_front(self, nodes: Sequence[Node]) -> list[int]:
-        """Moves nodes that are there to the first places. Returns the index of the node in each of these."""
-        places, inside = [self._places[node] for node in nodes], set(nodes)
-        away = [node for node, place in zip(nodes, places, strict=True) if place >= len(nodes)]
-        others = [node for node, place in self._places.items() if place < len(nodes) and node not in inside]
-        if away:
-            self.changes += 1
-            swapped = self._index([*away, *others])
-            for part in self._below:
-                part.index_copy_(2, swapped.roll(len(away)), part.index_select(2, swapped))
-            for node, other in zip(away, others, strict=True):
-                self._places[node], self._places[other] = self._places[other], self._places[node]
-        at = {self._places[node]: index for index, node in enumerate(nodes)}
-        return [at[place] for place in range(len(nodes))]
-
-    def first(self, nodes: int) -> Below:
-        """What is below the nodes in the first places, views."""
-        return Below(*(part[:, :, :nodes] for part in self._below))
 
     def _index(self, nodes: Sequence[Node]) -> Tensor:
         return torch.tensor([self._places[node] for node in nodes], device=self._below.keys.device)

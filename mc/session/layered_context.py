@@ -156,10 +156,10 @@ class LayeredContext:
         self.tiling, self.slot = tiling, slot
         return 0
 
-    def advance(self, length: int) -> bool:
-        """Places far entries anew if a history of `length` tokens makes it necessary, and returns whether it did."""
+    def advance(self, length: int) -> None:
+        """Places far entries anew if a history of `length` tokens makes it necessary."""
         if not self.reach.is_due(length):
-            return False
+            return
         before = self.reach.shift(starts := self.nodes(self.tiling))
         self.reach.advance(length)
         delta = self.reach.shift(starts) - before
@@ -168,7 +168,6 @@ class LayeredContext:
             keys = self._turned(torch.stack([part.index_select(1, index) for part in self.slots.keys]), delta[moved])
             for layer, part in enumerate(self.slots.keys):
                 part.index_copy_(1, index, keys[layer])
-        return True
 
     @torch.no_grad()
     def read(self, begin: int, tokens: Tensor, lead: int = 0, again: bool = False) -> Read:

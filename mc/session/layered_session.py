@@ -48,13 +48,11 @@ class LayeredSession(Session, SlotMemory):
         self.packing = Packing(memory.model.config)
         self.allocator = BestAllocator(config.allocator, spec.geometry, spec.max_lod, self.budget.recent, seed)
         self.context = LayeredContext(memory, tree, self.packing, self.most_slots)
-        # Of the decoded tokens that are not in the tree yet: queries [L,H,E], and their attention to the slots [L,H,·].
-        self._noted_queries: list[Tensor] = []
-        self._noted_seen: list[Tensor] = []
-        self._hits = LayeredScores(memory, tree, self.context, self.budget.interval)
+        self._noted_seen: list[Tensor] = []  # attention [L,H,·] of the decoded tokens that are not in the tree yet to the slots
+        self._scores = LayeredScores(memory, tree, self.context, self.budget.interval)
         self._open(focus)
         if self.context.queries is not None:
-            self._hits.add(self.context.queries)
+            self._scores.add(self.context.queries)
         waiting = tree.length % spec.geometry.block_size  # tokens of the incomplete block, which are the last entries
         slots = torch.from_numpy(self.context.slot[len(self.context) - waiting :]).to(memory.device)
         # Keys and values [L,G,·,E] of the incomplete block's tokens.
@@ -99,17 +97,16 @@ class LayeredSession(Session, SlotMemory):
         return self._hidden
 
     @torch.no_grad()
-    def note(self, token: Tensor, queries: Tensor, seen: Tensor) -> bool:
+    def note(self, token: Tensor, seen: Tensor) -> bool:
         """See `SlotMemory`."""
         self.check_room(1)
         self._noted.append(token)
-        self._noted_queries.append(queries)
         self._noted_seen.append(seen)
         self._since += 1
         return self._since >= self.budget.interval and self.refocus() < len(self.context)
 
     def _lens_scores(self) -> np.ndarray:
-        return self._hits()
+        return self._scores()
 
     def scores(self) -> np.ndarray:
         """See `Session`. Scores from elsewhere are scaled to those of LensNet."""
@@ -117,13 +114,13 @@ class LayeredSession(Session, SlotMemory):
 
     def _take(self, tokens: Tensor) -> int:
         for piece in tokens.split(self.context.piece) if len(tokens) else ():
-            self._advance(self.length + len(piece))
+            self.context.advance(self.length + len(piece))
             got = self.context.read(self.length, piece)
             self._add(piece, got.keys, got.values)
             tiling, source = self._covering(self.context.tiling, self.tree.length)
             self.context.change(tiling, source, Fresh(self.tree.length - len(piece), got.keys, got.values))
             self._hidden = got.hidden
-            self._hits.add(got.queries)
+            self._scores.add(got.queries)
             self.hooks.appended(self)
         return 0 if len(tokens) else len(self.context)
 
@@ -131,10 +128,10 @@ class LayeredSession(Session, SlotMemory):
         W, n = len(self.context), len(self._noted)
         keys, values = self.context.written(W, W + n)
         self._add(torch.cat(self._noted).cpu(), keys, values)
-        self._hits.note(self._noted_queries, self._noted_seen, keys)
-        self._noted_queries, self._noted_seen = [], []
+        self._scores.note(self._noted_seen)
+        self._noted_seen = []
         self.context.accept(n)
-        self._advance(self.tree.length)
+        self.context.advance(self.tree.length)
         self._lay_out(*self._covering(self.context.tiling, self.tree.length))
         self.hooks.appended(self)
         return W
@@ -150,10 +147,6 @@ class LayeredSession(Session, SlotMemory):
         if len(blocks):
             self.context.keep(blocks, *(part[:, :, : len(blocks) * K] for part in (keys, values)))
         self._waiting = [part[:, :, len(blocks) * K :] for part in (keys, values)]
-
-    def _advance(self, length: int) -> None:
-        if self.context.advance(length):
-            self._hits.placed_anew()
 
     def _lay_out(self, tiling: Tiling, source: np.ndarray) -> int:
         return self.context.change(tiling, source)

@@ -33,7 +33,9 @@ def some_rows(plain: PlainRows, rows: Tensor) -> PlainRows:
         return part.detach()[rows]
 
     embedded = Embedded(*map(chosen, plain.embedded))
-    return PlainRows(embedded, chosen(plain.hidden), chosen(plain.middle), [chosen(x) for x in plain.inputs], plain.rotary)
+    return PlainRows(
+        plain.tokens[rows], embedded, chosen(plain.hidden), chosen(plain.middle), [chosen(x) for x in plain.inputs], plain.rotary
+    )
 
 
 def frozen_copy(model: GPT) -> GPT:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mc.config import RowPlan
 from mc.nets.hits import token_hits
-from mc.nets.layered_bank import LayeredBank, score_hits
+from mc.nets.layered_bank import LayeredBank, score_layered
 from mc.nets.layered_lens import NEWEST, LayeredLensNet
 from mc.train.lens_loss import teacher_loss
 from mc.train.lens_objective import METRICS, untouched
@@ -39,13 +39,13 @@ class HitObjective(nn.Module):
         end = min(decision + (interval or self.interval), self.plan.length)
         queries, keys = bank.queries[:, :, decision:end], bank.entries.keys[:, :, :end]
         K = self.plan.config.block_size
-        hits, _ = token_hits(queries, keys, decision)
+        hits = token_hits(queries, keys, decision)
         return hits[..., : blocks * K].sum((1, 2, 3)).unflatten(-1, (blocks, K)).sum(-1)
 
     def scores(self, bank: LayeredBank, levels: Tensor, spans: OpenSpan, interval: int = 0) -> Tensor:
         """Scores fp32 [O·B,F] of blocks with `levels` [O·B,F] at the decision point after these F blocks."""
         with spans("lensnet"):
-            return score_hits(self.lensnet, bank, levels, self.plan.decision(levels.shape[1]), interval or self.interval)
+            return score_layered(self.lensnet, bank, levels, self.plan.decision(levels.shape[1]), interval or self.interval)
 
     def likely(self, bank: LayeredBank, spans: OpenSpan) -> Tensor:
         """Logits fp32 [B,F] of the blocks that priority sampling leaves raw."""
