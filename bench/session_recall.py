@@ -1,8 +1,7 @@
 """Recall benchmark of sessions: a small model is trained to recall, and tested on histories many times its Working Context.
 
 Key–value pairs are anywhere in the history except its last W tokens; then two keys are named, the focus moves, and their values
-must be predicted (`bench.recall_rows`). The model is trained from scratch on rows of 512 tokens and then of 2,048, with positions
-within its Working Context, so that longer histories are not out of distribution. Conditions, all of W entries: the last W tokens
+must be predicted (`bench.recall_rows`). The model is trained from scratch on rows of 512 tokens and then of 2,048, its memory beside it. Conditions, all of W entries: the last W tokens
 (`window`), the session without expansions (`gists`), with random expansions (`random`), unchanged (`focus`). Chance is one in the
 number of values. The last line is JSON.
 """
@@ -78,17 +77,16 @@ class SessionRecall:
         return [int(part) * self.width for part in self.multiples.split(",")]
 
 
-def memory_config(entries: int, contexts: int) -> MCConfig:
-    """Memory with one level, positions by entry index, and variants of `entries` entries from the start."""
-    flags = {"block_size": K, "allocator_recent_tokens": TAIL // 2, "mc_horizon": TAIL // 2, "mc_train_wc_length": entries, "mc_max_lod": 1}
-    flags |= {"mc_joint": "mean", "gistnet_type": "mean", "positional_type": "local", "mc_lens_every": 1, "mc_lens_contexts": contexts}
-    return parse(MCConfig, [f"--{name}={value}" for name, value in (flags | {"mc_num_random_variants": contexts}).items()])
+def memory_config(entries: int) -> MCConfig:
+    """Memory beside the model, with variants of `entries` entries from the start."""
+    flags = {"block_size": K, "allocator_recent_tokens": TAIL // 2, "mc_horizon": TAIL // 2, "mc_train_wc_length": entries}
+    return parse(MCConfig, [f"--{name}={value}" for name, value in flags.items()])
 
 
 def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallController:
     """Model and memory, trained on short and then on longer rows, or loaded from the file of weights."""
     wide = LONG_ROWS.length - LONG_ROWS.blocks * K + RAW * K + LONG_ROWS.blocks - RAW
-    longer = RecallController(new_model(LONG_ROWS, 32, config.seed, runtime), memory_config(wide, 3), LONG_ROWS, config.seed, anneal=0.001)
+    longer = RecallController(new_model(LONG_ROWS, 32, config.seed, runtime), memory_config(wide), LONG_ROWS, config.seed, anneal=0.001)
     kept = Path(config.keep)
     if config.keep and kept.exists():
         longer.load_state_dict(load_file(kept))
@@ -105,7 +103,7 @@ def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallCont
 
     wide = SHORT_ROWS.length - SHORT_ROWS.blocks * K + 3 * K + SHORT_ROWS.blocks - 3
     controller = RecallController(
-        new_model(SHORT_ROWS, 32, config.seed, runtime), memory_config(wide, 4), SHORT_ROWS, config.seed, anneal=0.02
+        new_model(SHORT_ROWS, 32, config.seed, runtime), memory_config(wide), SHORT_ROWS, config.seed, anneal=0.02
     ).init_weights(torch.Generator().manual_seed(config.seed + 1))
     early = int(0.4 * config.short_steps * config.short_batch)
     rows = RecallRows(SHORT_ROWS, config.seed, SHORT_ALL, early)

@@ -128,14 +128,18 @@ class Session(ABC):
     def refocus(self, iterations: int | None = None) -> int:
         """Runs one refocus. Returns the index of the first entry that changed.
 
-        `iterations` of scoring and editing are by default those of the configuration.
+        `iterations` of scoring and editing are by default those of the configuration, and more where an allocator that swaps has
+        expanded a node above level 1.
         """
         self.hooks.refocusing(self)
         first = self.flush()
         if len(self.context) <= self.budget.target and not self.context.tiling.lod.any():
             iterations = 0  # everything is raw: there is nothing to choose
         geometry, edited, blocks = self.tree.spec.geometry, [], count_blocks(self.context.tiling, self.tree.spec.geometry)
-        for _ in range(self.config.allocator.allocator_iterations if iterations is None else iterations):
+        left = self.config.allocator.allocator_iterations if iterations is None else iterations
+        deeper = self.tree.spec.max_lod - 1  # further iterations, in which what was found below a high node is reached
+        while left:
+            left -= 1
             scores = self.scores()
             tiling, source = self._fitted(self.context.tiling, self.tree.length, self.budget.target, scores)
             kept = np.where(source < 0, scores.min(initial=0), scores[source])  # entries that had to become gists scored lowest
@@ -145,6 +149,8 @@ class Session(ABC):
             edited += edits
             if not edits:
                 break
+            if not left and deeper and self.allocator.swaps and any(edit.expand and edit.level > 1 for edit in edits):
+                left, deeper = 1, deeper - 1
         self.allocator.refocused()
         self._since = 0
         self.figures = FocusFigures(

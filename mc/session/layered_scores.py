@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from mc.memory_model import MemoryModel
-from mc.nets.layered_lens import NEWEST, LayeredLensNet
+from mc.nets.layered_lens import FAINT, NEWEST, LayeredLensNet
 from mc.nets.matches import LONGEST, MatchIndex
 from mc.session.allocator import raw_from
 from mc.session.layered_context import LayeredContext
 from mc.session.tree import MegaContextTree
 
-LEAST = 1e-4  # weight of a look that is kept
+LEAST = 1e-3  # weight of a look that is kept
 
 
 class Looks(NamedTuple):
@@ -148,14 +148,16 @@ class LayeredScores:
         into = np.empty((len(raw) + len(low), self._leads.shape[1]), dtype=np.float32)
         into[: len(raw)] = self._leads[offset[raw] + age[raw]]
         into[len(raw) :] = self._leads_of_slot[offset[low] // self._geometry.stride(1), age[low]]
-        near = np.append(raw, low)
-        into *= weight[near, None]
-        block, which = np.unique((place[near] // self._K)[:, None] + np.arange(into.shape[1]), return_inverse=True)
-        points = np.bincount(which.ravel(), into.ravel(), len(block))
-        reached = np.zeros(len(nodes.begin))
+        into *= weight[np.append(raw, low), None]
+        which, ahead = np.nonzero(into > FAINT)
+        points, block = into[which, ahead], place[np.append(raw, low)[which]] // self._K + ahead
         node = nodes.begin.searchsorted(block * self._K, side="right") - 1
         known = (node >= 0) & (block * self._K < nodes.begin[-1] + self._spans[max(1, nodes.levels[-1])])
-        np.maximum.at(reached, node[known], points[known])
+        above = known & (nodes.levels[node] > 1)
+        known ^= above
+        reached = np.bincount(node[known], points[known], len(nodes.begin))
+        best, at = np.unique(block[above], return_inverse=True)
+        np.maximum.at(reached, nodes.begin.searchsorted(best * self._K, side="right") - 1, np.bincount(at, points[above], len(best)))
         stride = self._spans[level[high]] // self._geometry.slots
         node = nodes.begin.searchsorted(place[high], side="right") - 1
         np.add.at(reached, node, weight[high] * self._leads_of_block / stride.astype(np.float64) ** 2)

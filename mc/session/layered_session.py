@@ -84,11 +84,9 @@ class LayeredSession(Session, SlotMemory):
 
     @torch.no_grad()
     def extend(self, tokens: Tensor) -> Tensor:
-        """See `SlotMemory`. Runs at least as many refocus iterations as there are levels, to reach tokens under high gists; the
-        newest token then is read again."""
+        """See `SlotMemory`. The newest token is read again after the refocus."""
         self._append(tokens)
-        levels = int(self.context.tiling.lod.max(initial=0))
-        if self.refocus(max(self.config.allocator.allocator_iterations, levels)) < len(self.context):
+        if self.refocus() < len(self.context):
             got = self.context.reread_newest()
             self._hidden = got.hidden
             if self._waiting[0].shape[2]:
