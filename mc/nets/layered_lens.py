@@ -3,16 +3,19 @@
 A query looks at the tokens that it attends to (`mc.nets.hits`); to a gist as if to all of its tokens alike; and, as a head that copies
 would if they were raw, at those behind an earlier occurrence of what was just read (`mc.nets.matches`). Such a head looks at the token
 that it is about to copy. What the next tokens need is therefore not that token but those after it: a query that was read `a` tokens ago
-and looked at token `c` by now points at token `c + a`, and the next n tokens will point at the n tokens from there on. The score of a
-block is the logarithm of what points into it, summed over all looks; that is the choice of an untrained LensNet. It learns how much each
-layer and head counts, each length of a match, each age of a query and each distance ahead, and a correction from the scores around a
-block, which starts at zero.
+and looked at token `c` by now points at token `c + a`, and the next n tokens will point at the n tokens from there on. What was named
+may also be asked for later: to a smaller part, a look goes on pointing where it did. The score of a block is the logarithm of what points
+into it, summed over all looks; that is the choice of an untrained LensNet. It learns how much each layer and head counts, each length of
+a match, each age of a query that has moved on or has not, and each distance ahead, and a correction from the scores around a block,
+which starts at zero.
 
 Shapes: `N` Working Contexts, `L` layers, `H` query heads, `Q` newest queries, `M` tokens, `F` blocks, `K` block size, `D` blocks that
-looks at one block may lead to.
+looks at one block may lead to, itself included.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn as nn
@@ -26,6 +29,7 @@ from nanochat.model.block import Linear, relu_squared
 
 NEWEST = 32  # queries that LensNet looks at, and the most tokens that it looks ahead
 DECAY = 0.9  # initial weight of a query by that of the one after it
+STAYING = 0.1  # initial weight of a look where it pointed
 COPYING = 1 / 16  # share of the heads that a match counts as, initially
 FAINT = 1e-6  # looks that weigh less are as good as none
 HIDDEN = 32
@@ -44,7 +48,8 @@ class LayeredLensNet(nn.Module):
         self.config = config
         # Logarithms of weights.
         self.heads = nn.Parameter(torch.empty(layers * heads))
-        self.ages = nn.Parameter(torch.empty(NEWEST))  # the newest first
+        self.moved = nn.Parameter(torch.empty(NEWEST))  # of looks by age, the newest first, where they point by now
+        self.stayed = nn.Parameter(torch.empty(NEWEST))  # and where they pointed
         self.ahead = nn.Parameter(torch.empty(NEWEST))
         self.lengths = nn.Parameter(torch.empty(LONGEST))  # of the matches of one query, relative to each other
         self.copying = nn.Parameter(torch.empty(()))
@@ -56,10 +61,11 @@ class LayeredLensNet(nn.Module):
     def init_weights(self, generator: torch.Generator | None = None) -> LayeredLensNet:
         """Initialises the weights to those of the untrained choice. Returns self."""
         nn.init.zeros_(self.heads)
-        self.ages.copy_(torch.arange(NEWEST) * torch.tensor(DECAY).log())
+        self.moved.copy_(torch.arange(NEWEST) * torch.tensor(DECAY).log())
+        nn.init.constant_(self.stayed, math.log(STAYING))
         nn.init.zeros_(self.ahead)
         self.lengths.copy_(torch.arange(LONGEST))
-        nn.init.constant_(self.copying, torch.tensor(COPYING * len(self.heads)).log().item())
+        nn.init.constant_(self.copying, math.log(COPYING * len(self.heads)))
         if self.c_in is not None:
             init_linear(self.c_in.weight, generator)
         nn.init.zeros_(self.c_score.weight)
@@ -79,24 +85,19 @@ class LayeredLensNet(nn.Module):
         return self.copying.exp() * (weights / weights.sum(-1, keepdim=True).clamp(min=FAINT)).square()
 
     def leads_to(self, block_size: int, interval: int) -> Tensor:
-        """Share of the next `interval` tokens that a look leads into its own block and each of the following ones, [K+NEWEST−1,D].
-
-        The first axis is the offset of the token in its block, plus the age of the query.
-        """
+        """What looks at a block lead to in it and in each of the following ones, [NEWEST,K,D] by age of the query and token looked at."""
         ahead = self.ahead[: min(interval, NEWEST)].exp() / min(interval, NEWEST)
-        place = torch.arange(block_size + NEWEST - 1, device=ahead.device)[:, None] + torch.arange(len(ahead), device=ahead.device)
-        blocks = place // block_size
-        return torch.zeros(len(place), blocks_ahead(block_size, interval), device=ahead.device).scatter_add(
-            1, blocks, ahead.expand_as(blocks)
-        )
+        offset = torch.arange(block_size + NEWEST - 1, device=ahead.device)
+        blocks = (offset[:, None] + torch.arange(len(ahead), device=ahead.device)) // block_size
+        D = (block_size + NEWEST + len(ahead) - 3) // block_size + 1
+        share = ahead.new_zeros(len(blocks), D).scatter_add(1, blocks, ahead.expand_as(blocks))  # of a pointer at this offset
+        moved = share.unfold(0, block_size, 1).mT * self.moved.exp()[:, None, None]
+        return moved + share[:block_size] * self.stayed.exp()[:, None, None]
 
     def reached(self, looks: Tensor, interval: int) -> Tensor:
         """What points into each block by now, and while the next tokens are read: [N,F] from looks [N,Q,F,K], oldest query first."""
         Q, blocks, K = looks.shape[1:]
-        age = torch.arange(Q - 1, -1, -1, device=looks.device)
-        leads = self.leads_to(K, interval)[age[:, None] + torch.arange(K, device=looks.device)]  # (Q, K, D)
-        leads = leads * self.ages[age].exp()[:, None, None]
-        into = torch.einsum("nqfk,qkd->dnf", looks, leads)
+        into = torch.einsum("nqfk,qkd->dnf", looks, self.leads_to(K, interval)[:Q].flip(0))
         return torch.stack([F.pad(part, (d, 0))[:, :blocks] for d, part in enumerate(into)]).sum(0)
 
     def score(self, reached: Tensor, level: Tensor, distance: Tensor, interval: int) -> Tensor:
@@ -110,8 +111,3 @@ class LayeredLensNet(nn.Module):
         if self.c_in is not None:
             x = relu_squared(self.c_in(x))
         return seen + self.c_score(x).squeeze(-1)
-
-
-def blocks_ahead(block_size: int, interval: int) -> int:
-    """Blocks that looks at one block may lead to, itself included: D."""
-    return (block_size + NEWEST + min(interval, NEWEST) - 3) // block_size + 1

@@ -85,7 +85,7 @@ class LayeredContext:
         self.pool = BlockPool(max(1, POOL_TOKENS // K), Below(empty, empty.clone(), empty.new_zeros(empty.shape[:-1])))
         self._placed: dict[int, int] = {}  # shift with which the keys of each block in the pool are rotated
         self._spans = [tree.spec.geometry.span(level) for level in range(tree.spec.max_lod + 1)]
-        self._piece = max(K, config.max_seq_len // 4 // K * K)
+        self._piece = max(K, config.max_seq_len // 2 // K * K)
 
     def __len__(self) -> int:
         """Number of entries, W."""

@@ -59,15 +59,13 @@ class LayeredScores:
         self._nodes: _Nodes | None = None
         lensnet: LayeredLensNet = memory.lensnet
         with torch.no_grad():
-            leads = lensnet.leads_to(self._K, interval).cpu().numpy()  # [K+NEWEST−1,D]
+            self._leads = lensnet.leads_to(self._K, interval).cpu().numpy()  # [NEWEST,K,D]
             self._heads = lensnet.heads.exp().view(-1, 1, 1)
-            self._ages = lensnet.ages.exp().cpu().numpy()
             self._lengths, self._copying = lensnet.lengths.exp().cpu().numpy(), float(lensnet.copying.exp())
-        self._leads = leads
-        # Looks at a slot of level 1 are spread over its tokens, [S,NEWEST,D]; of higher levels, they lead to the node itself.
-        spread = leads[np.arange(self._K)[:, None] + np.arange(NEWEST)].reshape(self._geometry.slots, -1, NEWEST, leads.shape[1])
-        self._leads_of_slot = spread.mean(1) / self._geometry.stride(1)
-        self._leads_of_block = float(leads[0].sum()) * self._K
+        # Looks at a slot of level 1 are spread over its tokens, [NEWEST,S,D]; of higher levels, they lead to the node itself, [NEWEST].
+        slots = self._leads.reshape(NEWEST, self._geometry.slots, -1, self._leads.shape[2])
+        self._leads_of_slot = slots.mean(2) / self._geometry.stride(1)
+        self._leads_of_node = self._leads.sum((1, 2))
 
     def add(self, queries: Tensor) -> None:
         """Adds the queries [L,H,n,E] of the newest tokens, which have just been read and laid out."""
@@ -142,12 +140,11 @@ class LayeredScores:
         """What points into each node, or into the best block below it, fp32 [U]."""
         query, place, level, weight = self._looks
         age = length - 1 - query
-        weight = weight * self._ages[age]
         raw, low, high = (np.flatnonzero(kind) for kind in (level == 0, level == 1, level > 1))
         offset = place % self._K
-        into = np.empty((len(raw) + len(low), self._leads.shape[1]), dtype=np.float32)
-        into[: len(raw)] = self._leads[offset[raw] + age[raw]]
-        into[len(raw) :] = self._leads_of_slot[offset[low] // self._geometry.stride(1), age[low]]
+        into = np.empty((len(raw) + len(low), self._leads.shape[2]), dtype=np.float32)
+        into[: len(raw)] = self._leads[age[raw], offset[raw]]
+        into[len(raw) :] = self._leads_of_slot[age[low], offset[low] // self._geometry.stride(1)]
         into *= weight[np.append(raw, low), None]
         which, ahead = np.nonzero(into > FAINT)
         points, block = into[which, ahead], place[np.append(raw, low)[which]] // self._K + ahead
@@ -160,7 +157,7 @@ class LayeredScores:
         np.maximum.at(reached, nodes.begin.searchsorted(best * self._K, side="right") - 1, np.bincount(at, points[above], len(best)))
         stride = self._spans[level[high]] // self._geometry.slots
         node = nodes.begin.searchsorted(place[high], side="right") - 1
-        np.add.at(reached, node, weight[high] * self._leads_of_block / stride.astype(np.float64) ** 2)
+        np.add.at(reached, node, weight[high] * self._leads_of_node[age[high]] / stride.astype(np.float64) ** 2)
         return reached.astype(np.float32)
 
     def _attention(self, queries: Tensor, end: int) -> Tensor:
