@@ -28,7 +28,7 @@ import safetensors.torch
 import torch
 
 from nanochat.checkpoint.manifest import META, InvalidError, canonical, check_file, read_file, read_manifest, write_file, write_manifest
-from nanochat.common import UserError, fsync_dir
+from nanochat.common import UserError, encoded, fsync_dir
 
 _STEP = re.compile(r"step_(\d{7,})")
 _REPLACED = re.compile(r"\.step_(\d{7,})\.old")
@@ -110,7 +110,7 @@ class CheckpointStore:
         try:
             with together(processes, what):
                 _check(step, tensors, processes)
-                meta_bytes = (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+                meta_bytes = encoded(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
             with together(processes, what):
                 if first:
                     self._prepare(temporary)

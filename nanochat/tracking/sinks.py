@@ -153,6 +153,8 @@ class WandbSink(Sink):
         except wandb.Error as error:
             reason = redact(str(error)).partition("\n")[0]
             raise UserError(f"cannot log to W&B: {reason} (WANDB_MODE=offline trains without a connection)") from error
+        except UnicodeEncodeError as error:
+            raise UserError(f"cannot log to W&B: {error.object!r} is not UTF-8; rename it, or train without --run") from error
 
     def log(self, record: Record) -> None:
         step = record["step"]

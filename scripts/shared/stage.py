@@ -20,11 +20,12 @@ from nanochat.data.rows import Loader
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.flags import flag, flat_values, part
 from nanochat.model.gpt import GPTConfig
+from nanochat.process import outlive_readers
 from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.redaction import redact_all
 from nanochat.report.sections import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
-from nanochat.runtime.signals import StopSignals, outlive_readers
+from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.run_log import METRICS_FILE, open_metrics, wandb_name
 from nanochat.train.callback import open_profilers
 from nanochat.train.objective import Objective
