@@ -90,8 +90,12 @@ class MetricsLogger:
     def __enter__(self) -> MetricsLogger:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        try:
+            self.close()
+        except UserError:
+            if kind is None:  # else what ended the run says more
+                raise
 
 
 class JsonlSink(Sink):
