@@ -144,7 +144,7 @@ def _read(path: Path) -> Holder | None:
     """The holder that the file names; None if there is no file, or it was cut off while it was written."""
     try:
         return Holder(**json.loads(path.read_bytes()))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, RecursionError, TypeError):
         return None
 
 
