@@ -1,16 +1,19 @@
 """Training speed at one shape, compared with karpathy/nanochat if `--nanochat` is a checkout of it.
 
 Every side is a process of its own; they take turns, so that other load on the machine affects all of them. The first step includes
-compiling: cold with an empty compile cache, warm with that of the previous process.
+compiling: cold with an empty compile cache, warm with that of the previous process. In the end our side trains beside a process that
+keeps one core busy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -20,6 +23,7 @@ from nanochat import flags
 from nanochat.common import ROOT, UserError
 from nanochat.flags import flag
 
+NOT_SHAPE = ("nanochat", "rounds", "steps", "busy")
 KARPATHY_DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -40,6 +44,7 @@ class TrainSpeed:
     compile: bool = flag(True, "compile our side")
     rounds: int = flag(5, "turns of every side")
     steps: int = flag(4, "steps per turn", unit="steps")
+    busy: bool = flag(True, "also measure beside one busy core")
     nanochat: str = flag("", "checkout of karpathy/nanochat to compare with, unchanged and with bf16 forced")
 
     def __post_init__(self) -> None:
@@ -54,18 +59,20 @@ class TrainSpeed:
 class Side:
     """Worker process with its steps so far."""
 
-    def __init__(self, config: TrainSpeed, name: str, cache: Path, path: Path, dtype: str) -> None:
+    def __init__(self, config: TrainSpeed, name: str, cache: Path, path: Path, dtype: str, **variables: str) -> None:
         self.name = name
         self.seconds: list[float] = []
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)}
         environment.pop("NANOCHAT_DTYPE", None)
         side = "ours" if path == ROOT else "karpathy"
+        if side == "karpathy":
+            environment.pop("GOMP_SPINCOUNT", None)  # our own way, which this process has been started in
         if dtype != "auto":
             environment["NANOCHAT_DTYPE"] = dtype if side == "ours" else KARPATHY_DTYPE[dtype]
-        options = {k: v for k, v in vars(config).items() if k not in ("dtype", "rounds", "steps", "nanochat")}
+        options = {k: v for k, v in vars(config).items() if k not in ("dtype", *NOT_SHAPE)}
         arguments = [f"--{k.replace('_', '-')}={int(v) if isinstance(v, bool) else v}" for k, v in options.items()]
         command = [sys.executable, str(ROOT / "bench" / "speed_worker.py"), f"--side={side}", f"--path={path}", *arguments]
-        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, env=environment | variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, steps: int) -> dict[str, Any]:
         """Runs `steps` steps and returns the worker's answer. Raises `UserError` if it died."""
@@ -82,11 +89,21 @@ class Side:
         self.process.wait()
 
 
+@contextlib.contextmanager
+def busy_core() -> Iterator[None]:
+    """Another process that keeps a core busy."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measures, and prints a table and one line of JSON."""
     config = flags.parse(TrainSpeed, argv)
     rivals = {"karpathy": "auto", "karpathy_bf16": "bf16"} if config.nanochat else {}
-    result: dict[str, Any] = {"shape": {k: v for k, v in vars(config).items() if k not in ("nanochat", "rounds", "steps")}}
+    result: dict[str, Any] = {"shape": {k: v for k, v in vars(config).items() if k not in NOT_SHAPE}}
     with tempfile.TemporaryDirectory() as folder:
         caches = {name: Path(folder) / name for name in ("ours", *rivals)}
         cold = Side(config, "ours", caches["ours"], ROOT, config.dtype)
@@ -105,12 +122,21 @@ def main(argv: list[str] | None = None) -> int:
                 side.seconds += answer["seconds"]
                 if side.name == "ours":
                     result["peak_mem_mib"], flops = answer["peak_mem_mib"], answer["flops_per_token"]
+        quiet = config.total_batch_size / median(sides[0].seconds)
+        if config.busy:
+            with busy_core():
+                sides[0].run(1)
+                seconds = [second for _ in range(config.rounds) for second in sides[0].run(config.steps)["seconds"]]
+            result["busy_tokens_per_s"] = config.total_batch_size / median(seconds)
+            result["busy_share"] = result["busy_tokens_per_s"] / quiet
         for side in sides:
             side.close()
     rates = {side.name: config.total_batch_size / median(side.seconds) for side in sides}
     for side in sides:
         low, high = (config.total_batch_size / f(side.seconds) for f in (max, min))
         print(f"{side.name:14s} {rates[side.name]:9,.0f} tokens/s (slowest step {low:,.0f}, fastest {high:,.0f})")
+    if config.busy:
+        print(f"{'ours, busy':14s} {result['busy_tokens_per_s']:9,.0f} tokens/s beside one busy core")
     result["tokens_per_s"] = rates["ours"]
     result["flops_per_s"] = rates["ours"] * flops
     result |= {f"{name}_tokens_per_s": rates[name] for name in rivals}

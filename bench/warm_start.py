@@ -147,7 +147,8 @@ def become(request: dict[str, Any]) -> NoReturn:
     os.environ.clear()
     os.environ.update(request["environment"])
     if request["file_size_limit"] is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size_limit"],) * 2)
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]  # the test may lift the limit
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size_limit"], hard))
     sys.argv = [request["module"], *request["argv"]]
     code = 0
     try:

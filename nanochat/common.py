@@ -25,8 +25,16 @@ class UserError(Exception):
 
 
 def base_dir() -> Path:
-    """Folder of all artefacts: `$NANOCHAT_BASE_DIR`, by default `~/.cache/nanochat`. Does not create it."""
-    return Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat").expanduser()
+    """Folder of all artefacts: `$NANOCHAT_BASE_DIR`, by default `~/.cache/nanochat`. Does not create it.
+
+    Raises `UserError` if its name is not UTF-8: compilers and libraries refuse such paths in ways of their own.
+    """
+    folder = Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat").expanduser()
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"invalid base folder {os.fsencode(folder)!r}: its name is not UTF-8; set NANOCHAT_BASE_DIR to another") from error
+    return folder
 
 
 def ensure_dir(path: Path) -> Path:
@@ -38,6 +46,11 @@ def ensure_dir(path: Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror}; set NANOCHAT_BASE_DIR to a writable folder") from error
     return path
+
+
+def encoded(text: str) -> bytes:
+    """`text` as UTF-8; bytes of a file name that is not UTF-8 are spelled `\\udc…`, which JSON reads back as the same name."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def fsync_dir(path: Path) -> None:
@@ -54,7 +67,7 @@ def atomic_write(path: Path, data: str | bytes) -> None:
 
     Raises `UserError` if the disk is full or the folder read-only; the old file is then intact.
     """
-    payload = data.encode("utf-8") if isinstance(data, str) else data
+    payload = encoded(data) if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(temporary, "wb") as f:
@@ -80,7 +93,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} is not readable JSON ({error}); delete it and make it again") from error
 
 

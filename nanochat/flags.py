@@ -16,6 +16,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+from nanochat import process
 from nanochat.common import UserError
 from nanochat.redaction import redact
 
@@ -119,9 +120,10 @@ def check_choices(config: Any, *names: str) -> None:
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Runs a script's `main`; a `UserError` becomes one line on stderr and exit code 1."""
+    """Runs a script's `main`; a `UserError` becomes one line on stderr and exit code 1. Output is that of `process.running`."""
     try:
-        code = main()
+        with process.running():
+            code = main()
     except UserError as error:
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(1)

@@ -13,8 +13,8 @@ from mc.device_memory import Foresight, foresee
 from mc.telemetry.provider import NoOpTelemetryProvider, open_telemetry
 from mc.train.controller import MCController, new_controller
 from nanochat import flags
-from nanochat.checkpoint.load_model import Trained, load_weights_into, open_trained
-from nanochat.common import UserError, base_dir, ensure_dir
+from nanochat.checkpoint.load_model import Trained, check_tag, load_weights_into, open_trained
+from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
 from nanochat.data.sources import DataFlags, open_source
 from nanochat.data.token_cache import open_tokens
@@ -24,12 +24,14 @@ from nanochat.flags import check, flag, part
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.report.sections import section
 from nanochat.runtime.device import Runtime
+from nanochat.runtime.folder_lock import FolderLock
+from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE
 from nanochat.train.objective import NextTokenObjective
 from nanochat.train.schedule import HorizonFlags, TrainPlan, plan_run
 from nanochat.train.trainer import Trainer
 from scripts.shared.evaluations import bits_per_byte, core, memory_worth, samples
-from scripts.shared.stage import StageFlags, StageRun, start_process
+from scripts.shared.stage import StageFlags, StageRun, locked, start_process
 
 REFERENCE_DEPTH = 12  # the nominal learning rates were tuned at this depth
 
@@ -53,6 +55,7 @@ class BaseTrain(StageFlags):
     core_metric_max_per_task: int = flag(500, "examples of each CORE task", unit="examples")
 
     def __post_init__(self) -> None:
+        check_tag(self, "model_tag", "init_from")
         check(self, lambda value: value >= 1 or value == -1, "must be at least 1, or -1", "eval_every", "sample_every", "core_metric_every")
         check(self, lambda value: value >= 1, "must be at least 1", "eval_tokens", "core_metric_max_per_task")
         T, B, b = self.model.max_seq_len, self.horizon.total_batch_size, self.trainer.device_batch_size
@@ -104,10 +107,15 @@ def main(argv: list[str] | None = None) -> int:
     if args.core_metric_every > 0 and not bundle_is_here():
         raise UserError(f"CORE needs its bundle; get it with: {GET_IT}; or leave --core-metric-every at -1")
     runtime, stop = start_process(args.runtime)
+    with locked("base", args.tag, runtime) as lock:
+        pretrain(args, runtime, stop, lock)
+    return 0
+
+
+def pretrain(args: BaseTrain, runtime: Runtime, stop: StopSignals, lock: FolderLock | None) -> None:
+    """Trains, or continues training, in the locked folder of the run."""
     say = runtime.say
     telemetry = open_telemetry(args.telemetry, say=say, rank=runtime.rank) if args.mc else NoOpTelemetryProvider()
-    ensure_dir(base_dir() / "base_runs" / args.tag)  # before the tokenizer is loaded: it names a base folder that cannot be written
-
     tokenizer = load_tokenizer()
     foresight = estimate_memory(args, tokenizer.vocab_size, runtime)
     if args.check_memory:
@@ -127,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     objective = (
         new_controller(model, args.memory, T, seed, runtime, pretrained=initial is not None) if args.mc else NextTokenObjective(model)
     )
-    run = StageRun("base", args.tag, args, runtime, stop, tokenizer, objective, telemetry)
+    run = StageRun("base", args.tag, args, runtime, stop, lock, tokenizer, objective, telemetry)
     trainer = run.build(
         loader,
         plan,
@@ -158,7 +166,6 @@ def main(argv: list[str] | None = None) -> int:
         section("data", source.describe())
         run.report(trainer, summary(args, trainer))
     runtime.close()
-    return 0
 
 
 def estimate_memory(args: BaseTrain, vocab_size: int, runtime: Runtime) -> Foresight:

@@ -54,7 +54,7 @@ class ChatCli:
 def main(argv: Sequence[str] | None = None) -> int:
     """Replies to `--prompt`, or chats; returns the exit code."""
     config = parse(ChatCli, argv)
-    sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: the model writes any character
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever the locale: the model writes any character
     runtime = start(RuntimeFlags(device_type=config.device_type, compile=False))
     if config.mc_enabled:
         chat_with_memory(config, runtime)

@@ -14,7 +14,7 @@ from nanochat.infer.tools import Tools
 from nanochat.tasks.registry import open_task
 from nanochat.train.callback import Evaluation, Run
 from nanochat.train.rollouts import RolloutFlags, Rollouts
-from scripts.shared.tuning import Tuning, TuningOptim, TuningSchedule, begin
+from scripts.shared.tuning import Tuning, TuningOptim, TuningRun, TuningSchedule, begin
 
 
 @dataclass
@@ -55,7 +55,13 @@ class ChatRl(Tuning):
 def main(argv: list[str] | None = None) -> int:
     """Trains, or continues training, and returns the exit code."""
     args = flags.parse(ChatRl, argv)
-    run = begin(args, "rl")
+    with begin(args, "rl") as run:
+        reinforce(run, args)
+    return 0
+
+
+def reinforce(run: TuningRun, args: ChatRl) -> None:
+    """Trains, or continues training, on the replies to the prompts of the task."""
     T, seed, runtime = run.model.config.max_seq_len, args.trainer.seed, run.runtime
     row = T if args.row_tokens == -1 else args.row_tokens
     if row > T or (run.memory and row != T):
@@ -80,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     steps = args.num_iterations if args.num_iterations > 0 else math.ceil(args.epochs * len(train) / P)
     trainer = run.trainer(rollouts, run.plan(P * S * row, steps), rows, {"task": args.task, **vars(args.rollout)})
     trainer.callbacks.append(Evaluation(evaluate, args.eval_every))
-    return run.finish(trainer, {"task": args.task, "prompts per step": P, "replies per prompt": S, "epochs": steps * P / len(train)})
+    run.finish(trainer, {"task": args.task, "prompts per step": P, "replies per prompt": S, "epochs": steps * P / len(train)})
 
 
 if __name__ == "__main__":

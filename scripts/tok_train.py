@@ -11,6 +11,7 @@ from nanochat.data.sources import DataFlags, open_source
 from nanochat.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer
 from nanochat.flags import flag, parse, part, run
 from nanochat.report.sections import section
+from nanochat.runtime.folder_lock import hold
 
 
 @dataclass
@@ -54,6 +55,13 @@ def limited(texts: Iterable[str], max_chars: int, doc_cap: int, read: Amount) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     config = parse(TokTrain, argv)
+    with hold(base_dir() / "tokenizer", print, "or set NANOCHAT_BASE_DIR to another folder"):
+        train(config)
+    return 0
+
+
+def train(config: TokTrain) -> None:
+    """Trains, saves and reports."""
     source = open_source(config.data.dataset)
     read = Amount()
     start = time.perf_counter()
@@ -78,7 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fingerprint": tokenizer.fingerprint,
     }
     section("tokenizer_training", values)
-    return 0
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ FOLDER_ORDER = {
         {"model"},
         {"sandbox", "tracking"},
         {"flags"},
-        {"common", "markdown", "redaction", "progress"},
+        {"common", "markdown", "redaction", "progress", "process"},
     ),
     "mc": (
         {"serve"},

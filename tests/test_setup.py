@@ -202,7 +202,8 @@ def test_bad_input(checkout: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (2, "error: unknown argument --yess; see --help\n")
     done = set_up(checkout, "--yes", PYTHON="/nowhere/python3")
     assert (done.returncode, done.stderr) == (1, "error: invalid PYTHON=/nowhere/python3; expected Python 3.11 or newer\n")
-    empty = {"PATH": path_without("cargo", "curl", "rustup", folder=tmp_path), "HOME": str(tmp_path), "CARGO_HOME": str(tmp_path)}
+    path = path_without("cargo", "curl", "rustup", "apt-get", "dnf", "brew", folder=tmp_path)
+    empty = {"PATH": path, "HOME": str(tmp_path), "CARGO_HOME": str(tmp_path)}
     done = set_up(checkout, "--yes", PYTHON=sys.executable, **empty)
     assert done.returncode == 1
     assert done.stderr == "error: cargo is missing and rustup cannot be downloaded; install Rust, then run ./mc_setup again\n"

@@ -109,12 +109,24 @@ def newest_tag(stage: Stage, ending: str = "") -> str | None:
     return max(written, key=written.__getitem__) if written else None
 
 
+def is_tag(text: str) -> bool:
+    """Whether `text` is the name of a folder that lies where it is made: visible, printable, without slashes, not too long."""
+    return 0 < len(text) <= 200 and text.isprintable() and not text.startswith(".") and not {"/", "\\"} & set(text)
+
+
+def check_tag(config: Any, *names: str) -> None:
+    """Raises `ValueError` for the first of the flags `names` of `config` that is given and no tag."""
+    for name in names:
+        if (tag := getattr(config, name)) and not is_tag(tag):
+            raise ValueError(f"invalid {name} {tag!r}: expected the name of a folder, without slashes and not beginning with a dot")
+
+
 def _folder(stage: Stage, tag: str | None) -> Path:
     """The checkpoint folder of `tag` (default: the one written last)."""
     root = base_dir() / f"{stage}_checkpoints"
     how = f"train one with python -m scripts.{TRAINED_BY[stage]}"
     if tag is not None:
-        if Path(tag).name != tag:
+        if not is_tag(tag):
             raise UserError(f"invalid model tag {tag!r}: expected the name of a folder in {root}")
         if not (root / tag).is_dir():
             have = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) if root.is_dir() else ""

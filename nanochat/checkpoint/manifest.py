@@ -45,7 +45,7 @@ def read_manifest(folder: Path, step: int) -> dict[str, dict[str, Any]]:
         manifest = json.loads(data)
     except OSError as error:
         raise InvalidError(f"{MANIFEST}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidError(f"{MANIFEST} is not JSON") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InvalidError(f"{MANIFEST} is not of format {FORMAT}")

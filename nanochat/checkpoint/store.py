@@ -28,7 +28,7 @@ import safetensors.torch
 import torch
 
 from nanochat.checkpoint.manifest import META, InvalidError, canonical, check_file, read_file, read_manifest, write_file, write_manifest
-from nanochat.common import UserError, fsync_dir
+from nanochat.common import UserError, encoded, fsync_dir
 
 _STEP = re.compile(r"step_(\d{7,})")
 _REPLACED = re.compile(r"\.step_(\d{7,})\.old")
@@ -55,6 +55,10 @@ ALONE = Processes()
 
 class OtherProcessError(UserError):
     """Another process failed; its own error says why."""
+
+
+class SaveError(UserError):
+    """The disk did not take a checkpoint. The run that wanted to save it is as it was, and so are earlier checkpoints."""
 
 
 @contextmanager
@@ -102,7 +106,7 @@ class CheckpointStore:
         with NaN and infinities as Python's `json` spells them: a run that met one must still be able to save.
         Of several processes, each calls this with the tensors it owns, no name twice; `meta` is taken from rank 0.
 
-        If one process fails, all raise: that one its own error, the others `UserError`. Raises `UserError` if the disk is
+        If one process fails, all raise: that one its own error, the others `OtherProcessError`. Raises `SaveError` if the disk is
         full or read-only, `ValueError` or `TypeError` for what cannot be saved. Earlier checkpoints are then intact and
         nothing half-written stays.
         """
@@ -110,7 +114,7 @@ class CheckpointStore:
         try:
             with together(processes, what):
                 _check(step, tensors, processes)
-                meta_bytes = (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+                meta_bytes = encoded(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
             with together(processes, what):
                 if first:
                     self._prepare(temporary)
@@ -121,7 +125,7 @@ class CheckpointStore:
                 if first:
                     self._commit(step, temporary, processes.world_size)
         except OSError as error:
-            raise UserError(
+            raise SaveError(
                 f"cannot {what}: {error.strerror}; make room there or set NANOCHAT_BASE_DIR to another folder "
                 "(earlier checkpoints are intact)"
             ) from error
@@ -132,6 +136,27 @@ class CheckpointStore:
             if first:
                 self._prune(step)
         return self._final(step)
+
+    def check_room(self, tensors: Tensors, say: Callable[[str], None], processes: Processes = ALONE) -> None:
+        """Checks that the disk has room for a checkpoint of `tensors`, and says if it has none for all that a run keeps at a time.
+
+        A save needs room for one more than it keeps. Raises `UserError` if there is none for the next one.
+        """
+        own = [sum(tensor.nbytes for tensor in named.values()) for named in tensors.values()]
+        size = sum(own) * processes.world_size  # too much for what only the first process has, which it alone checks
+        with together(processes, f"save in {self.folder}"):
+            if processes.rank > 0:
+                return
+            place = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+            free, kept = shutil.disk_usage(place).free, len(self.steps())
+            if free < size:
+                raise UserError(
+                    f"{place} has {_size(free)} free, but a checkpoint takes {_size(size)}; make room there or set NANOCHAT_BASE_DIR "
+                    "to another folder"
+                )
+            most = size * max(1, self.keep + 1 - kept) if self.keep > 0 else size
+            if free < most:
+                say(f"disk: {place} has {_size(free)} free, but the checkpoints of this run will take {_size(most)}; make room in time")
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, valid or not, ascending."""
@@ -298,6 +323,10 @@ class CheckpointStore:
 
 def _name(step: int) -> str:
     return f"step_{step:07d}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e8 else f"{count / 1e6:,.2f} MB"
 
 
 def _part(rank: int) -> str:

@@ -1,12 +1,10 @@
-"""Deferred signals: Ctrl-C after critical sections, stop requests at step boundaries, output whose reader has ended."""
+"""Deferred signals: Ctrl-C after critical sections, stop requests at step boundaries."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -50,34 +48,6 @@ def between(items: Iterator[Item]) -> Iterator[Item]:
             except StopIteration:
                 return
         yield item
-
-
-class _Outliving(io.FileIO):
-    """Stream that discards its output once its reader has ended."""
-
-    def write(self, data: bytes | memoryview) -> int | None:
-        try:
-            return super().write(data)
-        except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
-            return len(data)
-
-
-def outlive_readers() -> None:
-    """Makes this process survive the end of the program that reads its output.
-
-    Ctrl-C also ends a `tee` behind a pipe, and the run must still be able to save. Streams that are not the process's own, as in
-    tests that capture them, are left alone.
-    """
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is getattr(sys, f"__{name}__") and stream is not None:
-            stream.flush()
-            raw = _Outliving(stream.fileno(), "w", closefd=False)
-            lines = name == "stderr" or stream.line_buffering
-            setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=lines))
 
 
 class StopSignals:

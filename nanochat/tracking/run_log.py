@@ -75,9 +75,12 @@ class AlertSink(Sink):
 
     def log(self, record: Record) -> None:
         for alert in self._watch.update(record):
-            self._file.log(alert.record())
-            for notify in self._notify:
-                notify(alert)
+            self.alert(alert)
+
+    def alert(self, alert: Alert) -> None:
+        self._file.log(alert.record())
+        for notify in self._notify:
+            notify(alert)
 
     def close(self) -> None:
         self._file.close()

@@ -5,6 +5,7 @@ A record is a flat dict of plain values with an integer `step`: one JSON line, o
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -12,16 +13,19 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from nanochat.common import UserError, atomic_write, ensure_dir
 from nanochat.progress import ProgressDisplay
 from nanochat.redaction import redact, redact_all
+from nanochat.tracking.metric_bounds import Alert
 
 Plain = int | float | str | bool | None
 Record = Mapping[str, Plain]
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota, a limit on the size of files
 _FIGURES = {
     "train/loss": "loss {:.4f}",
     "val/bpb": "val bpb {:.4f}",
@@ -39,6 +43,9 @@ class Sink(Protocol):
 
     def say(self, text: str) -> None:
         """Prints a line for people."""
+
+    def alert(self, alert: Alert) -> None:
+        """Reports what went wrong with the run itself."""
 
     def close(self) -> None:
         """Writes what is left."""
@@ -69,16 +76,26 @@ class MetricsLogger:
         for sink in self._sinks:
             sink.say(redact(text))
 
+    def alert(self, alert: Alert) -> None:
+        """Reports what went wrong with the run itself."""
+        for sink in self._sinks:
+            sink.alert(alert)
+
     def close(self) -> None:
         """Closes the sinks, last one first."""
-        while self._sinks:
-            self._sinks.pop().close()
+        with ExitStack() as stack:  # an error of one does not leave another open
+            while self._sinks:
+                stack.callback(self._sinks.pop(0).close)
 
     def __enter__(self) -> MetricsLogger:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        try:
+            self.close()
+        except UserError:
+            if kind is None:  # else what ended the run says more
+                raise
 
 
 class JsonlSink(Sink):
@@ -88,7 +105,8 @@ class JsonlSink(Sink):
     `resume_step` is the step a run continues from: records of later steps and a torn last line are dropped, so that the
     run writes them again. None starts a new file; an earlier one is kept as `<stem>.previous.jsonl`.
 
-    Raises `UserError` if the file cannot be written.
+    Records that a full disk does not take are kept, with a line on stderr, and written once there is room. Raises `UserError` if the
+    file cannot be written for another reason, or they are still unwritten in the end.
     """
 
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
@@ -100,6 +118,7 @@ class JsonlSink(Sink):
         elif path.exists():
             os.replace(path, path.with_suffix(f".previous{path.suffix}"))
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (open for the life of the run)
+        self._unwritten = bytearray()
 
     def log(self, record: Record) -> None:
         values: dict[str, Plain] = {}
@@ -108,15 +127,31 @@ class JsonlSink(Sink):
             values[key] = value if finite else None
             if not finite:
                 values[f"{key}_nonfinite"] = str(value)
-        line = memoryview((json.dumps(values, allow_nan=False) + "\n").encode("ascii"))
-        try:
-            while line:
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            raise UserError(f"cannot append to {self.path}: {error.strerror}; make room and run again to resume") from error
+        waiting = bool(self._unwritten)
+        self._unwritten += (json.dumps(values, allow_nan=False) + "\n").encode("ascii")
+        error = self._write()
+        if error is not None and error.errno not in FULL:
+            raise self._cannot(error)
+        if error is not None and not waiting:
+            print(f"alert: cannot append to {self.path}: {error.strerror}; its records wait until there is room", file=sys.stderr)
 
     def close(self) -> None:
+        error = self._write()
         self._file.close()
+        if error is not None:
+            raise self._cannot(error)
+
+    def _write(self) -> OSError | None:
+        """Writes what waits; returns why it still does."""
+        try:
+            while self._unwritten:
+                del self._unwritten[: self._file.write(self._unwritten)]
+        except OSError as error:
+            return error
+        return None
+
+    def _cannot(self, error: OSError) -> UserError:
+        return UserError(f"cannot append to {self.path}: {error.strerror}; make room and run again to resume")
 
 
 class WandbSink(Sink):
@@ -153,6 +188,8 @@ class WandbSink(Sink):
         except wandb.Error as error:
             reason = redact(str(error)).partition("\n")[0]
             raise UserError(f"cannot log to W&B: {reason} (WANDB_MODE=offline trains without a connection)") from error
+        except UnicodeEncodeError as error:
+            raise UserError(f"cannot log to W&B: {error.object!r} is not UTF-8; rename it, or train without --run") from error
 
     def log(self, record: Record) -> None:
         step = record["step"]

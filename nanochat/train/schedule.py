@@ -109,9 +109,49 @@ def plan_run(
     return TrainPlan(B, steps, lr_scale, lr_scale * (BATCH_REFERENCE * reference_steps) / (tokens_before + B * steps))
 
 
-def lr_multiplier(flags: ScheduleFlags, step: int, total: int) -> float:
-    """Multiplier at `step` (0 … total−1): linear warm-up, constant, decay to `final_lr_frac`; the lower one if both overlap."""
-    rise = (step + 1) / flags.warmup_steps if step < flags.warmup_steps else 1.0
+@dataclass(frozen=True)
+class Leg:
+    """Part of a run with schedules of its own, from step `start` to the run's end: the whole run, or what was added to it later.
+
+    `progress`, `lr` and `momentum` are what the run had come to before it: fraction done, multiplier, Muon's momentum.
+    """
+
+    start: int = 0
+    progress: float = 0.0
+    lr: float = 0.0
+    momentum: float = MOMENTUM_START
+
+    def fraction(self, step: int, total: int) -> float:
+        """Fraction of the run that is done before `step`. It never falls, so that what a run anneals stays annealed."""
+        return self.progress + (1 - self.progress) * ((step - self.start) / (total - self.start))
+
+    def multipliers(self, flags: ScheduleFlags, step: int, total: int) -> dict[str, float]:
+        """Multipliers of learning rate and weight decay, and Muon's momentum, at `step` of a run of `total` steps."""
+        step, total = step - self.start, total - self.start
+        return {
+            "lr": lr_multiplier(flags, step, total, self.lr),
+            "momentum": muon_momentum(flags, step, total, self.momentum),
+            "weight_decay": weight_decay_multiplier(step, total),
+        }
+
+    def next(self, flags: ScheduleFlags, step: int, total: int) -> Leg:
+        """The leg that begins at `step` of a run that was to have `total` steps."""
+        last = self.multipliers(flags, step - 1, total)
+        return Leg(step, self.fraction(step, total), last["lr"], last["momentum"])
+
+    def describe(self, flags: ScheduleFlags, total: int) -> str:
+        """One line about a leg that was added."""
+        falling = round(flags.warmdown_ratio * (total - self.start))
+        peak = f"rises from {self.lr:.3g} to 1 × its peak in {flags.warmup_steps} steps" if self.lr < 1 else "stays at its peak"
+        return (
+            f"going on from step {self.start:,} to {total:,} with the optimizer and the data as they are: the learning rate {peak} and "
+            f"falls to {flags.final_lr_frac:g} × over the last {falling:,} steps; the weight decay follows its half cosine anew"
+        )
+
+
+def lr_multiplier(flags: ScheduleFlags, step: int, total: int, before: float = 0.0) -> float:
+    """Multiplier at `step` (0 … total−1): linear warm-up from `before`, constant, decay to `final_lr_frac`; the lower if both overlap."""
+    rise = before + (1 - before) * ((step + 1) / flags.warmup_steps) if step < flags.warmup_steps else 1.0
     height = 1 - _warmdown_progress(flags, step, total)
     if flags.warmdown_shape == "cosine":
         height = 0.5 - 0.5 * math.cos(math.pi * height)
@@ -124,9 +164,9 @@ def _warmdown_progress(flags: ScheduleFlags, step: int, total: int) -> float:
     return max(0.0, 1 - (total - step) / warmdown) if warmdown else 0.0
 
 
-def muon_momentum(flags: ScheduleFlags, step: int, total: int) -> float:
-    """Muon's momentum: rises over the first steps and falls during the warm-down; the lower one if both overlap."""
-    rise = MOMENTUM_START + (MOMENTUM_PEAK - MOMENTUM_START) * min(1.0, step / MOMENTUM_WARMUP_STEPS)
+def muon_momentum(flags: ScheduleFlags, step: int, total: int, before: float = MOMENTUM_START) -> float:
+    """Muon's momentum: rises from `before` over the first steps and falls during the warm-down; the lower one if both overlap."""
+    rise = before + (MOMENTUM_PEAK - before) * min(1.0, step / MOMENTUM_WARMUP_STEPS)
     return min(rise, MOMENTUM_PEAK + (MOMENTUM_END - MOMENTUM_PEAK) * _warmdown_progress(flags, step, total))
 
 

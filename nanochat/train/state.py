@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nanochat.checkpoint.store import ALONE, Checkpoint, CheckpointStore, Processes
 from nanochat.common import UserError
+from nanochat.train.schedule import Leg
 
 LOSS_BETA = 0.9  # of the running mean in train/loss
 
@@ -60,14 +61,16 @@ class TrainState:
     loss: DebiasedEMA = field(default_factory=lambda: DebiasedEMA(LOSS_BETA))
     bad_losses: list[int] = field(default_factory=list)  # the latest consecutive steps whose loss was not finite
     record: dict[str, Any] | None = None  # the training metrics to be logged at this boundary
+    leg: Leg = field(default_factory=Leg)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return vars(self) | {"loss": self.loss.state_dict()}
+        return vars(self) | {"loss": self.loss.state_dict(), "leg": asdict(self.leg)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.loss.load_state_dict(state["loss"])
+        self.leg = Leg(**state.get("leg", {}))  # runs of older versions have one
         for name in ("step", "seconds", "bad_losses", "record"):
             setattr(self, name, state[name])
 

@@ -8,41 +8,35 @@ from __future__ import annotations
 
 import math
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nanochat.checkpoint.store import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore, OtherProcessError, SaveError, together
 from nanochat.common import UserError
 from nanochat.data.dataloader import Prefetcher
-from nanochat.data.rows import Loader, count_targets, inputs_and_targets
+from nanochat.data.rows import Loader, inputs_and_targets
 from nanochat.flags import check, flag
 from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.profiling.timers import SpanTimers
 from nanochat.profiling.torch_profiler import parse_steps
 from nanochat.runtime.device import Runtime
+from nanochat.runtime.folder_lock import FolderLock
 from nanochat.runtime.signals import StopSignals
+from nanochat.tracking.metric_bounds import Alert
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger
+from nanochat.train.batch import Batch, read_batch
 from nanochat.train.callback import Callback
 from nanochat.train.objective import Metrics, Objective
 from nanochat.train.optim import MuonAdamW, check_coverage
 from nanochat.train.reduce_metrics import mean_metrics
-from nanochat.train.schedule import (
-    ScheduleFlags,
-    TrainPlan,
-    lr_multiplier,
-    muon_momentum,
-    passes_multiple,
-    weight_decay_multiplier,
-)
+from nanochat.train.schedule import ScheduleFlags, TrainPlan, passes_multiple
 from nanochat.train.state import TrainState, check_identity, open_checkpoint, random_states, restore_random_states, set_aside
 
 BAD_LOSSES_IN_A_ROW = 3  # stop after this many consecutive non-finite losses
@@ -68,15 +62,6 @@ class TrainerFlags:
         parse_steps(self.profile_steps)
 
 
-class Batch(NamedTuple):
-    """A process's rows of one step: `R` of them."""
-
-    rows: Tensor  # int64 [R,T+1]
-    weights: Tensor | None  # fp32 [R]: multiply the losses of the rows
-    loss_divisors: list[float]  # per micro-batch: targets of the step / (targets in the micro-batch × processes)
-    data_hash: int  # CRC-32 of all rows of the step
-
-
 class _Unread(NamedTuple):
     """Loss of a step, not yet read from the device: fp32 [mean loss, processes asked to stop, norm of the gradients apart]."""
 
@@ -91,6 +76,9 @@ class Trainer:
 
     A checkpoint must agree on `identity` to be resumed; a key that one side lacks has its value in `defaults`. `meta` is saved next
     to the weights for readers of the checkpoint. All three are JSON. `open_metrics` gets the step that the run resumes from, if any.
+    The first process has the `lock` on the run's folders.
+
+    A checkpoint of fewer steps than the plan's is resumed too: the rest of the run is a `Leg` with schedules of its own.
     """
 
     objective: Objective
@@ -109,6 +97,7 @@ class Trainer:
     open_metrics: Callable[[int | None], MetricsLogger]
     callbacks: list[Callback] = field(default_factory=list)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    lock: FolderLock | None = None
 
     def __post_init__(self) -> None:
         check_coverage(self.objective, self.optimizer.groups)
@@ -134,6 +123,8 @@ class Trainer:
     def run(self) -> bool:
         """Trains until the plan's end or a stop signal, and saves; returns whether the end was reached."""
         self._resumed = self._resume()
+        if self.state.step < self.plan.num_iterations:
+            self.store.check_room(self._tensors(), self.runtime.say, self.runtime)
         with self.open_metrics(self._resumed) as self.metrics, ExitStack() as stack:
             for callback in self.callbacks:
                 callback.started(self, self._resumed)
@@ -192,7 +183,7 @@ class Trainer:
         """Accumulates a step's gradients; returns fp32 [mean loss, processes asked to stop, 0] and the metrics of each micro-batch."""
         loss = torch.zeros(3, device=self.runtime.device)
         metrics = []
-        progress = self.state.step / self.plan.num_iterations
+        progress = self.state.leg.fraction(self.state.step, self.plan.num_iterations)
         size, device = self.device_batch_size, self.runtime.device
         weights = [{}] * self.grad_accum_steps if batch.weights is None else [{"weights": w} for w in batch.weights.to(device).split(size)]
         for micro, weight, divisor in zip(batch.rows.split(size), weights, batch.loss_divisors, strict=True):
@@ -216,7 +207,6 @@ class Trainer:
 
         A loss or gradient that is not finite changes nothing but `loss`; if only one apart is not, the others go on learning.
         """
-        step, total = self.state.step, self.plan.num_iterations
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         self.optimizer.reduce_gradients(None if self.scaler is None else self.scaler.scale(torch.ones((), device=loss.device)))
@@ -226,9 +216,7 @@ class Trainer:
         loss[2] = self.optimizer.apart_norm
         keep = loss[0].isfinite().float()
         multipliers = {
-            "lr": lr_multiplier(self.schedule, step, total),
-            "momentum": muon_momentum(self.schedule, step, total),
-            "weight_decay": weight_decay_multiplier(step, total),
+            **self.state.leg.multipliers(self.schedule, self.state.step, self.plan.num_iterations),
             "keep": keep,
             "keep_apart": keep * loss[2].isfinite().float(),
         }
@@ -243,7 +231,7 @@ class Trainer:
         """Saves, logs and evaluates after a step, each if due. A run that resumes here repeats what follows the save."""
         step = self.state.step
         if self._due(self.flags.save_every, step) or step == self.plan.num_iterations:
-            self._save()
+            self._try_to_save()
         if self.state.record is not None:
             self._log(self.state.record)
         for callback in self.callbacks:
@@ -256,9 +244,9 @@ class Trainer:
                     self._log(figures)
 
     def _due(self, every_steps: int, step: int) -> bool:
-        """Whether something with the cadence `every_steps` is due after `step`. The last step counts, unless it is off (−1)."""
-        B = self.plan.total_batch_size
-        return every_steps > 0 and (step == self.plan.num_iterations or passes_multiple(every_steps * B, (step - 1) * B, step * B))
+        """Whether something with the cadence `every_steps` is due after `step`. The last step of a leg counts, unless it is off (−1)."""
+        B, last = self.plan.total_batch_size, step == self.plan.num_iterations or 0 < step == self.state.leg.start
+        return every_steps > 0 and (last or passes_multiple(every_steps * B, (step - 1) * B, step * B))
 
     def _log(self, metrics: Mapping[str, Any]) -> None:
         tokens = self.state.step * self.plan.total_batch_size
@@ -308,21 +296,7 @@ class Trainer:
 
     def _fetch(self, step: int) -> Batch:
         """This process's rows of a step; runs in the loader's thread."""
-        first = step * self.rows_per_step
-        rows = self.loader.rows(first, first + self.rows_per_step)
-        weights = self.loader.weights(first, first + self.rows_per_step)
-        share, world = self.rows_per_step // self.runtime.world_size, self.runtime.world_size
-        mine = slice(self.runtime.rank * share, (self.runtime.rank + 1) * share)
-        counts = count_targets(rows)
-        targets = counts[mine].reshape(self.grad_accum_steps, -1).sum(1).tolist()  # per micro-batch
-        loss_divisors = [counts.sum().item() / (count * world) if count else math.inf for count in targets]
-        tensor = torch.from_numpy(rows[mine].astype(np.int64))
-        return Batch(
-            tensor.pin_memory() if self.runtime.device.type == "cuda" else tensor,
-            None if weights is None else torch.from_numpy(weights[mine]),
-            loss_divisors,
-            zlib.crc32(rows.tobytes()),
-        )
+        return read_batch(self.loader, self.runtime, step, self.rows_per_step, self.grad_accum_steps)
 
     def _record(self, batch: Batch, norm: Tensor, metrics: list[Metrics]) -> dict[str, Any]:
         """The training metrics of the interval that ends with this step."""
@@ -332,7 +306,7 @@ class Trainer:
         self._interval = []
         record = {
             "train/loss": self.state.loss.value,
-            "train/lrm": lr_multiplier(self.schedule, self.state.step - 1, self.plan.num_iterations),
+            "train/lrm": self.state.leg.multipliers(self.schedule, self.state.step - 1, self.plan.num_iterations)["lr"],
             "train/dt": dt,
             "train/tok_per_sec": self.plan.total_batch_size / dt,
             "train/tokens_per_step": self.plan.total_batch_size,
@@ -351,22 +325,36 @@ class Trainer:
         figures = self.loader.figures() | self.objective.figures(spans, self.grad_accum_steps)
         return record | mean_metrics(metrics, self.runtime.device) | figures
 
+    def _try_to_save(self) -> None:
+        """Saves the run at this boundary; raises an alert and goes on if the disk does not take it."""
+        try:
+            self._save()
+        except (SaveError, OtherProcessError) as error:
+            message = f"{error}; training goes on and saves again when that is due, at the latest at its end"
+            self.metrics.alert(Alert(self.state.step, "checkpoint", self.state.step, "not saved", message))
+
     def _save(self) -> None:
         """Saves the run at this boundary, once."""
         self._read_loss()
         if self._saved_step == self.state.step:
             return
-        rank = self.runtime.rank
-        tensors = {
-            "model": self.objective.state_dict() if rank == 0 else {},
-            "optimizer": self.optimizer.state_tensors(),
-            "rng": random_states(self.runtime.device, rank),
-        }
+        tensors = self._tensors()
         meta = {"identity": dict(self.identity), "state": self.state.state_dict()}
         meta["scaler"] = None if self.scaler is None else self.scaler.state_dict()
+        with together(self.runtime, f"save in {self.store.folder}"):
+            if self.lock is not None:
+                self.lock.check()
         self.store.save(self.state.step, tensors, {**self.meta, **meta}, self.runtime)
         self._saved_step = self.state.step
         self._end_phase("checkpoint")
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        """What this process saves."""
+        return {
+            "model": self.objective.state_dict() if self.runtime.rank == 0 else {},
+            "optimizer": self.optimizer.state_tensors(),
+            "rng": random_states(self.runtime.device, self.runtime.rank),
+        }
 
     def _resume(self) -> int | None:
         """Loads the checkpoint to resume from; returns its step, or None for a new run."""
@@ -376,11 +364,16 @@ class Trainer:
                 set_aside(self.store, self.runtime.say)
             self.runtime.barrier()
             return None
-        check_identity(checkpoint.meta["identity"], self.identity, self.defaults, self.store.folder)
+        saved, total = checkpoint.meta["identity"], self.plan.num_iterations
+        before = min(saved.get("num_iterations", total), total)  # a longer run may go on
+        check_identity(saved | ({"num_iterations": total} if before < total else {}), self.identity, self.defaults, self.store.folder)
         self.objective.load_state_dict(checkpoint.tensors["model"])
         self.optimizer.load_state_tensors(checkpoint.tensors["optimizer"])
         restore_random_states(checkpoint.tensors["rng"], self.runtime.device, self.runtime.rank)
         self.state.load_state_dict(checkpoint.meta["state"])
+        if before < total and self.state.step > self.state.leg.start:
+            self.state.leg = self.state.leg.next(self.schedule, self.state.step, before)
+            self.runtime.say(self.state.leg.describe(self.schedule, total))
         if self.scaler is not None:
             self.scaler.load_state_dict(checkpoint.meta["scaler"])
         self._saved_step = checkpoint.step

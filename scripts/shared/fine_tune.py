@@ -34,7 +34,12 @@ class FineTune(Tuning):
 
 def fine_tune(args: FineTune, stage: Stage) -> int:
     """Trains on the mixture of the stage, or on the one that is given, and returns the exit code."""
-    run = begin(args, stage)
+    with begin(args, stage) as run:
+        _train(run, args, stage)
+    return 0
+
+
+def _train(run: TuningRun, args: FineTune, stage: Stage) -> None:
     tokenizer, say, T = run.tokenizer, run.runtime.say, run.model.config.max_seq_len
     mixture, held_out = open_mixtures(stage if args.mixture == "auto" else args.mixture, args.trainer.seed, say)
     loader = ConversationLoader(mixture, tokenizer, T, args.trainer.seed, say=say)
@@ -47,7 +52,7 @@ def fine_tune(args: FineTune, stage: Stage) -> int:
     epochs = plan.total_tokens / (T * loader.rows_per_epoch)
     described = mixture.describe()
     kept = {name.replace("_", " "): described[name] for name in ("mixture", "left_out") if name in described}
-    return run.finish(trainer, {"epochs": epochs, **counts, **kept})
+    run.finish(trainer, {"epochs": epochs, **counts, **kept})
 
 
 def plan_epochs(args: FineTune, run: TuningRun, loader: ConversationLoader) -> TrainPlan:

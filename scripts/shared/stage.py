@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,17 +15,19 @@ from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryFlags, Telemet
 from mc.telemetry.training import TrainingEvents
 from mc.train.controller import MCController
 from nanochat.checkpoint.load_model import Stage
-from nanochat.checkpoint.store import CheckpointStore
+from nanochat.checkpoint.store import CheckpointStore, together
 from nanochat.common import base_dir, ensure_dir
 from nanochat.data.rows import Loader
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.flags import flag, flat_values, part
 from nanochat.model.gpt import GPTConfig
+from nanochat.process import outlive_readers
 from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.redaction import redact_all
 from nanochat.report.sections import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
-from nanochat.runtime.signals import StopSignals, outlive_readers
+from nanochat.runtime.folder_lock import FolderLock, hold
+from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.run_log import METRICS_FILE, open_metrics, wandb_name
 from nanochat.train.callback import open_profilers
 from nanochat.train.objective import Objective
@@ -61,6 +64,16 @@ def start_process(flags: RuntimeFlags) -> tuple[Runtime, StopSignals]:
     return runtime, stop
 
 
+@contextlib.contextmanager
+def locked(stage: Stage, tag: str, runtime: Runtime) -> Iterator[FolderLock | None]:
+    """Holds the lock on the run's folders, in the first process. Raises `UserError` in all if another run has it."""
+    folder = base_dir() / f"{stage}_runs" / tag
+    with contextlib.ExitStack() as stack:
+        with together(runtime, f"lock {folder}"):
+            lock = None if runtime.rank else stack.enter_context(hold(folder, runtime.say, "or use another --model-tag"))
+        yield lock
+
+
 @dataclass
 class StageRun:
     """A run of a stage: its flags, its process, and the model (and memory) to train."""
@@ -70,6 +83,7 @@ class StageRun:
     args: StageFlags
     runtime: Runtime
     stop: StopSignals
+    lock: FolderLock | None  # on the folders of this tag; of the first process
     tokenizer: Tokenizer
     objective: Objective
     telemetry: TelemetryProvider
@@ -135,6 +149,7 @@ class StageRun:
             defaults=dataclasses.asdict(GPTConfig()) | flat_values(type(args)()),
             meta=meta,
             stop=self.stop,
+            lock=self.lock,
             open_metrics=partial(
                 open_metrics,
                 folder=folder,

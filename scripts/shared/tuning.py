@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,18 +12,20 @@ import torch
 from mc.loading import has_memory, restore
 from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryFlags, TelemetryProvider, open_telemetry
 from mc.train.controller import MCController
-from nanochat.checkpoint.load_model import TRAINED_BY, Stage, Trained, latest_stage, load_weights_into, newest_tag, open_trained
+from nanochat.checkpoint.load_model import TRAINED_BY, Stage, Trained, check_tag, latest_stage, load_weights_into, newest_tag, open_trained
 from nanochat.common import UserError
 from nanochat.data.rows import Loader
 from nanochat.flags import check, flag, part
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.runtime.device import Runtime
+from nanochat.runtime.folder_lock import FolderLock
+from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.run_log import MC_SUFFIX
 from nanochat.train.objective import NextTokenObjective, Objective
 from nanochat.train.optim import OptimFlags
 from nanochat.train.schedule import BATCH_REFERENCE, ScheduleFlags, TrainPlan
 from nanochat.train.trainer import Trainer, TrainerFlags
-from scripts.shared.stage import StageFlags, StageRun, start_process
+from scripts.shared.stage import StageFlags, StageRun, locked, start_process
 
 # The stages that a stage may start from, the latest first.
 BEFORE: dict[Stage, tuple[Stage, ...]] = {"mid": ("base",), "sft": ("mid", "base"), "rl": ("sft", "mid", "base")}
@@ -73,6 +76,7 @@ class Tuning(StageFlags):
     trainer: TuningTrainer = part(TuningTrainer)
 
     def __post_init__(self) -> None:
+        check_tag(self, "model_tag")
         check(self, lambda value: value >= 1 or value == -1, "must be at least 1, or -1", "num_iterations")
 
 
@@ -118,20 +122,28 @@ class TuningRun(StageRun):
         )
         return trainer
 
-    def finish(self, trainer: Trainer, values: Mapping[str, Any]) -> int:
-        """Trains to the end, reports with `values`, and returns the exit code."""
+    def finish(self, trainer: Trainer, values: Mapping[str, Any]) -> None:
+        """Trains to the end and reports with `values`."""
         if self.train(trainer):
             source = {"starts from": f"{self.source}, step {self.trained.checkpoint.step}"}
             steps = {"steps": trainer.state.step, "tokens per step": trainer.plan.total_batch_size}
             self.report(trainer, {**source, **steps, **values, "seconds in steps": trainer.state.seconds})
         self.runtime.close()
-        return 0
 
 
-def begin(args: Tuning, stage: Stage) -> TuningRun:
-    """Starts the process of a stage and loads its model. Raises `UserError` if there is no model to start from."""
+@contextlib.contextmanager
+def begin(args: Tuning, stage: Stage) -> Iterator[TuningRun]:
+    """Starts the process of a stage, loads its model and locks its folders; see `locked`. Raises `UserError` if there is no model."""
     runtime, stop = start_process(args.runtime)
     source, trained = open_source(args, stage, runtime.say)
+    with locked(stage, trained.folder.name, runtime) as lock:
+        yield _load(args, stage, runtime, stop, lock, source, trained)
+
+
+def _load(
+    args: Tuning, stage: Stage, runtime: Runtime, stop: StopSignals, lock: FolderLock | None, source: Stage, trained: Trained
+) -> TuningRun:
+    """The run, with its model and memory on the device."""
     memory = has_memory(trained.meta)
     telemetry = stage_telemetry(args.telemetry, memory, runtime)
     model = GPT(GPTConfig(**trained.meta["model_config"]), runtime.precision.dtype, runtime.backend)
@@ -142,7 +154,7 @@ def begin(args: Tuning, stage: Stage) -> TuningRun:
     if memory:
         objective = restore(trained, model, MCController, seed=args.trainer.seed, rank=runtime.rank, annealed=True, pretrained=True)
         objective.use_kernels(runtime.compile)
-    return TuningRun(stage, trained.folder.name, args, runtime, stop, trained.tokenizer, objective, telemetry, source, trained)
+    return TuningRun(stage, trained.folder.name, args, runtime, stop, lock, trained.tokenizer, objective, telemetry, source, trained)
 
 
 def stage_telemetry(telemetry: TelemetryFlags, memory: bool, runtime: Runtime) -> TelemetryProvider:

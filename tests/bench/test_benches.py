@@ -1,5 +1,6 @@
 """The benches run and end with one line of JSON that holds what they promise; their figures are nobody's business here."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import telemetry
+from bench import spin_count, telemetry
 from nanochat.common import ROOT
 
 
@@ -22,9 +23,39 @@ def last_line(base: Path, *arguments: str) -> dict:
 def test_train_speed(base):
     shape = ("--depth=2", "--head-dim=16", "--max-seq-len=32", "--vocab-size=300", "--device-batch-size=2", "--total-batch-size=128")
     figures = last_line(base, "bench.train_speed", *shape, "--compile=0", "--rounds=1", "--steps=1")
-    expected = ("tokens_per_s", "first_step_cold_s", "first_step_warm_s", "peak_mem_mib", "flops_per_s")
+    expected = ("tokens_per_s", "first_step_cold_s", "first_step_warm_s", "peak_mem_mib", "flops_per_s", "busy_tokens_per_s", "busy_share")
     assert all(figures[key] > 0 for key in expected)
     assert figures["shape"]["depth"] == 2
+
+
+def test_spin_count(monkeypatch, capsys):
+    """What it makes of its workers' answers: ratios of what was measured in the same round."""
+    seconds = {"5": (2.0, 4.0), "300000": (1.0, 8.0), "passive": (2.0, 2.0)}  # quiet and busy
+    load = [0]
+
+    class Worker:
+        def __init__(self, config, name, *_, **variables):
+            self.name = name
+            assert variables["GOMP_SPINCOUNT"] == ("0" if name == "passive" else name)
+
+        def run(self, steps):
+            return {"seconds": [seconds[self.name][load[0]]] * steps}
+
+        def close(self):
+            pass
+
+    @contextlib.contextmanager
+    def busy():
+        load[0] = 1
+        yield
+        load[0] = 0
+
+    monkeypatch.setattr(spin_count, "Side", Worker)
+    monkeypatch.setattr(spin_count, "busy_core", busy)
+    assert spin_count.main(["--counts=5", "--total-batch-size=8192"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["5"] == {"quiet_tokens_per_s": 4096, "busy_tokens_per_s": 2048, "quiet_ratio": 0.5, "of_fair_share": 0.5}
+    assert figures["300000"]["of_fair_share"] == 0.25 and figures["passive"]["of_fair_share"] == figures["300000"]["quiet_ratio"] == 1
 
 
 def test_train_speed_refuses_what_is_no_checkout(base, tmp_path):

@@ -21,6 +21,12 @@ def test_base_dir_is_the_variable_else_the_cache(monkeypatch: pytest.MonkeyPatch
         assert base_dir() == Path.home() / ".cache" / "nanochat"
 
 
+def test_a_base_folder_that_is_not_utf8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", os.fsdecode(b"/some/caf\xe9"))
+    with pytest.raises(UserError, match=r"invalid base folder b'/some/caf\\xe9': its name is not UTF-8; set NANOCHAT_BASE_DIR"):
+        base_dir()
+
+
 def test_ensure_dir_makes_parents_and_leaves_nothing_else(tmp_path: Path) -> None:
     assert ensure_dir(tmp_path / "a" / "b") == ensure_dir(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert list((tmp_path / "a" / "b").iterdir()) == []
@@ -103,7 +109,13 @@ def test_json_round_trip(tmp_path: Path) -> None:
     assert read_json(tmp_path / "f.json") == value == json.loads((tmp_path / "f.json").read_text("utf-8"))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a": 1'])
+def test_names_that_are_not_utf8_survive_json(tmp_path: Path) -> None:
+    value = {"folder": os.fsdecode(b"/caf\xe9/\xc3\xbc")}
+    write_json(tmp_path / "f.json", value)
+    assert read_json(tmp_path / "f.json") == value and "ü" in (tmp_path / "f.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a": 1', b"[" * 100_000])
 def test_broken_json_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "f.json").write_bytes(content)
     with pytest.raises(UserError, match=r"f\.json is not readable JSON") as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,16 @@ def test_a_base_folder_that_cannot_be_made(corpus: Path, warm: WarmStart, tmp_pa
     process = Home(tmp_path / "file" / "base", corpus, warm).train("--num-iterations=3")
     assert process.code == 1
     assert_one_line(process.stderr, str(tmp_path / "file" / "base"), "NANOCHAT_BASE_DIR")
+
+
+def test_names_that_are_not_utf8(home: Home, tmp_path: Path) -> None:
+    text = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(home.corpus, text)
+    for _ in range(2):  # the second reads what the first has written
+        process = home.train("--num-iterations=2", f"--dataset={text}")
+        assert process.code == 0, process.stderr
+    meta = json.loads((home.checkpoints / "step_0000002" / "meta.json").read_text("utf-8"))
+    assert os.fsencode(meta["recipe"]["data"]["dataset"]).endswith(b"caf\xe9")
 
 
 def test_core_without_its_bundle(home: Home) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -241,13 +243,25 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_the_run_goes_on_when_there_is
     home.assert_same_training(whole, STEPS)
 
 
+def test_a_disk_that_is_full_for_a_while_costs_nothing(home: Home, whole: Home) -> None:
+    process = home.start(*FLAGS, file_size_limit=100_000)
+    process.until(lambda: "alert: step 4: cannot save step 4 " in process.stdout)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert process.wait() == 0 and process.stderr == ""
+    assert "File too large" in process.stdout and "training goes on and saves again when that is due" in process.stdout
+    assert 4 not in home.saved_steps()
+    (alert,) = [json.loads(line) for line in home.metrics_file.with_name("alerts.jsonl").read_text().splitlines()][:1]
+    assert alert["step"] == 4 and alert["metric"] == "checkpoint"
+    home.assert_same_training(whole, STEPS)
+
+
 DIFFERENT = {
     "depth": ("--depth=3",),
     "head_dim": ("--head-dim=8",),
     "max_seq_len": ("--max-seq-len=16",),
     "packing": ("--packing=stream",),
     "total_batch_size": ("--total-batch-size=512",),
-    "num_iterations": ("--num-iterations=30",),
+    "num_iterations": ("--num-iterations=15",),
     "seed": ("--seed=43",),
     "matrix_lr": ("--matrix-lr=0.03",),
     "warmdown_ratio": ("--warmdown-ratio=0.5",),

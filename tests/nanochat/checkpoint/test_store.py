@@ -164,3 +164,30 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path: Pa
     with pytest.raises((ValueError, TypeError), match=why):
         CheckpointStore(tmp_path / "store").save(**{"step": 1, "tensors": state(), "meta": {}} | arguments)
     assert not (tmp_path / "store").exists()
+
+
+def test_room_is_looked_for_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, said = {"model": {"w": torch.zeros(1000)}, "optimizer": {"m": torch.zeros(500), "t": torch.zeros(())}}, []
+    size = 6004
+    store = CheckpointStore(tmp_path / "runs" / "new", keep=2)
+    free = size - 1
+
+    def disk_usage(place: Path) -> object:
+        assert place == next(path for path in (store.folder, tmp_path) if path.exists())
+        return type("Usage", (), {"free": free})
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    with pytest.raises(UserError, match=r"has 0.01 MB free, but a checkpoint takes 0.01 MB; make room there or set NANOCHAT_BASE_DIR"):
+        store.check_room(tensors, said.append)
+    free = 3 * size - 1  # two are kept, and a third is written before the oldest goes
+    store.check_room(tensors, said.append)
+    assert len(said) == 1 and said.pop().endswith("but the checkpoints of this run will take 0.02 MB; make room in time")
+    free = 3 * size
+    store.check_room(tensors, said.append)
+    monkeypatch.undo()
+    for step in (1, 2):
+        store.save(step, tensors, {})
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    free = size
+    store.check_room(tensors, said.append)
+    assert said == []

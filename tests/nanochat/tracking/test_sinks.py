@@ -125,6 +125,22 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
         read_metrics(tmp_path / "absent.jsonl")
 
 
+def test_a_file_that_may_not_grow_for_a_while_is_whole_in_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    whole = write(path, 0, 9)
+    code = """
+        import resource
+        sink, hard = JsonlSink(path), resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        for step in range(10):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100 if 2 < step < 5 else hard, hard))
+            sink.log({"step": step, "total_tokens": step * 8192, "train/loss": 4.0 + 1 / (step + 1)})
+        sink.close()
+    """
+    done = in_python(code, path)
+    assert done.returncode == 0 and path.read_bytes() == whole
+    assert done.stderr == f"alert: cannot append to {path}: File too large; its records wait until there is room\n"
+
+
 def test_a_file_that_may_not_grow_is_one_line_and_can_be_resumed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     whole = write(path, 0, 9)
@@ -132,10 +148,12 @@ def test_a_file_that_may_not_grow_is_one_line_and_can_be_resumed(tmp_path: Path)
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
         sink = JsonlSink(path)
-        run(lambda: [sink.log({"step": step, "total_tokens": step * 8192, "train/loss": 4.0 + 1 / (step + 1)}) for step in range(10)])
+        for step in range(10):
+            sink.log({"step": step, "total_tokens": step * 8192, "train/loss": 4.0 + 1 / (step + 1)})
+        run(sink.close)
     """
     done = in_python(code, path)
-    assert done.returncode == 1 and done.stderr.startswith("error: cannot append to") and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and done.stderr.count("\n") == 2 and "\nerror: cannot append to" in done.stderr
     assert 0 < len(read_metrics(path)) < 9 and len(path.read_bytes()) == 300
     assert write(path, 3, 9, resume_step=2) == whole
 

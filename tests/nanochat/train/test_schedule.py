@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.flags import parse
-from nanochat.train.schedule import HorizonFlags, ScheduleFlags, TrainPlan, lr_multiplier, muon_momentum, plan_run, weight_decay_multiplier
+from nanochat.train.schedule import (
+    HorizonFlags,
+    Leg,
+    ScheduleFlags,
+    TrainPlan,
+    lr_multiplier,
+    muon_momentum,
+    plan_run,
+    weight_decay_multiplier,
+)
 
 # Scaling parameters and FLOPs per token of karpathy/nanochat's models (July 2026), vocabulary 32,768.
 D12, D20, D24 = 110_100_000, 435_200_000, 729_800_000
@@ -179,3 +188,36 @@ def test_bad_horizons_are_one_line(arguments, says, capsys):
 def test_bad_schedules_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         ScheduleFlags(**bad)
+
+
+@given(st.integers(1, 500), st.integers(0, 60), st.floats(0, 1), st.sampled_from(["linear", "cosine"]))
+def test_a_whole_run_is_one_leg_to_the_last_bit(total, warmup, warmdown, shape):
+    flags = ScheduleFlags(warmup_steps=warmup, warmdown_ratio=warmdown, warmdown_shape=shape)
+    for step in range(0, total, 7):
+        assert Leg().fraction(step, total) == step / total
+        assert Leg().multipliers(flags, step, total) == {
+            "lr": lr_multiplier(flags, step, total),
+            "momentum": muon_momentum(flags, step, total),
+            "weight_decay": weight_decay_multiplier(step, total),
+        }
+
+
+def test_a_leg_rises_from_where_the_run_had_come_to_and_falls_at_the_new_end():
+    flags = ScheduleFlags(warmup_steps=10, warmdown_ratio=0.5, final_lr_frac=0.1)
+    leg = Leg().next(flags, 100, 100)
+    at = [leg.multipliers(flags, step, 200) for step in range(100, 200)]
+    assert (leg.start, leg.progress, leg.lr) == (100, 1.0, pytest.approx(0.1 + 0.9 / 50))
+    assert at[0]["lr"] == pytest.approx(leg.lr + (1 - leg.lr) / 10) and [m["lr"] for m in at[9:50]] == [1.0] * 41
+    assert at[-1]["lr"] == pytest.approx(0.1 + 0.9 / 50) and all(a["lr"] > b["lr"] for a, b in zip(at[50:], at[51:], strict=False))
+    assert at[0]["weight_decay"] == 1 and at[50]["weight_decay"] == pytest.approx(0.5)
+    assert at[0]["momentum"] == leg.momentum < at[49]["momentum"]
+    assert [leg.fraction(step, 200) for step in (100, 150, 200)] == [1.0] * 3, "what was annealed stays annealed"
+    assert "rises from 0.118 to 1 × its peak in 10 steps and falls to 0.1 × over the last 50 steps" in leg.describe(flags, 200)
+
+
+def test_a_leg_that_begins_in_the_constant_part_extends_it():
+    flags = ScheduleFlags(warmup_steps=10, warmdown_ratio=0.5)
+    leg = Leg().next(flags, 40, 100)
+    assert [leg.multipliers(flags, step, 200)["lr"] for step in range(40, 120)] == [1.0] * 80
+    assert leg.fraction(40, 200) == 0.4 and leg.fraction(120, 200) == pytest.approx(0.7) and leg.fraction(200, 200) == 1.0
+    assert "the learning rate stays at its peak and falls" in leg.describe(flags, 200)
