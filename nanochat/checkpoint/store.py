@@ -110,7 +110,7 @@ class CheckpointStore:
         try:
             with together(processes, what):
                 _check(step, tensors, processes)
-                meta_bytes = (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+                meta_bytes = (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
             with together(processes, what):
                 if first:
                     self._prepare(temporary)

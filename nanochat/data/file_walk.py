@@ -61,11 +61,9 @@ def _walk(root: Path, before: str, left_out: LeftOut) -> Iterator[FoundFile]:
     folders, links, seen = deque([(str(root), home, before)]), deque[tuple[str, str, str]](), set[str]()
     while folders or links:
         folder, real, name = (folders or links).popleft()
-        if real in seen:
-            left_out.add("file", "link to what is read already", name.rstrip("/"))
-            continue
-        if name != before and f"{home}/".startswith(f"{real}/"):
-            left_out.add("file", "link in a circle", name.rstrip("/"))
+        is_circle = name != before and f"{home}/".startswith(f"{real}/")
+        if is_circle or real in seen:
+            left_out.add("file", "link in a circle" if is_circle else "link to what is read already", name.rstrip("/"))
             continue
         seen.add(real)
         for entry in _entries(folder):
@@ -89,7 +87,7 @@ def _walk(root: Path, before: str, left_out: LeftOut) -> Iterator[FoundFile]:
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
         raise _unreadable(folder, error) from error
 

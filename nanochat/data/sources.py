@@ -18,7 +18,7 @@ from nanochat.data.local_corpus import local_corpus
 from nanochat.data.splits import SPLITS, Role, Split, assign_roles, share
 from nanochat.data.text_files import COLUMN, KNOWN_TYPES, UnfitError, is_whole_text, kind_of, read_documents
 from nanochat.data.text_streams import looks_like
-from nanochat.flags import check, flag
+from nanochat.flags import flag
 
 PART_BYTES = 128 << 20  # files are tokenized in groups of about this size
 _OFTEN_OTHER = (".json", ".csv", ".tsv")  # types of settings and tables too: those without text are left out of a folder
@@ -31,7 +31,9 @@ class DataFlags:
     packing: Literal["bestfit", "stream"] = flag("bestfit", "bestfit = rows begin at a document; stream = rows are consecutive tokens")
 
     def __post_init__(self) -> None:
-        check(self, bool, "must not be empty", "dataset", "text_column")
+        for name in ("dataset", "text_column"):
+            if not getattr(self, name):
+                raise ValueError(f"invalid {name} '': must not be empty")
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class TextFile:
     @property
     def identity(self) -> tuple[object, ...]:
         """What the tokens depend on; with the type if only the name of a link says it."""
-        kind, own = kind_of(self.path), kind_of(Path(self.real))
-        return (self.real, self.size, self.mtime_ns, self.role, *(() if kind == own else (kind,)))
+        is_own = os.path.basename(self.real) == self.path.name or kind_of(Path(self.real)) == kind_of(self.path)
+        return (self.real, self.size, self.mtime_ns, self.role, *(() if is_own else (kind_of(self.path),)))
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ class SourcePart:
         """The documents in order; counts those left out in `left_out`, once for both splits. Raises `UserError` for a damaged file."""
         for file in self.files:
             counts = self.split == "train" or file.role == "val"
-            for text in read_documents(file.path, self.column):
+            if not file.size and counts:
+                left_out.add("file", EMPTY, file.name)
+            for text in read_documents(file.path, self.column) if file.size else ():
                 if text:
                     if part := share(text, file.role, self.split):
                         yield part

@@ -41,9 +41,7 @@ def assign_roles(files: Sequence[FoundFile], explicit: bool, left_out: LeftOut) 
             del named[file]
         if "train" not in splits:
             held_out = " and ".join(sorted(splits))
-            raise UserError(
-                f"no files to train on: all belong to a {held_out} split by their names; name the files themselves to train on them"
-            )
+            raise UserError(f"no files to train on: by their names all are of a {held_out} split; name the files themselves to use them")
     by_name = len(set(named.values())) == 2
     few = sum(is_whole_text(file.path) for file in named) < FEW_FILES
     roles: list[tuple[FoundFile, Role]] = []

@@ -40,10 +40,11 @@ class UnfitError(UserError):
 
 def kind_of(path: Path) -> str | None:
     """The suffix that says how a file is read: `.jsonl` for `a.JSONL.gz`; None if it is of an unknown type."""
-    name = path.name.lower()
-    packed = next((suffix for suffix in PACKED_SUFFIXES if name.endswith(suffix)), "")
-    suffix = "." + name.removesuffix(packed).rpartition(".")[2]
-    return suffix if suffix in _READERS and not (packed and suffix == ".parquet") else None
+    suffix = path.suffix.lower()
+    if suffix not in PACKED_SUFFIXES:
+        return suffix if suffix in _READERS else None
+    suffix = Path(path.stem).suffix.lower()
+    return suffix if suffix in _READERS and suffix != ".parquet" else None
 
 
 def is_whole_text(path: Path) -> bool:
@@ -131,9 +132,11 @@ def _json_values(stream: TextIO) -> Iterator[Any]:
 
 def _not_json(path: Path, where: str, error: Exception, number: int) -> UserError:
     if isinstance(error, RecursionError):
-        return UserError(f"{path} {where}: JSON is nested too deep; remove the record")
-    message = f"{path} {where}: not JSON ({first_line(error)}); the file is truncated or damaged, fix it or get it again"
-    return UnfitError(message, "not JSON") if number == 1 else UserError(message)
+        why, message = "nested too deep", f"{path} {where}: JSON is nested too deep; remove the record"
+    else:
+        why = "not JSON"
+        message = f"{path} {where}: not JSON ({first_line(error)}); the file is truncated or damaged, fix it or get it again"
+    return UnfitError(message, why) if number == 1 else UserError(message)
 
 
 def _text_of(record: Any, column: str, path: Path, where: str, number: int) -> str | None:

@@ -22,7 +22,7 @@ import zstandard
 from nanochat.common import UserError
 
 PACKED_SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bzip2"}
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
 _WINDOW = 1 << 31  # the largest that `zstd --long` makes
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 # UTF-32 first: its mark begins with that of UTF-16.
@@ -122,10 +122,12 @@ def _guess(sample: bytes) -> str:
     import charset_normalizer
 
     sample = sample.rstrip(bytes(range(0x30, 0x100))) or sample  # no torn character at the end
-    best = charset_normalizer.from_bytes(sample, cp_isolation=_ENCODINGS).best()
+    matches = charset_normalizer.from_bytes(sample, cp_isolation=_ENCODINGS)
+    best = matches.best()
     if best is None:
         return "binary data"
-    if "cp1252" in best.could_be_from_charset:  # of those that fit, what most such files are
+    fits = [match for match in matches if (match.chaos, match.coherence) == (best.chaos, best.coherence)]
+    if any("cp1252" in match.could_be_from_charset for match in fits):  # what most such files are
         return "cp1252" if any(0x80 <= byte < 0xA0 for byte in sample) else "latin-1"
     return best.encoding.replace("_", "-")
 
