@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.common import UserError
+from nanochat.common import UserError, base_dir
 from nanochat.data.left_out import LeftOut
 
 
@@ -34,8 +34,8 @@ class FoundFile:
 def find_files(pattern: str, left_out: LeftOut) -> tuple[list[FoundFile], bool]:
     """The files of a folder, of a glob or the file itself, sorted; and whether they were named by the user, one by one or by a glob.
 
-    Hidden files and folders are passed over in a folder. `left_out` counts links that lead nowhere or in a circle. Raises
-    `UserError` if nothing matches, or a file or folder cannot be read.
+    In a folder, hidden files and folders and the base folder are passed over. `left_out` counts links that lead nowhere or in a
+    circle. Raises `UserError` if a folder cannot be read.
     """
     root = Path(pattern).expanduser()
     if root.is_dir():
@@ -57,7 +57,7 @@ def _order(file: FoundFile) -> list[str]:
 
 def _walk(root: Path, before: str, left_out: LeftOut) -> Iterator[FoundFile]:
     """The files below `root`, in any order. A folder that several paths lead to is read once, by its own path if that lies below `root`."""
-    home = os.path.realpath(root)
+    home, artefacts = os.path.realpath(root), os.path.realpath(base_dir())
     folders, links, seen = deque([(str(root), home, before)]), deque[tuple[str, str, str]](), set[str]()
     while folders or links:
         folder, real, name = (folders or links).popleft()
@@ -77,7 +77,8 @@ def _walk(root: Path, before: str, left_out: LeftOut) -> Iterator[FoundFile]:
                 continue
             own = os.path.realpath(entry.path) if is_link else f"{real}/{entry.name}"
             if stat.S_ISDIR(status.st_mode):
-                (links if is_link else folders).append((entry.path, own, f"{here}/"))
+                if own != artefacts:
+                    (links if is_link else folders).append((entry.path, own, f"{here}/"))
             elif stat.S_ISREG(status.st_mode):
                 yield _found(Path(entry.path), own, here, status)
             else:

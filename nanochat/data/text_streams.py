@@ -105,6 +105,9 @@ def looks_like(path: Path) -> str:
     sample = b""
     decoder = codecs.getincrementaldecoder("utf-8")()
     with open_bytes(path) as stream:
+        marked = encoding_of(stream.peek(4)[:4])
+        if not marked.startswith("utf-8"):
+            return f"damaged {marked}"
         while not sample and (chunk := stream.read(_SAMPLE)):
             try:
                 if chunk.count(0) * 5 > len(chunk):
@@ -112,13 +115,12 @@ def looks_like(path: Path) -> str:
                 decoder.decode(chunk)
             except UnicodeDecodeError as error:
                 begin = error.object.rfind(b"\n", 0, error.start) + 1
-                sample = error.object[begin:] + stream.read(_SAMPLE)
+                lines = (error.object[begin:] + stream.read(_SAMPLE)).split(b"\n")
+                sample = b"\n".join(line for line in lines if decode(line) is None) or lines[0]  # others may be UTF-8
     return _guess(sample) if sample else ""
 
 
 def _guess(sample: bytes) -> str:
-    if (marked := encoding_of(sample)) != "utf-8":
-        return f"damaged {marked}"
     import charset_normalizer
 
     sample = sample.rstrip(bytes(range(0x30, 0x100))) or sample  # no torn character at the end

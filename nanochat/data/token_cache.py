@@ -81,8 +81,8 @@ class TokenCache:
     @property
     def line(self) -> str:
         """What the split holds, in one line."""
-        counts = ", ".join(f"{count:,} {what if count != 1 else what.removesuffix('s')}" for what, count in self.describe().items())
-        return f"{self.name}: {counts}"
+        counts = (f"{count:,} {what if count != 1 else what.removesuffix('s')}" for what, count in self.describe().items())
+        return f"{self.name}: {', '.join(counts)}"
 
     def verify(self) -> None:
         """Reads everything. Raises `UserError` if a shard is not what was written; opening checks sizes only."""

@@ -79,6 +79,14 @@ def test_a_folder_is_read_once_and_by_its_own_name(tmp_path: Path) -> None:
     assert found(tmp_path) == (["z/b.txt"], "2 files left out: a, c (link to what is read already)")
 
 
+def test_the_base_folder_is_no_text(base: Path) -> None:
+    write(base / "report" / "report.md")
+    write(base / "data" / "mine" / "a.txt")
+    write(base.parent / "b.txt")
+    assert found(base.parent) == (["b.txt"], "")
+    assert found(base / "data" / "mine") == (["a.txt"], ""), "but a folder of it may be"
+
+
 def test_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("part-1/a.txt", "part-2/deep/b.txt", "part-2/c.txt", "other/d.txt", "e.txt"):
         write(tmp_path / name)

@@ -19,24 +19,13 @@ def files(*names: str) -> list[FoundFile]:
 @pytest.mark.parametrize(
     ("split", "names"),
     [
-        (
-            "val",
-            "val.jsonl valid_1.jsonl val-00000.jsonl validation/deep/a.jsonl Validation.parquet corpus_val.jsonl corpus-val-00001-of-00002.parquet",
-        ),
-        (
-            "val",
-            "val.jsonl.zst data/validation-00000-of-00001-a09b74b3ef9c3b56.parquet wiki.valid.txt val1.csv c4-validation.00000-of-00008.json.gz",
-        ),
+        ("val", "val.jsonl valid_1.jsonl val-00000.jsonl validation/deep/a.jsonl Validation.parquet corpus_val.jsonl val1.csv"),
+        ("val", "corpus-val-00001-of-00002.parquet data/validation-00000-of-00001-a09b74b3ef9c3b56.parquet"),
+        ("val", "val.jsonl.zst wiki.valid.txt c4-validation.00000-of-00008.json.gz"),
         ("val", "val/train.jsonl notes_val/x.md val.md en/validation.tsv val_extra.jsonl"),
-        (
-            "test",
-            "test.jsonl TEST.TXT test/a.parquet corpus_test.csv test-00000-of-00001.parquet test.en.txt wiki.test.txt.xz test0.json test_clean.jsonl",
-        ),
-        ("test", "val/test.jsonl data/en/test/00001.jsonl test.md corpus_test_v2.jsonl"),
-        (
-            "train",
-            "train.jsonl values.jsonl latest.jsonl testimony.txt contest.csv evaluation.jsonl dev.jsonl how-to-test-things.md a.jsonl",
-        ),
+        ("test", "test.jsonl TEST.TXT test/a.parquet corpus_test.csv test-00000-of-00001.parquet test0.json test_clean.jsonl"),
+        ("test", "test.en.txt wiki.test.txt.xz val/test.jsonl data/en/test/00001.jsonl test.md corpus_test_v2.jsonl"),
+        ("train", "train.jsonl values.jsonl latest.jsonl testimony.txt contest.csv evaluation.jsonl dev.jsonl how-to-test-things.md"),
         ("train", "trainval.txt invalid.jsonl tests/a.txt testing.txt attest-1.parquet"),
     ],
 )
