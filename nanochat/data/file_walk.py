@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import glob
 import os
 import stat
@@ -42,13 +43,34 @@ def find_files(pattern: str, left_out: LeftOut) -> tuple[list[FoundFile], bool]:
         return sorted(_walk(root, "", left_out), key=_order), False
     if root.is_symlink() and not root.exists():
         raise UserError(f"{root} is a broken link: {os.readlink(root)} does not exist; get its contents first")
-    paths = [root] if root.exists() else sorted(map(Path, glob.glob(str(root), recursive=True)))
+    paths = [root] if root.exists() else sorted(_matching(str(root), left_out))
     files = [path for path in paths if path.is_file()]
     folder = Path(os.path.commonpath([path.parent for path in files or paths])) if paths else root
     if files:
         return [_found(path, os.path.realpath(path), str(path.relative_to(folder)), path.stat()) for path in files], True
     found = (file for path in paths if path.is_dir() for file in _walk(path, f"{path.relative_to(folder)}/", left_out))
     return sorted(found, key=_order), False
+
+
+def _matching(pattern: str, left_out: LeftOut) -> Iterator[Path]:
+    """The paths that match a glob. `**` goes through links, as that of `glob` does, but not in circles, where that takes forever."""
+    before, deep, after = f"{pattern}/*".partition("**/") if pattern.endswith("**") else pattern.partition("**/")
+    if not deep:
+        yield from map(Path, glob.glob(pattern))
+        return
+    for folder in glob.glob(before or "."):
+        for file in _walk(Path(folder), "", left_out) if os.path.isdir(folder) else ():
+            if _fits(file.name.split("/"), ["**", *after.split("/")]):
+                yield file.path
+
+
+def _fits(names: list[str], patterns: list[str]) -> bool:
+    """Whether the names on a path fit the patterns, of which `**` fits any folders."""
+    if not names or not patterns:
+        return not names and not patterns
+    if patterns[0] == "**":
+        return any(_fits(names[i:], patterns[1:]) for i in range(len(names)))
+    return fnmatch.fnmatchcase(names[0], patterns[0]) and _fits(names[1:], patterns[1:])
 
 
 def _order(file: FoundFile) -> list[str]:

@@ -24,7 +24,7 @@ FEW_FILES = 64  # with fewer text files, a split by hash could leave validation 
 _WORDS: dict[str, Named] = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _WORDS_BESIDE_TRAIN: dict[str, Named] = {"dev": "val", "eval": "val", "evaluation": "val", "testing": "test"}
 _CODE, _PROSE = (".py",), (".md", ".rst")
-_SEPARATOR = re.compile(r"[._-]+")
+_SEPARATOR = re.compile(r"[._\-\s()]+")
 _NUMBER = re.compile(r"\d+|of|[a-z0-9]{1,2}|(?=.*\d)[0-9a-f]{6,}")  # of a shard, hash, version or language
 
 
@@ -90,7 +90,7 @@ def name_splits(files: Sequence[FoundFile]) -> list[Named]:
 
 def _words(name: str) -> tuple[str, ...]:
     """The last word of a name without its numbers, and the first."""
-    words = _SEPARATOR.split(name.lower())
+    words = [word for word in _SEPARATOR.split(name.lower()) if word] or [""]
     while len(words) > 1 and _NUMBER.fullmatch(words[-1]):
         words.pop()
     return tuple(word.rstrip("0123456789") for word in (words[-1], words[0]))

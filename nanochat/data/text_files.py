@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from nanochat.common import UserError, first_line
+from nanochat.common import UserError, first_line, shown
 from nanochat.data.text_streams import PACKED_SUFFIXES, check_pointer, decode, is_text, open_bytes, open_text
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _read_lines(path: Path, column: str) -> Documents:
                 try:
                     record = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    if is_text(line):
+                    if is_text(line) and "\0" not in line:  # no UTF-16 without a byte order mark either
                         raise _not_json(path, f"line {number}", error, number) from error
                     yield None
                 else:
@@ -186,7 +186,7 @@ def _names(record: dict[str, Any], before: str = "") -> Iterator[str]:
 
 
 def _columns(names: Iterator[str] | list[str]) -> str:
-    names = [name if len(name) <= 40 else f"{name[:39]}…" for name in names]
+    names = [shown(name if len(name) <= 40 else f"{name[:39]}…") for name in names]
     return ", ".join(names[:_SHOWN_COLUMNS]) + ", …" * (len(names) > _SHOWN_COLUMNS) or "nothing"
 
 

@@ -24,7 +24,7 @@ def files(*names: str) -> list[FoundFile]:
         ("val", "val.jsonl.zst wiki.valid.txt c4-validation.00000-of-00008.json.gz"),
         ("val", "val/train.jsonl notes_val/x.md val.md en/validation.tsv val_extra.jsonl"),
         ("test", "test.jsonl TEST.TXT test/a.parquet corpus_test.csv test-00000-of-00001.parquet test0.json test_clean.jsonl"),
-        ("test", "test.en.txt wiki.test.txt.xz val/test.jsonl data/en/test/00001.jsonl test.md corpus_test_v2.jsonl"),
+        ("test", "test.en.txt test(1).jsonl wiki.test.txt.xz val/test.jsonl data/en/test/00001.jsonl test.md corpus_test_v2.jsonl"),
         ("train", "train.jsonl values.jsonl latest.jsonl testimony.txt contest.csv evaluation.jsonl dev.jsonl how-to-test-things.md"),
         ("train", "trainval.txt invalid.jsonl tests/a.txt testing.txt attest-1.parquet"),
     ],

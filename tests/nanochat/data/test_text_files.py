@@ -44,6 +44,8 @@ def test_bytes_that_are_not_utf8_spoil_their_own_document_alone(tmp_path: Path) 
     lines = b'{"text": "good"}\n{"text": "B\xe4r"}\n\n{"text": "\\ud800"}\n{"by": "B\xe4r", "text": "good"}\n\xff\xfe\n'
     (tmp_path / "a.jsonl").write_bytes(lines)
     assert list(read_documents(tmp_path / "a.jsonl")) == ["good", None, None, "good", None]
+    (tmp_path / "b.jsonl").write_bytes('{"text": "a"}\n{"text": "b"}\n'.encode("utf-16-le"))
+    assert set(read_documents(tmp_path / "b.jsonl")) == {None}
     (tmp_path / "a.csv").write_bytes(b"id,text\n1,good\n2,B\xe4r\n")
     assert list(read_documents(tmp_path / "a.csv")) == ["good", None]
     binary = pa.array([b"good", b"B\xe4r", None, b"good"], pa.binary())
