@@ -141,7 +141,7 @@ def _open(source: Source, tokenizer: Tokenizer, split: Split, workers: int, say:
         opened = [_open_shard(folder, entry) for entry in manifest["shards"]]
         shards += opened
         files += len(part.files)
-        size += manifest["text_bytes"] if "text_bytes" in manifest else _text_bytes(opened, tokenizer)
+        size += manifest["text_bytes"] if "text_bytes" in manifest else _count_bytes(folder, manifest, opened, tokenizer)
         left_out += LeftOut.of(manifest["left_out"]) if "left_out" in manifest else _left_out_before(manifest, part)
     if not shards:
         raise source.without_documents(split, left_out)
@@ -164,9 +164,13 @@ def _left_out_before(manifest: Mapping[str, Any], part: SourcePart) -> LeftOut:
     return left_out
 
 
-def _text_bytes(shards: Iterable[TokenShard], tokenizer: Tokenizer) -> int:
+def _count_bytes(folder: Path, manifest: dict[str, Any], shards: Iterable[TokenShard], tokenizer: Tokenizer) -> int:
+    """The bytes of text, which are noted in the manifest if it may be written."""
     lengths = tokenizer.token_bytes()
-    return sum(int(lengths[shard.tokens].sum(dtype=np.int64)) for shard in shards)
+    size = sum(int(lengths[shard.tokens].sum(dtype=np.int64)) for shard in shards)
+    if os.access(folder, os.W_OK):
+        write_json(folder / "manifest.json", manifest | {"text_bytes": size})
+    return size
 
 
 # --- reading ---
