@@ -50,12 +50,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(config: LoaderBench) -> dict[str, float | int | str]:
     """Seconds and rates. The cache is that of `main`'s temporary base folder."""
-    collect_s, source = _timed(lambda: open_source(config.data.dataset))
+    collect_s, source = _timed(lambda: open_source(config.data.dataset, config.data.text_column))
     train_s, tokenizer = _timed(lambda: Tokenizer.train(source.documents("train"), config.vocab_size))
     print(f"corpus in {collect_s:.2f} s, tokenizer in {train_s:.2f} s")
 
     def open_rows() -> RowLoader:
-        source = open_source(config.data.dataset)
+        source = open_source(config.data.dataset, config.data.text_column)
         train, _ = (open_tokens(source, tokenizer, split) for split in ("train", "val"))
         return RowLoader(train, config.seq_len, config.data.packing)
 

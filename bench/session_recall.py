@@ -1,9 +1,9 @@
 """Recall benchmark of sessions: a small model is trained to recall, and tested on histories many times its Working Context.
 
 Key–value pairs are anywhere in the history except its last W tokens; then two keys are named, the focus moves, and their values
-must be predicted (`bench.recall_rows`). The model is trained from scratch on rows of 512 tokens and then of 2,048, its memory beside it. Conditions, all of W entries: the last W tokens
-(`window`), the session without expansions (`gists`), with random expansions (`random`), unchanged (`focus`). Chance is one in the
-number of values. The last line is JSON.
+must be predicted (`bench.recall_rows`). The model is trained from scratch on rows of 512 tokens and then of 2,048, its memory beside it.
+Conditions, all of W entries: the last W tokens (`window`), the session without expansions (`gists`), with random expansions (`random`),
+unchanged (`focus`). Chance is one in the number of values. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def _texts(config: TokenizerBench) -> list[str]:
     """The first documents of the training split, up to `config.mb`."""
     texts: list[str] = []
     size = 0
-    for text in open_source(config.data.dataset).documents("train"):
+    for text in open_source(config.data.dataset, config.data.text_column).documents("train"):
         texts.append(text)
         size += len(text.encode())
         if size >= config.mb * 1_000_000:

@@ -84,7 +84,8 @@ def atomic_write(path: Path, data: str | bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` to `path` as indented JSON, atomically. Raises `ValueError` for NaN and infinity, which JSON lacks."""
-    atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    atomic_write(path, text)
 
 
 def read_json(path: Path) -> Any:
@@ -119,6 +120,12 @@ def digest(*values: object) -> str:
 def first_line(error: Exception) -> str:
     """The first line of an error's message; its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path for a line on the terminal: bytes that are not UTF-8 and control characters become escapes."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def is_loopback(host: str) -> bool:

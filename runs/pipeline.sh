@@ -73,11 +73,13 @@ choose_profile() {
     choose_launcher
 }
 
-# Sets FLAGS of base_train: the profile's flags without those overridden on the command line, then the command line's; and TRAINED,
+# Sets DATA, the text source of all stages; FLAGS of base_train: the profile's without those of the command line, then these; and TRAINED,
 # the artefact of finished training. Folders and stages of a run with a memory have names of their own, next to its baseline's.
 choose_flags() {
     local i name value iterations='' depth
-    FLAGS=(--dataset "$DATASET")
+    DATA=(--dataset "$DATASET")
+    FLAGS=("${DATA[@]}")
+    if extra text-column; then DATA+=(--text-column "$EXTRA_VALUE"); fi
     MEMORY=
     if [ "$MC" = 1 ]; then
         MEMORY=_mc
@@ -173,11 +175,11 @@ run_stages() {
                 start_download "$BASE/data/$DATASET" -- "$VENV_PYTHON" -m nanochat.dataset --dataset "$DATASET" -n "$SHARDS"
             ;;
     esac
-    stage tok_train "$BASE/tokenizer" -- "$VENV_PYTHON" -m scripts.tok_train --vocab-size "$VOCAB_SIZE" --dataset "$DATASET"
-    stage tok_eval "$BASE/report/tokenizer_evaluation.json" tok_train -- "$VENV_PYTHON" -m scripts.tok_eval --dataset "$DATASET"
+    stage tok_train "$BASE/tokenizer" -- "$VENV_PYTHON" -m scripts.tok_train --vocab-size "$VOCAB_SIZE" "${DATA[@]}"
+    stage tok_eval "$BASE/report/tokenizer_evaluation.json" tok_train -- "$VENV_PYTHON" -m scripts.tok_eval "${DATA[@]}"
     wait_for_download
     stage "base_train$MEMORY" "$TRAINED" tok_train -- "${TRAIN_COMMAND[@]}"
-    launched base_eval --model-tag "$TAG" --dataset "$DATASET" --device-type "$DEVICE_TYPE"
+    launched base_eval --model-tag "$TAG" "${DATA[@]}" --device-type "$DEVICE_TYPE"
     stage "base_eval$MEMORY" "$BASE/report/base_evaluation$MEMORY.json" "base_train$MEMORY" -- "${COMMAND[@]}"
     launched mid_train "${CHAT[@]}" "${MID_FLAGS[@]}"
     stage "mid_train$MEMORY" "$BASE/report/mid_training$MEMORY.json" "base_train$MEMORY" -- "${COMMAND[@]}"

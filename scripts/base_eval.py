@@ -22,7 +22,9 @@ from nanochat import markdown
 from nanochat.checkpoint.load_model import Trained, build_model, open_trained
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
-from nanochat.data.sources import SPLITS, Split, open_source
+from nanochat.data.sources import open_source
+from nanochat.data.splits import SPLITS, Split
+from nanochat.data.text_files import COLUMN
 from nanochat.data.token_cache import open_tokens
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.eval.bits_per_byte import evaluate_bpb, validation_batches
@@ -49,6 +51,7 @@ class BaseEval:
     step: int | None = flag(None, "step of the checkpoint; None = newest", alias=("-s",))
     eval: str = flag("auto", "some of bpb,memory,sample,core; auto = all that model and downloads allow")
     dataset: str | None = flag(None, "text source for bits per byte and memory; None = that of training")
+    text_column: str | None = flag(None, "key or column of its text; None = that of training")
     eval_tokens: int | None = flag(None, "tokens of each split for bits per byte and memory; None = as in training", unit="tokens")
     device_batch_size: int | None = flag(None, "batch size per process; None = as in training", unit="rows")
     core_metric_max_per_task: int = flag(-1, "examples of each CORE task; -1 = all", unit="examples")
@@ -111,6 +114,8 @@ def _fill_in(config: BaseEval, meta: dict[str, Any]) -> None:
         raise UserError(f"the checkpoint of {meta['tag']} has no training settings; train it with python -m scripts.base_train")
     if config.dataset is None:
         config.dataset = recipe["data"]["dataset"]
+    if config.text_column is None:
+        config.text_column = recipe["data"].get("text_column", COLUMN)
     if config.eval_tokens is None:
         config.eval_tokens = recipe["eval_tokens"]
     if config.device_batch_size is None:
@@ -123,7 +128,7 @@ def _open_batches(config: BaseEval, trained: Trained, seq_len: int, runtime: Run
 
     @functools.cache
     def loader(split: Split) -> RowLoader:
-        tokens = open_tokens(open_source(config.dataset), trained.tokenizer, split, say=runtime.say)
+        tokens = open_tokens(open_source(config.dataset, config.text_column), trained.tokenizer, split, say=runtime.say)
         return RowLoader(tokens, seq_len, recipe["data"]["packing"], recipe["trainer"]["seed"], split == "train", runtime.say)
 
     return lambda split: validation_batches(loader(split), config.eval_tokens, config.device_batch_size, runtime)

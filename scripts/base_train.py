@@ -17,7 +17,7 @@ from nanochat.checkpoint.load_model import Trained, check_tag, load_weights_into
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
 from nanochat.data.sources import DataFlags, open_source
-from nanochat.data.token_cache import open_tokens
+from nanochat.data.token_cache import describe_splits, open_splits
 from nanochat.data.tokenizer import Tokenizer, load_tokenizer
 from nanochat.eval.core_tasks import GET_IT, bundle_is_here
 from nanochat.flags import check, flag, part
@@ -121,8 +121,8 @@ def pretrain(args: BaseTrain, runtime: Runtime, stop: StopSignals, lock: FolderL
     if args.check_memory:
         foresight.check()
     say(foresight.describe())
-    source = open_source(args.data.dataset)
-    train, val = (open_tokens(source, tokenizer, split, say=say) for split in ("train", "val"))
+    source = open_source(args.data.dataset, args.data.text_column)
+    train, val = open_splits(source, tokenizer, say)
     T, rows, seed = args.model.max_seq_len, args.trainer.device_batch_size, args.trainer.seed
     loader = RowLoader(train, T, args.data.packing, seed, say=say)
     val_loader = RowLoader(val, T, args.data.packing, shuffle=False, say=say)
@@ -163,7 +163,7 @@ def pretrain(args: BaseTrain, runtime: Runtime, stop: StopSignals, lock: FolderL
         core(tokenizer, rows * T, args.core_metric_max_per_task, args.core_metric_every),
     ]
     if run.train(trainer):
-        section("data", source.describe())
+        section("data", source.describe() | describe_splits(source, train, val))
         run.report(trainer, summary(args, trainer))
     runtime.close()
 

@@ -32,8 +32,7 @@ from mc.telemetry.sessions import SessionTelemetry
 from nanochat import markdown
 from nanochat.checkpoint.load_model import Stage, latest_stage, newest_tag
 from nanochat.common import UserError, base_dir, ensure_dir, write_json
-from nanochat.data.sources import open_source
-from nanochat.data.text_files import read_documents
+from nanochat.data.sources import open_recorded, open_source
 from nanochat.data.token_cache import TokenCache, open_tokens
 from nanochat.flags import check, flag, parse, part, run
 from nanochat.profiling.memory_snapshot import open_memory_debug
@@ -210,7 +209,10 @@ def _text(config: MCEval, loaded: LoadedMemory, evaluation: SessionEval, budget:
 def _documents(config: MCEval, loaded: LoadedMemory, count: int, most: int) -> list[Tensor]:
     """The first `most` tokens of the `count` longest documents, the longest first."""
     if config.documents is not None:
-        texts = (text for file in open_source(config.documents).files for text in read_documents(file.path) if text)
+        source = open_source(config.documents)
+        if lost := source.left_out.line:
+            print(lost)
+        texts = source.whole_documents()
         documents = sorted((torch.tensor(loaded.tokenizer.encode(text, bos=True)) for text in texts), key=len, reverse=True)
         return [document[:most] for document in documents[:count]]
     shards = _shards(loaded)
@@ -226,7 +228,7 @@ def _shards(loaded: LoadedMemory) -> TokenCache:
         raise UserError(
             f"the checkpoint of {loaded.meta['tag']} does not name its training data; give --documents, and --suite without cost"
         )
-    return open_tokens(open_source(recipe["data"]["dataset"]), loaded.tokenizer, "val")
+    return open_tokens(open_recorded(recipe["data"]), loaded.tokenizer, "val")
 
 
 def _recall(config: MCEval, examiner: Examiner, budget: Budget, left_out: dict[str, str]) -> list[Prediction]:

@@ -65,7 +65,7 @@ class TokEval:
 def main(argv: Sequence[str] | None = None) -> int:
     config = parse(TokEval, argv)
     tokenizer = load_tokenizer()
-    source = open_source(config.data.dataset)
+    source = open_source(config.data.dataset, config.data.text_column)
     kinds = {kind: [text] for kind, text in TEXTS.items()}
     kinds[f"{source.name} (val)"] = list(_beginning(source.documents("val"), config.val_chars))
     ours = {kind: bytes_per_token(texts, _checked(tokenizer)) for kind, texts in kinds.items()}

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from nanochat.common import base_dir
+from nanochat.data.left_out import LeftOut
 from nanochat.data.sources import DataFlags, open_source
+from nanochat.data.splits import SPLITS
 from nanochat.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer
 from nanochat.flags import flag, parse, part, run
 from nanochat.report.sections import section
@@ -62,21 +64,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(config: TokTrain) -> None:
     """Trains, saves and reports."""
-    source = open_source(config.data.dataset)
-    read = Amount()
+    source = open_source(config.data.dataset, config.data.text_column)
+    for split in SPLITS:
+        files = [file.size for part in source.parts(split) for file in part.files]
+        print(f"{source.name}/{split}: {len(files):,} files, {sum(files):,} bytes on disk")
+    read, left_out = Amount(), LeftOut()
     start = time.perf_counter()
-    tokenizer = Tokenizer.train(limited(source.documents("train"), config.max_chars, config.doc_cap, read), config.vocab_size)
+    texts = source.documents("train", left_out)
+    tokenizer = Tokenizer.train(limited(texts, config.max_chars, config.doc_cap, read), config.vocab_size)
     seconds = time.perf_counter() - start
     folder = base_dir() / "tokenizer"
     tokenizer.save(folder)
     speed = read.bytes / 1e6 / seconds
     lengths = tokenizer.token_bytes()
     print(f"{read.documents:,} documents of {source.name}, {read.bytes / 1e6:,.1f} MB, in {seconds:.2f} s: {speed:,.1f} MB/s")
+    if lost := (source.left_out + left_out).line:
+        print(lost)
     print(f"tokenizer {tokenizer.fingerprint}, {tokenizer.vocab_size:,} tokens, in {folder}")
     values = {
         "dataset": source.name,
         "documents": read.documents,
         "bytes": read.bytes,
+        "left_out": (source.left_out + left_out).line or "nothing",
         "seconds": round(seconds, 3),
         "mb_per_s": round(speed, 1),
         "vocab_size": tokenizer.vocab_size,

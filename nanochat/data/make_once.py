@@ -13,13 +13,17 @@ from filelock import FileLock
 from nanochat.common import UserError, ensure_dir, fsync_dir
 
 
-def make_once(path: Path, make: Callable[[], None], proof: str = "") -> bool:
-    """Calls `make`, which makes `path`, if `path / proof` does not exist yet; returns whether it did."""
-    if (path / proof).exists():
+def make_once(path: Path, make: Callable[[], None], proof: str = "", is_current: Callable[[], bool] = lambda: True) -> bool:
+    """Calls `make`, which makes `path`, if `path / proof` does not exist yet or is not current; returns whether it did."""
+
+    def is_made() -> bool:
+        return (path / proof).exists() and is_current()
+
+    if is_made():
         return False
     ensure_dir(path.parent)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        missing = not (path / proof).exists()
+        missing = not is_made()
         if missing:
             make()
     return missing

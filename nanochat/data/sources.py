@@ -1,60 +1,57 @@
-"""Text sources: the files of a dataset, their split into training and validation, and their fingerprint."""
+"""Text sources: the files of a dataset with their part in training and validation, and their fingerprint."""
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import itertools
-import math
 import os
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from nanochat.common import UserError, base_dir, digest, read_json
+from nanochat.common import UserError, base_dir, digest, read_json, shown
+from nanochat.data.file_walk import FoundFile, find_files
 from nanochat.data.hub_download import HUB
+from nanochat.data.left_out import EMPTY, NOT_TEXT, LeftOut
 from nanochat.data.local_corpus import local_corpus
-from nanochat.data.text_files import SUFFIXES, is_whole_text, read_documents
+from nanochat.data.splits import SPLITS, Role, Split, assign_roles, share
+from nanochat.data.text_files import COLUMN, KNOWN_TYPES, UnfitError, is_whole_text, kind_of, read_documents
+from nanochat.data.text_streams import looks_like
 from nanochat.flags import flag
 
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
-Role = Literal["train", "val", "hash", "tail"]
-VAL_EVERY = 25  # role "hash": one document in this many is for validation, 4 %
-VAL_TAIL = 0.04  # role "tail": the fraction of each document, at its end, that is for validation
-FEW_FILES = 64  # with fewer text files, a split by hash could leave validation empty
 PART_BYTES = 128 << 20  # files are tokenized in groups of about this size
-_VAL_NAME = re.compile(r"(val|valid|validation)([._-].*)?")
+_OFTEN_OTHER = (".json", ".csv", ".tsv")  # types of settings and tables too: those without text are left out of a folder
 
 
 @dataclass
 class DataFlags:
     dataset: str = flag("auto", "local | climbmix[:N] | fineweb-edu[:N] | a path or glob; auto = downloaded shards if any, else local")
+    text_column: str = flag(COLUMN, "key or column of the text in JSON, CSV and parquet files; dots reach nested ones, as in meta.text")
     packing: Literal["bestfit", "stream"] = flag("bestfit", "bestfit = rows begin at a document; stream = rows are consecutive tokens")
 
     def __post_init__(self) -> None:
-        if not self.dataset:
-            raise ValueError("invalid dataset '': must not be empty; use auto")
+        for name in ("dataset", "text_column"):
+            if not getattr(self, name):
+                raise ValueError(f"invalid {name} '': must not be empty")
 
 
 @dataclass(frozen=True)
 class TextFile:
     """One input file. `role`: its documents are all for train, all for val, split by their hash, or val gets their tails."""
 
-    path: Path
+    path: Path  # as it was found, since the name says the type
+    real: str  # with all links resolved
+    name: str  # relative to the dataset
     size: int  # bytes
     mtime_ns: int
     role: Role
 
-
-@dataclass
-class Skipped:
-    """Number of documents left out, by reason."""
-
-    not_utf8: int = 0
-    empty: int = 0
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What the tokens depend on; with the type if only the name of a link says it."""
+        is_own = os.path.basename(self.real) == self.path.name or kind_of(Path(self.real)) == kind_of(self.path)
+        return (self.real, self.size, self.mtime_ns, self.role, *(() if is_own else (kind_of(self.path),)))
 
 
 @dataclass(frozen=True)
@@ -63,58 +60,95 @@ class SourcePart:
 
     files: tuple[TextFile, ...]
     split: Split
+    column: str = COLUMN
 
     @property
     def fingerprint(self) -> str:
         """Changes when a file is added, removed, moved or rewritten. Reads no file."""
-        return digest(self.split, *((str(f.path), f.size, f.mtime_ns, f.role) for f in self.files))
+        column = () if self.column == COLUMN else (("column", self.column),)
+        return digest(self.split, *(file.identity for file in self.files), *column)
 
-    def documents(self, skipped: Skipped) -> Iterator[str]:
-        """The documents in order; counts those left out in `skipped`. Raises `UserError` for a damaged file."""
+    def documents(self, left_out: LeftOut) -> Iterator[str]:
+        """The documents in order; counts those left out in `left_out`, once for both splits. Raises `UserError` for a damaged file."""
         for file in self.files:
-            for text in read_documents(file.path):
-                if text is None:
-                    skipped.not_utf8 += 1
-                elif not text:
-                    skipped.empty += 1
-                elif share := _share(text, file.role, self.split):
-                    yield share
+            counts = self.split == "train" or file.role == "val"
+            if not file.size and counts:
+                left_out.add("file", EMPTY, file.name)
+            for text in read_documents(file.path, self.column) if file.size else ():
+                if text:
+                    if part := share(text, file.role, self.split):
+                        yield part
+                elif counts:
+                    _leave_out(left_out, file, text)
+
+
+def _leave_out(left_out: LeftOut, file: TextFile, text: str | None) -> None:
+    def hint() -> str:
+        encoding = looks_like(file.path) if text is None else ""
+        return encoding and f"looks like {encoding}"
+
+    left_out.add("file" if is_whole_text(file.path) else "document", EMPTY if text is not None else NOT_TEXT, file.name, hint=hint)
 
 
 @dataclass
 class Source:
-    """Text with a name. `extra`: further values for `describe`."""
+    """Text with a name. `left_out`: files that are not read; `extra`: further values for `describe`."""
 
     name: str
     files: tuple[TextFile, ...]
-    extra: dict = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    column: str = COLUMN
+    left_out: LeftOut = field(default_factory=LeftOut)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         return digest(*(part.fingerprint for split in SPLITS for part in self.parts(split)))
 
     def parts(self, split: Split) -> list[SourcePart]:
         """The files of `split`, in parts. More files at the end change only the last part."""
         parts: list[list[TextFile]] = []
+        size = 0
         for file in self.files:
             if file.role in (split, "hash", "tail"):
-                if not parts or sum(f.size for f in parts[-1]) + file.size > PART_BYTES:
+                if not parts or size + file.size > PART_BYTES:
                     parts.append([])
+                    size = 0
                 parts[-1].append(file)
-        return [SourcePart(tuple(files), split) for files in parts]
+                size += file.size
+        return [SourcePart(tuple(files), split, self.column) for files in parts]
 
-    def documents(self, split: Split) -> Iterator[str]:
-        """The documents of a split in order. Raises `UserError` for a damaged file."""
-        return itertools.chain.from_iterable(part.documents(Skipped()) for part in self.parts(split))
+    def documents(self, split: Split, left_out: LeftOut | None = None) -> Iterator[str]:
+        """The documents of a split in order; counts those left out in `left_out`.
 
-    def describe(self) -> dict:
+        Raises `UserError` for a damaged file, and if there are no documents.
+        """
+        left_out = LeftOut() if left_out is None else left_out
+        documents = itertools.chain.from_iterable(part.documents(left_out) for part in self.parts(split))
+        first = next(documents, None)
+        if first is None:
+            raise self.without_documents(split, left_out)
+        yield first
+        yield from documents
+
+    def whole_documents(self) -> Iterator[str]:
+        """The documents of both splits, uncut."""
+        return (text for file in self.files for text in read_documents(file.path, self.column) if text)
+
+    def without_documents(self, split: Split, left_out: LeftOut) -> UserError:
+        """The error that a split has no documents; it names what was left out."""
+        lost = (self.left_out + left_out).line
+        return UserError(f"{self.name} has no documents for {split}{lost and f' ({lost})'}; add documents in UTF-8, or files named {split}")
+
+    def describe(self) -> dict[str, Any]:
         """Plain values for reports: name, fingerprint, files, bytes on disk and `extra`."""
         size = sum(file.size for file in self.files)
-        return {"dataset": self.name, "fingerprint": self.fingerprint, "files": len(self.files), "file_bytes": size, **self.extra}
+        column = {} if self.column == COLUMN else {"text_column": self.column}
+        values = {"dataset": self.name, "fingerprint": self.fingerprint, "files": len(self.files), "file_bytes": size}
+        return {**values, **column, **self.extra}
 
 
-def open_source(name: str) -> Source:
-    """The source `name`, see `DataFlags.dataset`; `climbmix:8` is its first 8 training shards and the validation shard.
+def open_source(name: str, column: str = COLUMN) -> Source:
+    """The source `name`, see `DataFlags`; `climbmix:8` is its first 8 training shards and the validation shard.
 
     Raises `UserError` if there is no such text.
     """
@@ -122,13 +156,22 @@ def open_source(name: str) -> Source:
         name = next((hub for hub in HUB if any(shard_folder(hub).glob("shard_*.parquet"))), "local")
     if name == "local":
         folder = local_corpus()
-        return Source(name, tuple(_text_file(folder / f"{split}.parquet", split) for split in SPLITS), read_json(folder / "corpus.json"))
+        files = tuple(_text_file(folder / f"{split}.parquet", split) for split in SPLITS)
+        return Source(name, files, read_json(folder / "corpus.json"), column)
     hub, colon, count = name.partition(":")
     if hub in HUB:
         if colon and not (count.isdecimal() and int(count) > 0):
             raise UserError(f"invalid --dataset {name}: expected a number of shards after the colon, as in {hub}:8")
-        return _downloaded_source(hub, int(count) if colon else None)
-    return _path_source(name)
+        return _downloaded_source(hub, int(count) if colon else None, column)
+    try:
+        return _path_source(name, column)
+    except OSError as error:
+        raise UserError(f"cannot read --dataset {name}: {error.strerror}") from error
+
+
+def open_recorded(flags: Mapping[str, Any]) -> Source:
+    """The source of a run by its recorded `DataFlags`."""
+    return open_source(flags["dataset"], flags.get("text_column", COLUMN))
 
 
 def shard_folder(hub: str) -> Path:
@@ -136,7 +179,7 @@ def shard_folder(hub: str) -> Path:
     return base_dir() / "data" / hub
 
 
-def _downloaded_source(name: str, count: int | None) -> Source:
+def _downloaded_source(name: str, count: int | None, column: str) -> Source:
     hub, folder = HUB[name], shard_folder(name)
     val = folder / hub.shard_name(hub.val_shard)
     here = sorted(path for path in folder.glob("shard_*.parquet") if path != val)
@@ -146,46 +189,7 @@ def _downloaded_source(name: str, count: int | None) -> Source:
         lacks = f"{missing[0]} is missing" if missing else "no shards"
         raise UserError(f"{lacks} in {folder}; run: python -m nanochat.dataset --dataset {name} -n {len(wanted) or 1}")
     files = (*(_text_file(path, "train") for path in wanted), _text_file(val, "val"))
-    return Source(name, files, {"train_shards": len(wanted), "val_shard": val.name})
-
-
-def _path_source(name: str) -> Source:
-    root = Path(name).expanduser()
-    if root.is_dir():
-        paths = sorted(path for path in root.rglob("*") if path.is_file() and _is_readable(path, root))
-    elif root.is_file():
-        root, paths = root.parent, [root]
-    else:
-        paths = sorted(Path(p) for p in glob.glob(str(root), recursive=True) if Path(p).is_file())
-        if not paths:
-            raise UserError(f"invalid --dataset {name}: no file or folder matches; expected a path, a glob, local, {', '.join(HUB)}")
-        root = Path(os.path.commonpath([path.parent for path in paths]))
-    unknown = [path for path in paths if not path.name.lower().endswith(SUFFIXES)]
-    if unknown:
-        raise UserError(f"{unknown[0]}: unknown file type; expected one of {' '.join(SUFFIXES)}")
-    if not any(path.stat().st_size for path in paths):
-        raise UserError(f"--dataset {name} holds no text; it needs non-empty files of type {' '.join(SUFFIXES)}")
-    return Source(name, tuple(_with_roles(paths, root)))
-
-
-def _is_readable(path: Path, root: Path) -> bool:
-    hidden = any(component.startswith(".") for component in path.relative_to(root).parts)
-    return not hidden and path.name.lower().endswith(SUFFIXES)
-
-
-def _with_roles(paths: list[Path], root: Path) -> Iterator[TextFile]:
-    """Files or folders named val… are the validation split, if there are any; else documents are split."""
-
-    def is_val(path: Path) -> bool:
-        return any(_VAL_NAME.fullmatch(component) for component in path.relative_to(root).parts)
-
-    named = len({is_val(path) for path in paths}) == 2
-    few = sum(is_whole_text(path) for path in paths) < FEW_FILES
-    for path in paths:
-        if named:
-            yield _text_file(path, "val" if is_val(path) else "train")
-        else:
-            yield _text_file(path, "tail" if few and is_whole_text(path) else "hash")
+    return Source(name, files, {"train_shards": len(wanted), "val_shard": val.name}, column)
 
 
 def _text_file(path: Path, role: Role) -> TextFile:
@@ -193,18 +197,59 @@ def _text_file(path: Path, role: Role) -> TextFile:
         stat = path.stat()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; delete its folder to make it again") from error
-    return TextFile(path.resolve(), stat.st_size, stat.st_mtime_ns, role)
+    return TextFile(path, str(path.resolve()), path.name, stat.st_size, stat.st_mtime_ns, role)
 
 
-def _share(text: str, role: Role, split: Split) -> str:
-    """The part of a document that belongs to `split`: all, some or none of it."""
-    if role == "tail":
-        # At a line break shortly before the tail if there is one, so that no line is torn.
-        tail = math.ceil(len(text) * (1 - VAL_TAIL))
-        cut = text.rfind("\n", int(len(text) * (1 - 2 * VAL_TAIL)), tail) + 1 or tail
-        return text[:cut] if split == "train" else text[cut:]
-    if role == "hash":
-        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
-        is_val = int.from_bytes(digest, "little") % VAL_EVERY == 0
-        return text if is_val == (split == "val") else ""
-    return text
+def _path_source(name: str, column: str) -> Source:
+    left_out = LeftOut()
+    found, explicit = find_files(name, left_out)
+    if not found and not left_out.reasons and not Path(name).expanduser().is_dir():
+        raise UserError(f"invalid --dataset {name}: no file or folder matches; expected a path, a glob, local, {', '.join(HUB)}")
+    alone = explicit and len(found) == 1
+    if alone and kind_of(found[0].path) is None:
+        raise UserError(f"{found[0].path}: unknown file type; expected one of {KNOWN_TYPES}")
+    files = [file for file in found if alone or _is_fit(file, column, left_out)]
+    read = {file.real for file in files}  # the blobs of a cache have no type, but the links to them do
+    for file in found:
+        if kind_of(file.path) is None and file.real not in read:
+            left_out.add("file", "unknown type", file.name)
+    if not any(file.size for file in files):
+        lost = f"; {left_out.line}" if left_out.reasons else ""
+        raise UserError(f"--dataset {name} holds no text; it needs non-empty files of type {KNOWN_TYPES}{lost}")
+    text_files = [
+        TextFile(file.path, file.real, file.name, file.size, file.mtime_ns, role) for file, role in assign_roles(files, explicit, left_out)
+    ]
+    source = Source(shown(name), tuple(text_files), {}, column, left_out)
+    return source if _hash_splits(source) else replace(source, files=tuple(replace(f, role="tail") for f in source.files))
+
+
+def _is_fit(file: FoundFile, column: str, left_out: LeftOut) -> bool:
+    """Whether a file of a folder is of a known type, and has text if files of its type often have none."""
+    kind = kind_of(file.path)
+    if kind is None:
+        return False
+    if not os.access(file.path, os.R_OK):
+        raise UserError(f"cannot read {file.path}: permission denied; change its permissions, or move it out of the dataset")
+    if kind in _OFTEN_OTHER:
+        try:
+            if next(read_documents(file.path, column), EMPTY) is EMPTY:
+                left_out.add("file", EMPTY, file.name)
+                return False
+        except UnfitError as unfit:
+            hint = f"with {unfit.found}" if unfit.found else ""
+            left_out.add("file", unfit.why, file.name, hint=lambda: hint)
+            return False
+    return True
+
+
+def _hash_splits(source: Source) -> bool:
+    """False if splitting by hash leaves a split without documents: one document, or copies of one. Reads until it finds both."""
+    roles = {file.role for file in source.files if file.size}
+    if roles != {"hash"}:
+        return True
+    found = set()
+    for text in source.whole_documents():
+        found.add(bool(share(text, "hash", "train")))
+        if len(found) == 2:
+            return True
+    return not found

@@ -116,9 +116,7 @@ def add_checkpoints(page: Page, collected: Collected) -> None:
     else:
         page.add("None.")
     page.add("## Data and runs")
-    data = collected.sections.get("data")
-    facts = [] if data is None else [("dataset", data["values"].get("dataset")), ("hash of its files", data["values"].get("fingerprint"))]
-    page.add(markdown.table(("", ""), facts) if facts else "The dataset is unknown: base training has not reported.")
+    _add_data(page, collected)
     tags = {run.ending: run.tag for run in collected.runs}
     rows = []
     for entry in collected.entries:
@@ -128,6 +126,24 @@ def add_checkpoints(page: Page, collected: Collected) -> None:
             rows.append((entry.stage.name, tags[entry.ending], data_hash, meta.get("tokenizer"), _wandb(entry.values)))
     if rows:
         page.add(markdown.table(("stage", "run", "hash of its rows", "tokenizer", "W&B run"), rows))
+
+
+def _add_data(page: Page, collected: Collected) -> None:
+    """Adds the dataset, what its splits hold and what was left out of it."""
+    if "data" not in collected.sections:
+        page.add("The dataset is unknown: base training has not reported.")
+        return
+    data = collected.sections["data"]["values"]
+    page.add(markdown.table(("", ""), [("dataset", data.get("dataset")), ("hash of its files", data.get("fingerprint"))]))
+    if splits := data.get("splits"):
+        columns = list(next(iter(splits.values())))
+        rows = [(split, *(held.get(name) for name in columns)) for split, held in splits.items()]
+        page.add(markdown.table(("split", *columns), rows, right=range(1, 1 + len(columns))))
+        rows = [
+            (f"{lost['count']:,} {lost['what']}{'s' * (lost['count'] != 1)}", lost["why"], ", ".join(lost["first"]))
+            for lost in data["left_out"]
+        ]
+        page.add(markdown.table(("left out", "why", "the first"), rows) if rows else "Nothing was left out.")
 
 
 def _saved(stage: str, folder: Path, step: int) -> Saved:

@@ -21,6 +21,7 @@ _EVALUATIONS = ("base_evaluation", *_CHATS, "long_context")
 _BASE_ROWS = {"val_bpb": "bits per byte, validation", "train_bpb": "bits per byte, training text", "core_metric": "CORE"}
 # Keys of sections that are not tables, and keys of evaluations that the page shows elsewhere.
 _BLOCKS = {"samples", "layouts", "charts", "metrics_file", "baseline_metrics_file"}
+_OF_DATA = {"splits", "left_out"}  # shown by `handover`
 _MEASURED = {"memory", "rolling", "tasks", "targets", "focus"}
 _INTERVAL = ("accuracy", "low", "high")
 _LAYOUTS = {"window": "last tokens alone", "random": "random", "lens": "LensNet"}
@@ -120,7 +121,7 @@ def add_other_values(page: Page, name: str, values: Mapping[str, Any], of_recipe
         _add_run(page, name, markdown.label(name), values["metrics_file"], values.get("baseline_metrics_file"))
     if name != "long_context":
         _add_charts(page, name, values)
-    hidden = _BLOCKS | (_MEASURED if name.removesuffix(MEMORY) in _EVALUATIONS else set())
+    hidden = _BLOCKS | (_MEASURED if name.removesuffix(MEMORY) in _EVALUATIONS else _OF_DATA if name == "data" else set())
     page.add(*markdown.values({key: value for key, value in values.items() if key not in hidden}, level=4))
     if not of_recipe:
         page.add(*(sample(item["prompt"], item["text"]) for item in values.get("samples", ())))

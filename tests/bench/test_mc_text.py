@@ -13,6 +13,7 @@ import torch
 from bench.mc_text import main, survey
 from bench.mc_text_setting import rows_within_documents
 from nanochat.common import UserError
+from nanochat.data.left_out import LeftOut
 from nanochat.data.token_cache import TokenCache, TokenShard
 from tests.bench.test_long_corpus import write_packages
 from tests.helpers.tiny_model import tiny_model
@@ -81,7 +82,7 @@ def shards(lengths: list[list[int]]) -> TokenCache:
     for documents in lengths:
         offsets = np.cumsum([0, *documents])
         made.append(TokenShard(Path(), "s", np.arange(offsets[-1], dtype=np.uint16), offsets, {}))
-    return TokenCache("val", tuple(made), 400, 0, {})
+    return TokenCache("val", tuple(made), 400, 0, len(made), 0, LeftOut())
 
 
 def test_rows_lie_within_a_document_and_are_spread_over_all() -> None:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from bench.tiny_run import SHAPE, Home
 from bench.warm_start import WarmStart
@@ -71,7 +72,7 @@ def test_the_flags_of_the_contract_are_there(warm: WarmStart) -> None:
         wd-mult batch-mult warmup-steps warmdown-ratio warmdown-shape final-lr-frac grad-clip seed eval-every eval-tokens
         core-metric-every core-metric-max-per-task sample-every save-every log-every keep-checkpoints resume compile chunked-ce
         fused-rmsnorm
-        dataset packing"""
+        dataset text-column packing"""
     missing = [name for name in contract.split() if f"  --{name} " not in process.stdout]
     assert not missing
 
@@ -95,6 +96,29 @@ def test_empty_data(home: Home, tmp_path: Path) -> None:
     process = home.train("--num-iterations=3", f"--dataset={tmp_path / 'text'}")
     assert process.code == 1
     assert_one_line(process.stderr, f"--dataset {tmp_path / 'text'}", "no text")
+
+
+def test_a_corpus_of_other_people(home: Home, tmp_path: Path) -> None:
+    """Packed, with another column, splits by name, bytes that are not UTF-8, also in names: read, counted and recorded."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    lines = [json.dumps({"meta": {"body": f"{i} words in a row. " * 40}}).encode() for i in range(40)]
+    for name, packed in (("a_train.jsonl.zst", lines), ("a_validation.jsonl.zst", lines[:10]), ("a_test.jsonl.zst", lines)):
+        (folder / name).write_bytes(zstandard.compress(b"\n".join([*packed, b'{"meta": {"body": "B\xe4r"}}', b'{"meta": null}'])))
+    flags = [f"--dataset={folder}", "--text-column=meta.body", "--save-every=-1"]
+    first = home.train("--num-iterations=2", *flags)
+    assert first.code == 0, first.stderr
+    lost = "1 file left out: a_test.jsonl.zst (test split); 4 documents left out: 2 in a_train.jsonl.zst looks like latin-1, "
+    lost += "a_validation.jsonl.zst looks like latin-1 (not UTF-8); 2 in a_train.jsonl.zst, a_validation.jsonl.zst (empty)"
+    shown = f"{tmp_path}/caf\\xe9"
+    assert f"{shown}/train: 1 file, 40 documents, " in first.stdout and f"{shown}/val: 1 file, 10 documents, " in first.stdout
+    assert lost in first.stdout
+    data = json.loads((home.base / "report" / "data.json").read_text())["values"]
+    assert (data["dataset"], data["text_column"]) == (shown, "meta.body")
+    assert [data["splits"][split]["documents"] for split in ("train", "val")] == [40, 10]
+    assert [entry["count"] for entry in data["left_out"]] == [1, 2, 2]
+    again = home.train("--num-iterations=2", "--resume=never", *flags)
+    assert again.code == 0 and lost in again.stdout and "tokenizing" not in again.stdout
 
 
 def test_data_that_does_not_fill_a_row(home: Home, tmp_path: Path) -> None:

@@ -31,9 +31,11 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_train_then_evaluate(base: Path, corpus: Path) -> None:
+    (corpus / "about.pdf").write_text("x")
     trained = run("scripts.tok_train", "--vocab-size", "500", "--dataset", str(corpus))
     assert trained.returncode == 0, trained.stderr
     assert "MB/s" in trained.stdout
+    assert f"{corpus}/train: 100 files, " in trained.stdout and "1 file left out: about.pdf (unknown type)" in trained.stdout
     tokenizer = load_tokenizer()
     assert tokenizer.vocab_size == 500 and tokenizer.fingerprint in trained.stdout
     training = json.loads((base / "report" / "tokenizer_training.json").read_text())["values"]

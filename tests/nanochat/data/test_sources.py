@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.common import UserError
+from nanochat.common import UserError, digest
 from nanochat.data import sources
-from nanochat.data.sources import DataFlags, Skipped, open_source
+from nanochat.data.left_out import LeftOut
+from nanochat.data.sources import DataFlags, open_source
+from nanochat.data.splits import FEW_FILES, Split, share
 from nanochat.flags import parse
 from tests.helpers.shard_server import parquet_bytes
 
@@ -38,14 +40,37 @@ def test_documents_are_split_by_their_hash(tmp_path: Path) -> None:
     assert set(splits(jsonl(tmp_path / "b.jsonl", MANY[250::-1]))[1]) == set(val) & set(MANY[:251])
 
 
+IN_BOTH = [text for text in MANY if share(text, "hash", "val")][:1] + MANY[:1]  # one for validation, one for training
+
+
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=30))
 def test_every_document_is_in_one_split(tmp_path_factory: pytest.TempPathFactory, documents: list[str]) -> None:
-    path = jsonl(tmp_path_factory.mktemp("split") / "a.jsonl", ["x", *documents])
+    path = jsonl(tmp_path_factory.mktemp("split") / "a.jsonl", [*IN_BOTH, *documents])
     train, val = splits(path)
-    remaining = iter(["x", *documents])
-    merged = [text for text in remaining if text]
+    merged = [text for text in [*IN_BOTH, *documents] if text]
     assert sorted(train + val) == sorted(merged)
     assert train == [text for text in merged if text in set(train)] and set(train).isdisjoint(val)
+
+
+FEW = [
+    ["the only document " * 20],
+    ["a copy " * 20] * 500,
+    [text * 20 for text in MANY if share(text * 20, "hash", "train")][:30],
+    [text * 20 for text in MANY if share(text * 20, "hash", "val")][:9],
+]
+
+
+@pytest.mark.parametrize("documents", FEW)
+def test_where_the_hash_leaves_a_split_empty_tails_are_held_out(tmp_path: Path, documents: list[str]) -> None:
+    train, val = splits(jsonl(tmp_path / "a.jsonl", documents))
+    assert [a + b for a, b in zip(train, val, strict=True)] == documents
+    assert all(0.03 < len(b) / len(a + b) < 0.06 for a, b in zip(train, val, strict=True))
+
+
+def test_many_texts_that_are_alike_give_their_tails(tmp_path: Path) -> None:
+    for i in range(FEW_FILES):
+        (tmp_path / f"{i}.txt").write_text("a copy " * 20)
+    assert [len(documents) for documents in splits(tmp_path)] == [FEW_FILES, FEW_FILES]
 
 
 def test_few_texts_give_their_tails(tmp_path: Path) -> None:
@@ -61,10 +86,10 @@ def test_few_texts_give_their_tails(tmp_path: Path) -> None:
 
 
 def test_many_texts_are_split_by_their_hash(tmp_path: Path) -> None:
-    for i in range(sources.FEW_FILES):
+    for i in range(FEW_FILES):
         (tmp_path / f"{i:03d}.txt").write_text(MANY[i])
     train, val = splits(tmp_path)
-    assert sorted(train + val) == sorted(MANY[: sources.FEW_FILES])
+    assert sorted(train + val) == sorted(MANY[:FEW_FILES])
 
 
 @pytest.mark.parametrize("val", ["val/a.jsonl", "validation/deep/a.jsonl", "val.jsonl", "valid_1.jsonl", "val-00000.jsonl"])
@@ -84,7 +109,8 @@ def test_kinds_of_path(tmp_path: Path) -> None:
     (tmp_path / ".hidden.txt").write_text("h")
     assert splits(tmp_path) == (["j", "m"], ["p"])
     assert splits(tmp_path / "[bv]*") == (["j"], ["p"])
-    assert splits(tmp_path / "c.md") == (["m"], [])
+    assert [*open_source(str(tmp_path / "c.md")).documents("train")] == ["m"]
+    refused(tmp_path / "c.md", "has no documents for val", split="val")
 
 
 def test_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
@@ -95,6 +121,25 @@ def test_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
     second = open_source(str(tmp_path)).fingerprint
     jsonl(tmp_path / "b.jsonl", ["more"])
     assert len({first, second, open_source(str(tmp_path)).fingerprint}) == 3
+
+
+def test_fingerprints_of_earlier_versions_stay_valid(tmp_path: Path) -> None:
+    """Token caches are found by them: the split, and path, size, time and role of each file."""
+    jsonl(tmp_path / "elsewhere" / "b.jsonl", MANY[:200])
+    jsonl(tmp_path / "data" / "a.jsonl", MANY[200:])
+    (tmp_path / "data" / "c.jsonl").symlink_to("../elsewhere/b.jsonl")
+    (tmp_path / "data" / "d.txt").write_text("x" * 100)
+    (tmp_path / "data" / "empty.txt").write_text("")
+    source = open_source(str(tmp_path / "data"))
+    paths = [tmp_path / name for name in ("data/a.jsonl", "elsewhere/b.jsonl", "data/d.txt", "data/empty.txt")]
+    entries = [
+        (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns, role)
+        for path, role in zip(paths, ("hash", "hash", "tail", "tail"), strict=True)
+    ]
+    for split in ("train", "val"):
+        (part,) = source.parts(split)
+        assert part.fingerprint == digest(split, *entries)
+    assert source.fingerprint == digest(*(digest(split, *entries) for split in ("train", "val")))
 
 
 def test_more_files_change_only_the_last_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,9 +159,9 @@ def test_skipped_documents_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"text": ""}\n{"text": "\xff"}\n{"text": "good"}\n{"text": "\xff"}\n')
     (tmp_path / "val.jsonl").write_text('{"text": "v"}\n')
     (group,) = open_source(str(tmp_path)).parts("train")
-    skipped = Skipped()
-    assert list(group.documents(skipped)) == ["good"]
-    assert skipped == Skipped(not_utf8=2, empty=1)
+    left_out = LeftOut()
+    assert list(group.documents(left_out)) == ["good"]
+    assert left_out.line == "3 documents left out: 1 in a.jsonl (empty); 2 in a.jsonl looks like latin-1 (not UTF-8)"
 
 
 def shards(base: Path, name: str, *indices: int) -> None:
@@ -135,9 +180,9 @@ def test_downloaded_shards(base: Path) -> None:
     assert splits("auto") == (["climbmix 4"], ["climbmix 6542"])
 
 
-def refused(name: Path | str, *words: str) -> None:
+def refused(name: Path | str, *words: str, split: Split = "train") -> None:
     with pytest.raises(UserError) as caught:
-        list(open_source(str(name)).documents("train"))
+        list(open_source(str(name)).documents(split))
     message = str(caught.value)
     assert "\n" not in message and all(word in message for word in words), message
 
@@ -163,7 +208,7 @@ def test_empty_or_missing(tmp_path: Path) -> None:
     refused(tmp_path / "a.pdf", "unknown file type", ".parquet")
 
 
-@pytest.mark.parametrize("arguments", [["--packing", "worst"], ["--data-set", "local"], ["--dataset="]])
+@pytest.mark.parametrize("arguments", [["--packing", "worst"], ["--data-set", "local"], ["--dataset="], ["--text-column="]])
 def test_bad_flags_end_in_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     recipe: Callable[..., DataFlags] = type("Recipe", (DataFlags,), {"__doc__": "A recipe."})
     with pytest.raises(SystemExit) as stopped:

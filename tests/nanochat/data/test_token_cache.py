@@ -17,7 +17,7 @@ import pytest
 from nanochat.common import UserError
 from nanochat.data import sources, token_cache
 from nanochat.data.sources import Source, open_source
-from nanochat.data.token_cache import TokenCache, open_tokens
+from nanochat.data.token_cache import TokenCache, describe_splits, open_splits, open_tokens
 from nanochat.data.tokenizer import Tokenizer
 from tests.helpers.byte_tokenizer import ByteTokenizer
 
@@ -71,11 +71,11 @@ def test_second_opening_reads_nothing_again(base: Path, tmp_path: Path) -> None:
     source, tokenizer = corpus(tmp_path), ByteTokenizer()
     said: list[str] = []
     first = open_tokens(source, tokenizer, "train", say=said.append)
-    assert len(said) == 1 and "train" in said[0]
+    assert [line.partition(":")[0] for line in said] == [f"tokenizing {tmp_path}/train", f"{tmp_path}/train"]
     calls, begin = tokenizer.calls, time.perf_counter()
     second = open_tokens(open_source(str(tmp_path)), tokenizer, "train", say=said.append)
     assert time.perf_counter() - begin < 0.2
-    assert tokenizer.calls == calls and len(said) == 1
+    assert tokenizer.calls == calls and said[1:] == [first.line] * 2
     assert second.fingerprint == first.fingerprint and second.describe() == first.describe()
     assert open_tokens(source, ByteTokenizer("other"), "train").shards[0].folder != first.shards[0].folder
 
@@ -100,11 +100,78 @@ def test_the_fingerprint_is_of_the_tokens(base: Path, tmp_path: Path) -> None:
     assert open_tokens(a, ByteTokenizer(), "train").fingerprint == open_tokens(b, ByteTokenizer(), "train").fingerprint
 
 
-def test_skipped_documents_are_counted(base: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b'{"text": "\xff"}\n{"text": ""}\n{"text": "good"}\n')
-    write(tmp_path / "val.jsonl", ["v"])
-    described = open_tokens(open_source(str(tmp_path)), ByteTokenizer(), "train").describe()
-    assert (described["documents"], described["skipped_not_utf8"], described["skipped_empty"]) == (1, 1, 1)
+def test_what_a_source_holds_and_what_was_left_out_is_said_each_time(base: Path, tmp_path: Path) -> None:
+    lines = ['{"text": null}', '{"text": "good"}', '{"text": "Grüße"}']
+    (tmp_path / "a.jsonl").write_bytes('{"text": "Bär und Löwe"}\n'.encode("latin-1") + "\n".join(lines).encode())
+    write(tmp_path / "val.jsonl", ["v", ""])
+    write(tmp_path / "test.jsonl", ["t"])
+    lines = [
+        f"{tmp_path}/train: 1 file, 2 documents, 11 bytes, 13 tokens",
+        f"{tmp_path}/val: 1 file, 1 document, 1 byte, 2 tokens",
+        "1 file left out: test.jsonl (test split); 3 documents left out: "
+        "1 in a.jsonl looks like latin-1 (not UTF-8); 2 in a.jsonl, val.jsonl (empty)",
+    ]
+    for _ in range(2):
+        said: list[str] = []
+        source = open_source(str(tmp_path))
+        caches = open_splits(source, ByteTokenizer(), say=said.append)
+        assert said[-3:] == lines
+    assert len(said) == 3, "the second time from the cache"
+    described = describe_splits(source, *caches)
+    assert described["splits"]["train"] == {"files": 1, "documents": 2, "bytes": 11, "tokens": 13}
+    assert [(entry["what"], entry["why"], entry["count"]) for entry in described["left_out"]] == [
+        ("file", "test split", 1),
+        ("document", "not UTF-8", 1),
+        ("document", "empty", 2),
+    ]
+    said.clear()
+    open_tokens(source, ByteTokenizer(), "val", say=said.append)
+    assert said == [lines[1], "1 file left out: test.jsonl (test split); 1 document left out: 1 in val.jsonl (empty)"]
+
+
+def test_documents_of_both_splits_are_counted_once(base: Path, tmp_path: Path) -> None:
+    source = open_source(str(write(tmp_path / "a.jsonl", [f"document {i}" for i in range(100)] + [""] * 7)))
+    train, val = open_splits(source, ByteTokenizer())
+    assert train.documents + val.documents == 100 and val.left_out.line == ""
+    assert describe_splits(source, train, val)["left_out"] == [{"what": "document", "why": "empty", "count": 7, "first": ["a.jsonl"]}]
+
+
+def as_before(folder: Path, **skipped: int) -> None:
+    """Makes a cached part one of an earlier version."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["left_out"], manifest["text_bytes"]
+    path.write_text(json.dumps(manifest | {"skipped": {"not_utf8": 0, "empty": 0} | skipped}))
+
+
+def test_caches_of_earlier_versions_stay_valid(base: Path, tmp_path: Path) -> None:
+    source, tokenizer = open_source(str(write(tmp_path / "a.jsonl", [f"äöü {i}" for i in range(100)]))), CountingTokenizer()
+    caches = open_splits(source, tokenizer)
+    for cache in caches:
+        as_before(cache.shards[0].folder, empty=3)
+    calls, said = tokenizer.calls, list[str]()
+    again = open_splits(source, tokenizer, say=said.append)
+    assert tokenizer.calls == calls and [cache.fingerprint for cache in again] == [cache.fingerprint for cache in caches]
+    assert said == [*(cache.line for cache in caches), "3 documents left out: 3 (empty)"], "bytes are counted again, names are not known"
+    assert [cache.bytes for cache in open_splits(source, ByteTokenizer())] == [cache.bytes for cache in caches], "and noted"
+
+
+def test_a_cache_that_lacks_text_of_another_encoding_is_made_again(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(("text " * 100).encode("utf-16"))
+    (tmp_path / "b.txt").write_text("text " * 100)
+    source, tokenizer = open_source(str(tmp_path)), ByteTokenizer()
+    folder = open_tokens(source, tokenizer, "train").shards[0].folder
+    as_before(folder, not_utf8=1)
+    calls = tokenizer.calls
+    assert open_tokens(source, tokenizer, "train").documents == 2 and tokenizer.calls == calls + 1
+    assert open_tokens(source, tokenizer, "train").documents == 2 and tokenizer.calls == calls + 1
+
+
+class CountingTokenizer(ByteTokenizer):
+    """One that knows the bytes of its tokens, as the real one does."""
+
+    def token_bytes(self) -> np.ndarray:
+        return np.array([1] * 256 + [0], np.int32)
 
 
 def files_of(base: Path) -> list[str]:
@@ -166,7 +233,9 @@ def test_tokens_of_another_tokenizer_are_refused(base: Path, tmp_path: Path) -> 
 
 
 def test_split_without_documents(base: Path, tmp_path: Path) -> None:
-    refused(open_source(str(write(tmp_path / "a.jsonl", ["one"]))), "no documents for", split="val")
+    refused(open_source(str(write(tmp_path / "a.jsonl", ["one"]))), "no documents for val", split="val")
+    (tmp_path / "latin.txt").write_bytes("Bär und Löwe".encode("latin-1"))
+    refused(open_source(str(tmp_path / "latin.txt")), "no documents for train", "latin.txt looks like latin-1")
 
 
 def test_damaged_source_leaves_nothing(base: Path, tmp_path: Path) -> None:
