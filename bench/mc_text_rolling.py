@@ -111,10 +111,12 @@ def rolling_stage(bench: Bench, memory: MemoryModel, tokenizer: Tokenizer, tag: 
     fitted, _ = rows_within_documents(shards, config.max_seq_len, FITTED_ROWS)
     measured = Measured(bench, memory, tag, rows, fitted)
     tables: list[dict[str, Any]] = []
-    for width, intervals, choices in ((config.budget, INTERVALS, CONTROLS), (config.budget // 2, INTERVALS[-1:], ("lens", "random"))):
+    for width, intervals, choices in ((config.budget, INTERVALS, CONTROLS), (config.budget // 2, INTERVALS, ("lens", "random"))):
         references = {"full": measured.plain(), "window": measured.plain(width), "near": measured.plain(config.recent)}
         references |= {"window+suffix": measured.suffix(width), "full+suffix": measured.suffix()}
         for interval in intervals:
+            if 2 * interval > width:
+                continue  # no room for a raw block beside the tokens since the refocus
             setting = Rolling(width, min(config.recent, width // 4), interval)
             losses = dict(references)
             for choice in choices:
@@ -173,6 +175,8 @@ def _figures(tables: list[dict[str, Any]]) -> dict[str, float | None]:
         figures |= columns(f"rolling_recovery_{interval}", at[wide, interval]["conditions"]["lens"], "recovery")
     figures |= columns("rolling_random_8", at[wide, 8]["conditions"]["random"], "recovery")
     figures |= columns("gists_only_share", at[wide, 8], "gists_only_share")
+    if (narrow, 32) in at:
+        figures |= columns("window_minus_memory_nats_32", at[narrow, 32], "window_minus_lens")
     return figures | columns("window_minus_memory_nats", at[narrow, 8], "window_minus_lens")
 
 
