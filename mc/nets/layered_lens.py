@@ -31,7 +31,9 @@ NEWEST = 32  # queries that LensNet looks at, and the most tokens that it looks 
 DECAY = 0.9  # initial weight of a query by that of the one after it
 STAYING = 0.1  # initial weight of a look where it pointed
 COPYING = 1 / 16  # share of the heads that a match counts as, initially
-FAINT = 1e-6  # looks that weigh less are as good as none
+LEAST = 1e-3  # looks that weigh less are none
+FAINT = 1e-4  # what points into a block that is not looked at
+MOST_CORRECTED = 2.0  # by which a score is corrected: what is seldom seen in training is not to outweigh what is looked at
 HIDDEN = 32
 SCALE = 8.0  # logarithms are divided by it
 FEATURES = 7
@@ -77,12 +79,12 @@ class LayeredLensNet(nn.Module):
 
     def looks_by_hits(self, hits: Tensor) -> Tensor:
         """Looks [N,Q,M] from hits [N,L,H,Q,M]."""
-        return torch.einsum("nhqm,h->nqm", hits.flatten(1, 2), self.heads.exp())
+        return _kept(torch.einsum("nhqm,h->nqm", hits.flatten(1, 2), self.heads.exp()))
 
     def looks_by_matches(self, lengths: Tensor) -> Tensor:
         """Looks [N,Q,M] from the lengths, int64 [N,Q,M], of matches; 0 = none. As hits are, they are squares of shares."""
         weights = F.pad(self.lengths.exp(), (1, 0))[lengths]
-        return self.copying.exp() * (weights / weights.sum(-1, keepdim=True).clamp(min=FAINT)).square()
+        return _kept(self.copying.exp() * (weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)).square())
 
     def leads_to(self, block_size: int, interval: int) -> Tensor:
         """What looks at a block lead to in it and in each of the following ones, [NEWEST,K,D] by age of the query and token looked at."""
@@ -110,4 +112,8 @@ class LayeredLensNet(nn.Module):
         x = torch.stack([x, around[:, :-2], around[:, 2:], level.float(), far, ahead, torch.ones_like(far)], dim=-1)
         if self.c_in is not None:
             x = relu_squared(self.c_in(x))
-        return seen + self.c_score(x).squeeze(-1)
+        return seen + MOST_CORRECTED * (self.c_score(x).squeeze(-1) / MOST_CORRECTED).tanh()
+
+
+def _kept(looks: Tensor) -> Tensor:
+    return looks * (looks >= LEAST)

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from mc.memory_model import MemoryModel
-from mc.nets.layered_lens import FAINT, NEWEST, LayeredLensNet
+from mc.nets.layered_lens import LEAST, NEWEST, LayeredLensNet
 from mc.nets.matches import LONGEST, MatchIndex
 from mc.session.allocator import raw_from
 from mc.session.layered_context import LayeredContext
 from mc.session.tree import MegaContextTree
-
-LEAST = 1e-3  # weight of a look that is kept
 
 
 class Looks(NamedTuple):
@@ -146,7 +144,7 @@ class LayeredScores:
         into[: len(raw)] = self._leads[age[raw], offset[raw]]
         into[len(raw) :] = self._leads_of_slot[age[low], offset[low] // self._geometry.stride(1)]
         into *= weight[np.append(raw, low), None]
-        which, ahead = np.nonzero(into > FAINT)
+        which, ahead = np.nonzero(into > LEAST**2)
         points, block = into[which, ahead], place[np.append(raw, low)[which]] // self._K + ahead
         node = nodes.begin.searchsorted(block * self._K, side="right") - 1
         known = (node >= 0) & (block * self._K < nodes.begin[-1] + self._spans[max(1, nodes.levels[-1])])
