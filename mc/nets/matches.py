@@ -1,7 +1,7 @@
 """Matches: far tokens behind an earlier occurrence of the newest tokens, which a head that copies would look at.
 
-A token m matches a query at token q by the number of tokens up to m − 1 that agree with those up to q, at most `LONGEST`. A query has
-at most `MOST` matches: the longest ones, and among these the latest. `row_matches` compares all tokens of a row; `MatchIndex` finds
+A token m ≤ q matches a query at token q by the number of tokens up to m − 1 that agree with those up to q, at most `LONGEST`. A query
+has at most `MOST` matches: the longest ones, and among these the latest. `row_matches` compares all tokens of a row; `MatchIndex` finds
 the same in a history of any length at a cost that does not depend on it.
 
 Shapes: `B` rows, `T` tokens, `Q` queries, `M` far tokens, `P` matches.
@@ -23,16 +23,17 @@ MOST = 64  # matches of a query
 def row_matches(tokens: Tensor, first: int, end: int, far: int) -> Tensor:
     """Lengths int64 [B,Q,M] of the matches of the queries at the tokens `first … end−1` among the first `far` tokens; 0 = none.
 
-    `tokens` are int64 [B,T]; `far` is at most `first`.
+    `tokens` are int64 [B,T].
     """
+    place = torch.arange(max(far, end), device=tokens.device)
     length = torch.zeros(len(tokens), end - first, far, dtype=torch.int64, device=tokens.device)
-    agrees = torch.ones_like(length, dtype=torch.bool)
+    agrees = (place[:far] <= place[first:end, None]).repeat(len(tokens), 1, 1)
     for back in range(LONGEST):
         queries, before = _shifted(tokens, first - back, end - back, -1), _shifted(tokens, -1 - back, far - 1 - back, -2)
         agrees &= queries.unsqueeze(-1) == before.unsqueeze(1)
         length += agrees
     if far > MOST:
-        rank = length * far + torch.arange(far, device=tokens.device)
+        rank = length * far + place[:far]
         length *= rank >= rank.topk(MOST, dim=-1).values[..., -1:]
     return length
 
@@ -75,8 +76,8 @@ class MatchIndex:
             self._tokens[self.length : end] = tokens
         self._link(self.length, end)
 
-    def find(self, newest: np.ndarray, queries: int) -> Matches:
-        """Matches of the last `queries` of the `newest` tokens [n], of which up to `LONGEST` − 1 precede the first query."""
+    def find(self, newest: np.ndarray, queries: int, end: int) -> Matches:
+        """Matches of the last `queries` of the `newest` tokens [n], the last before token `end`; `LONGEST` − 1 should precede them."""
         last = np.arange(len(newest) - queries, len(newest))
         at = np.concatenate([self._heads[order, self._bucket(newest, order, last)] for order in range(len(ORDERS))])
         found = np.empty((STEPS, len(at)), dtype=np.int32)
@@ -90,7 +91,7 @@ class MatchIndex:
         both = np.unique(query * (self.length + 1) + ends)
         query, ends = np.divmod(both, self.length + 1)
         length = self._agreement(newest, last[query], ends)
-        keep = (length > 0) & (ends + 1 < self.length)
+        keep = (length > 0) & (ends < np.minimum(self.length - 1, end - queries + query))
         query, ends, length = query[keep], ends[keep], length[keep]
         order = np.lexsort((-ends, -length, query))
         query, ends, length = query[order], ends[order], length[order]

@@ -127,7 +127,7 @@ class LayeredScores:
         self._matched = length
         if queries and self._index.length:
             newest = self._tree.tokens(max(0, length - queries - LONGEST + 1), length).numpy()
-            found = self._index.find(newest, queries)
+            found = self._index.find(newest, queries, length)
             weights = self._lengths[found.length - 1]
             weights = self._copying * (weights / np.bincount(found.query, weights, queries)[found.query]) ** 2
             keep = weights >= LEAST

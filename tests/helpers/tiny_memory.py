@@ -32,7 +32,7 @@ def randomise(module: nn.Module, seed: int) -> None:
     """Gives every matrix random weights that keep the scale: what is zero at the start of training would hide its part."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
-        parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+        parameter.normal_(std=[1, *parameter.shape][-1] ** -0.5, generator=generator)
 
 
 def tiny_gistnet(seed: int = 0, dtype: torch.dtype = torch.float32, **config) -> GistNet:
