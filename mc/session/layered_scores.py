@@ -52,7 +52,7 @@ class LayeredScores:
         self._spans = np.array([self._geometry.span(level) for level in range(tree.spec.max_lod + 1)])
         self._index = MatchIndex()
         self._matched = 0  # queries whose matches are known: those of the tokens before this one
-        self._read: tuple[Tensor, int] | None = None  # queries [L,H,·,E] whose looks are not known yet, and the token after them
+        self._read: list[tuple[Tensor, int]] = []  # queries [L,H,·,E] whose looks are not known yet, and the token after them
         self._looks = NONE
         self._nodes: _Nodes | None = None
         lensnet: LayeredLensNet = memory.lensnet
@@ -60,19 +60,20 @@ class LayeredScores:
             self._leads = lensnet.leads_to(self._K, interval).cpu().numpy()  # [NEWEST,K,D]
             self._heads = lensnet.heads.exp().view(-1, 1, 1)
             self._lengths, self._copying = lensnet.lengths.exp().cpu().numpy(), float(lensnet.copying.exp())
-        # Looks at a slot of level 1 are spread over its tokens, [NEWEST,S,D]; of higher levels, they lead to the node itself, [NEWEST].
+        # Looks at a slot of level 1 are spread over its tokens, [NEWEST,S,D]; what higher gists lead out of a block, they lead in, [NEWEST].
         slots = self._leads.reshape(NEWEST, self._geometry.slots, -1, self._leads.shape[2])
         self._leads_of_slot = slots.mean(2) / self._geometry.stride(1)
         self._leads_of_node = self._leads.sum((1, 2))
 
     def add(self, queries: Tensor) -> None:
         """Adds the queries [L,H,n,E] of the newest tokens, which have just been read and laid out."""
-        self._read = queries, self._tree.length
+        length = self._tree.length
+        self._read = [part for part in self._read if part[1] > length - NEWEST] + [(queries, length)]
 
     def note(self, seen: list[Tensor]) -> None:
         """Adds the attention [L,H,·] that decoded tokens, which the tree has by now, paid to the slots."""
         W = len(self._context)
-        self._keep(self._weights(torch.stack([part[..., :W] for part in seen], dim=2)), self._tree.length)
+        self._keep(self._weights(torch.stack([part[..., :W] for part in seen[-NEWEST:]], dim=2)), self._tree.length)
 
     @torch.inference_mode()
     def __call__(self) -> np.ndarray:
@@ -81,10 +82,9 @@ class LayeredScores:
         scores = np.zeros(len(self._context), dtype=np.float32)
         if not len(nodes.begin):
             return scores
-        if self._read is not None:
-            queries, end = self._read
+        for queries, end in self._read:
             self._keep(self._weights(self._attention(queries, end)), end)
-            self._read = None
+        self._read = []
         self._match(length)
         reached, distance = self._reached(nodes, length), np.minimum(length - nodes.begin, self._memory.model.config.max_seq_len)
         given = (torch.from_numpy(part).to(self._heads.device)[None] for part in (reached, nodes.levels, distance))
@@ -116,8 +116,9 @@ class LayeredScores:
         self._add(Looks(query + end - len(weights), start[entry], lod[entry], weights[query, entry]))
 
     def _add(self, looks: Looks) -> None:
-        fresh = self._looks.query >= self._tree.length - NEWEST
-        self._looks = Looks(*(np.concatenate([old[fresh], new]) for old, new in zip(self._looks, looks, strict=True)))
+        both = Looks(*map(np.concatenate, zip(self._looks, looks, strict=True)))
+        fresh = both.query >= self._tree.length - NEWEST
+        self._looks = Looks(*(part[fresh] for part in both))
 
     def _match(self, length: int) -> None:
         """Adds the matches of the queries up to token `length`."""
@@ -146,23 +147,32 @@ class LayeredScores:
         into *= weight[np.append(raw, low), None]
         which, ahead = np.nonzero(into > LEAST**2)
         points, block = into[which, ahead], place[np.append(raw, low)[which]] // self._K + ahead
-        node = nodes.begin.searchsorted(block * self._K, side="right") - 1
-        known = (node >= 0) & (block * self._K < nodes.begin[-1] + self._spans[max(1, nodes.levels[-1])])
-        above = known & (nodes.levels[node] > 1)
-        known ^= above
-        reached = np.bincount(node[known], points[known], len(nodes.begin))
+        known = block * self._K < nodes.begin[-1] + self._spans[max(1, nodes.levels[-1])]
+        points, block = points[known], block[known]
+        slots = self._geometry.slots
+        begin = (nodes.begin[:, None] + self._spans[nodes.levels.clip(min=1), None] // slots * np.arange(slots)).ravel()  # of slots
+        slot = begin.searchsorted(block * self._K, side="right") - 1
+        above = nodes.levels[slot // slots] > 1
+        reached = self._evenly(begin, place[high], self._spans[level[high]] // slots, weight[high] * self._leads_of_node[age[high]])
+        reached += np.bincount(slot[~above], points[~above], len(begin))
         best, at = np.unique(block[above], return_inverse=True)
-        np.maximum.at(reached, nodes.begin.searchsorted(best * self._K, side="right") - 1, np.bincount(at, points[above], len(best)))
-        stride = self._spans[level[high]] // self._geometry.slots
-        node = nodes.begin.searchsorted(place[high], side="right") - 1
-        np.add.at(reached, node, weight[high] * self._leads_of_node[age[high]] / stride.astype(np.float64) ** 2)
-        return reached.astype(np.float32)
+        slot = begin.searchsorted(best * self._K, side="right") - 1
+        np.maximum.at(reached, slot, reached[slot] + np.bincount(at, points[above], len(best)))
+        return reached.reshape(-1, slots).max(1).astype(np.float32)
+
+    def _evenly(self, begin: np.ndarray, place: np.ndarray, stride: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """What looks at slots above level 1 give each block of slots that `begin` there now: to all below them, expanded or not."""
+        given = np.zeros(len(begin) + 1)
+        each = weight / stride.astype(np.float64) ** 2
+        np.add.at(given, begin.searchsorted(place, side="right") - 1, each)
+        np.add.at(given, begin.searchsorted(place + stride), -each)
+        return given[:-1].cumsum().clip(min=0)
 
     def _attention(self, queries: Tensor, end: int) -> Tensor:
         """Attention [L,H,Q,W] of the queries [L,H,Q,E] of the tokens before `end` to the slots."""
         context, slots, (L, H, Q, E) = self._context, self._context.slots, queries.shape
         W, dtype, G = len(context), slots.keys[0].dtype, self._memory.model.config.key_heads
-        layers = zip((queries * E**-0.5).view(L, G, -1, E).to(dtype), slots.keys, slots.bias, strict=True)
+        layers = zip((queries * E**-0.5).reshape(L, G, -1, E).to(dtype), slots.keys, slots.bias, strict=True)
         seen = torch.stack([torch.baddbmm(b[:, None, :W].to(dtype), q, k[:, :W].mT) for q, k, b in layers])
         later = np.empty((Q, W), dtype=bool)
         later[:, context.slot] = context.tiling.start >= np.arange(end - Q + 1, end + 1)[:, None]

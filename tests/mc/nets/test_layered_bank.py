@@ -14,9 +14,10 @@ from torch import Tensor
 from mc.layout.layout import Geometry, Layout, from_levels, widths
 from mc.memory_model import MemoryModel
 from mc.nets.gist_bank import BankShape, bank_layout
-from mc.nets.hits import entry_hits, token_hits
-from mc.nets.layered_bank import LayeredBank, build_layered, hits_at
+from mc.nets.layered_bank import LayeredBank, build_layered, looks_at, score_layered
 from mc.nets.layered_gists import LayeredGistNet
+from mc.nets.layered_lens import NEWEST
+from mc.nets.matches import row_matches
 from tests.helpers.layered_memory import VOCAB, layered_memory
 from tests.helpers.tiny_memory import randomise
 
@@ -46,7 +47,7 @@ def new_net(memory: MemoryModel, slots: int, trained: bool = True) -> LayeredGis
 def bank_of(memory: MemoryModel, net: LayeredGistNet, tokens: Tensor) -> LayeredBank:
     plain = memory.forward_plain(tokens)
     heads = memory.model.heads(plain.embedded, plain.inputs, plain.rotary)
-    return build_layered(plain.embedded, heads, net, shape(net.geometry.slots))
+    return build_layered(tokens, plain.embedded, heads, net, shape(net.geometry.slots))
 
 
 def layout_of(name: str, slots: int, rows: int) -> Layout:
@@ -133,21 +134,31 @@ def test_gists_of_another_row_give_another_result(slots: int) -> None:
 
 @SLOTS
 @torch.no_grad()
-def test_hits_are_on_what_lies_one_level_below(slots: int) -> None:
-    memory = layered_memory(max_seq_len=T)
-    bank, decision = bank_of(memory, new_net(memory, slots), some_rows()), K * BLOCKS + 5
-    levels = torch.tensor([LEVELS["two"], LEVELS["three"]])
-    hits = hits_at(bank, levels, decision)
-    queries = bank.queries[:, :, decision - hits.shape[3] : decision]
-    on_tokens, mass = token_hits(queries, bank.entries.keys[:, :, :decision], decision - hits.shape[3])
-    on_all = entry_hits(queries, bank.entries, mass)
-    begins = [T, T + slots * BLOCKS]  # of the gists of level 1 and 2 in the bank
-    for row in range(2):
-        for block, level in enumerate(levels[row].tolist()):
-            expected = torch.zeros_like(hits[row, ..., block, :])
-            if level < 2:
-                expected = on_tokens[row, ..., block * K : (block + 1) * K]
-            elif block % K ** (level - 2) == 0:  # the first block of a child
-                first = begins[level - 2] + block // K ** (level - 2) * slots
-                expected[..., :slots] = on_all[row, ..., first : first + slots]
-            torch.testing.assert_close(hits[row, ..., block, :], expected, rtol=1e-5, atol=1e-6)
+def test_looks_are_squared_attention_in_the_layout_and_matches(slots: int) -> None:
+    """What looks at a gist is divided among its tokens, and so are their shares."""
+    memory, tokens = layered_memory(max_seq_len=T, trained=True), some_rows()
+    lens, geometry, decision, far = memory.lensnet, Geometry(K, slots), K * BLOCKS + 5, K * BLOCKS
+    bank = bank_of(memory, new_net(memory, slots), tokens)
+    place = {entry: at for at, entry in enumerate(zip(*(part[0].tolist() for part in bank_layout(bank.shape)), strict=True))}
+    names, weights = ("two", "three"), lens.heads.exp().view(memory.model.config.depth, -1, 1)
+    levels, first = torch.tensor([LEVELS[name] for name in names]), decision - NEWEST
+    looks = looks_at(lens, bank, levels, decision)
+    matches = lens.looks_by_matches(row_matches(tokens, first, decision, far))
+    assert looks.shape == (2, NEWEST, BLOCKS, K) and matches.any()
+    for row, name in enumerate(names):
+        shown = [(level, start) for level, start in zip(*(part[0].tolist() for part in layout_of(name, slots, 1)), strict=True)]
+        keys, bias = (part[:, row, [place[entry] for entry in shown]].movedim(2, 1) for part in bank.entries[::2])
+        expected = matches[row]
+        for query in range(NEWEST):
+            seen = torch.tensor([level > 0 or start <= first + query for level, start in shown])
+            q = bank.queries[:, row, first + query]  # (L, H, E)
+            keys_, bias_ = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (keys, bias))
+            scores = torch.einsum("lhe,lhme->lhm", q, keys_) / math.sqrt(q.shape[-1]) + bias_
+            found = (scores.masked_fill(~seen, -math.inf).softmax(-1).square() * weights).sum((0, 1))
+            for (level, start), look in zip(shown, found, strict=True):
+                stride = geometry.stride(level)
+                if start < far:
+                    expected[query, start : start + stride] += look / stride**2
+        torch.testing.assert_close(looks[row].flatten(1), expected)
+    distance = (decision - torch.arange(0, far, K)).expand(2, -1)
+    torch.testing.assert_close(score_layered(lens, bank, levels, decision, 8), lens(looks, levels, distance, 8))

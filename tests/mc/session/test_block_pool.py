@@ -41,19 +41,3 @@ def test_more_than_it_holds_leaves_the_last() -> None:
     pool.put(names([*range(10)]), below([*range(10)]))
     assert [number for number in range(10) if (1, number) in pool] == [7, 8, 9]
     assert torch.equal(pool.keys(names([9, 7])), below([9, 7]).keys)
-    pool.clear()
-    assert (1, 9) not in pool
-
-
-def test_chosen_nodes_come_first() -> None:
-    pool = BlockPool(40, below([]))
-    pool.put(names([*range(12)]), below([*range(12)]))
-    for chosen in ([11, 2, 7, 0], [7, 11, 3], [], [5, 4, 3, 2, 1, 0]):
-        before = pool.changes
-        order = pool.in_front(names(chosen))
-        assert (pool.changes > before) == bool(chosen)
-        for got, expected in zip(pool.first(len(chosen)), below([chosen[at] for at in order]), strict=True):
-            assert torch.equal(got, expected)
-        assert torch.equal(pool.get(names([*range(12)])).values, below([*range(12)]).values)
-    changes = pool.changes
-    assert sorted(pool.in_front(names([0, 1, 2, 3, 4, 5]))) == [*range(6)] and pool.changes == changes
