@@ -9,7 +9,10 @@ from torch import Tensor
 from mc.config import MCConfig
 from mc.eval.rolling import CHOICES, Choice, Rolling, RollingRows, measure_rolling, plain_losses, rolling_setting
 from mc.memory_model import MemoryModel
+from mc.nets.gist_bank import BankShape
 from mc.nets.gistnet import GistConfig
+from mc.nets.layered_bank import build_layered, score_layered
+from mc.nets.layered_lens import NEWEST
 from nanochat.model.gpt import GPT, GPTConfig
 
 B, T, K, V = 3, 192, 8, 60
@@ -84,6 +87,35 @@ def test_the_budget_holds(choice: Choice, monkeypatch: pytest.MonkeyPatch) -> No
     assert max(widths) <= setting.width
     if choice != "gists":
         assert min(widths) > setting.width - 2 * K - 8  # and is used
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_looks_are_those_of_training_rows_with_the_same_layout(slots: int) -> None:
+    """With a refocus every `NEWEST` tokens, so that the newest queries were all read behind one Working Context."""
+    memory, rows = new_memory(slots), some_rows()
+    torch.nn.init.constant_(memory.lensnet.copying, 1.0)
+    rows[:, T - 60 : T - 50] = rows[:, 30:40]
+    tokens, setting = rows[:, :-1], Rolling(100, 24, NEWEST)
+    read = RollingRows(memory, setting, "lens", tokens, plain_losses(memory.model, tokens, rows[:, 1:])[1])
+    scores = []
+    chosen = read._scores
+
+    def watched(far: int, count: int) -> Tensor:
+        raw, before = read._shown_inside[:, ::K] // K, read._shown_far
+        found = chosen(far, count)
+        levels = torch.ones(B, far, dtype=torch.int64).scatter_(1, raw, 0)
+        levels[:, before:] = 0  # recent when the newest tokens were read
+        parts = (read._queries, read._keys, read._values)
+        shape = BankShape(read.read, far * K, memory.config.geometry, 1)
+        heads = zip(*(part[:, :, : read.read] for part in parts), strict=True)
+        bank = build_layered(tokens[:, : read.read], memory.model.embed(tokens[:, : read.read]), heads, memory.gistnet, shape)
+        torch.testing.assert_close(found, score_layered(memory.lensnet, bank, levels, read.read, NEWEST), rtol=1e-4, atol=1e-4)
+        scores.append((raw.shape[1], found.std()))
+        return found
+
+    read._scores = watched
+    read.losses(rows[:, 1:])
+    assert len(scores) == 3 and {raw for raw, _ in scores} > {0} and min(std for _, std in scores) > 0.05
 
 
 def test_invalid_settings_are_refused() -> None:

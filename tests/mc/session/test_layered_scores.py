@@ -16,7 +16,7 @@ from mc.session.allocator import raw_from
 from mc.session.layered_scores import Looks
 from mc.session.layered_session import LayeredSession
 from nanochat.infer.memory_kv_cache import MemoryKVCache
-from tests.helpers.layered_memory import K, T, layered_memory, layered_session, session_config, some_tokens
+from tests.helpers.layered_memory import VOCAB, K, T, layered_memory, layered_session, session_config, some_tokens
 
 BLOCKS = 20
 LENGTH = BLOCKS * K + 2 * K + 5
@@ -113,3 +113,53 @@ def test_what_looks_at_a_gist_counts_for_all_its_blocks_when_it_is_expanded() ->
     assert reached(2) == pytest.approx([each, 0])
     s.context.change(*s.allocator.editor.replaced(s.context.tiling, *np.array([[0], [2], [1], [2 * K]])))
     assert reached(9) == pytest.approx([0] * 4 + [each] * 4 + [0])
+
+
+@pytest.mark.parametrize("interval", [3, NEWEST + 8])
+@torch.no_grad()
+def test_tokens_that_are_decoded_or_come_one_by_one_look_as_those_of_a_prompt(interval: int) -> None:
+    """Their looks are kept when they are read; the layout does not change here."""
+    memory, tokens = layered_memory(trained=True, max_seq_len=512), some_tokens(LENGTH + NEWEST + 8)
+    tokens[-20:-6] = tokens[35:49]
+    if interval < NEWEST:
+        memory.lensnet.copying.fill_(-30)  # matches are those in what was far at the time
+    kinds = ([1] * NEWEST, [NEWEST], [5, 1, 20, NEWEST - 26])
+    sessions = [layered_session(memory, session_config(400, levels=2, interval=interval)) for _ in range(len(kinds) + 1)]
+    cache = MemoryKVCache(memory.model, sessions[:1])
+    for s in sessions:
+        s.allocator.plan = lambda *_: []
+        if s is sessions[0]:
+            cache.append(tokens[None, : LENGTH + 8])
+        else:
+            s._append(tokens[: LENGTH + 8])
+        laid_out(s, LAYOUTS["one"])
+    cache._refresh(0)
+    for token in tokens[LENGTH + 8 :]:
+        cache.append(token[None, None])
+    sessions[0].flush()
+    for s, pieces in zip(sessions[1:], kinds, strict=True):
+        for piece in tokens[LENGTH + 8 :].split(pieces):
+            s._append(piece)
+    decoded, expected, *others = (s._lens_scores() for s in sessions)
+    far = sessions[0].context.tiling.start < raw_from(LENGTH, memory.config.geometry, sessions[0].budget.recent)
+    assert expected[far].std() > 0.1
+    for scores in (decoded, *others):
+        np.testing.assert_allclose(scores[far], expected[far], rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_needle_far_back_is_expanded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a history of 100 times the Working Context: one prompt repeats what stands before the needle, under gists of the highest
+    levels, and the block that goes on there is raw when the prompt is read."""
+    monkeypatch.undo()
+    memory, random = layered_memory(kv_heads=1), np.random.default_rng(3)
+    s = layered_session(memory, session_config(160, levels=3))
+    tokens = torch.from_numpy(random.integers(VOCAB, size=100 * s.budget.most))
+    s.append(tokens)
+    for needle in (1000, 8001):
+        levels, start = s.context.tiling
+        assert levels[start.searchsorted(needle, side="right") - 1] >= 2
+        s.extend(tokens[needle - 12 : needle])
+        raw = s.context.tiling.start[s.context.tiling.lod == 0]
+        assert {needle, needle + 4} <= {*raw.tolist()}
+        assert len(s.context) <= s.budget.most
