@@ -62,6 +62,7 @@ QUESTIONS = (
     Question("What is a layered gist?", "gist", "mc/nets/layered_gists.py::LayeredGistNet"),
     Question("What is a hit?", "hit", "mc/nets/hits.py::token_hits"),
     Question("How does LensNet score a block?", "LensNet", "mc/nets/layered_lens.py::LayeredLensNet"),
+    Question("How does LensNet find a block that is far back?", "LensNet,far", "mc/nets/matches.py::MatchIndex.find"),
     Question("Which conditions is a memory compared under?", "conditions", "mc/eval/conditions.py"),
     Question("How does the chat server keep sessions?", "chat server", "mc/serve/web_sessions.py::WebSessions"),
     Question("How is a needle hidden in a long prompt?", "long", "nanochat/tasks/long/needles.py"),

@@ -87,11 +87,11 @@ def test_it_grows(pieces: list[int]) -> None:
 
 
 def test_of_frequent_tokens_the_latest_are_found_and_the_longest_of_rarer_ones() -> None:
-    """Token 0 is everywhere; the four tokens before the query have an occurrence that is far behind more than `STEPS` zeros."""
-    tokens = [5, 6, 7, 0, 9] + [0] * 50 + [8, 5, 6, 7, 0]
-    found = found_by(index_of(tokens[:56]), tokens, 59, 60)
-    assert (0, 4, 4) in found
-    assert [place for _, place, length in found if length == 1] == [*range(56 - STEPS, 56)]
+    """The last two tokens are everywhere; the last four stand once behind more than `STEPS` of these."""
+    tokens = [5, 6, 7, 0, 9] + [7, 0] * 50 + [8, 5, 6, 7, 0]
+    end = len(tokens)
+    found = found_by(index_of(tokens[: end - 4]), tokens, end - 1, end)
+    assert found == [(0, 4, 4)] + [(0, 7 + 2 * n, 2) for n in range(50 - STEPS, 50)]
 
 
 def test_a_query_has_the_longest_matches_and_of_these_the_latest() -> None:

@@ -119,26 +119,26 @@ def test_what_looks_at_a_gist_counts_for_all_its_blocks_when_it_is_expanded() ->
 @torch.no_grad()
 def test_tokens_that_are_decoded_or_come_one_by_one_look_as_those_of_a_prompt(interval: int) -> None:
     """Their looks are kept when they are read; the layout does not change here."""
-    memory, tokens = layered_memory(trained=True, max_seq_len=512), some_tokens(LENGTH + NEWEST + 8)
+    memory, tokens = layered_memory(trained=True, max_seq_len=512), some_tokens(LENGTH + NEWEST + 5)
     tokens[-20:-6] = tokens[35:49]
     if interval < NEWEST:
         memory.lensnet.copying.fill_(-30)  # matches are those in what was far at the time
-    kinds = ([1] * NEWEST, [NEWEST], [5, 1, 20, NEWEST - 26])
+    kinds = ([1] * (NEWEST + 5), [NEWEST + 5], [5, 1, 20, NEWEST - 21])
     sessions = [layered_session(memory, session_config(400, levels=2, interval=interval)) for _ in range(len(kinds) + 1)]
     cache = MemoryKVCache(memory.model, sessions[:1])
     for s in sessions:
         s.allocator.plan = lambda *_: []
         if s is sessions[0]:
-            cache.append(tokens[None, : LENGTH + 8])
+            cache.append(tokens[None, :LENGTH])
         else:
-            s._append(tokens[: LENGTH + 8])
+            s._append(tokens[:LENGTH])
         laid_out(s, LAYOUTS["one"])
     cache._refresh(0)
-    for token in tokens[LENGTH + 8 :]:
+    for token in tokens[LENGTH:]:
         cache.append(token[None, None])
     sessions[0].flush()
     for s, pieces in zip(sessions[1:], kinds, strict=True):
-        for piece in tokens[LENGTH + 8 :].split(pieces):
+        for piece in tokens[LENGTH:].split(pieces):
             s._append(piece)
     decoded, expected, *others = (s._lens_scores() for s in sessions)
     far = sessions[0].context.tiling.start < raw_from(LENGTH, memory.config.geometry, sessions[0].budget.recent)
