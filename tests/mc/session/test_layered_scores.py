@@ -27,6 +27,7 @@ LAYOUTS = {"one": [1] * 9 + [0, 1, 0, 0, 1, 1] + [0] * 5, "two": [2] * 8 + [0, 1
 @pytest.fixture(autouse=True)
 def _all_looks_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layered_scores, "LEAST", 0.0)
+    monkeypatch.setattr(layered_scores, "FAINT", 0.0)
 
 
 def laid_out(s: LayeredSession, levels: list[int]) -> None:
