@@ -69,7 +69,7 @@ def make_store(root: Path, gistnet_type: str = "transformer") -> SessionStore:
     with torch.no_grad():
         for net in (memory.gistnet, memory.lensnet):
             for parameter in net.parameters():
-                parameter.normal_(std=(0.1 if memory.layered else 1.0) * parameter.shape[-1] ** -0.5, generator=generator)
+                parameter.normal_(std=(0.1 if memory.layered else 1.0) * [1, *parameter.shape][-1] ** -0.5, generator=generator)
     return SessionStore(memory.requires_grad_(False).eval(), IDENTITY, SESSION, root)
 
 

@@ -106,7 +106,7 @@ def wandering_memory(model: GPT) -> MCController:
     generator = torch.Generator().manual_seed(0)
     controller.init_weights(generator)
     for parameter in controller.focus.lensnet.parameters():
-        parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+        parameter.normal_(std=[1, *parameter.shape][-1] ** -0.5, generator=generator)
     controller.lensnet.c_score.weight.mul_(5)  # so that scores differ by more than an edit takes
     return controller
 
