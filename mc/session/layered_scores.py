@@ -60,10 +60,11 @@ class LayeredScores:
             self._leads = lensnet.leads_to(self._K, interval).cpu().numpy()  # [NEWEST,K,D]
             self._heads = lensnet.heads.exp().view(-1, 1, 1)
             self._lengths, self._copying = lensnet.lengths.exp().cpu().numpy(), float(lensnet.copying.exp())
-        # Looks at a slot of level 1 are spread over its tokens, [NEWEST,S,D]; what higher gists lead out of a block, they lead in, [NEWEST].
+        # Looks at a slot of level 1 are spread over its tokens, [NEWEST,S,D]. Those at higher gists lead as much into each block as out of
+        # it, [NEWEST].
         slots = self._leads.reshape(NEWEST, self._geometry.slots, -1, self._leads.shape[2])
         self._leads_of_slot = slots.mean(2) / self._geometry.stride(1)
-        self._leads_of_node = self._leads.sum((1, 2))
+        self._leads_of_block = self._leads.sum((1, 2))
 
     def add(self, queries: Tensor) -> None:
         """Adds the queries [L,H,n,E] of the newest tokens, which have just been read and laid out."""
@@ -153,7 +154,7 @@ class LayeredScores:
         begin = (nodes.begin[:, None] + self._spans[nodes.levels.clip(min=1), None] // slots * np.arange(slots)).ravel()  # of slots
         slot = begin.searchsorted(block * self._K, side="right") - 1
         above = nodes.levels[slot // slots] > 1
-        reached = self._evenly(begin, place[high], self._spans[level[high]] // slots, weight[high] * self._leads_of_node[age[high]])
+        reached = self._evenly(begin, place[high], self._spans[level[high]] // slots, weight[high] * self._leads_of_block[age[high]])
         reached += np.bincount(slot[~above], points[~above], len(begin))
         best, at = np.unique(block[above], return_inverse=True)
         slot = begin.searchsorted(best * self._K, side="right") - 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mc.nets.layered_lens import COPYING, DECAY, FAINT, NEWEST, LayeredLensNet
+from mc.nets.layered_lens import COPYING, DECAY, FAINT, NEWEST, STAYING, LayeredLensNet
 from mc.nets.lensnet import LensConfig
 
 L, H, K, BLOCKS = 2, 3, 8, 6
@@ -32,22 +32,22 @@ def scored(lens: LayeredLensNet, looks: list[tuple[int, int]], interval: int, le
 def test_the_untrained_score_is_where_looks_lead() -> None:
     """A look at token 21 leads to 21 … 28 within 8 tokens, of which 3 are in block 2 (16 … 23) and 5 in block 3."""
     scores = scored(new_lens(), [(0, 21)], interval=8).exp() - FAINT
-    expected = torch.tensor([0, 0, 3 / 8, 5 / 8, 0, 0]) * L * H
+    expected = torch.tensor([0, 0, 3 / 8, 5 / 8, 0, 0]) * L * H * (1 + STAYING)
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_scores_are_sums_over_all_looks_and_all_that_they_lead_to() -> None:
     """Against a loop over queries, tokens and distances, with all weights learned."""
     lens, generator = new_lens(), torch.Generator().manual_seed(2)
-    for weights in (lens.ages, lens.ahead):
+    for weights in (lens.moved, lens.stayed, lens.ahead):
         torch.nn.init.normal_(weights, generator=generator)
     for queries, interval in ((1, 1), (5, 3), (NEWEST, 20), (9, 1000)):
         looks = torch.rand(2, queries, BLOCKS, K, generator=generator)
         expected, ahead = torch.zeros(2, 2 * BLOCKS * K + 2 * NEWEST), lens.ahead[:interval].exp().detach()
         for age in range(queries):
             for n, share in enumerate(ahead / len(ahead)):
-                at = age + n
-                expected[:, at : at + BLOCKS * K] += lens.ages[age].exp().detach() * share * looks[:, queries - 1 - age].flatten(1)
+                for at, weight in ((age + n, lens.moved[age]), (n, lens.stayed[age])):
+                    expected[:, at : at + BLOCKS * K] += weight.exp().detach() * share * looks[:, queries - 1 - age].flatten(1)
         expected = expected[:, : BLOCKS * K].unflatten(1, (BLOCKS, K)).sum(-1)
         torch.testing.assert_close(lens.reached(looks, interval).detach(), expected)
 
@@ -61,9 +61,9 @@ def test_matches_count_as_the_squares_of_their_shares() -> None:
 
 
 def test_an_older_query_has_moved_on() -> None:
-    """Token 10, looked at 6 tokens ago, points at token 16 by now, less the decay."""
-    now, older = (scored(new_lens(), [look], interval=4).exp() for look in ((0, 16), (6, 10)))
-    torch.testing.assert_close(older - FAINT, (now - FAINT) * DECAY**6, rtol=1e-4, atol=1e-6)
+    """Token 10, looked at 6 tokens ago, points at token 16 by now, less the decay; a smaller part stays."""
+    older = scored(new_lens(), [(6, 10)], interval=4).exp() - FAINT
+    torch.testing.assert_close(older, torch.tensor([0, STAYING, DECAY**6, 0, 0, 0]) * L * H, rtol=1e-4, atol=1e-5)
 
 
 def test_fewer_queries_and_longer_intervals_are_possible() -> None:

@@ -110,7 +110,8 @@ def test_what_looks_at_a_gist_counts_for_all_its_blocks_when_it_is_expanded() ->
     def reached(nodes: int) -> list[float]:
         return scores._reached(scores._nodes_now(), s.length)[:nodes].tolist()
 
-    each = float(s.memory.lensnet.ages[0].exp() * s.memory.lensnet.ahead[:K].exp().mean()) * K / (K * K / 2) ** 2
+    lens = s.memory.lensnet
+    each = float((lens.moved[0].exp() + lens.stayed[0].exp()) * lens.ahead[:K].exp().mean()) * K / (K * K / 2) ** 2
     assert reached(2) == pytest.approx([each, 0])
     s.context.change(*s.allocator.editor.replaced(s.context.tiling, *np.array([[0], [2], [1], [2 * K]])))
     assert reached(9) == pytest.approx([0] * 4 + [each] * 4 + [0])
