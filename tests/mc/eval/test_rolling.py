@@ -9,6 +9,7 @@ from torch import Tensor
 from mc.config import MCConfig
 from mc.eval.rolling import CHOICES, Choice, Rolling, RollingRows, measure_rolling, plain_losses, rolling_setting
 from mc.memory_model import MemoryModel
+from mc.nets import layered_lens
 from mc.nets.gist_bank import BankShape
 from mc.nets.gistnet import GistConfig
 from mc.nets.layered_bank import build_layered, score_layered
@@ -90,8 +91,9 @@ def test_the_budget_holds(choice: Choice, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_looks_are_those_of_training_rows_with_the_same_layout(slots: int) -> None:
+def test_looks_are_those_of_training_rows_with_the_same_layout(slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a refocus every `NEWEST` tokens, so that the newest queries were all read behind one Working Context."""
+    monkeypatch.setattr(layered_lens, "LEAST", 0.0)
     memory, rows = new_memory(slots), some_rows()
     torch.nn.init.constant_(memory.lensnet.copying, 1.0)
     rows[:, T - 60 : T - 50] = rows[:, 30:40]

@@ -16,7 +16,7 @@ from mc.memory_model import MemoryModel
 from mc.nets.gist_bank import BankShape, bank_layout
 from mc.nets.layered_bank import LayeredBank, build_layered, looks_at, score_layered
 from mc.nets.layered_gists import LayeredGistNet
-from mc.nets.layered_lens import NEWEST
+from mc.nets.layered_lens import LEAST, NEWEST
 from mc.nets.matches import row_matches
 from tests.helpers.layered_memory import VOCAB, layered_memory
 from tests.helpers.tiny_memory import randomise
@@ -155,6 +155,7 @@ def test_looks_are_squared_attention_in_the_layout_and_matches(slots: int) -> No
             keys_, bias_ = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (keys, bias))
             scores = torch.einsum("lhe,lhme->lhm", q, keys_) / math.sqrt(q.shape[-1]) + bias_
             found = (scores.masked_fill(~seen, -math.inf).softmax(-1).square() * weights).sum((0, 1))
+            found *= found >= LEAST
             for (level, start), look in zip(shown, found, strict=True):
                 stride = geometry.stride(level)
                 if start < far:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mc.nets.layered_lens import COPYING, DECAY, FAINT, NEWEST, STAYING, LayeredLensNet
+from mc.nets.layered_lens import COPYING, DECAY, FAINT, LEAST, NEWEST, STAYING, LayeredLensNet
 from mc.nets.lensnet import LensConfig
 
 L, H, K, BLOCKS = 2, 3, 8, 6
@@ -53,11 +53,19 @@ def test_scores_are_sums_over_all_looks_and_all_that_they_lead_to() -> None:
 
 
 def test_matches_count_as_the_squares_of_their_shares() -> None:
-    lens, lengths = new_lens(), torch.tensor([[[0, 3, 1, 0, 6], [0] * 5]])
-    shares = torch.tensor([3.0, 1.0, 6.0]).sub(1).softmax(0)
+    lens, lengths = new_lens(), torch.tensor([[[0, 4, 1, 0, 6], [0] * 5]])
+    shares = torch.tensor([4.0, 1.0, 6.0]).softmax(0)
     looks = lens.looks_by_matches(lengths)[0].detach()
-    torch.testing.assert_close(looks[0, [1, 2, 4]], COPYING * L * H * shares.square())
-    assert not looks[0, [0, 3]].any() and not looks[1].any()
+    torch.testing.assert_close(looks[0, [1, 4]], COPYING * L * H * shares[[0, 2]].square())
+    assert COPYING * L * H * shares[1].square() < LEAST, "the shortest match is too faint"
+    assert not looks[0, [0, 2, 3]].any() and not looks[1].any()
+
+
+def test_faint_hits_are_no_looks() -> None:
+    hits = torch.full((1, L, H, 1, 2), LEAST / L / H)
+    hits[..., 0] *= 1.01
+    hits[..., 1] *= 0.99
+    torch.testing.assert_close(new_lens().looks_by_hits(hits)[0, 0].detach(), torch.tensor([1.01 * LEAST, 0]))
 
 
 def test_an_older_query_has_moved_on() -> None:
@@ -96,14 +104,14 @@ def test_it_learns_which_head_tells_the_truth(head: str) -> None:
 
 
 def test_it_learns_what_length_of_a_match_tells_the_truth() -> None:
-    """And how much matches count: those of three tokens are right, longer ones and hits are elsewhere."""
+    """And how much matches count: those of four tokens are right, longer ones and hits are elsewhere."""
     lens, generator = new_lens(), torch.Generator().manual_seed(1)
     optimizer = torch.optim.Adam([lens.lengths, lens.copying], lr=0.1)
     for _ in range(150):
         block, wrong, hit = torch.randint(BLOCKS, (3, 32), generator=generator)
         lengths, rows = torch.zeros(32, 1, BLOCKS, K, dtype=torch.int64), torch.arange(32)
         lengths[rows, 0, wrong, 1] = 6
-        lengths[rows, 0, block, 1] = 3
+        lengths[rows, 0, block, 1] = 4
         looks = lens.looks_by_matches(lengths.flatten(2)).unflatten(-1, (BLOCKS, K))
         looks = looks + torch.nn.functional.one_hot(hit, BLOCKS)[:, None, :, None] * torch.eye(K)[0]
         scores = lens(looks, torch.ones(32, BLOCKS, dtype=torch.int64), FAR.expand(32, -1), 4)
@@ -112,4 +120,4 @@ def test_it_learns_what_length_of_a_match_tells_the_truth() -> None:
         loss.backward()
         optimizer.step()
     assert (scores.argmax(-1) == block).float().mean() > 0.9
-    assert lens.lengths.argmax() == 2 and lens.copying > new_lens().copying
+    assert lens.lengths.argmax() == 3 and lens.copying > new_lens().copying

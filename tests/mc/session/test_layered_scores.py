@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mc.nets import layered_lens
 from mc.nets.layered_lens import NEWEST
 from mc.nets.matches import row_matches
 from mc.session import layered_scores
@@ -26,8 +27,12 @@ LAYOUTS = {"one": [1] * 9 + [0, 1, 0, 0, 1, 1] + [0] * 5, "two": [2] * 8 + [0, 1
 
 @pytest.fixture(autouse=True)
 def _all_looks_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layered_scores, "LEAST", 0.0)
-    monkeypatch.setattr(layered_scores, "FAINT", 0.0)
+    set_least(monkeypatch, 0.0)
+
+
+def set_least(monkeypatch: pytest.MonkeyPatch, weight: float) -> None:
+    for module in (layered_lens, layered_scores):
+        monkeypatch.setattr(module, "LEAST", weight)
 
 
 def laid_out(s: LayeredSession, levels: list[int]) -> None:
@@ -49,6 +54,7 @@ def by_definition(s: LayeredSession, queries: Tensor) -> Tensor:
     seen = scores.masked_fill(start > torch.arange(first, s.length)[:, None], -math.inf).softmax(-1)
     hits = (seen.square() * lens.heads.exp().view(*queries.shape[:2], 1, 1)).sum((0, 1))  # (Q, W)
     looks = lens.looks_by_matches(row_matches(s.tree.tokens(0, s.length)[None], first, s.length, far))[0]
+    hits *= hits >= layered_scores.LEAST
     assert looks.shape == (Q, far) and looks.any()
     for entry, (level, begin) in enumerate(zip(lod.tolist(), start.tolist(), strict=True)):
         stride = K**level // slots if level else 1
@@ -72,9 +78,10 @@ def session_of(slots: int, layout: str, interval: int = K, **model) -> tuple[Lay
 
 
 @pytest.mark.parametrize(("slots", "model"), [(1, {"kv_heads": 1}), (2, {})])
-@pytest.mark.parametrize("interval", [1, K, 40])
+@pytest.mark.parametrize(("interval", "least"), [(1, 0.0), (K, 0.0), (40, 0.0), (K, 0.01)])
 @torch.no_grad()
-def test_scores_are_their_definition(slots: int, model: dict, interval: int) -> None:
+def test_scores_are_their_definition(slots: int, model: dict, interval: int, least: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_least(monkeypatch, least)
     s, queries = session_of(slots, "one", interval, **model)
     expected = s.memory.lensnet(
         by_definition(s, queries).unflatten(-1, (1, BLOCKS, K)).transpose(0, 1).reshape(1, NEWEST, BLOCKS, K),
