@@ -36,6 +36,7 @@ from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.train.trainer import Trainer
 
 TAIL, K = 64, 32
+ASKED = TAIL // 2  # tokens in which the named keys are asked for, without a refocus
 SHORT_ROWS = Task(512, 16, 64, 64, TAIL, K, named=2)
 SHORT_ALL = Task(512, 16, 64, 64, TAIL, K)
 LONG_ROWS = Task(2048, 64, 64, 64, TAIL, K, named=2)
@@ -79,7 +80,8 @@ class SessionRecall:
 
 def memory_config(entries: int) -> MCConfig:
     """Memory beside the model, with variants of `entries` entries from the start."""
-    flags = {"block_size": K, "allocator_recent_tokens": TAIL // 2, "mc_horizon": TAIL // 2, "mc_train_wc_length": entries}
+    flags = {"block_size": K, "allocator_recent_tokens": TAIL // 2, "mc_horizon": ASKED, "mc_train_wc_length": entries}
+    flags["mc_infer_refocus_interval"] = ASKED
     return parse(MCConfig, [f"--{name}={value}" for name, value in flags.items()])
 
 
@@ -132,7 +134,7 @@ def histories(config: SessionRecall, length: int) -> Rows:
 def open_session(controller: RecallController, config: SessionRecall, condition: str, seed: int) -> Session:
     """An empty session of this condition."""
     allocator = dataclasses.replace(config.allocator, allocator_soft_max_length=config.width)
-    settings = SessionConfig(mc_session_lod=2, allocator=allocator)
+    settings = SessionConfig(mc_session_lod=2, mc_infer_refocus_interval=ASKED, allocator=allocator)
     tree = RamTree(session_spec(controller, settings))
     if condition == "gists":
         return unfocused(controller, tree, settings)
@@ -145,7 +147,7 @@ def open_session(controller: RecallController, config: SessionRecall, condition:
 def recalled(controller: RecallController, config: SessionRecall, rows: Rows, number: int, condition: str) -> tuple[float, float]:
     """(share of a row's values that are predicted correctly, share of their pairs that are raw)."""
     model: GPT = controller.model
-    tokens, decision = torch.from_numpy(rows.tokens[number]), rows.tokens.shape[1] - 1 - TAIL // 2
+    tokens, decision = torch.from_numpy(rows.tokens[number]), rows.tokens.shape[1] - 1 - ASKED
     raw = 0.0
     cache: KVCache
     if condition == "window":
