@@ -14,7 +14,7 @@ import torch
 
 from nanochat.checkpoint.load_model import Stage, Trained, build_model, model_weights
 from nanochat.common import UserError, fsync_dir
-from nanochat.export.hf_tokenizer import BOS, tokenizer_config, tokenizer_json
+from nanochat.export.hf_tokenizer import tokenizer_config, tokenizer_json
 from nanochat.export.model_card import model_card
 from nanochat.infer.conversation import ending
 from nanochat.infer.sampling import Sampling

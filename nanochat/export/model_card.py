@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nanochat import markdown
 from nanochat.checkpoint.load_model import Stage, Trained
 from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPTConfig
@@ -13,7 +14,7 @@ STAGES: dict[Stage, str] = {
     "rl": "pretrained, fine-tuned on conversations, and trained with reinforcement learning",
 }
 MEMORY_LEFT_OUT = "The model was trained with a MegaContext, a long-term memory. The memory is left out: this is its language model alone."
-BASE_USE = """inputs = tokenizer("The capital of France is", return_tensors="pt")  # begins with <|bos|>, like every document of the training
+BASE_USE = """inputs = tokenizer("The capital of France is", return_tensors="pt")  # begins with <|bos|>, as all texts of the training do
 print(tokenizer.decode(model.generate(**inputs)[0]))"""
 CHAT_USE = """messages = [{"role": "user", "content": "Who are you?"}]
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
@@ -26,6 +27,7 @@ def model_card(trained: Trained, stage: Stage, config: GPTConfig, parameters: in
     name = f"{trained.folder.name}-{stage}"
     sampling = Sampling()
     memory = f"\n{MEMORY_LEFT_OUT}\n" if without_memory else ""
+    shape = [f"{parameters:,}", config.depth, config.width, config.heads, config.key_heads, config.max_seq_len, config.vocab_size, dtype]
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -35,9 +37,7 @@ tags: [megacontext]
 
 A language model of MegaContext, {STAGES[stage]}: checkpoint {trained.folder.name} of the stage {stage}, step {trained.checkpoint.step}.
 {memory}
-| parameters | layers | width | heads | key/value heads | context | vocabulary | dtype |
-|---|---|---|---|---|---|---|---|
-| {parameters:,} | {config.depth} | {config.width} | {config.heads} | {config.key_heads} | {config.max_seq_len} | {config.vocab_size} | {dtype} |
+{markdown.table(["parameters", "layers", "width", "heads", "key/value heads", "context", "vocabulary", "dtype"], [shape])}
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -54,5 +54,6 @@ model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 - `tokenizer(text)` begins with `<|bos|>`; with `add_special_tokens=False` it does not. Text that spells a special token is text. Loaded
   without `trust_remote_code` it becomes that token, as in other tokenizers.
 - The chat template takes system, user, assistant and tool messages. Code that the assistant runs is content of type `python`, its output
-  `python_output`; calls of tools become such code. With `add_generation_prompt` a reply that comes last is left out: it is the one asked for.
+  `python_output`; calls of tools become such code. With `add_generation_prompt` a reply that comes last is left out: it is the one that is
+  asked for. `generate` runs no code: where the model writes `<|python_end|>`, the training code's engine would insert the output.
 """

@@ -46,7 +46,7 @@ def rotary_at(positions: Tensor, config: MegaContextConfig, dtype: torch.dtype) 
 
 
 def attention_mask_of(T: int, S: int, window: int, real: Tensor | None, device: torch.device) -> Tensor | None:
-    """bool [B or 1,1,T,S], True if one of the last T tokens sees one of S; None if it is plainly causal. `real` [B,S] is False at padding."""
+    """bool [B or 1,1,T,S], True if one of the last T tokens sees one of S; None if merely causal. `real` [B,S] is False at padding."""
     if real is None and T in (1, S) and (window == 0 or window >= S):
         return None
     query, key = torch.arange(S - T, S, device=device)[:, None], torch.arange(S, device=device)

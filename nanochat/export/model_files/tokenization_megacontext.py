@@ -47,14 +47,14 @@ class MegaContextTokenizer(PreTrainedTokenizerFast):
         return RenderedChat(rendered) if isinstance(rendered, str) else [RenderedChat(text) for text in rendered]
 
     def _encode_plus(self, text: Any, *args: Any, **kwargs: Any) -> Any:
-        several = isinstance(text, list) and len(text) > 0
-        if not isinstance(text, RenderedChat) and not (several and all(isinstance(one, RenderedChat) for one in text)):
+        texts = text if isinstance(text, list) else [text]
+        if not texts or not all(isinstance(one, RenderedChat) for one in texts):
             return super()._encode_plus(text, *args, **kwargs)
+        escaped = [one.escaped for one in texts]
         with self._chats():
             # The template has written `<|bos|>`.
-            return super()._encode_plus(
-                [one.escaped for one in text] if several else text.escaped, *args, **kwargs | {"add_special_tokens": False}
-            )
+            kwargs |= {"add_special_tokens": False, "split_special_tokens": False}
+            return super()._encode_plus(escaped if isinstance(text, list) else escaped[0], *args, **kwargs)
 
     @contextmanager
     def _chats(self) -> Iterator[None]:
