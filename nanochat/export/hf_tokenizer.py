@@ -1,8 +1,8 @@
 """Our tokenizer in the format of Hugging Face's `tokenizers` and `transformers`, with the same ids.
 
 Two things are spelled out that `tokenizers` would decide differently. It merges only listed pairs, while ours merges any two tokens
-that spell a third: so all such pairs are listed. Its regular expressions have the Unicode tables of another version: so the pattern
-names the characters of each class.
+that spell a third: so all such pairs are listed. Its regular expressions know fewer letters, of an older Unicode: so the pattern names
+the characters of each class.
 """
 
 from __future__ import annotations

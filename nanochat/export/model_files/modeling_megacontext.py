@@ -53,7 +53,7 @@ def attention_mask_of(T: int, S: int, window: int, real: Tensor | None, device: 
     seen = (key <= query) & (key > query - window) if window else key <= query
     if real is None:
         return seen[None, None]
-    # Padding sees itself: attention to nothing would be NaN, and spread.
+    # Padding sees itself: attention to nothing is NaN in some kernels, and would spread.
     return (seen & real[:, None, None, :]) | (key == query)
 
 
@@ -181,8 +181,7 @@ class MegaContextForCausalLM(PreTrainedModel, GenerationMixin):
         (B, S), T = tokens.shape, input_ids.shape[1]
         real = self._real(attention_mask, B, S)
         if position_ids is None:
-            position_ids = torch.arange(S, device=tokens.device)[None] if real is None else (real.cumsum(-1) - 1).clamp(min=0)
-            position_ids = position_ids[:, S - T :]
+            position_ids = torch.arange(S - T, S, device=tokens.device)[None]  # only differences matter: padding may count
 
         x = x0 = self._embedded(tokens, T, real)
         values = self.value_embeds(input_ids).view(B, T, len(self.value_layers), self.config.num_key_value_heads, self.config.head_dim)
