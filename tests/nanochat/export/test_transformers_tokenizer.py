@@ -100,8 +100,8 @@ def test_a_batch_is_padded_on_the_left(theirs) -> None:
 @pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS)
 def test_chats_are_rendered_as_ours(theirs, chat: list[dict[str, Any]]) -> None:
     conversation = {"messages": chat}
-    assert theirs.apply_chat_template(chat)["input_ids"] == render_conversation(OURS, conversation, 10_000)[0]
-    prompt = theirs.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    assert theirs.apply_chat_template(chat, return_dict=True)["input_ids"] == render_conversation(OURS, conversation, 10_000)[0]
+    prompt = theirs.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
     assert prompt[0].tolist() == render_prompt(OURS, conversation)
 
 
@@ -118,8 +118,8 @@ def test_a_chat_rendered_as_text_is_encoded_alike(theirs, chat: list[dict[str, A
 
 @pytest.mark.parametrize(("chat", "same"), READ_AS.values(), ids=READ_AS)
 def test_messages_in_openais_form_are_read(theirs, chat: list[dict[str, Any]], same: list[dict[str, Any]]) -> None:
-    assert theirs.apply_chat_template(chat)["input_ids"] == render_conversation(OURS, {"messages": same}, 10_000)[0]
-    prompt = theirs.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+    assert theirs.apply_chat_template(chat, return_dict=True)["input_ids"] == render_conversation(OURS, {"messages": same}, 10_000)[0]
+    prompt = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert prompt == render_prompt(OURS, {"messages": same})
 
 
@@ -160,4 +160,7 @@ def test_without_our_code_special_tokens_in_text_are_special(folder: Path) -> No
     assert plain("a b")["input_ids"] == OURS.encode("a b", bos=True)
     assert plain("<|bos|>", add_special_tokens=False)["input_ids"] == [OURS.bos_id]
     for name in ("many turns", "system", "parts"):
-        assert plain.apply_chat_template(CHATS[name])["input_ids"] == render_conversation(OURS, {"messages": CHATS[name]}, 10_000)[0]
+        assert (
+            plain.apply_chat_template(CHATS[name], return_dict=True)["input_ids"]
+            == render_conversation(OURS, {"messages": CHATS[name]}, 10_000)[0]
+        )
