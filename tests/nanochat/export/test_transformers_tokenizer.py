@@ -160,7 +160,5 @@ def test_without_our_code_special_tokens_in_text_are_special(folder: Path) -> No
     assert plain("a b")["input_ids"] == OURS.encode("a b", bos=True)
     assert plain("<|bos|>", add_special_tokens=False)["input_ids"] == [OURS.bos_id]
     for name in ("many turns", "system", "parts"):
-        assert (
-            plain.apply_chat_template(CHATS[name], return_dict=True)["input_ids"]
-            == render_conversation(OURS, {"messages": CHATS[name]}, 10_000)[0]
-        )
+        ids, _ = render_conversation(OURS, {"messages": CHATS[name]}, 10_000)
+        assert plain.apply_chat_template(CHATS[name], return_dict=True)["input_ids"] == ids
