@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from nanochat.checkpoint.load_model import load_model
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.data.chat_template import render_prompt
 from nanochat.export import hf_model
 from nanochat.export.model_card import MEMORY_LEFT_OUT
@@ -20,6 +21,7 @@ from nanochat.infer.conversation import ending
 from nanochat.infer.engine import Engine
 from nanochat.infer.sampling import Sampling
 from scripts.export_hf import main
+from tests.helpers.exported import load
 from tests.helpers.tiny_model import save_base, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -31,8 +33,6 @@ def save(base: Path, stage: str, tag: str, **meta) -> None:
     """A model of `stage`; its weights differ from stage to stage, and `meta` is added to that of the checkpoint."""
     folder = save_base(base, tiny_model(seed=len(stage), vocab_size=TOKENIZER.vocab_size), TOKENIZER, tag)
     if meta:
-        from nanochat.checkpoint.store import CheckpointStore
-
         store = CheckpointStore(folder.parent)
         checkpoint = store.load(7)
         extra = {"gistnet.w": torch.ones(2)}  # of a memory
@@ -68,8 +68,6 @@ def export(*arguments: str) -> int:
 def test_transformers_loads_it_and_says_what_ours_says(
     models: Path, tmp_path: Path, hugging_face: None, capsys: pytest.CaptureFixture[str], arguments: list[str], stage: str, tag: str
 ) -> None:
-    from tests.helpers.exported import load
-
     before = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
     out = tmp_path / "new" / "folder"
     assert export(f"--out={out}", *arguments) == 0
