@@ -47,7 +47,7 @@ run_lab() { # COMMAND ARGUMENT…
         ./mc_setup --check || step ./mc_setup --yes
     fi
     [ "$dataset" = local ] || step "$VENV_PYTHON" -m nanochat.dataset --dataset "$dataset" -n "$shards"
-    [ -e "$BASE/tokenizer/tokenizer.json" ] || step "$VENV_PYTHON" -m scripts.tok_train --vocab-size "$vocab" --dataset "$dataset"
+    [ -e "$BASE/tokenizer/bpe.json" ] || [ -e "$BASE/tokenizer/tokenizer.json" ] || step "$VENV_PYTHON" -m scripts.tok_train --vocab-size "$vocab" --dataset "$dataset"
     line=(--profile "$profile" ${cycle:+--cycle "$cycle"})
     step "$VENV_PYTHON" -m scripts.lab baseline "${line[@]}"
     [ "$command" != miniseries ] || words=(baseline ${words[@]+"${words[@]}"})

@@ -36,6 +36,8 @@ QUESTIONS = (
     Question("How is an attention backend chosen?", "attention", "nanochat/model/attention.py::choose_backend"),
     Question("Which parameters does the optimizer train with Muon?", "optim,muon", "nanochat/train/optim.py::gpt_groups"),
     Question("What does saving a checkpoint write?", "saving,checkpoint", "nanochat/checkpoint/store.py::CheckpointStore.save"),
+    Question("How is a model exported to Hugging Face?", "export", "nanochat/export/hf_model.py::export_model"),
+    Question("Which code does an exported model run?", "model", "nanochat/export/model_files/modeling_megacontext.py::Attention"),
     Question("Which state must agree to resume a run?", "state,resume", "nanochat/train/state.py::check_identity"),
     Question("Which limits does code in the sandbox have?", "limits,sandbox", "nanochat/sandbox/run.py::Limits"),
     Question("Where are the routes of the HTTP API?", "HTTP,API,routes", "nanochat/serve/http/app.py::create_app"),

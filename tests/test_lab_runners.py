@@ -50,7 +50,7 @@ def test_a_gpu_gets_the_profile_for_one_and_its_data(root: Path, base: Path) -> 
 
 def test_a_tokenizer_that_is_there_is_kept_and_a_profile_of_ones_own_is_found(root: Path, base: Path, tmp_path: Path) -> None:
     (base / "tokenizer").mkdir()
-    (base / "tokenizer" / "tokenizer.json").write_text("{}")
+    (base / "tokenizer" / "bpe.json").write_text("{}")
     lines = dry_run(root, "scaling_laws.sh", "--profile", "mine.yaml", cwd=tmp_path)
     assert lines[1] == f"{PYTHON} -m scripts.lab baseline --profile {tmp_path}/mine.yaml"
 

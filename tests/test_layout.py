@@ -22,7 +22,7 @@ FOLDER_ORDER = {
         {"lab"},
         {"report"},
         {"core_eval"},
-        {"eval", "serve", "train"},
+        {"eval", "export", "serve", "train"},
         {"tasks", "checkpoint", "runtime"},
         {"infer", "dataset"},
         {"data", "profiling"},
@@ -48,8 +48,9 @@ MAX_MODULES = 20
 
 
 def python_files(*folders: str) -> list[Path]:
-    """Our own: not what cargo and maturin generate."""
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py") if not {"target", "_native"} & set(path.parts))
+    """Our own: not what cargo and maturin generate, nor what is copied into exported models, which have it as a package of their own."""
+    others = {"target", "_native", "model_files"}
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py") if not others & set(path.parts))
 
 
 def module_name(path: Path) -> str:

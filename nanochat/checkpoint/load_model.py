@@ -147,11 +147,11 @@ def load_weights_into(model: GPT, trained: Trained) -> None:
             raise UserError(
                 f"{trained.name} has {name} {theirs.get(name)} and this run {mine[name]}; use the same --{name.replace('_', '-')}"
             )
-    model.load_state_dict(_weights(trained))
+    model.load_state_dict(model_weights(trained))
 
 
-def _weights(trained: Trained) -> dict[str, torch.Tensor]:
-    """The weights of the language model alone."""
+def model_weights(trained: Trained) -> dict[str, torch.Tensor]:
+    """The weights of the language model alone, by name."""
     return {name.removeprefix(PREFIX): tensor for name, tensor in trained.checkpoint.tensors["model"].items() if name.startswith(PREFIX)}
 
 
@@ -168,7 +168,7 @@ def build_model(
         config = GPTConfig(**trained.meta["model_config"])
         with torch.device("meta"):  # allocates and initialises no weights: they are replaced at once
             model = GPT(config, dtype, backend)
-        model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in _weights(trained).items()}, assign=True)
+        model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in model_weights(trained).items()}, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{trained.name} does not describe a model of this version ({first_line(error)}); train it again") from error
     return model.requires_grad_(False).eval()

@@ -40,7 +40,8 @@ SPECIAL_TOKENS = (
 PATTERN = r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"""
 
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
-FILE_NAME = "tokenizer.json"
+FILE_NAME = "bpe.json"
+OLD_FILE_NAME = "tokenizer.json"  # which Hugging Face uses for another format
 BATCH_CHARS = 16 << 20  # read at once from an iterable of texts: enough work for all threads, little memory
 
 
@@ -85,8 +86,8 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """The tokenizer saved in `folder`. Raises `UserError` if it is missing or damaged."""
-        path = folder / FILE_NAME
-        if not path.exists():
+        path = next((path for name in (FILE_NAME, OLD_FILE_NAME) if (path := folder / name).exists()), None)
+        if path is None:
             raise UserError(f"no tokenizer in {folder}; train one with python -m scripts.tok_train")
         saved = read_json(path)
         try:
@@ -109,6 +110,7 @@ class Tokenizer:
             "fingerprint": self.fingerprint,
         }
         write_json(folder / FILE_NAME, content)
+        (folder / OLD_FILE_NAME).unlink(missing_ok=True)  # the folder has one tokenizer
 
     @property
     def vocab_size(self) -> int:

@@ -78,7 +78,7 @@ def test_the_flags_of_the_contract_are_there(warm: WarmStart) -> None:
 
 
 def test_a_missing_tokenizer(home: Home) -> None:
-    (home.base / "tokenizer" / "tokenizer.json").unlink()
+    (home.base / "tokenizer" / "bpe.json").unlink()
     process = home.train("--num-iterations=3")
     assert process.code == 1
     assert_one_line(process.stderr, f"no tokenizer in {home.base / 'tokenizer'}", "scripts.tok_train")

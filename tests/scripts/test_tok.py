@@ -71,12 +71,12 @@ def test_evaluation_needs_a_tokenizer(base: Path, corpus: Path) -> None:
 )
 def test_bad_input_is_one_line_and_damages_nothing(base: Path, corpus: Path, arguments: list[str], code: int, message: str) -> None:
     Tokenizer([(97, 98)]).save(base / "tokenizer")
-    before = (base / "tokenizer" / "tokenizer.json").read_bytes()
+    before = (base / "tokenizer" / "bpe.json").read_bytes()
     dataset = [] if "--dataset" in arguments else ["--dataset", str(corpus)]
     result = run("scripts.tok_train", *dataset, *arguments)
     assert result.returncode == code
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and message in result.stderr
-    assert (base / "tokenizer" / "tokenizer.json").read_bytes() == before
+    assert (base / "tokenizer" / "bpe.json").read_bytes() == before
 
 
 def test_the_limits_on_text() -> None:

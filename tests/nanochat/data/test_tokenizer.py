@@ -121,6 +121,18 @@ def test_any_vocabulary_gives_the_ids_of_tiktoken(seed: int, lengths: list[int])
         assert made.encode(made.decode([i])) == [i]
 
 
+def test_a_folder_of_an_earlier_version_is_read_and_left_as_it_is(tmp_path: Path) -> None:
+    """Its file has the name that Hugging Face uses for another format."""
+    old, new = Tokenizer.train([TEXT], 300), Tokenizer.train([TEXT], 400)
+    old.save(tmp_path)
+    (tmp_path / "bpe.json").rename(tmp_path / "tokenizer.json")
+    assert Tokenizer.load(tmp_path).fingerprint == old.fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+    new.save(tmp_path)
+    assert Tokenizer.load(tmp_path).fingerprint == new.fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["bpe.json"]
+
+
 def test_text_that_spells_a_special_token_is_ordinary_text(tokenizer: Tokenizer) -> None:
     text = "a<|bos|><|assistant_end|>"
     for ids in (tokenizer.encode(text), tokenizer.encode_bulk([text], bos=False)[0].tolist()):

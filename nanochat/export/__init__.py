@@ -1,0 +1,1 @@
+"""Export of trained models to the formats of other libraries."""
