@@ -101,13 +101,12 @@ def save_chat_model(
 
 @torch.no_grad()
 def wandering_memory(model: GPT) -> MCController:
-    """Memory with blocks of 8 tokens around `model`, whose LensNet scores entries at random."""
+    """Memory with blocks of 8 tokens around `model`, whose LensNet has random weights."""
     controller = MCController(model, MCConfig(block_size=8, mc_max_lod=2), model.config.max_seq_len)
     generator = torch.Generator().manual_seed(0)
     controller.init_weights(generator)
     for parameter in controller.focus.lensnet.parameters():
         parameter.normal_(std=[1, *parameter.shape][-1] ** -0.5, generator=generator)
-    controller.lensnet.c_score.weight.mul_(5)  # so that scores differ by more than an edit takes
     return controller
 
 

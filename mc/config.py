@@ -27,8 +27,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 FREE = {"mc_enabled", "mc_preset", "mc_tree", "mc_session_lod", "mc_auto_batch", "mc_target_tok_per_sec", "mc_infer_refocus_interval"}
 FREE |= {"mc_compile_variants", "mc_eval_tokens", "mc_log_timers", "mc_log_lod_ascii"}
 # Flags that layered gists and their LensNet have no use for.
-LAYER_0_ONLY = {"positional_type", "gistnet_layers", "gistnet_head", "lensnet_layers", "mc_lens_temperature", "mc_lens_adv_norm_beta"}
-LAYER_0_ONLY |= {"mc_lens_occurrence_weight", "mc_lens_attention_weight", "mc_lens_hard_negative_ratio", "mc_max_lens_pairs"}
+LAYER_0_ONLY = {"positional_type", "gistnet_layers", "gistnet_head", "lensnet_layers", "lensnet_head", "mc_lens_temperature"}
+LAYER_0_ONLY |= {"mc_lens_adv_norm_beta", "mc_lens_occurrence_weight", "mc_lens_attention_weight", "mc_lens_hard_negative_ratio"}
+LAYER_0_ONLY |= {"mc_max_lens_pairs"}
 LENGTHS = 8  # different widths of variants in a run at most: each is compiled
 
 

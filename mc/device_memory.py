@@ -158,7 +158,7 @@ def _layered(config: GPTConfig, memory: MCConfig, plan: RowPlan, rows: int, widt
     G, E, L, size = config.key_heads, config.head_dim, config.depth, setting.dtype.itemsize
     trained: list[nn.Module] = [LayeredGistNet(L, G, E, memory.geometry)]
     if memory.lens_loss.mc_lens_loss_weight:
-        trained.append(LayeredLensNet(memory.lens, L, config.heads))
+        trained.append(LayeredLensNet(L, config.heads))
     bank = sum(nodes * memory.geometry.size(level) for level, nodes in enumerate(plan.shape.levels))
     kept = rows * L * E * size * (plan.length * (config.heads + 2 * G) + bank * 2 * G)
     contexts, far = rows * plan.variants(plan.compression(width)), width - plan.tail

@@ -63,7 +63,7 @@ class MemoryModel(nn.Module):
         lensnet: LensNet | LayeredLensNet
         if config.gist.layered:
             self.gistnet = LayeredGistNet(shape.depth, shape.key_heads, shape.head_dim, config.geometry)
-            lensnet = LayeredLensNet(config.lens, shape.depth, shape.heads)
+            lensnet = LayeredLensNet(shape.depth, shape.heads)
         else:
             self.gistnet = GistNet(config.gist, shape.width, dtype)
             lensnet = LensNet(config.lens, shape.width, config.geometry, dtype)

@@ -213,8 +213,7 @@ class RollingRows:
             first = self.read - min(self.interval, NEWEST)
             hits = token_hits(self._queries[:, :, first : self.read], self._keys[:, :, : self.read], first)
             return hits[..., : far * K].unflatten(-1, (far, K)).amax(-1).sum((1, 2, 3))
-        levels = (place < self._shown_far).long().repeat(B, 1).scatter(1, self._shown_inside[:, ::K] // K, 0)
-        return self.memory.lensnet(self._looks[..., :far, :], levels, (self.read - place * K).expand(B, far), self.interval)
+        return self.memory.lensnet(self._looks[..., :far, :], self.interval)
 
     def _working_context(self, chosen: Tensor | None) -> LayeredEntries:
         """Entries before the next token: gists of the far blocks, the tokens of the `chosen` ones, and the recent tokens."""

@@ -70,8 +70,7 @@ def gather(entries: LayeredEntries, index: Tensor) -> LayeredEntries:
 
 def score_layered(lensnet: LayeredLensNet, bank: LayeredBank, levels: Tensor, decision: int, interval: int) -> Tensor:
     """LensNet's scores fp32 [B,F] of blocks with `levels` int64 [B,F], for the `interval` tokens from `decision` on."""
-    begin = torch.arange(levels.shape[1], device=levels.device) * bank.shape.geometry.block_size
-    return lensnet(looks_at(lensnet, bank, levels, decision), levels, (decision - begin).expand_as(levels), interval)
+    return lensnet(looks_at(lensnet, bank, levels, decision), interval)
 
 
 def looks_at(lensnet: LayeredLensNet, bank: LayeredBank, levels: Tensor, decision: int) -> Tensor:

@@ -6,8 +6,8 @@ that it is about to copy. What the next tokens need is therefore not that token 
 and looked at token `c` by now points at token `c + a`, and the next n tokens will point at the n tokens from there on. What was named
 may also be asked for later: to a smaller part, a look goes on pointing where it did. The score of a block is the logarithm of what points
 into it, summed over all looks; that is the choice of an untrained LensNet. It learns how much each layer and head counts, each length of
-a match, each age of a query that has moved on or has not, and each distance ahead, and a correction from the scores around a block,
-which starts at zero.
+a match, each age of a query that has moved on or has not, and each distance ahead. (Corrections of the scores by a network, from those
+around a block and its distance, made choices worse where rows of training showed nothing alike.)
 
 Shapes: `N` Working Contexts, `L` layers, `H` query heads, `Q` newest queries, `M` tokens, `F` blocks, `K` block size, `D` blocks that
 looks at one block may lead to, itself included.
@@ -22,10 +22,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from mc.nets.encoder import init_linear
-from mc.nets.lensnet import LensConfig
 from mc.nets.matches import LONGEST
-from nanochat.model.block import Linear, relu_squared
 
 NEWEST = 32  # queries that LensNet looks at, and the most tokens that it looks ahead
 DECAY = 0.9  # initial weight of a query by that of the one after it
@@ -33,21 +30,16 @@ STAYING = 0.1  # initial weight of a look where it pointed
 COPYING = 1 / 16  # share of the heads that a match counts as, initially
 LEAST = 1e-3  # looks that weigh less are none
 FAINT = 1e-4  # what points into a block that is not looked at
-MOST_CORRECTED = 2.0  # by which a score is corrected: what is seldom seen in training is not to outweigh what is looked at
-HIDDEN = 32
-SCALE = 8.0  # logarithms are divided by it
-FEATURES = 7
 
 
 class LayeredLensNet(nn.Module):
     """Scores fp32 [N,F] of blocks in token order, high = wants detail, from the looks of the last Q ≤ `NEWEST` tokens.
 
-    `level` int64 and `distance` (in tokens) are [N,F]. The choice is for the next `interval` tokens, at most `NEWEST`.
+    The choice is for the next `interval` tokens, at most `NEWEST`.
     """
 
-    def __init__(self, config: LensConfig, layers: int, heads: int) -> None:
+    def __init__(self, layers: int, heads: int) -> None:
         super().__init__()
-        self.config = config
         # Logarithms of weights.
         self.heads = nn.Parameter(torch.empty(layers * heads))
         self.moved = nn.Parameter(torch.empty(NEWEST))  # of looks by age, the newest first, where they point by now
@@ -55,9 +47,6 @@ class LayeredLensNet(nn.Module):
         self.ahead = nn.Parameter(torch.empty(NEWEST))
         self.lengths = nn.Parameter(torch.empty(LONGEST))  # of the matches of one query, relative to each other
         self.copying = nn.Parameter(torch.empty(()))
-        mlp = config.lensnet_head == "mlp"
-        self.c_in = Linear(FEATURES, HIDDEN) if mlp else None
-        self.c_score = Linear(HIDDEN if mlp else FEATURES, 1)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> LayeredLensNet:
@@ -68,14 +57,11 @@ class LayeredLensNet(nn.Module):
         nn.init.zeros_(self.ahead)
         self.lengths.copy_(torch.arange(LONGEST))
         nn.init.constant_(self.copying, math.log(COPYING * len(self.heads)))
-        if self.c_in is not None:
-            init_linear(self.c_in.weight, generator)
-        nn.init.zeros_(self.c_score.weight)
         return self
 
-    def forward(self, looks: Tensor, level: Tensor, distance: Tensor, interval: int) -> Tensor:
+    def forward(self, looks: Tensor, interval: int) -> Tensor:
         """See the class; `looks` are [N,Q,F,K]."""
-        return self.score(self.reached(looks, interval), level, distance, interval)
+        return (self.reached(looks, interval) + FAINT).log()
 
     def looks_by_hits(self, hits: Tensor) -> Tensor:
         """Looks [N,Q,M] from hits [N,L,H,Q,M]."""
@@ -101,18 +87,6 @@ class LayeredLensNet(nn.Module):
         Q, blocks, K = looks.shape[1:]
         into = torch.einsum("nqfk,qkd->dnf", looks, self.leads_to(K, interval)[:Q].flip(0))
         return torch.stack([F.pad(part, (d, 0))[:, :blocks] for d, part in enumerate(into)]).sum(0)
-
-    def score(self, reached: Tensor, level: Tensor, distance: Tensor, interval: int) -> Tensor:
-        """Scores [N,F] from what points into each block."""
-        seen = (reached + FAINT).log()
-        x = seen / SCALE
-        around = F.pad(x, (1, 1), value=-1.0)
-        far = distance.clamp(min=1).float().log2() / SCALE
-        ahead = torch.full_like(far, min(interval, NEWEST)).log2() / SCALE
-        x = torch.stack([x, around[:, :-2], around[:, 2:], level.float(), far, ahead, torch.ones_like(far)], dim=-1)
-        if self.c_in is not None:
-            x = relu_squared(self.c_in(x))
-        return seen + MOST_CORRECTED * (self.c_score(x).squeeze(-1) / MOST_CORRECTED).tanh()
 
 
 def _kept(looks: Tensor) -> Tensor:

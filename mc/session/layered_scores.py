@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mc.memory_model import MemoryModel
-from mc.nets.layered_lens import LEAST, NEWEST, LayeredLensNet
+from mc.nets.layered_lens import FAINT, LEAST, NEWEST, LayeredLensNet
 from mc.nets.matches import LONGEST, MatchIndex
 from mc.session.allocator import raw_from
 from mc.session.layered_context import LayeredContext
@@ -87,9 +87,7 @@ class LayeredScores:
             self._keep(self._weights(self._attention(queries, end)), end)
         self._read = []
         self._match(length)
-        reached, distance = self._reached(nodes, length), np.minimum(length - nodes.begin, self._memory.model.config.max_seq_len)
-        given = (torch.from_numpy(part).to(self._heads.device)[None] for part in (reached, nodes.levels, distance))
-        scores[nodes.entries] = self._memory.lensnet.score(*given, self._interval)[0].cpu().numpy().repeat(nodes.sizes)
+        scores[nodes.entries] = np.log(self._reached(nodes, length) + np.float32(FAINT)).repeat(nodes.sizes)
         return scores
 
     def _nodes_now(self) -> _Nodes:
