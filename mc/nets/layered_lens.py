@@ -29,7 +29,7 @@ DECAY = 0.9  # initial weight of a query by that of the one after it
 STAYING = 0.1  # initial weight of a look where it pointed
 COPYING = 1 / 16  # share of the heads that a match counts as, initially
 LEAST = 1e-3  # looks that weigh less are none
-FAINT = 1e-4  # what points into a block that is not looked at
+FAINT = 0.01  # initial weight of what is added to each block: any may be attended to
 
 
 class LayeredLensNet(nn.Module):
@@ -47,6 +47,7 @@ class LayeredLensNet(nn.Module):
         self.ahead = nn.Parameter(torch.empty(NEWEST))
         self.lengths = nn.Parameter(torch.empty(LONGEST))  # of the matches of one query, relative to each other
         self.copying = nn.Parameter(torch.empty(()))
+        self.faint = nn.Parameter(torch.empty(()))  # changes no choice, but what scores say about how much is attended to
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> LayeredLensNet:
@@ -57,11 +58,12 @@ class LayeredLensNet(nn.Module):
         nn.init.zeros_(self.ahead)
         self.lengths.copy_(torch.arange(LONGEST))
         nn.init.constant_(self.copying, math.log(COPYING * len(self.heads)))
+        nn.init.constant_(self.faint, math.log(FAINT))
         return self
 
     def forward(self, looks: Tensor, interval: int) -> Tensor:
         """See the class; `looks` are [N,Q,F,K]."""
-        return (self.reached(looks, interval) + FAINT).log()
+        return (self.reached(looks, interval) + self.faint.exp()).log()
 
     def looks_by_hits(self, hits: Tensor) -> Tensor:
         """Looks [N,Q,M] from hits [N,L,H,Q,M]."""

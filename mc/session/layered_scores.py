@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mc.memory_model import MemoryModel
-from mc.nets.layered_lens import FAINT, LEAST, NEWEST, LayeredLensNet
+from mc.nets.layered_lens import LEAST, NEWEST, LayeredLensNet
 from mc.nets.matches import LONGEST, MatchIndex
 from mc.session.allocator import raw_from
 from mc.session.layered_context import LayeredContext
@@ -60,6 +60,7 @@ class LayeredScores:
             self._leads = lensnet.leads_to(self._K, interval).cpu().numpy()  # [NEWEST,K,D]
             self._heads = lensnet.heads.exp().view(-1, 1, 1)
             self._lengths, self._copying = lensnet.lengths.exp().cpu().numpy(), float(lensnet.copying.exp())
+            self._faint = np.float32(lensnet.faint.exp())
         # Looks at a slot of level 1 are spread over its tokens, [NEWEST,S,D]. Those at higher gists lead as much into each block as out of
         # it, [NEWEST].
         slots = self._leads.reshape(NEWEST, self._geometry.slots, -1, self._leads.shape[2])
@@ -87,7 +88,7 @@ class LayeredScores:
             self._keep(self._weights(self._attention(queries, end)), end)
         self._read = []
         self._match(length)
-        scores[nodes.entries] = np.log(self._reached(nodes, length) + np.float32(FAINT)).repeat(nodes.sizes)
+        scores[nodes.entries] = np.log(self._reached(nodes, length) + self._faint).repeat(nodes.sizes)
         return scores
 
     def _nodes_now(self) -> _Nodes:

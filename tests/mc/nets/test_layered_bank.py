@@ -161,5 +161,4 @@ def test_looks_are_squared_attention_in_the_layout_and_matches(slots: int) -> No
                 if start < far:
                     expected[query, start : start + stride] += look / stride**2
         torch.testing.assert_close(looks[row].flatten(1), expected)
-    distance = (decision - torch.arange(0, far, K)).expand(2, -1)
-    torch.testing.assert_close(score_layered(lens, bank, levels, decision, 8), lens(looks, levels, distance, 8))
+    torch.testing.assert_close(score_layered(lens, bank, levels, decision, 8), lens(looks, 8))
