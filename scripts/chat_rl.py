@@ -11,7 +11,7 @@ from nanochat.common import UserError
 from nanochat.eval.chat_eval import ChatEvalFlags, evaluate_task
 from nanochat.flags import check, flag, part
 from nanochat.infer.tools import Tools
-from nanochat.tasks.registry import open_task
+from nanochat.tasks.mixtures import HELD_OUT, open_splits
 from nanochat.train.callback import Evaluation, Run
 from nanochat.train.rollouts import RolloutFlags, Rollouts
 from scripts.shared.tuning import Tuning, TuningOptim, TuningSchedule, begin
@@ -61,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     if row > T or (run.memory and row != T):
         allowed = f"exactly {T}, because it has a memory" if run.memory else f"at most {T}"
         raise UserError(f"row_tokens is {row}; the rows of {run.trained.name} are {allowed}")
-    train, held_out = (open_task(args.task, split, seed) for split in ("train", "test"))
+    train, held_out = open_splits(args.task, seed, say=runtime.say)
+    if not len(held_out):
+        raise UserError(f"task {args.task} has {len(train)} prompts, too few to hold some out; give at least {HELD_OUT}")
     if train.kind == "chat":
         raise UserError(f"task {args.task} has nothing to grade a reply by; choose another --task")
     tokenizer, tools = run.tokenizer, Tools(run.tokenizer)
