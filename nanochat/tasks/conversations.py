@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class CustomJson(Task):
     label = "customjson"
     kind = "generative"
 
-    def __init__(self, rows: Rows, name: str = "", not_read: list[str] | None = None) -> None:
+    def __init__(self, rows: Rows, name: str = "", not_read: Sequence[str] = ()) -> None:
         self.name, self._rows = name or self.label, rows
         self._numbers: list[int] = []  # of the rows with something to learn
         without: list[int] = []
@@ -62,14 +63,20 @@ class CustomJson(Task):
             raise UserError("customjson needs a path: customjson:PATH")
         root = Path(path).expanduser()
         if not root.is_dir():
-            return cls(rows_of([root]), spec)
-        data = sorted(file for file in root.iterdir() if file.is_file() and is_data(file) and not file.name.startswith("."))
+            return cls._opened(spec, ((root, _changed(root)),), ())
+        here = sorted(file for file in root.iterdir() if not file.name.startswith("."))
+        data = [file for file in here if file.is_file() and is_data(file)]
         tests = [file for file in data if file.name.lower().startswith(TEST_NAMES)]
-        train = [file for file in data if file not in tests]
-        files = (tests or train) if split == "test" else train
+        files = tests if tests and split == "test" else [file for file in data if file not in tests]
         if not files:
             raise UserError(f"{root} has no file of conversations to train on (.jsonl, .json or .parquet); give a file, or another folder")
-        return cls(rows_of(files), spec, sorted(file.name for file in root.iterdir() if file not in data and not file.name.startswith(".")))
+        not_read = tuple(file.name for file in here if file not in data)
+        return cls._opened(spec, tuple((file, _changed(file)) for file in files), not_read)
+
+    @classmethod
+    @lru_cache(maxsize=1)  # both splits are often the same files
+    def _opened(cls, spec: str, files: tuple[tuple[Path, Any], ...], not_read: tuple[str, ...]) -> CustomJson:
+        return cls(rows_of([file for file, _ in files]), spec, not_read)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -111,6 +118,12 @@ class SmolTalk(TableTask):
         while messages and messages[-1]["role"] != "assistant":
             messages.pop()
         return {"messages": messages}
+
+
+def _changed(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None if there is none."""
+    stat = path.stat() if path.exists() else None
+    return (stat.st_size, stat.st_mtime_ns) if stat else None
 
 
 def _some(names: Sequence[str], most: int = SHOWN) -> str:
