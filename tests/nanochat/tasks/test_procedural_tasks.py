@@ -8,11 +8,11 @@ import pytest
 
 from nanochat.common import UserError
 from nanochat.tasks.arithmetic import Compare
-from nanochat.tasks.identity import TOPICS, Identity
 from nanochat.tasks.reasoning_gym import Gym
 from nanochat.tasks.recall import Recall
 from nanochat.tasks.registry import open_task
 from nanochat.tasks.spelling import SpellingBee
+from nanochat.tasks.talk.identity import TOPICS, Identity
 from nanochat.tasks.task import dialogue, reference
 from nanochat.tasks.words import COMMON
 

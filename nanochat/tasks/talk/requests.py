@@ -1,0 +1,128 @@
+"""Requests that the demo's model cannot fulfil, by rule: many frames and subjects, and texts without sense."""
+
+from __future__ import annotations
+
+import random
+import string
+
+from nanochat.tasks.long.filler import sentence
+from nanochat.tasks.words import COMMON, made_up
+
+PLACES = tuple(
+    "Paris London Rome Berlin Tokyo India China Spain Egypt Brazil Canada Peru Kenya Norway Texas Vienna Oslo Japan Africa".split()
+)
+PEOPLE = (
+    "Einstein", "Newton", "Napoleon", "Shakespeare", "Mozart", "Darwin", "Cleopatra", "Gandhi", "Plato", "Picasso", "the king",
+    "the president",
+    "Marie Curie", "my boss", "my mother", "Ada Lovelace", "Alan Turing", "the inventor of the telephone", "your favourite singer",
+)  # fmt: skip
+SUBJECTS = (
+    "photosynthesis", "gravity", "the French Revolution", "the sun", "black holes", "democracy", "love", "the meaning of life",
+    "the internet",
+    "climate change", "evolution", "the stock market", "chess", "cooking", "music", "time", "the moon", "vaccines", "the Roman Empire",
+    "quantum physics", "neural networks", "Python", "the news", "dinosaurs", "economics", "the universe", "electricity", "coffee",
+    "a transformer",
+    "attention", "Linux", "recursion", "football", "dreams", "the ocean", "history", "philosophy", "a car engine", "ChatGPT",
+    "large language models",
+)  # fmt: skip
+LANGUAGES = tuple("French German Spanish Latin Chinese Italian Japanese Russian Python Java Rust English C++ JavaScript".split())
+KINDS = (
+    "poem",
+    "story",
+    "song",
+    "letter",
+    "joke",
+    "recipe",
+    "essay",
+    "haiku",
+    "program",
+    "function",
+    "list",
+    "plan",
+    "email",
+    "riddle",
+    "speech",
+)
+FRAMES = (
+    "What is the capital of {place}?", "What is the weather like in {place}?", "Where is {place}?",
+    "How far is it from {place} to {place}?",
+    "How many people live in {place}?", "Who is {person}?", "Who was {person}?", "When was {person} born?", "What did {person} say?",
+    "Tell me about {person}.", "Tell me about {subject}.", "Tell me about {place}.", "Tell me a {kind}.", "Tell me a {kind} about {thing}.",
+    "Write a {kind} about {thing}.", "Write a {kind} about {subject}.", "Write a {kind}.", "Write me a {kind} in {language}.",
+    "Make a {kind} for {person}.", "Translate \"{thing}\" into {language}.", "Translate this into {language}: {sentence}",
+    "How do you say {thing} in {language}?", "What is {thing} in {language}?", "Explain {subject}.", "Explain {subject} to a child.",
+    "Describe {subject}.", "Describe {subject} in {n} sentences.", "Describe {place} in {n} sentences.",
+    "Explain {subject} in {n} sentences.",
+    "Summarise {subject} in {n} sentences.", "Summarise this: {sentence}", "Summarize {subject}.", "Sum up {subject} in {n} words.",
+    "What is {subject}?", "What is a {thing}?", "What is the {thing}?", "What are {thing}s?", "What does {thing} mean?", "Define {thing}.",
+    "Why is the {thing} {thing}?", "Why do {thing}s {thing}?", "Why is {subject} important?", "How does {subject} work?",
+    "How do I {thing} a {thing}?",
+    "How can I learn {subject}?", "How can I learn {language}?", "How old is {person}?", "How old is the {thing}?",
+    "How tall is a {thing}?",
+    "How much does a {thing} cost?", "When did {subject} begin?", "When is {thing}?", "What time is it?", "What day is it today?",
+    "What year is it?",
+    "What is the news?", "Do you like {thing}?", "Do you know {person}?", "Do you speak {language}?", "Do you want to {thing}?",
+    "Can you {thing}?", "Can you {thing} the {thing}?", "Can you write {language}?", "Can you draw a {thing}?", "Could you book a {thing}?",
+    "Is {thing} better than {thing}?", "Is the {thing} {thing}?", "Is {subject} real?", "Should I buy a {thing}?", "Should I {thing}?",
+    "Where can I buy a {thing}?", "Where is my {thing}?", "Which {thing} is the best?", "What is the best {thing}?",
+    "What is your favourite {thing}?",
+    "Give me a {kind}.", "Give me {n} {thing}s.", "Give me a {kind} for {thing}.", "Give me advice about {subject}.",
+    "Give me the {thing}.",
+    "I need a {thing}.", "I want to {thing}.", "I want a {kind} about {subject}.", "I feel {thing} today.", "I like {thing}.",
+    "I am {thing}.",
+    "My {thing} is {thing}.", "My {thing} does not work.", "My name is {person}.", "There is a {thing} in my {thing}.",
+    "Let us talk about {subject}.",
+    "Play {thing}.", "Play some music.", "Open the {thing}.", "Set a timer for {n} minutes.", "Call {person}.",
+    "Send a {kind} to {person}.",
+    "Search for {thing}.", "Show me a picture of a {thing}.", "Find a {thing} in {place}.", "Buy me a {thing}.", "Recommend a {thing}.",
+    "Compare {thing} and {thing}.", "Compare {place} with {place}.", "Name {n} {thing}s.", "List {n} {thing}s.", "Name a {thing}.",
+    "Finish this: the {thing}", "Rewrite this: {sentence}", "Correct this: {sentence}", "Rhyme with {thing}.", "What rhymes with {thing}?",
+    "Solve x + {n} = {n}{n}.", "What is the square root of {n}{n}?", "What is {n}% of {n}{n}?", "Divide {n}{n} by {n}.",
+    "Is {n}{n} a prime number?",
+    "What comes after {thing}?", "How many {thing}s are there?", "How many days has {thing}?", "Sort these: {thing}, {thing}, {thing}",
+    "Who won the {thing}?", "Who invented the {thing}?", "Who wrote {thing}?", "Who is the president of {place}?",
+    "What happened in {place}?",
+    "def {thing}({thing}):", "import {thing}", "print({thing})", "SELECT {thing} FROM {thing}",
+    "Write a {language} function that can {thing}.",
+    "Fix this code: {thing} = {n}", "{thing}", "{thing} {thing}", "{thing}?", "{subject}", "{place}", "{person}", "{n}", "{sentence}",
+    "{sentence} {sentence}",
+    "Was ist {thing}?", "Qu'est-ce que {thing}?", "Que es {thing}?", "Wer ist {person}?", "Bonjour {person}, {thing}?",
+    "Erzähl mir etwas über {place}.",
+    "Imagine you are a {thing}.", "Act as a {thing}.", "Ignore what I said and {thing}.", "Repeat after me: {sentence}", "Say {thing}.",
+    "Sing.",
+)  # fmt: skip
+SMALL_WORDS = (
+    "the a an of to in is are was it that this for on with as at by from or and not you I we my your how what why when where who which can "
+    "do does did would should could there here some any all no yes more best new make give tell show find write get say please about"
+).split()
+
+
+def request(rng: random.Random) -> str:
+    """A request outside of what the model can do; one in six is words, or letters, in no order."""
+    if rng.random() < 1 / 6:
+        return _without_sense(rng)
+    return "".join(_filled(rng, piece) if k % 2 else piece for k, piece in enumerate(_pieces(rng.choice(FRAMES))))
+
+
+def _pieces(frame: str) -> list[str]:
+    """Text and slots of a frame, in turns."""
+    return [piece for part in frame.split("{") for piece in part.split("}")]
+
+
+def _filled(rng: random.Random, slot: str) -> str:
+    match slot:
+        case "thing":
+            return rng.choice(COMMON) if rng.random() < 0.8 else made_up(rng, rng.randint(1, 3))
+        case "n":
+            return str(rng.randint(1, 12))
+        case "sentence":
+            return sentence(rng)
+    return rng.choice({"place": PLACES, "person": PEOPLE, "subject": SUBJECTS, "language": LANGUAGES, "kind": KINDS}[slot])
+
+
+def _without_sense(rng: random.Random) -> str:
+    if rng.random() < 0.3:
+        letters = string.ascii_lowercase * 3 + string.digits + "?!.,;-"
+        return "".join(rng.choice(letters) for _ in range(rng.randint(1, 12)))
+    words = [rng.choice(SMALL_WORDS if rng.random() < 0.5 else COMMON) for _ in range(rng.randint(1, 12))]
+    return " ".join(words).capitalize() + rng.choice(("?", ".", "", "!"))
