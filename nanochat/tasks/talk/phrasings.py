@@ -8,16 +8,14 @@ from nanochat.tasks.talk.identity import TOPICS, Topic
 
 # What MegaContext is, in as many sentences as are asked for.
 FACTS = (
-    "MegaContext is a small language model with a long memory.",
-    "It keeps the whole history as a tree of gists.",
-    "A gist stands for many tokens.",
-    "The model attends to a small Working Context of gists and tokens.",
+    "MegaContext is a small language model with a long memory.", "It keeps the whole history as a tree of gists.",
+    "A gist stands for many tokens.", "The model attends to a small Working Context of gists and tokens.",
     "Where detail is needed, a gist is expanded into its tokens.",
-)
+)  # fmt: skip
 OTHER = (
     "Sorry, I am too small for that. Ask me who I am or what MegaContext is, or give me a sum like 12 + 34, a word to spell, "
     "or a list to reverse."
-)
+)  # fmt: skip
 # Topic → what it says and the words that make a reply right. A reply about facts is right by its number of sentences.
 SAID: dict[str, Topic] = {
     "greeting": Topic(
@@ -51,9 +49,8 @@ SAID: dict[str, Topic] = {
     "goodbye": Topic(
         (
             "Bye", "Goodbye", "Bye!", "Bye bye", "See you", "See you later", "Good night", "Farewell", "I have to go", "That is all",
-            "Quit",
-            "Until tomorrow", "Talk to you later", "Exit", "Take care", "So long", "I am leaving", "We are done", "See you tomorrow",
-            "Ciao",
+            "Quit", "Until tomorrow", "Talk to you later", "Exit", "Take care", "So long", "I am leaving", "We are done",
+            "See you tomorrow", "Ciao",
         ),
         "Goodbye!",
         ("Goodbye",),
@@ -63,9 +60,9 @@ SAID: dict[str, Topic] = {
             *TOPICS["skills"].questions, "What else can you do?", "Help", "Help me", "I need help", "What do you do?", "How do I use you?",
             "What should I ask you?", "List your abilities.", "What are your abilities?", "What can you help me with?", "What now?",
             "What are you able to do?", "Tell me what you can do.", "Show me what you can do.", "What are you for?",
-            "What is your purpose?",
-            "Give me an example of what you can do.", "What kind of questions can you answer?", "What do you offer?", "Are you useful?",
-            "What are your features?", "What can I do here?", "How does this work?", "What are my options?", "What is possible here?",
+            "What is your purpose?", "Give me an example of what you can do.", "What kind of questions can you answer?",
+            "What do you offer?", "Are you useful?", "What are your features?", "What can I do here?", "How does this work?",
+            "What are my options?", "What is possible here?",
         ),
         TOPICS["skills"].answer,
         TOPICS["skills"].must_say,
@@ -91,8 +88,7 @@ SAID: dict[str, Topic] = {
     "more": Topic(
         (
             "Tell me more.", "More", "Go on.", "Continue", "And?", "More details, please.", "What else?", "Can you say more?",
-            "Keep going.",
-            "Please go on.", "Is there more?", "I want to know more.", "Elaborate.", "Where can I read more?", "Say more.",
+            "Keep going.", "Please go on.", "Is there more?", "I want to know more.", "Elaborate.", "Where can I read more?", "Say more.",
             "Anything else?",
         ),
         "There is more in the README and in the folder obsidian.",
@@ -116,27 +112,12 @@ VERBS = (
     "Give an explanation of", "Write a summary of", "Teach me about", "Help me understand", "Write a description of", "Tell us about",
 )  # fmt: skip
 QUESTIONS = (
-    "What is",
-    "What's",
-    "What does one need to know about",
-    "What can you say about",
-    "What do you know about",
-    "How would you describe",
-)
+    "What is", "What's", "What does one need to know about", "What can you say about", "What do you know about", "How would you describe",
+)  # fmt: skip
 NAMES = ("MegaContext", "MegaContext", "MegaContext", "megacontext", "a MegaContext", "the MegaContext", "this project", "this framework")
 ASKING = (
-    "",
-    "",
-    "",
-    "Please ",
-    "Can you ",
-    "Could you ",
-    "Would you ",
-    "I want you to ",
-    "I would like you to ",
-    "Now ",
-    "Could you please ",
-)
+    "", "", "", "Please ", "Can you ", "Could you ", "Would you ", "I want you to ", "I would like you to ", "Now ", "Could you please ",
+)  # fmt: skip
 NUMBERS = ("one", "two", "three", "four", "five")
 BRIEFLY = ("briefly", "in short", "in a nutshell", "in a sentence", "with a single sentence", "in one line", "shortly", "in brief")
 AT_LENGTH = ("in detail", "at length", "in full", "thoroughly", "with all details", "as fully as you can", "in depth")
@@ -167,6 +148,6 @@ def _length(rng: random.Random) -> tuple[str, int]:
     number = NUMBERS[count - 1] if count <= len(NUMBERS) and rng.random() < 0.4 else str(count)
     ending = "" if count == 1 else "s"
     form = rng.choice(("in {n} sentence{s}", "in {n} sentence{s}", "in {n} short sentence{s}", "using {n} sentence{s}",
-    "with {n} sentence{s}",
-                       "in exactly {n} sentence{s}", "in just {n} sentence{s}", "in {n} simple sentence{s}"))  # fmt: skip
+    "with {n} sentence{s}", "in exactly {n} sentence{s}", "in just {n} sentence{s}",
+"in {n} simple sentence{s}"))  # fmt: skip
     return form.format(n=number, s=ending), min(count, len(FACTS))

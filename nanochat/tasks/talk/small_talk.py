@@ -22,24 +22,9 @@ WEIGHTS = {
 }  # fmt: skip
 FOLLOWING = 0.25  # of the conversations have another turn before
 BEFORE = (
-    "",
-    "",
-    "",
-    "",
-    "",
-    "",
-    "Please ",
-    "Hi, ",
-    "Hello! ",
-    "OK, ",
-    "So, ",
-    "And ",
-    "Well, ",
-    "Um, ",
-    "Hey, ",
-    "I wonder, ",
+    "", "", "", "", "", "", "Please ", "Hi, ", "Hello! ", "OK, ", "So, ", "And ", "Well, ", "Um, ", "Hey, ", "I wonder, ",
     "Quick question: ",
-)
+)  # fmt: skip
 AFTER = ("", "", "", "", "", "", " Please.", " Thanks!", " Thank you.", " :)", " I am curious.", " Be quick.")
 _END = re.compile(r"(?<=[.!?])\s+")
 _IDENTITY = Identity()
