@@ -36,9 +36,7 @@ class RlSchedule(TuningSchedule):
 class ChatRl(Tuning):
     """Train a chat model on the rewards of its own replies to the prompts of a task."""
 
-    task: str = flag(
-        "gsm8k", "task that gives the prompts and grades the replies: gsm8k, customjson:PATH; procedural ones: gym:NAME, arithmetic, …"
-    )
+    task: str = flag("gsm8k", "task that gives prompts and grades replies: gsm8k, customjson:PATH; by rule: gym:NAME, arithmetic, …")
     epochs: float = flag(1.0, "passes over the prompts", unit="epochs")
     row_tokens: int = flag(-1, "tokens of prompt and reply; -1 = a whole row of base training", unit="tokens")
     eval_every: int = flag(60, "evaluate on held-out prompts; -1 = never", unit="steps, applied as tokens")

@@ -25,6 +25,7 @@ def asked(conversation: dict) -> list[str]:
 def test_nothing_that_was_held_out_is_trained_on_in_any_turn() -> None:
     trained = {key(text) for i in range(9000) for text in asked(TRAIN[i])}
     assert not trained & KEYS and len(trained) > 4000
+    assert all(TRAIN.is_held_out(f"{item.text.upper()}!") for item in HELD_OUT), "in any writing"
     assert len(KEYS) == len(HELD_OUT) == len(TEST) > 120
     assert [TEST[i] for i in range(len(TEST))] == [TEST[len(TEST) + i] for i in range(len(TEST))], "endless"
 
