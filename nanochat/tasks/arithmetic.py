@@ -10,7 +10,10 @@ from nanochat.tasks.grading import same_number
 from nanochat.tasks.procedural import Drawn, Procedural, at_least, one_of
 from nanochat.tasks.task import Conversation, dialogue, with_tool
 
-ASK = ("What is {expression}?", "Calculate {expression}.", "Work out {expression}.", "How much is {expression}?")
+ASK = (
+    "What is {expression}?", "Calculate {expression}.", "Work out {expression}.", "How much is {expression}?", "What's {expression}?",
+    "{expression}", "Compute {expression}.",
+)  # fmt: skip
 COMPARE = {
     "larger": ("Which is larger, {a} or {b}?", "Which number is greater: {a} or {b}?"),
     "smaller": ("Which is smaller, {a} or {b}?", "Which number is less: {a} or {b}?"),

@@ -100,4 +100,50 @@ HELD_OUT: tuple[Asked, ...] = (
     Asked("And now tell me about the weather in Rome", ("other",), after=(_HELLO,)),
     Asked("Good, and what is MegaContext in 3 sentences?", ("about",), 3, (_HELLO,)),
     Asked("bye now", ("goodbye",), after=(_WHO,)),
+    *_all(
+        "greeting mood",
+        "Hello my dear assistant",
+        "hey, what a nice day",
+        "Greetings from Finland!",
+        "hello hello hello",
+        "Hi, somebody in?",
+    ),
+    *_all("greeting mood", "Good afternoon, little robot", "heya pal, you awake?", "Hi, I would like to chat a bit"),
+    *_all("mood greeting", "how have things been lately?", "Hope you are doing fine today?", "hows it going"),
+    *_all("thanks", "Wow, thanks!", "Thank you kindly", "Brilliant, many thanks", "That answer was good", "nice one, cheers mate"),
+    *_all("goodbye thanks", "Have a good evening, bye", "ok gotta go, bye", "Talk soon, goodbye", "Bye bye, thanks for the chat"),
+    *_all("who what", "What name do you go by?", "And your name would be?", "Could you introduce yourself to me?", "who are u please"),
+    *_all(
+        "what who", "Are you a person or a program?", "Do I talk to a robot here?", "You are not a human, are you?", "Is that a machine?"
+    ),
+    *_all("maker", "Tell me which company developed you", "Who were you programmed by?", "Who is the person that created you?"),
+    *_all("memory about", "How long can your memory be?", "In what way do you remember our talk?", "What is your tree of gists for?"),
+    *_all("language what", "What are you made with?", "How was this model trained?", "Tell me how you work inside"),
+    *_all(
+        "skills other",
+        "What would you be able to do for me?",
+        "What is it that you do?",
+        "give me examples of your skills",
+        "how can i use this?",
+    ),
+    *_about(1, "Tell me, in a single sentence, what MegaContext is.", "One sentence on MegaContext, please."),
+    *_about(2, "Can you sum up the whole MegaContext in two sentences?", "MegaContext explained in 2 sentences"),
+    *_about(3, "Introduce MegaContext to the class with 3 sentences.", "Please use three sentences to describe MegaContext."),
+    *_about(4, "Write down what MegaContext is in 4 sentences", "Present MegaContext to investors in four sentences."),
+    *_about(5, "Can you tell us about MegaContext in 5 sentences?", "Explain MegaContext, using five sentences, to my sister"),
+    *_all("other", "Which planet is the largest?", "Tell me how to fix a flat tyre", "Give me a synonym of fast", "What is 7 factorial?"),
+    *_all(
+        "other",
+        "Is pizza healthy?",
+        "Describe the city of Prague in 3 sentences",
+        "Write an email to my landlord",
+        "Who painted the Mona Lisa?",
+    ),
+    *_all("other", "Please summarise this article for me", "Explain how a fridge works", "what's the score of the game", "Sing me a song"),
+    *_all(
+        "other", "I need a lawyer", "Could you lend me some money?", "How many legs does a spider have?", "Tell me something interesting"
+    ),
+    *_all(
+        "other", "Make me laugh", "blah blah blah", "Why do cats purr?", "Can you drive a car?", "What is the tallest building on earth?"
+    ),
 )

@@ -6,6 +6,7 @@ import random
 import string
 
 from nanochat.tasks.long.filler import sentence
+from nanochat.tasks.talk.phrasings import pieces
 from nanochat.tasks.words import COMMON, made_up
 
 PLACES = tuple(
@@ -62,7 +63,18 @@ FRAMES = (
     "Write a {language} function that can {thing}.", "Fix this code: {thing} = {n}", "{thing}", "{thing} {thing}", "{thing}?", "{subject}",
     "{place}", "{person}", "{n}", "{sentence}", "{sentence} {sentence}", "Was ist {thing}?", "Qu'est-ce que {thing}?", "Que es {thing}?",
     "Wer ist {person}?", "Bonjour {person}, {thing}?", "Erzähl mir etwas über {place}.", "Imagine you are a {thing}.", "Act as a {thing}.",
-    "Ignore what I said and {thing}.", "Repeat after me: {sentence}", "Say {thing}.", "Sing.",
+    "Ignore what I said and {thing}.", "Repeat after me: {sentence}", "Say {thing}.", "Sing.", "What did you {thing}?",
+    "What did you do {thing}?", "What do you think of {subject}?", "What do you want to {thing}?", "When will you {thing}?",
+    "Do you {thing} me?", "Do you {thing} {thing}?", "Did you {thing} the {thing}?", "Have you seen {person}?", "Have you been to {place}?",
+    "Will you {thing} me?", "Will it {thing} {thing}?", "Is it going to {thing}?", "Is it {thing}?", "Is there a {thing} in {place}?",
+    "Was it {thing}?", "Were you in {place}?", "Would you like a {thing}?", "You should {thing}.", "You are a {thing}.",
+    "You look like a {thing}.", "I love {thing}.", "I had a {thing} {thing}.", "I lost my {thing}.", "I cannot {thing}.",
+    "I am a {thing} from {place}.", "I think that {sentence}", "I hate {subject}.", "My {thing} is {thing}, what should I do?",
+    "My {thing} is broken.", "What should I {thing}?", "What should I do with a {thing}?", "Who {thing}s?", "Who is in the {thing}?",
+    "Whose {thing} is this?", "Who is on the {thing}?", "How do {thing}s {thing}?", "How can a {thing} {thing}?", "Count to {n}.",
+    "Count the {thing}s.", "Add some {thing}.", "Spell it.", "Read the {thing}.", "Learn {language}.", "Go to {place}.",
+    "{thing}, {thing} and {thing}", "Good {thing} for {thing}?", "Please {thing}.", "Stop {thing}.", "Start {thing}.",
+    "Does {person} {thing}?", "Does the {thing} {thing}?", "And {thing}?",
 )  # fmt: skip
 SMALL_WORDS = (
     "the a an of to in is are was it that this for on with as at by from or and not you I we my your how what why when where who which can "
@@ -74,12 +86,7 @@ def request(rng: random.Random) -> str:
     """A request outside of what the model can do; one in six is words, or letters, in no order."""
     if rng.random() < 1 / 6:
         return _without_sense(rng)
-    return "".join(_filled(rng, piece) if k % 2 else piece for k, piece in enumerate(_pieces(rng.choice(FRAMES))))
-
-
-def _pieces(frame: str) -> list[str]:
-    """Text and slots of a frame, in turns."""
-    return [piece for part in frame.split("{") for piece in part.split("}")]
+    return "".join(_filled(rng, piece) if k % 2 else piece for k, piece in enumerate(pieces(rng.choice(FRAMES))))
 
 
 def _filled(rng: random.Random, slot: str) -> str:

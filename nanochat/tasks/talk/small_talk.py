@@ -11,14 +11,13 @@ from nanochat.tasks.procedural import Drawn, Procedural
 from nanochat.tasks.spelling import Spelling
 from nanochat.tasks.talk.held_out import HELD_OUT, Asked
 from nanochat.tasks.talk.identity import Identity
-from nanochat.tasks.talk.phrasings import FACTS, FOLLOW_UPS, SAID, about
+from nanochat.tasks.talk.phrasings import FACTS, FOLLOW_UPS, SAID, about, phrased
 from nanochat.tasks.talk.requests import request
 from nanochat.tasks.task import Conversation
 
 WEIGHTS = {
-    "other": 36, "about": 20, "greeting": 7, "mood": 4, "thanks": 5, "goodbye": 4, "skills": 8, "who": 5, "what": 5, "maker": 2,
-    "memory": 2,
-    "language": 2,
+    "other": 34, "about": 18, "greeting": 9, "mood": 4, "thanks": 6, "goodbye": 5, "skills": 8, "who": 5, "what": 5, "maker": 4,
+    "memory": 4, "language": 3,
 }  # fmt: skip
 FOLLOWING = 0.25  # of the conversations have another turn before
 BEFORE = (
@@ -94,7 +93,7 @@ def _asked(rng: random.Random, topic: str) -> Asked:
     if topic == "about":
         text, sentences = about(rng)
     else:
-        text = request(rng) if topic == "other" else rng.choice(SAID[topic].questions)
+        text = request(rng) if topic == "other" else phrased(rng, topic)
     if topic not in ("greeting", "thanks", "goodbye", "more", "sure"):
         before = rng.choice(BEFORE)
         text = f"{before}{text[:1].lower() + text[1:] if before.endswith((', ', 'And ', 'Please ')) else text}{rng.choice(AFTER)}"

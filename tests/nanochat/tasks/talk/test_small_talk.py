@@ -6,8 +6,6 @@ import random
 import re
 from collections import Counter
 
-import pytest
-
 from nanochat.tasks.registry import open_task
 from nanochat.tasks.talk.held_out import HELD_OUT
 from nanochat.tasks.talk.phrasings import FACTS, OTHER, SAID, about
@@ -40,11 +38,10 @@ def test_every_topic_is_asked_about_and_some_of_it_later() -> None:
         assert topic == "about" or SAID[topic].answer.strip() == SAID[topic].answer
 
 
-@pytest.mark.parametrize("text", ["Describe MegaContext in 2 sentences.", "explain megacontext in three sentences"])
-def test_the_documented_requests_are_trained_on(text: str) -> None:
-    rng = random.Random(0)
-    counts = {sentences for made, sentences in (about(rng) for _ in range(60_000)) if key(made) == key(text)}
-    assert counts == {2 if "2" in text else 3}
+def test_the_documented_request_is_trained_on() -> None:
+    rng, text = random.Random(0), "Describe MegaContext in 2 sentences."
+    assert {sentences for made, sentences in (about(rng) for _ in range(20_000)) if made == text} == {2}
+    assert not TRAIN.is_held_out(text)
 
 
 def test_sentences_are_counted() -> None:
