@@ -10,7 +10,7 @@ from nanochat.tasks.arithmetic import Arithmetic
 from nanochat.tasks.procedural import Drawn, Procedural
 from nanochat.tasks.spelling import Spelling
 from nanochat.tasks.talk.held_out import HELD_OUT, Asked
-from nanochat.tasks.talk.identity import Identity
+from nanochat.tasks.talk.identity import TOPICS, Identity
 from nanochat.tasks.talk.phrasings import FACTS, FOLLOW_UPS, SAID, about, phrased
 from nanochat.tasks.talk.requests import request
 from nanochat.tasks.task import Conversation
@@ -61,7 +61,8 @@ class SmallTalk(Procedural):
 
     def is_held_out(self, key_text: str) -> bool:
         """True for a text of `HELD_OUT`, in any case and with any punctuation, and for what `Identity` holds out."""
-        return key(key_text) in KEYS or _IDENTITY.is_held_out(key_text)
+        plain = key(key_text)
+        return plain in KEYS or (any(question in plain for question in _IDENTITY_QUESTIONS) and _IDENTITY.is_held_out(key_text))
 
     def grade(self, conversation: Conversation, reply: str) -> float:
         """1 if the reply has the words of one of the topics that fit; about MegaContext, as many different facts as were asked for."""
@@ -119,4 +120,5 @@ def _says(topic: str, reply: str, sentences: int) -> bool:
     return all(word.lower() in reply.lower() for word in SAID[topic].must_say)
 
 
+_IDENTITY_QUESTIONS = tuple(key(question) for topic in TOPICS.values() for question in topic.questions)
 KEYS = frozenset(key(asked.text) for asked in HELD_OUT)
