@@ -44,7 +44,8 @@ class Arithmetic(Procedural):
     def draw(self, rng: random.Random) -> Drawn:
         """See `Procedural`. The key is the expression."""
         expression, value = self._expression(rng, rng.randint(2, self.terms))
-        question = rng.choice(ASK).format(expression=expression)
+        written = expression.replace(" ", "") if rng.random() < 0.2 else expression
+        question = rng.choice(ASK).format(expression=written)
         return Drawn(expression, dialogue(question, with_tool(expression, str(value), str(value))))
 
     def _expression(self, rng: random.Random, terms: int) -> tuple[str, int]:

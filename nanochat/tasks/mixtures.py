@@ -83,7 +83,7 @@ MIXTURES: dict[str, tuple[PartSpec, ...]] = {
     ),
     # Short, fixed forms that a model of four layers learns in minutes on a CPU.
     "demo": (
-        PartSpec("identity", count=2_000),
+        PartSpec("identity", count=3_000),
         PartSpec("smalltalk", count=12_000),
         PartSpec("arithmetic:digits=2", count=7_000),
         PartSpec("spellingbee:how=tool:words=simple", count=8_000),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from nanochat.tasks.talk.identity import TOPICS, Topic
+from nanochat.tasks.words import any_word
 
 # What MegaContext is, in as many sentences as are asked for.
 FACTS = (
@@ -37,17 +38,18 @@ SAID: dict[str, Topic] = {
     "thanks": Topic(
         (
             "{thanks}", "{thanks}", "{thanks} {much}", "{thanks} {much}", "{praise}", "{praise}, {thanks}", "{praise}, {thanks} {much}",
-            "{thanks}, {praise}", "{thanks} {much}, {praise}", "{thanks}, {you}", "That was {praise}, {thanks}", "That is {praise}",
-            "You are {praise}", "{praise} {praise}", "I appreciate it", "That helped", "That helped, {thanks}", "You helped me",
+            "{thanks}, {praise}", "{thanks} {much}, {praise}", "{thanks}, {you}", "{thanks} {word}", "{praise} {word}, {thanks}",
+            "{thanks} for the {word}", "{word}, {thanks}", "That was {praise}, {thanks}", "That is {praise}", "You are {praise}",
+            "{praise} {praise}", "I appreciate it", "That helped", "That helped, {thanks}", "You helped me",
         ),
         "You are welcome.",
         ("You are welcome",),
     ),
     "goodbye": Topic(
         (
-            "{bye}", "{bye}", "{bye} {you}", "{bye}, {you}", "{bye} {then}", "{bye} {then}", "OK, {bye}", "{bye}, {bye}",
-            "Well, {bye} {then}", "I have to go", "That is all", "I am leaving", "We are done", "I have to go, {bye}", "That is all, {bye}",
-            "Quit", "Exit",
+            "{bye}", "{bye}", "{bye} {you}", "{bye}, {you}", "{bye} {then}", "{bye} {then}", "OK, {bye}", "{bye} {word}", "{bye}, {word}",
+            "{bye} {word} {word}", "{word}, {bye}", "OK {bye}", "{bye}, {bye}", "Well, {bye} {then}", "I have to go", "That is all",
+            "I am leaving", "We are done", "I have to go, {bye}", "That is all, {bye}", "Quit", "Exit",
         ),
         "Goodbye!",
         ("Goodbye",),
@@ -223,7 +225,7 @@ MOST_ASKED = 10  # sentences; more than there are facts get all of them
 def about(rng: random.Random) -> tuple[str, int]:
     """Request to say what MegaContext is, and the number of sentences that it asks for; two, if it asks for none."""
     if rng.random() < 0.15:  # as in the documentation
-        count = rng.randint(1, len(FACTS))
+        count = _count(rng)
         return f"{rng.choice(VERBS[:3])} MegaContext in {count} sentence{'s' * (count > 1)}.", count
     asking = rng.choice(ASKING)
     verb = rng.choice(VERBS if asking or rng.random() < 0.8 else QUESTIONS)
@@ -247,17 +249,30 @@ def _length(rng: random.Random) -> tuple[str, int]:
         return rng.choice(BRIEFLY), 1
     if kind < 0.27:
         return rng.choice(AT_LENGTH), len(FACTS)
-    count = rng.randint(1, len(FACTS)) if kind < 0.95 else rng.randint(len(FACTS) + 1, MOST_ASKED)
+    count = _count(rng) if kind < 0.95 else rng.randint(len(FACTS) + 1, MOST_ASKED)
     number = NUMBERS[count - 1] if count <= len(NUMBERS) and rng.random() < 0.4 else str(count)
     ending = "" if count == 1 else "s"
     form = rng.choice(("in", "in", "in", "using", "with", "in exactly", "in just", "in only", "in about")) + " {n} {adjective}sentence{s}"
     return form.format(n=number, s=ending, adjective=rng.choice(ADJECTIVES)), min(count, len(FACTS))
 
 
+def _count(rng: random.Random) -> int:
+    """Sentences that are asked for, more often many: they are the harder to count."""
+    return rng.choices(range(1, len(FACTS) + 1), (2, 2, 2, 3, 4))[0]
+
+
 def phrased(rng: random.Random, topic: str) -> str:
     """One of the phrasings of a topic, its slots filled."""
     text = rng.choice(SAID[topic].questions)
-    return "".join(rng.choice(WORDS[piece]) if k % 2 else piece for k, piece in enumerate(pieces(text)))
+    return "".join(_filled(rng, piece) if k % 2 else piece for k, piece in enumerate(pieces(text)))
+
+
+def _filled(rng: random.Random, slot: str) -> str:
+    if slot == "word":
+        return any_word(rng)
+    word = rng.choice(WORDS[slot])
+    drawn_out = slot in ("hello", "bye") and word[-1] in "aeiouy" and rng.random() < 0.1
+    return word + word[-1] * rng.randint(1, 4) if drawn_out else word
 
 
 def pieces(frame: str) -> list[str]:

@@ -24,6 +24,11 @@ SUBJECTS = (
     "coffee", "a transformer", "attention", "Linux", "recursion", "football", "dreams", "the ocean", "history", "philosophy",
     "a car engine", "ChatGPT", "large language models",
 )  # fmt: skip
+VERBS = tuple(
+    """drive lend cook dance run swim fix clean paint carry build sell buy eat drink sleep sing read draw throw catch bake plant wash
+    open close break repair call send bring move find lose win rent borrow steal hide climb ride fly jump invite visit meet help kiss
+    hug marry fire hire teach print scan delete install update download upload compile order pay count weigh measure""".split()
+)
 LANGUAGES = tuple("French German Spanish Latin Chinese Italian Japanese Russian Python Java Rust English C++ JavaScript".split())
 KINDS = (
     "poem", "story", "song", "letter", "joke", "recipe", "essay", "haiku", "program", "function", "list", "plan", "email", "riddle",
@@ -74,7 +79,14 @@ FRAMES = (
     "Whose {thing} is this?", "Who is on the {thing}?", "How do {thing}s {thing}?", "How can a {thing} {thing}?", "Count to {n}.",
     "Count the {thing}s.", "Add some {thing}.", "Spell it.", "Read the {thing}.", "Learn {language}.", "Go to {place}.",
     "{thing}, {thing} and {thing}", "Good {thing} for {thing}?", "Please {thing}.", "Stop {thing}.", "Start {thing}.",
-    "Does {person} {thing}?", "Does the {thing} {thing}?", "And {thing}?",
+    "Does {person} {thing}?", "Does the {thing} {thing}?", "And {thing}?", "Can you {verb}?", "Can you {verb} a {thing}?",
+    "Could you {verb} me some {thing}?", "Could you {verb} my {thing}?", "Would you {verb} me?", "Will you {verb} the {thing}?",
+    "Do you {verb}?", "Do you {verb} {thing}s?", "How do I {verb} a {thing}?", "How can I {verb} my {thing}?", "Should I {verb} {person}?",
+    "I want to {verb} a {thing}.", "I have to {verb}.", "{verb} the {thing}", "{verb} my {thing}, please", "Help me {verb} the {thing}.",
+    "Let me {verb}.", "Why did {person} {verb} a {thing}?", "What is the {thing} of the {thing}?", "What's the {thing} of the {thing}?",
+    "What's a {thing}?", "What's {subject}?", "Who {verb}s the {thing}?", "Invent a {thing} for my {thing}.",
+    "How much {thing} does a {thing} {verb}?", "When should I {verb} it?", "Is it good to {verb}?", "Did they {verb} it?",
+    "We should {verb} {person}.",
 )  # fmt: skip
 SMALL_WORDS = (
     "the a an of to in is are was it that this for on with as at by from or and not you I we my your how what why when where who which can "
@@ -93,6 +105,8 @@ def _filled(rng: random.Random, slot: str) -> str:
     match slot:
         case "thing":
             return rng.choice(COMMON) if rng.random() < 0.8 else made_up(rng, rng.randint(1, 3))
+        case "verb":
+            return rng.choice(VERBS)
         case "n":
             return str(rng.randint(1, 12))
         case "sentence":

@@ -21,8 +21,8 @@ WEIGHTS = {
 }  # fmt: skip
 FOLLOWING = 0.25  # of the conversations have another turn before
 BEFORE = (
-    "", "", "", "", "", "", "Please ", "Hi, ", "Hello! ", "OK, ", "So, ", "And ", "Well, ", "Um, ", "Hey, ", "I wonder, ",
-    "Quick question: ",
+    "", "", "", "", "", "", "Please ", "Hi, ", "Hi there, ", "Hello! ", "Hello, ", "OK, ", "So, ", "And ", "Well, ", "Um, ", "Hey, ",
+    "I wonder, ", "Quick question: ",
 )  # fmt: skip
 AFTER = ("", "", "", "", "", "", " Please.", " Thanks!", " Thank you.", " :)", " I am curious.", " Be quick.")
 _END = re.compile(r"(?<=[.!?])\s+")
@@ -96,7 +96,8 @@ def _asked(rng: random.Random, topic: str) -> Asked:
     else:
         text = request(rng) if topic == "other" else phrased(rng, topic)
     if topic not in ("greeting", "thanks", "goodbye", "more", "sure"):
-        before = rng.choice(BEFORE)
+        # After a greeting a word or two would be part of it.
+        before = rng.choice(BEFORE if len(text.split()) > 2 else ("",))
         text = f"{before}{text[:1].lower() + text[1:] if before.endswith((', ', 'And ', 'Please ')) else text}{rng.choice(AFTER)}"
     return Asked(_styled(rng, text), (topic,), sentences)
 
