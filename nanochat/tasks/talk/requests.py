@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import string
 
-from nanochat.tasks.long.filler import sentence
+from nanochat.tasks.long.filler import ADJECTIVES, NOUNS, sentence
 from nanochat.tasks.talk.phrasings import pieces
 from nanochat.tasks.words import COMMON, made_up
 
@@ -29,6 +29,18 @@ VERBS = tuple(
     open close break repair call send bring move find lose win rent borrow steal hide climb ride fly jump invite visit meet help kiss
     hug marry fire hire teach print scan delete install update download upload compile order pay count weigh measure""".split()
 )
+THINGS = (
+    *COMMON, *NOUNS, *ADJECTIVES,
+    *"""egg pizza money cat dog house car bike bus plane boat phone laptop table chair bed door street shop school work job friend family
+    baby child man woman people world country city water milk tea wine beer soup salad meat fish rice pasta cake apple pie fruit tree
+    flower garden bird horse cow pig sheep lion tiger bear snake bee ant star sky rain snow wind fire ice earth stone gold iron glass
+    paper pen book film song dance game ball team match race party gift birthday wedding holiday trip ticket hotel beach sea lake road
+    map clock hour minute day week month year night today tomorrow head hand eye ear nose mouth hair foot heart back doctor nurse
+    police king queen law tax bank price cent euro dollar bill shirt shoe hat coat bag box key lamp light radio video photo website
+    app file bug code line word page text news email message question idea plan reason problem answer truth lie luck hope fear pain
+    big small old young hot cold fast slow rich poor hungry thirsty sick tired bored angry lonely cheap free full
+    empty hard easy dark""".split(),
+)  # fmt: skip
 LANGUAGES = tuple("French German Spanish Latin Chinese Italian Japanese Russian Python Java Rust English C++ JavaScript".split())
 KINDS = (
     "poem", "story", "song", "letter", "joke", "recipe", "essay", "haiku", "program", "function", "list", "plan", "email", "riddle",
@@ -86,7 +98,12 @@ FRAMES = (
     "Let me {verb}.", "Why did {person} {verb} a {thing}?", "What is the {thing} of the {thing}?", "What's the {thing} of the {thing}?",
     "What's a {thing}?", "What's {subject}?", "Who {verb}s the {thing}?", "Invent a {thing} for my {thing}.",
     "How much {thing} does a {thing} {verb}?", "When should I {verb} it?", "Is it good to {verb}?", "Did they {verb} it?",
-    "We should {verb} {person}.",
+    "We should {verb} {person}.", "Please {verb} this {kind} for me.", "Write this {kind} again.", "Do my {thing}.", "Do the {thing}.",
+    "{n} is the {thing}", "{n} {thing}s", "How long does a {thing} {verb}?", "How long is a {thing}?", "How long do I {verb} the {thing}?",
+    "How often should I {verb}?", "Is {thing} {thing}?", "Is {thing} good for me?", "Are {thing}s {thing}?",
+    "Are {thing}s better than {thing}s?", "Why do {thing}s {verb}?", "Why does my {thing} {verb}?", "I am so {thing}.", "So {thing}",
+    "Too {thing}", "Where did the {thing} go?", "What happens if I {verb} a {thing}?", "Cheap {thing} in {place}", "best {thing} {place}",
+    "{thing} near me", "{thing} {place}", "{verb} {thing}", "No {thing}, no {thing}", "The {thing} is {thing}.",
 )  # fmt: skip
 SMALL_WORDS = (
     "the a an of to in is are was it that this for on with as at by from or and not you I we my your how what why when where who which can "
@@ -104,7 +121,7 @@ def request(rng: random.Random) -> str:
 def _filled(rng: random.Random, slot: str) -> str:
     match slot:
         case "thing":
-            return rng.choice(COMMON) if rng.random() < 0.8 else made_up(rng, rng.randint(1, 3))
+            return rng.choice(THINGS) if rng.random() < 0.85 else made_up(rng, rng.randint(1, 3))
         case "verb":
             return rng.choice(VERBS)
         case "n":
@@ -118,5 +135,5 @@ def _without_sense(rng: random.Random) -> str:
     if rng.random() < 0.3:
         letters = string.ascii_lowercase * 3 + string.digits + "?!.,;-"
         return "".join(rng.choice(letters) for _ in range(rng.randint(1, 12)))
-    words = [rng.choice(SMALL_WORDS if rng.random() < 0.5 else COMMON) for _ in range(rng.randint(1, 12))]
+    words = [rng.choice(SMALL_WORDS if rng.random() < 0.5 else THINGS) for _ in range(rng.randint(1, 12))]
     return " ".join(words).capitalize() + rng.choice(("?", ".", "", "!"))

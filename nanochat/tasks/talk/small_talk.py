@@ -16,7 +16,7 @@ from nanochat.tasks.talk.requests import request
 from nanochat.tasks.task import Conversation
 
 WEIGHTS = {
-    "other": 34, "about": 18, "greeting": 9, "mood": 4, "thanks": 6, "goodbye": 5, "skills": 8, "who": 5, "what": 5, "maker": 4,
+    "other": 42, "about": 15, "greeting": 9, "mood": 4, "thanks": 6, "goodbye": 5, "skills": 8, "who": 5, "what": 5, "maker": 4,
     "memory": 4, "language": 3,
 }  # fmt: skip
 FOLLOWING = 0.25  # of the conversations have another turn before
@@ -34,6 +34,7 @@ class SmallTalk(Procedural):
     """What people say to an assistant. The test split is `HELD_OUT`, written by hand; nothing in it is trained on."""
 
     label = "smalltalk"
+    reply_tokens = 128
 
     def __len__(self) -> int:
         return len(HELD_OUT) if self.split == "test" else super().__len__()
