@@ -61,7 +61,8 @@ SAID: dict[str, Topic] = {
             "What are you able to do?", "Tell me what you can do.", "Show me what you can do.", "What are you for?",
             "What is your purpose?", "Give me an example of what you can do.", "What kind of questions can you answer?",
             "What do you offer?", "Are you useful?", "What are your features?", "What can I do here?", "How does this work?",
-            "What are my options?", "What is possible here?",
+            "What are my options?", "What is possible here?", "What are your skills and limits?", "What is your job?", "What could you do?",
+            "What do you know how to do?",
         ),
         TOPICS["skills"].answer,
         TOPICS["skills"].must_say,
@@ -70,6 +71,7 @@ SAID: dict[str, Topic] = {
         (
             *TOPICS["who"].questions, "Tell me about yourself.", "Who r u?", "What's your name?", "Say who you are.", "Your name?", "Name?",
             "Describe yourself.", "Identify yourself.", "Tell me who you are.", "Say your name.", "Present yourself.", "And who are you?",
+            "Who is talking?", "Who is writing?", "Who is there on the line?", "How do people call you?", "Which name have you?",
         ),
         TOPICS["who"].answer,
         TOPICS["who"].must_say,
@@ -77,7 +79,8 @@ SAID: dict[str, Topic] = {
     "what": Topic(
         (
             *TOPICS["what"].questions, "Are you real?", "Are you alive?", "Are you a bot?", "Are you ChatGPT?", "Are you conscious?",
-            "What exactly are you?", "Is this a bot?", "Are you a chatbot?", "Are you artificial?", "Tell me what you are.", "Are you GPT?",
+            "What exactly are you?", "You are a machine, are you not?", "So you are a bot?", "I think you are a robot", "Is this a bot?",
+            "Are you a chatbot?", "Are you artificial?", "Tell me what you are.", "Are you GPT?",
         ),
         TOPICS["what"].answer,
         TOPICS["what"].must_say,

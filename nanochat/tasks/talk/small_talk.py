@@ -16,7 +16,7 @@ from nanochat.tasks.talk.requests import request
 from nanochat.tasks.task import Conversation
 
 WEIGHTS = {
-    "other": 42, "about": 15, "greeting": 9, "mood": 4, "thanks": 6, "goodbye": 5, "skills": 8, "who": 5, "what": 5, "maker": 4,
+    "other": 36, "about": 16, "greeting": 12, "mood": 7, "thanks": 9, "goodbye": 6, "skills": 8, "who": 6, "what": 6, "maker": 4,
     "memory": 4, "language": 3,
 }  # fmt: skip
 FOLLOWING = 0.25  # of the conversations have another turn before
@@ -36,6 +36,10 @@ class SmallTalk(Procedural):
     label = "smalltalk"
     reply_tokens = 128
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.endless = self.split == "train"
+
     def __len__(self) -> int:
         return len(HELD_OUT) if self.split == "test" else super().__len__()
 
@@ -43,7 +47,7 @@ class SmallTalk(Procedural):
         if self.split == "train":
             return super().__getitem__(index)
         self._check_index(index)
-        asked = HELD_OUT[index % len(HELD_OUT)]
+        asked = HELD_OUT[index]
         before = [turn for earlier in asked.after for turn in _turns(earlier)]
         return {"messages": [*before, *_turns(asked)], "topics": asked.topics, "sentences": asked.sentences}
 
