@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def open_tasks(config: ChatEval, stage: Stage, trained: Trained, say: Callable[[str], None]) -> tuple[list[Task], dict[str, str]]:
     """The tasks, and why others of the list are left out. Raises `UserError` for one that was requested by name."""
-    settings = trained.meta.get("fine_tuning", {}).get(stage, {})
+    stages = trained.meta.get("fine_tuning", {})
     named = config.tasks != "auto"
 
     def check(task: Task) -> None:
@@ -86,8 +86,9 @@ def open_tasks(config: ChatEval, stage: Stage, trained: Trained, say: Callable[[
             task.unsafe = config.unsafe_exec
         task.check_grading()
 
-    name = config.tasks if named or settings.get("mixture") != "demo" else "demo"
-    return evaluation_tasks(name, config.questions.seed, say, check)
+    name = config.tasks if named or stages.get(stage, {}).get("mixture") != "demo" else "demo"
+    trained_on = [record[key] for record in stages.values() for key in ("mixture", "task") if record.get(key)]
+    return evaluation_tasks(name, config.questions.seed, say, check, trained_on=trained_on)
 
 
 def memory_figures(trained: Trained, model: GPT, runtime: Runtime) -> dict[str, float]:

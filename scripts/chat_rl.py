@@ -11,7 +11,7 @@ from nanochat.common import UserError
 from nanochat.eval.chat_eval import ChatEvalFlags, evaluate_task
 from nanochat.flags import check, flag, part
 from nanochat.infer.tools import Tools
-from nanochat.tasks.registry import open_task
+from nanochat.tasks.mixtures import HELD_OUT, open_splits
 from nanochat.train.callback import Evaluation, Run
 from nanochat.train.rollouts import RolloutFlags, Rollouts
 from scripts.shared.tuning import Tuning, TuningOptim, TuningRun, TuningSchedule, begin
@@ -36,7 +36,7 @@ class RlSchedule(TuningSchedule):
 class ChatRl(Tuning):
     """Train a chat model on the rewards of its own replies to the prompts of a task."""
 
-    task: str = flag("gsm8k", "task that gives the prompts and grades the replies; procedural ones: gym:NAME, arithmetic, …")
+    task: str = flag("gsm8k", "task that gives prompts and grades replies: gsm8k, customjson:PATH; by rule: gym:NAME, arithmetic, …")
     epochs: float = flag(1.0, "passes over the prompts", unit="epochs")
     row_tokens: int = flag(-1, "tokens of prompt and reply; -1 = a whole row of base training", unit="tokens")
     eval_every: int = flag(60, "evaluate on held-out prompts; -1 = never", unit="steps, applied as tokens")
@@ -67,7 +67,9 @@ def reinforce(run: TuningRun, args: ChatRl) -> None:
     if row > T or (run.memory and row != T):
         allowed = f"exactly {T}, because it has a memory" if run.memory else f"at most {T}"
         raise UserError(f"row_tokens is {row}; the rows of {run.trained.name} are {allowed}")
-    train, held_out = (open_task(args.task, split, seed) for split in ("train", "test"))
+    train, held_out = open_splits(args.task, seed, say=runtime.say)
+    if not len(held_out):
+        raise UserError(f"task {args.task} has {len(train)} prompts, too few to hold some out; give at least {HELD_OUT}")
     if train.kind == "chat":
         raise UserError(f"task {args.task} has nothing to grade a reply by; choose another --task")
     tokenizer, tools = run.tokenizer, Tools(run.tokenizer)

@@ -68,6 +68,7 @@ QUESTIONS = (
     Question("Which conditions is a memory compared under?", "conditions", "mc/eval/conditions.py"),
     Question("How does the chat server keep sessions?", "chat server", "mc/serve/web_sessions.py::WebSessions"),
     Question("How is a needle hidden in a long prompt?", "long", "nanochat/tasks/long/needles.py"),
+    Question("What is small talk answered by?", "small talk", "nanochat/tasks/talk/small_talk.py::SmallTalk"),
     Question("What happens when a worker dies?", "worker", "nanochat/serve/workers.py"),
     Question("Which memory model do training, evaluation and sessions share?", "memory model", "mc/memory_model.py::MemoryModel"),
     Question("Which flags does the memory have?", "flags,memory", "mc/config.py::MCConfig"),

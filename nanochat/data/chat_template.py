@@ -2,7 +2,7 @@
 
 A conversation is `{"messages": [{"role": …, "content": …}, …]}`: an optional system message, then user and assistant in
 turns. Content is a string; an assistant's may also be a list of parts `{"type": "text" | "python" | "python_output",
-"text": …}`. As ids:
+"text": …}`. With `"weight": 0` an assistant's message, or a part of it, is not learned. As ids:
 
     <|bos|> <|user_start|>…<|user_end|> <|assistant_start|>…<|assistant_end|> <|user_start|>…
 
@@ -61,7 +61,8 @@ def render_conversation(tokenizer: Tokenizer, conversation: Mapping[str, Any], m
     """Ids of `conversation` and as many 0s and 1s, both cut to `max_tokens`.
 
     The mask is 1 on the assistant's text, its code with the tokens around it, and `<|assistant_end|>`; it is 0 on the
-    user's turns, on the output of code and on `<|assistant_start|>`. Raises `ValueError` for a malformed conversation.
+    user's turns, on the output of code, on `<|assistant_start|>` and on what has a weight of 0. Raises `ValueError` for a malformed
+    conversation.
     """
     if max_tokens < 1:
         raise ValueError(f"invalid max_tokens {max_tokens}: must be at least 1")
@@ -105,6 +106,14 @@ def render_around(tokenizer: Tokenizer, heading: str, answer: str, first: bool =
     return before.ids, behind.ids
 
 
+def is_learned(message: Mapping[str, Any]) -> bool:
+    """True if some of a message is to be learned."""
+    if message["role"] != "assistant":
+        return False
+    weight, content = message.get("weight", 1), message["content"]
+    return bool(weight) or (isinstance(content, list) and any(PARTS[part["type"]][2] and part.get("weight", weight) for part in content))
+
+
 def closing(tokenizer: Tokenizer, newest: int | None) -> list[int]:
     """Ids that close the open turns of a conversation whose last special token is `newest` (None if it has none)."""
     names = {tokenizer.special_tokens[name]: following for name, following in _FOLLOWING.items()}
@@ -129,18 +138,19 @@ class _Rendering:
 
     def turn(self, message: Mapping[str, Any]) -> None:
         role, content = message["role"], message["content"]
-        learn = int(role == "assistant")
+        learn = int(role == "assistant" and message.get("weight", 1))
         self.special(f"<|{role}_start|>", 0)
         if isinstance(content, str):
             self.text(content, learn)
         else:
             for part in content:
                 before, after, learnt = PARTS[part["type"]]
+                learnt = int(learnt and part.get("weight", learn))
                 if before is not None:
-                    self.special(before, int(learnt))
-                self.text(part["text"], int(learnt))
+                    self.special(before, learnt)
+                self.text(part["text"], learnt)
                 if after is not None:
-                    self.special(after, int(learnt))
+                    self.special(after, learnt)
         self.special(f"<|{role}_end|>", learn)
 
     def _add(self, ids: list[int], learn: int) -> None:
@@ -156,6 +166,7 @@ def _turns(conversation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
             raise ValueError(f"message {i} must have a role and content")
+        _check_weight(message, f"message {i}")
         _check_content(message["content"], f"message {i}", parts_allowed=message["role"] == "assistant")
     turns = list(messages)
     if turns[0]["role"] == "system":
@@ -180,3 +191,9 @@ def _check_content(content: Any, where: str, parts_allowed: bool) -> None:
         known = isinstance(part, Mapping) and isinstance(part.get("type"), str) and part["type"] in PARTS
         if not known or not isinstance(part.get("text"), str):
             raise ValueError(f"part {i} of {where} must have a text and one of the types {', '.join(PARTS)}")
+        _check_weight(part, f"part {i} of {where}")
+
+
+def _check_weight(value: Mapping[str, Any], where: str) -> None:
+    if value.get("weight", 1) not in (0, 1):
+        raise ValueError(f"the weight of {where} must be 0 or 1")

@@ -10,7 +10,10 @@ from nanochat.tasks.grading import same_number
 from nanochat.tasks.procedural import Drawn, Procedural, at_least, one_of
 from nanochat.tasks.task import Conversation, dialogue, with_tool
 
-ASK = ("What is {expression}?", "Calculate {expression}.", "Work out {expression}.", "How much is {expression}?")
+ASK = (
+    "What is {expression}?", "Calculate {expression}.", "Work out {expression}.", "How much is {expression}?", "What's {expression}?",
+    "{expression}", "Compute {expression}.",
+)  # fmt: skip
 COMPARE = {
     "larger": ("Which is larger, {a} or {b}?", "Which number is greater: {a} or {b}?"),
     "smaller": ("Which is smaller, {a} or {b}?", "Which number is less: {a} or {b}?"),
@@ -41,7 +44,8 @@ class Arithmetic(Procedural):
     def draw(self, rng: random.Random) -> Drawn:
         """See `Procedural`. The key is the expression."""
         expression, value = self._expression(rng, rng.randint(2, self.terms))
-        question = rng.choice(ASK).format(expression=expression)
+        written = expression.replace(" ", "") if rng.random() < 0.2 else expression
+        question = rng.choice(ASK).format(expression=written)
         return Drawn(expression, dialogue(question, with_tool(expression, str(value), str(value))))
 
     def _expression(self, rng: random.Random, terms: int) -> tuple[str, int]:

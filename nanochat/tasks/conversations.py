@@ -1,37 +1,108 @@
-"""Conversations to train on that are not graded: the user's own JSONL files, and SmolTalk."""
+"""Conversations to train on: the user's own files in any of the usual forms, and SmolTalk."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nanochat.common import UserError
-from nanochat.tasks.dataset_rows import local_rows
+from nanochat.common import UserError, digest
+from nanochat.data.conversation_forms import Read, read_conversation
+from nanochat.tasks.dataset_rows import Rows, is_data, rows_of
 from nanochat.tasks.dataset_task import TableTask
+from nanochat.tasks.grading import same_number, same_text
 from nanochat.tasks.hub import HubSource
-from nanochat.tasks.task import Conversation, Split
+from nanochat.tasks.task import Conversation, Split, Task, check_conversation, reference
+
+VERSION = 2  # of the reading: a change makes rows of conversations anew
+TEST_NAMES = ("test", "val", "eval", "dev")  # beginnings of names, in a folder
+SHOWN = 3  # places and names in a line
 
 
-class CustomJson(TableTask):
-    """JSONL file whose lines are `{"messages": [{"role": …, "content": …}, …]}` or lists of messages; checked when opened."""
+class CustomJson(Task):
+    """A file of conversations, or a folder of such files; all are checked when opened.
+
+    A row without a reply to learn is left out. In a folder, files named test… or val… are the test split. A reply is correct
+    if it is the text or the number of the reference.
+    """
 
     label = "customjson"
-    kind = "chat"
+    kind = "generative"
+
+    def __init__(self, rows: Rows, name: str = "", not_read: Sequence[str] = ()) -> None:
+        self.name, self._rows = name or self.label, rows
+        self._numbers: list[int] = []  # of the rows with something to learn
+        without: list[int] = []
+        counts: Counter[str] = Counter()
+        fields: Counter[str] = Counter()
+        for number in range(len(rows)):
+            read = self._read(number)
+            (without if read.conversation is None else self._numbers).append(number)
+            counts["after the last reply to learn"] += read.turns_left_out
+            counts["before the first question"] += read.opening_replies
+            fields += read.fields
+        places = [rows.where(number).removesuffix(",") for number in without]
+        if not self._numbers:
+            raise UserError(f"{places[0]}, and all other rows of {self.name} have no reply to learn; give other data")
+        left_out = [f"{len(without):,} of {len(rows):,} rows without a reply to learn ({_some(places)})"] if without else []
+        left_out += [f"{count:,} message{'s' * (count > 1)} {where}" for where, count in counts.items() if count]
+        left_out += [f"in the folder {_some(not_read)}"] if not_read else []
+        said = [f"left out: {'; '.join(left_out)}"] if left_out else []
+        said += [f"fields not read: {_some([f'{name} ({count:,})' for name, count in fields.most_common()], 8)}"] if fields else []
+        self.notice = f"{len(self):,} conversations; {'; '.join(said)}" if said else ""
 
     @classmethod
     def open(cls, spec: str, path: str, split: Split, offline: bool) -> CustomJson:
-        """All conversations of a file, whatever the split. Raises `UserError` naming file and line of an invalid one."""
+        """Conversations of `split`, all of them if it has no files of its own.
+
+        Raises `UserError` naming file and line of an invalid one.
+        """
         if not path:
             raise UserError("customjson needs a path: customjson:PATH")
-        rows = local_rows(Path(path).expanduser(), (split,))
-        task = cls(rows, spec)
-        for index in range(len(rows)):
-            task[index]
-        return task
+        root = Path(path).expanduser()
+        if not root.is_dir():
+            return cls._opened(spec, ((root, _changed(root)),), ())
+        here = sorted(file for file in root.iterdir() if not file.name.startswith("."))
+        data = [file for file in here if file.is_file() and is_data(file)]
+        tests = [file for file in data if file.name.lower().startswith(TEST_NAMES)]
+        files = tests if tests and split == "test" else [file for file in data if file not in tests]
+        if not files:
+            raise UserError(f"{root} has no file of conversations to train on (.jsonl, .json or .parquet); give a file, or another folder")
+        not_read = tuple(file.name for file in here if file not in data)
+        return cls._opened(spec, tuple((file, _changed(file)) for file in files), not_read)
 
-    def convert(self, row: Any) -> Conversation:
-        """See `TableTask`."""
-        return {"messages": row["messages"] if isinstance(row, dict) else row}
+    @classmethod
+    @lru_cache(maxsize=1)  # both splits are often the same files
+    def _opened(cls, spec: str, files: tuple[tuple[Path, Any], ...], not_read: tuple[str, ...]) -> CustomJson:
+        return cls(rows_of([file for file, _ in files]), spec, not_read)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Conversation:
+        self._check_index(index)
+        return read_conversation(self._rows[self._numbers[index]]).conversation
+
+    def grade(self, conversation: Conversation, reply: str) -> float:
+        """See `Task`."""
+        answer = reference(conversation)
+        return float(same_text(reply, answer) or same_number(reply, answer))
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Task`; depends on all rows."""
+        return digest(VERSION, super().fingerprint, self._rows.fingerprint)
+
+    def _read(self, number: int) -> Read:
+        try:
+            read = read_conversation(self._rows[number])
+            if read.conversation is not None:
+                check_conversation(read.conversation)
+        except ValueError as error:
+            raise UserError(f"{self._rows.where(number)} is not a row of {self.label}: {error}") from error
+        return read
 
 
 class SmolTalk(TableTask):
@@ -47,3 +118,13 @@ class SmolTalk(TableTask):
         while messages and messages[-1]["role"] != "assistant":
             messages.pop()
         return {"messages": messages}
+
+
+def _changed(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None if there is none."""
+    stat = path.stat() if path.exists() else None
+    return (stat.st_size, stat.st_mtime_ns) if stat else None
+
+
+def _some(names: Sequence[str], most: int = SHOWN) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -1,7 +1,8 @@
-"""Rows of a data set from JSONL or parquet files, one or several, each with its place for error messages."""
+"""Rows of a data set from JSONL, JSON or parquet files, one or several, each with its place for error messages."""
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,8 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nanochat.common import UserError
+from nanochat.data.compressed import COMPRESSIONS, open_plain, plain_suffix
 
-SUFFIXES = (".jsonl", ".parquet")
+LINES, ARRAY, TABLE = (".jsonl", ".ndjson"), (".json",), (".parquet",)
+SUFFIXES = (*LINES, *ARRAY, *TABLE)  # before a compression's, for all but parquet
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Rows(Protocol):
@@ -31,17 +35,13 @@ class Rows(Protocol):
 
 
 class Lines:
-    """Lines of JSONL files, without blank ones. Raises `UserError` for a line that is not JSON."""
+    """Lines of JSONL files, without blank ones, and elements of JSON files. Raises `UserError` for a line that is not JSON."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._lines: list[tuple[Path, int, bytes]] = []
+        self._lines: list[tuple[Path, str, bytes]] = []
         digests = []
         for path in paths:
-            try:
-                lines = path.read_bytes().splitlines()
-            except OSError as error:
-                raise UserError(f"cannot read {path}: {error.strerror}") from error
-            found = [(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+            found = [(path, place, line) for place, line in _lines(path)]
             self._lines += found
             digests.append(_digest(line for *_, line in found))
         self.fingerprint = _digest(digest.encode() for digest in digests)
@@ -52,15 +52,12 @@ class Lines:
         return len(self._lines)
 
     def __getitem__(self, index: int) -> Any:
-        try:
-            return json.loads(self._lines[index][2])
-        except ValueError as error:
-            raise UserError(f"{self.where(index)} is not JSON ({error}); correct or remove that line") from error
+        return _parse(self._lines[index][2], self.where(index))
 
     def where(self, index: int) -> str:
         """File and line."""
-        path, number, _ = self._lines[index]
-        return f"{path}, line {number},"
+        path, place, _ = self._lines[index]
+        return f"{path}, {place},"
 
 
 class Table:
@@ -97,26 +94,83 @@ class Table:
         return _digest(chunk for path in self._paths for chunk in _chunks(path))
 
 
-def local_rows(path: Path, splits: tuple[str, ...] = ()) -> Rows:
-    """Rows of a .jsonl or .parquet file, or of the files in a folder whose names begin with one of `splits`.
+def is_data(path: Path) -> bool:
+    """True if the name is that of a file that `rows_of` reads."""
+    return plain_suffix(path) in SUFFIXES and not (plain_suffix(path) in TABLE and path.suffix.lower() in COMPRESSIONS)
 
-    Raises `UserError` if there are none.
-    """
+
+def local_rows(path: Path, splits: tuple[str, ...] = ()) -> Rows:
+    """Rows of a file, or of the files in a folder whose names begin with one of `splits`. Raises `UserError` if there are none."""
     if path.is_dir():
-        paths = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.name.startswith(splits))
+        paths = sorted(p for p in path.iterdir() if is_data(p) and p.name.startswith(splits))
         if not paths:
             raise UserError(f"{path} has no file {splits[0]}*.jsonl or {splits[0]}*.parquet; give a file, or a folder that has one")
-    elif not path.is_file():
-        raise UserError(f"{path} does not exist; give a .jsonl or .parquet file, or a folder of such files")
-    else:
-        paths = [path]
-    kinds = {p.suffix for p in paths}
-    if len(kinds) > 1 or not kinds <= set(SUFFIXES):
-        raise UserError(f"{path} must hold .jsonl files or .parquet files, not {' and '.join(sorted(kinds))}")
-    rows = Table(paths) if kinds == {".parquet"} else Lines(paths)
+        return rows_of(paths)
+    return rows_of([path])
+
+
+def rows_of(paths: Sequence[Path]) -> Rows:
+    """Rows of files of one kind. Raises `UserError` if a file is missing or invalid, or there are no rows."""
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; give a .jsonl, .json or .parquet file, or a folder of such files")
+        if not is_data(path):
+            kinds = f"{' '.join(SUFFIXES)}, all but .parquet also with {' '.join(COMPRESSIONS)}"
+            raise UserError(f"{path}: unknown file type; expected one of {kinds}")
+    tables = [plain_suffix(path) in TABLE for path in paths]
+    if any(tables) and not all(tables):
+        raise UserError(f"{paths[0].parent} has files of rows and of tables, .jsonl and .parquet; keep those of one data set")
+    rows = Table(list(paths)) if any(tables) else Lines(paths)
     if not len(rows):
-        raise UserError(f"{path} has no rows; give another file")
+        raise UserError(f"{paths[0]} has no rows; give another file")
     return rows
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Place and JSON of each row of a file."""
+    with open_plain(path) as f:
+        data = f.read()
+    if data.startswith(_UTF16):
+        try:
+            data = data.decode("utf-16").encode()
+        except UnicodeError as error:
+            raise UserError(f"{path} begins like UTF-16 and is not; save it as UTF-8") from error
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if plain_suffix(path) in ARRAY and (whole := _whole(data, path)) is not None:
+        yield from ((f"element {i + 1}", row) for i, row in enumerate(whole))
+        return
+    for number, line in enumerate(data.splitlines(), 1):
+        if line.strip():
+            yield f"line {number}", line
+
+
+def _whole(data: bytes, path: Path) -> list[bytes] | None:
+    """Elements of a JSON file, which may be one object; None if each line is JSON of its own, as in some that are called .json."""
+    first, _, rest = data.strip().partition(b"\n")
+    if rest:
+        try:
+            json.loads(first)
+            return None
+        except (ValueError, RecursionError):
+            pass
+    whole = _parse(data, str(path))
+    try:
+        return [json.dumps(row).encode() for row in (whole if isinstance(whole, list) else [whole])]
+    except RecursionError as error:
+        raise _too_deep(str(path)) from error
+
+
+def _parse(data: bytes, where: str) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON ({error}); correct or remove it") from error
+    except RecursionError as error:
+        raise _too_deep(where) from error
+
+
+def _too_deep(where: str) -> UserError:
+    return UserError(f"{where} is nested too deeply; correct or remove it")
 
 
 def _digest(pieces: Iterable[bytes]) -> str:

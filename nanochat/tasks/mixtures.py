@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,12 +83,13 @@ MIXTURES: dict[str, tuple[PartSpec, ...]] = {
     ),
     # Short, fixed forms that a model of four layers learns in minutes on a CPU.
     "demo": (
-        PartSpec("identity", count=4_000),
-        PartSpec("arithmetic:digits=2", count=8_000),
-        PartSpec("spellingbee:how=tool:words=simple", count=8_000),
-        PartSpec("spelling:words=simple", count=8_000),
-        PartSpec("lists:do=copy:items=5", count=6_000),
-        PartSpec("lists:do=reverse:items=4", count=8_000),
+        PartSpec("identity", count=2_000),
+        PartSpec("smalltalk", count=12_000),
+        PartSpec("arithmetic:digits=2", count=5_000),
+        PartSpec("spellingbee:how=tool:words=simple", count=7_500),
+        PartSpec("spelling:words=simple", count=9_000),
+        PartSpec("lists:do=copy:items=5", count=3_000),
+        PartSpec("lists:do=reverse:items=4", count=7_000),
     ),
 }
 # The tasks of `chat_eval` by name.
@@ -157,9 +159,10 @@ class Mixture:
         return digest(json.dumps([self.seed, [(part.task.fingerprint, len(part)) for part in self.parts]])).hex()
 
     def describe(self) -> dict[str, Any]:
-        """Conversations of each task and in total, and the tasks left out, for the log and the report."""
+        """Conversations of each task and in total, and the tasks and rows left out, for the log and the report."""
         rows = [{"task": part.task.name, "conversations": len(part), "share": len(part) / len(self)} for part in self.parts]
-        return {"conversations": len(self), "mixture": rows} | ({"left_out": self.left_out} if self.left_out else {})
+        left_out = self.left_out | {part.task.name: part.task.notice for part in self.parts if part.task.notice}
+        return {"conversations": len(self), "mixture": rows} | ({"left_out": left_out} if left_out else {})
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         return permute(np.arange(len(self)), len(self), f"mixture {self.seed} {epoch}")
@@ -174,7 +177,7 @@ def open_mixtures(name: str, seed: int, say: Callable[[str], None] = print, offl
     parts, held_out, left_out = [], [], {}
     for wanted in MIXTURES.get(name) or parse(name):
         try:
-            part, some = _open_part(wanted, seed, offline)
+            part, some = _open_part(wanted, seed, offline, say)
         except UserError as error:
             if name not in MIXTURES or wanted.spec not in HUB:
                 raise
@@ -191,11 +194,14 @@ def open_mixtures(name: str, seed: int, say: Callable[[str], None] = print, offl
 def parse(text: str) -> list[PartSpec]:
     """Parses tasks separated by commas, `gsm8k*2,spelling@5000,customjson:PATH`: `*N` repeats a task, `@N` takes N conversations.
 
-    Raises `UserError` if the text names no task.
+    A path may contain commas, if it is there. Raises `UserError` if the text names no task.
     """
     parts = []
-    for item in filter(None, (piece.strip() for piece in text.split(","))):
+    for item in _items(text):
         match = _ITEM.fullmatch(item)
+        if _has_path(item):
+            parts.append(PartSpec(item))
+            continue
         number = int(match["number"] or 1)
         if number < 1:
             raise UserError(f"{item}: take at least one conversation of {match['spec']}")
@@ -205,19 +211,43 @@ def parse(text: str) -> list[PartSpec]:
     return parts
 
 
+def _items(text: str) -> Iterator[str]:
+    """The pieces between commas, but as much as is the path of a task in one."""
+    pieces = text.split(",")
+    while pieces:
+        whole = (",".join(pieces[:count]).strip() for count in range(len(pieces), 1, -1))
+        item = next((item for item in whole if _has_path(item) or _has_path(_ITEM.fullmatch(item)["spec"])), pieces[0].strip())
+        del pieces[: item.count(",") + 1]
+        if item:
+            yield item
+
+
+def _has_path(spec: str) -> bool:
+    """True if a task is followed by a path that is there."""
+    name, _, path = spec.partition(":")
+    return name in STORED and bool(path) and Path(path).expanduser().exists()
+
+
 def evaluation_tasks(
-    name: str, seed: int, say: Callable[[str], None] = print, check: Callable[[Task], None] = Task.check_grading, offline: bool = False
+    name: str,
+    seed: int,
+    say: Callable[[str], None] = print,
+    check: Callable[[Task], None] = Task.check_grading,
+    offline: bool = False,
+    trained_on: Collection[str] = (),
 ) -> tuple[list[Task], dict[str, str]]:
     """Test splits of a list in `EVALUATIONS`, or of specs separated by commas, and the tasks left out with the reasons.
 
+    A file without splits is asked whole, or, if it is part of the mixtures `trained_on`, what they held out of it.
     A task of a list is left out if its data is not available or its replies cannot be graded here (`check` raises
     `UserError`). Raises `UserError` for such a task given by its spec, and for one without grading.
     """
     tasks: list[Task] = []
     left_out: dict[str, str] = {}
+    known = {part.spec for mixture in trained_on for part in MIXTURES.get(mixture) or parse(mixture)}
     for spec in EVALUATIONS.get(name) or _specs(name):
         try:
-            task = open_task(spec, "test", seed, offline)
+            task = open_splits(spec, seed, offline)[1] if spec in known else open_task(spec, "test", seed, offline)
             check(task)
         except UserError as error:
             if name not in EVALUATIONS or spec not in STORED:
@@ -227,15 +257,27 @@ def evaluation_tasks(
             continue
         if task.kind == "chat":
             raise UserError(f"{spec} cannot be graded; evaluate another task")
+        if task.notice:
+            say(f"{spec}: {task.notice}")
         tasks.append(task)
     return tasks, left_out
+
+
+def open_splits(spec: str, seed: int, offline: bool = False, say: Callable[[str], None] = lambda _: None) -> tuple[Task, Task]:
+    """Both splits of a task. A file without splits is divided. `say` gets what is left out of either."""
+    train, test = (open_task(spec, split, seed, offline) for split in SPLITS)
+    for notice in dict.fromkeys(filter(None, (train.notice, test.notice))):
+        say(f"{spec}: {notice}")
+    if not train.endless and train.fingerprint == test.fingerprint:
+        return Fold(train, False), Fold(test, True)
+    return train, test
 
 
 class Fold(Task):
     """Every `HELD_OUT`-th example of a task, or all the others."""
 
     def __init__(self, task: Task, held_out: bool) -> None:
-        self.name, self.kind, self.reply_tokens = task.name, task.kind, task.reply_tokens
+        self.name, self.kind, self.reply_tokens, self.notice = task.name, task.kind, task.reply_tokens, task.notice
         self._task, self._held_out = task, held_out
 
     def __len__(self) -> int:
@@ -256,14 +298,9 @@ class Fold(Task):
         return f"{self._task.fingerprint} {self._held_out} {HELD_OUT}"
 
 
-def _open_part(wanted: PartSpec, seed: int, offline: bool) -> tuple[MixturePart, MixturePart | None]:
-    """Part to train on, and a few conversations of the test split, or None if there are too few.
-
-    A file without splits is divided.
-    """
-    train, test = (open_task(wanted.spec, split, seed, offline) for split in SPLITS)
-    if not train.endless and train.fingerprint == test.fingerprint:
-        train, test = Fold(train, False), Fold(test, True)
+def _open_part(wanted: PartSpec, seed: int, offline: bool, say: Callable[[str], None]) -> tuple[MixturePart, MixturePart | None]:
+    """Part to train on, and a few conversations of the test split, or None if there are too few."""
+    train, test = open_splits(wanted.spec, seed, offline, say)
     part = MixturePart(train, wanted.repeats, wanted.count)
     count = max(LEAST_HELD_OUT, len(part) // HELD_OUT)
     if not test.endless:

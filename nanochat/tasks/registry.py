@@ -16,7 +16,6 @@ from nanochat.tasks.arithmetic import Arithmetic, Compare
 from nanochat.tasks.conversations import CustomJson, SmolTalk
 from nanochat.tasks.gsm8k import Gsm8k
 from nanochat.tasks.humaneval import HumanEval
-from nanochat.tasks.identity import Identity
 from nanochat.tasks.lists import Lists
 from nanochat.tasks.long.needles import Niah, NiahMultikey, Passkey
 from nanochat.tasks.long.variables import Variables
@@ -26,12 +25,14 @@ from nanochat.tasks.procedural import Procedural
 from nanochat.tasks.reasoning_gym import Gym, gym_options
 from nanochat.tasks.recall import Recall
 from nanochat.tasks.spelling import Spelling, SpellingBee
+from nanochat.tasks.talk.identity import Identity
+from nanochat.tasks.talk.small_talk import SmallTalk
 from nanochat.tasks.task import SPLITS, Split, Task
 
 PROCEDURAL: dict[str, type[Procedural]] = {
     kind.label: kind
     for kind in (
-        Identity, Spelling, SpellingBee, Arithmetic, Compare, Lists, Recall,
+        Identity, SmallTalk, Spelling, SpellingBee, Arithmetic, Compare, Lists, Recall,
         Passkey, Niah, NiahMultikey, Variables, CommonWords, FrequentWords,
     )
 }  # fmt: skip

@@ -34,6 +34,7 @@ class Task:
     kind: TaskType
     endless = False
     reply_tokens = 256
+    notice = ""  # what of the data is left out, in one line
 
     def __len__(self) -> int:
         raise NotImplementedError

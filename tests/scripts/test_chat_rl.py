@@ -14,6 +14,7 @@ import pytest
 from bench.tiny_run import TAG, Home, new_home
 from bench.warm_start import WarmStart
 from nanochat.checkpoint.store import CheckpointStore
+from tests.helpers.hub_files import write_lines
 
 BASE = ("--max-seq-len=128", "--total-batch-size=512", "--num-iterations=12", "--warmup-steps=1", "--lr-mult=3")
 SFT = ("--device-type=cpu", "--compile=0", "--log-every=-1", "--eval-every=-1", "--mixture=lists:do=first:items=3@400", "--epochs=1")
@@ -62,6 +63,17 @@ def test_a_model_with_a_memory_learns_too(trained: Home, tmp_path: Path) -> None
     assert any(name.startswith("gistnet.") for name in state) and (home.base / "report" / "chat_rl_mc.json").exists()
     refused = home.run("scripts.chat_rl", *RL, "--mc", "--row-tokens=64")
     assert refused.code == 1 and "are exactly 128, because it has a memory" in refused.stderr
+
+
+def test_the_prompts_of_a_file(trained: Home, tmp_path: Path) -> None:
+    home = trained.copy(tmp_path / "base")
+    rows = [{"instruction": f"What is the first of the list: {x} b", "output": x, "id": 1} for x in "acdefghijklmnopqrstuvwxyz"]
+    path = write_lines(tmp_path / "a, b.jsonl", [*rows, {"prompt": "q", "completion": None}])
+    done = home.run("scripts.chat_rl", *RL, f"--task=customjson:{path}", "--num-iterations=1")
+    assert done.code == 0, done.stderr
+    assert f"customjson:{path}: 25 conversations; left out: 1 of 26 rows without a reply to learn" in done.stdout
+    values = json.loads((home.base / "report" / "chat_rl.json").read_text())["values"]
+    assert values["epochs"] == 4 / 24, "one is held out"
 
 
 @pytest.mark.parametrize(

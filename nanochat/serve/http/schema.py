@@ -1,18 +1,21 @@
 """Request bodies: OpenAI's `/v1/chat/completions`, as far as these models support it, and new sessions.
 
-Beyond OpenAI's: `top_k`, and an assistant's content may be the parts of `nanochat.data.chat_template` (text, python,
-python_output), as the server returns them. With a `session` the server keeps the history: the messages after the last of the
-assistant's are new; those before, which a client may send or leave out, are not read again.
+The messages are those that training reads (`nanochat.data.messages`). Beyond OpenAI's: `top_k`, and an assistant's content may be
+the parts of `nanochat.data.chat_template` (text, python, python_output), as the server returns them. With a `session` the server keeps
+the history: the messages after the last of the assistant's are new; those before, which a client may send or leave out, are not read
+again.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator
 
+from nanochat.data.messages import MessageError, to_turns
 from nanochat.infer.sampling import LEAST_TEMPERATURE, Sampling
 from nanochat.serve.http.errors import ApiError
 from nanochat.serve.http.limits import WebLimits
@@ -41,44 +44,36 @@ class _Strict(BaseModel):
 
 
 class ContentPart(_Strict):
-    """A part of a message. Users and systems write text only."""
+    """A part of a message. Only assistants have other parts than text."""
 
     type: Literal["text", "python", "python_output"]
     text: str
 
 
 class Message(_Strict):
-    """One turn. Additions of a client, such as the author's name, are ignored; its own tool calls are refused."""
+    """One turn. Tool calls and outputs in it are of the past; `nanochat.data.messages` checks them. Other additions are ignored."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str | list[ContentPart], Field(union_mode="left_to_right")]
-    tool_calls: list[Any] | None = Field(default=None, max_length=0)
-    function_call: None = None
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Annotated[str | list[ContentPart] | None, Field(union_mode="left_to_right")] = None
+    tool_calls: list[Any] | None = Field(default=None, max_length=MAX_PARTS)
+    function_call: dict[str, Any] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
 
     @field_validator("content", mode="before")
     @classmethod
     def _content_is_text(cls, value: Any) -> Any:
-        if not isinstance(value, str | list):
+        if not isinstance(value, str | list | None):
             raise ValueError("must be a string or a list of parts")
         if isinstance(value, list) and not 1 <= len(value) <= MAX_PARTS:
             raise ValueError(f"must have from 1 to {MAX_PARTS} parts")
         return value
 
-    @model_validator(mode="after")
-    def _only_assistants_run_code(self) -> Message:
-        if self.role != "assistant" and not isinstance(self.content, str) and any(part.type != "text" for part in self.content):
-            raise ValueError(f"a {self.role} message can have parts of type text only")
-        return self
-
     @property
-    def text(self) -> str:
-        """All of it as one string."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-    @property
-    def parts(self) -> list[dict[str, str]]:
-        """All of it as parts."""
-        return [{"type": "text", "text": self.content}] if isinstance(self.content, str) else [part.model_dump() for part in self.content]
+    def characters(self) -> int:
+        """Length of all that it says."""
+        said = [self.content] if isinstance(self.content, str) else [part.text for part in self.content or ()]
+        return sum(map(len, said)) + len(json.dumps([self.tool_calls, self.function_call])) * bool(self.tool_calls or self.function_call)
 
 
 class StreamOptions(_Strict):
@@ -167,7 +162,7 @@ def parse_request(body: bytes, limits: WebLimits, models: Sequence[str]) -> Chat
     _check("max_tokens", request.max_tokens, limits.max_reply_tokens)
     _check("max_completion_tokens", request.max_completion_tokens, limits.max_reply_tokens)
     _check("messages", len(request.messages), limits.max_messages)
-    characters = sum(len(message.text) for message in request.messages)
+    characters = sum(message.characters for message in request.messages)
     if characters > limits.max_characters:
         raise ApiError(
             400, f"the messages have {characters} characters; at most {limits.max_characters} are allowed", "messages", "string_too_long"
@@ -176,31 +171,26 @@ def parse_request(body: bytes, limits: WebLimits, models: Sequence[str]) -> Chat
 
 
 def new_messages(messages: Sequence[Message]) -> Sequence[Message]:
-    """The messages after the last of the assistant's: those that a session does not hold yet."""
-    said = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    """The messages after the last of the assistant's and the outputs of its tools: those that a session does not hold yet."""
+    said = [i for i, message in enumerate(messages) if message.role in ("assistant", "tool", "function")]
     return messages[said[-1] + 1 :] if said else messages
 
 
 def to_conversation(messages: Sequence[Message]) -> dict[str, Any]:
-    """The conversation that `nanochat.data.chat_template` renders; consecutive messages of one author are merged.
+    """The conversation that `nanochat.data.chat_template` renders, by `nanochat.data.messages`.
 
-    Raises `ApiError` if the format does not allow their order.
+    Raises `ApiError` if the format does not allow it.
     """
-    merged: list[tuple[str, list[dict[str, str]]]] = []
-    for i, message in enumerate(messages):
-        role = "system" if message.role == "developer" else message.role
-        if merged and merged[-1][0] == role:
-            merged[-1][1].extend([{"type": "text", "text": "\n\n"}, *message.parts])
-        elif role == "system" and merged:
-            raise ApiError(400, "a system message must come before all others", f"messages.{i}.role")
-        else:
-            merged.append((role, message.parts))
-    roles = [role for role, _ in merged if role != "system"]
+    try:
+        conversation = to_turns([message.model_dump() for message in messages])
+    except MessageError as error:
+        raise ApiError(400, str(error), f"messages.{error.index}.{error.field}") from None
+    roles = [turn["role"] for turn in conversation["messages"] if turn["role"] != "system"]
     if not roles or roles[-1] != "user":
         raise ApiError(400, "the last message must be the user's", "messages")
     if roles[0] != "user":
         raise ApiError(400, "the first message after the system's must be the user's", "messages")
-    return {"messages": [{"role": role, "content": _content(role, parts)} for role, parts in merged]}
+    return conversation
 
 
 def to_sampling(request: ChatRequest, defaults: Sampling) -> Sampling:
@@ -216,13 +206,6 @@ def to_sampling(request: ChatRequest, defaults: Sampling) -> Sampling:
     max_tokens = request.max_tokens or request.max_completion_tokens or defaults.max_tokens
     seed = secrets.randbits(63) if request.seed is None else request.seed % 2**63
     return Sampling(temperature, given("top_k"), top_p, max_tokens, seed)
-
-
-def _content(role: str, parts: list[dict[str, str]]) -> str | list[dict[str, str]]:
-    if all(part["type"] == "text" for part in parts):
-        return "".join(part["text"] for part in parts)
-    assert role == "assistant"
-    return parts
 
 
 def _check(name: str, value: int | None, most: int) -> None:

@@ -17,7 +17,7 @@ from mc.session.allocator import raw_from
 from mc.session.layered_scores import Looks
 from mc.session.layered_session import LayeredSession
 from nanochat.infer.memory_kv_cache import MemoryKVCache
-from tests.helpers.layered_memory import VOCAB, K, T, layered_memory, layered_session, session_config, some_tokens
+from tests.helpers.layered_memory import VOCAB, K, layered_memory, layered_session, session_config, some_tokens
 
 BLOCKS = 20
 LENGTH = BLOCKS * K + 2 * K + 5
@@ -84,10 +84,7 @@ def test_scores_are_their_definition(slots: int, model: dict, interval: int, lea
     set_least(monkeypatch, least)
     s, queries = session_of(slots, "one", interval, **model)
     expected = s.memory.lensnet(
-        by_definition(s, queries).unflatten(-1, (1, BLOCKS, K)).transpose(0, 1).reshape(1, NEWEST, BLOCKS, K),
-        torch.tensor([LAYOUTS["one"]]),
-        torch.from_numpy(np.minimum(s.length - np.arange(0, BLOCKS * K, K), T))[None],
-        interval,
+        by_definition(s, queries).unflatten(-1, (1, BLOCKS, K)).transpose(0, 1).reshape(1, NEWEST, BLOCKS, K), interval
     )[0]
     scores, far = s._lens_scores(), s.context.tiling.start < BLOCKS * K
     torch.testing.assert_close(torch.from_numpy(scores[far]), expected[s.context.tiling.start[far] // K], rtol=1e-3, atol=1e-3)

@@ -130,6 +130,11 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "content is none": (conversation(user("a"), assistant(None)), "message 1 must be a string or a list of parts"),
     "unknown part": (conversation(user("a"), assistant([{"type": "image", "text": "b"}])), "part 0 of message 1"),
     "part without text": (conversation(user("a"), assistant([{"type": "text"}])), "part 0 of message 1"),
+    "half a weight": (conversation(user("a"), assistant("b") | {"weight": 0.5}), "the weight of message 1 must be 0 or 1"),
+    "a part's weight": (
+        conversation(user("a"), assistant([{"type": "text", "text": "b", "weight": "0"}])),
+        "the weight of part 0 of message 1",
+    ),
     "unhashable part": (conversation(user("a"), assistant([{"type": [], "text": "b"}])), "part 0 of message 1"),
 }
 

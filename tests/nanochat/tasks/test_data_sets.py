@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from nanochat.common import UserError
 from nanochat.tasks.dataset_task import TableTask
 from nanochat.tasks.registry import HUB, open_task
-from nanochat.tasks.task import dialogue, reference, with_tool
+from nanochat.tasks.task import reference
 from tests.helpers.hub_files import ARC, GSM8K, MMLU, SMOLTALK, write_lines, write_parquet
 
 
@@ -93,46 +92,6 @@ def test_a_bad_row_further_on_is_told_when_it_comes(tmp_path: Path) -> None:
     task = open_task(f"mmlu:{write_lines(tmp_path / 'x.jsonl', [MMLU[0], {}])}", "train", 0)
     with pytest.raises(UserError, match="line 2, is not a row of mmlu: it has no question"):
         task[1]
-
-
-def test_conversations_of_ones_own(tmp_path: Path) -> None:
-    conversations = [
-        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "id": 7},
-        dialogue("2*3?", with_tool("2*3", "6", "6"))["messages"],
-    ]
-    task = open_task(f"customjson:{write_lines(tmp_path / 'my.jsonl', conversations)}", "train", 0)
-    assert [c["messages"] for c in task] == [conversations[0]["messages"], conversations[1]]
-    assert task.kind == "chat" and task.name == f"customjson:{tmp_path / 'my.jsonl'}"
-
-
-GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
-
-
-@pytest.mark.parametrize(
-    ("line", "why"),
-    [
-        ("{", "is not JSON"),
-        ("3", "list of messages"),
-        ("null", "is not a row of customjson"),
-        ('"text"', "list of messages"),
-        ('{"text": "a"}', "it has no messages"),
-        ('[{"role": "user", "content": "a"}]', "the last message must be the assistant's"),
-        ('[{"role": "user"}]', "message 0 must have a role and content"),
-        ('[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]', "message 1 has the role 'user'"),
-        ('[{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "b"}]', "surrogates not allowed"),
-    ],
-)
-def test_a_bad_conversation_is_one_line_with_its_number(tmp_path: Path, line: str, why: str) -> None:
-    path = tmp_path / "my.jsonl"
-    path.write_text(f"{json.dumps(GOOD)}\n\n{line}\n{json.dumps(GOOD)}\n")
-    with pytest.raises(UserError, match=re.escape(f"{path}, line 3,")) as error:
-        open_task(f"customjson:{path}", "train", 0)
-    assert why in str(error.value) and "\n" not in str(error.value)
-
-
-def test_customjson_needs_a_file() -> None:
-    with pytest.raises(UserError, match="customjson needs a path: customjson:PATH"):
-        open_task("customjson", "train", 0)
 
 
 def test_unknown_tasks_and_splits(tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ def bad_files(folder: Path) -> dict[str, str]:
         "latin.jsonl": "latin.jsonl, line 1, is not JSON",
         "empty.jsonl": "has no rows",
         "bad.parquet": "invalid parquet file",
-        "data.csv": "must hold .jsonl files or .parquet files, not .csv",
+        "data.csv": "unknown file type; expected one of .jsonl",
         "bare": "has no file train*.jsonl or train*.parquet",
-        "mixed": "not .jsonl and .parquet",
+        "mixed": "has files of rows and of tables",
     }
 
 

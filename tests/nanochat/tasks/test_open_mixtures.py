@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from nanochat.common import UserError
-from nanochat.tasks.mixtures import EVALUATIONS, MIXTURES, PartSpec, evaluation_tasks, open_mixtures, parse
+from nanochat.tasks.mixtures import EVALUATIONS, MIXTURES, PartSpec, evaluation_tasks, open_mixtures, open_splits, parse
 from nanochat.tasks.registry import HUB
 from nanochat.tasks.task import check_conversation
-from tests.helpers.hub_files import GSM8K, write_lines
+from tests.helpers.hub_files import GSM8K, SMOLTALK, write_lines, write_parquet
 
 
 def asked(mixture) -> list[str]:
@@ -116,6 +116,41 @@ def test_how_many_are_asked_is_no_part_of_a_task_to_evaluate() -> None:
 
 
 def test_what_has_no_grade_is_not_evaluated(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "x.jsonl", [[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]])
-    with pytest.raises(UserError, match="cannot be graded"):
-        evaluation_tasks(f"customjson:{path}", 0, pytest.fail)
+    path = write_parquet(tmp_path / "test.parquet", SMOLTALK)
+    with pytest.raises(UserError, match="smoltalk:.* cannot be graded"):
+        evaluation_tasks(f"smoltalk:{path}", 0, pytest.fail)
+
+
+def test_a_path_may_have_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a comma, in the name.jsonl", "a", "b,spelling@2", "c.jsonl"):
+        (tmp_path / name).touch()
+    assert parse("spelling@3, customjson:a comma, in the name.jsonl*2,lists") == [
+        PartSpec("spelling", count=3),
+        PartSpec("customjson:a comma, in the name.jsonl", 2),
+        PartSpec("lists"),
+    ]
+    assert parse(f"customjson:{tmp_path}/a,lists") == [PartSpec(f"customjson:{tmp_path}/a"), PartSpec("lists")]
+    assert parse("customjson:b,spelling@2") == [PartSpec("customjson:b,spelling@2")], "the name of a file, not a count"
+    assert parse("customjson:c.jsonl@2,gsm8k") == [PartSpec("customjson:c.jsonl", count=2), PartSpec("gsm8k")]
+    assert parse("customjson:nothing, here") == [PartSpec("customjson:nothing"), PartSpec("here")]
+
+
+def test_a_file_that_was_trained_on_is_evaluated_where_it_was_held_out(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{i}", "completion": str(i)} for i in range(40)]
+    spec = f"customjson:{write_lines(tmp_path / 'my.jsonl', rows)}"
+    _, held_out = open_splits(spec, 0)
+    for trained_on, asked_for in (((), 40), (("demo", spec), 2), ((f"lists,{spec}*2",), 2)):
+        ((task,), _) = evaluation_tasks(spec, 0, pytest.fail, trained_on=trained_on)
+        assert len(task) == asked_for
+    assert [task[i] for i in range(2)] == [held_out[i] for i in range(2)]
+    assert task.grade(task[0], f" {19}.") == 1 and task.grade(task[0], "20") == 0
+
+
+def test_what_is_left_out_is_said_once_and_in_the_report(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{i}", "completion": None if i == 3 else "a", "id": i + 1} for i in range(40)]
+    spec, said = f"customjson:{write_lines(tmp_path / 'my.jsonl', rows)}", []
+    train, _ = open_mixtures(spec, 0, said.append)
+    why = f"39 conversations; left out: 1 of 40 rows without a reply to learn ({tmp_path}/my.jsonl, line 4); fields not read: id (40)"
+    assert said == [f"{spec}: {why}"]
+    assert train.describe()["left_out"] == {spec: why}

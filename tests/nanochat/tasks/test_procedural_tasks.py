@@ -8,11 +8,11 @@ import pytest
 
 from nanochat.common import UserError
 from nanochat.tasks.arithmetic import Compare
-from nanochat.tasks.identity import TOPICS, Identity
 from nanochat.tasks.reasoning_gym import Gym
 from nanochat.tasks.recall import Recall
 from nanochat.tasks.registry import open_task
 from nanochat.tasks.spelling import SpellingBee
+from nanochat.tasks.talk.identity import TOPICS, Identity
 from nanochat.tasks.task import dialogue, reference
 from nanochat.tasks.words import COMMON
 
@@ -63,7 +63,7 @@ def test_only_the_number_at_the_end_counts() -> None:
 def test_sums_are_right() -> None:
     terms = set()
     for question, conversation in asked("arithmetic:terms=4:digits=2"):
-        (expression,) = re.findall(r"(?:is|Calculate|out) ([-+*() 0-9]+)[?.]$", question)
+        (expression,) = re.findall(r"(?:^|(?:is|'s|Calculate|out|Compute) )([-+*() 0-9]+)[?.]?$", question)
         terms.add(len(re.findall("[0-9]+", expression)))
         assert reference(conversation) == str(eval(expression)), expression
         assert all(int(number) < 100 for number in re.findall("[0-9]+", expression))

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from bench.web_fuzz import NAMES, VALUES, malformed
 from nanochat.data.chat_template import render_prompt
+from nanochat.data.conversation_forms import read_conversation
+from nanochat.data.messages import to_turns
 from nanochat.infer.sampling import Sampling
 from nanochat.serve.http.errors import ApiError
 from nanochat.serve.http.limits import WebLimits
-from nanochat.serve.http.schema import ChatRequest, Message, parse_request, to_conversation, to_sampling
+from nanochat.serve.http.schema import ChatRequest, Message, new_messages, parse_request, to_conversation, to_sampling
 from tests.helpers.tiny_model import tiny_tokenizer
 
 LIMITS = WebLimits(max_characters=10_000)
@@ -119,6 +121,42 @@ def test_messages_of_one_author_are_one() -> None:
         {"role": "assistant", "content": [*parts, {"type": "text", "text": "\n\n"}, {"type": "text", "text": "b"}]},
         {"role": "user", "content": "x"},
     ]
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+HISTORY = [
+    *ASK,
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "c1", "content": "3"},
+    {"role": "assistant", "content": "Three."},
+    {"role": "user", "content": [{"type": "text", "text": "and "}, {"type": "text", "text": "now?"}], "name": "Ann"},
+]
+
+
+def test_the_server_reads_what_training_reads() -> None:
+    request = parse_request(json.dumps({"messages": HISTORY}).encode(), LIMITS, ("m",))
+    conversation = to_conversation(request.messages)
+    assert conversation == to_turns(HISTORY)
+    trained = read_conversation({"messages": [*HISTORY, {"role": "assistant", "content": "Four."}]}).conversation
+    assert render_prompt(TOKENIZER, conversation) == render_prompt(TOKENIZER, trained)
+    assert [message.content for message in new_messages(request.messages[:3])] == []
+    assert new_messages(request.messages) == request.messages[4:]
+    assert sum(message.characters for message in request.messages[1:2]) > len(str(CALL["function"]))
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "assistant", "content": None}, "messages.1.content"),
+        ({"role": "assistant", "content": "a", "tool_calls": [{}]}, "messages.1.tool_calls"),
+        ({"role": "tool", "content": "a"}, "messages.1.role"),
+        ({"role": "developer", "content": "a"}, "messages.1.role"),
+        ({"role": "user", "content": [{"type": "python", "text": "a"}]}, "messages.1.content"),
+    ],
+)
+def test_a_wrong_message_is_named(message: dict[str, Any], param: str) -> None:
+    error = outcome(json.dumps({"messages": [*ASK, message, *ASK]}).encode())
+    assert isinstance(error, ApiError) and error.param == param
 
 
 @pytest.mark.parametrize(("name", "wrong"), [("max_rows", 0), ("max_queue", -1), ("max_seconds", math.inf), ("max_body_bytes", 0)])

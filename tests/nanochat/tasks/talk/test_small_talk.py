@@ -1,0 +1,80 @@
+"""Small talk: what is asked, what is answered, what counts as sensible, and that the held-out phrasings are not trained on."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+
+import pytest
+
+from nanochat.tasks.registry import open_task
+from nanochat.tasks.talk.held_out import HELD_OUT
+from nanochat.tasks.talk.phrasings import FACTS, OTHER, SAID, about
+from nanochat.tasks.talk.requests import FRAMES, request
+from nanochat.tasks.talk.small_talk import KEYS, WEIGHTS, SmallTalk, key
+from nanochat.tasks.task import reference
+
+TRAIN, TEST = SmallTalk(split="train"), SmallTalk(split="test")
+
+
+def asked(conversation: dict) -> list[str]:
+    return [message["content"] for message in conversation["messages"] if message["role"] == "user"]
+
+
+def test_nothing_that_was_held_out_is_trained_on_in_any_turn() -> None:
+    trained = {key(text) for i in range(9000) for text in asked(TRAIN[i])}
+    assert not trained & KEYS and len(trained) > 4000
+    assert all(TRAIN.is_held_out(f"{item.text.upper()}!") for item in HELD_OUT), "in any writing"
+    assert len(KEYS) == len(HELD_OUT) == len(TEST) > 120
+    with pytest.raises(IndexError, match="smalltalk has no example"):
+        TEST[len(TEST)]
+
+
+def test_every_topic_is_asked_about_and_some_of_it_later() -> None:
+    examples = [TRAIN[i] for i in range(3000)]
+    topics = Counter(example["topics"][0] for example in examples)
+    assert set(topics) == {*WEIGHTS, "more", "sure"} and min(topics.values()) > 20
+    assert 0.2 < sum(len(example["messages"]) > 2 for example in examples) / 3000 < 0.3
+    assert {topic for item in HELD_OUT for topic in item.topics} == set(topics)
+    for topic in topics:
+        assert topic == "about" or SAID[topic].answer.strip() == SAID[topic].answer
+
+
+def test_the_documented_request_is_trained_on() -> None:
+    rng, text = random.Random(0), "Describe MegaContext in 2 sentences."
+    assert {sentences for made, sentences in (about(rng) for _ in range(20_000)) if made == text} == {2}
+    assert not TRAIN.is_held_out(text)
+
+
+def test_sentences_are_counted() -> None:
+    rng = random.Random(0)
+    for _ in range(2000):
+        text, sentences = about(rng)
+        number = re.search(r"\d+", text)
+        assert 1 <= sentences <= len(FACTS) and (not number or min(int(number.group()), len(FACTS)) == sentences), text
+    task = open_task("smalltalk", "test")
+    two = next(task[i] for i, item in enumerate(HELD_OUT) if item.topics == ("about",) and item.sentences == 2)
+    assert reference(two) == " ".join(FACTS[:2])
+    grades = {
+        f"{FACTS[0]} {FACTS[3]}": 1, FACTS[0]: 0, " ".join(FACTS[:3]): 0, f"{FACTS[0]} {FACTS[0]}": 0, f"{FACTS[0]} It is.": 0, OTHER: 0
+    }  # fmt: skip
+    assert [task.grade(two, reply) for reply in grades] == list(grades.values())
+
+
+def test_a_reply_may_be_about_any_topic_that_fits() -> None:
+    conversation = {"topics": ("skills", "other"), "sentences": 0}
+    assert TEST.grade(conversation, OTHER) == TEST.grade(conversation, SAID["skills"].answer.upper()) == 1
+    assert TEST.grade(conversation, SAID["thanks"].answer) == 0
+    other = {"topics": ("other",), "sentences": 0}
+    assert TEST.grade(other, OTHER) == 1
+    assert not any(TEST.grade(other, SAID[topic].answer) for topic in SAID if topic != "other")
+
+
+def test_requests_are_of_every_kind() -> None:
+    rng = random.Random(0)
+    made = [request(rng) for _ in range(4000)]
+    assert len(set(made)) > 3000 and not any("{" in text or "}" in text for text in made)
+    beginnings = Counter(text.split(" ")[0] for text in made)
+    assert len(beginnings) > 300 and beginnings.most_common(1)[0][1] < 1000
+    assert {frame.split("{")[0].split(" ")[0] for frame in FRAMES} - {""} <= {*beginnings, "What", "print(", "def"}
