@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from nanochat.common import UserError, first_line, shown
-from nanochat.data.text_streams import PACKED_SUFFIXES, check_pointer, decode, is_text, open_bytes, open_text
+from nanochat.data.text_streams import PACKED_SUFFIXES, check_pointer, decode, is_text, open_bytes, open_text, plain_suffix
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,11 +40,8 @@ class UnfitError(UserError):
 
 def kind_of(path: Path) -> str | None:
     """The suffix that says how a file is read: `.jsonl` for `a.JSONL.gz`; None if it is of an unknown type."""
-    suffix = path.suffix.lower()
-    if suffix not in PACKED_SUFFIXES:
-        return suffix if suffix in _READERS else None
-    suffix = Path(path.stem).suffix.lower()
-    return suffix if suffix in _READERS and suffix != ".parquet" else None
+    suffix, packed = plain_suffix(path), path.suffix.lower() in PACKED_SUFFIXES
+    return suffix if suffix in _READERS and not (packed and suffix == ".parquet") else None
 
 
 def is_whole_text(path: Path) -> bool:

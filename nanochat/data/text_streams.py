@@ -62,6 +62,11 @@ def encoding_of(head: bytes) -> str:
     return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
 
 
+def plain_suffix(path: Path) -> str:
+    """The last suffix of a file's name before that of its packing, in lower case: `.jsonl` of `A.JSONL.gz`."""
+    return Path(path.stem if path.suffix.lower() in PACKED_SUFFIXES else path.name).suffix.lower()
+
+
 @contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
     """The bytes of a file, unpacked while they are read.

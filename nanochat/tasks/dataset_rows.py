@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nanochat.common import UserError
-from nanochat.data.compressed import COMPRESSIONS, open_plain, plain_suffix
+from nanochat.data.text_streams import PACKED_SUFFIXES, open_bytes, plain_suffix
 
 LINES, ARRAY, TABLE = (".jsonl", ".ndjson"), (".json",), (".parquet",)
 SUFFIXES = (*LINES, *ARRAY, *TABLE)  # before a compression's, for all but parquet
@@ -96,7 +96,7 @@ class Table:
 
 def is_data(path: Path) -> bool:
     """True if the name is that of a file that `rows_of` reads."""
-    return plain_suffix(path) in SUFFIXES and not (plain_suffix(path) in TABLE and path.suffix.lower() in COMPRESSIONS)
+    return plain_suffix(path) in SUFFIXES and not (plain_suffix(path) in TABLE and path.suffix.lower() in PACKED_SUFFIXES)
 
 
 def local_rows(path: Path, splits: tuple[str, ...] = ()) -> Rows:
@@ -115,7 +115,7 @@ def rows_of(paths: Sequence[Path]) -> Rows:
         if not path.is_file():
             raise UserError(f"{path} does not exist; give a .jsonl, .json or .parquet file, or a folder of such files")
         if not is_data(path):
-            kinds = f"{' '.join(SUFFIXES)}, all but .parquet also with {' '.join(COMPRESSIONS)}"
+            kinds = f"{' '.join(SUFFIXES)}, all but .parquet also with {' '.join(PACKED_SUFFIXES)}"
             raise UserError(f"{path}: unknown file type; expected one of {kinds}")
     tables = [plain_suffix(path) in TABLE for path in paths]
     if any(tables) and not all(tables):
@@ -128,8 +128,11 @@ def rows_of(paths: Sequence[Path]) -> Rows:
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """Place and JSON of each row of a file."""
-    with open_plain(path) as f:
-        data = f.read()
+    try:
+        with open_bytes(path) as f:
+            data = f.read()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     if data.startswith(_UTF16):
         try:
             data = data.decode("utf-16").encode()

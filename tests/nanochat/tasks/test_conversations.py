@@ -157,7 +157,7 @@ def test_customjson_needs_a_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="customjson needs a path: customjson:PATH"):
         open_task("customjson", "train", 0)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode() * 99)[:40])
-    with pytest.raises(UserError, match=r"a.jsonl.gz: damaged .gz data"):
+    with pytest.raises(UserError, match=r"a.jsonl.gz: damaged gzip data"):
         opened(tmp_path / "a.jsonl.gz")
     (tmp_path / "a.csv").touch()
     with pytest.raises(UserError, match=r"a.csv: unknown file type; expected one of .jsonl .ndjson .json .parquet"):
