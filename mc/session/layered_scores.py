@@ -60,7 +60,6 @@ class LayeredScores:
             self._leads = lensnet.leads_to(self._K, interval).cpu().numpy()  # [NEWEST,K,D]
             self._heads = lensnet.heads.exp().view(-1, 1, 1)
             self._lengths, self._copying = lensnet.lengths.exp().cpu().numpy(), float(lensnet.copying.exp())
-            self._faint = np.float32(lensnet.faint.exp())
         # Looks at a slot of level 1 are spread over its tokens, [NEWEST,S,D]. Those at higher gists lead as much into each block as out of
         # it, [NEWEST].
         slots = self._leads.reshape(NEWEST, self._geometry.slots, -1, self._leads.shape[2])
@@ -79,7 +78,7 @@ class LayeredScores:
 
     @torch.inference_mode()
     def __call__(self) -> np.ndarray:
-        """Score of each entry, fp32 [W]."""
+        """Score of each entry, fp32 [W]: without LensNet's weight of what is not looked at, which would make all alike."""
         nodes, length = self._nodes_now(), self._tree.length
         scores = np.zeros(len(self._context), dtype=np.float32)
         if not len(nodes.begin):
@@ -88,7 +87,7 @@ class LayeredScores:
             self._keep(self._weights(self._attention(queries, end)), end)
         self._read = []
         self._match(length)
-        scores[nodes.entries] = np.log(self._reached(nodes, length) + self._faint).repeat(nodes.sizes)
+        scores[nodes.entries] = np.log(self._reached(nodes, length) + np.float32(LEAST)).repeat(nodes.sizes)
         return scores
 
     def _nodes_now(self) -> _Nodes:
