@@ -40,6 +40,8 @@ ASKED = TAIL // 2  # tokens in which the named keys are asked for, without a ref
 SHORT_ROWS = Task(512, 16, 64, 64, TAIL, K, named=2)
 SHORT_ALL = Task(512, 16, 64, 64, TAIL, K)
 LONG_ROWS = Task(2048, 64, 64, 64, TAIL, K, named=2)
+LONG_ALL = Task(2048, 16, 64, 64, TAIL, K)
+ALL_ASKED = 0.5  # share of the steps, at the start, on rows that ask for every key: they teach more
 RAW = 5  # far blocks of a variant that are raw, in rows of 2,048
 CONDITIONS = ("window", "gists", "random", "focus")
 
@@ -48,8 +50,8 @@ CONDITIONS = ("window", "gists", "random", "focus")
 class SessionRecall:
     """Train a small model to recall, and measure it through sessions."""
 
-    short_steps: int = flag(700, "steps on rows of 512 tokens, of which the first 40 %% ask for every key", unit="steps")
-    long_steps: int = flag(400, "steps on rows of 2,048 tokens", unit="steps")
+    short_steps: int = flag(700, "steps on rows of 512 tokens, of which the first half ask for every key", unit="steps")
+    long_steps: int = flag(400, "steps on rows of 2,048 tokens, of which the first half ask for every key", unit="steps")
     short_batch: int = flag(16, "rows of 512 tokens per step", unit="rows")
     long_batch: int = flag(4, "rows of 2,048 tokens per step", unit="rows")
     short_lr: float = flag(0.7, "factor on the nominal learning rates on short rows", unit="×")
@@ -107,15 +109,15 @@ def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallCont
     controller = RecallController(
         new_model(SHORT_ROWS, 32, config.seed, runtime), memory_config(wide), SHORT_ROWS, config.seed, anneal=0.02
     ).init_weights(torch.Generator().manual_seed(config.seed + 1))
-    early = int(0.4 * config.short_steps * config.short_batch)
+    early = int(ALL_ASKED * config.short_steps * config.short_batch)
     rows = RecallRows(SHORT_ROWS, config.seed, SHORT_ALL, early)
     train(controller, rows, config.short_steps, config.short_batch, config.short_lr, runtime, show, config.show_every)
     state = {name: tensor for name, tensor in controller.state_dict().items() if not name.endswith("_extra_state")}
     left = longer.load_state_dict(state, strict=False)
     assert not left.unexpected_keys and all(name.endswith("_extra_state") for name in left.missing_keys)
-    train(
-        longer, RecallRows(LONG_ROWS, config.seed), config.long_steps, config.long_batch, config.long_lr, runtime, show, config.show_every
-    )
+    early = int(ALL_ASKED * config.long_steps * config.long_batch)
+    rows = RecallRows(LONG_ROWS, config.seed, LONG_ALL, early)
+    train(longer, rows, config.long_steps, config.long_batch, config.long_lr, runtime, show, config.show_every)
     if config.keep:
         save_file(longer.state_dict(), kept)
     return longer.requires_grad_(False).eval()
