@@ -3,12 +3,14 @@
 An edit writes gists from the tree, and raw blocks from the pool of those that were read recently; only a block that is not there is
 read again. Nothing else is computed. The slots in use are always the first ones.
 
-Entries farther than the model was trained for share a distance: their keys are rotated as if they were that near (`_Reach`).
+Entries farther than the model was trained for share a distance: their keys are rotated as if they were that near (`_Reach`). Nor do
+gists get more attention in all than those of a history of that length would.
 Shapes: `W` entries, `L` layers, `G` key heads, `E` head size, `K` block size, `m`, `n` entries or tokens.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -48,13 +50,17 @@ class _Reach:
     """
 
     def __init__(self, trained: int) -> None:
-        self._drift = max(1, trained // 8)
+        self._trained, self._drift = trained, max(1, trained // 8)
         self.distance = trained - self._drift
         self._frame = self.distance  # length of the history that the distance counts from
 
     def shift(self, start: np.ndarray, frame: int | None = None) -> np.ndarray:
         """Tokens by which nodes that begin at `start` are nearer than they are."""
         return np.maximum(0, (self._frame if frame is None else frame) - self.distance - start)
+
+    def thinning(self, frame: int | None = None) -> float:
+        """Logarithm that biases of gists are less by."""
+        return max(0.0, math.log((self._frame if frame is None else max(1, frame)) / self._trained))
 
     def is_due(self, length: int) -> bool:
         """True if entries must be placed anew for a history of `length` tokens."""
@@ -160,8 +166,11 @@ class LayeredContext:
         """Places far entries anew if a history of `length` tokens makes it necessary."""
         if not self.reach.is_due(length):
             return
-        before = self.reach.shift(starts := self.nodes(self.tiling))
+        before, thinning = self.reach.shift(starts := self.nodes(self.tiling)), self.reach.thinning()
         self.reach.advance(length)
+        gists = self._index(self.slot[self.tiling.lod > 0])
+        for part in self.slots.bias:
+            part[:, gists] -= self.reach.thinning() - thinning
         delta = self.reach.shift(starts) - before
         if len(moved := np.flatnonzero(delta)):
             index = self._index(self.slot[moved])
@@ -214,7 +223,7 @@ class LayeredContext:
         gists = self._packing.unpacked(packed, self._dtype)  # (L, N, S, G, ·)
         start = nodes * self._spans[level]
         keys, values, bias = (part.movedim(3, 1) for part in gists)
-        return Below(self._turned(keys, (start + self.reach.shift(start))[:, None]), values, bias)
+        return Below(self._turned(keys, (start + self.reach.shift(start))[:, None]), values, bias - self.reach.thinning())
 
     def _own_slots(self) -> Slots:
         shape = (self._G, self._most, self._E)
@@ -309,9 +318,12 @@ class LayeredContext:
         whole = len(seen) == len(self)
         index = None if whole else self._index(self.slot[seen])
         parts = [[part[:, : len(seen)] if whole else part.index_select(1, index) for part in parts] for parts in self.slots]
-        turns = self.reach.shift(nodes, begin) - self.reach.shift(nodes)
+        turns, order = self.reach.shift(nodes, begin) - self.reach.shift(nodes), self.slot.argsort() if whole else seen
         if again and turns[seen].any():
-            parts[0] = list(self._turned(torch.stack(parts[0]), turns[self.slot.argsort() if whole else seen]))
+            parts[0] = list(self._turned(torch.stack(parts[0]), turns[order]))
+        if again and (thinner := self.reach.thinning() - self.reach.thinning(begin)):
+            more = self._index(np.where(lod[order] > 0, np.float32(thinner), np.float32(0)))
+            parts[2] = [part + more for part in parts[2]]
         return [
             MemoryEntries(keys.to(self._dtype).transpose(0, 1)[None], values.to(self._dtype).transpose(0, 1)[None], bias.float()[None])
             for keys, values, bias in zip(*parts, strict=True)
