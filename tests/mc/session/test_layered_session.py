@@ -42,7 +42,8 @@ def assert_content(s: LayeredSession, tokens: torch.Tensor) -> None:
     for at, level, begin in zip(s.context.slot.tolist(), lod.tolist(), start.tolist(), strict=True):
         span = slice(begin, begin + K**level)
         torch.testing.assert_close(values[:, at], plain.values[0, :, span].mean(1), rtol=0, atol=0.02 if level else 1e-5)
-        torch.testing.assert_close(bias[:, at], torch.full_like(bias[:, at], math.log(K**level) - thinning * (level > 0)), rtol=0, atol=0.02)
+        expected = math.log(K**level) - thinning * (level > 0)
+        torch.testing.assert_close(bias[:, at], torch.full_like(bias[:, at], expected), rtol=0, atol=0.02)
         if level == 0 and s.length <= T:
             torch.testing.assert_close(keys[:, at], plain.keys[0, :, begin], rtol=0, atol=1e-5)
 
