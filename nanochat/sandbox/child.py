@@ -6,9 +6,11 @@ it, two lines go out, "started" and the verdict. If it closes, the host is done 
 process 1 the kernel kills every process of the PID namespace.
 
 A token proves that the code ran to its end. The supervisor draws it after the fork, so the runner does not inherit it, and sends
-it to the runner through a pipe, for one read, into a place that Python code cannot see (`execute`).
+it to the runner through a pipe, for one read, into a place that Python code cannot see (`execute`). It comes back through a socket
+on which the kernel names the sender, so that a forked child that reaches the end is not taken for the program.
 """
 
+import _socket
 import builtins
 import ctypes
 import marshal
@@ -20,12 +22,16 @@ import sys
 TOKEN_BYTES = 32
 OUT_OF_MEMORY = b"memory"
 POLL_MS = 50
+MESSAGES_KEPT = 1024  # more than a socket's buffer holds
+MAX_FILES = 16384  # in each writable folder
+CPU_SLACK = 0.5  # seconds: the kernel's two counts of CPU time differ by a few ticks
+DATAGRAMS = 11  # buffers that a UNIX datagram socket may hold of closed ones (net.unix.max_dgram_qlen)
 TRACEBACK_ENTRIES = 16
 TRACEBACK_CHARS = 4000
 CODE_NAME = "main.py"
 
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_PDEATHSIG = 4, 38, 22, 24, 1
-SECCOMP_MODE_FILTER, SIGKILL = 2, 9
+SECCOMP_MODE_FILTER, SIGKILL, SIGXCPU = 2, 9, 24
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
 MNT_DETACH = 2
@@ -48,29 +54,28 @@ def main() -> None:
     except OSError as error:
         os.write(control, f"failed {error}\n".encode())
         os._exit(1)
-    token_pipe, done_pipe = os.pipe(), os.pipe()
+    token_pipe, (done, theirs) = os.pipe(), _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    done.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
     runner = os.fork()
     if runner == 0:
         os.dup2(stdin, 0)
-        keep_only(token_pipe[0], done_pipe[1])
+        keep_only(token_pipe[0], theirs.fileno())
         restrict_runner(job)
-        execute(job["code"].decode("utf-8", "surrogatepass"), token_pipe[0], done_pipe[1])
+        execute(job["code"].decode("utf-8", "surrogatepass"), token_pipe[0], theirs.detach(), bool(job["filter"]))
         return
     token = os.urandom(TOKEN_BYTES)
     os.write(token_pipe[1], token)
-    for fd in (stdin, *token_pipe, done_pipe[1]):
+    theirs.close()
+    for fd in (stdin, *token_pipe):
         os.close(fd)
     os.write(control, b"started\n")
-    status = watch(runner, control, job["memory_bytes"] if job["isolated"] else None)
-    os.set_blocking(done_pipe[0], False)
-    try:
-        said = os.read(done_pipe[0], 4 * TOKEN_BYTES)
-    except BlockingIOError:
-        said = b""
-    if status is None or said == OUT_OF_MEMORY:
+    end = watch(runner, control, done, job)
+    if end is None or end.said[-1:] == [OUT_OF_MEMORY]:
         verdict = "memory"
+    elif end.status in (SIGXCPU, SIGKILL) and end.cpu_seconds > possible("RLIMIT_CPU", *job["rlimits"]["RLIMIT_CPU"])[0] - CPU_SLACK:
+        verdict = "timeout"
     else:
-        verdict = f"exit {os.waitstatus_to_exitcode(status)} {'whole' if said == token else 'cut'}"
+        verdict = f"exit {os.waitstatus_to_exitcode(end.status)} {'whole' if token in end.said else 'cut'}"
     os.write(control, verdict.encode() + b"\n")
     os._exit(0)
 
@@ -89,25 +94,61 @@ def read_message(control: int) -> bytes:
     return data
 
 
-def watch(runner: int, control: int, memory_bytes: int | None) -> int | None:
-    """Wait status of the runner; None if all processes together exceeded `memory_bytes`."""
-    ended = os.pidfd_open(runner)
+class End:
+    """End of the runner: its wait status, its CPU time, and its messages."""
+
+    def __init__(self, status: int, cpu_seconds: float, said: list[bytes]) -> None:
+        self.status, self.cpu_seconds, self.said = status, cpu_seconds, said
+
+
+def watch(runner: int, control: int, done: _socket.socket, job: dict) -> End | None:
+    """Waits for the end of the runner; returns None if all processes together exceeded the memory or the number of files."""
+    ended, said = os.pidfd_open(runner), []
     poller = select.poll()
     poller.register(ended, select.POLLIN)
     poller.register(control, select.POLLIN)  # the host sends nothing after the job, so any event is a hang-up
+    poller.register(done, select.POLLIN)
+    done.setblocking(False)
+    buffer = done.getsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF)  # the default, which the filter lets nobody change
     while True:
-        if any(fd == control for fd, _ in poller.poll(POLL_MS)):
-            if os.getpid() != 1:
-                os.killpg(0, SIGKILL)  # without isolation the kernel does not do it
-            os._exit(1)
-        while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)  # orphans too: this is their new parent
-            if pid == runner:
-                return status
-            if pid == 0:
-                break
-        if memory_bytes is not None and memory_in_use() > memory_bytes:
+        for fd, _ in poller.poll(POLL_MS):
+            if fd == control:
+                if os.getpid() != 1:
+                    os.killpg(0, SIGKILL)  # without isolation the kernel does not do it
+                os._exit(1)
+            if fd == done.fileno() and not listen(done, runner, said):
+                poller.unregister(done)
+        while (state := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            seconds = cpu_seconds(runner) if state.si_pid == runner else 0.0
+            _, status = os.waitpid(state.si_pid, 0)  # orphans too: this is their new parent
+            if state.si_pid == runner:
+                for _ in range(MESSAGES_KEPT):
+                    if not listen(done, runner, said):
+                        break
+                return End(status, seconds, said)
+        if job["isolated"] and (memory_in_use() + socket_buffers(buffer) > job["memory_bytes"] or too_many_files()):
             return None
+
+
+def listen(done: _socket.socket, runner: int, said: list[bytes]) -> bool:
+    """Reads a message, and adds it to `said` if it is the runner's; False if there is none."""
+    try:
+        message, credentials, _, _ = done.recvmsg(2 * TOKEN_BYTES, _socket.CMSG_SPACE(12))
+    except BlockingIOError:
+        return False
+    if not credentials:
+        return False  # every other end is closed
+    if int.from_bytes(credentials[0][2][:4], sys.byteorder) == runner and message:
+        del said[: len(said) + 1 - MESSAGES_KEPT]
+        said.append(message)
+    return True
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process that has ended and was not waited for, without its children."""
+    with open(f"/proc/{pid}/stat", "rb") as f:
+        fields = f.read().rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_in_use() -> int:
@@ -127,6 +168,25 @@ def memory_in_use() -> int:
     return total
 
 
+def socket_buffers(buffer: int) -> int:
+    """Bytes that sockets hold or, for UNIX ones, may hold (`buffer` each): no file says how much is in these."""
+    with open("/proc/net/unix", "rb") as f:
+        kinds = [fields[4] for line in f.readlines()[1:] if len(fields := line.split()) > 4]
+    total = buffer * sum(DATAGRAMS if kind == b"0002" else 1 for kind in kinds)
+    for name in ("tcp", "tcp6", "udp", "udp6"):
+        if os.path.exists(path := f"/proc/net/{name}"):
+            with open(path, "rb") as f:
+                queues = [line.split()[4].split(b":") for line in f.readlines()[1:]]
+            total += sum(int(sent, 16) + int(received, 16) for sent, received in queues)
+    return total
+
+
+def too_many_files() -> bool:
+    """True if a writable folder has more files than it may; bubblewrap cannot limit them."""
+    states = [os.statvfs(path) for path in ("/tmp", "/dev/shm")]
+    return any(state.f_files - state.f_ffree > MAX_FILES for state in states)
+
+
 def keep_only(*keep: int) -> None:
     """Closes every descriptor above 2 that is not in `keep`."""
     low = 3
@@ -138,12 +198,8 @@ def keep_only(*keep: int) -> None:
 
 def restrict_runner(job: dict) -> None:
     """Applies the limits and drops every privilege in the runner, permanently."""
-    for name, (soft, hard) in job["rlimits"].items():
-        kind = getattr(resource, name)
-        most = resource.getrlimit(kind)[1]
-        if most != resource.RLIM_INFINITY:
-            soft, hard = min(soft, most), min(hard, most)
-        resource.setrlimit(kind, (soft, hard))
+    for name, limits in job["rlimits"].items():
+        resource.setrlimit(getattr(resource, name), possible(name, *limits))
     if not job["isolated"]:
         return
     os.setsid()
@@ -159,7 +215,13 @@ def restrict_runner(job: dict) -> None:
         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(header))
 
 
-def execute(code: str, token_pipe: int, done_pipe: int) -> None:
+def possible(name: str, soft: int, hard: int) -> tuple[int, int]:
+    """Soft and hard limit, lowered to the hard limit that this process has already."""
+    most = resource.getrlimit(getattr(resource, name))[1]
+    return (soft, hard) if most == resource.RLIM_INFINITY else (min(soft, most), min(hard, most))
+
+
+def execute(code: str, token_pipe: int, done: int, without_locks: bool) -> None:
     """Runs `code` as `__main__`, then hands the token back. Exits with 1 after an exception, as the interpreter does."""
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
@@ -167,22 +229,46 @@ def execute(code: str, token_pipe: int, done_pipe: int) -> None:
     sys.argv[:] = [CODE_NAME]
     os.environ.clear()
     sys.stdout.reconfigure(line_buffering=True)  # what was printed before a kill is not lost
+    if without_locks:
+        sys.meta_path.insert(0, SqliteLocks)
     read, write, close, run = os.read, os.write, os.close, exec
     try:
         program = compile(code, CODE_NAME, "exec", dont_inherit=True)
         # While the code runs, `write` and the token are on this frame's value stack only: the stack of a running frame is visible
         # in no attribute, local variable or `gc` call, and bytes are not tracked. Both are fetched before the code starts, so
         # replacing `os.write` has no effect, and the pipe of the token is empty and closed.
-        write(done_pipe, (read(token_pipe, TOKEN_BYTES), close(token_pipe), run(program, module.__dict__))[0])
+        write(done, (read(token_pipe, TOKEN_BYTES), close(token_pipe), run(program, module.__dict__))[0])
     except SystemExit:
         raise
     except MemoryError as error:
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-        write(done_pipe, OUT_OF_MEMORY)
+        write(done, OUT_OF_MEMORY)
         report(error, code)
     except BaseException as error:
         report(error, code)
+
+
+class SqliteLocks:
+    """Import hook: sqlite3 locks by files of its own, as the filter refuses the kernel's locks."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name != "sqlite3":
+            return
+        import _sqlite3
+
+        connect = _sqlite3.connect
+
+        def connect_by_dotfile(database, *options, uri=False, **named):
+            place = os.fsdecode(database)
+            if place in ("", ":memory:"):
+                return connect(database, *options, uri=uri, **named)
+            if not (uri and place.startswith("file:")):
+                place = "file:" + place.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+            return connect(f"{place}{'&' if '?' in place else '?'}vfs=unix-dotfile", *options, uri=True, **named)
+
+        _sqlite3.connect = connect_by_dotfile
 
 
 def report(error: BaseException, code: str) -> None:
@@ -288,7 +374,7 @@ def bind(path: str, read_only: bool = True) -> None:
 def tmpfs(path: str, size: int, mode: int) -> None:
     """Mounts an empty folder of `size` bytes; read-only if the size is 0."""
     os.makedirs(path, exist_ok=True)
-    mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, f"mode={mode:o},size={size or 4096},nr_inodes=16384")
+    mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, f"mode={mode:o},size={size or 4096},nr_inodes={MAX_FILES}")
     if size == 0:
         set_read_only(path)
 

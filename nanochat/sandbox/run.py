@@ -12,7 +12,6 @@ import functools
 import math
 import os
 import selectors
-import signal
 import socket
 import sys
 import time
@@ -244,15 +243,13 @@ def _feed(pipe: IO[bytes], rest: memoryview) -> memoryview:
 
 
 def _judge(verdict: bytes) -> tuple[Outcome, int | None]:
-    """Outcome and exit code from the supervisor's "exit CODE whole|cut" or "memory"."""
+    """Outcome and exit code from the supervisor's "exit CODE whole|cut", "timeout" or "memory"."""
     words = verdict.split()
-    if words[0] == b"memory":
-        return "memory", None
+    if words[0] in (b"memory", b"timeout"):
+        return ("memory" if words[0] == b"memory" else "timeout"), None
     if words[0] != b"exit":
         return "killed", None
     exit_code = int(words[1])
-    if exit_code == -signal.SIGXCPU:
-        return "timeout", None
     if exit_code < 0:
         return "killed", exit_code
     return ("ok" if exit_code == 0 and words[2] == b"whole" else "error"), exit_code

@@ -63,6 +63,9 @@ FAKES = [
     left("another interpreter", "import os, sys\nos.execv(sys.executable, [sys.executable, '-c', ''])"),
     left("exit of the parent of a fork", "import os, time\nif os.fork(): os._exit(0)\ntime.sleep(9)"),
     left("fork that takes the blame", "import os\nif os.fork() == 0:\n    assert False\nos.wait()\nos._exit(0)"),
+    Snippet("fork that passes for its parent", "error", "import os\nif os.fork():\n    os.wait()\n    os._exit(0)", exit_code=0),
+    Snippet("forks that pass before their parent fails", "error", "import os\nfor _ in range(3):\n    if os.fork() == 0: break\n"
+            "    os.wait()\nelse:\n    assert False", exit_code=1),
     left("no checks any more", "import builtins, sys\nbuiltins.AssertionError = SystemExit\nsys.exit(0)"),
     left("replaced builtins", "import builtins\n"
             "for n in ('exec', 'compile', 'print', 'open', 'len'): setattr(builtins, n, lambda *a, **k: 0)", 1),
@@ -90,6 +93,11 @@ FAKES = [
     left("no main module", "import sys\nsys.modules['__main__'] = None\nsys.exit(0)"),
     left("exit in the middle of a check", "class Liar:\n    def __eq__(self, other): import os; os._exit(0)\nassert Liar() == 1"),
     Snippet("exit code 3 after the end", "error", "import atexit, os\natexit.register(os._exit, 3)", exit_code=3),
+    Snippet("a child that ends first", "ok", "import os\nif os.fork() == 0:\n    print('child')\nelse:\n    os.wait()\n    print('parent')",
+            "child\nparent", exit_code=0),
+    Snippet("children that fail first", "ok", "import os, sys\nfor f in (lambda: bytearray(10**10), lambda: 1 / 0, sys.exit, os.abort):\n"
+            "    if os.fork() == 0: f()\n    os.wait()\nprint('parent')", "parent", exit_code=0),
+    Snippet("noise before the end", "ok", SHOUT + "for _ in range(9): shout(b'memory')\nshout(b'')\nshout(bytes(999))", exit_code=0),
     Snippet("a thread that fails after the end", "ok", "import threading\nthreading.Timer(.1, lambda: 1 / 0).start()", "ZeroDivisionError"),
     Snippet("the honest end", "ok", "assert True\nprint('passed')", "passed", exit_code=0),
 ]  # fmt: skip

@@ -89,10 +89,23 @@ FILES = [
     tries("unmount", "attempt(call, 'umount2', b'/tmp', 2)\nattempt(call, 'umount2', b'/proc', 2)"),
     tries("devices", "attempt(os.mknod, 'disk', 0o60666, os.makedev(254, 0))\nattempt(read, '/dev/vda')\nattempt(read, '/dev/mem')"),
     tries("open by handle", "attempt(call, 'open_by_handle_at', -100, ctypes.create_string_buffer(64), 0)"),
+    tries("watch the system", "attempt(call, 'inotify_init')\nattempt(call, 'inotify_init1', 0)\nattempt(call, 'fanotify_init', 0x200, 0)\n"
+          "import fcntl\nfor c in (fcntl.F_NOTIFY, fcntl.F_SETLEASE): attempt(lambda: fcntl.fcntl(os.open('/usr/bin', 0), c, 1) + 1)"),
+    tries("lock the system", "import fcntl\nf = open('/usr/bin/env')\nattempt(lambda: fcntl.flock(f, fcntl.LOCK_EX) or 1)\n"
+          "attempt(lambda: fcntl.lockf(f, fcntl.LOCK_SH) or 1)\nattempt(lambda: fcntl.flock(f, fcntl.LOCK_SH) or 1)\n"
+          "attempt(lambda: fcntl.fcntl(f, 37, bytes(32)) and 1)\nattempt(call, 'lockf', f.fileno(), 1, 0)"),
+    Snippet("a database of its own", "ok", "import multiprocessing as m, sqlite3\n"
+            "def add(n):\n    with sqlite3.connect('a?#%.db', timeout=20) as c: c.execute('insert into t values (?)', (n,))\n"
+            "sqlite3.connect('a?#%.db').execute('create table t (x)')\nps = [m.Process(target=add, args=(n,)) for n in range(4)]\n"
+            "[p.start() for p in ps], [p.join() for p in ps]\n"
+            "print(sqlite3.connect('file:a%3f%23%25.db?mode=ro', uri=True).execute('select sum(x) from t').fetchone(),\n"
+            "      sqlite3.connect(':memory:').execute('select 2').fetchone())", "(6,) (2,)"),
     tries("a full disk", "for i in range(99): attempt(lambda: os.write(os.open(f'f{i}', 66), b'x' * 2**24) < 0)"),
     tries("one huge file", "f = open('f', 'wb')\nf.seek(2**40)\nattempt(lambda: os.write(f.fileno(), b'x'))"),
     tries("full shared memory", "for i in range(99): attempt(lambda: os.write(os.open(f'/dev/shm/f{i}', 66), b'x' * 2**24) < 0)"),
-    tries("memory outside of every limit", "attempt(os.memfd_create, 'm')\nattempt(call, 'shmget', 0, 1 << 24, 0o1600)"),
+    tries("memory outside of every limit", "attempt(os.memfd_create, 'm')\nattempt(call, 'shmget', 0, 1 << 24, 0o1600)\n"
+          "attempt(call, 'semget', 0, 32000, 0o1600)"),
+    tries("larger socket buffers", "s = socket.socket(1)\nfor o in (7, 32): attempt(lambda: s.setsockopt(1, o, 1 << 22) or 1)"),
     Snippet("an empty folder of its own", "ok", "import os\nprint(os.getcwd(), os.listdir())\nopen('f', 'w').write('x')", "/tmp []"),
     Snippet("the environment", "ok", "import os\nprint(dict(os.environ), open('/proc/self/cmdline').read().count('@CANARY@'))", "{} 0"),
 ]  # fmt: skip
@@ -141,9 +154,25 @@ SURVIVORS = [
             "    except OSError: pass", seconds=1.0),
     Snippet("fork bomb of a shell", "ok|timeout", "import os\nos.system(':(){ :|:& };: 2>/dev/null')", seconds=1.0),
     Snippet("thread bomb", "timeout", "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(99,)).start()",
-            "can't start new thread", seconds=1.0),
+            "can't start new thread", seconds=3.0),
     Snippet("kill the own group", "killed", "import os\nos.killpg(0, 9)", exit_code=-9),
 ]  # fmt: skip
+# Fills the buffers of pairs of sockets, in as many processes as there may be.
+FILL = """
+import os, socket, time
+kept = []
+def fill():
+    if len(kept) == 60:
+        if os.fork():
+            time.sleep(99)
+        kept.clear()
+    kept.append(socket.socketpair(1, {}))
+    for end in kept[-1]:
+        end.setblocking(False)
+        try:
+            while True: end.send(bytes(50_000))
+        except BlockingIOError: pass
+"""
 LIMITS = [
     Snippet("endless loop", "timeout", "print('begun')\nwhile True: pass", "begun", seconds=0.5),
     Snippet("sleep", "timeout", "import time\ntime.sleep(1000)", seconds=0.3),
@@ -162,12 +191,18 @@ LIMITS = [
     Snippet("growing list", "memory", "x = []\nwhile True: x.append(bytes(2**20))"),
     Snippet("memory of many children", "memory", "import os, time\nfor _ in range(8):\n    if os.fork() == 0: break\n"
             "x = b'x' * (100 << 20)\ntime.sleep(60)"),
+    Snippet("memory of sockets", "memory", FILL.format("1") + "while True: fill()"),
+    Snippet("memory of closed sockets", "memory", FILL.format("2") + "import os\nwhile True:\n    r = socket.socket(1, 2)\n"
+            "    r.bind(f'r{len(kept)}')\n    kept.append(r)\n    for _ in range(9):\n        s = socket.socket(1, 2)\n"
+            "        s.sendto(bytes(150_000), r.getsockname())\n        s.close()"),
+    Snippet("memory of files without content", "memory|error", "n = 0\nwhile True:\n    open(f'f{n}', 'w').close()\n    n += 1"),
     Snippet("mapped memory", "error", "import mmap\nm = mmap.mmap(-1, 10**10)", "OSError"),
     Snippet("bomb in a zip", "memory", "import zlib\nd = zlib.decompressobj()\nz = zlib.compress(bytes(10**8))\n"
             "x = [zlib.decompress(z) for _ in range(9)]"),
     Snippet("endless recursion", "error", "def f(): return g()\ndef g(): return f()\nf()", "RecursionError"),
     Snippet("null pointer", "killed", "import ctypes\nctypes.string_at(0)", exit_code=-11),
     Snippet("abort", "killed", "import os\nos.abort()", exit_code=-6),
+    Snippet("the signal of the CPU limit", "killed", "import os, signal\nos.kill(os.getpid(), signal.SIGXCPU)", exit_code=-24),
     Snippet("alarm", "killed", "import signal, time\nsignal.alarm(1)\ntime.sleep(30)", exit_code=-14),
 ]  # fmt: skip
 SNIPPETS = [*NETWORK, *FILES, *NEIGHBOURS, *SURVIVORS, *LIMITS]
