@@ -9,12 +9,14 @@ import json
 import os
 import tempfile
 import threading
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 # The checkout. Defined in this file only: the sandbox hides everything below it from model-written code.
 ROOT = Path(__file__).resolve().parent.parent
+_JOINERS = "\u200c\u200d"
 
 
 class UserError(Exception):
@@ -126,6 +128,16 @@ def shown(path: str | os.PathLike[str]) -> str:
     """A path for a line on the terminal: bytes that are not UTF-8 and control characters become escapes."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def printable(text: str, kept: str = "") -> str:
+    """`text` with U+FFFD for each character that controls a terminal or the direction of text, except those in `kept`.
+
+    Spaces of all scripts and the two joiners, of which emoji and Persian words are made, stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in kept or c in _JOINERS or unicodedata.category(c) == "Zs" else "\ufffd" for c in text)
 
 
 def is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +13,8 @@ from mc.loading import load_memory
 from mc.session.ingest import check_file
 from mc.telemetry.provider import open_telemetry
 from mc.telemetry.sessions import SessionTelemetry
-from nanochat.checkpoint.load_model import Stage, latest_stage, load_model, newest_tag, say_to_stderr
-from nanochat.common import UserError
+from nanochat.checkpoint.load_model import Stage, latest_stage, load_model, newest_tag
+from nanochat.common import UserError, base_dir
 from nanochat.flags import flag, parse, part, run
 from nanochat.infer.conversation import ChatSession, Conversation
 from nanochat.infer.engine import Engine
@@ -23,8 +24,12 @@ from nanochat.infer.tools import ToolFlags
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.tracking.run_log import MC_SUFFIX
 from scripts.shared.memory_chat import Command, MemoryChat, MemoryFlags, to_path
+from scripts.shared.terminal import MessageReader, note, put
 
-KEYS = "Enter sends a line; a line that ends in \\ continues on the next. Ctrl-C stops the reply, Ctrl-D or /quit ends the program."
+KEYS = """Enter sends a line; a line that ends in \\ continues on the next. Ctrl-C stops the reply, Ctrl-D or /quit ends the program.
+A line that begins with / is a command; put a space before it to send it as a message."""
+HISTORY = "chat_history"  # in the base folder: what was typed in earlier runs
+COMMAND = re.compile(r"/([^\W\d_][^\s/]*)(?:\s+(.*))?", re.DOTALL)  # not a path, as /tmp/a is
 BASE = "A base model continues what you type. "
 # Text between pieces of two kinds: tool calls read `[2*3 → 6]`.
 BEFORE = {("text", "python"): "[", ("python", "python_output"): " → ", ("python_output", "text"): "] ", ("python", "text"): "] "}
@@ -43,6 +48,7 @@ class ChatCli:
     memory: MemoryFlags = part(MemoryFlags)
     sampling: Sampling = part(Sampling)
     tools: ToolFlags = part(ToolFlags)
+    history: bool = flag(True, f"keep what is typed on a terminal for later runs, in {HISTORY} of the base folder")
     device_type: str = flag("auto", "cuda, cpu or mps; auto = the best available")
 
     def __post_init__(self) -> None:
@@ -63,14 +69,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     model, tokenizer, _ = load_model(stage, config.model_tag, config.step, runtime.device, runtime.precision.dtype)
     base = stage == "base"
     tools = None if base else config.tools.open(tokenizer)
-    chat = Conversation(Engine(model, tools=tools), tokenizer, config.sampling, base, warn=lambda text: print(f"[{text}]"))
+    reader = MessageReader(base_dir() / HISTORY if config.history else None, note)
+    say = put if reader.interactive and config.prompt is None else note
+    chat = Conversation(Engine(model, tools=tools), tokenizer, config.sampling, base, warn=lambda text: say(f"[{text}]"))
     if config.prompt is not None:
         show(chat.say(config.prompt))
     elif base:
-        talk(chat, {}, f"{BASE}{KEYS}\n/help shows this.")
+        talk(chat, reader, {}, f"{BASE}{KEYS}\n/help shows this.")
     else:
         commands = {"clear": Command("", lambda _: chat.messages.clear()), "again": Command("", lambda _: again(chat))}
-        talk(chat, commands, f"{KEYS}\n/clear forgets the conversation, /again gives another reply, /help shows this.")
+        talk(chat, reader, commands, f"{KEYS}\n/clear forgets the conversation, /again gives another reply, /help shows this.")
     return 0
 
 
@@ -83,7 +91,8 @@ def chat_with_memory(config: ChatCli, runtime: Runtime) -> None:
     loaded = load_memory(stage, tag, config.step, runtime.device, runtime.precision.dtype)
     base = stage == "base"
     tools = None if base else config.tools.open(loaded.tokenizer)
-    say = print if config.prompt is None else say_to_stderr
+    reader = MessageReader(base_dir() / HISTORY if config.history else None, note)
+    say = put if reader.interactive and config.prompt is None else note
     with (
         contextlib.closing(SessionTelemetry(open_telemetry(config.memory.telemetry, "megacontext-chat"))) as telemetry,
         MemoryChat(loaded, config.memory, config.sampling, base, tools, say, telemetry) as chat,
@@ -91,7 +100,7 @@ def chat_with_memory(config: ChatCli, runtime: Runtime) -> None:
         whole = config.memory.ingest is None or chat.ingest(config.memory.ingest)
         if config.prompt is None:
             lines = [f"/{name} {command.argument}".rstrip() + f" {command.does}" for name, command in chat.commands.items()]
-            talk(chat.conversation, chat.commands, "\n".join([f"{BASE if base else ''}{KEYS}", *lines, "/help shows this."]))
+            talk(chat.conversation, reader, chat.commands, "\n".join([f"{BASE if base else ''}{KEYS}", *lines, "/help shows this."]))
         elif whole:
             show(chat.conversation.say(config.prompt))
         else:
@@ -110,8 +119,8 @@ def show(pieces: Iterator[Piece]) -> None:
     """Prints a reply as it comes."""
     with contextlib.closing(pieces):
         for text in shown(pieces):
-            print(text, end="", flush=True)
-    print(flush=True)
+            put(text, end="")
+    put("")
 
 
 def shown(pieces: Iterator[Piece]) -> Iterator[str]:
@@ -128,64 +137,41 @@ def again(chat: Conversation) -> None:
     if chat.messages:
         show(chat.again())
     else:
-        print("there is no message to reply to yet")
+        raise UserError("there is no message to reply to yet")
 
 
-def talk(chat: ChatSession, commands: Mapping[str, Command], help_text: str) -> None:
-    """Chats until the end of the input."""
-    if sys.stdin.isatty():
-        import readline  # noqa: F401  (arrow keys edit a line and find earlier ones)
-    print(help_text)
-    while (line := ask()) is not None:
+def talk(chat: ChatSession, reader: MessageReader, commands: Mapping[str, Command], help_text: str) -> None:
+    """Chats until the end of the input. From a pipe, nothing but replies and what commands show goes to stdout."""
+    say = put if reader.interactive else note
+    commands = {**commands, "help": Command("", lambda _: put(help_text))}
+    if reader.interactive:
+        put(help_text)
+    while (message := reader.next()) is not None and message.strip() != "/quit":
         try:
-            if line == "/help":
-                print(help_text)
-            elif is_command(line, commands):
-                obey(line, commands)
-            elif line:
-                show(chat.say(line))
+            if (typed := COMMAND.fullmatch(message)) is not None:
+                obey(typed[1], typed[2] or "", commands)
+            elif message.strip():
+                show(chat.say(message.removeprefix(" ") if COMMAND.fullmatch(message.lstrip(" ")) else message))
         except KeyboardInterrupt:
-            print("\n[stopped]")
+            say("\n[stopped]")
         except UserError as error:
-            print(f"error: {error}")
+            say(f"error: {error}")
 
 
-def is_command(line: str, commands: Mapping[str, Command]) -> bool:
-    """True if a line is a command: one word after a slash, and an argument only if that command takes one."""
-    name, _, argument = line.removeprefix("/").partition(" ")
-    takes = name in commands and commands[name].argument
-    return line.startswith("/") and re.fullmatch("[a-z]+", name) is not None and (not argument.strip() or bool(takes))
-
-
-def obey(line: str, commands: Mapping[str, Command]) -> None:
-    """Runs a command."""
-    name, _, argument = line.removeprefix("/").partition(" ")
+def obey(name: str, argument: str, commands: Mapping[str, Command]) -> None:
+    """Runs a command. Raises `UserError` unless it exists and has the argument that it needs."""
+    argument = argument.strip()
     if name not in commands:
-        print(f"unknown command /{name}; /help lists the commands")
-    elif commands[name].argument and not argument.strip():
-        print(f"/{name} needs an argument: /{name} {commands[name].argument}")
-    else:
-        commands[name].run(argument.strip())
-
-
-def ask() -> str | None:
-    """The next input, None at its end. Ctrl-C discards what was typed."""
-    lines: list[str] = []
-    while True:
-        try:
-            line = input("... " if lines else "> ")
-        except EOFError:
-            print()
-            return None
-        except KeyboardInterrupt:
-            print()
-            lines = []
-            continue
-        if not lines and line.strip() == "/quit":
-            return None
-        lines.append(line.removesuffix("\\"))
-        if not line.endswith("\\"):
-            return "\n".join(lines)
+        nearest = difflib.get_close_matches(name.lower(), [*commands, "quit"], n=1, cutoff=0.5)
+        hint = f"did you mean /{nearest[0]}? " if nearest else ""
+        raise UserError(f"unknown command /{name}; {hint}/help lists the commands, a space before the / sends a message")
+    if "\n" in argument:
+        raise UserError(f"/{name} is a command, which is one line; put a space before it to send these lines as a message")
+    if argument and not commands[name].argument:
+        raise UserError(f"/{name} takes no argument; put a space before it to send this line as a message")
+    if commands[name].argument and not argument:
+        raise UserError(f"/{name} needs an argument: /{name} {commands[name].argument}")
+    commands[name].run(argument)
 
 
 if __name__ == "__main__":

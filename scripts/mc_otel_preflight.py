@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from mc.telemetry.collector import ENDPOINTS, INSECURE, Collector, endpoint_is_set, find_collector
 from mc.telemetry.provider import missing_packages
 from mc.telemetry.schema import PREFIX
+from nanochat.common import printable
 from nanochat.flags import flag, parse, run
 from nanochat.redaction import redact
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if outcome.said:
         said = redact(" ".join(outcome.said.split()))[:SAID_CHARACTERS]
-        print("in detail: " + "".join(c if c.isprintable() else "\ufffd" for c in said))
+        print(f"in detail: {printable(said)}")
     if outcome.accepted and not outcome.rejected:
         on = "" if endpoint_is_set(os.environ) else "; runs with --mc send to it with --mc-telemetry otlp"
         print(f"accepted in {seconds * 1e3:,.0f} ms: a trace of one span mc_preflight{on}")

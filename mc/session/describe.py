@@ -15,6 +15,7 @@ from mc.session.allocator import raw_from
 from mc.session.base_session import Session, session_spec
 from mc.session.session import start_session
 from mc.session.tree import RamTree
+from nanochat.common import printable
 from nanochat.data.tokenizer import Tokenizer
 
 SPANS = 12  # listed at most
@@ -66,8 +67,7 @@ def opened(session: Session) -> Iterator[Span]:
 def beginning(session: Session, tokenizer: Tokenizer, span: Span) -> str:
     """First words of a span, on one line without control characters."""
     upto = min(span.end, span.begin + 4 * WORDS)
-    text = " ".join(tokenizer.decode(session.tree.tokens(span.begin, upto).tolist()).split())
-    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    text = printable(" ".join(tokenizer.decode(session.tree.tokens(span.begin, upto).tolist()).split()))
     return text if len(text) <= WORDS and upto == span.end else text[: WORDS - 1] + "…"
 
 

@@ -26,7 +26,7 @@ from mc.session.conversation import end_turns
 from mc.session.disk_tree import DiskTree
 from mc.session.files import CHECKSUM, columns
 from mc.session.tree import TreeSpec
-from nanochat.common import UserError, batched_by_chars
+from nanochat.common import UserError, batched_by_chars, printable
 from nanochat.data.chat_template import render_around
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.progress import ProgressDisplay
@@ -64,7 +64,7 @@ def ingest(
     Raises `UserError` before anything is added if the file cannot be read, is empty, is not UTF-8 text, is longer than `quota`
     tokens, or does not fit on the disk or into the session; and later if the file or the disk fails while adding.
     """
-    name = _printable(name or path.name)
+    name = printable(name or path.name)
     with _open(path) as file:
         size, total = os.fstat(file.fileno()).st_size, 0
         for ids in _encoded(file, path, tokenizer):
@@ -203,7 +203,3 @@ def _check_disk(session: Session, tokens: int) -> None:
         if needed > free:
             where = f"{session.tree.folder.parent} has room for {free / 1e6:,.1f} MB"
             raise UserError(f"{tokens:,} tokens take {needed / 1e6:,.1f} MB and {where}; free some space")
-
-
-def _printable(name: str) -> str:
-    return "".join(c if c.isprintable() else "\ufffd" for c in name)

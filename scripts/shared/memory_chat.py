@@ -20,10 +20,11 @@ from mc.session.ingest import QUOTA, follow, ingest, is_whole
 from mc.session.store import SessionStore
 from mc.telemetry.provider import TelemetryFlags
 from mc.telemetry.sessions import SessionTelemetry
-from nanochat.common import UserError
+from nanochat.common import UserError, printable
 from nanochat.flags import GIVEN, flag, flat_values, part
 from nanochat.infer.sampling import Sampling
 from nanochat.infer.tools import Tools
+from scripts.shared.terminal import put
 
 NAME = "chat"  # of the session if none is named
 
@@ -123,7 +124,7 @@ class MemoryChat:
         file, session = to_path(path), self.conversation.session
         reading = ingest(session, self._tokenizer, file, chat=not self._base, quota=self._quota)
         begin = time.monotonic()
-        last = follow(reading, file.name)
+        last = follow(reading, printable(file.name))
         if is_whole(last):
             speed = last.total / (time.monotonic() - begin + 1e-9)
             self._say(f"[{file.name} was read: {last.total:,} tokens, {speed:,.0f} tokens/s; {self._which()}]")
@@ -141,8 +142,8 @@ class MemoryChat:
         rows += [self._row(info, " ") for info in infos]
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         for mark, name, tokens, size, written, model in rows:
-            print(f"{mark:<{widths[0]}} {name:<{widths[1]}}  {tokens:>{widths[2]}}  {size:>{widths[3]}}  {written:<{widths[4]}}  {model}")
-        print(f"* is open. Sessions are in {self._store.root if self._store.on_disk else 'this process, and end with it'}.")
+            put(f"{mark:<{widths[0]}} {name:<{widths[1]}}  {tokens:>{widths[2]}}  {size:>{widths[3]}}  {written:<{widths[4]}}  {model}")
+        put(f"* is open. Sessions are in {self._store.root if self._store.on_disk else 'this process, and end with it'}.")
 
     def _row(self, info: SessionInfo, mark: str) -> tuple[str, ...]:
         size = f"{info.bytes / 1e6:,.2f} MB" if self._store.on_disk else "-"
@@ -154,11 +155,11 @@ class MemoryChat:
         return mark, info.name, f"{info.tokens:,}", size, written, model
 
     def _focus(self) -> None:
-        print(f"session {self.name}: {describe_focus(self.conversation.session, self._tokenizer)}")
+        put(f"session {self.name}: {describe_focus(self.conversation.session, self._tokenizer)}")
 
     def _open(self, name: str) -> None:
         if name == self.name:
-            print(f"session {name} is open already")
+            self._say(f"session {name} is open already")
             return
         with _as_user_error():
             self._switch(name, lambda: self._store.open(name))

@@ -54,28 +54,32 @@ def test_what_a_user_can_do_with_sessions(
     (tmp_path / "note s.txt").write_text("word " * 500)
     type_lines(
         monkeypatch, "hi", f"/ingest {tmp_path / 'note s.txt'}", "/focus", "/fork b", "again", "/open a", "/sessions", "/open a", "/clear",
-        "/clear", "/open ../x", "/fork a", "/fork", "/ingest", "/ingest /nowhere", "/sessions now", "/what", "/help"
+        "/clear", "/open ../x", "/fork a", "/fork", "/ingest", "/ingest /nowhere", "/sessions now", "/what is it?",
+        "/Fokus now!", "/help"
     )  # fmt: skip
     assert main([*SAY, "--session", "a"]) == 0
-    out, _ = capfd.readouterr()
-    begin, said, read, focus, forked, again, opened, *rest = out.split("> ")[:-1]
-    assert "/fork NAME continues in a copy of this session" in begin
-    assert said.strip("\n") == LETTERS.rstrip("\n")
-    assert "[note s.txt was read: " in read and "session a has " in read
+    out, err = capfd.readouterr()
+    said, again = (out.index(LETTERS), out.rindex(LETTERS))
+    assert said == 0 and out.count(LETTERS) == 2 and "> " not in out
+    focus, (listed, helped) = out[len(LETTERS) + 1 : again], out[again + len(LETTERS) + 1 :].split("Enter sends")
     assert "residency" in focus and "1 character = " in focus and "of LOD2" in focus
-    length = int(read.split("session a has ")[1].split()[0].replace(",", ""))
-    assert forked == f"session b has {length:,} tokens\n" and again.startswith(LETTERS)
-    assert opened == f"session a has {length:,} tokens\n"
-    listed, already, new, newer, bad, taken, nothing, no_file, nowhere, now, what, helped = rest
+    assert "/fork NAME continues in a copy of this session" in helped
     rows = {row.split()[0].strip("*"): row for row in listed.splitlines()[1:3] for row in [row.replace("* ", "", 1).strip()]}
+    notes = err.splitlines()[err.splitlines().index("session a is new") + 1 :]
+    read, forked, opened, already, new, newer, bad, taken, nothing, no_file, nowhere, now, what, hello = notes
+    assert read.startswith("[note s.txt was read: ") and "session a has " in read
+    length = int(read.split("session a has ")[1].split()[0].replace(",", ""))
+    assert forked == f"session b has {length:,} tokens" and opened == f"session a has {length:,} tokens"
     assert rows.keys() == {"a", "b"} and f"{length:,}" in rows["a"] and "sft alphabet, step 7" in rows["b"]
     assert [line for line in listed.splitlines() if line.startswith("* a")] and "sessions" in listed.splitlines()[-1]
-    assert (already, new, newer) == ("session a is open already\n", "session a-2 is new\n", "session a-3 is new\n")
+    assert (already, new, newer) == ("session a is open already", "session a-2 is new", "session a-3 is new")
     assert "invalid session name" in bad and "session a already exists" in taken
-    assert nothing == "/fork needs an argument: /fork NAME\n" and no_file == "/ingest needs an argument: /ingest FILE\n"
-    assert nowhere.startswith("error: cannot read /nowhere: No such file") and now.startswith(LETTERS)
-    assert what == "unknown command /what; /help lists the commands\n" and begin.endswith(helped)
-    assert {info.name: info.tokens for info in list_sessions(trained / "sessions")} == {"a": length, "a-2": 0, "a-3": 43, "b": length + 36}
+    assert nothing == "error: /fork needs an argument: /fork NAME" and no_file == "error: /ingest needs an argument: /ingest FILE"
+    assert nowhere.startswith("error: cannot read /nowhere: No such file")
+    assert now.startswith("error: /sessions takes no argument")
+    assert what.startswith("error: unknown command /what; /help lists the commands")
+    assert hello.startswith("error: unknown command /Fokus; did you mean /focus? ")
+    assert {info.name: info.tokens for info in list_sessions(trained / "sessions")} == {"a": length, "a-2": 0, "a-3": 0, "b": length + 36}
 
 
 def test_a_document_is_read_before_the_first_prompt(trained: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+import nanochat.sandbox.run
 from nanochat.common import ROOT, UserError
-from nanochat.sandbox import child, run
+from nanochat.sandbox import child
 from nanochat.sandbox.isolation import IsolationBackend, find_backends
 from nanochat.sandbox.run import Limits, isolation, run_python, run_with
 from tests.helpers.sandbox_host import FIRST_MARK, backend_named, processes_with_mark
@@ -272,13 +273,13 @@ def test_each_limit_is_the_one_that_was_given(limits: Limits, code: str, shown: 
 @pytest.mark.parametrize("ignore", ["", "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"])
 def test_the_limit_of_cpu_time_is_a_timeout(ignore: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if the program ignores its signal and the kernel kills it; many threads reach it before the wall clock's."""
-    job = run._job
+    job = nanochat.sandbox.run._job
 
     def with_less_cpu_time(*arguments: Any) -> dict[str, Any]:
         made = job(*arguments)
         return made | {"rlimits": made["rlimits"] | {"RLIMIT_CPU": (1, 2)}}
 
-    monkeypatch.setattr(run, "_job", with_less_cpu_time)
+    monkeypatch.setattr(nanochat.sandbox.run, "_job", with_less_cpu_time)
     result = run_python(f"{ignore}while True: pass", Limits(seconds=60))
     assert (result.outcome, result.exit_code) == ("timeout", None)
 
