@@ -85,7 +85,7 @@ class WebSessions:
             with _refusing(path, title):
                 before = session.length
                 with contextlib.closing(
-                    ingest(session, self._tokenizer, path, chat=True, quota=self._limits.ingest_quota, name=title)
+                    ingest(session, self._tokenizer, path, chat=True, quota=self._limits.ingest_quota, name=title, lasting=False)
                 ) as reading:
                     for progress in reading:
                         yield {"stage": progress.stage, "read": progress.done, "total": progress.total}
@@ -125,6 +125,7 @@ class WebSessions:
             "modified": info.modified,
             "model": info.manifest.get("model"),
             "trouble": trouble,
+            "unfinished": None if info.unfinished is None or info.name in self._busy else info.unfinished.describe(info.tokens),
             "busy": info.name in self._busy,
         }
 

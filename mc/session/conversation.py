@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import torch
 
 from mc.session.base_session import Session
+from mc.session.disk_tree import DiskTree
+from mc.session.files import Unfinished, read_unfinished, write_unfinished
 from nanochat.common import UserError
-from nanochat.data.chat_template import closing, render_prompt
+from nanochat.data.chat_template import closing, render_around, render_prompt
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.conversation import check_text, ending, reply_pieces
 from nanochat.infer.engine import Engine
@@ -34,6 +36,8 @@ class Turn:
         self._session, self._tokenizer, self._chat = session, tokenizer, chat
         if chat:
             end_turns(session, tokenizer)
+        else:
+            forget_unfinished(session)
         self.prompt, self._begin = list(prompt), session.length
         self._tokens = list(prompt)
         session.hooks.turn_begins(session)
@@ -92,7 +96,10 @@ class SessionConversation:
 
 
 def end_turns(session: Session, tokenizer: Tokenizer) -> None:
-    """Closes the turns that are open at the end of the history, which is read backwards to the last special token."""
+    """Closes the turns that are open at the end of the history, which is read backwards to the last special token.
+
+    A document of which a killed process read a part is answered as one that was read in part.
+    """
     first_special = min(tokenizer.special_tokens.values())
     newest, end = None, session.tree.length
     while newest is None and end > 0:
@@ -100,5 +107,26 @@ def end_turns(session: Session, tokenizer: Tokenizer) -> None:
         tokens = session.tree.tokens(begin, end)
         special = tokens[tokens >= first_special]
         newest, end = int(special[-1]) if len(special) else None, begin
-    if ids := closing(tokenizer, newest):
+    document = unfinished(session)
+    if document is not None and newest == tokenizer.special_tokens["<|user_start|>"]:
+        session.append(torch.tensor(answer_to_document(tokenizer, document.name, whole=False)))
+    elif ids := closing(tokenizer, newest):
         session.append(torch.tensor(ids))
+    forget_unfinished(session)
+
+
+def answer_to_document(tokenizer: Tokenizer, name: str, whole: bool) -> list[int]:
+    """Tokens after the text of the document `name`: the end of its turn, and the answer."""
+    return render_around(tokenizer, "", f"I have read {'' if whole else 'the beginning of '}{name}.")[1]
+
+
+def unfinished(session: Session) -> Unfinished | None:
+    """The document of which a killed process read a part into `session`."""
+    document = read_unfinished(session.tree.folder) if isinstance(session.tree, DiskTree) else None
+    return document if document is not None and session.length <= document.end else None
+
+
+def forget_unfinished(session: Session) -> None:
+    """Removes the mark of a document that was read in part."""
+    if isinstance(session.tree, DiskTree):
+        write_unfinished(session.tree.folder, None)

@@ -8,6 +8,7 @@ A session is a folder:
     values<l>.bin    [S,V] for each node of the levels whose value embeddings are stored
     blocks.bin       uint32 for each complete block: its checksum
     tail.bin         the incomplete block as of the last save: uint64 blocks before it, uint32 CRC-32, its tokens
+    unfinished.json  while a document is read: `Unfinished`; stays if the process is killed
     lock             locked while a process has the session open; holds the process id
 
 Numbers are little-endian. A block's checksum is the CRC-32 of all that its completion adds: its tokens, its gist, and the
@@ -34,10 +35,11 @@ import numpy as np
 
 from mc.session.tree import TreeSpec
 from nanochat.checkpoint.manifest import canonical
-from nanochat.common import UserError, atomic_write
+from nanochat.common import UserError, atomic_write, read_json, write_json
 
 FORMAT = "megacontext-session-1"
 MANIFEST, BLOCKS, TAIL, LOCK = "manifest.json", "blocks.bin", "tail.bin", "lock"
+UNFINISHED = "unfinished.json"
 CHECKSUM = np.dtype("<u4")
 VERIFIED_AT_ONCE = 1 << 24  # bytes
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
@@ -258,8 +260,46 @@ def lock(folder: Path) -> int:
     return file
 
 
+class Unfinished(NamedTuple):
+    """Document that is being read: its name and file, and the tokens of the history before its text and at its end."""
+
+    name: str
+    path: str | None  # None if the file does not outlive the reading
+    begin: int
+    end: int
+
+    def read(self, length: int) -> int:
+        """Tokens of the text that a history of `length` tokens has."""
+        return min(max(0, length - self.begin), self.end - self.begin)
+
+    def describe(self, length: int) -> str:
+        """Line for the user of a history of `length` tokens."""
+        return f"{self.read(length):,} of {self.end - self.begin:,} tokens of {self.name} were read"
+
+
+def write_unfinished(folder: Path, document: Unfinished | None) -> None:
+    """Marks the session in `folder` as one with a part of `document`; None removes the mark."""
+    if document is None:
+        (folder / UNFINISHED).unlink(missing_ok=True)
+    else:
+        write_json(folder / UNFINISHED, document._asdict())
+
+
+def read_unfinished(folder: Path) -> Unfinished | None:
+    """The document of which the session in `folder` may have a part only."""
+    if not (folder / UNFINISHED).exists():
+        return None
+    try:
+        return Unfinished(**read_json(folder / UNFINISHED))
+    except TypeError as error:
+        raise UserError(f"{folder / UNFINISHED} is not what was written; delete it") from error
+
+
 class SessionInfo(NamedTuple):
-    """A session on disk: `modified` in seconds since 1970; `damaged` is the reason if its manifest cannot be read."""
+    """A session on disk: `modified` in seconds since 1970; `damaged` is the reason if its manifest cannot be read.
+
+    Of `unfinished` it has a part only, because a process was killed.
+    """
 
     name: str
     tokens: int
@@ -267,6 +307,7 @@ class SessionInfo(NamedTuple):
     modified: float
     manifest: dict[str, Any]
     damaged: str | None = None
+    unfinished: Unfinished | None = None
 
 
 def list_sessions(root: Path) -> list[SessionInfo]:
@@ -315,7 +356,11 @@ def _look_at(folder: Path) -> SessionInfo:
         data = (folder / BLOCKS).read_bytes() if BLOCKS in states else b""
         stored = np.frombuffer(data[: len(data) // CHECKSUM.itemsize * CHECKSUM.itemsize], CHECKSUM)
         tail = read_tail(folder, header.spec, stored, header.seed)
+        unfinished = read_unfinished(folder)
     except UserError as error:
         return SessionInfo(folder.name, 0, size, modified, {}, str(error))
     waiting = len(tail.tokens) if isinstance(tail, Tail) and tail.blocks == len(stored) else 0
-    return SessionInfo(folder.name, len(stored) * header.spec.geometry.block_size + waiting, size, modified, header.manifest)
+    length = len(stored) * header.spec.geometry.block_size + waiting
+    if unfinished is not None and length > unfinished.end:
+        unfinished = None  # the kill came after its end
+    return SessionInfo(folder.name, length, size, modified, header.manifest, None, unfinished)

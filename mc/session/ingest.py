@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from mc.session.base_session import Session
-from mc.session.conversation import end_turns
+from mc.session.conversation import answer_to_document, end_turns, forget_unfinished, unfinished
 from mc.session.disk_tree import DiskTree
-from mc.session.files import CHECKSUM, columns
+from mc.session.files import CHECKSUM, Unfinished, columns, write_unfinished
 from mc.session.tree import TreeSpec
 from nanochat.common import UserError, batched_by_chars, printable
 from nanochat.data.chat_template import render_around
@@ -53,13 +53,15 @@ class Progress(NamedTuple):
 
 
 def ingest(
-    session: Session, tokenizer: Tokenizer, path: Path, *, chat: bool, quota: int = QUOTA, name: str | None = None
+    session: Session, tokenizer: Tokenizer, path: Path, *, chat: bool, quota: int = QUOTA, name: str | None = None, lasting: bool = True
 ) -> Generator[Progress, None, None]:
     """Adds the text file at `path` to `session` and yields the progress, while adding at least every `STEP` tokens.
 
     A chat model (`chat`) gets the document as a user turn, below its `name` (default: the file's), and an answer of the assistant
     that it was read; a base model gets the text alone. Special tokens spelled in the text stay text. The session is saved every
-    `SAVE_EVERY` tokens and at the end. If the caller stops early, what was added stays, as a complete turn.
+    `SAVE_EVERY` tokens and at the end. If the caller stops early, what was added stays, as a complete turn. If the process is killed,
+    the session is marked (`mc.session.conversation.unfinished`); ingesting the same document next continues where it stopped.
+    `lasting` is true if the file outlives the ingestion.
 
     Raises `UserError` before anything is added if the file cannot be read, is empty, is not UTF-8 text, is longer than `quota`
     tokens, or does not fit on the disk or into the session; and later if the file or the disk fails while adding.
@@ -74,19 +76,28 @@ def ingest(
             yield Progress("check", min(file.tell(), size), size)
         if not total:
             raise UserError(f"{path} is empty; give a file with text")
-        session.check_room(total + HEADING)
-        _check_disk(session, total)
-        file.seek(0)
-        if chat:
+        document, path_kept = unfinished(session), str(path.absolute()) if lasting else None
+        if document is not None and not _continues(document, session, _reread(file, path, tokenizer), name, total):
+            document = None
+        left = total if document is None else total - document.read(session.length)
+        session.check_room(left + HEADING)
+        _check_disk(session, left)
+        if document is None and chat:
             end_turns(session, tokenizer)
-        heading = f"{name}\n"
-        first, begin, done = session.length == 0, session.length, 0
         session.hooks.turn_begins(session)
-        before, _ = render_around(tokenizer, heading, "", first)
+        begun, done = session.length, total - left
         try:
-            session.append(torch.tensor(before if chat else before[:first]))
-            for ids in _encoded(file, path, tokenizer):
-                for piece in torch.from_numpy(ids[: total - done].astype(np.int64)).split(STEP):
+            if document is None:
+                before, _ = render_around(tokenizer, f"{name}\n", "", begun == 0)
+                before = before if chat else before[: begun == 0]
+                begin = begun + len(before)
+                if isinstance(session.tree, DiskTree):
+                    write_unfinished(session.tree.folder, Unfinished(name, path_kept, begin, begin + total))
+                session.append(torch.tensor(before))
+            skipped = done
+            for ids in _reread(file, path, tokenizer):
+                ids, skipped = ids[skipped:], max(0, skipped - len(ids))
+                for piece in torch.from_numpy(ids[: total - done].astype(np.int64)).split(STEP) if len(ids) else ():
                     session.append(piece)
                     done += len(piece)
                     if done // SAVE_EVERY > (done - len(piece)) // SAVE_EVERY:
@@ -94,11 +105,27 @@ def ingest(
                     yield Progress("add", done, total)
         finally:
             with held_back():
-                if chat and session.length > begin:
-                    answer = f"I have read {name}." if done == total else f"I have read the beginning of {name}."
-                    session.append(torch.tensor(render_around(tokenizer, heading, answer)[1]))
+                if chat and (session.length > begun or document is not None):
+                    session.append(torch.tensor(answer_to_document(tokenizer, name, done == total)))
                 session.save()
+                forget_unfinished(session)
                 session.hooks.turn_ends(session, 0)
+
+
+def _continues(document: Unfinished, session: Session, texts: Iterator[np.ndarray], name: str, total: int) -> bool:
+    """True if `document`, which a killed process read in part, is the one with this `name` and the tokens `texts`."""
+    read = document.read(session.length)
+    if (document.name, document.end - document.begin) != (name, total) or session.length < document.begin:
+        return False
+    at = 0
+    for ids in texts:
+        known = min(len(ids), read - at)
+        if not np.array_equal(session.tree.tokens(document.begin + at, document.begin + at + known).numpy(), ids[:known]):
+            return False
+        at += known
+        if at == read:
+            break
+    return True
 
 
 def follow(progress: Generator[Progress, None, None], name: str, stream: TextIO | None = None) -> Progress | None:
@@ -182,6 +209,12 @@ def _cut(text: str) -> int:
 def _encoded(file: BinaryIO, path: Path, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     for texts in batched_by_chars(read_text(file, path), BATCH_CHARS):
         yield tokenizer.encode_bulk(texts, bos=False)[0]
+
+
+def _reread(file: BinaryIO, path: Path, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """`_encoded` from the beginning of the file."""
+    file.seek(0)
+    return _encoded(file, path, tokenizer)
 
 
 def _open(path: Path) -> BinaryIO:

@@ -10,7 +10,17 @@ from mc.config import SessionConfig
 from mc.memory_model import MemoryModel
 from mc.session.base_session import Session, session_spec
 from mc.session.disk_tree import DiskTree
-from mc.session.files import MANIFEST, SessionInfo, check_same, delete_session, list_sessions, read_header, valid_name
+from mc.session.files import (
+    MANIFEST,
+    SessionInfo,
+    check_same,
+    delete_session,
+    list_sessions,
+    read_header,
+    read_unfinished,
+    valid_name,
+    write_unfinished,
+)
 from mc.session.hooks import SessionHooks, no_hooks
 from mc.session.session import start_session
 from mc.session.tree import MegaContextTree, RamTree
@@ -84,6 +94,7 @@ class SessionStore:
         session.save()
         if isinstance(session.tree, DiskTree):
             tree: MegaContextTree = session.tree.fork(self.root / new_name)
+            write_unfinished(self.root / new_name, read_unfinished(self.root / name))
         else:
             assert isinstance(session.tree, RamTree)
             tree = self._kept[new_name] = session.tree.copy()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mc.config import SessionConfig
 from mc.loading import LoadedMemory
-from mc.session.conversation import SessionConversation
+from mc.session.conversation import SessionConversation, unfinished
 from mc.session.describe import describe_focus
 from mc.session.files import SessionInfo, valid_name
 from mc.session.ingest import QUOTA, follow, ingest, is_whole
@@ -151,7 +151,8 @@ class MemoryChat:
         if info.damaged is not None:
             return mark, info.name, "?", size, written, "damaged: --session-repair may help"
         theirs = [key for key, value in self._store.identity.items() if info.manifest.get(key) != value]
-        model = f"{info.manifest.get('model', 'unknown')}{' (another model: cannot be opened here)' if theirs else ''}"
+        half = "" if info.unfinished is None else f" ({info.unfinished.describe(info.tokens)})"
+        model = f"{info.manifest.get('model', 'unknown')}{' (another model: cannot be opened here)' if theirs else ''}{half}"
         return mark, info.name, f"{info.tokens:,}", size, written, model
 
     def _focus(self) -> None:
@@ -187,6 +188,10 @@ class MemoryChat:
 
     def _say_which(self) -> None:
         self._say(self._which() + ("" if self._store.on_disk else ", and ends with this program"))
+        session = self.conversation.session
+        if (document := unfinished(session)) is not None:
+            more = f"/ingest {document.path or 'FILE'} reads the rest of it, anything else leaves it at that"
+            self._say(f"[a process was killed here: {document.describe(session.length)}; {more}]")
 
 
 def to_path(typed: str) -> Path:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from nanochat.serve.http.errors import ApiError, json_response, no_sessions, ses
 from nanochat.serve.http.limits import WebLimits
 from nanochat.serve.http.schema import MAX_NAME_CHARACTERS, parse_session
 from nanochat.serve.http.streaming import DONE, EventStream, body, event, from_threads, read_json, unless_gone
+from nanochat.serve.http.uploads import remove_leftovers, upload_folder
 
 UPLOADS_AT_ONCE = 4  # each takes up to `max_document_bytes` of the disk for temporary files
 READ_HOURS = 24  # at most, for a document
@@ -68,6 +68,7 @@ async def ask(backend: Backend, seconds: float, operation: str, **arguments: Any
 def add_session_routes(app: FastAPI, backend: Backend, limits: WebLimits, enabled: bool) -> None:
     """Adds the routes below `/v1/sessions`; all are refused unless `enabled`."""
     uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
+    remove_leftovers()
 
     async def answer(operation: str, **arguments: Any) -> Answer:
         if not enabled:
@@ -112,7 +113,7 @@ def add_session_routes(app: FastAPI, backend: Backend, limits: WebLimits, enable
             raise ApiError(429, "other documents are being uploaded; try again", None, "server_busy", {"retry-after": "5"})
         async with uploads:
             with contextlib.ExitStack() as stack:
-                path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="document-"))) / "document"
+                path = stack.enter_context(upload_folder()) / "document"
                 await _store(request, path, limits)
                 call = SessionCall(backend, "ingest", session=name, path=str(path), title=title)
                 stack.callback(call.close)

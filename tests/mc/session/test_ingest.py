@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import mc.session.ingest
 from mc.config import SessionConfig
 from mc.session.base_session import session_spec
+from mc.session.conversation import Turn
 from mc.session.disk_tree import DiskTree
 from mc.session.ingest import Progress, bytes_per_token, follow, ingest, is_whole, read_text
 from mc.session.session import MCSession
@@ -234,7 +235,8 @@ def test_a_session_that_fails_in_the_midst_says_so(store: SessionStore, tmp_path
     assert shown(s).startswith("<|bos|><|user_start|>a.txt\n") and 200 < s.length < 220
     read(s, file(tmp_path, "Again.", "b.txt"))
     assert shown(s).endswith(
-        "<|user_end|><|assistant_start|><|assistant_end|>" + TURN.format(name="b.txt", text="Again.").removeprefix("<|bos|>")
+        "<|user_end|><|assistant_start|>I have read the beginning of a.txt.<|assistant_end|>"
+        + TURN.format(name="b.txt", text="Again.").removeprefix("<|bos|>")
     )
 
 
@@ -297,3 +299,55 @@ def test_a_document_that_was_not_begun_has_no_end(session: MCSession, tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         read(session, file(tmp_path, TEXT))
     assert session.length == 0
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import mc.session.ingest
+from tests.mc.session.test_ingest import CONFIG, TOKENIZER, SessionStore, SessionConfig, tiny_memory
+mc.session.ingest.STEP, root, path, chat = 64, Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "chat"
+memory = tiny_memory(model={"vocab_size": 300}).requires_grad_(False).eval()
+session = SessionStore(memory, {"model": "x"}, SessionConfig("disk", 3), root).open("a")
+for news in mc.session.ingest.ingest(session, TOKENIZER, path, chat=chat):
+    if news.stage == "add" and news.done >= 512:
+        os.kill(os.getpid(), 9)
+"""
+
+
+def killed(root: Path, store: SessionStore, path: Path, chat: bool = True) -> None:
+    """A process that is killed while it reads `path` into session a."""
+    arguments = [sys.executable, "-c", KILLED, str(store.root), str(path), "chat" if chat else "base"]
+    assert subprocess.run(arguments, cwd=root, capture_output=True, text=True).returncode == -9
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_document_of_a_killed_process_is_marked_and_continued(store: SessionStore, tmp_path: Path, root: Path, chat: bool) -> None:
+    path = file(tmp_path, TEXT * 20)
+    killed(root, store, path, chat)
+    (info,) = store.list()
+    assert info.unfinished is not None and info.unfinished.path == str(path)
+    total = len(TOKENIZER.encode(TEXT * 20))
+    assert info.unfinished.describe(info.tokens) == f"{info.unfinished.read(info.tokens):,} of {total:,} tokens of a.txt were read"
+    s = store.open("a")
+    assert 400 < info.unfinished.read(s.length) < 600
+    fork = store.fork("a", "b")
+    for each in (s, fork):
+        added = [news.done for news in read(each, path, chat=chat) if news.stage == "add"]
+        assert added[0] > 400 and added[-1] == total
+        assert shown(each) == (TURN.format(name="a.txt", text=TEXT * 20) if chat else f"<|bos|>{TEXT * 20}"), "as if nothing had happened"
+    assert [info.unfinished for info in store.list()] == [None, None]
+
+
+def test_what_else_may_follow_a_document_of_a_killed_process(store: SessionStore, tmp_path: Path, root: Path) -> None:
+    path = file(tmp_path, TEXT * 20)
+    killed(root, store, path)
+    end = "<|user_end|><|assistant_start|>I have read the beginning of a.txt.<|assistant_end|>"
+    s = store.open("a")
+    turn = Turn(store.fork("a", "b"), TOKENIZER, [TOKENIZER.bos_id])
+    turn.close()
+    assert end in shown(store._open["b"])
+    path.write_text("Other. " + TEXT * 20)
+    read(s, path)
+    assert shown(s).count(end) == 1 and shown(s).endswith("I have read a.txt.<|assistant_end|>")
+    assert [info.unfinished for info in store.list()] == [None, None]
