@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import select
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,9 @@ from nanochat.common import UserError, printable
 from nanochat.infer.engine import Engine
 from nanochat.infer.reply import Piece
 from nanochat.infer.sampling import Sampling
-from scripts.chat_cli import main, shown
+from scripts.chat_cli import main, shown, talk
+from scripts.shared.memory_chat import Command
+from scripts.shared.terminal import MessageReader, note
 from tests.helpers.tiny_model import save_base, tiny_model, tiny_tokenizer
 
 CTRL_C = "\x03"
@@ -158,3 +162,56 @@ def test_a_wrong_flag_is_one_line(base: Path, wrong: list[str], says: str, capsy
         main(wrong)
     error = capsys.readouterr().err
     assert exit.value.code == 2 and says in error and error.count("\n") == 1
+
+
+class Chat:
+    """Replies with the colour of every terminal there is; remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def say(self, text: str) -> Iterator[Piece]:
+        self.messages.append(text)
+        yield Piece("text", "\x1b]0;owned\x07red")
+        yield Piece("python", "\x1b[2J")
+
+
+def talked(monkeypatch: pytest.MonkeyPatch, *lines: str) -> list[str]:
+    """What the model was sent of the lines of a pipe."""
+    chat, ran = Chat(), []
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
+    commands = {"open": Command("", ran.append, "NAME"), "clear": Command("", lambda _: ran.append("clear"))}
+    talk(chat, MessageReader(None, note), commands, "HELP")
+    return [*chat.messages, *(f"ran {name}" for name in ran)]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("/claer", "unknown command /claer; did you mean /clear? /help lists the commands"),
+        ("/Clear", "did you mean /clear?"),
+        ("/opne my notes", "did you mean /open?"),
+        ("/exit", "did you mean /quit?"),
+        ("/help?", "did you mean /help?"),
+        ("/xyzzy plugh", "unknown command /xyzzy; /help lists the commands"),
+        ("/clear all", "/clear takes no argument"),
+        ("/open", "/open needs an argument: /open NAME"),
+        ("/open a\\\n/clear", "/open is a command, which is one line"),
+        ("/what\\\nis this", "unknown command /what;"),
+    ],
+)
+def test_what_is_no_command_is_refused_and_not_sent(
+    line: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert talked(monkeypatch, line) == []
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and says in err and err.count("\n") == 1
+
+
+def test_what_is_a_message_though_it_has_a_slash(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = ["/usr/bin is what?", "/ 2", "/2", "a /clear", "// a comment", "/* b */"]
+    assert talked(monkeypatch, *messages, " /clear it", "/clear", "/open x y", "/quit", "too late") == [
+        *messages, "/clear it", "ran clear", "ran x y"
+    ]  # fmt: skip
+    out, err = capsys.readouterr()
+    assert out == 7 * "\ufffd]0;owned\ufffdred[\ufffd[2J]\n" and err == ""
