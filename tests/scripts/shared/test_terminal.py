@@ -38,7 +38,7 @@ def test_a_pasted_text_is_one_message(root: Path, monkeypatch: pytest.MonkeyPatc
             terminal.wait_for("end")
             terminal.type("\n")
             terminal.wait_for(r"<'see def f():\n\n    pass\\\nend'>")
-        terminal.wait_for("> ")
+            terminal.wait_for("> ")
         terminal.type("one\ntwo\n\nthree\n")
         terminal.wait_for(r"<'one\ntwo\n\nthree'>")
         terminal.wait_for("> ")
