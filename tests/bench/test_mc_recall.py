@@ -50,7 +50,7 @@ def test_a_worker_trains_and_measures(base: Path) -> None:
     figures = json.loads(result.stdout.splitlines()[-1])
     for name in ("full", "gist", "focus", "random", "oracle"):
         assert 0 <= figures[f"{name}_accuracy"] <= 0.1, "nothing is learned in three steps"
-    assert 0.1 < figures["lens_hit_rate"] < 0.4  # three of fourteen blocks, by chance
+    assert 0.5 < figures["lens_hit_rate"] <= 1, "but what is named is found by matches; by chance three of fourteen blocks are"
 
 
 def test_every_setting_is_one_a_worker_takes() -> None:

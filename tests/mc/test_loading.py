@@ -181,9 +181,7 @@ def test_the_names_in_checkpoints_are_the_ones_there_always_were() -> None:
     alone = MemoryModel(controller.model, controller.config, SEQ_LEN)
     assert alone.state_dict().keys() == {name for name in NAMES if name.startswith(("model.", "gistnet.", "focus.lensnet."))}
     layered = {name for name in NAMES if name.startswith("model.")} | {f"gistnet.{name}" for name in ("correction", "mass")}
-    layered |= {
-        f"focus.lensnet.{name}" for name in ("heads", "moved", "stayed", "ahead", "lengths", "copying", "c_in.weight", "c_score.weight")
-    }
+    layered |= {f"focus.lensnet.{name}" for name in ("heads", "moved", "stayed", "ahead", "lengths", "copying", "faint")}
     assert memory(gist={"gistnet_type": "layered"}).state_dict().keys() == layered | {"_extra_state"}
 
 

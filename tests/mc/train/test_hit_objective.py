@@ -85,7 +85,7 @@ def test_it_learns_which_blocks_will_be_read() -> None:
     bank, variants = draw(memory, tiny_batch(8)[0])
     optimizer = torch.optim.Adam(memory.lensnet.parameters(), lr=0.03)
     losses = []
-    for _ in range(60):
+    for _ in range(150):
         loss, metrics = memory.focus.loss(bank, variants, 0, untimed)
         optimizer.zero_grad()
         loss.backward()
