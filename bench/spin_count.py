@@ -28,7 +28,7 @@ DEFAULT, PASSIVE = "300000", "passive"  # libgomp's own count; threads that neve
 class SpinCountFlags:
     """Measure training tokens/s for counts of spins."""
 
-    counts: str = flag(f"0,1000,3000,{SPIN_COUNT},30000,100000", "counts to measure beside libgomp's default, separated by commas")
+    counts: str = flag(f"0,1000,{SPIN_COUNT},3000,10000,100000", "counts to measure beside libgomp's default, separated by commas")
     speed: TrainSpeed = part(TrainSpeed)
 
     def __post_init__(self) -> None:

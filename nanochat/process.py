@@ -13,7 +13,7 @@ from typing import NoReturn
 
 # Times that an idle OpenMP thread looks for work before it sleeps. libgomp's 300,000 take longer than a time slice: beside one other
 # busy process such threads burn the core that the working ones wait for. `python -m bench.spin_count` compares counts.
-SPIN_COUNT = 10_000
+SPIN_COUNT = 2_000
 READER_ENDED = 128 + signal.SIGPIPE  # exit code of a program that dies by the signal
 
 
