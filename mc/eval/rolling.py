@@ -31,7 +31,7 @@ from torch import Tensor
 from mc.memory_model import MemoryModel
 from mc.nets.hits import entry_hits, token_hits
 from mc.nets.layered_gists import LayeredEntries, join, tokens_as_entries, turned
-from mc.nets.layered_lens import NEWEST
+from mc.nets.layered_lens import NEWEST, spread
 from mc.nets.layered_read import Recorder
 from mc.nets.matches import row_matches
 from nanochat.model.attention import visible
@@ -168,12 +168,10 @@ class RollingRows:
         seen = F.pad(visible(place[first - begin :, None], place, 0), (context.keys.shape[2], 0), value=True)
         entries = join([context, own])
         found = lensnet.looks_by_hits(entry_hits(self._queries[:, :, first : self.read], entries, seen.expand(B, -1, -1)))
-        inside, stride = self._shown_inside, K // self.memory.config.geometry.slots
-        gists, raw, recent = found.split(
-            [n := found.shape[2] - inside.shape[1] - (self.read - far * K), inside.shape[1], self.read - far * K], -1
-        )
-        gists = gists.repeat_interleave(stride, dim=-1) / stride**2 if n else gists.new_zeros(*gists.shape[:2], far * K)
-        looks = torch.cat([gists, recent], dim=-1).scatter_add(-1, inside[:, None].expand(-1, found.shape[1], -1), raw)[..., : blocks * K]
+        inside, newest = self._shown_inside, self.read - far * K
+        gists, raw, recent = found.split([found.shape[2] - inside.shape[1] - newest, inside.shape[1], newest], -1)
+        below = spread(gists, self.memory.config.geometry.stride(1)) if gists.shape[2] else gists.new_zeros(*gists.shape[:2], far * K)
+        looks = torch.cat([below, recent], dim=-1).scatter_add(-1, inside[:, None].expand(-1, found.shape[1], -1), raw)[..., : blocks * K]
         gisted = self.far * K
         matches = lensnet.looks_by_matches(row_matches(self.tokens, first, self.read, gisted))
         looks = (looks + F.pad(matches, (0, looks.shape[-1] - gisted))).unflatten(-1, (blocks, K))

@@ -16,7 +16,7 @@ from torch import Tensor
 from mc.nets.gist_bank import BankShape
 from mc.nets.hits import entry_hits
 from mc.nets.layered_gists import LayeredEntries, LayeredGistNet, join, tokens_as_entries, turned
-from mc.nets.layered_lens import NEWEST, LayeredLensNet
+from mc.nets.layered_lens import NEWEST, LayeredLensNet, spread
 from mc.nets.matches import row_matches
 from nanochat.model.attention import visible
 from nanochat.model.gpt import Embedded
@@ -77,10 +77,8 @@ def looks_at(lensnet: LayeredLensNet, bank: LayeredBank, levels: Tensor, decisio
     """Looks fp32 [B,Q,F,K] of the newest queries before token `decision` at the first F blocks, which have `levels` int64 [B,F]."""
     first, blocks, K = max(0, decision - NEWEST), levels.shape[1], bank.shape.geometry.block_size
     far = blocks * K
-    looks = lensnet.looks_by_matches(row_matches(bank.tokens, first, decision, far)) + _looks_by_hits(
-        lensnet, bank, levels, first, decision
-    )
-    return looks.unflatten(-1, (blocks, K))
+    matches = lensnet.looks_by_matches(row_matches(bank.tokens, first, decision, far))
+    return (matches + _looks_by_hits(lensnet, bank, levels, first, decision)).unflatten(-1, (blocks, K))
 
 
 def _looks_by_hits(lensnet: LayeredLensNet, bank: LayeredBank, levels: Tensor, first: int, decision: int) -> Tensor:
@@ -103,6 +101,6 @@ def _looks_by_hits(lensnet: LayeredLensNet, bank: LayeredBank, levels: Tensor, f
     tokens, *gists = looks.split([at.stop - at.start for at in parts], dim=-1)
     found = tokens[..., :far]
     for part, stride in zip(gists, spans, strict=True):
-        spread = part.repeat_interleave(stride, dim=-1) / stride**2
-        found = found + F.pad(spread, (0, far - spread.shape[-1]))
+        below = spread(part, stride)
+        found = found + F.pad(below, (0, far - below.shape[-1]))
     return found

@@ -91,5 +91,10 @@ class LayeredLensNet(nn.Module):
         return torch.stack([F.pad(part, (d, 0))[:, :blocks] for d, part in enumerate(into)]).sum(0)
 
 
+def spread(looks: Tensor, stride: int) -> Tensor:
+    """Looks [N,Q,M·stride] at the tokens of gists from those [N,Q,M] at the gists, whose attention is divided evenly."""
+    return looks.repeat_interleave(stride, dim=-1) / stride**2
+
+
 def _kept(looks: Tensor) -> Tensor:
     return looks * (looks >= LEAST)

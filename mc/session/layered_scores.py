@@ -47,7 +47,7 @@ class LayeredScores:
     """LensNet's scores of the entries of `context`, for the next `interval` tokens."""
 
     def __init__(self, memory: MemoryModel, tree: MegaContextTree, context: LayeredContext, interval: int) -> None:
-        self._memory, self._tree, self._context, self._interval = memory, tree, context, interval
+        self._memory, self._tree, self._context = memory, tree, context
         self._geometry, self._K = tree.spec.geometry, tree.spec.geometry.block_size
         self._spans = np.array([self._geometry.span(level) for level in range(tree.spec.max_lod + 1)])
         self._index = MatchIndex()

@@ -1,4 +1,4 @@
-"""What is not read: files and documents, counted by reason, with the names of the first files."""
+"""Files and documents that are left out, counted by reason, with the names of the first files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people say to an assistant, and what this one answers: topics with many phrasings, made by rule."""
+"""Topics of small talk with many phrasings, made by rule, and what the assistant answers to each."""
 
 from __future__ import annotations
 
