@@ -30,6 +30,7 @@ def test_rows_are_cut_out_of_the_graph() -> None:
     memory = tiny_memory()
     plain = memory.forward_plain(tiny_batch(3)[0])
     some = some_rows(plain, torch.tensor([2, 0]))
+    assert torch.equal(some.tokens, plain.tokens[[2, 0]])
     assert torch.equal(some.hidden, plain.hidden[[2, 0]]) and torch.equal(some.embedded.values, plain.embedded.values[[2, 0]])
     assert all(torch.equal(mine, x[[2, 0]]) for mine, x in zip(some.inputs, plain.inputs, strict=True))
     assert not any(x.requires_grad for x in (*some.inputs, *some.embedded, some.hidden, some.middle)) and plain.hidden.requires_grad
