@@ -67,7 +67,7 @@ def train(config: TokTrain) -> None:
     source = open_source(config.data.dataset, config.data.text_column)
     for split in SPLITS:
         files = [file.size for part in source.parts(split) for file in part.files]
-        print(f"{source.name}/{split}: {len(files):,} files, {sum(files):,} bytes on disk")
+        print(f"{source.name}/{split}: {len(files):,} file{'s' * (len(files) != 1)}, {sum(files):,} bytes on disk")
     read, left_out = Amount(), LeftOut()
     start = time.perf_counter()
     texts = source.documents("train", left_out)
