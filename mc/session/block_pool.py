@@ -6,7 +6,7 @@ Shapes: `L` layers, `G` key heads, `C` entries below a node, `E` head size, `N` 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,15 +34,10 @@ class BlockPool:
     def __contains__(self, node: Node) -> bool:
         return node in self._places
 
-    def touch(self, nodes: Iterable[Node]) -> None:
-        """Marks those of the nodes that are there as used."""
-        for node in nodes:
-            if node in self._places:
-                self._places.move_to_end(node)
-
     def get(self, nodes: Sequence[Node]) -> Below:
-        """What is below nodes that are there."""
-        self.touch(nodes)
+        """What is below nodes that are there, which are the most recently used ones then."""
+        for node in nodes:
+            self._places.move_to_end(node)
         index = self._index(nodes)
         return Below(*(part.index_select(2, index) for part in self._below))
 
@@ -61,17 +56,8 @@ class BlockPool:
         for kept, new in zip(self._below, below, strict=True):
             kept.index_copy_(2, index, new.to(kept.dtype))
 
-    def replace_keys(self, nodes: Sequence[Node], keys: Tensor) -> None:
-        """Replaces the keys [L,G,N,C,E] of nodes that are there."""
-        self._below.keys.index_copy_(2, self._index(nodes), keys)
-
     def _index(self, nodes: Sequence[Node]) -> Tensor:
         return torch.tensor([self._places[node] for node in nodes], device=self._below.keys.device)
-
-    def keys(self, nodes: Sequence[Node]) -> Tensor:
-        """Keys alone, as `get`."""
-        self.touch(nodes)
-        return self._below.keys.index_select(2, self._index(nodes))
 
     def _grow(self, places: int) -> None:
         have = self._below.keys.shape[2]

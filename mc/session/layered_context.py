@@ -23,7 +23,7 @@ from mc.layout.tiling import Tiling, extended
 from mc.memory_model import MemoryModel
 from mc.nets.layered_lens import NEWEST
 from mc.nets.layered_read import Read, read_behind
-from mc.session.block_pool import Below, BlockPool, Node
+from mc.session.block_pool import Below, BlockPool
 from mc.session.layered_tree import Packing
 from mc.session.tree import MegaContextTree
 from mc.session.tree_builder import embed
@@ -32,6 +32,7 @@ from nanochat.model.attention import MemoryEntries
 from nanochat.model.block import Rotary, rotary_at, rotate
 
 POOL_TOKENS = 8192  # whose keys and values are kept when they are not read any more
+THINNED_BY = 1 / 16  # see `_Reach.thinning`
 NEIGHBOURS = 2  # blocks before a block that are read with it
 
 
@@ -59,8 +60,8 @@ class _Reach:
         return np.maximum(0, (self._frame if frame is None else frame) - self.distance - start)
 
     def thinning(self, frame: int | None = None) -> float:
-        """Logarithm that biases of gists are less by."""
-        return max(0.0, math.log((self._frame if frame is None else max(1, frame)) / self._trained))
+        """Logarithm that biases of gists are less by, in steps: slots in bf16 are too coarse for many small changes."""
+        return max(0, math.floor(math.log((self._frame if frame is None else max(1, frame)) / self._trained) / THINNED_BY)) * THINNED_BY
 
     def is_due(self, length: int) -> bool:
         """True if entries must be placed anew for a history of `length` tokens."""
@@ -89,7 +90,6 @@ class LayeredContext:
         K = memory.config.block_size
         empty = torch.zeros(self._L, self._G, 0, K, self._E, dtype=model.dtype, device=self._device)
         self.pool = BlockPool(max(1, POOL_TOKENS // K), Below(empty, empty.clone(), empty.new_zeros(empty.shape[:-1])))
-        self._placed: dict[int, int] = {}  # shift with which the keys of each block in the pool are rotated
         self._spans = [tree.spec.geometry.span(level) for level in range(tree.spec.max_lod + 1)]
         self._piece = max(K, config.max_seq_len // 2 // K * K)
 
@@ -168,15 +168,16 @@ class LayeredContext:
             return
         before, thinning = self.reach.shift(starts := self.nodes(self.tiling)), self.reach.thinning()
         self.reach.advance(length)
-        gists = self._index(self.slot[self.tiling.lod > 0])
-        for part in self.slots.bias:
-            part[:, gists] -= self.reach.thinning() - thinning
-        delta = self.reach.shift(starts) - before
-        if len(moved := np.flatnonzero(delta)):
+        delta, is_gist = self.reach.shift(starts) - before, self.tiling.lod > 0
+        if len(moved := np.flatnonzero((delta != 0) & ~is_gist)):
             index = self._index(self.slot[moved])
             keys = self._turned(torch.stack([part.index_select(1, index) for part in self.slots.keys]), delta[moved])
             for layer, part in enumerate(self.slots.keys):
                 part.index_copy_(1, index, keys[layer])
+        # Gists, which stay for long, come from the tree, so that no errors add up.
+        moved = np.flatnonzero(is_gist & ((delta != 0) | (self.reach.thinning() != thinning)))
+        for at, below in self._made(Tiling(*(part[moved] for part in self.tiling)), None):
+            self._write(self.slot[moved[at]], *below)
 
     @torch.no_grad()
     def read(self, begin: int, tokens: Tensor, lead: int = 0, again: bool = False) -> Read:
@@ -203,19 +204,6 @@ class LayeredContext:
         numbers = list(blocks)
         keys, values = (part.unflatten(2, (len(numbers), -1)) for part in (keys, values))
         self.pool.put([(1, number) for number in numbers], Below(keys, values, keys.new_zeros(keys.shape[:-1])))
-        self._placed.update(dict.fromkeys(numbers, 0))
-        if len(self._placed) > POOL_TOKENS:  # most of them were dropped
-            self._placed = {number: shift for number, shift in self._placed.items() if (1, number) in self.pool}
-
-    def placed(self, nodes: list[Node]) -> list[Node]:
-        """The same nodes of level 1, which are in the pool, after placing their keys where they are now."""
-        shift = self.reach.shift(np.array([number for _, number in nodes], dtype=np.int64) * self._spans[1])
-        turns = shift - np.array([self._placed[number] for _, number in nodes], dtype=np.int64)
-        if len(moved := np.flatnonzero(turns)):
-            names = [nodes[i] for i in moved.tolist()]
-            self.pool.replace_keys(names, self._turned(self.pool.keys(names), turns[moved, None]))
-            self._placed.update((number, int(shift[i])) for i, (_, number) in zip(moved.tolist(), names, strict=True))
-        return nodes
 
     def gists(self, level: int, nodes: np.ndarray) -> Below:
         """Gists of nodes, placed: [L,G,N,S,·]."""
@@ -273,7 +261,9 @@ class LayeredContext:
                 if (1, block) not in self.pool:
                     got = self._read_run(block * K, (block + 1) * K)
                     self.keep(range(block, block + 1), got.keys, got.values)
-            yield at, Below(*(part.flatten(2, 3) for part in self.pool.get(self.placed([(1, block) for block in blocks]))))
+            below, shift = self.pool.get([(1, block) for block in blocks]), self.reach.shift(np.array(blocks, dtype=np.int64) * K)
+            keys = self._turned(below.keys, shift[:, None]) if shift.any() else below.keys
+            yield at, Below(*(part.flatten(2, 3) for part in (keys, below.values, below.bias)))
 
     def _read_run(self, begin: int, end: int) -> Read:
         """Reads the tokens `begin … end−1` anew, with the neighbours before them if these are not raw."""
