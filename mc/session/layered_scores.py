@@ -20,6 +20,8 @@ from mc.session.allocator import raw_from
 from mc.session.layered_context import LayeredContext
 from mc.session.tree import MegaContextTree
 
+UNSEEN = 1e-6  # what points into a node that nothing looks at; more, times the blocks of a high gist, would keep it from giving way
+
 
 class Looks(NamedTuple):
     """Looks, all [P]: number of the query in the history, first token of the slot that is looked at, its level, and the weight."""
@@ -87,7 +89,7 @@ class LayeredScores:
             self._keep(self._weights(self._attention(queries, end)), end)
         self._read = []
         self._match(length)
-        scores[nodes.entries] = np.log(self._reached(nodes, length) + np.float32(LEAST)).repeat(nodes.sizes)
+        scores[nodes.entries] = np.log(self._reached(nodes, length) + np.float32(UNSEEN)).repeat(nodes.sizes)
         return scores
 
     def _nodes_now(self) -> _Nodes:
@@ -144,7 +146,7 @@ class LayeredScores:
         into[: len(raw)] = self._leads[age[raw], offset[raw]]
         into[len(raw) :] = self._leads_of_slot[age[low], offset[low] // self._geometry.stride(1)]
         into *= weight[np.append(raw, low), None]
-        which, ahead = np.nonzero(into > LEAST**2)
+        which, ahead = np.nonzero(into > UNSEEN)
         points, block = into[which, ahead], place[np.append(raw, low)[which]] // self._K + ahead
         known = block * self._K < nodes.begin[-1] + self._spans[max(1, nodes.levels[-1])]
         points, block = points[known], block[known]
