@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -90,6 +90,6 @@ class GuardedSlots(_Guard[LayeredSession], SlotMemory):
         """See `SlotMemory`."""
         return self._tried(self._session.extend, tokens, failed=torch.zeros(self._session.memory.model.config.width))
 
-    def note(self, token: Tensor, seen: Tensor) -> bool:
+    def note(self, token: Tensor, queries: Sequence[Tensor]) -> bool:
         """See `SlotMemory`."""
-        return self.trouble is None and self._tried(self._session.note, token, seen, failed=False)
+        return self.trouble is None and self._tried(self._session.note, token, queries, failed=False)

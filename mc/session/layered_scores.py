@@ -73,11 +73,6 @@ class LayeredScores:
         length = self._tree.length
         self._read = [part for part in self._read if part[1] > length - NEWEST] + [(queries, length)]
 
-    def note(self, seen: list[Tensor]) -> None:
-        """Adds the attention [L,H,·] that decoded tokens, which the tree has by now, paid to the slots."""
-        W = len(self._context)
-        self._keep(self._weights(torch.stack([part[..., :W] for part in seen[-NEWEST:]], dim=2)), self._tree.length)
-
     @torch.inference_mode()
     def __call__(self) -> np.ndarray:
         """Score of each entry, fp32 [W]: without LensNet's weight of what is not looked at, which would make all alike."""

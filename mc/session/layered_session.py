@@ -5,6 +5,7 @@ It is also the `SlotMemory` behind a row of a `MemoryKVCache`. Shapes: `n` token
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from mc.config import SessionConfig
 from mc.layout.tiling import Tiling
 from mc.memory_model import MemoryModel
+from mc.nets.layered_lens import NEWEST
 from mc.session.allocator import BestAllocator
 from mc.session.base_session import Score, Session
 from mc.session.hooks import SessionHooks
@@ -48,7 +50,7 @@ class LayeredSession(Session, SlotMemory):
         self.packing = Packing(memory.model.config)
         self.allocator = BestAllocator(config.allocator, spec.geometry, spec.max_lod, self.budget.recent, seed)
         self.context = LayeredContext(memory, tree, self.packing, self.most_slots)
-        self._noted_seen: list[Tensor] = []  # attention [L,H,·] of the decoded tokens that are not in the tree yet to the slots
+        self._noted_queries: list[Sequence[Tensor]] = []  # of the decoded tokens that are not in the tree yet, L × [H,1,E] each
         self._scores = LayeredScores(memory, tree, self.context, self.budget.interval)
         self._open(focus)
         if self.context.queries is not None:
@@ -95,11 +97,11 @@ class LayeredSession(Session, SlotMemory):
         return self._hidden
 
     @torch.no_grad()
-    def note(self, token: Tensor, seen: Tensor) -> bool:
+    def note(self, token: Tensor, queries: Sequence[Tensor]) -> bool:
         """See `SlotMemory`."""
         self.check_room(1)
         self._noted.append(token)
-        self._noted_seen.append(seen)
+        self._noted_queries.append(queries)
         self._since += 1
         return self._since >= self.budget.interval and self.refocus() < len(self.context)
 
@@ -126,11 +128,11 @@ class LayeredSession(Session, SlotMemory):
         W, n = len(self.context), len(self._noted)
         keys, values = self.context.written(W, W + n)
         self._add(torch.cat(self._noted).cpu(), keys, values)
-        self._scores.note(self._noted_seen)
-        self._noted_seen = []
         self.context.accept(n)
         self.context.advance(self.tree.length)
         self._lay_out(*self._covering(self.context.tiling, self.tree.length))
+        self._scores.add(torch.stack([torch.cat(layer, dim=1) for layer in zip(*self._noted_queries[-NEWEST:], strict=True)]))
+        self._noted_queries = []
         self.hooks.appended(self)
         return W
 

@@ -88,9 +88,11 @@ class SlotMemory(ABC):
         """Reads tokens, int64 [n]. Returns the hidden state [D] of the last one."""
 
     @abstractmethod
-    def note(self, token: Tensor, seen: Tensor) -> bool:
-        """Adds a token, int64 [1], that the model has just read in the next free slot, and the attention that it paid to the slots in
-        use and to its own, `seen` [L,H,·]. Returns True if that changed other slots."""
+    def note(self, token: Tensor, queries: Sequence[Tensor]) -> bool:
+        """Adds a token, int64 [1], that the model has just read in the next free slot, and its `queries`, L × [H,1,E].
+
+        Returns True if that changed other slots.
+        """
 
 
 class MemoryKVCache(KVCache):
@@ -112,7 +114,7 @@ class MemoryKVCache(KVCache):
         self._begun = [not isinstance(memory, SlotMemory) for memory in memories]  # False: what is appended next must be read as a prompt
         self._bias: list[Tensor] = []  # of the slots, L × (max_rows,G,1,S); empty as long as no row has a `SlotMemory`
         self._slotted: list[int] = []  # rows that have one
-        self._seen: list[Tensor] = []  # attention of the newest token to the slots by layer, [B·G,H/G,S]
+        self._queries: list[Tensor] = []  # of the newest token by layer, [B,H,1,E]
         self._adopt()
 
     @torch.no_grad()
@@ -121,7 +123,7 @@ class MemoryKVCache(KVCache):
         B, T = tokens.shape
         counts = [T] * B if counts is None else list(counts)
         if len(counts) == B == self.rows and T == 1 and min(counts) == 1 and min(self.lengths) > 0 and all(self._begun):
-            self._seen = []
+            self._queries = []
             super().append(tokens)
             self._note(tokens.to(self._device))
             return self.hidden
@@ -172,15 +174,8 @@ class MemoryKVCache(KVCache):
         return self._attend_one(layer, *(part.transpose(1, 2) for part in (q, k, v))).view(q.shape).to(q.dtype)
 
     def _attend_one(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if not self._slotted:
-            return super()._attend_one(layer, q, k, v)
-        # As `full_attention` does, but in steps, because memories want to know the probabilities.
-        keys, values, mask = self._store(layer, k, v, self._model.windows[layer])
-        grouped = q.reshape(len(q) * keys.shape[1], -1, q.shape[3]).to(self.dtype)
-        keys, values, mask = (part.flatten(0, 1) for part in (keys, values, mask))
-        seen = torch.baddbmm(mask, grouped, keys.mT, alpha=q.shape[3] ** -0.5).softmax(-1)
-        self._seen.append(seen)
-        return torch.bmm(seen, values).view(len(q), -1, *grouped.shape[1:])
+        self._queries.append(q)
+        return super()._attend_one(layer, q, k, v)
 
     def _store(self, layer: int, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor | None]:
         if not self._slotted or k.shape[2] > 1:  # several tokens are read by memories themselves
@@ -209,14 +204,11 @@ class MemoryKVCache(KVCache):
 
     def _note(self, tokens: Tensor) -> None:
         """Tells the memories the tokens, int64 [B,1], that were read."""
-        if self._slotted:
-            seen = torch.stack(self._seen)  # (L, B·G, H/G, S)
-            seen = seen.view(len(seen), len(tokens), -1, seen.shape[-1])
         for row, memory in enumerate(self.memories):
             if memory is None:
                 continue
             if row in self._slotted:
-                if memory.note(tokens[row], seen[:, row, :, : self.lengths[row]]):
+                if memory.note(tokens[row], [q[row] for q in self._queries]):
                     self._refresh(row)
             elif (begin := memory.note(tokens[row], self._middle[row : row + 1])) is not None:
                 self._reprefill(row, begin)
