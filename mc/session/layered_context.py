@@ -23,7 +23,7 @@ from mc.layout.tiling import Tiling, extended
 from mc.memory_model import MemoryModel
 from mc.nets.layered_lens import NEWEST
 from mc.nets.layered_read import Read, read_behind
-from mc.session.block_pool import Below, BlockPool
+from mc.session.block_pool import BlockPool
 from mc.session.layered_tree import Packing
 from mc.session.tree import MegaContextTree
 from mc.session.tree_builder import embed
@@ -42,6 +42,14 @@ class Fresh(NamedTuple):
     begin: int
     keys: Tensor
     values: Tensor
+
+
+class Placed(NamedTuple):
+    """Entries as slots have them: keys, rotated by their positions, and values [L,G,m,E], and biases [L,G,m]."""
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
 
 
 class _Reach:
@@ -89,7 +97,7 @@ class LayeredContext:
         self.slots = self._own_slots()
         K = memory.config.block_size
         empty = torch.zeros(self._L, self._G, 0, K, self._E, dtype=model.dtype, device=self._device)
-        self.pool = BlockPool(max(1, POOL_TOKENS // K), Below(empty, empty.clone(), empty.new_zeros(empty.shape[:-1])))
+        self.pool = BlockPool(max(1, POOL_TOKENS // K), empty)
         self._spans = [tree.spec.geometry.span(level) for level in range(tree.spec.max_lod + 1)]
         self._piece = max(K, config.max_seq_len // 2 // K * K)
 
@@ -156,7 +164,7 @@ class LayeredContext:
         if len(new):
             order = np.concatenate([at for at, _ in parts])
             slot[new[order]] = free[: len(new)]
-            self._write(free[: len(new)], *(torch.cat(each, dim=2) for each in zip(*(below for _, below in parts), strict=True)))
+            self._write(free[: len(new)], *(torch.cat(each, dim=2) for each in zip(*(placed for _, placed in parts), strict=True)))
         for part in self.slots.bias if len(self) > W else ():  # of slots that are free now
             part[:, W : len(self)] = 0
         self.tiling, self.slot = tiling, slot
@@ -176,8 +184,8 @@ class LayeredContext:
                 part.index_copy_(1, index, keys[layer])
         # Gists, which stay for long, come from the tree, so that no errors add up.
         moved = np.flatnonzero(is_gist & ((delta != 0) | (self.reach.thinning() != thinning)))
-        for at, below in self._made(Tiling(*(part[moved] for part in self.tiling)), None):
-            self._write(self.slot[moved[at]], *below)
+        for at, placed in self._made(Tiling(*(part[moved] for part in self.tiling)), None):
+            self._write(self.slot[moved[at]], *placed)
 
     @torch.no_grad()
     def read(self, begin: int, tokens: Tensor, lead: int = 0, again: bool = False) -> Read:
@@ -201,17 +209,16 @@ class LayeredContext:
 
     def keep(self, blocks: range, keys: Tensor, values: Tensor) -> None:
         """Keeps complete blocks in the pool: keys and values [L,G,n,E], rotated by their own positions."""
-        numbers = list(blocks)
-        keys, values = (part.unflatten(2, (len(numbers), -1)) for part in (keys, values))
-        self.pool.put([(1, number) for number in numbers], Below(keys, values, keys.new_zeros(keys.shape[:-1])))
+        self.pool.put(blocks, *(part.unflatten(2, (len(blocks), -1)) for part in (keys, values)))
 
-    def gists(self, level: int, nodes: np.ndarray) -> Below:
-        """Gists of nodes, placed: [L,G,N,S,·]."""
+    def gists(self, level: int, nodes: np.ndarray) -> Placed:
+        """Gists of N nodes, m = N·S."""
         packed = self._tree.gists(level, torch.from_numpy(nodes)).to(self._device)
         gists = self._packing.unpacked(packed, self._dtype)  # (L, N, S, G, ·)
         start = nodes * self._spans[level]
         keys, values, bias = (part.movedim(3, 1) for part in gists)
-        return Below(self._turned(keys, (start + self.reach.shift(start))[:, None]), values, bias - self.reach.thinning())
+        placed = Placed(self._turned(keys, (start + self.reach.shift(start))[:, None]), values, bias - self.reach.thinning())
+        return Placed(*(part.flatten(2, 3) for part in placed))
 
     def _own_slots(self) -> Slots:
         shape = (self._G, self._most, self._E)
@@ -241,11 +248,11 @@ class LayeredContext:
             for part in parts:
                 part.index_copy_(1, new, part.index_select(1, old))
 
-    def _made(self, new: Tiling, fresh: Fresh | None) -> Iterator[tuple[np.ndarray, Below]]:
+    def _made(self, new: Tiling, fresh: Fresh | None) -> Iterator[tuple[np.ndarray, Placed]]:
         """Yields the new entries in parts: their indices, and keys, values and biases [L,G,m,·]."""
         for level in np.unique(new.lod[new.lod > 0]).tolist():
             at = np.flatnonzero(new.lod == level)
-            yield at, Below(*(part.flatten(2, 3) for part in self.gists(level, np.unique(new.start[at] // self._spans[level]))))
+            yield at, self.gists(level, np.unique(new.start[at] // self._spans[level]))
         raw = new.lod == 0
         if fresh is not None:
             at = np.flatnonzero(raw & (new.start >= fresh.begin))
@@ -258,12 +265,12 @@ class LayeredContext:
             K = self._spans[1]
             blocks = np.unique(new.start[at] // K).tolist()
             for block in blocks:
-                if (1, block) not in self.pool:
+                if block not in self.pool:
                     got = self._read_run(block * K, (block + 1) * K)
                     self.keep(range(block, block + 1), got.keys, got.values)
-            below, shift = self.pool.get([(1, block) for block in blocks]), self.reach.shift(np.array(blocks, dtype=np.int64) * K)
-            keys = self._turned(below.keys, shift[:, None]) if shift.any() else below.keys
-            yield at, Below(*(part.flatten(2, 3) for part in (keys, below.values, below.bias)))
+            (keys, values), shift = self.pool.get(blocks), self.reach.shift(np.array(blocks, dtype=np.int64) * K)
+            keys = self._turned(keys, shift[:, None]) if shift.any() else keys
+            yield at, _as_raw(keys.flatten(2, 3), values.flatten(2, 3))
 
     def _read_run(self, begin: int, end: int) -> Read:
         """Reads the tokens `begin … end−1` anew, with the neighbours before them if these are not raw."""
@@ -282,7 +289,7 @@ class LayeredContext:
             parts = list(self._made(gists, None))
             self.slot = np.empty(len(gists.lod), dtype=np.int64)
             self.slot[np.concatenate([at for at, _ in parts])] = np.arange(len(self.slot))
-            self._write(np.arange(len(self.slot)), *(torch.cat(each, dim=2) for each in zip(*(below for _, below in parts), strict=True)))
+            self._write(np.arange(len(self.slot)), *(torch.cat(each, dim=2) for each in zip(*(placed for _, placed in parts), strict=True)))
             self.tiling = gists
         for begin, end in _runs(tiling, self._piece):
             got, index = self._read_run(begin, end), present.cumsum() - 1
@@ -320,8 +327,8 @@ class LayeredContext:
         ]
 
 
-def _as_raw(keys: Tensor, values: Tensor) -> Below:
-    return Below(keys, values, keys.new_zeros(keys.shape[:-1], dtype=torch.float32))
+def _as_raw(keys: Tensor, values: Tensor) -> Placed:
+    return Placed(keys, values, keys.new_zeros(keys.shape[:-1], dtype=torch.float32))
 
 
 def _runs(tiling: Tiling, most: int) -> Iterator[tuple[int, int]]:

@@ -184,7 +184,7 @@ def test_gists_of_a_history_that_grew_in_small_steps_are_those_of_the_tree() -> 
     assert s.context.reach.thinning() > math.log(64) - 0.3
     for level in np.unique(lod[lod > 0]).tolist():
         at = np.flatnonzero(lod == level)
-        keys, values, bias = (part.flatten(2, 3) for part in s.context.gists(level, start[at] // K**level))
+        keys, values, bias = s.context.gists(level, start[at] // K**level)
         far += len(at)
         for layer in range(memory.model.config.depth):
             mine = (part[layer][:, s.context.slot[at]] for part in slots)
