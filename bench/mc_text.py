@@ -1,10 +1,11 @@
 """Worth of a memory on real text: the gain from far context, and the share of it that gists and focus recover.
 
-    python -m bench.mc_text                     all three stages:
+    python -m bench.mc_text                     all four stages:
     python -m bench.mc_text --stage corpus      long documents, and a tokenizer trained on them
     python -m bench.mc_text --stage survey      a model without a memory: the gain from far context
     python -m bench.mc_text --stage memory      memories of each kind in that setting: the share they recover, at one decision point of
                                                 each row (static) and, with layered gists, while reading (rolling)
+    python -m bench.mc_text --stage long        the layered memory through sessions, behind histories of many rows
 
 A call stops after `--minutes`, and the same command continues it. Models are trained by `scripts.base_train`, those with a memory
 from the survey's model on, which stays frozen unless `--memory-flags` change that, or from scratch (`--memory-tokens 0`). All
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.mc_text_long import long_stage
 from bench.mc_text_rolling import INTERVALS, rolling_stage
 from bench.mc_text_setting import JUDGED, Bench, McText, corpus_stage, numbers
 from mc.eval.conditions import LAYOUTS
@@ -113,7 +115,7 @@ def memory_stage(bench: Bench) -> dict[str, Any]:
         raise UserError(f"no finished model {config.surveyed} to start from; run --stage survey with the same flags first")
     kinds = [(gist, slots) for gist in config.types.split(",") for slots in numbers(config.slots)]
     for gist, slots in kinds:
-        tag = f"{config.tag}-{gist}{slots}" + (f"-from{config.memory_steps}" if config.memory_tokens else "")
+        tag = config.memory_tag(gist, slots)
         options = {"gistnet-type": gist, "gist-slots": slots, "allocator-recent-tokens": config.recent}
         options |= {"mc-infer-refocus-interval": min(INTERVALS)} if gist == "layered" else {}
         options |= {"mc-horizon": JUDGED, "mc-train-wc-length": config.budget + JUDGED}  # the horizon of training counts too
@@ -134,6 +136,17 @@ def memory_stage(bench: Bench) -> dict[str, Any]:
                 break
             memories[-1] |= rolling
     return {"finished": len(memories) == len(kinds), "memories": memories, **_figures(memories)}
+
+
+def sessions_stage(bench: Bench) -> dict[str, Any]:
+    """Measures the layered memory through sessions, if there is one."""
+    config = bench.config
+    if "layered" not in config.types.split(","):
+        return {}
+    tag = config.memory_tag("layered", numbers(config.slots)[0])
+    if config.memory_steps not in CheckpointStore(base_dir() / "base_checkpoints" / f"{tag}-mc").steps():
+        raise UserError(f"no finished model {tag}-mc; run --stage memory with the same flags first")
+    return long_stage(bench, *_load(f"{tag}-mc"), tag) or {"finished": False}
 
 
 def _figures(memories: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -202,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     ensure_dir(bench.home)
     os.environ["NANOCHAT_BASE_DIR"] = str(bench.home)
     result: dict[str, Any] = {"stage": config.stage, "setting": config.setting(), "corpus": corpus_stage(bench), "finished": True}
-    for name, stage in (("survey", survey_stage), ("memory", memory_stage)):
+    for name, stage in (("survey", survey_stage), ("memory", memory_stage), ("long", sessions_stage)):
         if config.stage in ("all", name) and result["finished"]:
             result |= stage(bench)
     if not result["finished"]:

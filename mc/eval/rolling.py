@@ -93,10 +93,11 @@ def plain_losses(model: GPT, tokens: Tensor, targets: Tensor, window: int = 0) -
     """Losses fp32 [B,T] of the plain model with the full history, or the last `window` tokens; and its heads, see `Recorder`."""
     recorder = Recorder(window=window)
     hidden = model.backbone(model.embed(tokens), model.rotary(0, tokens.shape[1]), recorder)
-    return _losses(model, hidden, targets), recorder.heads()
+    return token_nll(model, hidden, targets), recorder.heads()
 
 
-def _losses(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+def token_nll(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Loss fp32 [B,T] of each target, int64 [B,T], from the hidden states [B,T,D] before them."""
     losses = ChunkedCrossEntropy(False)(hidden.flatten(0, 1), model.lm_head.weight.to(hidden.dtype), targets.flatten(), "none")
     return losses.view(targets.shape)
 
@@ -126,7 +127,7 @@ class RollingRows:
         while self.read < T:
             at, count = self.read, min(self.interval, T - self.read)
             hidden = self._step(count, self._working_context(self._chosen(count)))
-            parts.append(_losses(self.memory.model, hidden, targets[:, at : at + count]))
+            parts.append(token_nll(self.memory.model, hidden, targets[:, at : at + count]))
         return torch.cat(parts, dim=1)
 
     def _step(self, count: int, context: LayeredEntries) -> Tensor:
