@@ -21,6 +21,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import ReadableSpan
 
 from mc.config import MCConfig
 from mc.telemetry.collector import find_collector
@@ -126,6 +128,9 @@ def share_of_step(endpoint: str, step: Step) -> float:
     events = TrainingEvents(provider)
     with tempfile.TemporaryDirectory() as folder:
         events.started(SimpleNamespace(objective=step.controller, run_folder=Path(folder)), resumed=None)
+    spans: list[ReadableSpan] = []
+    emit = provider._processor.on_end
+    provider._processor.on_end = lambda span: (spans.append(span), emit(span))
     steps, logs, encoded = [], [], []
     for _ in range(STEPS):
         seconds, record = step.run()
@@ -134,7 +139,7 @@ def share_of_step(endpoint: str, step: Step) -> float:
         logs.append(time.perf_counter() - begin)
         steps.append(seconds)
         begin = time.perf_counter()
-        provider._request(list(provider._queue)[-4:]).SerializeToString()
+        encode_spans(spans[-4:]).SerializeToString()
         encoded.append(time.perf_counter() - begin)
     events.closing()
     return (statistics.median(logs) + statistics.median(encoded)) / statistics.median(steps)

@@ -60,14 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def send_test(collector: Collector, timeout_seconds: float) -> tuple[Outcome, float]:
     """Outcome of a request with one event, and its duration in seconds."""
-    from mc.telemetry.otlp import Moment, open_sender, to_request
+    from opentelemetry.sdk.resources import Resource
+
+    from mc.telemetry.otlp import Sender, to_span
 
     now, begin = time.time_ns(), time.perf_counter()
     attributes = {f"{PREFIX}dropped_events": 0, f"{PREFIX}redacted_values": 0}
-    request = to_request("megacontext-preflight", [Moment(f"preflight {now}", "mc_preflight", now, now, attributes)])
-    sender = open_sender(collector)
+    span = to_span(Resource({"service.name": "megacontext-preflight"}), f"preflight {now}", "mc_preflight", now, now, attributes)
+    sender = Sender(collector, timeout_seconds, retries=False)
     try:
-        return sender.send(request, timeout_seconds), time.perf_counter() - begin
+        return sender.send([span]), time.perf_counter() - begin
     finally:
         sender.close()
 

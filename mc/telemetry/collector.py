@@ -6,6 +6,7 @@
 | `OTEL_EXPORTER_OTLP_PROTOCOL` | `http/protobuf`, which is the default, or `grpc`; never guessed from the port |
 | `MC_OTEL_INSECURE` | 1 = allow `http://`, which has no TLS, for an endpoint on another machine |
 | `OTEL_EXPORTER_OTLP_HEADERS` | headers to send, `name=value,…` with values encoded as in URLs |
+| `OTEL_EXPORTER_OTLP_COMPRESSION` | `none`, which is the default, or `gzip` |
 | `OTEL_EXPORTER_OTLP_CERTIFICATE` | file of the authority that signed the collector's certificate |
 | `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`, `…_CLIENT_KEY` | files of the client's own certificate |
 
@@ -15,9 +16,9 @@ Names and meanings are those of the OpenTelemetry protocol exporter specificatio
 from __future__ import annotations
 
 import base64
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -28,6 +29,7 @@ ENDPOINTS = ("MC_OTEL_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")  # the first one
 INSECURE = "MC_OTEL_INSECURE"
 PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
+COMPRESSION = "OTEL_EXPORTER_OTLP_COMPRESSION"
 FILES = {
     "authority": "OTEL_EXPORTER_OTLP_CERTIFICATE",
     "certificate": "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
@@ -41,15 +43,15 @@ YES, NO = ("1", "true"), ("", "0", "false")
 
 @dataclass(frozen=True)
 class Collector:
-    """A collector: `url` for HTTP, `address` (host:port) for gRPC and messages; `files` and `paths` are those of `FILES`, in PEM."""
+    """A collector: `url` for HTTP, `address` (host:port) for gRPC and messages; `paths` are those of `FILES`."""
 
     protocol: Protocol
     url: str
     address: str
     tls: bool
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     paths: Mapping[str, str] = field(default_factory=dict, repr=False)
+    gzip: bool = False
 
     def describe(self) -> str:
         """Address and protocol for messages, without path and credentials."""
@@ -85,12 +87,11 @@ def find_collector(environment: Mapping[str, str], protocol: Literal["auto", "ht
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["authorization"] = "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
-    paths = {key: environment[variable] for key, variable in FILES.items() if environment.get(variable)}
-    files = {key: _read(FILES[key], path) for key, path in paths.items()}
-    if ("key" in files) != ("certificate" in files):
-        raise UserError(f"{FILES['certificate']} and {FILES['key']} go together; set both or neither")
+    compression = environment.get(COMPRESSION) or "none"
+    if compression not in ("none", "gzip"):
+        raise UserError(f"invalid {COMPRESSION}: expected none or gzip")
     url = f"{parts.scheme}://{address}{path}" + ("" if path.endswith(TRACES_PATH) else TRACES_PATH)
-    return Collector(chosen, url, address, tls, headers, files, paths)
+    return Collector(chosen, url, address, tls, headers, _files(environment), compression == "gzip")
 
 
 def _protocol(environment: Mapping[str, str]) -> Protocol:
@@ -125,9 +126,21 @@ def _headers(text: str) -> dict[str, str]:
     return headers
 
 
-def _read(variable: str, path: str) -> bytes:
+def _files(environment: Mapping[str, str]) -> dict[str, str]:
+    """Paths of valid files."""
+    paths = {key: environment[variable] for key, variable in FILES.items() if environment.get(variable)}
+    if ("key" in paths) != ("certificate" in paths):
+        raise UserError(f"{FILES['certificate']} and {FILES['key']} go together; set both or neither")
+    if not paths:
+        return paths
+    names = ", ".join(FILES[key] for key in paths)
     try:
-        return Path(path).read_bytes()
+        context = ssl.create_default_context(cafile=paths.get("authority"))
+        if "key" in paths:
+            context.load_cert_chain(paths["certificate"], paths["key"], password="")  # nobody is asked for one
+    except ssl.SSLError as error:
+        raise UserError(f"invalid files of {names}: expected certificates in PEM ({error.reason})") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise UserError(f"cannot read the file that {variable} names: {reason}; correct the variable") from error
+        raise UserError(f"cannot read the file that {names} names: {reason}; correct the variable") from error
+    return paths

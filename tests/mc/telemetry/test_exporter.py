@@ -7,14 +7,16 @@ import ssl
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.resources import Resource
 
 import mc.telemetry.exporter
 from mc.telemetry.collector import Collector, find_collector
 from mc.telemetry.exporter import BATCH, CLOSE_SECONDS, QUEUE, OpenTelemetryProvider
-from mc.telemetry.otlp import Moment, open_sender, to_request, trace_id
+from mc.telemetry.otlp import Outcome, Sender, to_span, trace_id
 from mc.telemetry.schema import TelemetryEvent
 from nanochat.common import UserError
 from tests.helpers.otlp_receiver import attributes, receiver
@@ -27,7 +29,8 @@ HANG_SECONDS = 30.0  # a guard: what takes as long hangs
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits for seconds that need not."""
     monkeypatch.setattr(mc.telemetry.exporter, "GATHER_SECONDS", 0.02)
-    monkeypatch.setattr(mc.telemetry.exporter, "PAUSES", (0.05,))
+    monkeypatch.setattr(mc.telemetry.exporter, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(mc.telemetry.exporter, "SEND_SECONDS", 0.7)  # too short for the SDK's first pause
 
 
 def opened(collector: Collector, said: list[str]) -> OpenTelemetryProvider:
@@ -64,7 +67,6 @@ def test_what_arrives(protocol: str) -> None:
         provider.log_event(event(4))
         provider.close()
         provider.close()
-        assert not provider._thread.is_alive()
     timing, layout, again = sorted(there.spans, key=lambda span: span.end_time_unix_nano)
     counts = {"dropped_events": 0, "redacted_values": 2}
     assert (timing.name, attributes(timing)) == ("mc_timing", {"step": 3, "step_ms": 2.5} | counts)
@@ -73,7 +75,7 @@ def test_what_arrives(protocol: str) -> None:
     )  # fmt: skip
     assert timing.end_time_unix_nano - timing.start_time_unix_nano == 2_500_000
     assert before <= layout.start_time_unix_nano == layout.end_time_unix_nano <= time.time_ns()
-    assert timing.trace_id == again.trace_id == trace_id("a") and layout.trace_id == trace_id("b") != timing.trace_id
+    assert timing.trace_id == again.trace_id == trace_id("a").to_bytes(16, "big") != layout.trace_id == trace_id("b").to_bytes(16, "big")
     assert len({span.span_id for span in there.spans}) == 3 and all(len(span.span_id) == 8 for span in there.spans)
     assert there.services == {"megacontext-test"} and {h["x-scope"] for h in there.headers} == {"me"}
     assert there.paths == (["/v1/traces"] if protocol == "http" else [""]) * len(there.paths)
@@ -83,7 +85,8 @@ def test_what_arrives(protocol: str) -> None:
 
 
 @PROTOCOLS
-def test_a_hung_collector_stops_nobody_and_a_full_queue_is_counted(protocol: str) -> None:
+def test_a_hung_collector_stops_nobody_and_a_full_queue_is_counted(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mc.telemetry.exporter, "SEND_SECONDS", HANG_SECONDS)
     said: list[str] = []
     with receiver(protocol) as there:
         there.hangs.set()
@@ -204,17 +207,19 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def request():
-    return to_request("x", [Moment("a", "mc_preflight", 1, 1, {})])
+def sent(environment: dict[str, str]) -> Outcome:
+    """The first outcome."""
+    sender = Sender(find_collector(environment), HANG_SECONDS, retries=False)
+    outcome = sender.send([to_span(Resource({}), "a", "mc_preflight", 1, 1, {})])
+    sender.close()
+    return outcome
 
 
 @PROTOCOLS
 def test_tls_that_fails_says_so(protocol: str, certificate: Path) -> None:
     with receiver(protocol) as there:  # speaks no TLS
         environment = there.environment | {"MC_OTEL_ENDPOINT": there.endpoint.replace("http://", "https://")}
-        sender = open_sender(find_collector(environment))
-        outcome = sender.send(request(), HANG_SECONDS)
-        sender.close()
+        outcome = sent(environment)
     assert not outcome.accepted and outcome.reason.startswith("TLS failed") and not there.requests
 
 
@@ -223,17 +228,13 @@ def test_the_authority_of_the_certificate_can_be_given(certificate: Path) -> Non
     context.load_cert_chain(certificate)
     with receiver(tls=context) as there:
         environment = there.environment | {"MC_OTEL_ENDPOINT": there.endpoint.replace("http://", "https://")}
-        unknown = open_sender(find_collector(environment))
-        assert unknown.send(request(), HANG_SECONDS).reason == "TLS failed: self-signed certificate"
-        known = open_sender(find_collector({**environment, "OTEL_EXPORTER_OTLP_CERTIFICATE": f"{certificate}.crt"}))
-        assert known.send(request(), HANG_SECONDS).accepted
-        unknown.close()
-        known.close()
+        assert sent(environment).reason == "TLS failed: self-signed certificate"
+        assert sent({**environment, "OTEL_EXPORTER_OTLP_CERTIFICATE": f"{certificate}.crt"}).accepted
     assert len(there.spans) == 1
     (certificate.parent / "none.pem").write_text("no certificate")
     wrong = {**environment, "OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate.parent / "none.pem")}
     with pytest.raises(UserError, match="invalid files of OTEL_EXPORTER_OTLP_CERTIFICATE: expected certificates in PEM"):
-        open_sender(find_collector(wrong))
+        find_collector(wrong)
 
 
 def test_what_is_no_collector() -> None:
@@ -246,19 +247,20 @@ def test_what_is_no_collector() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
 
             def serve(answer: bytes = answer, listening: socket.socket = listening) -> None:
-                connection, _ = listening.accept()
-                with connection:
-                    connection.recv(65536)
-                    connection.sendall(answer)
-                    connection.shutdown(socket.SHUT_WR)
-                    while connection.recv(65536):  # closing with unread bytes would reset the connection
-                        pass
+                with suppress(OSError):
+                    while True:  # what ends without an answer is asked for once more
+                        connection, _ = listening.accept()
+                        with connection:
+                            connection.recv(65536)
+                            connection.sendall(answer)
+                            connection.shutdown(socket.SHUT_WR)
+                            while connection.recv(65536):  # closing with unread bytes would reset the connection
+                                pass
 
             thread = threading.Thread(target=serve, daemon=True)
             thread.start()
-            sender = open_sender(find_collector({"MC_OTEL_ENDPOINT": f"http://127.0.0.1:{listening.getsockname()[1]}"}))
-            outcome = sender.send(request(), HANG_SECONDS)
-            sender.close()
+            outcome = sent({"MC_OTEL_ENDPOINT": f"http://127.0.0.1:{listening.getsockname()[1]}"})
+            listening.shutdown(socket.SHUT_RDWR)
             thread.join(HANG_SECONDS)
         assert not outcome.accepted and outcome.reason == reason
 
