@@ -15,6 +15,11 @@ from nanochat.common import ROOT
 PRIVATE = ("WANDB_API_KEY", "HF_TOKEN", "MC_", "OTEL_", "NANOCHAT_", "MODEL_TAG", "WANDB_RUN")
 
 
+def pytest_configure() -> None:
+    """gRPC reads this when it is imported, by a test before the product; its log lines would go to the stderr that tests look at."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The environment of every test and of the processes it starts; `~/.cache` is never touched."""

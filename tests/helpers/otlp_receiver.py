@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import ssl
 import threading
 import time
@@ -121,6 +122,8 @@ def _http(running: Receiver, tls: ssl.SSLContext | None) -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             assert self.headers["content-type"] == "application/x-protobuf"
+            if self.headers["content-encoding"] == "gzip":
+                body = gzip.decompress(body)
             answer = running.take(body, dict(self.headers), self.path)
             self.send_response(running.status)
             self.send_header("content-type", "application/x-protobuf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def test_where_events_go(environment: dict[str, str], protocol: str, url: str | 
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "MC_OTEL_ENDPOINT": "https://tempo"}, "for grpc, with a port and without a path"),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "MC_OTEL_ENDPOINT": "https://tempo:1/x"}, "for grpc, with a port and without a path"),
         ({"MC_OTEL_INSECURE": f"yes{SECRET}"}, "invalid MC_OTEL_INSECURE: expected 0 or 1"),
+        ({"OTEL_EXPORTER_OTLP_COMPRESSION": f"zip{SECRET}"}, "invalid OTEL_EXPORTER_OTLP_COMPRESSION: expected none or gzip"),
         ({"OTEL_EXPORTER_OTLP_HEADERS": f"a=1,{SECRET}"}, "header 2 in OTEL_EXPORTER_OTLP_HEADERS is not name=value"),
         ({"OTEL_EXPORTER_OTLP_HEADERS": f"a=1%0d%0a{SECRET}"}, "header 1 in OTEL_EXPORTER_OTLP_HEADERS is not"),
         ({"OTEL_EXPORTER_OTLP_HEADERS": f"a b={SECRET}"}, "header 1 in"),
@@ -87,3 +89,11 @@ def test_a_key_needs_its_certificate(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text("x")
     with pytest.raises(UserError, match="CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY go together"):
         find_collector({"OTEL_EXPORTER_OTLP_CLIENT_KEY": str(tmp_path / "key.pem")})
+
+
+def test_nobody_is_asked_for_the_password_of_a_key(tmp_path: Path) -> None:
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -passout pass:x -subj /CN=x -keyout key.pem -out crt.pem"
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    paths = {"CLIENT_CERTIFICATE": tmp_path / "crt.pem", "CLIENT_KEY": tmp_path / "key.pem"}
+    with pytest.raises(UserError, match="invalid files of OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE, OTEL_EXPORTER_OTLP_CLIENT_KEY: expected"):
+        find_collector({f"OTEL_EXPORTER_OTLP_{name}": str(path) for name, path in paths.items()})

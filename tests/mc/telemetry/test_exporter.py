@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import subprocess
@@ -174,6 +175,57 @@ def test_partial_success_counts(protocol: str) -> None:
     assert "2 of 3 events were dropped (the collector rejected 2 of the events)" in said[0]
 
 
+def test_the_log_of_the_packages_is_not_printed(caplog: pytest.LogCaptureFixture) -> None:
+    with receiver() as there:
+        there.status = 503
+        secret = {"OTEL_EXPORTER_OTLP_TRACES_HEADERS": "a s3cr3t that is no header"}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in secret.items():
+                patch.setenv(name, value)
+            provider = opened(find_collector(there.environment), [])
+        provider.log_event(event())
+        until(lambda: provider._trouble)
+        close(provider)
+    assert provider.dropped == 1 and caplog.records == []
+
+
+@PROTOCOLS
+def test_compressed(protocol: str) -> None:
+    with receiver(protocol) as there:
+        for compression in ("gzip", "none"):
+            provider = opened(find_collector(there.environment | {"OTEL_EXPORTER_OTLP_COMPRESSION": compression}), [])
+            provider.log_event(event())
+            close(provider)
+    assert len(there.spans) == 2
+    assert protocol == "grpc" or [headers.get("content-encoding") for headers in there.headers] == ["gzip", None]
+
+
+def test_of_the_environment_of_requests_only_proxies_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text("default login other password other")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with receiver() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.endpoint)
+        far = {"MC_OTEL_ENDPOINT": "http://collector.invalid:4318", "MC_OTEL_INSECURE": "1"}
+        provider = opened(find_collector({**far, "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20me"}), [])
+        provider.log_event(event())
+        close(provider)
+    assert proxy.paths == ["http://collector.invalid:4318/v1/traces"] and proxy.headers[0]["authorization"] == "Bearer me"
+
+
+def test_a_fork_sends_nothing_twice() -> None:
+    with receiver() as there:
+        provider = opened(find_collector(there.environment), [])
+        for step in range(BATCH // 2):
+            provider.log_event(event(step))
+        if (child := os.fork()) == 0:
+            time.sleep(0.2)
+            os._exit(0)
+        os.waitpid(child, 0)
+        provider.log_event(event(BATCH // 2))
+        close(provider)
+    assert [span["step"] for span in there.named("mc_timing")] == list(range(BATCH // 2 + 1)) and provider.dropped == 0
+
+
 def test_nothing_that_is_logged_before_closing_is_lost() -> None:
     with receiver() as there:
         for count in range(20):
@@ -223,12 +275,13 @@ def test_tls_that_fails_says_so(protocol: str, certificate: Path) -> None:
     assert not outcome.accepted and outcome.reason.startswith("TLS failed") and not there.requests
 
 
-def test_the_authority_of_the_certificate_can_be_given(certificate: Path) -> None:
+def test_the_authority_of_the_certificate_can_be_given(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     with receiver(tls=context) as there:
         environment = there.environment | {"MC_OTEL_ENDPOINT": there.endpoint.replace("http://", "https://")}
         assert sent(environment).reason == "TLS failed: self-signed certificate"
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/none.pem")
         assert sent({**environment, "OTEL_EXPORTER_OTLP_CERTIFICATE": f"{certificate}.crt"}).accepted
     assert len(there.spans) == 1
     (certificate.parent / "none.pem").write_text("no certificate")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from mc.telemetry.exporter import OpenTelemetryProvider
@@ -57,3 +61,10 @@ def test_nothing_is_done_with_events_that_go_nowhere() -> None:
     provider.log_event(TelemetryEvent("a", "mc_timing", {"step": 1}))
     provider.close()
     provider.close()
+
+
+def test_nothing_is_imported_for_telemetry_that_is_off(root: Path) -> None:
+    code = "import sys, threading; from mc.telemetry.provider import *; open_telemetry(TelemetryFlags('off'))\n"
+    code += "print(threading.active_count(), [name for name in sys.modules if name.startswith(('opentelemetry', 'grpc', 'requests'))])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, env={"PATH": ""}, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "1 []\n", done.stderr
