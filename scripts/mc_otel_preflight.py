@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -67,11 +68,8 @@ def send_test(collector: Collector, timeout_seconds: float) -> tuple[Outcome, fl
     now, begin = time.time_ns(), time.perf_counter()
     attributes = {f"{PREFIX}dropped_events": 0, f"{PREFIX}redacted_values": 0}
     span = to_span(Resource({"service.name": "megacontext-preflight"}), f"preflight {now}", "mc_preflight", now, now, attributes)
-    sender = Sender(collector, timeout_seconds, retries=False)
-    try:
+    with closing(Sender(collector, timeout_seconds, retries=False)) as sender:
         return sender.send([span]), time.perf_counter() - begin
-    finally:
-        sender.close()
 
 
 def hint(collector: Collector, outcome: Outcome) -> str:

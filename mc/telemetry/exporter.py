@@ -22,7 +22,7 @@ from mc.telemetry.schema import EVENTS, PREFIX, TelemetryEvent, allowed
 QUEUE = 2048  # events
 BATCH = 128  # events of a request
 GATHER_SECONDS = 1.0  # between two requests
-SEND_SECONDS = 5.0  # timeout of a request with its retries, between which the SDK pauses for about 1, 2, … seconds
+SEND_SECONDS = 5.0  # timeout of a request with its retries, between which the SDK pauses for about 1 and 2 s
 PAUSE_SECONDS = 10.0  # before a batch is tried again for as long
 CLOSE_SECONDS = 1.5  # for sending what is left at the end
 
@@ -88,9 +88,9 @@ class OpenTelemetryProvider(SpanExporter):
         """See `TelemetryProvider`. Sends what is left if that takes no longer than `CLOSE_SECONDS`."""
         if self._closing.is_set():
             return
+        self._sender.retries = False
         with self._lock:  # events logged before are in the queue, later ones are dropped
             self._closing.set()
-        self._sender.retries = False
         # In a thread, because the processor waits for half a minute; a daemon, which must not keep the process if it hangs.
         ending = threading.Thread(target=self._processor.shutdown, name="telemetry", daemon=True)
         ending.start()

@@ -1,7 +1,4 @@
-"""OTLP sender: OpenTelemetry's exporter over HTTP or gRPC, which compresses, retries within its timeout and hides the collector's answer.
-
-Here the answer is kept, in the words of our messages.
-"""
+"""OTLP sender: OpenTelemetry's exporter over HTTP or gRPC, and what the collector answers, which the exporter only logs."""
 
 from __future__ import annotations
 

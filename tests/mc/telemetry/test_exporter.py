@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -121,7 +121,9 @@ def test_what_waited_for_a_dead_collector_arrives_when_it_is_back(protocol: str)
     assert provider.dropped == 0 and said == []
 
 
-def test_a_dead_port_is_said_at_the_end() -> None:
+def test_a_dead_port_is_said_at_the_end_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GATHER_SECONDS", "SEND_SECONDS", "CLOSE_SECONDS"):
+        monkeypatch.setattr(mc.telemetry.exporter, name, 2 * HANG_SECONDS)
     said: list[str] = []
     with receiver() as there:
         environment = there.environment
@@ -175,14 +177,11 @@ def test_partial_success_counts(protocol: str) -> None:
     assert "2 of 3 events were dropped (the collector rejected 2 of the events)" in said[0]
 
 
-def test_the_log_of_the_packages_is_not_printed(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_of_the_packages_is_not_printed(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     with receiver() as there:
         there.status = 503
-        secret = {"OTEL_EXPORTER_OTLP_TRACES_HEADERS": "a s3cr3t that is no header"}
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in secret.items():
-                patch.setenv(name, value)
-            provider = opened(find_collector(there.environment), [])
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a s3cr3t that is no header")
+        provider = opened(find_collector(there.environment), [])
         provider.log_event(event())
         until(lambda: provider._trouble)
         close(provider)
@@ -261,10 +260,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sent(environment: dict[str, str]) -> Outcome:
     """The first outcome."""
-    sender = Sender(find_collector(environment), HANG_SECONDS, retries=False)
-    outcome = sender.send([to_span(Resource({}), "a", "mc_preflight", 1, 1, {})])
-    sender.close()
-    return outcome
+    with closing(Sender(find_collector(environment), HANG_SECONDS, retries=False)) as sender:
+        return sender.send([to_span(Resource({}), "a", "mc_preflight", 1, 1, {})])
 
 
 @PROTOCOLS
