@@ -75,7 +75,7 @@ class OpenTelemetryProvider(SpanExporter):
         lost = min(outcome.rejected, len(spans)) if outcome.accepted else len(spans)
         with self._lock:
             if lost:
-                self._trouble = outcome.reason or self._trouble
+                self._trouble = outcome.reason or self._trouble or "not sent"
             if not self._closed:
                 self.sent, self.dropped = self.sent + len(spans) - lost, self.dropped + lost
         return SpanExportResult.SUCCESS if outcome.accepted else SpanExportResult.FAILURE

@@ -58,7 +58,8 @@ def close(provider: OpenTelemetryProvider) -> None:
 
 
 @PROTOCOLS
-def test_what_arrives(protocol: str) -> None:
+def test_what_arrives(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "host.name=mine")
     said: list[str] = []
     before = time.time_ns()
     with receiver(protocol) as there:
