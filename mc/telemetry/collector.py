@@ -43,7 +43,7 @@ YES, NO = ("1", "true"), ("", "0", "false")
 
 @dataclass(frozen=True)
 class Collector:
-    """A collector: `url` for HTTP, `address` (host:port) for gRPC and messages; `paths` are those of `FILES`."""
+    """A collector; `address` (host:port) is for messages, `paths` are those of the files of `FILES`, in PEM."""
 
     protocol: Protocol
     url: str
