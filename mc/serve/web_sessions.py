@@ -75,7 +75,7 @@ class WebSessions:
         with _refusing():
             return operations[operation](**arguments)
 
-    def ingest(self, arguments: Mapping[str, Any]) -> Iterator[Answer]:
+    def ingest(self, arguments: Mapping[str, Any], seconds: Callable[[], float]) -> Iterator[Answer]:
         """See `nanochat.serve.backend.Sessions`. The arguments are `session`, the `path` of a file, and the document's `title`."""
         name, path, title = arguments["session"], Path(arguments["path"]), arguments["title"]
         with _refusing():
@@ -84,9 +84,9 @@ class WebSessions:
         try:
             with _refusing(path, title):
                 before = session.length
-                with contextlib.closing(
-                    ingest(session, self._tokenizer, path, chat=True, quota=self._limits.ingest_quota, name=title, lasting=False)
-                ) as reading:
+                quota = self._limits.ingest_quota
+                reading = ingest(session, self._tokenizer, path, chat=True, quota=quota, name=title, lasting=False, seconds=seconds)
+                with contextlib.closing(reading):
                     for progress in reading:
                         yield {"stage": progress.stage, "read": progress.done, "total": progress.total}
                 yield {"tokens": session.length - before, "focus": focus_view(session)}

@@ -115,13 +115,13 @@ class Session(ABC):
         return int(self._noted[-1]) if self._noted else int(self.tree.tokens(self.tree.length - 1, self.tree.length))
 
     @torch.no_grad()
-    def append(self, tokens: Tensor) -> None:
-        """Adds tokens, int64 [n], that no cache has read.
+    def append(self, tokens: Tensor, refocus: bool = True) -> None:
+        """Adds tokens, int64 [n], that no cache has read. Refocuses if it is time to, unless the caller will (`refocus` False).
 
         Raises `ValueError` for an invalid token and `UserError` if there is no room; nothing is added then.
         """
         self._append(tokens)
-        if self._since >= self.budget.interval or len(self.context) > self.budget.target:
+        if refocus and (self._since >= self.budget.interval or len(self.context) > self.budget.target):
             self.refocus()
 
     @torch.no_grad()

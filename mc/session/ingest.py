@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import math
 import os
 import re
 import shutil
 import stat
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, TextIO
 
@@ -34,10 +35,13 @@ from nanochat.runtime.signals import between, held_back
 
 QUOTA = 100_000_000  # tokens
 HEADING = 1024  # tokens reserved for a document's name and the answer to it
-STEP = 1 << 15  # tokens added at once
-SAVE_EVERY = 1 << 20  # tokens added between two saves
+STEP = 1 << 15  # tokens added between two refocuses, at most at once
+SAVE_EVERY = 32 * STEP  # tokens added between two saves
 READ_AT_ONCE = 1 << 18  # bytes: a text for one thread of the tokenizer
 BATCH_CHARS = 1 << 22  # characters tokenized together
+LEAST_TOKENS, LEAST_CHARS = 128, 1 << 13  # of a step whose time is limited
+GROWTH = 2.0  # of a step over the one before, at most
+MARGIN = 0.8  # of the time of a step: its duration is an estimate
 UNCUT = 1 << 20  # characters kept waiting for a place to cut at
 # No pre-token of the tokenizer spans a line end and a non-space, or a visible character and a space.
 CUT = re.compile(r"(?<=\n)(?=\S)|(?<=[!-~])(?= )")
@@ -52,10 +56,43 @@ class Progress(NamedTuple):
     total: int
 
 
+def _no_limit() -> float:
+    return math.inf
+
+
+class Pace:
+    """Sizes of steps, from `least` to `most`, so that each takes at most `seconds()`, estimated from the step before."""
+
+    def __init__(self, least: int, most: int, seconds: Callable[[], float]) -> None:
+        self._least, self._most, self._seconds = min(least, most), most, seconds
+        self._speed, self._last = 0.0, 0.0
+
+    def size(self) -> int:
+        """The size of the next step."""
+        seconds = self._seconds()
+        if seconds == math.inf:
+            return self._most
+        return int(max(self._least, min(self._most, GROWTH * self._last, MARGIN * seconds * self._speed)))
+
+    def took(self, size: int, seconds: float) -> None:
+        """Learns from a step."""
+        self._last, self._speed = size, size / max(seconds, 1e-6)
+
+
 def ingest(
-    session: Session, tokenizer: Tokenizer, path: Path, *, chat: bool, quota: int = QUOTA, name: str | None = None, lasting: bool = True
+    session: Session,
+    tokenizer: Tokenizer,
+    path: Path,
+    *,
+    chat: bool,
+    quota: int = QUOTA,
+    name: str | None = None,
+    lasting: bool = True,
+    seconds: Callable[[], float] = _no_limit,
 ) -> Generator[Progress, None, None]:
     """Adds the text file at `path` to `session` and yields the progress, while adding at least every `STEP` tokens.
+
+    `seconds` returns how long the next step, between two yields, may take. Saving, now and then, is a step of its own.
 
     A chat model (`chat`) gets the document as a user turn, below its `name` (default: the file's), and an answer of the assistant
     that it was read; a base model gets the text alone. Special tokens spelled in the text stay text. The session is saved every
@@ -69,7 +106,7 @@ def ingest(
     name = printable(name or path.name)
     with _open(path) as file:
         size, total = os.fstat(file.fileno()).st_size, 0
-        for ids in _encoded(file, path, tokenizer):
+        for ids in _encoded(file, path, tokenizer, seconds):
             total += len(ids)
             if total > quota:
                 raise UserError(f"{path} has more than {quota:,} tokens; allow more (--ingest-quota) or give a part of it")
@@ -77,7 +114,7 @@ def ingest(
         if not total:
             raise UserError(f"{path} is empty; give a file with text")
         document, path_kept = unfinished(session), str(path.absolute()) if lasting else None
-        if document is not None and not _continues(document, session, _reread(file, path, tokenizer), name, total):
+        if document is not None and not (yield from _continues(document, session, _reread(file, path, tokenizer, seconds), name, total)):
             document = None
         left = total if document is None else total - document.read(session.length)
         session.check_room(left + HEADING)
@@ -94,15 +131,25 @@ def ingest(
                 if isinstance(session.tree, DiskTree):
                     write_unfinished(session.tree.folder, Unfinished(name, path_kept, begin, begin + total))
                 session.append(torch.tensor(before))
-            skipped = done
-            for ids in _reread(file, path, tokenizer):
+            skipped, adding = done, Pace(LEAST_TOKENS, STEP, seconds)
+            for ids in _reread(file, path, tokenizer, seconds):
                 ids, skipped = ids[skipped:], max(0, skipped - len(ids))
-                for piece in torch.from_numpy(ids[: total - done].astype(np.int64)).split(STEP) if len(ids) else ():
-                    session.append(piece)
-                    done += len(piece)
-                    if done // SAVE_EVERY > (done - len(piece)) // SAVE_EVERY:
-                        session.save()
+                unread = torch.from_numpy(ids[: total - done].astype(np.int64))
+                if not len(unread):
                     yield Progress("add", done, total)
+                while len(unread):
+                    if done:  # the first step of all is a short one
+                        yield Progress("add", done, total)
+                    piece, unread = unread.tensor_split([min(adding.size(), STEP - done % STEP)])
+                    began, read = time.monotonic(), done + len(piece)
+                    # Where the focus moves does not depend on the time.
+                    session.append(piece, refocus=read % STEP == 0 or read == total)
+                    adding.took(len(piece), time.monotonic() - began)
+                    done = read
+                    if done % SAVE_EVERY == 0:
+                        yield Progress("add", done, total)
+                        session.save()
+            yield Progress("add", done, total)
         finally:
             with held_back():
                 if chat and (session.length > begun or document is not None):
@@ -112,7 +159,9 @@ def ingest(
                 session.hooks.turn_ends(session, 0)
 
 
-def _continues(document: Unfinished, session: Session, texts: Iterator[np.ndarray], name: str, total: int) -> bool:
+def _continues(
+    document: Unfinished, session: Session, texts: Iterator[np.ndarray], name: str, total: int
+) -> Generator[Progress, None, bool]:
     """True if `document`, which a killed process read in part, is the one with this `name` and the tokens `texts`."""
     read = document.read(session.length)
     if (document.name, document.end - document.begin) != (name, total) or session.length < document.begin:
@@ -125,6 +174,7 @@ def _continues(document: Unfinished, session: Session, texts: Iterator[np.ndarra
         at += known
         if at == read:
             break
+        yield Progress("add", at, total)
     return True
 
 
@@ -163,8 +213,8 @@ def check_file(path: Path) -> None:
     _open(path).close()
 
 
-def read_text(file: BinaryIO, path: Path) -> Iterator[str]:
-    """The rest of `file` as text, in pieces whose tokens, each encoded separately, are those of the whole text.
+def read_text(file: BinaryIO, path: Path, at_once: Callable[[], int] = lambda: READ_AT_ONCE) -> Iterator[str]:
+    """The rest of `file` as text, in pieces of `at_once()` bytes whose tokens, each encoded separately, are those of the whole text.
 
     Only a long text without lines and spaces is cut elsewhere. A byte order mark is left out. Raises `UserError` naming the first
     byte that is not text: not UTF-8, or NUL.
@@ -172,7 +222,7 @@ def read_text(file: BinaryIO, path: Path) -> Iterator[str]:
     decoder, text, offset, begun = codecs.getincrementaldecoder("utf-8")(), "", file.tell(), False
     while True:
         try:
-            data = file.read(READ_AT_ONCE)
+            data = file.read(at_once())
         except OSError as error:
             raise UserError(f"cannot read {path} from byte {offset:,} on: {error.strerror}; give a file that can be read") from error
         if (nul := data.find(0)) >= 0:
@@ -206,15 +256,23 @@ def _cut(text: str) -> int:
     return len(text) if len(text) > UNCUT else 0
 
 
-def _encoded(file: BinaryIO, path: Path, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    for texts in batched_by_chars(read_text(file, path), BATCH_CHARS):
-        yield tokenizer.encode_bulk(texts, bos=False)[0]
+def _encoded(file: BinaryIO, path: Path, tokenizer: Tokenizer, seconds: Callable[[], float]) -> Iterator[np.ndarray]:
+    pace = Pace(LEAST_CHARS, BATCH_CHARS, seconds)
+    reading = read_text(file, path, lambda: min(pace.size(), READ_AT_ONCE))
+    while True:
+        began, size = time.monotonic(), pace.size()
+        texts = next(batched_by_chars(reading, size), [])
+        if not texts:
+            return
+        ids = tokenizer.encode_bulk(texts, bos=False)[0]
+        pace.took(sum(map(len, texts)), time.monotonic() - began)
+        yield ids
 
 
-def _reread(file: BinaryIO, path: Path, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+def _reread(file: BinaryIO, path: Path, tokenizer: Tokenizer, seconds: Callable[[], float]) -> Iterator[np.ndarray]:
     """`_encoded` from the beginning of the file."""
     file.seek(0)
-    return _encoded(file, path, tokenizer)
+    return _encoded(file, path, tokenizer, seconds)
 
 
 def _open(path: Path) -> BinaryIO:

@@ -93,8 +93,10 @@ class Sessions(Protocol):
         `messages`, `text` (of the tokens from `start` to `end`).
         """
 
-    def ingest(self, arguments: Mapping[str, Any]) -> Iterator[Answer]:
-        """Reads a document into a session, piece by piece. Closing it early leaves whole turns. Raises `SessionError`.
+    def ingest(self, arguments: Mapping[str, Any], seconds: Callable[[], float]) -> Iterator[Answer]:
+        """Reads a document into a session, in pieces of at most `seconds()` each. Closing it early leaves whole turns.
+
+        Raises `SessionError`; a session that was empty before is then deleted.
 
         Answers are `stage`, `check` or `add`, with what is `read` of the `total`, in bytes and in tokens, and at the end the
         `tokens` that were added, and the `focus`.

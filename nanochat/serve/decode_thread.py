@@ -1,7 +1,7 @@
 """Decoding thread: owns a `Batcher` and the sessions, and takes requests from any thread through a queue.
 
-Requests are served in the order they came; a request that is cancelled has left the batch before the next token is decoded. A
-document is read into a session piece by piece, between two tokens of the other requests.
+Requests are served in the order they came; a request that is cancelled has left the batch before the next token is decoded.
+Documents are read into sessions in short pieces, between two tokens of the other requests, and take at most half of the time.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from nanochat.serve.backend import (
     Stopped,
     error_answer,
 )
+from nanochat.serve.time_share import TimeShare
 
 
 class DecodeThread:
@@ -56,6 +57,7 @@ class DecodeThread:
         self._alive = True
         self._closing = False
         self._replies: dict[int, PendingReply] = {}  # of the thread: by the request's id
+        self._share = TimeShare()
         self._readings: deque[tuple[int, DeliverAnswer, Iterator[Answer]]] = deque()  # of the thread: documents, by the request's id
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
@@ -114,10 +116,15 @@ class DecodeThread:
         try:
             while not self._closing:
                 self._take_commands()
-                if not self._closing and not self._batcher.idle:
+                self._share.busy = not self._batcher.idle
+                if not self._closing and self._share.busy:
+                    self._share.begin()
                     self._step()
-                if not self._closing and self._readings:
+                    self._share.decoded()
+                if not self._closing and self._readings and self._share.may_read:
+                    self._share.begin()
                     self._read_on()
+                    self._share.read()
         finally:
             with self._gate:
                 self._alive = False
@@ -173,7 +180,7 @@ class DecodeThread:
             return
         try:
             if request.operation == "ingest":
-                self._readings.append((request.id, deliver, self._sessions.ingest(request.arguments)))
+                self._readings.append((request.id, deliver, self._sessions.ingest(request.arguments, self._share.seconds)))
                 return
             answer = self._sessions.answer(request.operation, request.arguments)
         except SessionError as error:

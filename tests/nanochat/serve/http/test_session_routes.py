@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -34,7 +34,7 @@ class Counting:
             raise SessionError("busy", 409)
         return dict(arguments)
 
-    def ingest(self, arguments: Mapping[str, Any]) -> Iterator[Answer]:
+    def ingest(self, arguments: Mapping[str, Any], seconds: Callable[[], float]) -> Iterator[Answer]:
         count = 0
         try:
             while count < arguments["until"]:
