@@ -52,10 +52,10 @@ class WebSessions:
 
     def turn(self, name: str, tokens: Sequence[int]) -> WebTurn:
         """See `nanochat.serve.backend.Sessions`."""
-        with _refusing():
+        with _refusing(self._store.root):
             session = self._acquire(name)
             try:
-                return WebTurn(session, self._tokenizer, tokens, lambda broken: self._release(name, broken))
+                return WebTurn(session, self._tokenizer, tokens, self._store.root, lambda broken: self._release(name, broken))
             except BaseException:
                 self._release(name, broken=True)
                 raise
@@ -68,22 +68,22 @@ class WebSessions:
             "create": self._create,
             "fork": self._fork,
             "delete": self._delete,
+            "delete_empty": self._delete_empty,
             "focus": lambda session: focus_view(self._session(session), with_scores=True),
             "messages": lambda session: messages_view(self._session(session), self._tokenizer, MESSAGES),
             "text": lambda session, start, end: text_view(self._session(session), self._tokenizer, start, end),
         }
-        with _refusing():
+        with _refusing(self._store.root):
             return operations[operation](**arguments)
 
     def ingest(self, arguments: Mapping[str, Any], seconds: Callable[[], float]) -> Iterator[Answer]:
         """See `nanochat.serve.backend.Sessions`. The arguments are `session`, the `path` of a file, and the document's `title`."""
         name, path, title = arguments["session"], Path(arguments["path"]), arguments["title"]
-        with _refusing():
+        with _refusing(self._store.root):
             session = self._acquire(name)
-        broken = True
+        broken, before = True, session.length
         try:
-            with _refusing(path, title):
-                before = session.length
+            with _refusing(self._store.root, path, title):
                 quota = self._limits.ingest_quota
                 reading = ingest(session, self._tokenizer, path, chat=True, quota=quota, name=title, lasting=False, seconds=seconds)
                 with contextlib.closing(reading):
@@ -96,6 +96,9 @@ class WebSessions:
             raise
         finally:
             self._release(name, broken)
+            if broken and before == 0:
+                with _refusing(self._store.root):
+                    self._store.delete(name)
 
     def tidy(self) -> float | None:
         """See `nanochat.serve.backend.Sessions`."""
@@ -124,7 +127,7 @@ class WebSessions:
             "bytes": info.bytes,
             "modified": info.modified,
             "model": info.manifest.get("model"),
-            "trouble": trouble,
+            "trouble": None if trouble is None else _without_paths(trouble, self._store.root),
             "unfinished": None if info.unfinished is None or info.name in self._busy else info.unfinished.describe(info.tokens),
             "busy": info.name in self._busy,
         }
@@ -157,6 +160,11 @@ class WebSessions:
             self._close(session)
         self._store.delete(session)
         return {"name": session, "deleted": True}
+
+    def _delete_empty(self, session: str) -> Answer:
+        """Deletes a session that holds nothing: its first document was refused."""
+        self._check_free(session)
+        return {} if self._session(session).length else self._delete(session)
 
     def _check_new(self, name: str) -> None:
         if self._store.exists(name):
@@ -218,10 +226,10 @@ class WebSessions:
 
 
 class WebTurn:
-    """A turn in a session; `release(broken)` is called at the end. See `nanochat.serve.backend.SessionTurn`."""
+    """A turn in a session below `root`; `release(broken)` is called at the end. See `nanochat.serve.backend.SessionTurn`."""
 
-    def __init__(self, session: Session, tokenizer: Tokenizer, tokens: Sequence[int], release: Callable[[bool], None]) -> None:
-        self._session, self._tokenizer, self._release = session, tokenizer, release
+    def __init__(self, session: Session, tokenizer: Tokenizer, tokens: Sequence[int], root: Path, release: Callable[[bool], None]) -> None:
+        self._session, self._tokenizer, self._root, self._release = session, tokenizer, root, release
         self._turn = Turn(session, tokenizer, list(tokens))
         if session.length == 0:
             self._turn = Turn(session, tokenizer, [tokenizer.bos_id, *tokens])
@@ -233,7 +241,7 @@ class WebTurn:
     @property
     def trouble(self) -> str | None:
         """See `nanochat.serve.backend.SessionTurn`."""
-        return self.memory.trouble
+        return None if self.memory.trouble is None else _without_paths(self.memory.trouble, self._root)
 
     def feed(self, token: int) -> None:
         """See `nanochat.serve.backend.SessionTurn`."""
@@ -250,30 +258,47 @@ class WebTurn:
 
     def end(self) -> None:
         """See `nanochat.serve.backend.SessionTurn`. A turn whose prompt was never read leaves no trace."""
-        broken = self.trouble is not None
+        broken = True
         try:
-            if not broken and self._session.length > self._before:
-                if self._newest is not None and self._newest not in stop_tokens(self._tokenizer):
-                    self._turn.add(self._newest)
-                self._turn.close()
-        except UserError as error:
-            print(f"a session could not be written: {error}", file=sys.stderr, flush=True)
-            broken = True
-        self._release(broken)
+            if self.trouble is not None:
+                raise SessionError(self.trouble, 507)
+            with _refusing(self._root):
+                if self._session.length > self._before:
+                    if self._newest is not None and self._newest not in stop_tokens(self._tokenizer):
+                        self._turn.add(self._newest)
+                    self._turn.close()
+            broken = False
+        finally:
+            self._release(broken)
 
 
 @contextlib.contextmanager
-def _refusing(path: Path | None = None, title: str = "") -> Iterator[None]:
-    """Turns errors into `SessionError`: an invalid name into a bad request, what the user can fix into a conflict.
+def _refusing(root: Path, path: Path | None = None, title: str = "") -> Iterator[None]:
+    """Turns errors into `SessionError`: an invalid name into a bad request, a disk that fails into 507, other errors into a conflict.
 
-    In errors of a document, `title` replaces the temporary `path`.
+    Messages name no folder of the server: `root` is that of the sessions. In errors of a document, `title` replaces the temporary `path`.
     """
     try:
         yield
     except SessionError:
         raise
     except UserError as error:
+        status = 507 if _disk_failed(error) else 409 if path is None else 422
         message = str(error) if path is None else str(error).replace(str(path), title)
-        raise SessionError(message, 409 if path is None else 422) from error
+        raise SessionError(_without_paths(message, root), status) from error
     except ValueError as error:
-        raise SessionError(str(error), 400) from error
+        raise SessionError(_without_paths(str(error), root), 400) from error
+
+
+def _disk_failed(error: BaseException | None) -> bool:
+    """True if a disk that is full, read-only or broken is the cause; a lock that another process holds is none."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    return error is not None and not isinstance(error, BlockingIOError | FileNotFoundError)
+
+
+def _without_paths(message: str, root: Path) -> str:
+    """`message` with the names of the server's folders shortened to what a client knows."""
+    for folder in (root, root.parent):
+        message = message.replace(f"{folder}/", "").replace(str(folder), "the server's folder")
+    return message

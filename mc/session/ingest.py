@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import math
 import os
 import re
@@ -293,4 +294,5 @@ def _check_disk(session: Session, tokens: int) -> None:
         needed, free = bytes_per_token(session.tree.spec) * tokens, shutil.disk_usage(session.tree.folder).free
         if needed > free:
             where = f"{session.tree.folder.parent} has room for {free / 1e6:,.1f} MB"
-            raise UserError(f"{tokens:,} tokens take {needed / 1e6:,.1f} MB and {where}; free some space")
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise UserError(f"{tokens:,} tokens take {needed / 1e6:,.1f} MB and {where}; free some space") from full

@@ -8,6 +8,9 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Literal
+
+Outcome = Literal["finished", "cancelled", "failed"]  # of a request
 
 RATE_SECONDS = 10.0  # averaging window of tokens per second
 
@@ -22,14 +25,18 @@ class Busy(Exception):
 
 @dataclass
 class Counts:
-    """Totals since the start, and current values. Rows are replies: a request for n choices has n."""
+    """Totals since the start, and current values. Rows are replies: a request for n choices has n.
+
+    Of the `requests`, those that are neither `finished` nor `cancelled` nor `failed` run or wait.
+    """
 
     active: int = 0  # rows that are decoded
     queued: int = 0  # rows that wait
     requests: int = 0
-    finished: int = 0  # rows
-    cancelled: int = 0  # rows
-    refused: int = 0  # requests
+    finished: int = 0  # requests that were answered to their end
+    cancelled: int = 0  # requests whose client disconnected
+    failed: int = 0  # requests that ended with an error
+    refused: int = 0  # requests that were not admitted
     prompt_tokens: int = 0
     tokens: int = 0
     tokens_per_second: float = 0.0  # over the last 10 s
@@ -57,15 +64,16 @@ class Admission:
             self._counts.requests += 1
             self._counts.prompt_tokens += prompt_tokens
 
-    def release(self, seconds: float, cancelled: bool) -> None:
+    def release(self, seconds: float) -> None:
         """Frees the place of a row that ends `seconds` after it was admitted."""
         with self._lock:
             self._rows -= 1
-            if cancelled:
-                self._counts.cancelled += 1
-            else:
-                self._counts.finished += 1
             self._row_seconds += 0.1 * (seconds - self._row_seconds)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Counts a request whose rows have all ended."""
+        with self._lock:
+            setattr(self._counts, outcome, getattr(self._counts, outcome) + 1)
 
     def decoded(self, tokens: int) -> None:
         """Counts tokens that have just been decoded."""

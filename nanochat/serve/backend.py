@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from nanochat.common import UserError
 from nanochat.infer.memory_kv_cache import ExternalMemory
 from nanochat.infer.request import Finish, ReplyRequest, TokenEvent
-from nanochat.serve.admission import Counts
+from nanochat.serve.admission import Counts, Outcome
 
 Answer = dict[str, Any]
 Deliver = Callable[[list[TokenEvent]], None]
@@ -77,7 +77,10 @@ class SessionTurn(Protocol):
         """Why the session cannot continue, in one line; None if it can."""
 
     def end(self) -> None:
-        """Leaves the session at the end of a whole turn, even if the reply was cut off, and saves it."""
+        """Leaves the session at the end of a whole turn, even if the reply was cut off, and saves it.
+
+        Raises `SessionError` if it could not be saved; the session then holds what its files have.
+        """
 
 
 class Sessions(Protocol):
@@ -89,8 +92,8 @@ class Sessions(Protocol):
     def answer(self, operation: str, arguments: Mapping[str, Any]) -> Answer:
         """Runs a short operation. Raises `SessionError`.
 
-        `list`, and of a `session`: `create`, `fork` (as `new`), `delete`, `check` (whether it can be written to now), `focus`,
-        `messages`, `text` (of the tokens from `start` to `end`).
+        `list`, and of a `session`: `create`, `fork` (as `new`), `delete`, `delete_empty` (only if it holds nothing), `check` (whether
+        it can be written to now), `focus`, `messages`, `text` (of the tokens from `start` to `end`).
         """
 
     def ingest(self, arguments: Mapping[str, Any], seconds: Callable[[], float]) -> Iterator[Answer]:
@@ -115,8 +118,11 @@ class Backend(Protocol):
     def submit(self, request: ReplyRequest, deliver: Deliver) -> None:
         """Queues a request; `deliver` is called in another thread. Raises `Busy` if no more rows may wait, and `Stopped`."""
 
-    def cancel(self, id: int, row: int | None = None) -> None:
-        """Ends a row of the reply request `id` (None: all) without another event. Unknown or finished ids are ignored."""
+    def cancel(self, id: int) -> None:
+        """Ends the reply request `id`, whose client has gone, without another event. Unknown or finished ids are ignored."""
+
+    def finish(self, id: int, row: int) -> None:
+        """Ends a row of the reply request `id` whose text is complete; its last event follows. Ignored as in `cancel`."""
 
     def ask(self, request: SessionRequest, deliver: DeliverAnswer) -> None:
         """Queues an operation of sessions; `deliver` is called in another thread. `ingest` has several answers. Raises `Stopped`."""
@@ -144,6 +150,7 @@ class PendingReply:
     turn: SessionTurn | None = None
     began: float = field(default_factory=time.monotonic)
     unfinished: set[int] = field(init=False)
+    outcome: Outcome = "finished"
 
     def __post_init__(self) -> None:
         self.unfinished = set(range(self.request.rows))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -84,9 +85,13 @@ class DecodeThread:
             self._admission.admit(request.rows, len(request.prompt))
             self._commands.put(lambda: self._add(reply))
 
-    def cancel(self, id: int, row: int | None = None) -> None:
+    def cancel(self, id: int) -> None:
         """See `Backend`."""
-        self._commands.put(lambda: self._cancel(id, row))
+        self._commands.put(lambda: self._cancel(id))
+
+    def finish(self, id: int, row: int) -> None:
+        """See `Backend`."""
+        self._commands.put(lambda: self._finish(id, row))
 
     def ask(self, request: SessionRequest, deliver: DeliverAnswer) -> None:
         """See `Backend`."""
@@ -208,11 +213,17 @@ class DecodeThread:
                 with contextlib.suppress(SessionError):  # nobody waits for it any more
                     each[2].close()
 
-    def _cancel(self, id: int, row: int | None) -> None:
+    def _cancel(self, id: int) -> None:
         if (reply := self._replies.get(id)) is not None:
+            self._batcher.cancel(id)
+            reply.outcome = "cancelled"
+            self._end_all(reply, "error")  # nobody reads the events
+
+    def _finish(self, id: int, row: int) -> None:
+        reply = self._replies.get(id)
+        if reply is not None and row in reply.unfinished:
             self._batcher.cancel(id, row)
-            for each in sorted(reply.unfinished if row is None else reply.unfinished & {row}):
-                self._end(reply, each, cancelled=True)
+            reply.deliver([self._end(reply, TokenEvent(id, row, None, finish="stop"))])
 
     def _step(self) -> None:
         """Decodes one token for each active row."""
@@ -220,11 +231,9 @@ class DecodeThread:
         events = self._batcher.step()
         for event in events:
             reply = self._replies[event.id]
-            outgoing.setdefault(reply, []).append(event)
             if reply.turn is not None:
                 reply.turn.feed(event.token)
-            if event.finish is not None:
-                self._end(reply, event.row)
+            outgoing.setdefault(reply, []).append(event if event.finish is None else self._end(reply, event))
         now = time.monotonic()
         for reply in list(self._replies.values()):
             if now > reply.request.deadline:
@@ -255,16 +264,25 @@ class DecodeThread:
         """Ends a request with an error."""
         reply.deliver(self._end_all(reply, "error", news))
 
-    def _end_all(self, reply: PendingReply, finish: Finish, news: Answer | None) -> list[TokenEvent]:
-        events = reply.events(finish, news)
-        for event in events:
-            self._end(reply, event.row)
-        return events
+    def _end_all(self, reply: PendingReply, finish: Finish, news: Answer | None = None) -> list[TokenEvent]:
+        if finish == "error" and reply.outcome != "cancelled":
+            reply.outcome = "failed"
+        return [self._end(reply, event) for event in reply.events(finish, news)]
 
-    def _end(self, reply: PendingReply, row: int, cancelled: bool = False) -> None:
-        reply.unfinished.remove(row)
-        if not reply.unfinished:
-            self._replies.pop(reply.request.id, None)
-            if reply.turn is not None and (self._alive or self._closing):  # a model that has failed cannot end the turn
+    def _end(self, reply: PendingReply, event: TokenEvent) -> TokenEvent:
+        """Ends the row of its last event. Returns the event, which becomes an error if the session's turn could not be saved."""
+        reply.unfinished.remove(event.row)
+        self._admission.release(time.monotonic() - reply.began)
+        if reply.unfinished:
+            return event
+        self._replies.pop(reply.request.id, None)
+        if reply.turn is not None and (self._alive or self._closing):  # a model that has failed cannot end the turn
+            try:
                 reply.turn.end()
-        self._admission.release(time.monotonic() - reply.began, cancelled)
+            except SessionError as error:
+                print(f"a turn of session {reply.request.session} was not saved: {error}", file=sys.stderr, flush=True)
+                if event.finish != "error":
+                    event = event._replace(finish="error", news=error_answer(error))
+                    reply.outcome = "failed" if reply.outcome == "finished" else reply.outcome
+        self._admission.ended(reply.outcome)
+        return event

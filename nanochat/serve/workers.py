@@ -72,15 +72,23 @@ class Workers:
             link.rows += request.rows
         link.send("submit", vars(request) | {"sampling": vars(request.sampling), "stop": list(request.stop)})
 
-    def cancel(self, id: int, row: int | None = None) -> None:
+    def cancel(self, id: int) -> None:
         """See `Backend`."""
         with self._lock:
             if id not in self._replies:
                 return
             reply, link = self._replies[id]
-            for each in sorted(reply.unfinished if row is None else reply.unfinished & {row}):
-                self._end(reply, each, cancelled=True)
-        link.send("cancel", id, row)
+            reply.outcome = "cancelled"
+            for row in sorted(reply.unfinished):
+                self._end(reply, row)
+        link.send("cancel", id)
+
+    def finish(self, id: int, row: int) -> None:
+        """See `Backend`."""
+        with self._lock:
+            _, link = self._replies.get(id, (None, None))
+        if link is not None:
+            link.send("finish", id, row)
 
     def ask(self, request: SessionRequest, deliver: DeliverAnswer) -> None:
         """See `Backend`. A `list` is asked of all workers."""
@@ -173,7 +181,7 @@ class Workers:
                 events = [event for event in events if reply is not None and event.row in reply.unfinished]
                 for event in events:
                     if event.finish is not None:
-                        self._end(reply, event.row)
+                        self._end(reply, event.row, failed=event.finish == "error")
             self._admission.decoded(sum(event.token is not None for event in events))
             if events:
                 reply.deliver(events)
@@ -183,7 +191,7 @@ class Workers:
             unanswered = [id for id, (_, its_link) in self._questions.items() if its_link is link]
             for reply, events in lost:
                 for event in events:
-                    self._end(reply, event.row)
+                    self._end(reply, event.row, failed=True)
         for reply, events in lost:
             reply.deliver(events)
         for id in unanswered:
@@ -194,13 +202,16 @@ class Workers:
             if not left:
                 self._failed()
 
-    def _end(self, reply: PendingReply, row: int, cancelled: bool = False) -> None:
+    def _end(self, reply: PendingReply, row: int, failed: bool = False) -> None:
         id = reply.request.id
         reply.unfinished.remove(row)
         self._replies[id][1].rows -= 1
-        self._admission.release(time.monotonic() - reply.began, cancelled)
+        self._admission.release(time.monotonic() - reply.began)
+        if failed:
+            reply.outcome = "failed"
         if not reply.unfinished:
             del self._replies[id]
+            self._admission.ended(reply.outcome)
 
 
 def _rank(worker: int, session: str) -> bytes:
@@ -298,8 +309,10 @@ def _serve(index: int, link: socket.socket, build: Build) -> int:
                 case ["submit", fields]:
                     request = ReplyRequest(**fields | {"sampling": Sampling(**fields["sampling"])})
                     thread.submit(request, lambda events: send({"events": events}))
-                case ["cancel", id, row]:
-                    thread.cancel(id, row)
+                case ["cancel", id]:
+                    thread.cancel(id)
+                case ["finish", id, row]:
+                    thread.finish(id, row)
                 case ["ask", fields]:
                     asked = SessionRequest(**fields)
                     thread.ask(asked, lambda answer, id=asked.id: send({"to": id, "answer": answer}))

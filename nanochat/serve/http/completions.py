@@ -86,13 +86,13 @@ class Generation:
         if event.finish == "time" and self.usage.completion_tokens == 0:
             raise _too_busy(Busy(1))
         reply, pieces = self._replies[event.row], []
-        if event.token is not None and event.token not in self._request.stop:
+        if event.token is not None and event.token not in self._request.stop and not reply.stopped:
             self.usage.completion_tokens += 1
             pieces = reply.feed(event.token)
-        if event.finish is None and not reply.stopped:
-            return Delta(event.row, pieces) if pieces else None
+            if reply.stopped and event.finish is None:
+                self._backend.finish(self._request.id, event.row)  # the last event says whether a session has saved the turn
         if event.finish is None:
-            self._backend.cancel(self._request.id, event.row)
+            return Delta(event.row, pieces) if pieces else None
         del self._replies[event.row]
         pieces = pieces + reply.close()
         return Delta(event.row, pieces, "stop" if event.finish == "stop" or reply.stopped else "length")

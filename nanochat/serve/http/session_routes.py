@@ -114,7 +114,12 @@ def add_session_routes(app: FastAPI, backend: Backend, limits: WebLimits, enable
         async with uploads:
             with contextlib.ExitStack() as stack:
                 path = stack.enter_context(upload_folder()) / "document"
-                await _store(request, path, limits)
+                try:
+                    await _store(request, path, limits)
+                except ApiError as refusal:
+                    if refusal.status in (413, 507):
+                        await answer("delete_empty", session=name)
+                    raise
                 call = SessionCall(backend, "ingest", session=name, path=str(path), title=title)
                 stack.callback(call.close)
                 return await _progress(request, call, stack)

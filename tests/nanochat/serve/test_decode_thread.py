@@ -91,7 +91,7 @@ def test_tokens_are_those_of_the_engine(model: GPT) -> None:
     alone = Engine(model).generate([(1, 2)], sampling, samples=2) + Engine(model).generate([(7,)], sampling)
     assert [inbox.tokens["a", 0], inbox.tokens["a", 1], inbox.tokens["b", 0]] == [completion.tokens for completion in alone]
     assert set(inbox.ends.values()) == {"length"}
-    assert (counts.requests, counts.finished, counts.cancelled, counts.tokens, counts.prompt_tokens) == (2, 3, 0, 36, 3)
+    assert (counts.requests, counts.finished, counts.cancelled, counts.tokens, counts.prompt_tokens) == (2, 2, 0, 36, 3)
     assert counts.tokens_per_second == pytest.approx(3.6)
 
 
@@ -116,19 +116,37 @@ def test_who_waited_longest_is_next_and_who_goes_makes_room(model: GPT) -> None:
         assert (serving.counts().cancelled, serving.counts().refused, serving.counts().finished) == (5, 1, 0)
 
 
-def test_a_cancelled_row_gets_no_further_token(model: GPT) -> None:
-    """When the next request's token is there, the cancelled one has long been silent; its other row goes on."""
+def test_a_cancelled_request_gets_no_further_token(model: GPT) -> None:
+    """When the next request's token is there, the cancelled one has long been silent."""
+    inbox = Inbox()
+    with serve(model) as serving:
+        request = submit(serving, inbox, "a")
+        inbox.read_until(lambda: len(inbox.tokens["a", 0]) > 3)
+        serving.cancel(request.id)
+        submit(serving, inbox, "b", Sampling(temperature=0, max_tokens=3))
+        inbox.read_until(lambda: ("b", 0) in inbox.ends)
+        silent = len(inbox.tokens["a", 0])
+        submit(serving, inbox, "c", Sampling(temperature=0, max_tokens=30))
+        inbox.read_until(lambda: ("c", 0) in inbox.ends)
+        assert len(inbox.tokens["a", 0]) == silent and ("a", 0) not in inbox.ends
+
+
+def test_a_row_that_is_finished_says_so_and_its_other_row_goes_on(model: GPT) -> None:
     inbox = Inbox()
     with serve(model) as serving:
         request = submit(serving, inbox, "a", rows=2)
         inbox.read_until(lambda: len(inbox.tokens["a", 1]) > 3)
-        serving.cancel(request.id, row=0)
-        submit(serving, inbox, "b", Sampling(temperature=0, max_tokens=3))
-        inbox.read_until(lambda: ("b", 0) in inbox.ends)
-        silent = len(inbox.tokens["a", 0])
-        others = len(inbox.tokens["a", 1])
+        serving.finish(request.id, 0)
+        inbox.read_until(lambda: ("a", 0) in inbox.ends)
+        silent, others = len(inbox.tokens["a", 0]), len(inbox.tokens["a", 1])
         inbox.read_until(lambda: len(inbox.tokens["a", 1]) > others + 20)
-        assert len(inbox.tokens["a", 0]) == silent and not inbox.ends.keys() & {("a", 0), ("a", 1)}
+        assert inbox.ends == {("a", 0): "stop"} and len(inbox.tokens["a", 0]) == silent
+        assert (serving.counts().requests, serving.counts().finished) == (1, 0)
+        serving.finish(request.id, 1)
+        serving.finish(request.id, 1)  # twice is once
+        inbox.read_until(lambda: len(inbox.ends) == 2)
+        settle(serving, 0, 0)
+        assert (serving.counts().requests, serving.counts().finished, serving.counts().cancelled) == (1, 1, 0)
 
 
 def test_time_is_up_for_all_rows_of_a_request_also_for_one_that_waits(model: GPT) -> None:
@@ -148,6 +166,7 @@ def test_a_prompt_that_cannot_be_continued_is_an_error_of_its_own(model: GPT) ->
         inbox.read_until(lambda: len(inbox.ends) == 3)
         assert inbox.ends == {("bad", 0): "error", ("bad", 1): "error", ("good", 0): "length"} and serving.alive
         settle(serving, 0, 0)
+        assert (serving.counts().failed, serving.counts().finished) == (1, 1)
 
 
 def test_closing_ends_what_runs_and_what_waits(model: GPT) -> None:
@@ -205,4 +224,4 @@ def test_many_threads_lose_nothing(model: GPT) -> None:
         settle(serving, 0, 0)
         counts = serving.counts()
         assert counts.requests == len(taken)
-        assert counts.finished + counts.cancelled == sum(request.rows for request in taken)
+        assert counts.finished + counts.cancelled == len(taken)
