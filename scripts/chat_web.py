@@ -31,12 +31,12 @@ from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.serve.backend import Backend
 from nanochat.serve.decode_thread import DecodeThread
 from nanochat.serve.http.app import ChatServer, create_app
+from nanochat.serve.http.keys import parse_keys
 from nanochat.serve.http.limits import WebLimits
 from nanochat.serve.http.security import impatient
 from nanochat.serve.workers import Workers
 
 TOKEN_VARIABLE = "MC_CHAT_TOKEN"
-TOKEN_CHARACTERS = 8  # at least
 GRACE_SECONDS = 10  # for replies that are being written when the server stops
 HEADER_BYTES = 16384
 KEEP_ALIVE_SECONDS = 10
@@ -52,7 +52,7 @@ class ChatWeb:
     host: str = flag("127.0.0.1", "address to listen on; one that other machines can reach needs a token")
     port: int = flag(8000, "port to listen on; 0 = a free one")
     token: str | None = flag(None, f"bearer token of clients; better in {TOKEN_VARIABLE} or a file, as others can see a command line")
-    token_file: str | None = flag(None, "file with the token")
+    token_file: str | None = flag(None, "file with the token, or with a line 'NAME TOKEN' for each client, who has its own sessions")
     workers: int = flag(1, "number of worker processes, one model each (process k on GPU k)")
     tools: ToolFlags = part(ToolFlags)
     mc: bool = flag(False, "keep sessions: histories of any length, read through the model's memory")
@@ -95,16 +95,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(ChatWeb, argv)
     if config.mc:
         config.telemetry.collector()  # refuses an invalid one before anything is loaded
-    token = read_token(config)
+    keys = read_keys(config)
     with bind(config.host, config.port) as listening:
-        if token is None and not is_loopback(listening.getsockname()[0]):
+        if keys is None and not is_loopback(listening.getsockname()[0]):
             raise UserError(f"listening on {config.host} lets other machines in: put a token in {TOKEN_VARIABLE} or give --token-file")
         failed = threading.Event()
         backend, description = open_backend(config, failed.set)
         try:
             context_tokens = config.limits.context_tokens or description["context_tokens"]
             name, sessions = description["name"], description["sessions"]
-            server = ChatServer(backend, load_tokenizer(), name, context_tokens, config.sampling, config.limits, token, sessions)
+            server = ChatServer(backend, load_tokenizer(), name, context_tokens, config.sampling, config.limits, keys, sessions)
             web = _Server(_uvicorn_config(server), f"{name} on {address(listening)}", failed)
             # uvicorn shuts down cleanly at these signals and then raises them again, which must not end this program.
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -117,21 +117,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_token(config: ChatWeb) -> str | None:
-    """The token that clients must present, or None. Raises `UserError` if it cannot be read or is invalid."""
-    token, source = os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
+def read_keys(config: ChatWeb) -> dict[str, str] | None:
+    """The names of clients by the tokens that they must present, or None. Raises `UserError` if they cannot be read or are invalid."""
+    text, source = os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
     if config.token_file is not None:
         source = config.token_file
         try:
-            token = Path(config.token_file).read_text(encoding="utf-8").strip()
+            text = Path(config.token_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the token in {config.token_file}: {error}") from error
     elif config.token is not None:
-        token, source = config.token, "--token"
+        text, source = config.token, "--token"
         print(f"warning: all users of this machine can see a token on the command line; use {TOKEN_VARIABLE}", file=sys.stderr)
-    if token is not None and not (len(token) >= TOKEN_CHARACTERS and token.isascii() and token.isprintable() and " " not in token):
-        raise UserError(f"the token in {source} must be {TOKEN_CHARACTERS} or more ASCII characters without spaces")
-    return token
+    try:
+        return None if text is None else parse_keys(text, source)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -191,7 +192,7 @@ def _uvicorn_config(server: ChatServer) -> uvicorn.Config:
         create_app(server),
         # Parts of uvicorn that are always available: behaviour must not depend on what else is installed.
         loop="asyncio",
-        http=impatient(server.limits.max_send_seconds),
+        http=impatient(server.limits.max_send_seconds, server.limits.client_connections),
         ws="none",
         log_level="warning",
         access_log=False,

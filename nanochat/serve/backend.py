@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from nanochat.common import UserError
 from nanochat.infer.memory_kv_cache import ExternalMemory
@@ -24,10 +24,10 @@ DeliverAnswer = Callable[[Answer], None]
 
 
 class Stopped(Exception):
-    """The model has stopped: no request can be answered any more."""
+    """The model has stopped: no request can be answered any more, or, if it is `restarting`, not now."""
 
-    def __init__(self) -> None:
-        super().__init__("the model has stopped; restart the server")
+    def __init__(self, restarting: bool = False) -> None:
+        super().__init__("the model is being started again; try again soon" if restarting else "the model has stopped; restart the server")
 
 
 class SessionError(UserError):
@@ -44,6 +44,13 @@ def error_answer(error: SessionError) -> Answer:
 
 
 STOPPED = error_answer(SessionError(str(Stopped()), 503))
+
+
+class Readiness(NamedTuple):
+    """Processes with a model: those that answer requests, and all that should."""
+
+    ready: int
+    workers: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +139,9 @@ class Backend(Protocol):
 
     def counts(self) -> Counts:
         """The current counts."""
+
+    def readiness(self) -> Readiness:
+        """How many models answer requests now."""
 
     @property
     def alive(self) -> bool:

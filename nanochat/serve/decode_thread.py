@@ -25,6 +25,7 @@ from nanochat.serve.backend import (
     Deliver,
     DeliverAnswer,
     PendingReply,
+    Readiness,
     SessionError,
     SessionRequest,
     Sessions,
@@ -107,6 +108,10 @@ class DecodeThread:
     def counts(self) -> Counts:
         """See `Backend`."""
         return self._admission.counts()
+
+    def readiness(self) -> Readiness:
+        """See `Backend`."""
+        return Readiness(int(self._alive), 1)
 
     def close(self) -> None:
         """See `Backend`."""

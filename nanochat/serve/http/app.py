@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from nanochat.serve.http.schema import ChatRequest, new_messages, parse_request,
 from nanochat.serve.http.security import Guard
 from nanochat.serve.http.session_routes import add_session_routes
 from nanochat.serve.http.streaming import DONE, EventStream, event, read_json, unless_gone
+from nanochat.serve.key_sessions import backend_of
 
 PAGE = Path(__file__).parent / "page"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -38,8 +39,8 @@ READ_SECONDS = 60.0  # for a client to read its answer, after the last token
 class ChatServer:
     """State of a server that its routes answer from.
 
-    `context_tokens` is what conversation and reply may have together. `token` None is for a server that only this machine
-    reaches. `sessions` describes the sessions, None if there are none.
+    `context_tokens` is what conversation and reply may have together. `keys` are the names of clients by their keys, None for a
+    server that only this machine reaches. `sessions` describes the sessions, None if there are none.
     """
 
     backend: Backend
@@ -48,13 +49,17 @@ class ChatServer:
     context_tokens: int
     defaults: Sampling = field(default_factory=Sampling)
     limits: WebLimits = field(default_factory=WebLimits)
-    token: str | None = None
+    keys: Mapping[str, str] | None = None
     sessions: dict[str, Any] | None = None
     started: float = field(default_factory=time.time)
 
-    def begin(self, request: ChatRequest) -> Generation:
-        """Begins the replies to `request`. Raises `ApiError` if it cannot be done."""
+    def begin(self, request: ChatRequest, key: str = "") -> Generation:
+        """Begins the replies to `request`, made with the key of that name. Raises `ApiError` if it cannot be done.
+
+        A reply is at most as long as the server allows and the conversation leaves room for.
+        """
         sampling = to_sampling(request, self.defaults)
+        sampling.max_tokens = min(sampling.max_tokens, self.limits.max_reply_tokens)
         if request.session is None:
             prompt = render_prompt(self.tokenizer, to_conversation(request.messages))
             room = self.context_tokens - len(prompt)
@@ -72,7 +77,7 @@ class ChatServer:
             prompt = render_prompt(self.tokenizer, to_conversation(new_messages(request.messages)), first=False)
         stop, deadline = stop_tokens(self.tokenizer), time.monotonic() + self.limits.max_seconds
         asked = ReplyRequest(prompt, sampling, stop, request.n or 1, session=request.session, deadline=deadline)
-        return Generation(self.backend, self.tokenizer, asked, request.stops)
+        return Generation(backend_of(self.backend, key), self.tokenizer, asked, request.stops)
 
 
 def create_app(server: ChatServer) -> ASGIApp:
@@ -92,11 +97,15 @@ def create_app(server: ChatServer) -> ASGIApp:
     async def chat_completions(request: Request) -> Response:
         body = await read_json(request, server.limits)
         asked = parse_request(body, server.limits, (server.model_name,))
-        generation = server.begin(asked)
+        generation = server.begin(asked, request.scope["key"])
         completion = ChatCompletion(server.model_name)
         if asked.stream:
-            return await _stream(request, asked, generation, completion, server.limits.max_seconds)
-        return await _answer(request, asked, generation, completion)
+            response = await _stream(request, asked, generation, completion, server.limits.max_seconds)
+        else:
+            response = await _answer(request, asked, generation, completion)
+        if generation.max_tokens < (asked.max_tokens or asked.max_completion_tokens or 0):
+            response.headers["x-max-tokens"] = str(generation.max_tokens)  # less than the request has
+        return response
 
     add_session_routes(app, server.backend, server.limits, server.sessions is not None)
 
@@ -112,15 +121,16 @@ def create_app(server: ChatServer) -> ASGIApp:
 
     @app.get("/health")
     async def health() -> Response:
-        alive = server.backend.alive
-        return json_response({"status": "ok" if alive else "stopped"}, 200 if alive else 503)
+        ready, workers = server.backend.readiness()
+        status = "ok" if ready == workers else "degraded" if ready else "stopped"
+        return json_response({"status": status} | ({"ready": ready, "workers": workers} if workers > 1 else {}), 200 if ready else 503)
 
     @app.get("/stats")
     async def stats() -> Response:
         counts = {name: round(value, 2) for name, value in vars(server.backend.counts()).items()}
         return json_response({"model": server.model_name, "uptime_seconds": round(time.time() - server.started, 1), **counts})
 
-    return Guard(app, server.token)  # around everything: FastAPI's own answers get the same headers
+    return Guard(app, server.keys)  # around everything: FastAPI's own answers get the same headers
 
 
 def _model(server: ChatServer) -> dict[str, Any]:

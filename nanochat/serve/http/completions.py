@@ -60,7 +60,12 @@ class Generation:
         except Busy as busy:
             raise _too_busy(busy) from None
         except Stopped as stopped:
-            raise ApiError(503, str(stopped), code="model_stopped") from None
+            raise ApiError(503, str(stopped), code="model_stopped", headers={"retry-after": "5"}) from None
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest that a reply can get."""
+        return self._request.sampling.max_tokens
 
     async def deltas(self) -> AsyncIterator[list[Delta]]:
         """Yields the new deltas until all replies have ended. Raises `ApiError` if the deadline passes before the first token."""

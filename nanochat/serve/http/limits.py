@@ -17,6 +17,7 @@ class WebLimits:
     max_seconds: float = flag(300.0, "time limit of a request, waiting included", unit="s")
     max_send_seconds: float = flag(20.0, "time limit for receiving a request's head, and again its body", unit="s")
     max_connections: int = flag(512, "concurrent connections; more are refused with status 503", unit="connections")
+    max_client_connections: int = flag(0, "concurrent connections of one address; 0 = half of max_connections", unit="connections")
     max_body_bytes: int = flag(1 << 20, "maximum size of a request's body", unit="bytes")
     max_messages: int = flag(256, "maximum messages of a conversation", unit="messages")
     max_characters: int = flag(200_000, "maximum characters of a conversation", unit="characters")
@@ -31,11 +32,20 @@ class WebLimits:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            least = 0 if field.name in ("max_queue", "context_tokens") else 1
+            least = 0 if field.name in ("max_queue", "context_tokens", "max_client_connections") else 1
             value = getattr(self, field.name)
             if not least <= value < float("inf"):
                 raise ValueError(f"{field.name} is {value}; it must be at least {least}")
+        if self.max_client_connections > self.max_connections:
+            raise ValueError(
+                f"max_client_connections is {self.max_client_connections}; it must be at most max_connections, {self.max_connections}"
+            )
         if self.max_choices > self.max_rows + self.max_queue:
             raise ValueError(
                 f"max_choices is {self.max_choices}, but max_rows and max_queue leave only {self.max_rows + self.max_queue} places"
             )
+
+    @property
+    def client_connections(self) -> int:
+        """Concurrent connections of one address."""
+        return self.max_client_connections or max(1, self.max_connections // 2)

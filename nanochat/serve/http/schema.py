@@ -159,8 +159,6 @@ def parse_request(body: bytes, limits: WebLimits, models: Sequence[str]) -> Chat
     if request.session is not None and (request.n or 1) != 1:
         raise ApiError(400, "n must be 1 with a session", "n", "unsupported_parameter")
     _check("n", request.n, limits.max_choices)
-    _check("max_tokens", request.max_tokens, limits.max_reply_tokens)
-    _check("max_completion_tokens", request.max_completion_tokens, limits.max_reply_tokens)
     _check("messages", len(request.messages), limits.max_messages)
     characters = sum(message.characters for message in request.messages)
     if characters > limits.max_characters:

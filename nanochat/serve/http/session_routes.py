@@ -20,6 +20,7 @@ from nanochat.serve.http.limits import WebLimits
 from nanochat.serve.http.schema import MAX_NAME_CHARACTERS, parse_session
 from nanochat.serve.http.streaming import DONE, EventStream, body, event, from_threads, read_json, unless_gone
 from nanochat.serve.http.uploads import remove_leftovers, upload_folder
+from nanochat.serve.key_sessions import backend_of
 
 UPLOADS_AT_ONCE = 4  # each takes up to `max_document_bytes` of the disk for temporary files
 READ_HOURS = 24  # at most, for a document
@@ -34,7 +35,7 @@ class SessionCall:
         try:
             backend.ask(self._request, deliver)
         except Stopped as stopped:
-            raise ApiError(503, str(stopped), code="model_stopped") from None
+            raise ApiError(503, str(stopped), code="model_stopped", headers={"retry-after": "5"}) from None
 
     async def next(self) -> Answer | None:
         """The next answer, None after the last. Raises `ApiError` if the operation is refused."""
@@ -70,45 +71,45 @@ def add_session_routes(app: FastAPI, backend: Backend, limits: WebLimits, enable
     uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
     remove_leftovers()
 
-    async def answer(operation: str, **arguments: Any) -> Answer:
+    async def answer(request: Request, operation: str, **arguments: Any) -> Answer:
         if not enabled:
             raise no_sessions(404)
-        return await ask(backend, limits.max_seconds, operation, **arguments)
+        return await ask(backend_of(backend, request.scope["key"]), limits.max_seconds, operation, **arguments)
 
     @app.get("/v1/sessions")
-    async def sessions() -> Response:
-        return json_response({"object": "list", "data": (await answer("list"))["sessions"]})
+    async def sessions(request: Request) -> Response:
+        return json_response({"object": "list", "data": (await answer(request, "list"))["sessions"]})
 
     @app.post("/v1/sessions")
     async def create(request: Request) -> Response:
         asked = parse_session(await read_json(request, limits))
         if asked.fork_of is not None:
-            return json_response(await answer("fork", session=asked.fork_of, new=asked.name), 201)
-        return json_response(await answer("create", session=asked.name), 201)
+            return json_response(await answer(request, "fork", session=asked.fork_of, new=asked.name), 201)
+        return json_response(await answer(request, "create", session=asked.name), 201)
 
     @app.delete("/v1/sessions/{name}")
-    async def delete(name: str) -> Response:
-        return json_response(await answer("delete", session=name))
+    async def delete(request: Request, name: str) -> Response:
+        return json_response(await answer(request, "delete", session=name))
 
     @app.get("/v1/sessions/{name}/focus")
-    async def focus(name: str) -> Response:
-        return json_response(await answer("focus", session=name))
+    async def focus(request: Request, name: str) -> Response:
+        return json_response(await answer(request, "focus", session=name))
 
     @app.get("/v1/sessions/{name}/messages")
-    async def messages(name: str) -> Response:
-        return json_response(await answer("messages", session=name))
+    async def messages(request: Request, name: str) -> Response:
+        return json_response(await answer(request, "messages", session=name))
 
     @app.get("/v1/sessions/{name}/text")
     async def text(request: Request, name: str) -> Response:
         start, end = (_token(request, each) for each in ("start", "end"))
-        return json_response(await answer("text", session=name, start=start, end=end))
+        return json_response(await answer(request, "text", session=name, start=start, end=end))
 
     @app.post("/v1/sessions/{name}/documents")
     async def documents(request: Request, name: str) -> Response:
         title = request.query_params.get("name", "")
         if not 1 <= len(title) <= MAX_NAME_CHARACTERS:
             raise ApiError(400, f"invalid document name: use 1 to {MAX_NAME_CHARACTERS} characters, as in …/documents?name=a.txt", "name")
-        await answer("check", session=name)
+        await answer(request, "check", session=name)
         if uploads.locked():
             raise ApiError(429, "other documents are being uploaded; try again", None, "server_busy", {"retry-after": "5"})
         async with uploads:
@@ -118,9 +119,9 @@ def add_session_routes(app: FastAPI, backend: Backend, limits: WebLimits, enable
                     await _store(request, path, limits)
                 except ApiError as refusal:
                     if refusal.status in (413, 507):
-                        await answer("delete_empty", session=name)
+                        await answer(request, "delete_empty", session=name)
                     raise
-                call = SessionCall(backend, "ingest", session=name, path=str(path), title=title)
+                call = SessionCall(backend_of(backend, request.scope["key"]), "ingest", session=name, path=str(path), title=title)
                 stack.callback(call.close)
                 return await _progress(request, call, stack)
 

@@ -46,11 +46,26 @@ class Client:
         self.status, self.body = 0, b""
         self.headers: dict[str, str] = {}
 
-    async def ask(self, path: str, chunks: list[bytes], seconds_between: float = 0.0) -> None:
-        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    async def ask(self, path: str, chunks: list[bytes], seconds_between: float = 0.0, method: str = "", **more: str) -> None:
+        given = {"host": "localhost", "content-type": "application/json"} | {name.replace("_", "-"): text for name, text in more.items()}
+        headers = [(name.encode(), text.encode("latin-1")) for name, text in given.items()]
         scope = {
-            **{"type": "http", "method": "POST" if chunks else "GET", "path": path, "raw_path": path.encode(), "query_string": b""},
-            **{"headers": headers, "http_version": "1.1", "scheme": "http", "root_path": "", "asgi": {"version": "3.0"}},
+            **{
+                "type": "http",
+                "method": method or ("POST" if chunks else "GET"),
+                "path": path,
+                "client": ("10.0.0.1", 5),
+                "raw_path": path.encode(),
+                "query_string": b"",
+            },
+            **{
+                "client": ("10.0.0.1", 5),
+                "headers": headers,
+                "http_version": "1.1",
+                "scheme": "http",
+                "root_path": "",
+                "asgi": {"version": "3.0"},
+            },
         }
         left = list(chunks)
 
@@ -83,6 +98,13 @@ def ask(server: ChatServer, body: dict[str, Any] | None, path: str = "/v1/chat/c
 def test_a_reply_has_the_room_that_the_conversation_leaves(server: ChatServer) -> None:
     """Six tokens of conversation: <|bos|> <|user_start|> g o <|user_end|> <|assistant_start|>."""
     server.context_tokens = 9
+    for more in (100, 4096, 4097, 10**12):  # more than the server allows, or than there is room for: the same
+        client = Client(server)
+        asyncio.run(client.ask("/v1/chat/completions", [json.dumps({**ASK, "max_tokens": more}).encode()]))
+        assert client.status == 200 and client.headers["x-max-tokens"] == "3"
+    client = Client(server)
+    asyncio.run(client.ask("/v1/chat/completions", [json.dumps({**ASK, "max_tokens": 3}).encode()]))
+    assert "x-max-tokens" not in client.headers
     status, reply = ask(server, {**ASK, "max_tokens": 100})
     assert status == 200 and reply["choices"][0]["message"]["content"] == "abc" and reply["choices"][0]["finish_reason"] == "length"
     server.context_tokens = 6
@@ -150,3 +172,17 @@ def test_what_nobody_thought_of_is_an_error_in_the_same_form(server: ChatServer)
         "code": None,
     }
     assert client.headers["x-content-type-options"] == "nosniff"
+
+
+def test_what_ends_in_a_stop_string_is_finished_and_no_more_finish_than_ask(server: ChatServer) -> None:
+    for streaming in (False, True):
+        client = Client(server)
+        body = {**ASK, "stop": "d", "n": 3, "max_tokens": 4000, "stream": streaming}
+        asyncio.run(client.ask("/v1/chat/completions", [json.dumps(body).encode()]))
+        assert client.status == 200
+        if not streaming:
+            reply = json.loads(client.body)
+            assert [choice["message"]["content"] for choice in reply["choices"]] == ["abc"] * 3
+            assert [choice["finish_reason"] for choice in reply["choices"]] == ["stop"] * 3 and reply["usage"]["completion_tokens"] == 12
+    status, stats = ask(server, None, "/stats")
+    assert (stats["requests"], stats["finished"], stats["cancelled"], stats["active"]) == (2, 2, 0, 0)
