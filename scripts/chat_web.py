@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
@@ -19,8 +20,9 @@ from mc.loading import load_memory
 from mc.serve.web_sessions import open_sessions
 from mc.telemetry.provider import TelemetryFlags, open_telemetry
 from mc.telemetry.sessions import SessionTelemetry
-from nanochat.checkpoint.load_model import Stage, latest_stage, load_model
-from nanochat.common import UserError, is_loopback
+from nanochat.checkpoint.load_model import Stage, is_tag, latest_stage, load_model, newest_tag
+from nanochat.checkpoint.store import CheckpointStore
+from nanochat.common import UserError, base_dir, is_loopback
 from nanochat.data.tokenizer import load_tokenizer
 from nanochat.flags import flag, flat_values, parse, part, run
 from nanochat.infer.continuous_batching import Batcher
@@ -158,9 +160,21 @@ def open_backend(config: ChatWeb, failed: Callable[[], None]) -> tuple[Backend, 
     limits = config.limits
     if config.workers == 1:
         return build(config, 0, limits.max_queue, failed)
+    config = pinned(config)
     places = config.workers * limits.max_rows + limits.max_queue  # the front alone refuses requests
     workers = Workers(config.workers, lambda index, ended: build(config, index, places, ended), limits.max_rows, limits.max_queue, failed)
     return workers, workers.description
+
+
+def pinned(config: ChatWeb) -> ChatWeb:
+    """`config` with the stage, tag and step that it has now, so that a worker that is started later has the same model."""
+    stage = config.source or latest_stage(config.model_tag)
+    tag = config.model_tag or newest_tag(stage)
+    if config.step is not None or tag is None or not is_tag(tag):
+        return dataclasses.replace(config, source=stage)
+    store = CheckpointStore(base_dir() / f"{stage}_checkpoints" / tag)
+    step = next((step for step in sorted(store.steps(), reverse=True) if store.verify(step) is None), None)
+    return dataclasses.replace(config, source=stage, model_tag=tag, step=step)
 
 
 def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None]) -> tuple[DecodeThread, dict[str, Any]]:

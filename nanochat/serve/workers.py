@@ -1,7 +1,8 @@
 """Worker processes with a model each, one per GPU, behind one server: a request goes to the worker with the least to do.
 
 Front and worker exchange JSON, a line per message, over a socket of their own. A worker ends when the front does. One that
-dies takes its requests along and no others. A session belongs to the same worker as long as that lives.
+dies takes its requests along and no others, and another is started in its place. A session belongs to the same worker as long as
+that lives.
 """
 
 from __future__ import annotations
@@ -11,22 +12,26 @@ import functools
 import hashlib
 import json
 import os
-import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from nanochat.common import UserError
 from nanochat.infer.request import ReplyRequest, TokenEvent
 from nanochat.infer.sampling import Sampling
 from nanochat.serve.admission import Admission, Counts
-from nanochat.serve.backend import STOPPED, Answer, Deliver, DeliverAnswer, PendingReply, SessionRequest, Stopped
+from nanochat.serve.backend import STOPPED, Answer, Deliver, DeliverAnswer, PendingReply, Readiness, SessionRequest, Stopped
 from nanochat.serve.decode_thread import DecodeThread
+from nanochat.serve.spawner import Spawner
 
-END_SECONDS = 10.0  # how long a worker may take to end before it is killed
+STEADY_SECONDS = 60.0  # a worker that lived for as long did not fail at the start
+MOST_PAUSE_SECONDS = 30.0  # before a worker is started again
+MOST_FAILED_STARTS = 5  # in a row, before a worker is given up
+MOST_MOVED = 10_000  # sessions that are remembered to be at another worker than their own
 
 # Called in the worker with its index and the callback for a decoding failure: the decoding thread, and its description for the front.
 Build = Callable[[int, Callable[[], None]], tuple[DecodeThread, dict[str, Any]]]
@@ -43,25 +48,29 @@ class Workers:
     def __init__(self, count: int, build: Build, max_rows: int, max_queue: int, failed: Callable[[], None] = lambda: None) -> None:
         self._admission = Admission(count * max_rows, max_queue)
         self._failed = failed
-        self._lock = threading.Lock()  # of replies, questions and loads
+        self._lock = threading.Lock()  # of replies, questions, loads and moved sessions
         self._replies: dict[int, tuple[PendingReply, _Link]] = {}  # by the request's id
         self._questions: dict[int, tuple[DeliverAnswer, _Link]] = {}  # by the session request's id
-        self._closing, self._closed = False, 0
-        self._links: list[_Link] = []
-        for index in range(count):
-            self._links.append(_Link(index, build, self._links))
+        self._moved: OrderedDict[str, _Link] = OrderedDict()  # sessions that another worker took over
+        self._closing, self._closed, self._given_up = threading.Event(), False, 0
+        self._spawner = Spawner(functools.partial(_serve, build))
+        self._links = [_Link(index, self._spawner) for index in range(count)]
         try:
             self.description = [link.wait() for link in self._links][0]
         except UserError:
             self.close()
             raise
         for link in self._links:
-            threading.Thread(target=self._listen, args=(link,), name=f"worker {link.index}", daemon=True).start()
+            threading.Thread(target=self._keep, args=(link,), name=f"worker {link.index}", daemon=True).start()
 
     @property
     def alive(self) -> bool:
         """See `Backend`."""
         return any(link.alive for link in self._links)
+
+    def readiness(self) -> Readiness:
+        """See `Backend`."""
+        return Readiness(sum(link.alive for link in self._links), len(self._links))
 
     def submit(self, request: ReplyRequest, deliver: Deliver) -> None:
         """See `Backend`."""
@@ -115,18 +124,31 @@ class Workers:
         """Raises `Stopped` if there are none."""
         links = [link for link in self._links if link.alive]
         if not links:
-            raise Stopped
+            raise Stopped(restarting=not self._closing.is_set() and self._given_up < len(self._links))
         return links
 
     def _least_busy(self) -> _Link:
         return min(self._alive_links(), key=lambda link: link.rows)
 
     def _owner(self, session: str) -> _Link:
-        """The worker of this session, by rendezvous hashing: of those alive, the one with the highest rank."""
-        return max(self._alive_links(), key=lambda link: _rank(link.index, session))
+        """The worker of this session, by rendezvous hashing: of those alive, the one with the highest rank.
+
+        A session that was at another worker while its own was being restarted stays there: it may be open.
+        """
+        alive = self._alive_links()
+        if (moved := self._moved.get(session)) is not None and moved.alive:
+            return moved
+        owner = max(alive, key=lambda link: _rank(link.index, session))
+        if owner.index != max(range(len(self._links)), key=lambda index: _rank(index, session)):
+            self._moved[session] = owner
+            while len(self._moved) > MOST_MOVED:
+                self._moved.popitem(last=False)
+        else:
+            self._moved.pop(session, None)
+        return owner
 
     def _list(self, request: SessionRequest, deliver: DeliverAnswer) -> None:
-        """Asks every worker, and merges their answers: of a session, that of the worker with the highest rank."""
+        """Asks every worker, and merges their answers: of a session, that of its worker."""
         answers: dict[int, Answer] = {}
 
         def collect(index: int, answer: Answer) -> None:
@@ -134,13 +156,15 @@ class Workers:
                 answers[index] = answer
                 if len(answers) < len(links):
                     return
-            infos: dict[str, tuple[bytes, Answer]] = {}
+            infos: dict[str, tuple[bool, bytes, Answer]] = {}
             for worker, its_answer in answers.items():
                 for info in its_answer.get("sessions", []):
-                    rank = _rank(worker, info["name"])
-                    if info["name"] not in infos or rank > infos[info["name"]][0]:
-                        infos[info["name"]] = rank, info
-            sessions = sorted((info for _, info in infos.values()), key=lambda info: (-info["modified"], info["name"]))  # newest first
+                    name = info["name"]
+                    moved = self._moved.get(name)
+                    mine = (moved is not None and moved.index == worker, _rank(worker, name), info)
+                    if name not in infos or mine[:2] > infos[name][:2]:
+                        infos[name] = mine
+            sessions = sorted((info for *_, info in infos.values()), key=lambda info: (-info["modified"], info["name"]))  # newest first
             listed = any("sessions" in its_answer for its_answer in answers.values())
             deliver({"sessions": sessions, "done": True} if listed else answer)
 
@@ -162,12 +186,53 @@ class Workers:
 
     def close(self) -> None:
         """See `Backend`."""
-        self._closing = True
-        links, self._closed = self._links[self._closed :], len(self._links)
-        for link in links:
+        self._closing.set()
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        for link in self._links:
             link.hang_up()
-        for link in links:
-            link.reap()
+        self._spawner.close()
+
+    def _keep(self, link: _Link | None) -> None:
+        """Listens to a worker, and starts another when it has ended."""
+        pauses = 0
+        while link is not None:
+            began = time.monotonic()
+            self._listen(link)
+            pauses = 0 if time.monotonic() > began + STEADY_SECONDS else pauses + 1
+            link = self._start_again(link.index, pauses)
+
+    def _start_again(self, index: int, pauses: int) -> _Link | None:
+        """Another worker `index`, which failed soon after its start `pauses` times. None at the end, or if it cannot be started."""
+        for failures in range(MOST_FAILED_STARTS):
+            pause = pauses + failures - 1
+            if self._closing.wait(min(MOST_PAUSE_SECONDS, 2.0**pause) if pause > 0 else 0.0):
+                return None
+            try:
+                link = _Link(index, self._spawner)
+                description = link.wait()
+                if description != self.description:
+                    link.hang_up()
+                    raise UserError(f"worker {index}: the model is another one now; restart the server")
+            except (UserError, OSError) as error:
+                if not self._closing.is_set():
+                    print(f"worker {index} could not be started again: {error}", file=sys.stderr, flush=True)
+                continue
+            with self._lock:
+                if not self._closed:
+                    self._links[index] = link
+                    print(f"worker {index} is back; {self.readiness().ready} of {len(self._links)} serve", file=sys.stderr, flush=True)
+                    return link
+            link.hang_up()
+            return None
+        with self._lock:
+            self._given_up += 1
+            last = self._given_up == len(self._links)
+        if last and not self._closing.is_set():
+            self._failed()
+        return None
 
     def _listen(self, link: _Link) -> None:
         """Passes on the messages of a worker until it ends."""
@@ -196,11 +261,10 @@ class Workers:
             reply.deliver(events)
         for id in unanswered:
             self._pass_on(id, STOPPED)
-        if not self._closing:
-            left = sum(other.alive for other in self._links)
-            print(f"worker {link.index} has ended; {left} of {len(self._links)} continue", file=sys.stderr, flush=True)
-            if not left:
-                self._failed()
+        link.close()
+        if not self._closing.is_set():
+            left, workers = self.readiness()
+            print(f"worker {link.index} has ended; {left} of {workers} continue", file=sys.stderr, flush=True)
 
     def _end(self, reply: PendingReply, row: int, failed: bool = False) -> None:
         id = reply.request.id
@@ -221,20 +285,17 @@ def _rank(worker: int, session: str) -> bytes:
 class _Link:
     """A worker, and the socket to it."""
 
-    def __init__(self, index: int, build: Build, others: Sequence[_Link]) -> None:
+    def __init__(self, index: int, spawner: Spawner) -> None:
         self.index, self.rows, self.alive = index, 0, True
-        self._socket, theirs = socket.socketpair()
         self._sending = threading.Lock()
-        self.pid = os.fork()
-        if self.pid == 0:
-            _work(index, theirs, [link._socket for link in (*others, self)], build)
-        theirs.close()
+        self.pid, self._socket = spawner.start(index)
         self._lines = self._socket.makefile("r", encoding="ascii")
 
     def wait(self) -> dict[str, Any]:
         """The worker's description, sent when it is ready. Raises `UserError` with its reason if it cannot start."""
         said = json.loads(self._lines.readline() or '{"error": "ended before it was ready"}')
         if "error" in said:
+            self.close()
             raise UserError(f"worker {self.index}: {said['error']}")
         return said
 
@@ -260,34 +321,15 @@ class _Link:
         with contextlib.suppress(OSError):  # it has ended already
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    def reap(self) -> None:
-        """Waits for its end."""
-        deadline = time.monotonic() + END_SECONDS
-        while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
-            if time.monotonic() > deadline:
-                os.kill(self.pid, signal.SIGKILL)
-            time.sleep(0.02)
-        self._lines.close()
-        self._socket.close()
+    def close(self) -> None:
+        """Closes the socket of a worker that has ended."""
+        with self._sending:
+            self._lines.close()
+            self._socket.close()
 
 
-def _work(index: int, link: socket.socket, fronts: Sequence[socket.socket], build: Build) -> NoReturn:
-    """Main of a worker process. It never returns: the parent's stack is above it, whose cleanup is not the worker's."""
-    code = 1
-    try:
-        for front in fronts:  # otherwise the others would not see the front's end of it close
-            front.close()
-        code = _serve(index, link, build)
-    except BaseException as error:
-        print(f"worker {index}: {' '.join(f'{type(error).__name__}: {error}'.split())}", file=sys.stderr, flush=True)
-    finally:
-        os._exit(code)  # taking the model down piece by piece would take long
-
-
-def _serve(index: int, link: socket.socket, build: Build) -> int:
-    """Builds the decoding thread and serves until the front or the model ends; returns the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front decides when to end
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _serve(build: Build, index: int, link: socket.socket) -> int:
+    """Main of a worker: builds the decoding thread and serves until the front or the model ends; returns the exit code."""
     sending = threading.Lock()
 
     def send(message: dict[str, Any]) -> None:

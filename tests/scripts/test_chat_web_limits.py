@@ -147,6 +147,7 @@ def test_a_token_is_asked_of_everyone(models: Path, warm: WarmStart) -> None:
     with running(warm, models, "--host=0.0.0.0", "-g=alphabet", environment={"MC_CHAT_TOKEN": TOKEN}) as server:
         for wrong in ({}, {"Authorization": "Bearer wrong-token"}, {"Authorization": TOKEN}, {"Authorization": "Bearer é"}):
             assert post(server, {"messages": ASK}, **wrong)[0] == 401
+        assert post(server, {"messages": ASK, "max_tokens": 1}, Authorization=f"bearer {TOKEN}")[0] == 200
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0)
         assert ask(client).choices[0].message.content
         with pytest.raises(openai.AuthenticationError):
@@ -158,10 +159,15 @@ def test_a_token_is_asked_of_everyone(models: Path, warm: WarmStart) -> None:
         assert TOKEN not in server.process.stdout + server.process.stderr
 
 
-def test_several_workers_share_the_work_and_outlive_one(models: Path, warm: WarmStart) -> None:
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_several_workers_share_the_work_and_one_that_dies_is_started_again(models: Path, warm: WarmStart) -> None:
     with running(warm, models, "-g=alphabet", "--workers=2", "--max-rows=1", "--max-queue=1", "--max-choices=2", "-t=0") as server:
-        children = [int(pid) for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()]
-        assert len(children) == 2
+        (spawner,) = children(server.process.pid)
+        workers = children(spawner)
+        assert len(workers) == 2 and server.get("/health") == {"status": "ok", "ready": 2, "workers": 2}
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
         assert ask(client, n=2, stop="f").choices[1].message.content == "abcde"
         streams = [open_stream(server, {"messages": ASK, "max_tokens": 4000}) for _ in range(3)]
@@ -172,14 +178,36 @@ def test_several_workers_share_the_work_and_outlive_one(models: Path, warm: Warm
         until(lambda: server.stats()["active"] == 0)
         stream = open_stream(server, {"messages": ASK, "max_tokens": 4000})
         stream.recv(1000)
-        os.kill(children[0], signal.SIGKILL)
+        os.kill(workers[0], signal.SIGKILL)
         until(lambda: "worker 0 has ended; 1 of 2 continue" in server.process.stderr)
         assert ask(client).choices[0].message.content == recited(30)
         stream.close()
-        os.kill(children[1], signal.SIGKILL)
-        assert server.process.wait() == 1
-        assert "error: the model has stopped" in server.process.stderr
-    assert not any(Path(f"/proc/{child}/cmdline").exists() for child in children)
+        until(lambda: server.get("/health") == {"status": "ok", "ready": 2, "workers": 2}, seconds=30)
+        for worker in children(spawner):
+            os.kill(worker, signal.SIGKILL)
+        until(lambda: post(server, {"messages": ASK, "max_tokens": 5})[0] == 503)
+        until(lambda: post(server, {"messages": ASK, "max_tokens": 5})[0] == 200, seconds=30)
+        workers = children(spawner)
+    assert not any(Path(f"/proc/{child}/cmdline").exists() for child in (spawner, *workers))
+
+
+def test_one_client_does_not_hold_all_connections(models: Path, warm: WarmStart) -> None:
+    def connect(address: str) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", server.port), 10, source_address=(address, 0))
+
+    with running(warm, models, "-g=alphabet", "--max-connections=8") as server:
+        held = [connect("127.0.0.2") for _ in range(20)]
+        until(lambda: all(raw.recv(100).startswith(b"HTTP/1.1 503") for raw in held[4:]))
+        assert server.get("/health") == {"status": "ok"}
+        for raw in held:
+            raw.close()
+
+        def answered() -> bool:
+            with connect("127.0.0.2") as raw:
+                raw.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                return raw.recv(100).startswith(b"HTTP/1.1 200")
+
+        until(answered)
 
 
 def test_bad_requests_and_lost_connections_leave_nothing_behind(server: Server) -> None:

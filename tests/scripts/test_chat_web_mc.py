@@ -91,6 +91,10 @@ def tokens(server: Server, session: str) -> int:
     return call(server, "GET", f"/v1/sessions/{session}/focus")[1]["tokens"]
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def until(condition: Any, seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -285,10 +289,13 @@ def test_a_session_is_one_worker_s_and_goes_to_another_when_that_ends(models: Pa
         listed = {each["name"]: each["tokens"] for each in call(server, "GET", "/v1/sessions")[1]["data"]}
         assert all(listed[name] == tokens(server, name) for name in [*names, "w-fork"])
         assert call(server, "GET", "/v1/sessions/none/focus")[0] == 404
-        children = [int(pid) for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()]
-        os.kill(children[0], 9)
+        (spawner,) = children(server.process.pid)
+        os.kill(children(spawner)[0], 9)
         until(lambda: "worker 0 has ended" in server.process.stderr)
         for name in names:
+            assert ask(server, name).choices[0].message.content == recited(30)
+        until(lambda: server.get("/health")["ready"] == 2)
+        for name in names:  # also those that are open where they were meanwhile
             assert ask(server, name).choices[0].message.content == recited(30)
         call(server, "DELETE", "/v1/sessions/w-fork")
 
@@ -307,6 +314,40 @@ def test_a_token_is_asked_of_everyone(models: Path, warm: WarmStart) -> None:
             assert call(server, method, path)[0] == 401
             assert call(server, method, path, Authorization="Bearer wrong-token")[0] == 401
         assert call(server, "GET", "/v1/sessions", Authorization=f"Bearer {TOKEN}")[0] == 200
+
+
+def test_each_key_has_its_own_sessions(models: Path, warm: WarmStart, tmp_path: Path) -> None:
+    (keys := tmp_path / "keys").write_text(f"ann {TOKEN}\nbob {TOKEN}-2\n")
+    with running(warm, models, *MEMORY, *SMALL, f"--token-file={keys}") as server:
+        ann, bob = {"Authorization": f"Bearer {TOKEN}"}, {"Authorization": f"bearer {TOKEN}-2"}
+        for who in (ann, bob):
+            assert call(server, "POST", "/v1/sessions", {"name": "notes"}, **who)[0] == 201
+        assert call(server, "POST", "/v1/chat/completions", {"messages": ASK, "session": "notes", "max_tokens": 5}, **ann)[0] == 200
+        for who, length in ((ann, 2), (bob, 0)):
+            assert [each["name"] for each in call(server, "GET", "/v1/sessions", **who)[1]["data"]] == ["notes"]
+            assert len(call(server, "GET", "/v1/sessions/notes/messages", **who)[1]["messages"]) == length
+        assert call(server, "POST", "/v1/sessions", {"name": "mine"}, **ann)[0] == 201
+        for method, path, body in (
+            ("GET", "/v1/sessions/mine/focus", None),
+            ("GET", "/v1/sessions/mine.ann/focus", None),
+            ("DELETE", "/v1/sessions/mine", None),
+            ("POST", "/v1/sessions", {"name": "x", "fork_of": "mine"}),
+            ("POST", "/v1/sessions/mine/documents?name=a", b"text"),
+            ("POST", "/v1/chat/completions", {"messages": ASK, "session": "mine"}),
+        ):
+            status, answer = call(server, method, path, body, **bob)
+            assert status == 404 and ".bob" not in answer["error"]["message"]
+        status, answer = call(server, "POST", "/v1/sessions/notes/documents?name=a", b"\0", **bob)
+        assert status == 422 and call(server, "GET", "/v1/sessions", **bob)[1]["data"] == []
+        assert call(server, "DELETE", "/v1/sessions/notes", **ann)[1] == {"name": "notes", "deleted": True}
+        assert TOKEN not in server.process.stdout + server.process.stderr
+
+
+def test_a_refused_upload_leaves_no_empty_session(server: Server) -> None:
+    for content, status in ((b"\0", 422), (b"word " * 80_000, 413)):
+        create(server, "refused")
+        assert call(server, "POST", "/v1/sessions/refused/documents?name=a", content)[0] == status
+        assert call(server, "GET", "/v1/sessions/refused/focus")[0] == 404
 
 
 def test_other_sites_are_kept_out(server: Server) -> None:
