@@ -173,7 +173,7 @@ def pinned(config: ChatWeb) -> ChatWeb:
     if config.step is not None or tag is None or not is_tag(tag):
         return dataclasses.replace(config, source=stage)
     store = CheckpointStore(base_dir() / f"{stage}_checkpoints" / tag)
-    step = next((step for step in sorted(store.steps(), reverse=True) if store.verify(step) is None), None)
+    step = next((step for step in reversed(store.steps()) if store.verify(step) is None), None)
     return dataclasses.replace(config, source=stage, model_tag=tag, step=step)
 
 

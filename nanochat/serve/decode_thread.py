@@ -1,7 +1,7 @@
 """Decoding thread: owns a `Batcher` and the sessions, and takes requests from any thread through a queue.
 
 Requests are served in the order they came; a request that is cancelled has left the batch before the next token is decoded.
-Documents are read into sessions in short pieces, between two tokens of the other requests, and take at most half of the time.
+Documents are read into sessions in short pieces, between two tokens of the other requests, and take at most a third of the time.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 KEY_CHARACTERS = 8  # at least
-FREE_GUESSES = 5  # wrong keys of an address before it has to wait
+FREE_GUESSES = 10  # wrong keys of an address before it has to wait
 MOST_PAUSE_SECONDS = 60.0
 FORGET_SECONDS = 900.0  # after the last wrong key
 MOST_ADDRESSES = 10_000  # remembered
