@@ -257,7 +257,7 @@ def _cut(text: str) -> int:
     return len(text) if len(text) > UNCUT else 0
 
 
-def _encoded(file: BinaryIO, path: Path, tokenizer: Tokenizer, seconds: Callable[[], float]) -> Iterator[np.ndarray]:
+def _encoded(file: BinaryIO, path: Path, tokenizer: Tokenizer, seconds: Callable[[], float] = _no_limit) -> Iterator[np.ndarray]:
     pace = Pace(LEAST_CHARS, BATCH_CHARS, seconds)
     reading = read_text(file, path, lambda: min(pace.size(), READ_AT_ONCE))
     while True:

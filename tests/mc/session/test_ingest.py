@@ -253,10 +253,10 @@ def test_ctrl_c_ends_the_reading_between_two_steps(session: MCSession, tmp_path:
     monkeypatch.setattr("mc.session.ingest.STEP", 50)
     whole = MCSession.append
 
-    def pressed(self, tokens) -> None:
+    def pressed(self, tokens, refocus=True) -> None:
         if 100 < session.length < 200 and len(tokens) == 50:
             signal.raise_signal(signal.SIGINT)
-        whole(self, tokens)
+        whole(self, tokens, refocus)
 
     monkeypatch.setattr(MCSession, "append", pressed)
     last = follow(ingest(session, TOKENIZER, file(tmp_path, TEXT * 10), chat=True), "a.txt", io.StringIO())
