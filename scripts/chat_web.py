@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from nanochat.common import UserError, base_dir, is_loopback
 from nanochat.data.tokenizer import load_tokenizer
 from nanochat.flags import flag, flat_values, parse, part, run
 from nanochat.infer.continuous_batching import Batcher
+from nanochat.infer.grammar import JsonConstraint
 from nanochat.infer.sampling import Sampling
 from nanochat.infer.tools import ToolFlags
 from nanochat.profiling.memory_snapshot import open_memory_debug
@@ -33,6 +35,7 @@ from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.serve.backend import Backend
 from nanochat.serve.decode_thread import DecodeThread
 from nanochat.serve.http.app import ChatServer, create_app
+from nanochat.serve.http.compatibility import ClientFlags
 from nanochat.serve.http.keys import parse_keys
 from nanochat.serve.http.limits import WebLimits
 from nanochat.serve.http.security import impatient
@@ -65,6 +68,7 @@ class ChatWeb:
     top_p: float = flag(Sampling.top_p, "default top-p for requests that set none; 1 = off")
     max_tokens: int = flag(Sampling.max_tokens, "default maximum length of a reply for requests that set none", unit="tokens")
     limits: WebLimits = part(WebLimits)
+    clients: ClientFlags = part(ClientFlags)
     device_type: str = flag("auto", "cuda, cpu or mps; auto = the best available")
 
     def __post_init__(self) -> None:
@@ -106,7 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             context_tokens = config.limits.context_tokens or description["context_tokens"]
             name, sessions = description["name"], description["sessions"]
-            server = ChatServer(backend, load_tokenizer(), name, context_tokens, config.sampling, config.limits, keys, sessions)
+            server = ChatServer(
+                backend, load_tokenizer(), name, context_tokens, config.sampling, config.limits, keys, sessions, config.clients
+            )
             web = _Server(_uvicorn_config(server), f"{name} on {address(listening)}", failed)
             # uvicorn shuts down cleanly at these signals and then raises them again, which must not end this program.
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -190,7 +196,8 @@ def build(config: ChatWeb, index: int, max_queue: int, failed: Callable[[], None
         sessions = open_sessions(loaded, config.session, limits, telemetry)
     else:
         model, tokenizer, meta = load_model(*source)
-    batcher = Batcher(model, limits.max_rows, config.tools.open(tokenizer))
+    constrain = functools.partial(JsonConstraint, tokenizer)
+    batcher = Batcher(model, limits.max_rows, config.tools.open(tokenizer), constrain=constrain)
     name = f"{stage}-{meta['tag']}"
     debug = open_memory_debug(f"chat_web-{name}", runtime.device, index, config.workers)
     if debug is not None:

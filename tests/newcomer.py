@@ -41,6 +41,7 @@ QUESTIONS = (
     Question("Which state must agree to resume a run?", "state,resume", "nanochat/train/state.py::check_identity"),
     Question("Which limits does code in the sandbox have?", "limits,sandbox", "nanochat/sandbox/run.py::Limits"),
     Question("Where are the routes of the HTTP API?", "HTTP,API,routes", "nanochat/serve/http/app.py::create_app"),
+    Question("What does Ollama's API answer?", "Ollama,API", "nanochat/serve/http/api/ollama.py::add_ollama_routes"),
     Question("How is the next token sampled?", "sampl", "nanochat/infer/sampling.py::Sampling"),
     Question("How large is the KV cache?", "KV cache", "nanochat/infer/kv_cache.py::KVCache"),
     # Twelve more, and one for each room that has none yet.

@@ -12,6 +12,7 @@ from typing import Any
 from mc.config import SessionConfig
 from mc.loading import LoadedMemory
 from mc.serve.guarded_session import guarded
+from mc.serve.refocus_times import RefocusTimes
 from mc.serve.web_views import focus_view, messages_view, text_view
 from mc.session.base_session import Session
 from mc.session.conversation import Turn
@@ -230,6 +231,7 @@ class WebTurn:
 
     def __init__(self, session: Session, tokenizer: Tokenizer, tokens: Sequence[int], root: Path, release: Callable[[bool], None]) -> None:
         self._session, self._tokenizer, self._root, self._release = session, tokenizer, root, release
+        session.hooks = self._times = RefocusTimes(session.hooks)
         self._turn = Turn(session, tokenizer, list(tokens))
         if session.length == 0:
             self._turn = Turn(session, tokenizer, [tokenizer.bos_id, *tokens])
@@ -254,7 +256,7 @@ class WebTurn:
         if self._session.figures.refocuses == self._refocuses:
             return None
         self._refocuses = self._session.figures.refocuses
-        return focus_view(self._session)
+        return focus_view(self._session) | {"refocus_ms": [round(each, 3) for each in self._times.take()]}
 
     def end(self) -> None:
         """See `nanochat.serve.backend.SessionTurn`. A turn whose prompt was never read leaves no trace."""
@@ -269,6 +271,7 @@ class WebTurn:
                     self._turn.close()
             broken = False
         finally:
+            self._session.hooks = self._times.inner
             self._release(broken)
 
 

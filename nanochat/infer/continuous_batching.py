@@ -7,15 +7,18 @@ copied.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from nanochat.infer.kv_cache import KVCache
 from nanochat.infer.memory_kv_cache import ExternalMemory, MemoryKVCache
 from nanochat.infer.request import Completion, ReplyRequest, TokenEvent, check_prompt
+from nanochat.infer.score_rules import Constraint
+from nanochat.infer.token_scores import HEAD_POSITIONS, TokenScore, score_tokens
 from nanochat.infer.token_selection import RowSampler, SequenceState
 from nanochat.infer.tools import Tools
 from nanochat.model.gpt import GPT
@@ -32,10 +35,16 @@ class _Prefill:
         self.cache = MemoryKVCache(model, [row.memory], len(self._prompt), dtype=like.dtype, step=like.step)
         self._tokens = torch.tensor([self._prompt])
         self.left = len(self._prompt)  # tokens that are still to be read
+        self.scores: list[TokenScore] = []  # of the tokens read so far, if they are wanted
+        if row.request.score_prompt:
+            self.scores.append(TokenScore(self._prompt[0], None))
+            self.cache.watch = lambda hidden: self._score(model, hidden[0])
 
     def serves(self, row: SequenceState) -> bool:
         """True if `row` continues what is read here."""
-        return row is self._row or (row.memory is None and self._row.memory is None and row.request.prompt == self._prompt)
+        mine, its = self._row.request, row.request
+        alike = its.prompt == self._prompt and (its.score_prompt, its.logprobs) == (mine.score_prompt, mine.logprobs)
+        return row is self._row or (row.memory is None and self._row.memory is None and alike)
 
     def read(self, tokens: int) -> int:
         """Reads up to `tokens` more prompt tokens and returns how many.
@@ -47,6 +56,13 @@ class _Prefill:
         self.cache.append(self._tokens[:, begin : begin + tokens])
         self.left -= tokens
         return tokens
+
+    def _score(self, model: GPT, hidden: Tensor) -> None:
+        """Scores the prompt tokens that follow those with the hidden states [T,D]."""
+        begin = len(self.scores)
+        targets = torch.tensor(self._prompt[begin : begin + len(hidden)], device=hidden.device)
+        for some, its_targets in zip(hidden[: len(targets)].split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True):
+            self.scores += score_tokens(model.logits(some), its_targets, self._row.request.logprobs)
 
 
 @dataclass(eq=False)
@@ -67,10 +83,19 @@ class Batcher:
     likely, on how the hardware rounds).
     """
 
-    def __init__(self, model: GPT, max_rows: int, tools: Tools | None = None, prefill_chunk: int = PREFILL_CHUNK) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        max_rows: int,
+        tools: Tools | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
+        constrain: Callable[[str], Constraint] | None = None,
+    ) -> None:
+        """`constrain` makes the constraint of a request's grammar; without it there are none."""
         if max_rows < 1 or prefill_chunk < 1:
             raise ValueError(f"max_rows is {max_rows} and prefill_chunk {prefill_chunk}; both must be at least 1")
         self._max_rows, self._model, self._tools, self._prefill_chunk = max_rows, model, tools, prefill_chunk
+        self._constrain = constrain
         self._cache = MemoryKVCache(model, max_rows=max_rows)
         self._sampler = RowSampler(self._cache.step.head, model.wte.weight.device)  # its rows are those of the cache
         self._waiting: deque[SequenceState] = deque()
@@ -99,8 +124,11 @@ class Batcher:
         rows = [*self._waiting, *self._sampler.rows, *(parked.row for parked in self._parked)]
         if memory is not None and any(row.memory is memory for row in rows):
             raise ValueError("another request continues this memory; wait for its end, or give a fork")
+        if request.grammar is not None and self._constrain is None:
+            raise ValueError("invalid grammar: replies are not constrained here")
         for row in range(request.rows):
-            self._waiting.append(SequenceState(request, row, request.first_stream + row, self._tools, memory))
+            constraint = None if request.grammar is None else self._constrain(request.grammar)
+            self._waiting.append(SequenceState(request, row, request.first_stream + row, self._tools, memory, constraint))
 
     def cancel(self, id: int, row: int | None = None) -> None:
         """Ends a row of request `id` (None: all) without another event; its slot is free at once. Unknown or finished ids are ignored."""
@@ -180,6 +208,7 @@ class Batcher:
                     return
                 left -= self._prefill.read(left)
             if self._prefill.left == 0:
+                row.prompt_scores = self._prefill.scores or None
                 self._enter(self._waiting.popleft(), self._prefill.cache)
         if not self._waiting:
             self._prefill = None  # nothing waits that could have the same prompt

@@ -6,7 +6,7 @@ slots 0 … lengths[b]−1 of every layer; the rest is padding, masked from the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, Self
 
 import torch
@@ -87,6 +87,7 @@ class KVCache:
         self._previous = torch.zeros(rows, config.width, dtype=model.dtype, device=device)
         self.hidden = torch.zeros_like(self._previous)
         self._middle = self.hidden
+        self.watch: Callable[[Tensor], None] | None = None  # called with the hidden states [B,T,D] of all tokens that are appended
         # Of the tokens being appended: slots, or (row numbers [B,1], slots [B,T]) if the rows differ in length; the least length
         # before them and the greatest after them; the mask of each window, if any.
         self._slots: slice | tuple[Tensor, Tensor] = slice(0)
@@ -118,6 +119,8 @@ class KVCache:
             self._previous = torch.where(changed, self._before_smear(tokens[last]), self._previous)
             self.hidden, self._middle = torch.where(changed, hidden[last], self.hidden), middle[last]
             self._lengths = self._lengths + added
+        if self.watch is not None:
+            self.watch(self.hidden[:, None] if T == 1 else hidden)
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         return self.hidden
 

@@ -42,7 +42,9 @@ class Reply:
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
         self._boundaries = {tokenizer.special_tokens[name]: kind for name, kind in BOUNDARIES.items()}
-        self._tokenizer, self._kind = tokenizer, "text"
+        self._tokenizer = tokenizer
+        self.kind: PieceType = "text"  # of what comes next
+        self.characters = 0  # so far, those held back included
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stops = tuple(stops)
         self._held: list[Piece] = []
@@ -53,16 +55,16 @@ class Reply:
         if self.stopped:
             return []
         if token not in self._boundaries:
-            return self._release(Piece(self._kind, self._decoder.decode(self._tokenizer.decode_bytes([token]))))
-        pieces = self._release(Piece(self._kind, self._rest()))
-        self._kind = self._boundaries[token]
+            return self._release(Piece(self.kind, self._decoder.decode(self._tokenizer.decode_bytes([token]))))
+        pieces = self._release(Piece(self.kind, self._rest()))
+        self.kind = self._boundaries[token]
         return pieces
 
     def close(self) -> list[Piece]:
         """The pieces that were held back, once there are no more tokens."""
         if self.stopped:
             return []
-        pieces = self._release(Piece(self._kind, self._rest()))
+        pieces = self._release(Piece(self.kind, self._rest()))
         rest, self._held = self._held, []
         return pieces + rest
 
@@ -76,6 +78,7 @@ class Reply:
         """Adds `new` to what is held back, and releases everything before a possible stop string."""
         if new.text:
             self._held.append(new)
+            self.characters += len(new.text)
         text = "".join(piece.text for piece in self._held if piece.kind == "text")
         # The first to be complete counts, so that the split into tokens does not matter.
         found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from nanochat.infer.sampling import Sampling
+from nanochat.infer.token_scores import TokenScore
 
 Finish = Literal["stop", "length", "time", "error"]
 
@@ -22,6 +23,10 @@ class ReplyRequest:
 
     Row i draws from random stream `first_stream + i` of the seed. With a `session` there is one row, and the prompt continues
     what the session holds. At `deadline`, a time of `time.monotonic`, a server ends what is unfinished.
+
+    With `logprobs` each token comes with its score and that many alternatives, and with `score_prompt` the first one with the scores
+    of the prompt. Without `tools` the model's code is not run. `bias` is added to the logits, and the reply follows `grammar`, see
+    `nanochat.infer.grammar`.
     """
 
     prompt: Sequence[int]
@@ -31,9 +36,16 @@ class ReplyRequest:
     first_stream: int = 0
     session: str | None = None
     deadline: float = math.inf
+    logprobs: int | None = None
+    score_prompt: bool = False
+    tools: bool = True
+    bias: Mapping[str, float] = field(default_factory=dict)  # by token, as text because JSON's keys are
+    grammar: str | None = None
     id: int = field(default_factory=itertools.count().__next__)  # unique in the process that makes the request
 
     def __post_init__(self) -> None:
+        if self.score_prompt and (self.logprobs is None or self.session is not None):
+            raise ValueError("invalid score_prompt: expected with logprobs, and without a session")
         if self.rows < 1 or (self.session is not None and self.rows > 1):
             raise ValueError(f"invalid rows {self.rows}: expected at least 1, and 1 with a session")
 
@@ -43,7 +55,7 @@ class TokenEvent(NamedTuple):
 
     `finish` is `stop` if `token` is a stop token, `length` after the last token allowed, `time` after the deadline, `error` if the
     decoder has stopped or `news` carries another reason. `forced` tokens come from a tool. In a session `news` may carry the
-    `focus`, if it has moved.
+    `focus`, if it has moved. `score` and, with a row's first token, `prompt_scores` come if they were asked for.
     """
 
     id: int
@@ -52,6 +64,8 @@ class TokenEvent(NamedTuple):
     forced: bool = False
     finish: Finish | None = None
     news: dict[str, Any] | None = None
+    score: TokenScore | None = None
+    prompt_scores: list[TokenScore] | None = None
 
 
 @dataclass

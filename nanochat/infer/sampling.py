@@ -32,12 +32,19 @@ class Sampling:
     top_p: float = flag(1.0, "top-p (nucleus) sampling; 1 = off")
     max_tokens: int = flag(256, "maximum length of a reply", unit="tokens")
     seed: int = flag(42, "seed of sampling")
+    min_p: float = flag(0.0, "min-p: leave out tokens less likely than this times the likeliest; 0 = off")
+    repetition_penalty: float = flag(1.0, "divide the logits of tokens in prompt and reply by this; 1 = off")
+    frequency_penalty: float = flag(0.0, "subtract this from a token's logit for each time it is in the reply; 0 = off")
+    presence_penalty: float = flag(0.0, "subtract this from the logits of tokens that are in the reply; 0 = off")
 
     def __post_init__(self) -> None:
         least = LEAST_TEMPERATURE
         check(self, lambda value: value == 0 or least <= value < math.inf, f"must be 0, or at least {least}", "temperature")
         check(self, lambda value: value >= 0, "must be at least 1, or 0 for all tokens", "top_k")
         check(self, lambda value: 0 < value <= 1, "must be above 0 and at most 1", "top_p")
+        check(self, lambda value: 0 <= value <= 1, "must be from 0 to 1", "min_p")
+        check(self, lambda value: 0 < value < math.inf, "must be above 0", "repetition_penalty")
+        check(self, math.isfinite, "must be finite", "frequency_penalty", "presence_penalty")
         check(self, lambda value: value >= 1, "must be at least 1", "max_tokens")
         check(self, lambda value: 0 <= value < 2**63, "must be from 0 to 2^63 − 1", "seed")
 

@@ -77,7 +77,7 @@ class SessionTurn(Protocol):
         """Adds a token of the reply, the stop token included."""
 
     def news(self) -> Answer | None:
-        """The focus, if it has moved since the last call."""
+        """The focus, if it has moved since the last call, with the times `refocus_ms` that this took."""
 
     @property
     def trouble(self) -> str | None:

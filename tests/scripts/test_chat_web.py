@@ -33,6 +33,7 @@ def test_a_reply_and_its_usage(client: openai.OpenAI) -> None:
     # <|bos|> <|user_start|> g o <|user_end|> <|assistant_start|>
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (6, 30, 36)
     assert ask(client, max_tokens=openai.omit, max_completion_tokens=5).choices[0].message.content == "abcde"
+    assert ask(client, max_tokens=10**12, stop="d").choices[0].message.content == "abc"
 
 
 def test_a_stream_says_the_same_in_pieces(client: openai.OpenAI) -> None:
@@ -140,7 +141,7 @@ def test_the_official_client_names_errors(client: openai.OpenAI) -> None:
         ask(client, temperature=9)
     assert (error.value.param, error.value.type) == ("temperature", "invalid_request_error")
     with pytest.raises(openai.BadRequestError, match="tools"):
-        ask(client, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
+        ask(client, tool_choice={"type": "function", "function": {"name": "g"}}, tools=[{"type": "function", "function": {"name": "f"}}])
     with pytest.raises(openai.BadRequestError, match="takes 8192 together") as error:
         ask(client, messages=[{"role": "user", "content": "xq" * 4100}])
     assert error.value.code == "context_length_exceeded"
@@ -160,15 +161,12 @@ BAD = {
     "no content": {"messages": [{"role": "user"}]},
     "null": {"messages": [{"role": "user", "content": None}]},
     "an unknown role": {"messages": [{"role": "robot", "content": "a"}]},
-    "a tool's message": {"messages": [*ASK, {"role": "tool", "content": "a", "tool_call_id": "1"}]},
+    "a tool's message without a call": {"messages": [*ASK, {"role": "tool", "content": "a", "tool_call_id": "1"}]},
     "a picture": {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
     "a user's code": {"messages": [{"role": "user", "content": [{"type": "python", "text": "1"}]}]},
     "empty parts": {"messages": [{"role": "user", "content": []}]},
-    "the assistant last": {"messages": [*ASK, {"role": "assistant", "content": "a"}]},
     "the assistant first": {"messages": [{"role": "assistant", "content": "a"}, *ASK]},
-    "the system late": {"messages": [*ASK, {"role": "system", "content": "a"}, *ASK]},
-    "the system alone": {"messages": [{"role": "system", "content": "a"}]},
-    "tool calls": {"messages": [*ASK, {"role": "assistant", "content": "a", "tool_calls": [{}]}, *ASK]},
+    "tool calls that are none": {"messages": [*ASK, {"role": "assistant", "content": "a", "tool_calls": [{}]}, *ASK]},
     "too many messages": {"messages": ASK * 257},
     "n of 0": {"messages": ASK, "n": 0},
     "n too large": {"messages": ASK, "n": 5},
@@ -181,14 +179,20 @@ BAD = {
     "both lengths": {"messages": ASK, "max_tokens": 1, "max_completion_tokens": 1},
     "a seed too large": {"messages": ASK, "seed": 2**63},
     "an empty stop": {"messages": ASK, "stop": ""},
-    "five stops": {"messages": ASK, "stop": ["a"] * 5},
+    "too many stops": {"messages": ASK, "stop": ["a"] * 17},
     "a stop too long": {"messages": ASK, "stop": "a" * 257},
     "a stop that is none": {"messages": ASK, "stop": [1]},
     "options without a stream": {"messages": ASK, "stream_options": {"include_usage": True}},
-    "an unknown name": {"messages": ASK, "tempreature": 1},
-    "a long unknown name": {"messages": ASK, "é" * 2000: 1},
-    "logprobs": {"messages": ASK, "logprobs": True},
-    "a JSON reply": {"messages": ASK, "response_format": {"type": "json_object"}},
+    "a bias for a word": {"messages": ASK, "logit_bias": {"go": 1}},
+    "a bias for no token": {"messages": ASK, "logit_bias": {"99999": 1}},
+    "too great a penalty": {"messages": ASK, "frequency_penalty": 2.1},
+    "logprobs as a number": {"messages": ASK, "logprobs": 3},
+    "alternatives alone": {"messages": ASK, "top_logprobs": 3},
+    "too many alternatives": {"messages": ASK, "logprobs": True, "top_logprobs": 21},
+    "a format that is none": {"messages": ASK, "response_format": {"type": "xml"}},
+    "a schema that is none": {"messages": ASK, "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
+    "a schema left out": {"messages": ASK, "response_format": {"type": "json_schema"}},
+    "a choice without tools": {"messages": ASK, "tool_choice": "required"},
 }
 
 
@@ -202,7 +206,7 @@ def test_a_bad_request_is_told_what_is_wrong(server: Server, case: str) -> None:
 
 
 def test_paths_methods_types_and_sizes(server: Server) -> None:
-    assert post(server, {}, "/v1/completions")[0] == 404
+    assert post(server, {}, "/v1/nothing")[0] == 404
     assert post(server, {}, "/v1/models")[0] == 405
     assert post(server, {"messages": ASK}, Content_Type="text/plain")[0] == 415
     status, _, body = post(server, b" " * 20001)

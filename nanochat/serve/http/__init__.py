@@ -1,1 +1,1 @@
-"""HTTP server: OpenAI-compatible API, session routes, chat page."""
+"""HTTP server: routes, security, limits, metrics, sessions, chat page."""

@@ -12,27 +12,34 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from nanochat.data.chat_template import render_prompt
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.infer.reply import Piece, stop_tokens
-from nanochat.infer.request import Finish, ReplyRequest
+from nanochat.infer.reply import stop_tokens
+from nanochat.infer.request import ReplyRequest
 from nanochat.infer.sampling import Sampling
 from nanochat.serve.backend import Backend
-from nanochat.serve.http.completions import ChatCompletion, Generation
+from nanochat.serve.http.api.completions import ChatCompletion
+from nanochat.serve.http.api.generation import Generation, longest_reply
+from nanochat.serve.http.api.ollama import add_ollama_routes
+from nanochat.serve.http.api.prompts import chat_prompt, new_messages
+from nanochat.serve.http.api.replies import LIMIT_HEADER, answer
+from nanochat.serve.http.api.schema import ChatRequest, parse_request, to_bias, to_sampling
+from nanochat.serve.http.api.text_completions import add_text_routes
+from nanochat.serve.http.api.tokenizer_routes import add_tokenizer_routes
+from nanochat.serve.http.api.tool_calls import ToolCalling, to_grammar
+from nanochat.serve.http.compatibility import IGNORED_HEADER, ClientFlags, IgnoredNames
 from nanochat.serve.http.errors import ApiError, json_response, no_sessions
 from nanochat.serve.http.limits import WebLimits
-from nanochat.serve.http.schema import ChatRequest, new_messages, parse_request, to_conversation, to_sampling
+from nanochat.serve.http.metrics import Measured, Metrics, add_metrics
 from nanochat.serve.http.security import Guard
-from nanochat.serve.http.session_routes import add_session_routes
-from nanochat.serve.http.streaming import DONE, EventStream, event, read_json, unless_gone
-from nanochat.serve.key_sessions import backend_of
+from nanochat.serve.http.session_routes import add_session_routes, ask
+from nanochat.serve.http.streaming import read_json
 
 PAGE = Path(__file__).parent / "page"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-READ_SECONDS = 60.0  # for a client to read its answer, after the last token
 
 
 @dataclass
@@ -51,33 +58,39 @@ class ChatServer:
     limits: WebLimits = field(default_factory=WebLimits)
     keys: Mapping[str, str] | None = None
     sessions: dict[str, Any] | None = None
+    clients: ClientFlags = field(default_factory=ClientFlags)
+    ignored: IgnoredNames = field(default_factory=IgnoredNames)
+    metrics: Metrics = field(default_factory=Metrics)
     started: float = field(default_factory=time.time)
 
-    def begin(self, request: ChatRequest, key: str = "") -> Generation:
-        """Begins the replies to `request`, made with the key of that name. Raises `ApiError` if it cannot be done.
+    def begin(self, request: ChatRequest, tools: ToolCalling, key: str = "") -> Generation:
+        """Begins the replies to `request`, which may call `tools`, made with the key of that name. Raises `ApiError` if it cannot be done.
 
         A reply is at most as long as the server allows and the conversation leaves room for.
         """
-        sampling = to_sampling(request, self.defaults)
-        sampling.max_tokens = min(sampling.max_tokens, self.limits.max_reply_tokens)
+        sampling, longest = to_sampling(request, self.defaults), self.limits.max_reply_tokens
         if request.session is None:
-            prompt = render_prompt(self.tokenizer, to_conversation(request.messages))
-            room = self.context_tokens - len(prompt)
-            if room < 1:
-                raise ApiError(
-                    400,
-                    f"the conversation has {len(prompt)} tokens; this model takes {self.context_tokens} together with its reply",
-                    "messages",
-                    "context_length_exceeded",
-                )
-            sampling.max_tokens = min(sampling.max_tokens, room)
+            prompt = chat_prompt(self.tokenizer, [*tools.introduction(), *request.messages])
+            longest = longest_reply(self, len(prompt), "conversation")
         elif self.sessions is None:
             raise no_sessions()
         else:
-            prompt = render_prompt(self.tokenizer, to_conversation(new_messages(request.messages)), first=False)
-        stop, deadline = stop_tokens(self.tokenizer), time.monotonic() + self.limits.max_seconds
-        asked = ReplyRequest(prompt, sampling, stop, request.n or 1, session=request.session, deadline=deadline)
-        return Generation(backend_of(self.backend, key), self.tokenizer, asked, request.stops)
+            prompt = chat_prompt(self.tokenizer, new_messages(request.messages), first=False)
+        sampling.max_tokens = min(sampling.max_tokens, longest)
+        own_code = [self.tokenizer.special_tokens["<|python_end|>"]] if tools.own_code else []
+        asked = ReplyRequest(
+            prompt,
+            sampling,
+            (*stop_tokens(self.tokenizer), *own_code),
+            request.n or 1,
+            session=request.session,
+            deadline=time.monotonic() + self.limits.max_seconds,
+            logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            tools=not tools.own_code,
+            bias=to_bias(request, self.tokenizer.vocab_size),
+            grammar=to_grammar(request, tools, self.tokenizer),
+        )
+        return Generation(self, [asked], request.stops, key=key)
 
 
 def create_app(server: ChatServer) -> ASGIApp:
@@ -96,28 +109,32 @@ def create_app(server: ChatServer) -> ASGIApp:
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         body = await read_json(request, server.limits)
-        asked = parse_request(body, server.limits, (server.model_name,))
-        generation = server.begin(asked, request.scope["key"])
-        completion = ChatCompletion(server.model_name)
-        if asked.stream:
-            response = await _stream(request, asked, generation, completion, server.limits.max_seconds)
-        else:
-            response = await _answer(request, asked, generation, completion)
-        if generation.max_tokens < (asked.max_tokens or asked.max_completion_tokens or 0):
-            response.headers["x-max-tokens"] = str(generation.max_tokens)  # less than the request has
-        return response
+        asked = parse_request(body, server.limits, server.model_name, server.clients)
+        tools = ToolCalling(asked)
+        generation = server.begin(asked, tools, request.scope["key"])
+        style = ChatCompletion(server.model_name, server.tokenizer, bool(asked.logprobs), tools)
+        return await answer(request, server, asked, generation, style)
 
+    add_text_routes(app, server)
+    add_tokenizer_routes(app, server)
+    add_ollama_routes(app, server)
+
+    async def count_sessions() -> int:
+        return len((await ask(server.backend, server.limits.max_seconds, "list"))["sessions"])
+
+    server.metrics.watch(server.backend.counts)
+    add_metrics(app, server.metrics, None if server.sessions is None else count_sessions)
     add_session_routes(app, server.backend, server.limits, server.sessions is not None)
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return json_response({"object": "list", "data": [_model(server)]})
+        return json_response({"object": "list", "data": [_model(server, name) for name in (server.model_name, *server.clients.names)]})
 
     @app.get("/v1/models/{name}")
     async def model(name: str) -> Response:
-        if name != server.model_name:
+        if not server.clients.means(name, server.model_name):
             raise ApiError(404, "this model does not exist; GET /v1/models lists the models", "model", "model_not_found")
-        return json_response(_model(server))
+        return json_response(_model(server, name))
 
     @app.get("/health")
     async def health() -> Response:
@@ -130,12 +147,17 @@ def create_app(server: ChatServer) -> ASGIApp:
         counts = {name: round(value, 2) for name, value in vars(server.backend.counts()).items()}
         return json_response({"model": server.model_name, "uptime_seconds": round(time.time() - server.started, 1), **counts})
 
-    return Guard(app, server.keys)  # around everything: FastAPI's own answers get the same headers
+    # Around everything: FastAPI's own answers get the same headers.
+    guard = Guard(Measured(app, server.metrics), server.keys, server.clients.origins)
+    if not server.clients.origins:
+        return guard
+    allowed = {"allow_origins": server.clients.origins, "allow_methods": ["*"], "allow_headers": ["*"]}
+    return CORSMiddleware(guard, **allowed, expose_headers=[IGNORED_HEADER, LIMIT_HEADER, "retry-after"])
 
 
-def _model(server: ChatServer) -> dict[str, Any]:
+def _model(server: ChatServer, name: str) -> dict[str, Any]:
     return {
-        "id": server.model_name,
+        "id": name,
         "object": "model",
         "created": int(server.started),
         "owned_by": "megacontext",
@@ -144,52 +166,6 @@ def _model(server: ChatServer) -> dict[str, Any]:
         "defaults": {name: getattr(server.defaults, name) for name in ("temperature", "top_k", "top_p", "max_tokens")},
         "sessions": server.sessions and {**server.sessions, "max_document_bytes": server.limits.max_document_bytes},
     }
-
-
-async def _answer(request: Request, asked: ChatRequest, generation: Generation, completion: ChatCompletion) -> Response:
-    """The replies, once all are complete."""
-    pieces: list[list[Piece]] = [[] for _ in range(asked.n or 1)]
-    finishes: list[Finish] = ["stop"] * len(pieces)
-
-    async def collect() -> None:
-        async for batch in generation.deltas():
-            for delta in batch:
-                pieces[delta.index] += delta.pieces
-                finishes[delta.index] = delta.finish or "stop"
-
-    try:
-        await unless_gone(request, collect())
-    finally:
-        generation.close()
-    return json_response(completion.whole(pieces, finishes, generation.usage))
-
-
-async def _stream(request: Request, asked: ChatRequest, generation: Generation, completion: ChatCompletion, seconds: float) -> EventStream:
-    """The replies as they come. An error before the first token is still an answer with a status of its own."""
-    usage_follows = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-    batches = generation.deltas()
-
-    async def events() -> AsyncIterator[bytes]:
-        batch = first
-        try:
-            yield b"".join(completion.opening(index, usage_follows) for index in range(asked.n or 1))
-            while batch is not None:
-                if text := b"".join(completion.events(delta, usage_follows) for delta in batch):
-                    yield text
-                batch = await anext(batches, None)
-        except ApiError as error:
-            yield event(error.body())
-            return
-        if usage_follows:
-            yield completion.usage(generation.usage)
-        yield DONE
-
-    try:
-        first = await unless_gone(request, anext(batches))
-    except BaseException:
-        generation.close()
-        raise
-    return EventStream(events(), generation.close, seconds + READ_SECONDS)
 
 
 def _add_page(app: FastAPI) -> None:

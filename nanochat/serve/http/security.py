@@ -11,7 +11,7 @@ import asyncio
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -43,12 +43,12 @@ SECURITY_HEADERS = {
 class Guard:
     """ASGI middleware around `app`: checks each request before anything reads it, and adds the headers.
 
-    `keys` are the names of clients by their keys, None for a server that only this machine reaches. The name of the key that a
-    request has is in its scope as `key`. HEAD is answered as GET, without the body.
+    `keys` are the names of clients by their keys, None for a server that only this machine reaches; then pages of `origins` may use
+    it too. The name of the key that a request has is in its scope as `key`. HEAD is answered as GET, without the body.
     """
 
-    def __init__(self, app: ASGIApp, keys: Mapping[str, str] | None) -> None:
-        self._app, self._keys, self._back_off = app, keys, BackOff()
+    def __init__(self, app: ASGIApp, keys: Mapping[str, str] | None, origins: Collection[str] = ()) -> None:
+        self._app, self._keys, self._origins, self._back_off = app, keys, origins, BackOff()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -87,7 +87,7 @@ class Guard:
             return self._name(scope, headers) if _needs_key(scope["path"]) else ""
         if not _names_this_machine(host):
             raise ApiError(403, "the Host header does not name this machine; use http://127.0.0.1 or http://localhost")
-        if origin is not None and _authority(origin) != host.lower():
+        if origin is not None and origin not in self._origins and _authority(origin) != host.lower():
             raise ApiError(403, "pages of other sites may not use this server")
         return ""
 

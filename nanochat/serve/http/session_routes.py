@@ -15,9 +15,9 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from nanochat.serve.backend import Answer, Backend, SessionRequest, Stopped
+from nanochat.serve.http.api.schema import MAX_NAME_CHARACTERS, parse_session
 from nanochat.serve.http.errors import ApiError, json_response, no_sessions, session_refusal
 from nanochat.serve.http.limits import WebLimits
-from nanochat.serve.http.schema import MAX_NAME_CHARACTERS, parse_session
 from nanochat.serve.http.streaming import DONE, EventStream, body, event, from_threads, read_json, unless_gone
 from nanochat.serve.http.uploads import remove_leftovers, upload_folder
 from nanochat.serve.key_sessions import backend_of

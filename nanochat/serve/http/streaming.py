@@ -42,6 +42,11 @@ async def read_json(request: Request, limits: WebLimits) -> bytes:
     """The body of a request. Raises `ApiError` if it is not JSON, too large, or too slow."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "the body must be JSON, with the header Content-Type: application/json")
+    return await read_body(request, limits)
+
+
+async def read_body(request: Request, limits: WebLimits) -> bytes:
+    """The body of a request. Raises `ApiError` if it is too large or too slow."""
     parts: list[bytes] = []
     try:
         async with asyncio.timeout(limits.max_send_seconds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import resource
 import time
@@ -136,8 +137,11 @@ def test_replies_are_what_the_engine_says_and_the_history_is_what_was_said(contr
         for text in (first, second):
             updates = collect(server.say("a", text, short))
             replies.append(said(updates))
-            moves = [update.news["focus"]["refocuses"] for update in updates if update.news is not None]
+            focuses = [update.news["focus"] for update in updates if update.news is not None]
+            moves = [focus["refocuses"] for focus in focuses]
             assert moves == sorted(set(moves)) and len(moves) >= len(replies[-1]) // 8
+            assert [len(focus["refocus_ms"]) for focus in focuses[1:]] == [new - old for old, new in itertools.pairwise(moves)]
+            assert all(ms > 0 for focus in focuses for ms in focus["refocus_ms"])
         assert replies[0] == expected
         whole: list[int] = []
         for text, reply in zip((first, second), replies, strict=True):

@@ -16,7 +16,7 @@ from nanochat.infer.continuous_batching import Batcher
 from nanochat.infer.sampling import Sampling
 from nanochat.model.gpt import GPT
 from nanochat.serve.decode_thread import DecodeThread
-from nanochat.serve.http import app as app_module
+from nanochat.serve.http.api import replies
 from nanochat.serve.http.app import ChatServer, create_app
 
 ASK = {"messages": [{"role": "user", "content": "go"}]}
@@ -142,7 +142,7 @@ def test_a_client_that_does_not_read_is_given_up(server: ChatServer, monkeypatch
         async def sent(self) -> None:
             await asyncio.sleep(60)
 
-    monkeypatch.setattr(app_module, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(replies, "READ_SECONDS", 0.2)
     server.limits.max_seconds = 0.2
     client = Sleeping(server)
     asyncio.run(client.ask("/v1/chat/completions", [json.dumps({**ASK, "stream": True, "max_tokens": 4000}).encode()]))

@@ -1,0 +1,93 @@
+"""OpenAI's chat completions: the replies to a request as text, whole or as server-sent events.
+
+`content` is what the assistant says. Code that it ran and its output are no part of OpenAI's format: a message carries them, in
+order with the text, in `parts`, and a delta in `part`. If a session's focus has moved, a delta has it in `focus`. Clients that
+do not know these ignore them.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.infer.reply import Piece, joined
+from nanochat.serve.http.api.generation import Delta, Usage
+from nanochat.serve.http.api.score_formats import chat_logprobs
+from nanochat.serve.http.api.tool_calls import ToolCalling
+from nanochat.serve.http.streaming import event
+
+
+class ChatCompletion:
+    """The objects that answer one request. They share id, time and model."""
+
+    def __init__(self, model: str, tokenizer: Tokenizer, scored: bool, tools: ToolCalling) -> None:
+        """`scored`: choices have log-probabilities."""
+        self._common = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model, "system_fingerprint": model}
+        self._tokenizer, self._scored, self._tools = tokenizer, scored, tools
+        self._code: dict[int, list[Piece]] = {}  # by reply: what a stream holds back because it becomes a call
+
+    def whole(self, replies: Sequence[Delta], usage: Usage) -> dict[str, Any]:
+        """The answer to a request that does not stream."""
+        choices = []
+        for reply in replies:
+            message, finish = _message(reply.pieces), reply.finish
+            if calls := self._tools.calls(reply.pieces, reply.finish):
+                said = "".join(piece.text for piece in reply.pieces if not self._is_call(piece))
+                message, finish = {"role": "assistant", "content": said or None, "refusal": None, "tool_calls": calls}, "tool_calls"
+            choices.append({"index": reply.index, "message": message, "logprobs": self._logprobs(reply), "finish_reason": finish})
+        return {**self._common, "object": "chat.completion", "choices": choices, "usage": usage.to_json()}
+
+    def opening(self, index: int, usage_follows: bool) -> bytes:
+        """The first event of a choice."""
+        return self._chunk(index, {"role": "assistant", "content": ""}, None, usage_follows)
+
+    def events(self, new: Delta, usage_follows: bool) -> bytes:
+        """The events of a delta."""
+        held = self._code.setdefault(new.index, [])
+        held += [piece for piece in new.pieces if self._is_call(piece)]
+        said = joined([piece for piece in new.pieces if not self._is_call(piece)])
+        deltas: list[dict[str, Any]] = [{"content": piece.text} if piece.kind == "text" else {"part": _part(piece)} for piece in said]
+        calls = self._tools.calls(held, new.finish)
+        deltas += [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(calls)]
+        if new.focus is not None:
+            deltas.append({"focus": new.focus})
+        if new.scores and "content" not in (deltas[0] if deltas else {}):
+            deltas.insert(0, {"content": ""})
+        logprobs = [self._logprobs(new)] + [None] * len(deltas)  # all with the first
+        out = [self._chunk(new.index, delta, None, usage_follows, logprobs[i]) for i, delta in enumerate(deltas)]
+        if new.finish is not None:
+            out.append(self._chunk(new.index, {}, "tool_calls" if calls else new.finish, usage_follows))
+        return b"".join(out)
+
+    def usage(self, usage: Usage) -> bytes:
+        """The event with the numbers of tokens."""
+        return event({**self._common, "object": "chat.completion.chunk", "choices": [], "usage": usage.to_json()})
+
+    def _is_call(self, piece: Piece) -> bool:
+        """True for what becomes a call of the client's function."""
+        return self._tools.demanded or (self._tools.own_code and piece.kind == "python")
+
+    def _logprobs(self, new: Delta) -> dict[str, Any] | None:
+        return chat_logprobs(self._tokenizer, new.scores) if self._scored else None
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], finish: str | None, usage_follows: bool, logprobs: dict[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        usage = {"usage": None} if usage_follows else {}
+        return event({**self._common, "object": "chat.completion.chunk", "choices": [choice], **usage})
+
+
+def _message(pieces: Sequence[Piece]) -> dict[str, Any]:
+    text = "".join(piece.text for piece in pieces if piece.kind == "text")
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if any(piece.kind != "text" for piece in pieces):
+        message["parts"] = [_part(piece) for piece in joined(pieces)]
+    return message
+
+
+def _part(piece: Piece) -> dict[str, str]:
+    return {"type": piece.kind, "text": piece.text}

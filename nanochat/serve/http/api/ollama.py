@@ -1,0 +1,230 @@
+"""Ollama's API, for its clients: `/api/chat`, `/api/generate`, `/api/tags`, `/api/show` and `/api/version`.
+
+Bodies need no content type, streams are lines of JSON and the default, and the settings of sampling are in `options`, of which the
+unknown ones are ignored. A `/api/generate` is a chat of one message, or with `raw` a text to be continued.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+from fastapi import FastAPI, Request
+from pydantic import ConfigDict, Field
+from starlette.responses import Response
+
+from nanochat.infer.reply import stop_tokens
+from nanochat.infer.request import ReplyRequest
+from nanochat.serve.http.api.generation import Delta, Generation, Serving, longest_reply
+from nanochat.serve.http.api.replies import READ_SECONDS
+from nanochat.serve.http.api.schema import ChatRequest, Strict, check_characters, parse_body, parse_request, to_sampling
+from nanochat.serve.http.api.tool_calls import ToolCalling
+from nanochat.serve.http.errors import ApiError, json_response
+from nanochat.serve.http.streaming import EventStream, read_body, unless_gone
+
+VERSION = "0.5.0"  # of Ollama, whose API this is
+# Ollama's name of an option → OpenAI's.
+OPTIONS = {
+    **{"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "seed": "seed", "stop": "stop"},
+    **{"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"},
+    **{"presence_penalty": "presence_penalty", "frequency_penalty": "frequency_penalty"},
+}
+
+
+class OllamaRequest(Strict):
+    """What the bodies have in common."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str
+    stream: bool = True
+    options: dict[str, Any] = Field(default_factory=dict)
+    format: Literal["", "json"] | dict[str, Any] | None = None
+
+
+class OllamaChat(OllamaRequest):
+    """The body of `/api/chat`."""
+
+    messages: list[dict[str, Any]] = Field(default_factory=list)
+    tools: list[dict[str, Any]] | None = None
+
+
+class OllamaGenerate(OllamaRequest):
+    """The body of `/api/generate`."""
+
+    prompt: str = ""
+    system: str = ""
+    raw: bool = False
+
+
+class ShowRequest(Strict):
+    """The body of `/api/show`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str
+
+
+class ChatServing(Serving, Protocol):
+    """A server that begins chats."""
+
+    def begin(self, request: ChatRequest, tools: ToolCalling, key: str = "") -> Generation:
+        """See `nanochat.serve.http.app.ChatServer`."""
+
+
+def add_ollama_routes(app: FastAPI, server: ChatServing) -> None:
+    """Adds the routes below `/api`."""
+
+    @app.post("/api/chat")
+    async def chat(request: Request) -> Response:
+        asked = parse_body(OllamaChat, await read_body(request, server.limits))
+        if not asked.messages:  # how clients load a model
+            return json_response(_line(server, _said("chat", ""), done=True))
+        chat, tools = _chat(server, asked, [_message(message) for message in asked.messages], asked.tools)
+        return await _answer(request, server, asked, server.begin(chat, tools), "chat", tools)
+
+    @app.post("/api/generate")
+    async def generate(request: Request) -> Response:
+        asked = parse_body(OllamaGenerate, await read_body(request, server.limits))
+        if not asked.prompt:
+            return json_response(_line(server, _said("generate", ""), done=True))
+        system = [{"role": "system", "content": asked.system}] if asked.system else []
+        chat, tools = _chat(server, asked, [*system, {"role": "user", "content": asked.prompt}], None)
+        generation = _continuation(server, asked, chat) if asked.raw else server.begin(chat, tools)
+        return await _answer(request, server, asked, generation, "generate", tools)
+
+    @app.get("/api/tags")
+    async def tags() -> Response:
+        return json_response({"models": [_described(server, name) for name in (server.model_name, *server.clients.names)]})
+
+    @app.post("/api/show")
+    async def show(request: Request) -> Response:
+        asked = parse_body(ShowRequest, await read_body(request, server.limits))
+        if not server.clients.means(_plain(asked.model), server.model_name):
+            raise ApiError(404, "this model does not exist; GET /api/tags lists the models", "model", "model_not_found")
+        described = _described(server, server.model_name)
+        information = {"general.architecture": "megacontext", "megacontext.context_length": server.context_tokens}
+        return json_response({"details": described["details"], "model_info": information, "capabilities": ["completion", "tools"]})
+
+    @app.get("/api/version")
+    async def version() -> Response:
+        return json_response({"version": VERSION})
+
+
+def _plain(model: str) -> str:
+    return model.removesuffix(":latest")
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as OpenAI has it: arguments of calls are objects here, and text there."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+
+    def call(each: Any) -> Any:
+        function = each.get("function") if isinstance(each, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
+            return each
+        return {"type": "function", "function": {**function, "arguments": json.dumps(function["arguments"])}}
+
+    return {**message, "tool_calls": [call(each) for each in calls]}
+
+
+def _chat(
+    server: Serving, asked: OllamaRequest, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None
+) -> tuple[ChatRequest, ToolCalling]:
+    """The request as OpenAI has it."""
+    settings = {OPTIONS[name]: value for name, value in asked.options.items() if name in OPTIONS and value is not None}
+    if settings.get("max_tokens", 1) in (-1, -2):  # as many as there is room for
+        settings["max_tokens"] = server.limits.max_reply_tokens
+    if isinstance(asked.format, dict):
+        settings["response_format"] = {"type": "json_schema", "json_schema": {"schema": asked.format}}
+    elif asked.format == "json":
+        settings["response_format"] = {"type": "json_object"}
+    body = {"model": _plain(asked.model), "messages": messages, "tools": tools, **settings}
+    chat = parse_request(json.dumps(body).encode(), server.limits, server.model_name, server.clients)
+    return chat, ToolCalling(chat)
+
+
+def _continuation(server: Serving, asked: OllamaGenerate, chat: ChatRequest) -> Generation:
+    """The continuation of the prompt as it is."""
+    check_characters("prompt", len(asked.prompt), server.limits)
+    prompt, sampling = server.tokenizer.encode(asked.prompt, bos=True), to_sampling(chat, server.defaults)
+    sampling.max_tokens = min(sampling.max_tokens, longest_reply(server, len(prompt), "prompt"))
+    deadline = time.monotonic() + server.limits.max_seconds
+    return Generation(server, [ReplyRequest(prompt, sampling, stop_tokens(server.tokenizer), deadline=deadline, tools=False)], chat.stops)
+
+
+async def _answer(
+    request: Request, server: Serving, asked: OllamaRequest, generation: Generation, kind: str, tools: ToolCalling
+) -> Response:
+    """The reply, whole or as lines."""
+    began, reply, batches = time.monotonic(), Delta(0), generation.deltas()
+
+    def last() -> dict[str, Any]:
+        figures = {"total_duration": int((time.monotonic() - began) * 1e9), "load_duration": 0}
+        figures |= {"prompt_eval_count": generation.usage.prompt_tokens, "eval_count": generation.usage.completion_tokens}
+        return {"done_reason": reply.finish or "stop", **figures}
+
+    def calls() -> list[dict[str, Any]]:
+        found = [call["function"] for call in tools.calls(reply.pieces, reply.finish)]
+        return [{"function": {"name": call["name"], "arguments": json.loads(call["arguments"])}} for call in found]
+
+    async def lines() -> AsyncIterator[bytes]:
+        batch = first
+        try:
+            while batch is not None:
+                for delta in batch:
+                    reply.add(delta)
+                    if said := _text(delta):
+                        yield _encoded(_line(server, _said(kind, said)))
+                batch = await anext(batches, None)
+        except ApiError as error:
+            yield _encoded({"error": error.message})
+            return
+        yield _encoded(_line(server, _said(kind, "", calls()), done=True) | last())
+
+    async def collect() -> None:
+        async for batch in batches:
+            for delta in batch:
+                reply.add(delta)
+
+    try:
+        if not asked.stream:
+            await unless_gone(request, collect())
+            generation.close()
+            return json_response(_line(server, _said(kind, _text(reply), calls()), done=True) | last())
+        first = await unless_gone(request, anext(batches))
+    except BaseException:
+        generation.close()
+        raise
+    stream = EventStream(lines(), generation.close, server.limits.max_seconds + READ_SECONDS)
+    stream.headers["content-type"] = "application/x-ndjson"
+    return stream
+
+
+def _text(delta: Delta) -> str:
+    return "".join(piece.text for piece in delta.pieces if piece.kind == "text")
+
+
+def _encoded(line: dict[str, Any]) -> bytes:
+    return json.dumps(line).encode() + b"\n"
+
+
+def _said(kind: str, text: str, calls: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    if kind == "generate":
+        return {"response": text}
+    return {"message": {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}}
+
+
+def _line(server: Serving, said: dict[str, Any], done: bool = False) -> dict[str, Any]:
+    return {"model": server.model_name, "created_at": datetime.now(UTC).isoformat(), **said, "done": done}
+
+
+def _described(server: Serving, name: str) -> dict[str, Any]:
+    details = {"format": "safetensors", "family": "megacontext", "families": ["megacontext"]}
+    details |= {"parameter_size": "", "quantization_level": ""}
+    return {"name": name, "model": name, "modified_at": datetime.now(UTC).isoformat(), "size": 0, "digest": "", "details": details}
