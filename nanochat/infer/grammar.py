@@ -22,6 +22,7 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 END = "<|assistant_end|>"
 # Limits of a schema, so that nobody waits long while it is read (at most about 0.1 s).
 MOST_CHARACTERS, MOST_SYMBOLS, LEXER_FUEL = 1 << 16, 10_000, 200_000
+OPENING = {"additionalProperties", "unevaluatedProperties", "patternProperties", "anyOf", "oneOf", "$ref"}  # may allow other properties
 MOST_CAUTION = 512  # tokens beyond the shortest way to the end from which on each next token is checked, if the schema is as long
 CANDIDATES = 8  # likeliest next tokens that are checked
 GROWTH = 8  # the way to the end becomes longer by fewer tokens than this with each token, on average
@@ -31,8 +32,13 @@ CLOSING = b'}],:"0ntf123456789-.eE+{['
 
 
 def json_grammar(schema: Mapping[str, Any], tokenizer: Tokenizer) -> str:
-    """The grammar of JSON that follows `schema`, without spaces between its parts. Raises `ValueError` if it is invalid or too long."""
+    """The grammar of JSON that follows `schema`, without spaces between its parts. Raises `ValueError` if it is invalid or too long.
+
+    Objects whose properties are named have no others, unless `additionalProperties` says so or the schema has an `allOf`.
+    """
     text = json.dumps(schema)
+    if '"allOf"' not in text:
+        text = json.dumps(_closed(schema))
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"too long: it has {len(text)} characters; at most {MOST_CHARACTERS} are allowed")
     grammar = LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
@@ -40,6 +46,23 @@ def json_grammar(schema: Mapping[str, Any], tokenizer: Tokenizer) -> str:
     if matcher.is_error():
         raise ValueError(matcher.get_error())
     return grammar
+
+
+def _closed(schema: Any) -> Any:
+    """`schema` with `additionalProperties: false` where properties are named and it is not said whether there may be others."""
+    if not isinstance(schema, Mapping):
+        return schema
+    closed = dict(schema)
+    for key in ("properties", "$defs", "definitions"):
+        if isinstance(schema.get(key), Mapping):
+            closed[key] = {name: _closed(each) for name, each in schema[key].items()}
+    for key in ("anyOf", "oneOf", "prefixItems"):
+        if isinstance(schema.get(key), list):
+            closed[key] = [_closed(each) for each in schema[key]]
+    closed |= {key: _closed(schema[key]) for key in ("items", "additionalProperties") if key in schema}
+    if "properties" in schema and not schema.keys() & OPENING:
+        closed["additionalProperties"] = False
+    return closed
 
 
 @functools.lru_cache(maxsize=32)

@@ -59,6 +59,19 @@ def test_a_reply_of_a_random_model_always_parses(schema: dict[str, Any], tokens:
                 assert person["kind"] in PERSON["properties"]["kind"]["enum"] and len(person["tags"]) >= 2 and person["born"][4] == "-"
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_objects_have_the_properties_that_are_named(is_open: bool) -> None:
+    """Also below others; unless the schema says that there may be more."""
+    point: dict[str, Any] = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+    if is_open:
+        point["additionalProperties"] = True
+    schema = {"properties": {"points": {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/Point"}]}, "minItems": 2}}}
+    schema |= {"type": "object", "required": ["points"], "$defs": {"Point": point}}
+    found = [json.loads(TOKENIZER.decode_bytes(reply.said)) for reply in replies(1, schema, 80, temperature=3.0)]
+    assert all(set(each) == {"points"} for each in found)
+    assert is_open == any(set(each) != {"x"} for value in found for each in value["points"])
+
+
 def test_a_reply_that_has_room_is_the_model_s_own() -> None:
     """Far from the limit nothing is shortened: the beginning is the same with more room."""
     short, long = (replies(3, ANY_OBJECT, tokens, rows=1)[0].tokens for tokens in (250, 350))
