@@ -23,7 +23,7 @@ from nanochat.infer.sampling import Sampling
 from nanochat.serve.backend import Backend
 from nanochat.serve.http.api.completions import ChatCompletion
 from nanochat.serve.http.api.generation import Generation, longest_reply
-from nanochat.serve.http.api.ollama import add_ollama_routes
+from nanochat.serve.http.api.ollama import add_ollama_routes, ollama_error
 from nanochat.serve.http.api.prompts import chat_prompt, new_messages
 from nanochat.serve.http.api.replies import LIMIT_HEADER, answer
 from nanochat.serve.http.api.schema import ChatRequest, parse_request, to_bias, to_sampling
@@ -39,6 +39,7 @@ from nanochat.serve.http.session_routes import add_session_routes, ask
 from nanochat.serve.http.streaming import read_json
 
 PAGE = Path(__file__).parent / "page"
+SCRAPE_SECONDS = 5.0  # for the number of sessions in /metrics
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -120,7 +121,7 @@ def create_app(server: ChatServer) -> ASGIApp:
     add_ollama_routes(app, server)
 
     async def count_sessions() -> int:
-        return len((await ask(server.backend, server.limits.max_seconds, "list"))["sessions"])
+        return len((await ask(server.backend, SCRAPE_SECONDS, "list"))["sessions"])
 
     server.metrics.watch(server.backend.counts)
     add_metrics(app, server.metrics, None if server.sessions is None else count_sessions)
@@ -181,7 +182,7 @@ def _add_page(app: FastAPI) -> None:
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:
-        return error.response()
+        return ollama_error(error) if request.url.path.startswith("/api/") else error.response()
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

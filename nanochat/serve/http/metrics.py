@@ -5,6 +5,7 @@ A server has a registry of its own. Labels have few values: the path of a route,
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nanochat.serve.admission import Counts
+from nanochat.serve.http.errors import ApiError
 
 LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)  # s
 TOKEN_LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)  # s
@@ -108,10 +110,13 @@ class Measured:
 
 
 def add_metrics(app: FastAPI, metrics: Metrics, count_sessions: Callable[[], Awaitable[int]] | None) -> None:
-    """Adds `/metrics`. `count_sessions` is asked at each scrape, None if there are no sessions."""
+    """Adds `/metrics`. `count_sessions` is asked at each scrape, None if there are no sessions; it may raise `ApiError`."""
 
     @app.get("/metrics")
     async def scrape() -> Response:
         if count_sessions is not None:
-            metrics.sessions.set(await count_sessions())
+            try:
+                metrics.sessions.set(await count_sessions())
+            except ApiError:  # the model has stopped or is busy, which the other metrics show
+                metrics.sessions.set(math.nan)
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE)

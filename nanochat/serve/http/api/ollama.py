@@ -1,7 +1,7 @@
 """Ollama's API, for its clients: `/api/chat`, `/api/generate`, `/api/tags`, `/api/show` and `/api/version`.
 
-Bodies need no content type, streams are lines of JSON and the default, and the settings of sampling are in `options`, of which the
-unknown ones are ignored. A `/api/generate` is a chat of one message, or with `raw` a text to be continued.
+Bodies need no content type, streams are lines of JSON and the default, an error is a text, and the settings of sampling are in
+`options`. A `/api/generate` is a chat of one message, or with `raw` a text to be continued.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.responses import Response
 from nanochat.infer.reply import stop_tokens
 from nanochat.infer.request import ReplyRequest
 from nanochat.serve.http.api.generation import Delta, Generation, Serving, longest_reply
-from nanochat.serve.http.api.replies import READ_SECONDS
+from nanochat.serve.http.api.replies import READ_SECONDS, reply_headers
 from nanochat.serve.http.api.schema import ChatRequest, Strict, check_characters, parse_body, parse_request, to_sampling
 from nanochat.serve.http.api.tool_calls import ToolCalling
 from nanochat.serve.http.errors import ApiError, json_response
@@ -84,7 +84,7 @@ def add_ollama_routes(app: FastAPI, server: ChatServing) -> None:
         if not asked.messages:  # how clients load a model
             return json_response(_line(server, _said("chat", ""), done=True))
         chat, tools = _chat(server, asked, [_message(message) for message in asked.messages], asked.tools)
-        return await _answer(request, server, asked, server.begin(chat, tools), "chat", tools)
+        return await _answer(request, server, chat, asked.stream, server.begin(chat, tools), "chat", tools)
 
     @app.post("/api/generate")
     async def generate(request: Request) -> Response:
@@ -94,7 +94,7 @@ def add_ollama_routes(app: FastAPI, server: ChatServing) -> None:
         system = [{"role": "system", "content": asked.system}] if asked.system else []
         chat, tools = _chat(server, asked, [*system, {"role": "user", "content": asked.prompt}], None)
         generation = _continuation(server, asked, chat) if asked.raw else server.begin(chat, tools)
-        return await _answer(request, server, asked, generation, "generate", tools)
+        return await _answer(request, server, chat, asked.stream, generation, "generate", tools)
 
     @app.get("/api/tags")
     async def tags() -> Response:
@@ -138,6 +138,7 @@ def _chat(
 ) -> tuple[ChatRequest, ToolCalling]:
     """The request as OpenAI has it."""
     settings = {OPTIONS[name]: value for name, value in asked.options.items() if name in OPTIONS and value is not None}
+    settings |= {f"options.{name}": value for name, value in asked.options.items() if name not in OPTIONS}  # unknown, as others are
     if settings.get("max_tokens", 1) in (-1, -2):  # as many as there is room for
         settings["max_tokens"] = server.limits.max_reply_tokens
     if isinstance(asked.format, dict):
@@ -158,11 +159,17 @@ def _continuation(server: Serving, asked: OllamaGenerate, chat: ChatRequest) -> 
     return Generation(server, [ReplyRequest(prompt, sampling, stop_tokens(server.tokenizer), deadline=deadline, tools=False)], chat.stops)
 
 
+def ollama_error(error: ApiError) -> Response:
+    """The answer to a request that is refused."""
+    return json_response({"error": error.body()["error"]["message"]}, error.status, error.headers)
+
+
 async def _answer(
-    request: Request, server: Serving, asked: OllamaRequest, generation: Generation, kind: str, tools: ToolCalling
+    request: Request, server: Serving, chat: ChatRequest, stream: bool, generation: Generation, kind: str, tools: ToolCalling
 ) -> Response:
-    """The reply, whole or as lines."""
+    """The reply to `chat`, whole or as a stream of lines."""
     began, reply, batches = time.monotonic(), Delta(0), generation.deltas()
+    headers = reply_headers(server, chat, generation)
 
     def last() -> dict[str, Any]:
         figures = {"total_duration": int((time.monotonic() - began) * 1e9), "load_duration": 0}
@@ -193,17 +200,17 @@ async def _answer(
                 reply.add(delta)
 
     try:
-        if not asked.stream:
+        if not stream:
             await unless_gone(request, collect())
             generation.close()
-            return json_response(_line(server, _said(kind, _text(reply), calls()), done=True) | last())
+            return json_response(_line(server, _said(kind, _text(reply), calls()), done=True) | last(), headers=headers)
         first = await unless_gone(request, anext(batches))
     except BaseException:
         generation.close()
         raise
-    stream = EventStream(lines(), generation.close, server.limits.max_seconds + READ_SECONDS)
-    stream.headers["content-type"] = "application/x-ndjson"
-    return stream
+    response = EventStream(lines(), generation.close, server.limits.max_seconds + READ_SECONDS)
+    response.headers.update(headers | {"content-type": "application/x-ndjson"})
+    return response
 
 
 def _text(delta: Delta) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -41,6 +42,11 @@ def test_requests_replies_and_tokens_are_counted(client: TestClient) -> None:
     for name in ("time_to_first_token", "time_per_output_token", "reply"):
         assert found[f"megacontext_{name}_seconds_count"] == 4 and 0 < found[f"megacontext_{name}_seconds_sum"] < 100
     assert not any("secret" in name for name in found)
+
+
+def test_sessions_that_cannot_be_counted_are_not_a_number() -> None:
+    with serving(recite(), sessions={}) as client:  # the thread keeps none and refuses to list them
+        assert math.isnan(scraped(client)["megacontext_sessions"])
 
 
 def test_the_token_protects_them() -> None:

@@ -85,4 +85,12 @@ def test_formats_and_tools() -> None:
 )
 def test_a_bad_request_is_refused(client: TestClient, path: str, wrong: dict[str, Any]) -> None:
     answer = client.post(path, json=wrong)
-    assert 400 <= answer.status_code < 500 and answer.json()["error"]["message"]
+    assert 400 <= answer.status_code < 500 and isinstance(answer.json()["error"], str)
+
+
+def test_what_a_reply_does_not_follow_is_told(client: TestClient) -> None:
+    for stream in (True, False):
+        options = {"num_predict": 10**6, "num_ctx": 4096, "stop": ["b"]}
+        answer = client.post("/api/chat", json={"model": "sft-tiny", "messages": ASK, "stream": stream, "options": options})
+        assert answer.headers["x-ignored-parameters"] == "options.num_ctx"
+        assert answer.headers["x-max-tokens"] == str(CONTEXT_TOKENS - 6)
