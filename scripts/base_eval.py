@@ -22,7 +22,8 @@ from nanochat import markdown
 from nanochat.checkpoint.load_model import Trained, build_model, open_trained
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
-from nanochat.data.sources import open_source
+from nanochat.data.fit_splits import fit_splits
+from nanochat.data.sources import Source, open_source
 from nanochat.data.splits import SPLITS, Split
 from nanochat.data.text_files import COLUMN
 from nanochat.data.token_cache import open_tokens
@@ -127,8 +128,12 @@ def _open_batches(config: BaseEval, trained: Trained, seq_len: int, runtime: Run
     recipe = trained.meta["recipe"]
 
     @functools.cache
+    def source() -> Source:
+        return fit_splits(open_source(config.dataset, config.text_column), trained.tokenizer, seq_len, runtime.say)
+
+    @functools.cache
     def loader(split: Split) -> RowLoader:
-        tokens = open_tokens(open_source(config.dataset, config.text_column), trained.tokenizer, split, say=runtime.say)
+        tokens = open_tokens(source(), trained.tokenizer, split, say=runtime.say)
         return RowLoader(tokens, seq_len, recipe["data"]["packing"], recipe["trainer"]["seed"], split == "train", runtime.say)
 
     return lambda split: validation_batches(loader(split), config.eval_tokens, config.device_batch_size, runtime)

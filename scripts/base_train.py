@@ -16,6 +16,7 @@ from nanochat import flags
 from nanochat.checkpoint.load_model import Trained, check_tag, load_weights_into, open_trained
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
+from nanochat.data.fit_splits import fit_splits
 from nanochat.data.sources import DataFlags, open_source
 from nanochat.data.token_cache import describe_splits, open_splits
 from nanochat.data.tokenizer import Tokenizer, load_tokenizer
@@ -121,9 +122,9 @@ def pretrain(args: BaseTrain, runtime: Runtime, stop: StopSignals, lock: FolderL
     if args.check_memory:
         foresight.check()
     say(foresight.describe())
-    source = open_source(args.data.dataset, args.data.text_column)
-    train, val = open_splits(source, tokenizer, say)
     T, rows, seed = args.model.max_seq_len, args.trainer.device_batch_size, args.trainer.seed
+    source = fit_splits(open_source(args.data.dataset, args.data.text_column), tokenizer, T, say)
+    train, val = open_splits(source, tokenizer, say)
     loader = RowLoader(train, T, args.data.packing, seed, say=say)
     val_loader = RowLoader(val, T, args.data.packing, shuffle=False, say=say)
 

@@ -14,6 +14,7 @@ from nanochat import markdown
 from nanochat.checkpoint.load_model import Stage, Trained, build_model, latest_stage, open_trained
 from nanochat.common import UserError
 from nanochat.data.dataloader import RowLoader
+from nanochat.data.fit_splits import fit_splits
 from nanochat.data.sources import open_recorded
 from nanochat.data.token_cache import open_tokens
 from nanochat.eval.bits_per_byte import validation_batches
@@ -96,7 +97,8 @@ def memory_figures(trained: Trained, model: GPT, runtime: Runtime) -> dict[str, 
     recipe = trained.meta.get("recipe")
     if recipe is None:
         raise UserError(f"{trained.name} has no record of its base training; give --memory 0, or train it again")
-    shards = open_tokens(open_recorded(recipe["data"]), trained.tokenizer, "val", say=runtime.say)
+    source = fit_splits(open_recorded(recipe["data"]), trained.tokenizer, model.config.max_seq_len, runtime.say)
+    shards = open_tokens(source, trained.tokenizer, "val", say=runtime.say)
     mc = build_memory(trained, model)
     loader = RowLoader(shards, mc.plan.length, recipe["data"]["packing"], recipe["trainer"]["seed"], False, runtime.say)
     batches = validation_batches(loader, recipe["eval_tokens"], recipe["trainer"]["device_batch_size"], runtime)

@@ -32,7 +32,9 @@ from mc.telemetry.sessions import SessionTelemetry
 from nanochat import markdown
 from nanochat.checkpoint.load_model import Stage, latest_stage, newest_tag
 from nanochat.common import UserError, base_dir, ensure_dir, write_json
+from nanochat.data.fit_splits import fit_splits
 from nanochat.data.sources import open_recorded, open_source
+from nanochat.data.text_files import COLUMN
 from nanochat.data.token_cache import TokenCache, open_tokens
 from nanochat.flags import check, flag, parse, part, run
 from nanochat.profiling.memory_snapshot import open_memory_debug
@@ -66,7 +68,8 @@ class MCEval:
     conditions: str = flag(",".join(SESSION_CONDITIONS), "conditions to compare, comma-separated")
     horizons: str = flag("32,128", "numbers of next tokens that text is evaluated on, comma-separated", unit="tokens")
     full_limit: int = flag(0, "longest history for the condition full; 0 = the model's context length", unit="tokens")
-    documents: str | None = flag(None, "folder or file of long texts; None = validation texts of the training data")
+    documents: str | None = flag(None, "folder, file or glob of long texts, as --dataset of training; None = training's validation texts")
+    text_column: str = flag(COLUMN, "key or column of the text in the documents; dots reach nested ones, as in meta.text")
     batch_size: int = flag(32, "histories decoded in one batch", unit="histories")
     seed: int = flag(0, "seed of the suites and of random focus")
     session: SessionConfig = part(SessionConfig)
@@ -209,7 +212,7 @@ def _text(config: MCEval, loaded: LoadedMemory, evaluation: SessionEval, budget:
 def _documents(config: MCEval, loaded: LoadedMemory, count: int, most: int) -> list[Tensor]:
     """The first `most` tokens of the `count` longest documents, the longest first."""
     if config.documents is not None:
-        source = open_source(config.documents)
+        source = open_source(config.documents, config.text_column)
         if lost := source.left_out.line:
             print(lost)
         texts = source.whole_documents()
@@ -228,7 +231,8 @@ def _shards(loaded: LoadedMemory) -> TokenCache:
         raise UserError(
             f"the checkpoint of {loaded.meta['tag']} does not name its training data; give --documents, and --suite without cost"
         )
-    return open_tokens(open_recorded(recipe["data"]), loaded.tokenizer, "val")
+    source = fit_splits(open_recorded(recipe["data"]), loaded.tokenizer, loaded.memory.model.config.max_seq_len)
+    return open_tokens(source, loaded.tokenizer, "val")
 
 
 def _recall(config: MCEval, examiner: Examiner, budget: Budget, left_out: dict[str, str]) -> list[Prediction]:

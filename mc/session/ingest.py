@@ -30,6 +30,7 @@ from mc.session.files import CHECKSUM, Unfinished, columns, write_unfinished
 from mc.session.tree import TreeSpec
 from nanochat.common import UserError, batched_by_chars, printable
 from nanochat.data.chat_template import render_around
+from nanochat.data.text_streams import encoding_of, open_bytes
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.progress import ProgressDisplay
 from nanochat.runtime.signals import between, held_back
@@ -91,7 +92,7 @@ def ingest(
     lasting: bool = True,
     seconds: Callable[[], float] = _no_limit,
 ) -> Generator[Progress, None, None]:
-    """Adds the text file at `path` to `session` and yields the progress, while adding at least every `STEP` tokens.
+    """Adds the text file at `path`, which may be packed, to `session` and yields the progress, while adding at least every `STEP` tokens.
 
     `seconds` returns how long the next step, between two yields, may take. Saving, now and then, is a step of its own.
 
@@ -105,59 +106,60 @@ def ingest(
     tokens, or does not fit on the disk or into the session; and later if the file or the disk fails while adding.
     """
     name = printable(name or path.name)
+    total = 0
     with _open(path) as file:
-        size, total = os.fstat(file.fileno()).st_size, 0
+        size = path.stat().st_size  # what is packed is longer
         for ids in _encoded(file, path, tokenizer, seconds):
             total += len(ids)
             if total > quota:
                 raise UserError(f"{path} has more than {quota:,} tokens; allow more (--ingest-quota) or give a part of it")
             yield Progress("check", min(file.tell(), size), size)
-        if not total:
-            raise UserError(f"{path} is empty; give a file with text")
-        document, path_kept = unfinished(session), str(path.absolute()) if lasting else None
-        if document is not None and not (yield from _continues(document, session, _reread(file, path, tokenizer, seconds), name, total)):
-            document = None
-        left = total if document is None else total - document.read(session.length)
-        session.check_room(left + HEADING)
-        _check_disk(session, left)
-        if document is None and chat:
-            end_turns(session, tokenizer)
-        session.hooks.turn_begins(session)
-        begun, done = session.length, total - left
-        try:
-            if document is None:
-                before, _ = render_around(tokenizer, f"{name}\n", "", begun == 0)
-                before = before if chat else before[: begun == 0]
-                begin = begun + len(before)
-                if isinstance(session.tree, DiskTree):
-                    write_unfinished(session.tree.folder, Unfinished(name, path_kept, begin, begin + total))
-                session.append(torch.tensor(before))
-            skipped, adding = done, Pace(LEAST_TOKENS, STEP, seconds)
-            for ids in _reread(file, path, tokenizer, seconds):
-                ids, skipped = ids[skipped:], max(0, skipped - len(ids))
-                unread = torch.from_numpy(ids[: total - done].astype(np.int64))
-                if not len(unread):
+    if not total:
+        raise UserError(f"{path} is empty; give a file with text")
+    document, path_kept = unfinished(session), str(path.absolute()) if lasting else None
+    if document is not None and not (yield from _continues(document, session, _reread(path, tokenizer, seconds), name, total)):
+        document = None
+    left = total if document is None else total - document.read(session.length)
+    session.check_room(left + HEADING)
+    _check_disk(session, left)
+    if document is None and chat:
+        end_turns(session, tokenizer)
+    session.hooks.turn_begins(session)
+    begun, done = session.length, total - left
+    try:
+        if document is None:
+            before, _ = render_around(tokenizer, f"{name}\n", "", begun == 0)
+            before = before if chat else before[: begun == 0]
+            begin = begun + len(before)
+            if isinstance(session.tree, DiskTree):
+                write_unfinished(session.tree.folder, Unfinished(name, path_kept, begin, begin + total))
+            session.append(torch.tensor(before))
+        skipped, adding = done, Pace(LEAST_TOKENS, STEP, seconds)
+        for ids in _reread(path, tokenizer, seconds):
+            ids, skipped = ids[skipped:], max(0, skipped - len(ids))
+            unread = torch.from_numpy(ids[: total - done].astype(np.int64))
+            if not len(unread):
+                yield Progress("add", done, total)
+            while len(unread):
+                if done:  # the first step of all is a short one
                     yield Progress("add", done, total)
-                while len(unread):
-                    if done:  # the first step of all is a short one
-                        yield Progress("add", done, total)
-                    piece, unread = unread.tensor_split([min(adding.size(), STEP - done % STEP)])
-                    began, read = time.monotonic(), done + len(piece)
-                    # Where the focus moves does not depend on the time.
-                    session.append(piece, refocus=read % STEP == 0 or read == total)
-                    adding.took(len(piece), time.monotonic() - began)
-                    done = read
-                    if done % SAVE_EVERY == 0:
-                        yield Progress("add", done, total)
-                        session.save()
-            yield Progress("add", done, total)
-        finally:
-            with held_back():
-                if chat and (session.length > begun or document is not None):
-                    session.append(torch.tensor(answer_to_document(tokenizer, name, done == total)))
-                session.save()
-                forget_unfinished(session)
-                session.hooks.turn_ends(session, 0)
+                piece, unread = unread.tensor_split([min(adding.size(), STEP - done % STEP)])
+                began, read = time.monotonic(), done + len(piece)
+                # Where the focus moves does not depend on the time.
+                session.append(piece, refocus=read % STEP == 0 or read == total)
+                adding.took(len(piece), time.monotonic() - began)
+                done = read
+                if done % SAVE_EVERY == 0:
+                    yield Progress("add", done, total)
+                    session.save()
+        yield Progress("add", done, total)
+    finally:
+        with held_back():
+            if chat and (session.length > begun or document is not None):
+                session.append(torch.tensor(answer_to_document(tokenizer, name, done == total)))
+            session.save()
+            forget_unfinished(session)
+            session.hooks.turn_ends(session, 0)
 
 
 def _continues(
@@ -211,30 +213,34 @@ def is_whole(progress: Progress | None) -> bool:
 
 def check_file(path: Path) -> None:
     """Raises `UserError` unless `path` is a readable file."""
-    _open(path).close()
+    with _open(path):
+        pass
 
 
 def read_text(file: BinaryIO, path: Path, at_once: Callable[[], int] = lambda: READ_AT_ONCE) -> Iterator[str]:
     """The rest of `file` as text, in pieces of `at_once()` bytes whose tokens, each encoded separately, are those of the whole text.
 
-    Only a long text without lines and spaces is cut elsewhere. A byte order mark is left out. Raises `UserError` naming the first
-    byte that is not text: not UTF-8, or NUL.
+    Only a long text without lines and spaces is cut elsewhere. It is UTF-8, or what a byte order mark, which is left out, says.
+    Raises `UserError` naming the first byte that is not text, or NUL.
     """
-    decoder, text, offset, begun = codecs.getincrementaldecoder("utf-8")(), "", file.tell(), False
+    mark = file.peek(4)[:4]
+    encoding = encoding_of(mark)
+    decoder, text, offset = codecs.getincrementaldecoder(encoding)(), "", 0
     while True:
         try:
             data = file.read(at_once())
         except OSError as error:
             raise UserError(f"cannot read {path} from byte {offset:,} on: {error.strerror}; give a file that can be read") from error
-        if (nul := data.find(0)) >= 0:
+        if encoding.startswith("utf-8") and (nul := data.find(0)) >= 0:
             raise UserError(f"{path} is not text: byte {offset + nul:,} is NUL; give a text file in UTF-8")
         waiting = len(decoder.getstate()[0])  # bytes of a character that was cut
         try:
             new = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text: see byte {offset - waiting + error.start:,}; convert it to UTF-8") from error
-        text += new if begun else new.removeprefix("\ufeff")
-        offset, begun = offset + len(data), begun or bool(new)
+            where = f"see byte {offset - waiting + error.start:,}"
+            raise UserError(f"{path} is not {encoding[:6].upper()} text: {where}; convert it to UTF-8") from error
+        text += new
+        offset += len(data)
         end = _cut(text) if data else len(text)
         if end:
             yield text[:end]
@@ -270,22 +276,27 @@ def _encoded(file: BinaryIO, path: Path, tokenizer: Tokenizer, seconds: Callable
         yield ids
 
 
-def _reread(file: BinaryIO, path: Path, tokenizer: Tokenizer, seconds: Callable[[], float]) -> Iterator[np.ndarray]:
+def _reread(path: Path, tokenizer: Tokenizer, seconds: Callable[[], float]) -> Iterator[np.ndarray]:
     """`_encoded` from the beginning of the file."""
-    file.seek(0)
-    return _encoded(file, path, tokenizer, seconds)
+    with _open(path) as file:
+        yield from _encoded(file, path, tokenizer, seconds)
 
 
-def _open(path: Path) -> BinaryIO:
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a regular file, unpacked. Raises `UserError` if it cannot be read."""
     try:
         if path.is_dir():
             raise UserError(f"{path} is a folder; give a text file")
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
             raise UserError(f"{path} is not a regular file; give a text file")
-        return open(path, "rb")
+        opened = contextlib.ExitStack()
+        file = opened.enter_context(open_bytes(path))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"cannot read {path}: {reason}; give a text file that can be read") from error
+    with opened:
+        yield file
 
 
 def _check_disk(session: Session, tokens: int) -> None:

@@ -15,7 +15,7 @@ from nanochat.data.file_walk import FoundFile, find_files
 from nanochat.data.hub_download import HUB
 from nanochat.data.left_out import EMPTY, NOT_TEXT, LeftOut
 from nanochat.data.local_corpus import local_corpus
-from nanochat.data.splits import SPLITS, Role, Split, assign_roles, share
+from nanochat.data.splits import SPLITS, VAL_SHARE, Role, Split, assign_roles, share
 from nanochat.data.text_files import COLUMN, KNOWN_TYPES, UnfitError, is_whole_text, kind_of, read_documents
 from nanochat.data.text_streams import looks_like
 from nanochat.flags import flag
@@ -38,7 +38,10 @@ class DataFlags:
 
 @dataclass(frozen=True)
 class TextFile:
-    """One input file. `role`: its documents are all for train, all for val, split by their hash, or val gets their tails."""
+    """One input file. `role`: its documents are all for train, all for val, split by their hash, or val gets their tails.
+
+    `val_share`: how much of them is for val, if they are split.
+    """
 
     path: Path  # as it was found, since the name says the type
     real: str  # with all links resolved
@@ -46,12 +49,14 @@ class TextFile:
     size: int  # bytes
     mtime_ns: int
     role: Role
+    val_share: float = VAL_SHARE
 
     @property
     def identity(self) -> tuple[object, ...]:
         """What the tokens depend on; with the type if only the name of a link says it."""
         is_own = os.path.basename(self.real) == self.path.name or kind_of(Path(self.real)) == kind_of(self.path)
-        return (self.real, self.size, self.mtime_ns, self.role, *(() if is_own else (kind_of(self.path),)))
+        share = () if self.val_share == VAL_SHARE else (self.val_share,)
+        return (self.real, self.size, self.mtime_ns, self.role, *share, *(() if is_own else (kind_of(self.path),)))
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class SourcePart:
                 left_out.add("file", EMPTY, file.name)
             for text in read_documents(file.path, self.column) if file.size else ():
                 if text:
-                    if part := share(text, file.role, self.split):
+                    if part := share(text, file.role, self.split, file.val_share):
                         yield part
                 elif counts:
                     _leave_out(left_out, file, text)

@@ -18,8 +18,7 @@ Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 Role = Literal["train", "val", "hash", "tail"]
 Named = Literal["train", "val", "test"]
-VAL_EVERY = 25  # role "hash": one document in this many is for validation, 4 %
-VAL_TAIL = 0.04  # role "tail": the fraction of each document, at its end, that is for validation
+VAL_SHARE = 0.04  # for validation, of the documents (role "hash") or of each, at its end ("tail"); more if that fills no row
 FEW_FILES = 64  # with fewer text files, a split by hash could leave validation empty
 _WORDS: dict[str, Named] = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _WORDS_BESIDE_TRAIN: dict[str, Named] = {"dev": "val", "eval": "val", "evaluation": "val", "testing": "test"}
@@ -105,15 +104,15 @@ def _split(path: Sequence[tuple[str, ...]], known: dict[str, Named]) -> Named:
     return "train"
 
 
-def share(text: str, role: Role, split: Split) -> str:
+def share(text: str, role: Role, split: Split, val_share: float = VAL_SHARE) -> str:
     """The part of a document that belongs to `split`: all, some or none of it."""
     if role == "tail":
         # At a line break shortly before the tail if there is one, so that no line is torn.
-        tail = math.ceil(len(text) * (1 - VAL_TAIL))
-        cut = text.rfind("\n", int(len(text) * (1 - 2 * VAL_TAIL)), tail) + 1 or tail
+        tail = math.ceil(len(text) * (1 - val_share))
+        cut = text.rfind("\n", int(len(text) * (1 - min(2 * val_share, 0.6))), tail) + 1 or tail
         return text[:cut] if split == "train" else text[cut:]
     if role == "hash":
         digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
-        is_val = int.from_bytes(digest, "little") % VAL_EVERY == 0
+        is_val = int.from_bytes(digest, "little") % int(1 / val_share) == 0
         return text if is_val == (split == "val") else ""
     return text

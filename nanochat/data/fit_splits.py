@@ -1,0 +1,58 @@
+"""Splits of a small dataset, made so that training and validation each fill a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from nanochat.common import UserError
+from nanochat.data.left_out import LeftOut
+from nanochat.data.sources import Source
+from nanochat.data.splits import SPLITS, VAL_SHARE, Role, Split
+from nanochat.data.tokenizer import Tokenizer
+
+SHARES = (VAL_SHARE, 2 * VAL_SHARE, 4 * VAL_SHARE, 8 * VAL_SHARE, 0.5)  # the first that fills a row is taken
+SURELY_ENOUGH = 1 << 26  # bytes of whole texts whose tails are not measured
+_CHARS = 1 << 20  # encoded at once
+_HELD_OUT: dict[Role, str] = {"hash": "of the documents", "tail": "at the end of each document"}
+
+
+def fit_splits(source: Source, tokenizer: Tokenizer, seq_len: int, say: Callable[[str], None] = print) -> Source:
+    """The source if its splits fill a row of `seq_len` each, or if names say what they are; else one that holds out more.
+
+    More documents first; tails of all documents if that is not enough. Reads as much as it takes to know. `say` is told about
+    another share. Raises `UserError` if the text is too short for two rows.
+    """
+    roles = {file.role for file in source.files if file.size}
+    is_big = roles == {"tail"} and sum(file.size for file in source.files) > SURELY_ENOUGH
+    if roles - {"hash", "tail"} or is_big or _fits(source, tokenizer, seq_len):
+        return source
+    choices: list[tuple[Role, float]] = [(role, share) for role in ("hash", "tail") if role == "tail" or role in roles for share in SHARES]
+    for role, share in choices:
+        files = tuple(replace(file, role=role, val_share=share) for file in source.files)
+        fitting = replace(source, files=files, extra=source.extra | {"held out": f"{share:.0%} {_HELD_OUT[role]}"})
+        if fitting.fingerprint != source.fingerprint and _fits(fitting, tokenizer, seq_len):
+            say(f"{source.name}: small, so {fitting.extra['held out']} are for validation, which fills a row of {seq_len} tokens")
+            return fitting
+    tokens = _count(source.whole_documents(), tokenizer, 4 * (seq_len + 1))
+    shorter = f", or shorter rows (--max-seq-len {tokens // 4} or less)" if tokens >= 8 else ""
+    raise UserError(f"{source.name}: its {tokens:,} tokens are too few to train and validate on rows of {seq_len}; give more text{shorter}")
+
+
+def _fits(source: Source, tokenizer: Tokenizer, seq_len: int) -> bool:
+    return all(_count(_documents(source, split), tokenizer, seq_len + 1) > seq_len for split in SPLITS)
+
+
+def _documents(source: Source, split: Split) -> Iterator[str]:
+    return (text for part in source.parts(split) for text in part.documents(LeftOut()))
+
+
+def _count(texts: Iterator[str], tokenizer: Tokenizer, enough: int) -> int:
+    """The number of tokens of the texts, at least if it is below `enough`; reads no more than these."""
+    count = 0
+    for text in texts:
+        for begin in range(0, len(text), _CHARS):
+            count += len(tokenizer.encode_bulk([text[begin : begin + _CHARS]], bos=True)[0])
+            if count >= enough:
+                return count
+    return count
