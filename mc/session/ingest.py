@@ -223,22 +223,23 @@ def read_text(file: BinaryIO, path: Path, at_once: Callable[[], int] = lambda: R
     Only a long text without lines and spaces is cut elsewhere. It is UTF-8, or what a byte order mark, which is left out, says.
     Raises `UserError` naming the first byte that is not text, or NUL.
     """
-    mark = file.peek(4)[:4]
-    encoding = encoding_of(mark)
-    decoder, text, offset = codecs.getincrementaldecoder(encoding)(), "", 0
+    head = file.read(4)
+    encoding = encoding_of(head).removesuffix("-sig")
+    text, offset = "", len(codecs.BOM_UTF8) * head.startswith(codecs.BOM_UTF8)
+    decoder, head = codecs.getincrementaldecoder(encoding)(), head[offset:]
     while True:
         try:
-            data = file.read(at_once())
+            data, head = head + file.read(at_once()), b""
         except OSError as error:
             raise UserError(f"cannot read {path} from byte {offset:,} on: {error.strerror}; give a file that can be read") from error
-        if encoding.startswith("utf-8") and (nul := data.find(0)) >= 0:
+        if encoding == "utf-8" and (nul := data.find(0)) >= 0:
             raise UserError(f"{path} is not text: byte {offset + nul:,} is NUL; give a text file in UTF-8")
         waiting = len(decoder.getstate()[0])  # bytes of a character that was cut
         try:
             new = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             where = f"see byte {offset - waiting + error.start:,}"
-            raise UserError(f"{path} is not {encoding[:6].upper()} text: {where}; convert it to UTF-8") from error
+            raise UserError(f"{path} is not {encoding.upper()} text: {where}; convert it to UTF-8") from error
         text += new
         offset += len(data)
         end = _cut(text) if data else len(text)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nanochat.data.chat_template import is_learned
-from nanochat.data.messages import MessageError, fields_not_read, to_turns
+from nanochat.data.messages import ROLES, MessageError, fields_not_read, to_turns
 
 LISTS = ("messages", "conversations", "conversation")  # fields with a list of messages, the first that is there
 QUESTIONS = ("instruction", "prompt", "question", "query")
@@ -26,15 +26,20 @@ AUTHORS = {
     **dict.fromkeys(("function_call", "tool_call"), "call"),
     **{role: role for role in ("system", "developer")},
 }
+TEXTS = ("content", "value", "text")  # fields with what a message says
 EXPECTED = "expected messages, ShareGPT's conversations, Alpaca's instruction and output, or prompt and completion"
 
 
 class Read(NamedTuple):
-    """A row's conversation, None if it has nothing to learn, and counts of what was left out; `fields` by name."""
+    """A row's conversation, None if it has nothing to learn, and counts of what was left out; `fields` by name.
+
+    Replies without text are read and not learned.
+    """
 
     conversation: dict[str, Any] | None
     turns_left_out: int
     opening_replies: int
+    empty_replies: int
     fields: Counter[str]
 
 
@@ -43,8 +48,11 @@ def read_conversation(row: Any) -> Read:
     fields: Counter[str] = Counter()
     messages = _messages(row, fields)
     if messages is None:
-        return Read(None, 0, 0, fields)
+        return Read(None, 0, 0, 0, fields)
     turns = to_turns(messages)["messages"]
+    empty = [i for i, turn in enumerate(turns) if is_learned(turn) and isinstance(turn["content"], str) and not turn["content"].strip()]
+    for i in empty:
+        turns[i] |= {"weight": 0}
     for message in messages:
         fields.update(f"messages.{name}" for name in fields_not_read(message))
     system = turns[:1] if turns and turns[0]["role"] == "system" else []
@@ -54,14 +62,15 @@ def read_conversation(row: Any) -> Read:
     rest = rest[opening:]
     end = max((i + 1 for i, turn in enumerate(rest) if is_learned(turn)), default=0)
     if not end:
-        return Read(None, 0, 0, fields)
-    return Read({"messages": [*system, *rest[:end]]}, len(rest) - end, int(opening), fields)
+        return Read(None, 0, 0, 0, fields)
+    learned = {"messages": [*system, *rest[:end]]}
+    return Read(learned, len(rest) - end, int(opening), sum(i < len(system) + opening + end for i in empty), fields)
 
 
 def _messages(row: Any, fields: Counter[str]) -> list[Any] | None:
     """The messages of a row in OpenAI's form; None if they, or question or reply, are null. Counts the `fields` that are not read."""
     if isinstance(row, list):
-        return [_message(i, message) for i, message in enumerate(row)]
+        return _with_text(_message(i, message) for i, message in enumerate(row))
     if not isinstance(row, Mapping):
         raise ValueError(f"it is not an object; {EXPECTED}")
     read: set[str] = set()
@@ -75,7 +84,7 @@ def _messages(row: Any, fields: Counter[str]) -> list[Any] | None:
     if listed is not None:
         if not isinstance(listed, list) or not listed:
             raise ValueError("a conversation must have a list of messages, at least one")
-        messages = [_message(i, message) for i, message in enumerate(listed)]
+        messages = _with_text(_message(i, message) for i, message in enumerate(listed))
     else:
         messages = _asked(row, first)
     system = first(SYSTEMS)
@@ -106,7 +115,7 @@ def _asked(row: Mapping[str, Any], first: Any) -> list[Any] | None:
     if not isinstance(asked, list) or not isinstance(replied, list):
         raise ValueError("its question and its reply must each be a text or a list of messages")
     # Only the reply is asked for: what the assistant says in the prompt is not.
-    before = [_message(i, message) for i, message in enumerate(asked)]
+    before = _with_text(_message(i, message) for i, message in enumerate(asked))
     before = [message | {"weight": 0} if message.get("role") == "assistant" else message for message in before]
     return _history(first(("history",))) + before + [_message(len(asked) + i, message) for i, message in enumerate(replied)]
 
@@ -120,23 +129,38 @@ def _history(pairs: Any) -> list[Any]:
     return [{"role": role, "content": text} for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
 
 
+def _with_text(messages: Iterable[Any]) -> list[Any]:
+    """The messages without systems that say nothing."""
+    return [message for message in messages if message.get("role") != "system" or message.get("content") not in (None, "")]
+
+
 def _message(i: int, message: Any) -> Any:
-    """A message in OpenAI's form; ShareGPT's has `from` and `value`."""
+    """A message in OpenAI's form. ShareGPT's has `from` and `value`; either may have the names of the other, and authors in any case."""
     if not isinstance(message, Mapping):
         raise MessageError(i, "", "is not an object")
-    if message.get("role") is not None or "from" not in message:
-        return message
-    author = message["from"]
-    role = AUTHORS.get(author.strip().lower()) if isinstance(author, str) else None
-    if role is None:
+    said = "role" if message.get("role") is not None else "from"
+    text = next((name for name in TEXTS if message.get(name) is not None), TEXTS[0])
+    author, content = message.get(said), message.get(text)
+    role = None
+    if isinstance(author, str):
+        role = author if author in ROLES else AUTHORS.get(author.strip().lower())
+    if role is None and said == "from" in message:
         raise MessageError(i, "from", f"is from nobody known; expected one of {', '.join(AUTHORS)}")
-    rest = {name: value for name, value in message.items() if name not in ("from", "value", "role", "content")}
+    rest = {name: value for name, value in message.items() if name not in (said, text, "role", TEXTS[0])}
     if role != "call":
-        return rest | {"role": role, "content": message.get("value")}
+        if content is None and role == "assistant" and not rest.get("tool_calls") and rest.get("function_call") is None:
+            content = ""
+        if isinstance(content, Mapping) and role in ("tool", "function"):
+            content = json.dumps(content, ensure_ascii=False)
+        return rest | {"role": role or author, "content": content}
     try:
-        calls = json.loads(message["value"])
-    except (KeyError, TypeError, ValueError):
-        raise MessageError(i, "value", "is a call that is not JSON") from None
+        calls = json.loads(content) if isinstance(content, str) else content
+        if not isinstance(calls, Mapping | list):
+            raise ValueError
+    except ValueError:
+        raise MessageError(i, text, "is a call that is not JSON") from None
+    except RecursionError:
+        raise MessageError(i, text, "is a call that is nested too deeply") from None
     return rest | {
         "role": "assistant",
         "content": None,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from nanochat.common import UserError
 from nanochat.data.left_out import LeftOut
 from nanochat.data.sources import Source
-from nanochat.data.splits import SPLITS, VAL_SHARE, Role, Split
+from nanochat.data.splits import SHARES, SPLITS, Role, Split
+from nanochat.data.text_files import is_whole_text
 from nanochat.data.tokenizer import Tokenizer
 
-SHARES = (VAL_SHARE, 2 * VAL_SHARE, 4 * VAL_SHARE, 8 * VAL_SHARE, 0.5)  # the first that fills a row is taken
 SURELY_ENOUGH = 1 << 26  # bytes of whole texts whose tails are not measured
 _CHARS = 1 << 20  # encoded at once
 _HELD_OUT: dict[Role, str] = {"hash": "of the documents", "tail": "at the end of each document"}
@@ -27,11 +28,11 @@ def fit_splits(source: Source, tokenizer: Tokenizer, seq_len: int, say: Callable
     is_big = roles == {"tail"} and sum(file.size for file in source.files) > SURELY_ENOUGH
     if roles - {"hash", "tail"} or is_big or _fits(source, tokenizer, seq_len):
         return source
-    choices: list[tuple[Role, float]] = [(role, share) for role in ("hash", "tail") if role == "tail" or role in roles for share in SHARES]
-    for role, share in choices:
-        files = tuple(replace(file, role=role, val_share=share) for file in source.files)
-        fitting = replace(source, files=files, extra=source.extra | {"held out": f"{share:.0%} {_HELD_OUT[role]}"})
-        if fitting.fingerprint != source.fingerprint and _fits(fitting, tokenizer, seq_len):
+    ways: tuple[Role, ...] = ("tail",) if all(is_whole_text(file.path) for file in source.files) else ("hash", "tail")
+    for role, share in itertools.product(ways, SHARES):
+        other = source.split_otherwise(role, share)
+        if other.fingerprint != source.fingerprint and _fits(other, tokenizer, seq_len):
+            fitting = replace(other, extra=source.extra | {"held out": f"{share:.0%} {_HELD_OUT[role]}"})
             say(f"{source.name}: small, so {fitting.extra['held out']} are for validation, which fills a row of {seq_len} tokens")
             return fitting
     tokens = _count(source.whole_documents(), tokenizer, 4 * (seq_len + 1))

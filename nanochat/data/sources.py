@@ -15,12 +15,13 @@ from nanochat.data.file_walk import FoundFile, find_files
 from nanochat.data.hub_download import HUB
 from nanochat.data.left_out import EMPTY, NOT_TEXT, LeftOut
 from nanochat.data.local_corpus import local_corpus
-from nanochat.data.splits import SPLITS, VAL_SHARE, Role, Split, assign_roles, share
+from nanochat.data.splits import SHARES, SPLITS, VAL_SHARE, Role, Split, assign_roles, share
 from nanochat.data.text_files import COLUMN, KNOWN_TYPES, UnfitError, is_whole_text, kind_of, read_documents
 from nanochat.data.text_streams import looks_like
 from nanochat.flags import flag
 
 PART_BYTES = 128 << 20  # files are tokenized in groups of about this size
+SURELY_TAILS = 1 << 12  # bytes of text that are not searched for a tail
 _OFTEN_OTHER = (".json", ".csv", ".tsv")  # types of settings and tables too: those without text are left out of a folder
 
 
@@ -122,6 +123,10 @@ class Source:
                 size += file.size
         return [SourcePart(tuple(files), split, self.column) for files in parts]
 
+    def split_otherwise(self, role: Role, val_share: float) -> Source:
+        """The same files, all of them split in this way."""
+        return replace(self, files=tuple(replace(file, role=role, val_share=val_share) for file in self.files))
+
     def documents(self, split: Split, left_out: LeftOut | None = None) -> Iterator[str]:
         """The documents of a split in order; counts those left out in `left_out`.
 
@@ -137,7 +142,7 @@ class Source:
 
     def whole_documents(self) -> Iterator[str]:
         """The documents of both splits, uncut."""
-        return (text for file in self.files for text in read_documents(file.path, self.column) if text)
+        return (text for file in self.files if file.size for text in read_documents(file.path, self.column) if text)
 
     def without_documents(self, split: Split, left_out: LeftOut) -> UserError:
         """The error that a split has no documents; it names what was left out."""
@@ -225,7 +230,10 @@ def _path_source(name: str, column: str) -> Source:
         TextFile(file.path, file.real, file.name, file.size, file.mtime_ns, role) for file, role in assign_roles(files, explicit, left_out)
     ]
     source = Source(shown(name), tuple(text_files), {}, column, left_out)
-    return source if _hash_splits(source) else replace(source, files=tuple(replace(f, role="tail") for f in source.files))
+    if _has_both(source):
+        return source
+    others = (source.split_otherwise(role, share) for share in SHARES for role in ("tail", "hash"))
+    return next(filter(_has_both, others), source)
 
 
 def _is_fit(file: FoundFile, column: str, left_out: LeftOut) -> bool:
@@ -247,14 +255,16 @@ def _is_fit(file: FoundFile, column: str, left_out: LeftOut) -> bool:
     return True
 
 
-def _hash_splits(source: Source) -> bool:
-    """False if splitting by hash leaves a split without documents: one document, or copies of one. Reads until it finds both."""
-    roles = {file.role for file in source.files if file.size}
-    if roles != {"hash"}:
+def _has_both(source: Source) -> bool:
+    """False if a split by content leaves training or validation without text. Reads until it finds some of both."""
+    files = [file for file in source.files if file.size]
+    roles = {file.role for file in files}
+    if roles - {"hash", "tail"} or ("tail" in roles and sum(file.size for file in files) > SURELY_TAILS):
         return True
-    found = set()
-    for text in source.whole_documents():
-        found.add(bool(share(text, "hash", "train")))
-        if len(found) == 2:
-            return True
+    found: set[Split] = set()
+    for file in files:
+        for text in read_documents(file.path, source.column):
+            found.update(split for split in SPLITS if text and share(text, file.role, split, file.val_share))
+            if len(found) == len(SPLITS):
+                return True
     return not found

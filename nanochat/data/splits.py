@@ -19,6 +19,7 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 Role = Literal["train", "val", "hash", "tail"]
 Named = Literal["train", "val", "test"]
 VAL_SHARE = 0.04  # for validation, of the documents (role "hash") or of each, at its end ("tail"); more if that fills no row
+SHARES = (VAL_SHARE, 2 * VAL_SHARE, 4 * VAL_SHARE, 8 * VAL_SHARE, 0.5)  # tried one after the other
 FEW_FILES = 64  # with fewer text files, a split by hash could leave validation empty
 _WORDS: dict[str, Named] = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _WORDS_BESIDE_TRAIN: dict[str, Named] = {"dev": "val", "eval": "val", "evaluation": "val", "testing": "test"}

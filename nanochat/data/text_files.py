@@ -6,6 +6,7 @@ A document that is not text is `None`, so that the caller can count it; a damage
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import sys
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py")  # one file is one document
 COLUMN = "text"  # of the other files: one record, line or row is one document
+MARK = "\ufeff"  # of the byte order; files that others were appended to have those of all
 _CHUNK = 1 << 16  # characters
+_DELIMITER = re.compile(r'"?sep=.')
 _SPACE = re.compile(r"[\s,]*")
 _SHOWN_COLUMNS = 12
 
@@ -75,7 +78,7 @@ def _read_text(path: Path, column: str) -> Documents:
 def _read_lines(path: Path, column: str) -> Documents:
     with open_text(path, newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.isspace():
+            if (line := line.lstrip(MARK)).strip():
                 try:
                     record = json.loads(line)
                 except (ValueError, RecursionError) as error:
@@ -90,13 +93,13 @@ def _read_json(path: Path, column: str) -> Documents:
     number = 0
     with open_text(path, newline="\n") as stream:
         try:
-            for number, record in enumerate(_json_values(stream), start=1):
+            for number, record in enumerate(json_values(stream), start=1):
                 yield _text_of(record, column, path, f"record {number}", number)
         except (ValueError, RecursionError) as error:
             raise _not_json(path, f"record {number + 1}", error, number + 1) from error
 
 
-def _json_values(stream: TextIO) -> Iterator[Any]:
+def json_values(stream: TextIO) -> Iterator[Any]:
     """The elements of a JSON array, or JSON values one after another, without ever holding more than one and a chunk of text."""
     decoder, text, at = json.JSONDecoder(), stream.read(_CHUNK).lstrip(), 0
     if is_array := text.startswith("["):
@@ -198,11 +201,11 @@ def _no_column(where: str, column: str, found: str, is_first: bool = True) -> Us
 def _read_table(path: Path, column: str, delimiters: str) -> Documents:
     csv.field_size_limit(sys.maxsize)
     with open_text(path, newline="") as lines:
-        first = lines.readline()
-        headers = {delimiter: next(csv.reader([first], delimiter=delimiter), []) for delimiter in delimiters}
+        taken: list[str] = []  # lines of the header, which may be several
+        headers = {delimiter: _header(lines, delimiter, taken) for delimiter in delimiters}
         delimiter = next((d for d, names in headers.items() if column in names), delimiters[0])
         header = headers[delimiter]
-        if not first:
+        if not header:
             return
         if column not in header:
             raise _no_column(f"{path} line 1", column, _columns(header))
@@ -214,7 +217,19 @@ def _read_table(path: Path, column: str, delimiters: str) -> Documents:
                 if row:
                     yield row[index] if is_text(row[index]) else None
         except csv.Error as error:
-            raise UserError(f"{path} line {rows.line_num + 1}: {error}; the file is damaged, or its quotes are; fix it") from error
+            raise UserError(f"{path} line {rows.line_num + len(taken)}: {error}; the file is damaged, or its quotes are; fix it") from error
+
+
+def _header(lines: Iterator[str], delimiter: str, taken: list[str]) -> list[str]:
+    """The first row that is not empty, nor a spreadsheet's note of its delimiter. Lines that it takes are `taken`, and read first."""
+
+    def more() -> Iterator[str]:
+        for line in lines:
+            taken.append(line)
+            yield line
+
+    rows = csv.reader(itertools.chain(tuple(taken), more()), delimiter=delimiter)
+    return next((row for number, row in enumerate(rows) if any(row) and (number or not _DELIMITER.match(taken[0]))), [])
 
 
 # --- parquet ---
@@ -268,6 +283,8 @@ def open_parquet(path: Path, column: str = COLUMN) -> pq.ParquetFile:
     kind = _kind_at(pa.struct(schema), keys)
     if kind is None or not _is_textual(kind):
         file.close()
+        if schema.names.count(column) > 1:
+            raise UserError(f'{path}: {schema.names.count(column)} columns are called "{column}"; give them different names')
         if kind is None:
             raise _no_column(str(path), column, _columns(_leaves(pa.struct(schema))))
         raise UnfitError(f'{path}: the column "{column}" has type {kind}; expected strings', f'no strings in the column "{column}"')
@@ -321,7 +338,7 @@ _READERS: dict[str, Callable[[Path, str], Documents]] = {
     ".jsonl": _read_lines,
     ".ndjson": _read_lines,
     ".json": _read_json,
-    ".csv": partial(_read_table, delimiters=",;"),
+    ".csv": partial(_read_table, delimiters=",;\t"),
     ".tsv": partial(_read_table, delimiters="\t"),
     ".parquet": _read_parquet,
 }

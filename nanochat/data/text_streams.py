@@ -152,6 +152,10 @@ class _ZstdFile(io.RawIOBase):
         self._frame: zstandard.ZstdDecompressionObj | None = None
         self._packed = b""
         self._ready = memoryview(b"")
+        self._at = 0
+
+    def tell(self) -> int:
+        return self._at
 
     def readable(self) -> bool:
         return True
@@ -168,6 +172,7 @@ class _ZstdFile(io.RawIOBase):
             self._frame, self._packed = (None, frame.unused_data) if frame.eof else (frame, b"")
         size = min(len(buffer), len(self._ready))
         buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        self._at += size
         return size
 
 

@@ -16,7 +16,7 @@ from nanochat.tasks.grading import same_number, same_text
 from nanochat.tasks.hub import HubSource
 from nanochat.tasks.task import Conversation, Split, Task, check_conversation, reference
 
-VERSION = 2  # of the reading: a change makes rows of conversations anew
+VERSION = 3  # of the reading: a change makes rows of conversations anew
 TEST_NAMES = ("test", "val", "eval", "dev")  # beginnings of names, in a folder
 SHOWN = 3  # places and names in a line
 
@@ -36,22 +36,25 @@ class CustomJson(Task):
         self._numbers: list[int] = []  # of the rows with something to learn
         without: list[int] = []
         counts: Counter[str] = Counter()
+        empty = 0
         fields: Counter[str] = Counter()
         for number in range(len(rows)):
             read = self._read(number)
             (without if read.conversation is None else self._numbers).append(number)
             counts["after the last reply to learn"] += read.turns_left_out
             counts["before the first question"] += read.opening_replies
+            empty += read.empty_replies
             fields += read.fields
         places = [rows.where(number).removesuffix(",") for number in without]
         if not self._numbers:
             raise UserError(f"{places[0]}, and all other rows of {self.name} have no reply to learn; give other data")
         left_out = [f"{len(without):,} of {len(rows):,} rows without a reply to learn ({_some(places)})"] if without else []
         left_out += [f"{count:,} message{'s' * (count > 1)} {where}" for where, count in counts.items() if count]
+        left_out += [f"{empty:,} repl{'y' if empty == 1 else 'ies'} without text, not learned"] if empty else []
         left_out += [f"in the folder {_some(not_read)}"] if not_read else []
         said = [f"left out: {'; '.join(left_out)}"] if left_out else []
         said += [f"fields not read: {_some([f'{name} ({count:,})' for name, count in fields.most_common()], 8)}"] if fields else []
-        self.notice = f"{len(self):,} conversations; {'; '.join(said)}" if said else ""
+        self.notice = f"{len(self):,} conversation{'s' * (len(self) > 1)}; {'; '.join(said)}" if said else ""
 
     @classmethod
     def open(cls, spec: str, path: str, split: Split, offline: bool) -> CustomJson:
@@ -101,7 +104,8 @@ class CustomJson(Task):
             if read.conversation is not None:
                 check_conversation(read.conversation)
         except ValueError as error:
-            raise UserError(f"{self._rows.where(number)} is not a row of {self.label}: {error}") from error
+            why = "it has text that is not Unicode, as lone surrogates are" if isinstance(error, UnicodeError) else error
+            raise UserError(f"{self._rows.where(number)} is not a row of {self.label}: {why}") from error
         return read
 
 

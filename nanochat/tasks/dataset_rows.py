@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from nanochat.common import UserError
-from nanochat.data.text_streams import PACKED_SUFFIXES, open_bytes, plain_suffix
+from nanochat.data.text_files import json_values
+from nanochat.data.text_streams import PACKED_SUFFIXES, decode, looks_like, open_bytes, plain_suffix
 
 LINES, ARRAY, TABLE = (".jsonl", ".ndjson"), (".json",), (".parquet",)
 SUFFIXES = (*LINES, *ARRAY, *TABLE)  # before a compression's, for all but parquet
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Rows(Protocol):
@@ -133,17 +134,15 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
             data = f.read()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if data.startswith(_UTF16):
-        try:
-            data = data.decode("utf-16").encode()
-        except UnicodeError as error:
-            raise UserError(f"{path} begins like UTF-16 and is not; save it as UTF-8") from error
-    data = data.removeprefix(codecs.BOM_UTF8)
+    if (text := decode(data)) is None:
+        raise UserError(f"{path} looks like {looks_like(path)}, and is not UTF-8 text; save it as UTF-8")
+    data = text.encode()
     if plain_suffix(path) in ARRAY and (whole := _whole(data, path)) is not None:
         yield from ((f"element {i + 1}", row) for i, row in enumerate(whole))
         return
     for number, line in enumerate(data.splitlines(), 1):
-        if line.strip():
+        # A file that others were appended to has the marks of all.
+        if line := line.removeprefix(codecs.BOM_UTF8).strip():
             yield f"line {number}", line
 
 
@@ -156,9 +155,10 @@ def _whole(data: bytes, path: Path) -> list[bytes] | None:
             return None
         except (ValueError, RecursionError):
             pass
-    whole = _parse(data, str(path))
     try:
-        return [json.dumps(row).encode() for row in (whole if isinstance(whole, list) else [whole])]
+        return [json.dumps(row).encode() for row in json_values(io.StringIO(data.decode()))]
+    except ValueError as error:
+        raise _not_json(str(path), error) from error
     except RecursionError as error:
         raise _too_deep(str(path)) from error
 
@@ -167,9 +167,13 @@ def _parse(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise UserError(f"{where} is not JSON ({error}); correct or remove it") from error
+        raise _not_json(where, error) from error
     except RecursionError as error:
         raise _too_deep(where) from error
+
+
+def _not_json(where: str, error: ValueError) -> UserError:
+    return UserError(f"{where} is not JSON ({error}); correct or remove it")
 
 
 def _too_deep(where: str) -> UserError:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -137,6 +142,24 @@ def test_what_cannot_be_read_changes_nothing(
     with pytest.raises(UserError, match=match) as error:
         read(session, path, quota=1000)
     assert "\n" not in str(error.value) and shown(session) == "<|bos|>A"
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, lzma.compress, bz2.compress, lambda data: zstandard.compress(data)])
+def test_packed_files_and_other_encodings_are_read(session: MCSession, tmp_path: Path, packed: Any) -> None:
+    suffix = {gzip.compress: ".gz", lzma.compress: ".xz", bz2.compress: ".bz2"}.get(packed, ".zst")
+    text = "Grüße, 東. " * 40
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
+        read(session, file(tmp_path, packed(text.encode(encoding)), f"a.txt{suffix}"))
+    assert shown(session) == "".join(TURN.format(name=f"a.txt{suffix}", text=text).removeprefix("<|bos|>" * (i > 0)) for i in range(4))
+    before = session.length
+    for data, why in ((packed(b"a" * 99)[:-9], "damaged"), (b"a", "damaged"), (packed(b"a\xff"), "not UTF-8 text: see byte 1;")):
+        with pytest.raises(UserError, match=why):
+            read(session, file(tmp_path, data, f"a.txt{suffix}"))
+    with pytest.raises(UserError, match="not UTF-16 text"):
+        read(session, file(tmp_path, "ab".encode("utf-16")[:-1]))
+    with pytest.raises(UserError, match="a pointer to the file"):
+        read(session, file(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"))
+    assert session.length == before
 
 
 def test_what_is_no_file_is_refused(session: MCSession, tmp_path: Path) -> None:

@@ -60,6 +60,31 @@ FORMS: dict[str, tuple[Any, list[dict[str, Any]]]] = {
         {"prompt": [SYSTEM, ASKED, {"role": "assistant", "content": "b"}, ASKED], "completion": [REPLIED]},
         [SYSTEM, ASKED, {"role": "assistant", "content": "b", "weight": 0}, *PAIR],
     ),
+    "roles and authors in any case": ({"messages": [{"role": "User", "content": "q"}, {"role": "ASSISTANT", "content": "a"}]}, PAIR),
+    "authors as roles": ({"messages": [{"role": "human", "content": "q"}, {"role": "model", "content": "a"}]}, PAIR),
+    "authors with content": ({"conversations": [{"from": "human", "content": "q"}, {"from": "gpt", "content": "a"}]}, PAIR),
+    "roles with a value or a text": ({"messages": [{"role": "user", "value": "q"}, {"role": "assistant", "text": "a"}]}, PAIR),
+    "calls and outputs that are objects": (
+        [
+            ASKED,
+            {"from": "function_call", "value": CALL},
+            {"role": "tool", "content": {"sum": 2}},
+            REPLIED,
+        ],
+        [
+            ASKED,
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "python", "text": "add(a=1)"},
+                    {"type": "python_output", "text": '{"sum": 2}'},
+                    {"type": "text", "text": "a"},
+                ],
+            },
+        ],
+    ),
+    "a system that says nothing": ({"messages": [SYSTEM | {"content": None}, *PAIR]}, PAIR),
+    "a system of no letters": ({"system": "", "messages": [SYSTEM | {"content": ""}, *PAIR]}, PAIR),
     "a parquet file's nulls": ({"messages": [m | {"weight": None, "tool_calls": None} for m in PAIR], "prompt": None}, PAIR),
 }
 
@@ -69,7 +94,17 @@ def test_a_form_is_read_whole(name: str) -> None:
     row, expected = FORMS[name]
     read = read_conversation(row)
     assert read.conversation == {"messages": expected}
-    assert (read.turns_left_out, read.opening_replies, read.fields) == (0, 0, {})
+    assert (read.turns_left_out, read.opening_replies, read.empty_replies, read.fields) == (0, 0, 0, {})
+
+
+@pytest.mark.parametrize("text", ["", "  \n", None])
+def test_a_reply_without_text_is_not_learned(text: str | None) -> None:
+    empty = REPLIED | {"content": text}
+    read = read_conversation({"messages": [ASKED, empty, ASKED, REPLIED]})
+    assert read.conversation == {"messages": [ASKED, empty | {"content": text or "", "weight": 0}, *PAIR]} and read.empty_replies == 1
+    assert read_conversation({"messages": [ASKED, empty]}).conversation is None
+    assert read_conversation({"messages": [*PAIR, ASKED, empty]})[1:4] == (2, 0, 0), "it is left out as a turn"
+    assert read_conversation({"instruction": "q", "output": text}).conversation is None
 
 
 def test_what_is_left_out_is_counted() -> None:
@@ -107,7 +142,12 @@ def test_what_has_nothing_to_learn_is_no_conversation(row: Any) -> None:
         ([3], "message 0 is not an object"),
         ({"conversations": [{"from": "nobody", "value": "a"}]}, "message 0 is from nobody known; expected one of human"),
         ({"conversations": [{"from": "function_call", "value": "no"}]}, "message 0 is a call that is not JSON"),
+        ({"conversations": [{"from": "function_call", "value": '"add"'}]}, "message 0 is a call that is not JSON"),
+        ({"conversations": [{"from": "function_call", "value": "[" * 100_000}]}, "message 0 is a call that is nested too deeply"),
         ({"conversations": [{"from": "human"}]}, "message 0 has no content"),
+        ({"messages": [ASKED | {"role": "nobody"}]}, "message 0 has no known role"),
+        ({"messages": [ASKED | {"role": 3}]}, "message 0 has no known role"),
+        ({"messages": [ASKED | {"content": {"text": "q"}}, REPLIED]}, "message 0 has no content"),
         ({"prompt": 3, "completion": "a"}, "must each be a text or a list of messages"),
         ({"prompt": "q", "completion": {"a": 1}}, "must each be a text or a list of messages"),
         ({"instruction": "q", "input": ["x"], "output": "a"}, "must be texts"),

@@ -233,7 +233,7 @@ def test_tokens_of_another_tokenizer_are_refused(base: Path, tmp_path: Path) -> 
 
 
 def test_split_without_documents(base: Path, tmp_path: Path) -> None:
-    refused(open_source(str(write(tmp_path / "a.jsonl", ["one"]))), "no documents for val", split="val")
+    refused(open_source(str(write(tmp_path / "a.jsonl", ["o"]))), "no documents for val", split="val")
     (tmp_path / "latin.txt").write_bytes("Bär und Löwe".encode("latin-1"))
     refused(open_source(str(tmp_path / "latin.txt")), "no documents for train", "latin.txt looks like latin-1")
 

@@ -48,10 +48,16 @@ def packed(kind: str) -> bytes:
         "a.json": whole.encode(),
         "a, b.json.gz": gzip.compress(whole.encode()),
         "lines.json": lines.encode(),
+        "b.jsonl": lines.encode("utf-32"),
+        "joined.jsonl": b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\xef\xbb\xbf\r\n\xef\xbb\xbf" + json.dumps(PAIR).encode(),
+        "one after another.json": f"{json.dumps(GOOD, indent=1)}\n{json.dumps(PAIR, indent=1)}".encode(),
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["A.JSONL", "a.ndjson", "a.jsonl.gz", "a.jsonl.ZST", "a.json", "a, b.json.gz", "lines.json"])
+KINDS = "A.JSONL/a.ndjson/a.jsonl.gz/a.jsonl.ZST/a.json/a, b.json.gz/lines.json/b.jsonl/joined.jsonl/one after another.json".split("/")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_files_of_every_kind(tmp_path: Path, kind: str) -> None:
     blob = tmp_path / "d3adbeef"
     blob.write_bytes(packed(kind))
@@ -66,6 +72,21 @@ def test_one_object_is_one_conversation_and_parquet_is_read(tmp_path: Path) -> N
     weighted = [{"messages": [*GOOD["messages"], GOOD["messages"][0], {"role": "assistant", "content": "c", "weight": 0}]}, GOOD]
     task = opened(write_parquet(tmp_path / "a.PARQUET", weighted))
     assert list(task) == [GOOD, GOOD] and task.notice == "2 conversations; left out: 2 messages after the last reply to learn"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+@pytest.mark.parametrize("data", [b"", b" \r\n \n"])
+def test_a_file_of_nothing_has_no_rows(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=f"{name} has no rows; give another file"):
+        opened(tmp_path / name)
+
+
+def test_replies_without_text_are_counted(tmp_path: Path) -> None:
+    empty = {"messages": [*GOOD["messages"][:1], {"role": "assistant", "content": None}, *GOOD["messages"]]}
+    task = opened(write_lines(tmp_path / "my.jsonl", [empty, GOOD, {"prompt": "a", "completion": " "}]))
+    said = f"1 of 3 rows without a reply to learn ({tmp_path / 'my.jsonl'}, line 3); 1 reply without text, not learned"
+    assert task.notice == f"2 conversations; left out: {said}"
 
 
 def test_a_folder_has_splits_or_is_divided(tmp_path: Path) -> None:
@@ -137,7 +158,7 @@ def test_a_reply_of_weight_0_and_an_output_are_not_learned(tmp_path: Path, monke
         ('{"text": "a"}', "no conversation among its fields (text)"),
         ('[{"role": "user"}]', "message 0 has no content"),
         ('[{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]', "message 1 is a system message"),
-        ('[{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "b"}]', "surrogates not allowed"),
+        ('[{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "b"}]', "it has text that is not Unicode"),
         ('{"text": "a", "m": ' + "[" * 100_000 + "]" * 100_000 + "}", "is nested too deeply"),
     ],
 )

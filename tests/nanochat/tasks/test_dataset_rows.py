@@ -69,7 +69,7 @@ def bad_files(folder: Path) -> dict[str, str]:
     return {
         "nothing.jsonl": "does not exist",
         "bad.jsonl": "bad.jsonl, line 2, is not JSON",
-        "latin.jsonl": "latin.jsonl, line 1, is not JSON",
+        "latin.jsonl": "latin.jsonl looks like latin-1, and is not UTF-8 text; save it as UTF-8",
         "empty.jsonl": "has no rows",
         "bad.parquet": "invalid parquet file",
         "data.csv": "unknown file type; expected one of .jsonl",
