@@ -82,7 +82,7 @@ def _at_least(figure: str, value: float, limit: float) -> Criterion:
 
 
 def charts(text: Sequence[EvalRow], suites: Sequence[EvalRow], cost: Sequence[EvalRow]) -> list[dict[str, Any]]:
-    """Charts of the rows; see `nanochat.report.figures`."""
+    """Charts of the rows, those that have a point; see `nanochat.report.figures`."""
     made = []
     if text:
         made.append(
@@ -100,7 +100,9 @@ def charts(text: Sequence[EvalRow], suites: Sequence[EvalRow], cost: Sequence[Ev
         made.append(
             _chart("cost", "Cost of a history", "Time, memory and disk by tokens of history", _cost_panels(cost), ("ram", "disk", PLAIN))
         )
-    return made
+    for chart in made:
+        chart["panels"] = [panel for panel in chart["panels"] if panel["curves"]]
+    return [chart for chart in made if chart["panels"]]
 
 
 def _chart(name: str, title: str, caption: str, panels: list[dict[str, Any]], labels: Sequence[str]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ MIXTURES: dict[str, tuple[PartSpec, ...]] = {
     # Short, fixed forms that a model of four layers learns in minutes on a CPU.
     "demo": (
         PartSpec("identity", count=2_000),
-        PartSpec("smalltalk", count=12_000),
+        PartSpec("smalltalk", count=15_000),
         PartSpec("arithmetic:digits=2", count=5_000),
         PartSpec("spellingbee:how=tool:words=simple", count=7_500),
         PartSpec("spelling:words=simple", count=9_000),

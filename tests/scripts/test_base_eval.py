@@ -67,6 +67,17 @@ def test_evaluates_as_in_training_and_reports(trained: Path, capsys: pytest.Capt
     assert f"val: {values['val_bpb']:.4f} bits per byte" in out
 
 
+def test_a_small_corpus_is_split_as_in_training(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """4 % of one short document are less than a row."""
+    monkeypatch.setenv("NANOCHAT_DTYPE", "fp32")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "abc " * 60}), encoding="utf-8")
+    save_base(base, tiny_model(vocab_size=300, window_pattern="SL"), tiny_tokenizer(), dataset=str(tmp_path / "a.jsonl"))
+    assert main(["--eval", "bpb"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("at the end of each document are for validation, which fills a row of 24 tokens") == 1
+    assert math.isfinite(report(base)["val_bpb"])
+
+
 def test_flags_choose_what_is_evaluated(trained: Path) -> None:
     assert main(["--eval", "bpb", "--eval-tokens", "72", "--device_batch_size=2", "-g", "tiny", "-s", "7"]) == 0
     values = report(trained)

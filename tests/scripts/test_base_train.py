@@ -126,7 +126,18 @@ def test_data_that_does_not_fill_a_row(home: Home, tmp_path: Path) -> None:
     (tmp_path / "text" / "short.txt").write_text("A few words.\n" * 9)
     process = home.train("--num-iterations=3", "--max-seq-len=64", f"--dataset={tmp_path / 'text'}")
     assert process.code == 1
-    assert_one_line(process.stderr, "do not fill one row of 64")
+    assert_one_line(process.stderr, "text: its ", "tokens are too few to train and validate on rows of 64", "--max-seq-len")
+
+
+def test_one_document_is_enough(home: Home, tmp_path: Path) -> None:
+    """4 % of it are 14 bytes, so more is held out, and said so."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "train.jsonl").write_text(json.dumps({"text": "amber basil cedar delta ember fable grove " * 8}))
+    process = home.train("--num-iterations=2", "--max-seq-len=16", f"--dataset={tmp_path / 'one'}")
+    assert process.code == 0, process.stderr
+    told = f"{tmp_path / 'one'}: small, so 8% at the end of each document are for validation, which fills a row of 16 tokens"
+    assert told in process.stdout
+    assert json.loads((home.base / "report" / "data.json").read_text())["values"]["held out"] == "8% at the end of each document"
 
 
 def test_a_truncated_token_shard(home: Home) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -87,6 +88,17 @@ def test_documents_of_the_user_are_measured(corpus: str, tmp_path: Path, capsys:
         == 0
     )
     assert [(row["condition"], row["documents"]) for row in last_line(capsys)["text"]] == [("window", 1), ("lens", 1)]
+
+
+def test_documents_are_read_as_in_training(corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Any file of a corpus, any column."""
+    table = tmp_path / "mine.jsonl.gz"
+    table.write_bytes(gzip.compress("".join(json.dumps({"meta": {"body": TEXT * n}}) + "\n" for n in (9, 1)).encode()))
+    given = ["--suite", "text", "--lengths", "2", "--horizons", "8", "--conditions", "window", "--documents", str(table)]
+    with pytest.raises(UserError, match='line 1: no "text", only meta.body; name the column of the text with --text-column'):
+        main([*TINY, *given])
+    assert main([*TINY, *given, "--text-column", "meta.body"]) == 0, "the window alone makes no chart"
+    assert [(row["condition"], row["documents"]) for row in last_line(capsys)["text"]] == [("window", 1)]
 
 
 def test_nothing_long_enough_is_one_line(corpus: str, base: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from nanochat.tasks.talk import abroad
 from nanochat.tasks.talk.identity import TOPICS, Topic
 from nanochat.tasks.words import any_word
 
@@ -21,7 +22,9 @@ SAID: dict[str, Topic] = {
     "greeting": Topic(
         (
             "{hello}", "{hello}", "{hello} {you}", "{hello}, {you}", "{hello} {you}", "{hello} {hello}", "{hello}, {intro}",
-            "{hello}. {intro}", "{hello} {you}, {intro}", "{hello}, {there}", "{hello} {you}, {there}", "{there}", "{intro}",
+            "{hello}. {intro}", "{hello} {you}, {intro}", "{hello}, {there}", "{hello} {you}, {there}", "{there}", "{intro}", "{hola}",
+            "{hola}", "{hola}",
+            "{hola} {you}", "{hola}, {intro}", "{hola} {hola}", "{hello}, I am {word}", "{hello} from {word}", "{hello} {word}",
         ),
         "Hello! I am MegaContext. What can I do for you?",
         ("Hello",),
@@ -30,7 +33,8 @@ SAID: dict[str, Topic] = {
         (
             "{how}", "{how}", "{hello}, {how}", "{hello} {you}, {how}", "{hello}! {how}", "And {how}", "{how} {today}",
             "{hello}, {how} {today}", "Are you {well}?", "Are you {well} {today}?", "Do you feel {well}?", "Is everything {well}?",
-            "Is all {well}?", "Do you have feelings?",
+            "Is all {well}?", "Do you have feelings?", "You {well}?", "{hola}, {how}", "Are things {well}?", "I hope you are {well}",
+            "All {well}?", "What is new?", "What is new {today}",
         ),
         "I am a program, so I am always fine. What can I do for you?",
         ("I am a program",),
@@ -40,7 +44,9 @@ SAID: dict[str, Topic] = {
             "{thanks}", "{thanks}", "{thanks} {much}", "{thanks} {much}", "{praise}", "{praise}, {thanks}", "{praise}, {thanks} {much}",
             "{thanks}, {praise}", "{thanks} {much}, {praise}", "{thanks}, {you}", "{thanks} {word}", "{praise} {word}, {thanks}",
             "{thanks} for the {word}", "{word}, {thanks}", "That was {praise}, {thanks}", "That is {praise}", "You are {praise}",
-            "{praise} {praise}", "I appreciate it", "That helped", "That helped, {thanks}", "You helped me",
+            "{praise} {praise}", "I appreciate it", "That helped", "That helped, {thanks}", "You helped me", "{merci}", "{merci}",
+            "{merci} {you}", "{merci}, {praise}",
+            "{thanks} {merci}", "{merci} {much}", "{word}, {merci}",
         ),
         "You are welcome.",
         ("You are welcome",),
@@ -49,7 +55,9 @@ SAID: dict[str, Topic] = {
         (
             "{bye}", "{bye}", "{bye} {you}", "{bye}, {you}", "{bye} {then}", "{bye} {then}", "OK, {bye}", "{bye} {word}", "{bye}, {word}",
             "{bye} {word} {word}", "{word}, {bye}", "OK {bye}", "{bye}, {bye}", "Well, {bye} {then}", "I have to go", "That is all",
-            "I am leaving", "We are done", "I have to go, {bye}", "That is all, {bye}", "Quit", "Exit",
+            "I am leaving", "We are done", "I have to go, {bye}", "That is all, {bye}", "Quit", "Exit", "{adieu}", "{adieu}",
+            "{adieu} {you}", "{leaving}", "{leaving}", "{leaving}, {bye}",
+            "{bye}, {leaving}", "{leaving} {then}", "{merci}, {adieu}", "OK, {leaving}", "{thanks}, {leaving}", "{thanks}, {bye}",
         ),
         "Goodbye!",
         ("Goodbye",),
@@ -121,7 +129,9 @@ SAID: dict[str, Topic] = {
         (
             "Tell me more.", "More", "Go on.", "Continue", "And?", "More details, please.", "What else?", "Can you say more?",
             "Keep going.", "Please go on.", "Is there more?", "I want to know more.", "Elaborate.", "Where can I read more?", "Say more.",
-            "Anything else?",
+            "Anything else?", "I do not understand.", "What do you mean?", "Can you explain that again?", "Huh?", "I am lost.",
+            "In other words?",
+            "Give me an example.", "And then?", "So?", "What does that mean?", "Can you be more precise?", "How so?", "Such as?", "Next",
         ),
         "There is more in the README and in the folder obsidian.",
         ("README",),
@@ -134,17 +144,34 @@ SAID: dict[str, Topic] = {
         "I am small and can be wrong, so check what I say.",
         ("check what I say",),
     ),
+    "noted": Topic(
+        (
+            "OK", "Okay", "I see", "Got it", "Understood", "All right", "Yes", "Yep", "Sure", "Sounds good", "Interesting", "Aha",
+            "Right then",
+            "Makes sense", "That makes sense", "I understand", "Oh", "Ah OK", "Fair enough", "Good to know", "Noted", "Never mind",
+            "Oh well",
+            "OK then", "Yeah", "Wow", "Ha ha", "Well", "No problem", "I know",
+        ),
+        "Good. What else can I do for you?",
+        ("What else can I do",),
+    ),
     "other": Topic((), OTHER, ("too small", "12 + 34", "Spell")),
 }  # fmt: skip
 # Slots of the phrasings.
 WORDS: dict[str, tuple[str, ...]] = {
     "hello": (
         "Hi", "Hello", "Hey", "Hiya", "Howdy", "Greetings", "Good morning", "Good afternoon", "Good evening", "Good day", "Yo", "Ahoy",
-        "Hello again", "Welcome", "Hi there", "Hello there", "Hey there", "Heya", "Hallo", "Morning", "Evening", "Helloo", "Hii",
+        "Hello again", "Welcome", "Hi there", "Hello there", "Hey there", "Heya", "Hallo", "Morning", "Evening", "Helloo", "Hii", "Hai",
+        "Hullo",
+        "Oi", "Ello", "Wassup", "'sup", "G'day", "Yoo", "Hey ya", "Hi hi", "Top of the morning", "Hey hey", "Hola", "Salutations",
+        "Well hello",
+        "Sup", "Good day to you", "A good morning", "Hi again", "Hey again", "Howdy-do", "Henlo", "Yello", "Afternoon",
     ),
     "you": (
         "MegaContext", "there", "you", "friend", "my friend", "model", "computer", "bot", "robot", "assistant", "everybody", "all", "pal",
-        "machine", "AI", "to you", "again", "little model", "old friend", "world", "dear", "program", "sir", "mate", "chat",
+        "machine", "AI", "to you", "again", "little model", "old friend", "world", "dear", "program", "sir", "mate", "chat", "partner",
+        "buddy", "dude", "bro", "folks", "guys", "team", "everyone", "man", "stranger",
+        "madam", "fella", "champ", "boss", "my dear", "thing", "y'all", "anyone", "cutie", "little one",
     ),
     "intro": (
         "my name is Ann", "I am Tom", "I am here", "nice to meet you", "pleased to meet you", "I have a question",
@@ -153,12 +180,18 @@ WORDS: dict[str, tuple[str, ...]] = {
     ),
     "there": (
         "is anyone there?", "are you there?", "is this on?", "do you hear me?", "are you awake?", "are you listening?", "who is there?",
+        "anybody home?", "is anybody in?", "does this work?", "testing", "are you up?", "anyone around?", "hello?",
+        "knock knock", "you there?",
         "can you hear me?", "are you online?", "is someone here?", "are you ready?", "do you read me?", "is it working?",
     ),
     "how": (
         "How are you?", "how are you", "how are you doing?", "how is it going?", "what's up?", "how do you feel?", "how are things?",
         "how goes it?", "how was your day?", "how have you been?", "how are you feeling?", "how do you do?", "how is life?",
-        "how is your day?", "how are u",
+        "how is your day?", "how are u", "how's everything?", "how are you holding up?", "what's new?", "what is going on?",
+        "what's happening?", "how's life treating you?", "how are you these days?", "how ya doing?", "you OK?", "are you OK?",
+        "how's tricks?",
+        "what are you up to?", "how are you, my friend?", "how have things been?", "que tal?", "ça va?", "wie geht's?", "come va?",
+        "como vai?", "kak dela?", "how do you feel today?", "whassup?", "how is your mood?", "how goes?", "wazzup",
     ),
     "today": (
         "today", "today?", "this morning?", "these days?", "now?", "tonight?", "right now",
@@ -168,7 +201,10 @@ WORDS: dict[str, tuple[str, ...]] = {
     ),
     "thanks": (
         "thanks", "Thanks", "Thank you", "thank you", "many thanks", "Thx", "thank you all", "cheers", "I thank you", "thanx",
-        "much obliged",
+        "much obliged", "ta", "tyvm", "tysm", "thank ya", "thanks so much", "much appreciated", "thankyou", "thnx", "appreciated",
+        "cheers for that",
+        "thanks heaps", "thanks a bunch", "thanks a ton", "big thanks", "a thousand thanks", "tks", "my thanks", "I am grateful",
+        "bless you",
     ),
     "much": (
         "a lot", "very much", "so much", "for your help", "for that", "again", "for everything", "a million", "for the answer", "for now",
@@ -177,12 +213,33 @@ WORDS: dict[str, tuple[str, ...]] = {
     "praise": (
         "great", "good job", "well done", "perfect", "nice", "cool", "wonderful", "very good", "awesome", "correct", "right", "good",
         "helpful", "excellent", "fine", "super", "nice work", "very helpful", "amazing", "that is right", "brilliant", "good answer",
+        "you rock", "you are the best", "love it", "I like it", "that is useful",
+        "that was quick", "impressive", "neat", "sweet", "good bot", "clever", "spot on", "exactly", "wow, nice", "bravo", "very useful",
+        "lovely",
+        "what a great answer", "that is what I needed",
     ),
     "bye": (
         "Bye", "Goodbye", "Bye bye", "See you", "Good night", "Farewell", "So long", "Take care", "Ciao", "See you later",
         "Talk to you later", "bye-bye", "Until tomorrow", "See you tomorrow", "Have a nice day", "Cheerio", "Later", "Good bye",
-        "I must go now", "See ya",
+        "I must go now", "See ya", "Cya", "Peace out", "Catch you later", "Ttyl", "Laters", "Night night", "Sleep well", "Till next time",
+        "Have a good one", "Have a great evening", "Bye for now", "Over and out", "Toodle-oo", "See you around", "See you soon",
+        "So long then",
+        "Be well", "Good bye now", "Fare thee well", "Bye now", "Signing off", "Later then", "Ta-ta", "Nighty night", "Cheers, bye", "Byee",
+        "Enjoy your day", "All the best", "Adieu", "Until we meet again",
     ),
+    "leaving": (
+        "I have to go", "gotta go", "gtg", "g2g", "I am off", "I'm done", "that's it", "that's all", "that is it for today",
+        "that is all I need",
+        "I need to leave", "I have to run", "time to go", "time for bed", "I am going home", "I'm out", "we can stop here",
+        "let us stop here",
+        "I will be back", "brb", "I am going to sleep", "I have no more questions", "no more questions", "nothing else", "stop", "end",
+        "close",
+        "I should get going", "that will be all", "I am leaving now", "off to work", "off to bed", "I must leave", "I have to log off",
+        "end of chat", "it is late", "time to sleep", "let us end this", "that was all for today", "enough for today", "I am finished",
+    ),
+    "hola": abroad.HELLO,
+    "merci": abroad.THANKS,
+    "adieu": abroad.BYE,
     "then": (
         "then", "later", "tomorrow", "for today", "and thanks", "and thank you", "until next time", "everyone", "and good luck", "again",
     ),
@@ -199,7 +256,7 @@ WORDS: dict[str, tuple[str, ...]] = {
         "memory", "memory", "long memory", "context", "MegaContext", "history", "Working Context", "tree of gists",
     ),
 }  # fmt: skip
-FOLLOW_UPS = ("thanks", "more", "sure", "goodbye", "skills")
+FOLLOW_UPS = ("thanks", "more", "more", "sure", "goodbye", "skills", "noted")
 
 VERBS = (
     "Describe", "Explain", "Summarise", "Summarize", "Sum up", "Outline", "Define", "Introduce", "Present", "Tell me about", "Talk about",
@@ -209,7 +266,22 @@ VERBS = (
 QUESTIONS = (
     "What is", "What's", "What does one need to know about", "What can you say about", "What do you know about", "How would you describe",
 )  # fmt: skip
-NAMES = ("MegaContext", "MegaContext", "MegaContext", "megacontext", "a MegaContext", "the MegaContext", "this project", "this framework")
+NAMES = (
+    "MegaContext",
+    "MegaContext",
+    "MegaContext",
+    "megacontext",
+    "a MegaContext",
+    "the MegaContext",
+    "this project",
+    "this framework",
+    "Mega Context",
+    "mega context",
+    "MEGACONTEXT",
+    "mega-context",
+    "MegaContext the model",
+    "this MegaContext thing",
+)
 ASKING = (
     "", "", "", "Please ", "Can you ", "Could you ", "Would you ", "I want you to ", "I would like you to ", "Now ", "Could you please ",
 )  # fmt: skip

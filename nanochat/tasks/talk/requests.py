@@ -6,6 +6,7 @@ import random
 import string
 
 from nanochat.tasks.long.filler import ADJECTIVES, NOUNS, sentence
+from nanochat.tasks.talk.abroad import foreign
 from nanochat.tasks.talk.phrasings import pieces
 from nanochat.tasks.words import COMMON, made_up
 
@@ -103,6 +104,12 @@ FRAMES = (
     "How often should I {verb}?", "Is {thing} {thing}?", "Is {thing} good for me?", "Are {thing}s {thing}?",
     "Are {thing}s better than {thing}s?", "Why do {thing}s {verb}?", "Why does my {thing} {verb}?", "I am so {thing}.", "So {thing}",
     "Too {thing}", "Where did the {thing} go?", "What happens if I {verb} a {thing}?", "Cheap {thing} in {place}", "best {thing} {place}",
+    "Solve {algebra} = 0.", "{algebra} = {n}, what is {letter}?", "What is the derivative of {algebra}?", "Integrate {algebra}.",
+    "Factor {algebra}.",
+    "Simplify {algebra}.", "Plot {algebra}.", "{algebra} = 0", "sqrt({n}{n})", "log({n})", "sin({n})", "{n}!", "{n}{n} / {n}", "{n}^{n}",
+    "What is {n} to the power of {n}?",
+    "Convert {n} {thing}s to {thing}s.", "What is the sum of the first {n} {thing}s?", "Is {algebra} = {algebra}?", "lim {algebra}",
+    "{n} mod {n}", "What is pi?",
     "{thing} near me", "{thing} {place}", "{verb} {thing}", "No {thing}, no {thing}", "The {thing} is {thing}.",
 )  # fmt: skip
 SMALL_WORDS = (
@@ -112,9 +119,10 @@ SMALL_WORDS = (
 
 
 def request(rng: random.Random) -> str:
-    """A request outside of what the model can do; one in six is words, or letters, in no order."""
-    if rng.random() < 1 / 6:
-        return _without_sense(rng)
+    """A request outside of what the model can do; one in six is words of any language, or letters, in no order."""
+    kind = rng.random()
+    if kind < 1 / 6:
+        return _without_sense(rng) if kind < 1 / 8 else foreign(rng)
     return "".join(_filled(rng, piece) if k % 2 else piece for k, piece in enumerate(pieces(rng.choice(FRAMES))))
 
 
@@ -124,6 +132,13 @@ def _filled(rng: random.Random, slot: str) -> str:
             return rng.choice(THINGS) if rng.random() < 0.85 else made_up(rng, rng.randint(1, 3))
         case "verb":
             return rng.choice(VERBS)
+        case "algebra":
+            letter, sign = rng.choice("xyznt"), rng.choice("+-")
+            return rng.choice(
+                (f"{letter}^2", f"sin({letter})", f"{rng.randint(2, 9)}{letter}^2", f"{letter}**3", f"e^{letter}")
+            ) + rng.choice(("", f" {sign} {rng.randint(2, 9)}{letter}", f" {sign} {rng.randint(2, 9)}{letter} + {rng.randint(1, 9)}"))
+        case "letter":
+            return rng.choice("xyznt")
         case "n":
             return str(rng.randint(1, 12))
         case "sentence":

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from nanochat.tasks.arithmetic import Arithmetic
 from nanochat.tasks.procedural import Drawn, Procedural
 from nanochat.tasks.spelling import Spelling
+from nanochat.tasks.talk.blind import BLIND
 from nanochat.tasks.talk.held_out import HELD_OUT, Asked
 from nanochat.tasks.talk.identity import TOPICS, Identity
 from nanochat.tasks.talk.phrasings import FACTS, FOLLOW_UPS, SAID, about, phrased
 from nanochat.tasks.talk.requests import request
+from nanochat.tasks.talk.typing_style import typed
 from nanochat.tasks.task import Conversation
 
 WEIGHTS = {
-    "other": 36, "about": 16, "greeting": 12, "mood": 7, "thanks": 9, "goodbye": 6, "skills": 8, "who": 6, "what": 6, "maker": 4,
-    "memory": 4, "language": 3,
+    "other": 38, "about": 16, "greeting": 18, "mood": 8, "thanks": 12, "goodbye": 11, "skills": 8, "who": 7, "what": 6, "maker": 4,
+    "memory": 4, "language": 3, "noted": 1,
 }  # fmt: skip
 FOLLOWING = 0.25  # of the conversations have another turn before
 BEFORE = (
@@ -25,13 +27,14 @@ BEFORE = (
     "I wonder, ", "Quick question: ",
 )  # fmt: skip
 AFTER = ("", "", "", "", "", "", " Please.", " Thanks!", " Thank you.", " :)", " I am curious.", " Be quick.")
+TESTED = (*HELD_OUT, *BLIND)
 _END = re.compile(r"(?<=[.!?])\s+")
 _IDENTITY = Identity()
 
 
 @dataclass
 class SmallTalk(Procedural):
-    """What people say to an assistant. The test split is `HELD_OUT`, written by hand; nothing in it is trained on."""
+    """What people say to an assistant. The test split is `TESTED`, written by hand; nothing in it is trained on."""
 
     label = "smalltalk"
     reply_tokens = 128
@@ -41,13 +44,13 @@ class SmallTalk(Procedural):
         self.endless = self.split == "train"
 
     def __len__(self) -> int:
-        return len(HELD_OUT) if self.split == "test" else super().__len__()
+        return len(TESTED) if self.split == "test" else super().__len__()
 
     def __getitem__(self, index: int) -> Conversation:
         if self.split == "train":
             return super().__getitem__(index)
         self._check_index(index)
-        asked = HELD_OUT[index]
+        asked = TESTED[index]
         before = [turn for earlier in asked.after for turn in _turns(earlier)]
         return {"messages": [*before, *_turns(asked)], "topics": asked.topics, "sentences": asked.sentences}
 
@@ -65,7 +68,7 @@ class SmallTalk(Procedural):
         return Drawn(held_out, {"messages": [*before, *_turns(asked)], "topics": asked.topics, "sentences": asked.sentences})
 
     def is_held_out(self, key_text: str) -> bool:
-        """True for a text of `HELD_OUT`, in any case and with any punctuation, and for what `Identity` holds out."""
+        """True for a text of `TESTED`, in any case and with any punctuation, and for what `Identity` holds out."""
         plain = key(key_text)
         return plain in KEYS or (any(question in plain for question in _IDENTITY_QUESTIONS) and _IDENTITY.is_held_out(key_text))
 
@@ -77,7 +80,9 @@ class SmallTalk(Procedural):
         """An earlier turn, of small talk or of another task."""
         kind = rng.random()
         if topic == "more" or kind < 0.5:
-            earlier = "about" if topic == "more" or kind < 0.2 else rng.choice(("greeting", "who", "what", "skills", "other"))
+            earlier = rng.choice(("about", "about", "about", "who", "what", "skills", "memory", "language"))
+            if topic != "more":
+                earlier = "about" if kind < 0.2 else rng.choice(("greeting", "who", "what", "skills", "other"))
             return _turns(_asked(rng, earlier))
         task = Arithmetic(digits=2, split="train", name="arithmetic:digits=2") if kind < 0.75 else Spelling("simple", split="train")
         return task[rng.randrange(1 << 30)]["messages"]
@@ -85,7 +90,7 @@ class SmallTalk(Procedural):
 
 def key(text: str) -> str:
     """A text without case and punctuation."""
-    return " ".join(re.findall(r"[a-z0-9+*/-]+", text.lower()))
+    return " ".join(re.findall(r"[\w+*/-]+", text.lower()))
 
 
 def _turns(asked: Asked) -> list[dict]:
@@ -100,23 +105,11 @@ def _asked(rng: random.Random, topic: str) -> Asked:
         text, sentences = about(rng)
     else:
         text = request(rng) if topic == "other" else phrased(rng, topic)
-    if topic not in ("greeting", "thanks", "goodbye", "more", "sure"):
+    if topic not in ("greeting", "thanks", "goodbye", "more", "sure", "noted"):
         # After a greeting a word or two would be part of it.
         before = rng.choice(BEFORE if len(text.split()) > 2 else ("",))
         text = f"{before}{text[:1].lower() + text[1:] if before.endswith((', ', 'And ', 'Please ')) else text}{rng.choice(AFTER)}"
-    return Asked(_styled(rng, text), (topic,), sentences)
-
-
-def _styled(rng: random.Random, text: str) -> str:
-    """The text as people type it."""
-    kind = rng.random()
-    if kind < 0.25:
-        text = text.lower()
-    elif kind < 0.28:
-        text = text.upper()
-    if rng.random() < 0.25:
-        return text.rstrip("?.!")
-    return text + rng.choice(("!", ".", "!!", "?")) if text[-1:].isalpha() and rng.random() < 0.5 else text
+    return Asked(typed(rng, text), (topic,), sentences)
 
 
 def _says(topic: str, reply: str, sentences: int) -> bool:
@@ -127,4 +120,4 @@ def _says(topic: str, reply: str, sentences: int) -> bool:
 
 
 _IDENTITY_QUESTIONS = tuple(key(question) for topic in TOPICS.values() for question in topic.questions)
-KEYS = frozenset(key(asked.text) for asked in HELD_OUT)
+KEYS = frozenset(key(asked.text) for asked in TESTED)

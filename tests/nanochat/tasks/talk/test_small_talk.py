@@ -9,10 +9,12 @@ from collections import Counter
 import pytest
 
 from nanochat.tasks.registry import open_task
-from nanochat.tasks.talk.held_out import HELD_OUT
+from nanochat.tasks.talk.abroad import BYE, HELLO, THANKS, foreign
+from nanochat.tasks.talk.blind import BLIND
 from nanochat.tasks.talk.phrasings import FACTS, OTHER, SAID, about
 from nanochat.tasks.talk.requests import FRAMES, request
-from nanochat.tasks.talk.small_talk import KEYS, WEIGHTS, SmallTalk, key
+from nanochat.tasks.talk.small_talk import KEYS, TESTED, WEIGHTS, SmallTalk, key
+from nanochat.tasks.talk.typing_style import misspelt, typed
 from nanochat.tasks.task import reference
 
 TRAIN, TEST = SmallTalk(split="train"), SmallTalk(split="test")
@@ -25,8 +27,8 @@ def asked(conversation: dict) -> list[str]:
 def test_nothing_that_was_held_out_is_trained_on_in_any_turn() -> None:
     trained = {key(text) for i in range(9000) for text in asked(TRAIN[i])}
     assert not trained & KEYS and len(trained) > 4000
-    assert all(TRAIN.is_held_out(f"{item.text.upper()}!") for item in HELD_OUT), "in any writing"
-    assert len(KEYS) == len(HELD_OUT) == len(TEST) > 120
+    assert all(TRAIN.is_held_out(f"{item.text.upper()}!") for item in TESTED), "in any writing"
+    assert len(KEYS) == len(TESTED) == len(TEST) > 300 and {*BLIND} < {*TESTED}
     with pytest.raises(IndexError, match="smalltalk has no example"):
         TEST[len(TEST)]
 
@@ -36,7 +38,7 @@ def test_every_topic_is_asked_about_and_some_of_it_later() -> None:
     topics = Counter(example["topics"][0] for example in examples)
     assert set(topics) == {*WEIGHTS, "more", "sure"} and min(topics.values()) > 20
     assert 0.2 < sum(len(example["messages"]) > 2 for example in examples) / 3000 < 0.3
-    assert {topic for item in HELD_OUT for topic in item.topics} == set(topics)
+    assert {topic for item in TESTED for topic in item.topics} == set(topics)
     for topic in topics:
         assert topic == "about" or SAID[topic].answer.strip() == SAID[topic].answer
 
@@ -54,7 +56,7 @@ def test_sentences_are_counted() -> None:
         number = re.search(r"\d+", text)
         assert 1 <= sentences <= len(FACTS) and (not number or min(int(number.group()), len(FACTS)) == sentences), text
     task = open_task("smalltalk", "test")
-    two = next(task[i] for i, item in enumerate(HELD_OUT) if item.topics == ("about",) and item.sentences == 2)
+    two = next(task[i] for i, item in enumerate(TESTED) if item.topics == ("about",) and item.sentences == 2)
     assert reference(two) == " ".join(FACTS[:2])
     grades = {
         f"{FACTS[0]} {FACTS[3]}": 1, FACTS[0]: 0, " ".join(FACTS[:3]): 0, f"{FACTS[0]} {FACTS[0]}": 0, f"{FACTS[0]} It is.": 0, OTHER: 0
@@ -77,4 +79,36 @@ def test_requests_are_of_every_kind() -> None:
     assert len(set(made)) > 3000 and not any("{" in text or "}" in text for text in made)
     beginnings = Counter(text.split(" ")[0] for text in made)
     assert len(beginnings) > 300 and beginnings.most_common(1)[0][1] < 1000
-    assert {frame.split("{")[0].split(" ")[0] for frame in FRAMES} - {""} <= {*beginnings, "What", "print(", "def"}
+    assert {frame.split("{")[0].split(" ")[0] for frame in FRAMES} - {""} <= {*beginnings, "What", "print(", "log(", "sin(", "sqrt(", "def"}
+
+
+def test_a_key_is_of_any_script() -> None:
+    assert key("Привет, мир!!") == "привет мир" and key("Olá") != key("Ol")
+    assert key("?!") == "" and all(KEYS)
+
+
+def test_other_languages_greet_and_ask() -> None:
+    assert min(map(len, (HELLO, THANKS, BYE))) > 50
+    assert not [word for words in (HELLO, THANKS, BYE) for word in words if word != word.strip() or not word]
+    rng = random.Random(0)
+    sentences = [foreign(rng) for _ in range(300)]
+    assert len({*sentences}) > 290 and max(len(text.split()) for text in sentences) <= 8
+    asked_abroad = {item for example in (TRAIN[i] for i in range(4000)) for item in asked(example)} & {*HELLO, *THANKS, *BYE}
+    assert len(asked_abroad) > 40
+
+
+def test_people_type_in_many_ways() -> None:
+    rng = random.Random(0)
+    made = Counter(typed(rng, "What is your name?") for _ in range(3000))
+    assert made["What is your name?"] > 300, "as it is"
+    assert {"what is your name?", "What is your name", "What's your name?", "WHAT IS YOUR NAME?", "your name?"} <= {*made}
+    assert any("ur name" in text for text in made) and any("name :)" in text for text in made)
+    assert len(made) > 200
+
+
+def test_a_typing_error_is_one_letter() -> None:
+    rng = random.Random(0)
+    for _ in range(500):
+        text = misspelt(rng, "Hello there, MegaContext 12")
+        assert abs(len(text) - 27) <= 1 and text.endswith(" 12") and text.count(" ") == 3
+    assert misspelt(rng, "12 + 3") == "12 + 3" and misspelt(rng, "a b") == "a b"
