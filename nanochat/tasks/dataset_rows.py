@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from nanochat.common import UserError
 from nanochat.data.text_files import json_values
-from nanochat.data.text_streams import PACKED_SUFFIXES, decode, looks_like, open_bytes, plain_suffix
+from nanochat.data.text_streams import PACKED_SUFFIXES, check_pointer, decode, looks_like, open_bytes, plain_suffix
 
 LINES, ARRAY, TABLE = (".jsonl", ".ndjson"), (".json",), (".parquet",)
 SUFFIXES = (*LINES, *ARRAY, *TABLE)  # before a compression's, for all but parquet
@@ -73,6 +73,8 @@ class Table:
             try:
                 tables.append(pq.read_table(path))
             except (OSError, pa.ArrowException) as error:
+                with open(path, "rb") as data:
+                    check_pointer(path, data.read(64))
                 raise UserError(f"invalid parquet file {path} ({str(error).splitlines()[0]}); download it again") from error
         try:
             self._table = pa.concat_tables(tables)

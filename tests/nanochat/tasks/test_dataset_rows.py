@@ -61,6 +61,8 @@ def bad_files(folder: Path) -> dict[str, str]:
     (folder / "latin.jsonl").write_bytes(b'{"question": "\xe9"}\n')
     (folder / "empty.jsonl").write_text("\n")
     (folder / "bad.parquet").write_bytes(b"PAR1 no")
+    for name in ("pointer.parquet", "pointer.jsonl"):
+        (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
     (folder / "data.csv").write_text("a,b\n")
     (folder / "bare").mkdir()
     (folder / "mixed").mkdir()
@@ -72,6 +74,8 @@ def bad_files(folder: Path) -> dict[str, str]:
         "latin.jsonl": "latin.jsonl looks like latin-1, and is not UTF-8 text; save it as UTF-8",
         "empty.jsonl": "has no rows",
         "bad.parquet": "invalid parquet file",
+        "pointer.parquet": "a pointer to the file, not the file; get its contents with: git lfs pull",
+        "pointer.jsonl": "a pointer to the file, not the file; get its contents with: git lfs pull",
         "data.csv": "unknown file type; expected one of .jsonl",
         "bare": "has no file train*.jsonl or train*.parquet",
         "mixed": "has files of rows and of tables",
