@@ -78,7 +78,7 @@ def _read_text(path: Path, column: str) -> Documents:
 def _read_lines(path: Path, column: str) -> Documents:
     with open_text(path, newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
-            if (line := line.lstrip(MARK)).strip():
+            if (line := line.lstrip(MARK)) and not line.isspace():
                 try:
                     record = json.loads(line)
                 except (ValueError, RecursionError) as error:
