@@ -1,29 +1,29 @@
-"""Hello, thanks and goodbye in many languages, the best known first; and words of sentences that are none of these."""
+"""Hello, thanks and goodbye in many languages and in slang, and words of other languages that the model does not speak."""
 
 from __future__ import annotations
 
 import random
 
-_HELLO = """hola, bonjour, hallo, ciao, olá, namaste, salut, guten Tag, konnichiwa, ni hao, привет, hej, salam, shalom, buenos días,
-buongiorno, merhaba, aloha, oi, guten Morgen, bom dia, hei, moin, buenas tardes, bonsoir, marhaba, ahoj, privet, servus, buonasera, 你好,
-annyeong, cześć, salve, buenas, qué tal, coucou, allô, grüezi, grüß Gott, guten Abend, boa tarde, e aí, hejsan, tjena, god dag,
-god morgen, moi, terve, tere, labas, sveiki, dzień dobry, dobrý den, nazdar, szia, jó napot, bună ziua, zdravo, dobar dan, здравствуйте,
-добрый день, привіт, здравей, zdravstvuyte, selam, günaydın, γεια σου, kalimera, yassou, שלום, salaam alaikum, assalamu alaikum, مرحبا,
-ahlan, namaskar, नमस्ते, vanakkam, sat sri akal, adaab, ayubowan, nihao, 您好, nei hou, こんにちは, ohayo, konbanwa, moshi moshi,
-annyeonghaseyo, 안녕하세요, sawasdee, xin chào, halo, selamat pagi, apa kabar, kumusta, jambo, habari, sawubona, mambo, kia ora, bula,
-saluton, hoi, goedemorgen, goedendag, dag, dia duit, haló, bore da, kaixo, bon dia, përshëndetje, barev, gamarjoba"""
-_THANKS = """gracias, merci, danke, grazie, obrigado, arigato, спасибо, muchas gracias, merci beaucoup, danke schön, tack, obrigada,
-vielen Dank, grazie mille, xie xie, spasibo, shukran, dhanyavad, dank je, kiitos, mil gracias, merci bien, danke dir, valeu, dank u wel,
-bedankt, tack så mycket, takk, tusen takk, tak, mange tak, aitäh, ačiū, paldies, dziękuję, dzięki, děkuji, díky, köszönöm, mulțumesc,
-hvala, дякую, благодаря, teşekkürler, sağ ol, efharisto, ευχαριστώ, toda, תודה, شكرا, shukriya, nandri, धन्यवाद, 谢谢, arigatou gozaimasu,
+_HELLO = """hola, buenos días, buenas tardes, buenas, qué tal, bonjour, bonsoir, salut, coucou, allô, hallo, moin, servus, grüezi,
+grüß Gott,
+guten Tag, guten Morgen, guten Abend, ciao, buongiorno, buonasera, salve, olá, oi, bom dia, boa tarde, e aí, hej, hejsan, tjena, god dag,
+hei, god morgen, moi, terve, tere, labas, sveiki, cześć, dzień dobry, ahoj, dobrý den, nazdar, szia, jó napot, bună ziua, zdravo, dobar dan,
+привет, здравствуйте, добрый день, привіт, здравей, privet, zdravstvuyte, merhaba, selam, günaydın, γεια σου, kalimera, yassou, shalom,
+שלום, salam, salaam alaikum, assalamu alaikum, marhaba, مرحبا, ahlan, namaste, namaskar, नमस्ते, vanakkam, sat sri akal, adaab, ayubowan,
+ni hao, nihao, 你好, 您好, nei hou, konnichiwa, こんにちは, ohayo, konbanwa, moshi moshi, annyeong, annyeonghaseyo, 안녕하세요, sawasdee,
+xin chào, halo, selamat pagi, apa kabar, kumusta, jambo, habari, sawubona, mambo, aloha, kia ora, bula, saluton, hoi, goedemorgen,
+goedendag, dag, dia duit, haló, bore da, kaixo, bon dia, përshëndetje, barev, gamarjoba"""
+_THANKS = """gracias, muchas gracias, mil gracias, merci, merci beaucoup, merci bien, danke, danke schön, vielen Dank, danke dir, grazie,
+grazie mille, obrigado, obrigada, valeu, dank je, dank u wel, bedankt, tack, tack så mycket, takk, tusen takk, tak, mange tak, kiitos,
+aitäh, ačiū, paldies, dziękuję, dzięki, děkuji, díky, köszönöm, mulțumesc, hvala, спасибо, spasibo, дякую, благодаря, teşekkürler, sağ ol,
+efharisto, ευχαριστώ, toda, תודה, shukran, شكرا, dhanyavad, shukriya, nandri, धन्यवाद, xie xie, 谢谢, arigato, arigatou gozaimasu,
 ありがとう, gamsahamnida, 감사합니다, khop khun, cảm ơn, terima kasih, makasih, salamat, asante, mahalo, gràcies, eskerrik asko, diolch"""
-_BYE = """adiós, au revoir, tschüss, sayonara, hasta luego, arrivederci, tchau, auf Wiedersehen, пока, à bientôt, até logo, nos vemos,
-bis bald, chao, buonanotte, hej då, gute Nacht, tot ziens, do widzenia, hasta mañana, chau, à demain, salut, adieu, tschüs, bis morgen,
-a presto, até amanhã, adeus, boa noite, doei, god natt, ha det, farvel, hei hei, näkemiin, head aega, na razie, pa pa, na shledanou,
-viszlát, la revedere, doviđenja, до свидания, poka, до побачення, görüşürüz, hoşça kal, güle güle, αντίο, lehitraot, ma'a salama,
-khuda hafiz, alvida, phir milenge, zai jian, 再见, さようなら, ja ne, annyeonghi, tạm biệt, sampai jumpa,
-dadah, paalam, kwaheri, aloha, slán,
-hwyl, adéu, agur"""
+_BYE = """adiós, hasta luego, hasta mañana, nos vemos, chao, chau, au revoir, à bientôt, à demain, salut, adieu, tschüss, tschüs,
+auf Wiedersehen, bis bald, bis morgen, gute Nacht, arrivederci, a presto, buonanotte, tchau, até logo, até amanhã, adeus, boa noite,
+tot ziens, doei, hej då, god natt, ha det, farvel, hei hei, näkemiin, head aega, do widzenia, na razie, pa pa, na shledanou, viszlát,
+la revedere, doviđenja, пока, до свидания, poka, до побачення, görüşürüz, hoşça kal, güle güle, αντίο, lehitraot, ma'a salama, khuda hafiz,
+alvida, phir milenge, zai jian, 再见, sayonara, さようなら, ja ne, annyeonghi, tạm biệt, sampai jumpa, dadah, paalam, kwaheri, aloha,
+slán, hwyl, adéu, agur"""
 HELLO, THANKS, BYE = (tuple(" ".join(words.split()).split(", ")) for words in (_HELLO, _THANKS, _BYE))
 # Words of sentences that are no greeting.
 _SENTENCES = tuple(

@@ -24,7 +24,7 @@ SAID: dict[str, Topic] = {
             "{hello}", "{hello}", "{hello} {you}", "{hello}, {you}", "{hello} {you}", "{hello} {hello}", "{hello}, {intro}",
             "{hello}. {intro}", "{hello} {you}, {intro}", "{hello}, {there}", "{hello} {you}, {there}", "{there}", "{intro}", "{hola}",
             "{hola}", "{hola}",
-            "{hola} {you}", "{hola}, {intro}", "{hola} {hola}", "{hello}, I am {word}", "{hello} {word}",
+            "{hola} {you}", "{hola}, {intro}", "{hola} {hola}", "{hello}, I am {word}", "{hello} from {word}", "{hello} {word}",
         ),
         "Hello! I am MegaContext. What can I do for you?",
         ("Hello",),
@@ -219,7 +219,7 @@ WORDS: dict[str, tuple[str, ...]] = {
         "what a great answer", "that is what I needed",
     ),
     "bye": (
-        "Bye", "Goodbye", "Bye bye", "See you", "See you later", "Good night", "Bye now", "Farewell", "So long", "Take care", "Ciao",
+        "Bye", "Goodbye", "Bye bye", "See you", "Good night", "Farewell", "So long", "Take care", "Ciao", "See you later",
         "Talk to you later", "bye-bye", "Until tomorrow", "See you tomorrow", "Have a nice day", "Cheerio", "Later", "Good bye",
         "I must go now", "See ya", "Cya", "Peace out", "Catch you later", "Ttyl", "Laters", "Night night", "Sleep well", "Till next time",
         "Have a good one", "Have a great evening", "Bye for now", "Over and out", "Toodle-oo", "See you around", "See you soon",
@@ -337,17 +337,15 @@ def _count(rng: random.Random) -> int:
 
 
 def phrased(rng: random.Random, topic: str) -> str:
-    """One of the phrasings of a topic, the first of them more often, its slots filled."""
-    questions = SAID[topic].questions
-    text = questions[0] if questions[0].startswith("{") and rng.random() < 0.25 else rng.choice(questions)
+    """One of the phrasings of a topic, its slots filled."""
+    text = rng.choice(SAID[topic].questions)
     return "".join(_filled(rng, piece) if k % 2 else piece for k, piece in enumerate(pieces(text)))
 
 
 def _filled(rng: random.Random, slot: str) -> str:
     if slot == "word":
         return any_word(rng)
-    words = WORDS[slot]
-    word = words[int(len(words) * rng.random() ** 2)]  # the first are said most
+    word = rng.choice(WORDS[slot])
     drawn_out = slot in ("hello", "bye") and word[-1] in "aeiouy" and rng.random() < 0.1
     return word + word[-1] * rng.randint(1, 4) if drawn_out else word
 

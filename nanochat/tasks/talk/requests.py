@@ -119,10 +119,10 @@ SMALL_WORDS = (
 
 
 def request(rng: random.Random) -> str:
-    """A request outside of what the model can do; one in five is words of any language, or letters, in no order."""
+    """A request outside of what the model can do; one in six is words of any language, or letters, in no order."""
     kind = rng.random()
-    if kind < 1 / 5:
-        return _without_sense(rng) if kind < 1 / 6 else foreign(rng)
+    if kind < 1 / 6:
+        return _without_sense(rng) if kind < 1 / 8 else foreign(rng)
     return "".join(_filled(rng, piece) if k % 2 else piece for k, piece in enumerate(pieces(rng.choice(FRAMES))))
 
 

@@ -41,13 +41,13 @@ _NEAR = {letter: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in _ROWS fo
 
 def typed(rng: random.Random, text: str) -> str:
     """The text as people type it."""
-    if rng.random() < 0.25:
+    if rng.random() < 0.3:
         text = _replaced(text, _CONTRACTED)
-    if rng.random() < 0.05:
-        text = next((text[len(start) :] for start in _DROPPED if text.lower().startswith(start)), text)
     if rng.random() < 0.08:
+        text = next((text[len(start) :] for start in _DROPPED if text.lower().startswith(start)), text)
+    if rng.random() < 0.12:
         text = _shortened(rng, _replaced(text, _LONG))
-    if rng.random() < 0.07:
+    if rng.random() < 0.12:
         text = misspelt(rng, text)
     kind = rng.random()
     if kind < 0.3:
