@@ -34,6 +34,7 @@ from nanochat.serve.http.compatibility import IGNORED_HEADER, ClientFlags, Ignor
 from nanochat.serve.http.errors import ApiError, json_response, no_sessions
 from nanochat.serve.http.limits import WebLimits
 from nanochat.serve.http.metrics import Measured, Metrics, add_metrics
+from nanochat.serve.http.render_route import add_render_route
 from nanochat.serve.http.security import Guard
 from nanochat.serve.http.session_routes import add_session_routes, ask
 from nanochat.serve.http.streaming import read_json
@@ -125,6 +126,7 @@ def create_app(server: ChatServer) -> ASGIApp:
 
     server.metrics.watch(server.backend.counts)
     add_metrics(app, server.metrics, None if server.sessions is None else count_sessions)
+    add_render_route(app, server.limits)
     add_session_routes(app, server.backend, server.limits, server.sessions is not None)
 
     @app.get("/v1/models")

@@ -2,10 +2,11 @@
 
 /** What the user is told when a request fails. `status` is 0 where there was no answer at all. */
 export class RequestError extends Error {
-  constructor(message, status, code = null) {
+  constructor(message, status, code = null, param = null) {
     super(message);
     this.status = status;
     this.code = code;
+    this.param = param;
   }
 }
 
@@ -29,8 +30,8 @@ const refusal = async (response) => refusalOf(response.status, await response.te
 
 function refusalOf(status, text) {
   try {
-    const { message, code } = JSON.parse(text).error;
-    return new RequestError(sentence(message), status, code);
+    const { message, code, param } = JSON.parse(text).error;
+    return new RequestError(sentence(message), status, code, param);
   } catch {
     return new RequestError(`The server answered with status ${status}.`, status);
   }
@@ -38,11 +39,10 @@ function refusalOf(status, text) {
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
-/** The model: {id, context_tokens, max_reply_tokens, defaults}. */
-export async function fetchModel(token) {
-  const response = await request("/v1/models", token);
-  return (await response.json()).data[0];
-}
+/** The models: [{id, context_tokens, max_reply_tokens, defaults, sessions}]. */
+export const fetchModels = async (token) => (await json("/v1/models", token)).data;
+/** The HTML of a Markdown text, of its first characters at least: {html, formatted}. */
+export const fetchHtml = (text, token) => json("/v1/render", token, asJson({ text }));
 
 const inSession = (name, what) => `/v1/sessions/${encodeURIComponent(name)}${what}`;
 const json = async (path, token, options) => (await request(path, token, options)).json();
@@ -98,7 +98,7 @@ export function uploadDocument(name, file, token, signal, { sent, read }) {
 async function askForReply(body, token, signal) {
   for (let attempt = 0; ; attempt += 1) {
     try {
-      return await request("/v1/chat/completions", token, { ...asJson({ ...body, stream: true }), signal });
+      return await request("/v1/chat/completions", token, { ...asJson({ ...body, stream: true, stream_options: { include_usage: true } }), signal });
     } catch (error) {
       if (error.code !== "session_conflict" || attempt >= RETRIES) throw error;
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
@@ -108,21 +108,23 @@ async function askForReply(body, token, signal) {
 }
 
 /**
- * Asks for a reply and calls `onPart({type, text})` for each piece as it comes, and `onFocus(focus)` where the focus of its
- * session moves. Returns why it ended: "stop" or "length".
+ * Asks for a reply. Calls `accepted()` when it begins, `part({type, text})` for each piece as it comes, and `focus(focus)` where the
+ * focus of its session moves. Returns {finish, usage}: why it ended, "stop" or "length", and its tokens.
  */
-export async function streamReply(body, token, signal, onPart, onFocus) {
+export async function streamReply(body, token, signal, { accepted, part, focus }) {
   const response = await askForReply(body, token, signal);
-  let finish = null;
+  accepted();
+  let [finish, usage] = [null, null];
   for await (const data of eventData(response.body)) {
-    if (data === "[DONE]") return finish;
+    if (data === "[DONE]") return { finish, usage };
     const event = JSON.parse(data);
     if (event.error) throw new RequestError(sentence(event.error.message), 503, event.error.code);
     const choice = event.choices[0];
-    if (choice?.delta.content) onPart({ type: "text", text: choice.delta.content });
-    if (choice?.delta.part) onPart(choice.delta.part);
-    if (choice?.delta.focus) onFocus(choice.delta.focus);
+    if (choice?.delta.content) part({ type: "text", text: choice.delta.content });
+    if (choice?.delta.part) part(choice.delta.part);
+    if (choice?.delta.focus) focus(choice.delta.focus);
     finish = choice?.finish_reason ?? finish;
+    usage = event.usage ?? usage;
   }
   throw new RequestError("The connection was lost in the middle of the reply.", 0);
 }

@@ -1,130 +1,184 @@
 // The chat: what the user does, and what it changes.
 
-import { RequestError, fetchFocus, fetchMessages, fetchModel, fetchText, streamReply } from "./api.js";
+import { RequestError, fetchFocus, fetchHtml, fetchMessages, fetchModels, fetchText, streamReply } from "./api.js";
 import { watchAppearance } from "./appearance.js";
+import { StorageError, adoptOldChat } from "./chats.js";
+import { firstSent, isTooLong, requestMessages, streamSliding } from "./context.js";
+import { Conversation, titleOf } from "./conversation.js";
+import { element, grow, isSend, resize, toast } from "./elements.js";
 import { FocusMap } from "./focus.js";
+import { editMessage, textOf } from "./message.js";
+import { compose, drawMessages, enableSend, following, say, showContext, showError, showWriting, toEnd } from "./screen.js";
 import { Sessions } from "./sessions.js";
 import { Settings } from "./settings.js";
+import { Sidebar } from "./sidebar.js";
 import * as store from "./store.js";
-import { element } from "./markdown.js";
-import { editMessage, grow, icon, isSend, messageElement, resize, textOf } from "./view.js";
+import { ImportError } from "./transfer.js";
 
 const byId = (id) => document.getElementById(id);
-const [scroller, log, input, send, errorBox] = ["scroller", "messages", "input", "send", "error"].map(byId);
+const [log, input] = ["messages", "input"].map(byId);
 const settings = new Settings();
-let messages = store.loadMessages();
+let conversation = Conversation.fresh(trouble);
 let token = store.loadToken();
-let model = null;
+let [models, model] = [[], null];
 let writing = null; // the AbortController of the reply that is being written
+let unsaved = null; // the reply that is being written, and its conversation
 let sessions = null; // where the server keeps the conversation
-let opening = null; // the promise of the session that is being shown
+let opening = null; // the promise of the conversation that is being opened
 const map = new FocusMap((start, end) => fetchText(sessions.name, start, end, token));
+const inSession = () => Boolean(sessions) && sessions.name !== "";
 
-// ---- the conversation on the screen
+const sidebar = new Sidebar({
+  open: (id) => leaveSession(() => open(id)),
+  fresh: () => leaveSession(fresh),
+  current: () => conversation.id,
+  trouble,
+  changed: async (id) => {
+    if (id !== conversation.id) return;
+    const before = conversation.tree.messages.size;
+    await conversation.refresh().catch(trouble);
+    if (conversation.tree.messages.size > before && !writing && !log.querySelector("form")) draw();
+  },
+  removed: (id, here) => {
+    if (id !== conversation.id) return;
+    fresh();
+    if (!here) toast("This conversation was deleted in another tab.");
+  },
+});
 
-const atEnd = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
-const toEnd = () => scroller.scrollTo({ top: scroller.scrollHeight });
+// ---- the conversation
+
+function actionsOf(message) {
+  const shown = { fetchHtml: (text) => fetchHtml(text, token), changed: following };
+  if (inSession()) return shown; // what a session has heard stays
+  const choose = (other) => {
+    stop();
+    conversation.tree.choose(other);
+    conversation.keep();
+    draw();
+  };
+  return { ...shown, edit: () => edit(message), again: () => regenerate(message), choose, versions: conversation.tree.versions(message) };
+}
+
+function trouble(error) {
+  if (error instanceof StorageError) {
+    byId("storage").hidden = false;
+    byId("storage").textContent = error.message;
+  } else if (error instanceof RequestError || error instanceof ImportError) {
+    if (error.status === 401) askForToken();
+    showError(error.message);
+  } else {
+    throw error;
+  }
+}
 
 function draw() {
-  const actions = (i) => (sessions ? null : { edit: () => edit(i), again: () => regenerate(i) }); // what a session has heard stays
-  log.replaceChildren(...messages.map((message, i) => messageElement(message, actions(i))));
-  byId("welcome").hidden = messages.length > 0;
-  byId("new").disabled = messages.length === 0;
-}
-
-function showError(text) {
-  errorBox.hidden = !text;
-  errorBox.querySelector("p").textContent = text ?? "";
-  if (text) toEnd();
-}
-
-function say(text) {
-  byId("status").textContent = text;
+  drawMessages(conversation.path, actionsOf);
+  showContext(conversation.path, inSession() ? null : model?.context_tokens);
 }
 
 // ---- replies
 
-function keep() {
-  if (!sessions) store.saveMessages(messages);
+function ask(path, on, signal) {
+  const body = { ...settings.request, ...(model ? { model: model.id } : {}) };
+  if (inSession()) {
+    const messages = requestMessages(path.slice(-1), path.length === 1 ? settings.system : "");
+    return sessions.current().then((session) => streamReply({ ...body, session, messages }, token, signal, { ...on, accepted: () => on.accepted(0) }));
+  }
+  const limit = model?.context_tokens;
+  const reserve = Math.min(body.max_tokens ?? settings.defaults.max_tokens, (limit ?? 0) / 4);
+  return streamSliding(path, firstSent(path, limit, reserve), settings.system, body, token, signal, on);
 }
 
-function requestMessages() {
-  const said = sessions ? messages.slice(-1) : messages;
-  const turns = said.map(({ role, parts }) => ({
-    role,
-    content: parts.some((part) => part.type !== "text") ? parts.map(({ type, text }) => ({ type, text })) : textOf(parts),
-  }));
-  return settings.system && said.length === messages.length ? [{ role: "system", content: settings.system }, ...turns] : turns;
-}
-
-async function reply() {
-  const body = { messages: requestMessages(), ...settings.request, ...(model ? { model: model.id } : {}) };
-  const message = { role: "assistant", parts: [] };
-  messages.push(message);
+/**
+ * Has the end of the conversation replied to. `said` is the message of the user that is not stored yet, null if there is none;
+ * `before` the last message that was shown before, to return to if nothing comes; `refused(text)` takes back what was said.
+ */
+async function reply({ said = null, before = null, refused = null } = {}) {
+  const mine = conversation;
+  const session = inSession() ? sessions : null;
+  const path = mine.path;
+  const message = mine.tree.add("assistant", []);
   draw();
   showError(null);
   toEnd();
   const shown = log.lastElementChild;
-  let frame = 0;
+  let [frame, first] = [0, 0];
   const show = () => {
     frame = 0;
-    const follow = atEnd();
-    shown.show(message, true);
-    if (follow) toEnd();
+    following(() => shown.show(message, true));
   };
   show();
   setWriting(new AbortController());
-  const mine = writing;
-  const saving = setInterval(keep, 1000);
-  const take = (part) => {
-    const last = message.parts.at(-1);
-    if (last?.type === part.type) last.text += part.text;
-    else message.parts.push({ ...part });
-    frame ||= requestAnimationFrame(show);
+  const own = writing;
+  unsaved = { conversation: mine, message };
+  const saving = setInterval(keepUnsaved, 1000);
+  const on = {
+    accepted: (begin) => {
+      if (said) mine.keep(said);
+      if (!session) message.limit = model?.context_tokens;
+      if (begin > 0) message.from = path[begin].id;
+    },
+    part: (part) => {
+      first ||= performance.now();
+      const last = message.parts.at(-1);
+      if (last?.type === part.type) last.text += part.text;
+      else message.parts.push({ ...part });
+      frame ||= requestAnimationFrame(show);
+    },
+    focus: (focus) => map.show(focus, true),
   };
   try {
-    if (sessions) body.session = await sessions.current();
-    const finish = await streamReply(body, token, mine.signal, take, (focus) => map.show(focus, true));
-    if (finish === "length") message.note = "The reply ends here because it has reached its greatest length.";
-    if (message.parts.length === 0) showError("The model ended its turn without a word.");
+    const { finish, usage } = await ask(path, on, own.signal);
+    if (usage) Object.assign(message, { usage, seconds: (performance.now() - first) / 1000 });
+    if (finish === "length") message.note = `The reply ends here because ${isFull(message) ? "the context is full; the next message makes room" : "it has reached its greatest length"}.`;
+    if (message.parts.length === 0) showError("The model ended its turn without a word.", () => reply());
     say("The reply is complete.");
   } catch (error) {
     if (error.name === "AbortError") {
       message.note = "Stopped.";
       say("Stopped.");
-    } else if (error instanceof RequestError) {
-      if (error.status === 401) askForToken();
-      showError(error.message);
-    } else {
+    } else if (!(error instanceof RequestError)) {
       throw error;
+    } else if (said && refused && !message.parts.length && [400, 413, 422].includes(error.status)) {
+      mine.tree.remove(message);
+      mine.tree.remove(said);
+      mine.tree.leaf = before;
+      if (mine === conversation) {
+        draw();
+        refused(textOf(said.parts));
+        showError(isTooLong(error) ? `${error.message} Nothing was sent: shorten the message, or split it.` : error.message);
+      }
+    } else {
+      if (said) mine.keep(said);
+      if (error.status === 401) askForToken();
+      if (mine === conversation) showError(error.message, said || !before ? () => reply() : () => regenerate(message));
     }
   } finally {
     cancelAnimationFrame(frame);
     clearInterval(saving);
-    if (writing === mine) setWriting(null);
-    if (sessions && body.session === sessions.name) afterReply(sessions.name);
-    if (messages.at(-1) === message) {
-      if (message.parts.length === 0) messages.pop();
-      keep();
-      const follow = atEnd();
-      draw();
-      if (follow) toEnd();
+    unsaved = null;
+    if (writing === own) setWriting(null);
+    if (session && session.name) afterReply(session.name);
+    if (message.parts.length === 0) {
+      mine.tree.remove(message);
+      if (before && !said) mine.tree.leaf = before;
+    } else {
+      mine.keep(message).then(() => sidebar.refresh());
     }
+    if (mine === conversation) following(draw);
   }
+}
+
+const isFull = ({ usage, limit }) => Boolean(limit && usage) && usage.prompt_tokens + usage.completion_tokens >= limit;
+
+function keepUnsaved() {
+  if (unsaved?.message.parts.length) unsaved.conversation.keep(unsaved.message);
 }
 
 function setWriting(controller) {
   writing = controller;
-  send.setAttribute("aria-label", writing ? "Stop" : "Send");
-  send.title = writing ? "Stop (Esc)" : "Send (Enter)";
-  send.replaceChildren(icon(writing ? "stop" : "send"));
-  send.classList.toggle("stop", writing !== null);
-  log.setAttribute("aria-busy", String(writing !== null));
-  enableSend();
-}
-
-function enableSend() {
-  send.disabled = !writing && !input.value.trim();
+  showWriting(writing !== null);
 }
 
 /** Ends the reply that is being written and keeps what there is of it. */
@@ -133,85 +187,92 @@ function stop() {
 }
 
 async function submit(text) {
-  await opening; // what a session holds comes before what is said in it
+  await opening; // what a conversation holds comes before what is said in it
   stop();
-  messages.push({ role: "user", parts: [{ type: "text", text }] });
-  keep();
-  reply();
+  const before = conversation.tree.leaf;
+  const said = conversation.tree.add("user", [{ type: "text", text }]);
+  reply({ said, before, refused: compose });
 }
 
-function regenerate(index) {
+function regenerate(message) {
   stop();
-  messages = messages.slice(0, index);
-  reply();
+  const before = conversation.tree.leaf;
+  conversation.tree.leaf = message.parent;
+  reply({ before });
 }
 
-function edit(index) {
-  const text = textOf(messages[index].parts);
+function edit(message, text = textOf(message.parts)) {
+  const close = () => {
+    draw();
+    input.focus();
+  };
   const resend = (changed) => {
     stop();
-    messages = messages.slice(0, index);
-    submit(changed);
+    const before = conversation.tree.leaf;
+    const said = conversation.tree.add("user", [{ type: "text", text: changed }], message.parent);
+    reply({ said, before, refused: (refusedText) => edit(message, refusedText) });
     input.focus();
   };
-  editMessage(log.children[index], text, resend, () => {
-    draw();
-    input.focus();
-  });
+  const index = conversation.path.indexOf(message);
+  editMessage(log.querySelectorAll("article")[index], text, resend, close);
 }
 
-function newChat() {
+// ---- opening
+
+function show(opened) {
   stop();
-  const before = messages;
-  messages = [];
-  store.saveMessages(messages);
-  draw();
+  conversation = opened;
   showError(null);
+  draw();
+  toEnd();
+  sidebar.draw();
+}
+
+function fresh() {
+  show(Conversation.fresh(trouble));
+  store.saveOpenChat("");
   input.focus();
-  toast("The conversation was cleared.", () => {
-    messages = [...before.filter((message) => message.parts.length), ...messages];
-    store.saveMessages(messages);
-    draw();
-    toEnd();
-  });
 }
 
-let toastEnds = 0;
-function toast(text, undo) {
-  const box = byId("toast");
-  box.firstElementChild.textContent = text;
-  box.hidden = false;
-  clearTimeout(toastEnds);
-  toastEnds = setTimeout(() => (box.hidden = true), 6000);
-  box.querySelector("button").onclick = () => {
-    box.hidden = true;
-    undo();
-  };
+/** Opens a stored conversation; a message that is sent meanwhile waits for it. */
+function open(id) {
+  opening = Conversation.load(id, trouble).then((found) => {
+    if (!found) return fresh();
+    show(found);
+    store.saveOpenChat(id);
+  }, trouble);
+  return opening;
 }
 
-// ---- sessions
+function leaveSession(then) {
+  if (inSession()) sessions.leave();
+  then();
+}
 
-/** Opens a session; a message that is sent meanwhile waits for it. */
-const openSession = (name) => (opening = showSession(name));
+/** Opens what this tab showed, or in a new tab the newest conversation. */
+async function openLast() {
+  const id = store.loadOpenChat() ?? sidebar.chats[0]?.id;
+  if (id) await open(id);
+  else fresh();
+}
+
+const openSession = (name) => (opening = name === "" ? openLast() : showSession(name));
 
 /** Shows what a session holds and where its focus is; null: a new one. */
 async function showSession(name) {
-  stop();
-  showError(null);
-  messages = [];
-  draw();
+  show(Conversation.inSession([], trouble));
   map.show(null);
   if (name === null) return;
   try {
-    const [{ messages: last, earlier }, focus] = await Promise.all([fetchMessages(name, token), fetchFocus(name, token)]);
+    const [{ messages, earlier }, focus] = await Promise.all([fetchMessages(name, token), fetchFocus(name, token)]);
     if (sessions.name !== name) return;
-    messages = last.map(({ role, parts, cut }) => ({ role, parts, ...(cut ? { note: "Only the end of this is shown; the session has all of it." } : {}) }));
-    draw();
+    const cut = { note: "Only the end of this is shown; the session has all of it." };
+    show(Conversation.inSession(messages.map((message) => ({ role: message.role, parts: message.parts, ...(message.cut ? cut : {}) })), trouble));
     if (earlier) log.prepend(element("p", { class: "aside earlier" }, "What was said before is in the session, and on the map."));
     map.show(focus);
     toEnd();
   } catch (error) {
-    fail(error);
+    trouble(error);
   }
 }
 
@@ -222,49 +283,49 @@ async function afterReply(name) {
     if (sessions.name === name && !writing) map.show(focus, true);
     await sessions.refresh();
   } catch (error) {
-    fail(error);
+    trouble(error);
   }
 }
 
-function fail(error) {
-  if (!(error instanceof RequestError)) throw error;
-  if (error.status === 401) askForToken();
-  showError(error.message);
-}
-
 async function startSessions({ max_document_bytes: limit }) {
-  byId("new").hidden = true; // the bar has its own
   sessions ??= new Sessions({
     token: () => token,
     busy: () => writing !== null,
     opened: openSession,
     say,
-    error: fail,
+    error: trouble,
     added: (title, focus) => {
       openSession(sessions.name);
       say(focus ? `${title} was read.` : `Stopped. What was read of ${title} stays.`);
     },
   });
-  try {
-    await sessions.start(limit);
-  } catch (error) {
-    fail(error);
-  }
+  await sessions.start(limit);
 }
 
 // ---- the server
 
 async function connect() {
   try {
-    model = await fetchModel(token);
-    byId("model").textContent = model.id;
-    settings.use(model);
-    if (model.sessions) await startSessions(model.sessions);
+    models = await fetchModels(token);
+    const chosen = store.loadModel();
+    byId("model").replaceChildren(...models.map(({ id }) => new Option(id, id)));
+    byId("model").disabled = models.length < 2;
+    use(models.find(({ id }) => id === chosen) ?? models[0]);
+    const kept = models.find((each) => each.sessions)?.sessions;
+    if (kept) await startSessions(kept);
+    else if (!conversation.path.length) await openLast();
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     if (error.status === 401) askForToken();
-    else showError(error.message);
+    else showError(error.message, connect);
   }
+}
+
+function use(chosen) {
+  model = chosen;
+  byId("model").value = model.id;
+  settings.use(model);
+  showContext(conversation.path, inSession() ? null : model.context_tokens);
 }
 
 function askForToken() {
@@ -274,6 +335,10 @@ function askForToken() {
   login.showModal();
 }
 
+byId("model").addEventListener("change", () => {
+  use(models.find(({ id }) => id === byId("model").value));
+  store.saveModel(model.id);
+});
 byId("login").addEventListener("close", () => {
   token = byId("token").value.trim();
   if (!token) return;
@@ -300,27 +365,24 @@ input.addEventListener("keydown", (event) => {
   event.preventDefault();
   if (!writing) byId("composer").requestSubmit();
 });
-input.addEventListener("input", enableSend);
+input.addEventListener("input", () => enableSend(writing !== null));
 grow(input);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && writing && !document.querySelector("dialog[open]")) stop();
 });
-byId("new").addEventListener("click", newChat);
 byId("examples").addEventListener("click", (event) => {
   if (event.target.matches("button")) submit(event.target.textContent);
 });
-errorBox.querySelector("button").addEventListener("click", () => {
-  showError(null);
-  if (!model) connect();
-  if (messages.at(-1)?.role === "user") reply();
-  else if (messages.length && !sessions) regenerate(messages.length - 1);
-});
-scroller.addEventListener("scroll", () => (byId("latest").hidden = atEnd()));
-byId("latest").addEventListener("click", toEnd);
-addEventListener("pagehide", keep);
+addEventListener("pagehide", keepUnsaved);
 
-watchAppearance();
-setWriting(null);
-draw();
-toEnd();
-connect();
+async function begin() {
+  watchAppearance();
+  setWriting(null);
+  draw();
+  const adopted = await adoptOldChat(titleOf).catch(trouble);
+  await sidebar.refresh();
+  if (adopted) store.saveOpenChat(adopted);
+  if (!store.loadSession()) await openLast();
+  await connect();
+}
+begin();

@@ -1,7 +1,7 @@
 // Light and dark.
 
 import * as store from "./store.js";
-import { icon } from "./view.js";
+import { icon } from "./elements.js";
 
 const button = document.getElementById("theme");
 const dark = matchMedia("(prefers-color-scheme: dark)");

@@ -1,6 +1,7 @@
 // The map of a session: which level of detail each part of its history has in what the model reads.
 
 import { Scale } from "./scale.js";
+import * as store from "./store.js";
 
 const LEVELS = 5; // colours; a level above is drawn as the last
 const MOVE_MS = 280;
@@ -32,6 +33,16 @@ export class FocusMap {
       if (this.canvas.matches(":focus-visible")) this.go(this.at ?? this.last);
     });
     this.canvas.addEventListener("blur", () => this.hide());
+    const toggle = document.getElementById("toggle-map");
+    const unfold = (shown) => {
+      this.canvas.parentElement.hidden = !shown;
+      toggle.setAttribute("aria-expanded", String(shown));
+    };
+    toggle.addEventListener("click", () => {
+      unfold(this.canvas.parentElement.hidden);
+      store.saveFlag("map", !this.canvas.parentElement.hidden);
+    });
+    unfold(store.loadFlag("map", !matchMedia("(max-width: 40rem)").matches));
     new ResizeObserver(() => this.layOut(false)).observe(this.canvas);
     new MutationObserver(() => this.layOut(false)).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.layOut(false));

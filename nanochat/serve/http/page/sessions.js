@@ -4,11 +4,12 @@ import { RequestError, createSession, deleteSession, fetchSessions, uploadDocume
 import * as store from "./store.js";
 
 const byId = (id) => document.getElementById(id);
+const NEW = " "; // no session has this name
 const number = new Intl.NumberFormat("en-US");
 
 /**
  * The bar above the conversation. `actions` is {token(), opened(name), busy(), say(text), error(error), added(title, focus)}:
- * `opened` is called with the session to show, null for one that is not made yet.
+ * `opened` is called with the session to show, null for one that is not made yet, "" for none.
  */
 export class Sessions {
   constructor(actions) {
@@ -38,9 +39,18 @@ export class Sessions {
     this.limit = limit;
     byId("memory").hidden = false;
     await this.refresh();
+    if (this.name === "") return this.open("");
     const usable = this.list.filter((session) => !session.trouble);
     const kept = usable.find((session) => session.name === this.name);
-    this.open((kept ?? usable[0])?.name ?? null);
+    return this.open((kept ?? usable[0])?.name ?? null);
+  }
+
+  /** Goes to the conversations without a session; the caller opens one. */
+  leave() {
+    this.upload?.abort();
+    this.name = "";
+    store.saveSession("");
+    this.draw();
   }
 
   async refresh() {
@@ -53,7 +63,7 @@ export class Sessions {
     this.name = name;
     store.saveSession(name);
     this.draw();
-    this.actions.opened(name);
+    return this.actions.opened(name);
   }
 
   draw() {
@@ -64,10 +74,11 @@ export class Sessions {
       made.title = trouble ?? "";
       return made;
     };
-    const none = this.name === null ? [new Option("New session", "")] : [];
-    picker.replaceChildren(...none, ...this.list.map(option));
-    picker.value = this.name ?? "";
-    for (const id of ["fork-session", "delete-session"]) byId(id).disabled = this.name === null;
+    const none = this.name === null ? [new Option("New session", NEW)] : [];
+    picker.replaceChildren(...none, ...this.list.map(option), new Option("No session: a plain conversation", ""));
+    picker.value = this.name ?? NEW;
+    for (const id of ["fork-session", "delete-session"]) byId(id).disabled = !this.name;
+    for (const element of document.querySelectorAll("#memory .of-session")) element.hidden = this.name === "";
   }
 
   freeName(stem) {
@@ -145,7 +156,7 @@ export class Sessions {
     let depth = 0;
     const shown = (change) => {
       depth = Math.max(0, depth + change);
-      byId("drop").hidden = depth === 0 || byId("memory").hidden;
+      byId("drop").hidden = depth === 0 || !this.takesDocuments;
     };
     const files = (event) => event.dataTransfer?.types.includes("Files");
     addEventListener("dragenter", (event) => files(event) && shown(1));
@@ -156,8 +167,12 @@ export class Sessions {
       event.preventDefault();
       shown(-depth);
       const [file] = event.dataTransfer.files;
-      if (file && !byId("memory").hidden) this.add(file);
+      if (file && this.takesDocuments) this.add(file);
     });
+  }
+
+  get takesDocuments() {
+    return !byId("memory").hidden && this.name !== "";
   }
 
   async add(file) {

@@ -1,6 +1,6 @@
-// What outlives a reload: the conversation and the settings. Where the browser stores nothing, they last as long as the page.
+// What outlives a reload beside the conversations. Where the browser stores nothing, it lasts as long as the page.
 
-const KEYS = { messages: "chat", settings: "settings", theme: "theme", session: "session" };
+const KEYS = { settings: "settings", theme: "theme", session: "session", model: "model" };
 
 function read(storage, key, fallback) {
   try {
@@ -20,17 +20,6 @@ function write(storage, key, value) {
   }
 }
 
-const isPart = (part) => ["text", "python", "python_output"].includes(part?.type) && typeof part.text === "string";
-const isMessage = (message) => ["user", "assistant"].includes(message?.role) && Array.isArray(message.parts) && message.parts.every(isPart);
-
-/** The conversation: [{role, parts: [{type, text}], note?}]. What is not one, say of another version, is dropped. */
-export function loadMessages() {
-  const messages = read(localStorage, KEYS.messages, []);
-  return Array.isArray(messages) && messages.every(isMessage) ? messages.filter((message) => message.parts.length) : [];
-}
-
-export const saveMessages = (messages) => write(localStorage, KEYS.messages, messages);
-
 /** What the user has set; what is missing is the server's to choose. */
 export function loadSettings() {
   const settings = read(localStorage, KEYS.settings, {});
@@ -38,13 +27,22 @@ export function loadSettings() {
 }
 
 export const saveSettings = (settings) => write(localStorage, KEYS.settings, settings);
-/** The name of the session that is gone on with, null for none. */
+/** The name of the session that is gone on with, "" for a plain conversation, null for none. */
 export function loadSession() {
   const name = read(localStorage, KEYS.session, null);
   return typeof name === "string" ? name : null;
 }
 
-export const saveSession = (name) => write(localStorage, KEYS.session, name === null ? null : JSON.stringify(name));
+export const saveSession = (name) => write(localStorage, KEYS.session, JSON.stringify(name));
+/** The id of the model that was chosen. */
+export const loadModel = () => read(localStorage, KEYS.model, null);
+export const saveModel = (id) => write(localStorage, KEYS.model, JSON.stringify(id));
+/** Whether a part of the page is shown. */
+export const loadFlag = (name, fallback) => read(localStorage, `show-${name}`, fallback) === true;
+export const saveFlag = (name, shown) => write(localStorage, `show-${name}`, JSON.stringify(shown));
+/** The conversation that this tab shows: its id, "" for a new one, null if the tab is new. */
+export const loadOpenChat = () => read(sessionStorage, "chat", null);
+export const saveOpenChat = (id) => write(sessionStorage, "chat", JSON.stringify(id));
 export const saveTheme = (theme) => write(localStorage, KEYS.theme, theme);
 
 /** The token is kept for this tab only. */

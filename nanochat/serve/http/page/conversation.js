@@ -1,0 +1,74 @@
+// The conversation on the screen, and where it is kept.
+
+import { changeChat, createChat, loadChat, newChat } from "./chats.js";
+import { textOf } from "./message.js";
+import { Tree } from "./tree.js";
+
+const TITLE_CHARACTERS = 60;
+
+export function titleOf(messages) {
+  const words = textOf(messages.find(({ role }) => role === "user")?.parts ?? []).trim().split("\n")[0];
+  return words.length > TITLE_CHARACTERS ? `${words.slice(0, TITLE_CHARACTERS - 1).trimEnd()}…` : words || "Conversation";
+}
+
+export class Conversation {
+  /** `chat` is its record, null where the server keeps what is said. `trouble(error)` is called when it cannot be stored. */
+  constructor(chat, messages, trouble) {
+    this.chat = chat;
+    this.tree = new Tree(messages, chat?.leaf);
+    this.stored = messages.length > 0;
+    this.trouble = trouble;
+    this.saving = Promise.resolve();
+  }
+
+  static fresh(trouble) {
+    return new Conversation(newChat(), [], trouble);
+  }
+
+  static inSession(messages, trouble) {
+    let parent = null;
+    const linked = messages.map((message, i) => {
+      const one = { ...message, id: `${i}`, parent, created: i };
+      parent = one.id;
+      return one;
+    });
+    return new Conversation(null, linked, trouble);
+  }
+
+  static async load(id, trouble) {
+    const found = await loadChat(id);
+    return found && new Conversation(found.chat, found.messages, trouble);
+  }
+
+  get id() {
+    return this.chat?.id ?? null;
+  }
+
+  get path() {
+    return this.tree.path;
+  }
+
+  /** Stores `messages` and which branch is shown, after what is being stored already. */
+  keep(...messages) {
+    if (!this.chat || (!this.stored && !messages.length)) return this.saving;
+    const fields = { leaf: this.tree.leaf, ...(messages.length ? { updated: Date.now() } : {}) };
+    const copies = messages.map((message) => structuredClone(message));
+    this.saving = this.saving.then(() => this.store(fields, copies)).catch(this.trouble);
+    return this.saving;
+  }
+
+  async store(fields, messages) {
+    if (this.stored) {
+      await changeChat(this.chat.id, fields, messages);
+    } else {
+      await createChat({ ...this.chat, title: titleOf(messages), ...fields }, messages);
+      this.stored = true;
+    }
+  }
+
+  /** Takes what another tab has added. */
+  async refresh() {
+    const found = await loadChat(this.chat.id);
+    if (found) this.tree.take(found.messages.filter(({ id }) => !this.tree.messages.has(id)));
+  }
+}
