@@ -264,6 +264,10 @@ def test_light_and_dark_and_a_phone(browser: Browser, server: Server, scheme: st
         new_session(page, f"phone-{scheme}")
         spoken(page, "hello")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        expect(page.locator("#map")).to_be_hidden()  # there is little room
+        page.get_by_role("button", name="Map").tap()
+        expect(page.locator("#map")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
         tip = hover(page, 0.9)
         expect(tip).to_be_visible()
         box = tip.bounding_box()
@@ -273,6 +277,39 @@ def test_light_and_dark_and_a_phone(browser: Browser, server: Server, scheme: st
         page.get_by_role("button", name="appearance").click()
         page.wait_for_timeout(100)
         assert page.evaluate(colours) != before and picture(page) != drawn
+
+
+def test_the_map_folds_and_the_figures_are_explained(page: Page) -> None:
+    page.get_by_role("button", name="Map").click()
+    expect(page.locator("#map")).to_be_hidden()
+    page.reload()
+    expect(page.locator("#figures")).to_contain_text("Residency")
+    expect(page.locator("#map")).to_be_hidden()
+    page.get_by_role("button", name="Map").click()
+    spoken(page, "hello")
+    assert len(set(page.evaluate("[...map.getContext('2d').getImageData(0, 20, map.width, 1).data]"))) > 2  # it is drawn again
+    expect(page.locator(".explain dl")).to_be_hidden()
+    page.get_by_label("What the figures mean").click()
+    expect(page.locator(".explain dl")).to_contain_text("Swap rate")
+
+
+def test_a_plain_conversation_beside_sessions(page: Page) -> None:
+    spoken(page, "in the session")
+    name = page.locator("#session").input_value()
+    expect(page.locator("#context")).to_be_hidden()  # a session has no limit
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator("article")).to_have_count(0)
+    expect(page.get_by_role("button", name="Add a document")).to_be_hidden()
+    expect(page.locator("#focus")).to_be_hidden()
+    spoken(page, "plain words")
+    expect(page.locator("#context")).to_contain_text("of 2,048 tokens")
+    page.reload()
+    expect(page.locator("article.user .body")).to_have_text(["plain words"])
+    page.locator("#session").select_option(name)
+    expect(page.locator("article.user .body")).to_have_text(["in the session"])
+    page.locator(".chat-open").click()
+    expect(page.locator("article.user .body")).to_have_text(["plain words"])
+    expect(page.locator("#session")).to_have_value("")
 
 
 def test_every_control_has_a_name(page: Page) -> None:

@@ -26,7 +26,7 @@ from pygments.util import ClassNotFound
 MOST_CHARACTERS = 20_000  # formatted; some hostile texts take time that grows with the square of their length
 MOST_NESTING = 20  # twice the depth of a list
 PARSE_SECONDS, HIGHLIGHT_SECONDS = 0.1, 0.04  # of one CPU
-_TOP_HEADING = 3  # of a reply; those above are the page's own
+_TOP_HEADING = 3  # of a reply; h2 is the page's own, above each message
 _SAFE_LINK = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
 # Those that read in one pass; others embed templates, or read the whole text before their first token.
 _LANGUAGES = frozenset(
@@ -60,18 +60,21 @@ def render(text: str) -> Rendered:
         return Rendered("", 0)
     if any(token.nesting == 1 and token.level + 1 >= MOST_NESTING for token in tokens):  # the parser leaves out what is deeper
         return Rendered("", 0)
-    for token in tokens:
-        _adapt(token)
+    _adapt(tokens)
     env["highlight"] = HIGHLIGHT_SECONDS
     return Rendered(_PARSER.renderer.render(tokens, _PARSER.options, env), len(text[:end].encode("utf-16-le", "surrogatepass")) // 2)
 
 
-def _adapt(token: Token) -> None:
-    """Headings below the page's own, and classes instead of styles, which the page's policy forbids."""
-    if token.type in ("heading_open", "heading_close"):
-        token.tag = f"h{min(int(token.tag[1:]) + _TOP_HEADING - 1, 6)}"
-    elif token.type in ("th_open", "td_open") and (style := token.attrs.pop("style", None)):
-        token.attrs["class"] = str(style).removeprefix("text-align:")
+def _adapt(tokens: Sequence[Token]) -> None:
+    """Headings one below the other, below the page's own, and classes instead of styles, which the page's policy forbids."""
+    last = _TOP_HEADING - 1
+    for token in tokens:
+        if token.type == "heading_open":
+            last = min(int(token.tag[1:]) + _TOP_HEADING - 1, last + 1, 6)
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{last}"
+        elif token.type in ("th_open", "td_open") and (style := token.attrs.pop("style", None)):
+            token.attrs["class"] = str(style).removeprefix("text-align:")
 
 
 def _check_time(env: MutableMapping[str, Any]) -> None:

@@ -61,9 +61,9 @@ function actionsOf(message) {
 }
 
 function trouble(error) {
-  if (error instanceof StorageError) {
-    byId("storage").hidden = false;
-    byId("storage").textContent = error.message;
+  if (error === null || error instanceof StorageError) {
+    byId("storage").hidden = error === null;
+    byId("storage").textContent = error?.message;
   } else if (error instanceof RequestError || error instanceof ImportError) {
     if (error.status === 401) askForToken();
     showError(error.message);
@@ -103,7 +103,7 @@ async function reply({ said = null, before = null, refused = null } = {}) {
   showError(null);
   toEnd();
   const shown = log.lastElementChild;
-  let [frame, first] = [0, 0];
+  let [frame, first, then] = [0, 0, null];
   const show = () => {
     frame = 0;
     following(() => shown.show(message, true));
@@ -144,11 +144,10 @@ async function reply({ said = null, before = null, refused = null } = {}) {
       mine.tree.remove(message);
       mine.tree.remove(said);
       mine.tree.leaf = before;
-      if (mine === conversation) {
-        draw();
+      then = () => {
         refused(textOf(said.parts));
         showError(isTooLong(error) ? `${error.message} Nothing was sent: shorten the message, or split it.` : error.message);
-      }
+      };
     } else {
       if (said) mine.keep(said);
       if (error.status === 401) askForToken();
@@ -166,7 +165,10 @@ async function reply({ said = null, before = null, refused = null } = {}) {
     } else {
       mine.keep(message).then(() => sidebar.refresh());
     }
-    if (mine === conversation) following(draw);
+    if (mine === conversation) {
+      following(draw);
+      then?.();
+    }
   }
 }
 
@@ -191,6 +193,7 @@ async function submit(text) {
   stop();
   const before = conversation.tree.leaf;
   const said = conversation.tree.add("user", [{ type: "text", text }]);
+  if (conversation.id) store.saveOpenChat(conversation.id);
   reply({ said, before, refused: compose });
 }
 

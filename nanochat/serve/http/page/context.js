@@ -3,7 +3,8 @@
 import { RequestError, streamReply } from "./api.js";
 import { textOf } from "./message.js";
 
-const TOKENS_PER_CHARACTER = 0.3; // until a reply tells
+const TOKENS_PER_CHARACTER = 0.3; // until enough was said to tell
+const ENOUGH = 200; // characters
 const KEEP = 0.75; // of what was too much, so that the beginning does not move with each message
 const TOO_LONG = new Set(["context_length_exceeded", "limit_exceeded", "string_too_long"]);
 
@@ -19,7 +20,8 @@ export function firstSent(path, limit, reserve) {
   if (!limit || !last) return begin;
   const at = path.indexOf(last);
   const { prompt_tokens: before, completion_tokens: own } = last.usage;
-  const perCharacter = before / Math.max(1, charactersOf(path.slice(begin, at))) || TOKENS_PER_CHARACTER;
+  const characters = charactersOf(path.slice(begin, at));
+  const perCharacter = characters < ENOUGH ? TOKENS_PER_CHARACTER : before / characters;
   const expected = before + own + perCharacter * charactersOf(path.slice(at + 1));
   return expected + reserve > limit ? later(path, begin, (KEEP * (limit - reserve)) / expected) ?? path.length - 1 : begin;
 }

@@ -12,13 +12,14 @@ export function titleOf(messages) {
 }
 
 export class Conversation {
-  /** `chat` is its record, null where the server keeps what is said. `trouble(error)` is called when it cannot be stored. */
+  /** `chat` is its record, null where the server keeps what is said. `trouble(error)` is called when it cannot be stored, with null when it is. */
   constructor(chat, messages, trouble) {
     this.chat = chat;
     this.tree = new Tree(messages, chat?.leaf);
     this.stored = messages.length > 0;
     this.trouble = trouble;
     this.saving = Promise.resolve();
+    this.unsaved = new Map(); // by id, as they are to be stored
   }
 
   static fresh(trouble) {
@@ -48,21 +49,25 @@ export class Conversation {
     return this.tree.path;
   }
 
-  /** Stores `messages` and which branch is shown, after what is being stored already. */
+  /** Stores `messages` and which branch is shown, with what could not be stored before. */
   keep(...messages) {
-    if (!this.chat || (!this.stored && !messages.length)) return this.saving;
+    if (!this.chat) return this.saving;
+    for (const message of messages) this.unsaved.set(message.id, structuredClone(message));
     const fields = { leaf: this.tree.leaf, ...(messages.length ? { updated: Date.now() } : {}) };
-    const copies = messages.map((message) => structuredClone(message));
-    this.saving = this.saving.then(() => this.store(fields, copies)).catch(this.trouble);
+    this.saving = this.saving.then(() => this.store(fields)).then(() => this.trouble(null), this.trouble);
     return this.saving;
   }
 
-  async store(fields, messages) {
+  async store(fields) {
+    const messages = [...this.unsaved.values()];
     if (this.stored) {
       await changeChat(this.chat.id, fields, messages);
-    } else {
+    } else if (messages.length) {
       await createChat({ ...this.chat, title: titleOf(messages), ...fields }, messages);
       this.stored = true;
+    }
+    for (const message of messages) {
+      if (this.unsaved.get(message.id) === message) this.unsaved.delete(message.id);
     }
   }
 

@@ -78,7 +78,7 @@ export function toast(text, undo = null) {
   box.hidden = false;
   button.hidden = undo === null;
   clearTimeout(toastEnds);
-  toastEnds = setTimeout(() => (box.hidden = true), 8000);
+  toastEnds = setTimeout(() => (box.hidden = true), undo ? 8000 : 4000);
   button.onclick = () => {
     box.hidden = true;
     undo();

@@ -73,6 +73,7 @@ export class FocusMap {
           ["Refocuses", number.format(focus.refocuses)],
         ]
       : [];
+    this.figures.parentElement.classList.toggle("empty", !focus);
     this.figures.replaceChildren(
       ...figures.map(([name, value]) => {
         const item = document.createElement("span");
