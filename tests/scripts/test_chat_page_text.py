@@ -16,14 +16,8 @@ from tests.helpers.headless import needs_chromium
 from tests.scripts.test_chat_page import open_page, reply_grows, say, stop
 
 pytestmark = needs_chromium
-HOSTILE = [
-    ">" * 4500,
-    "`" * 20_000 + " a`" * 10_000,
-    "\n".join("  " * i + "- a" for i in range(300)),
-    "[" * 100_000,
-    "*a **b " * 14_000,
-    "words " * 16_000,
-]
+LISTS = "\n".join("  " * i + "- a" for i in range(300))
+HOSTILE = [">" * 4500, "`" * 20_000 + " a`" * 10_000, LISTS, "[" * 100_000, "*a **b " * 14_000, "words " * 16_000]
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +84,12 @@ def test_a_conversation_with_hostile_replies_opens_also_one_of_before(page: Page
     expect(bodies.first).to_contain_text(">" * 4500)
     expect(bodies.first).to_contain_text("Shown as plain text: it is too long or too deeply nested to be formatted.")
     expect(bodies.nth(5)).to_contain_text("Shown as plain text from here on")
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 20
     assert page.evaluate("localStorage.getItem('chat')") is None
     page.reload()  # it has moved to where conversations are kept now
     expect(bodies.last.locator("strong")).to_have_text("well")
-    say(page, "And now?")
-    reply_grows(page)
-    stop(page)
+    page.get_by_role("button", name="New chat").click()
+    expect(bodies).to_have_count(0)
 
 
 def test_texts_are_formatted_one_at_a_time_and_a_few_in_a_second(page: Page) -> None:

@@ -125,6 +125,13 @@ class _Renderer(RendererHTML):
         """Indented code."""
         return self.fence(tokens, idx, options, env)
 
+    def list_item_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        """An item, with a box that says whether it is done if it is a task."""
+        done = (tokens[idx].meta or {}).get("checked")
+        if done is None:
+            return "<li>"
+        return f'<li class="task"><input type="checkbox" disabled aria-label="{"done" if done else "to do"}"{" checked" if done else ""}> '
+
     def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
         """The words that stand for an image."""
         words = self.renderInlineAsText(tokens[idx].children, options, env)

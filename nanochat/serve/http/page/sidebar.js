@@ -27,8 +27,8 @@ export class Sidebar {
     byId("import-file").addEventListener("change", () => this.import());
     byId("export-all").addEventListener("click", () => this.exportAll());
     byId("chats").addEventListener("keydown", (event) => {
-      if (event.key !== "Escape" || event.target.matches("input")) return;
-      if (narrow.matches) this.toggle(false);
+      const naming = event.target.matches("#chat-list input") || byId("search").value;
+      if (event.key === "Escape" && !naming && narrow.matches) this.toggle(false);
     });
     watchChats((id, gone) => {
       this.refresh();
