@@ -42,7 +42,7 @@ export class FocusMap {
       unfold(this.canvas.parentElement.hidden);
       store.saveFlag("map", !this.canvas.parentElement.hidden);
     });
-    unfold(store.loadFlag("map", !matchMedia("(max-width: 40rem)").matches));
+    unfold(store.loadFlag("map", !matchMedia("(max-width: 40rem), (max-height: 30rem)").matches));
     new ResizeObserver(() => this.layOut(false)).observe(this.canvas);
     new MutationObserver(() => this.layOut(false)).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.layOut(false));

@@ -161,10 +161,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_text_takes_no_time(name: str) -> None:
-    for attempt in range(3):  # the collector of garbage may come between
+    for _ in range(3):  # the collector of garbage may come between
         began = time.thread_time()
         rendered = render(HOSTILE[name])
         if (seconds := time.thread_time() - began) <= MOST_SECONDS:
             break
-    assert seconds <= MOST_SECONDS, f"{seconds:.3f} s in attempt {attempt + 1}"
+    assert seconds <= MOST_SECONDS
     check_harmless(rendered.html)
