@@ -144,6 +144,7 @@ def test_conversations_go_into_files_and_come_back_with_their_versions(page: Pag
 
 ORPHAN = {"id": "a", "parent": "b", "role": "user", "parts": [{"type": "text", "text": "x"}], "created": 1}
 DAMAGED = {"title": "a", "messages": [ORPHAN]}
+CIRCLE = {"title": "a", "messages": [ORPHAN | {"parent": None}, ORPHAN | {"parent": "a", "created": 2}]}
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def render(text: str) -> Rendered:
     """The HTML of `text`, or of its beginning if it is long; of none of it if its blocks are nested too deeply or cost too much."""
     end = len(text)
     if end > MOST_CHARACTERS:
-        end = text.rfind("\n", 0, MOST_CHARACTERS) + 1 or MOST_CHARACTERS
+        end = text.rfind("\n", MOST_CHARACTERS // 2, MOST_CHARACTERS) + 1 or MOST_CHARACTERS
     env: dict[str, Any] = {"deadline": time.thread_time() + PARSE_SECONDS}
     try:
         tokens = _PARSER.parse(text[:end], env)

@@ -113,9 +113,10 @@ async function reply({ said = null, before = null, refused = null } = {}) {
   const own = writing;
   unsaved = { conversation: mine, message };
   const saving = setInterval(keepUnsaved, 1000);
+  const keep = (kept) => mine.keep(kept).then(() => sidebar.refresh());
   const on = {
     accepted: (begin) => {
-      if (said) mine.keep(said);
+      if (said) keep(said);
       if (!session) message.limit = model?.context_tokens;
       if (begin > 0) message.from = path[begin].id;
     },
@@ -149,7 +150,7 @@ async function reply({ said = null, before = null, refused = null } = {}) {
         showError(isTooLong(error) ? `${error.message} Nothing was sent: shorten the message, or split it.` : error.message);
       };
     } else {
-      if (said) mine.keep(said);
+      if (said) keep(said);
       if (error.status === 401) askForToken();
       if (mine === conversation) showError(error.message, said || !before ? () => reply() : () => regenerate(message));
     }
@@ -163,7 +164,7 @@ async function reply({ said = null, before = null, refused = null } = {}) {
       mine.tree.remove(message);
       if (before && !said) mine.tree.leaf = before;
     } else {
-      mine.keep(message).then(() => sidebar.refresh());
+      keep(message);
     }
     if (mine === conversation) {
       following(draw);

@@ -16,7 +16,7 @@ export const isTooLong = (error) => error.status === 413 || (error.param?.starts
 /** The index of the first message to send: as in the last reply, or later where that and a reply of `reserve` tokens exceed `limit`. */
 export function firstSent(path, limit, reserve) {
   const last = path.findLast(({ usage }) => usage);
-  const begin = Math.max(0, path.findIndex(({ id }) => id === last?.from));
+  const begin = limit > last?.limit ? 0 : Math.max(0, path.findIndex(({ id }) => id === last?.from)); // another model may take more
   if (!limit || !last) return begin;
   const at = path.indexOf(last);
   const { prompt_tokens: before, completion_tokens: own } = last.usage;

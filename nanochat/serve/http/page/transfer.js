@@ -66,7 +66,7 @@ function checkedCopy(one, damaged) {
   const copies = [...one.messages]
     .sort((a, b) => a.created - b.created)
     .map(({ id, parent, role, parts, created, note, usage, seconds, limit }) => {
-      if (!ids.has(parent ?? null) || typeof id !== "string" || !Number.isFinite(created)) throw damaged(); // a parent comes before what follows it
+      if (!ids.has(parent ?? null) || ids.has(id) || typeof id !== "string" || !Number.isFinite(created)) throw damaged(); // a parent comes before what follows it
       ids.set(id, newChat().id);
       const extra = { ...(typeof note === "string" ? { note } : {}), ...(Number.isFinite(usage?.prompt_tokens + usage?.completion_tokens) ? { usage, seconds, limit } : {}) };
       return { id: ids.get(id), parent: ids.get(parent ?? null), role, parts: parts.map(({ type, text }) => ({ type, text })), created, ...extra };
