@@ -126,8 +126,8 @@ def create_app(server: ChatServer) -> ASGIApp:
 
     server.metrics.watch(server.backend.counts)
     add_metrics(app, server.metrics, None if server.sessions is None else count_sessions)
-    add_render_route(app, server.limits)
     add_session_routes(app, server.backend, server.limits, server.sessions is not None)
+    add_render_route(app, server.limits)
 
     @app.get("/v1/models")
     async def models() -> Response:
