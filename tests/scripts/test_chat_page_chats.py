@@ -108,6 +108,7 @@ def test_search_rename_and_delete(page: Page) -> None:
     expect(page.locator(".chat-open")).to_have_count(2)
     expect(page.locator("article.user .body")).to_have_text(["About ships"])
     more(page, "About trains", "Delete")
+    expect(page.locator(".chat-open")).to_have_count(1)
     page.reload()
     expect(page.locator(".chat-open")).to_have_text(["<b>Boats</b>"])
 

@@ -62,15 +62,23 @@ export async function importFile(file) {
 /** A copy with ids of its own, which may be imported beside the original. */
 function checkedCopy(one, damaged) {
   if (typeof one?.title !== "string" || !Array.isArray(one.messages) || !one.messages.every(isMessage)) throw damaged();
+  const following = new Map();
+  for (const message of one.messages) {
+    const parent = message.parent ?? null;
+    following.set(parent, [...(following.get(parent) ?? []), message]);
+  }
   const ids = new Map([[null, null]]);
-  const copies = [...one.messages]
-    .sort((a, b) => a.created - b.created)
-    .map(({ id, parent, role, parts, created, note, usage, seconds, limit }) => {
-      if (!ids.has(parent ?? null) || ids.has(id) || typeof id !== "string" || !Number.isFinite(created)) throw damaged(); // a parent comes before what follows it
+  const copies = [];
+  for (const known of ids.keys()) {
+    for (const { id, role, parts, created, note, usage, seconds, limit } of following.get(known) ?? []) {
+      if (typeof id !== "string" || ids.has(id) || !Number.isFinite(created)) throw damaged();
       ids.set(id, newChat().id);
-      const extra = { ...(typeof note === "string" ? { note } : {}), ...(Number.isFinite(usage?.prompt_tokens + usage?.completion_tokens) ? { usage, seconds, limit } : {}) };
-      return { id: ids.get(id), parent: ids.get(parent ?? null), role, parts: parts.map(({ type, text }) => ({ type, text })), created, ...extra };
-    });
+      const counted = Number.isFinite(usage?.prompt_tokens + usage?.completion_tokens) ? { usage, seconds, limit } : {};
+      const said = { role, parts: parts.map(({ type, text }) => ({ type, text })), created, ...(typeof note === "string" ? { note } : {}) };
+      copies.push({ id: ids.get(id), parent: ids.get(known), ...said, ...counted });
+    }
+  }
+  if (copies.length !== one.messages.length) throw damaged(); // one follows a message that is not there
   const updated = Number.isFinite(one.updated) ? { updated: one.updated } : {};
   return { chat: { ...newChat(one.title.slice(0, 200)), ...updated, leaf: ids.get(one.leaf) ?? null }, messages: copies };
 }
