@@ -16,6 +16,7 @@ export class Sessions {
     this.actions = actions;
     this.list = [];
     this.name = store.loadSession();
+    this.planned = null; // the name of the session to make
     this.limit = Infinity;
     this.upload = null;
     byId("session").addEventListener("change", () => this.open(byId("session").value));
@@ -60,6 +61,7 @@ export class Sessions {
 
   open(name) {
     this.upload?.abort();
+    this.planned = null;
     this.name = name;
     store.saveSession(name);
     this.draw();
@@ -122,9 +124,10 @@ export class Sessions {
   /** The session to write into: made now, where there is none yet. */
   async current() {
     if (this.name === null) {
-      const name = this.freeName("chat");
+      const name = this.planned ?? this.freeName("chat");
       await createSession(name, undefined, this.actions.token());
       this.name = name;
+      this.planned = null;
       store.saveSession(name);
       await this.refresh();
     }
@@ -201,8 +204,16 @@ export class Sessions {
       this.upload = null;
       byId("reading").hidden = true;
       byId("add-document").disabled = false;
-      this.refresh().catch(this.actions.error);
+      this.afterDocument().catch(this.actions.error);
     }
+  }
+
+  /** The server may drop an empty session with its refused document; it is made again, by its name, for what is said next. */
+  async afterDocument() {
+    await this.refresh();
+    if (!this.name || this.list.some(({ name }) => name === this.name)) return;
+    [this.planned, this.name] = [this.name, null];
+    this.draw();
   }
 
   showProgress(text, share) {
