@@ -221,6 +221,7 @@ def test_a_token_is_asked_for_and_taken_from_the_address(browser: Browser, model
         page = context.new_page()
         page.goto(server.url)
         expect(page.get_by_role("heading", name="This server asks for a token")).to_be_visible()
+        assert page.evaluate("fetch('/v1/render', { method: 'POST', body: '{}' }).then((response) => response.status)") == 401
         page.get_by_role("textbox", name="Token").fill("wrong-token")
         page.keyboard.press("Enter")
         expect(page.get_by_role("textbox", name="Token")).to_have_value("")

@@ -14,9 +14,6 @@ from nanochat.serve.http import render_route
 from nanochat.serve.http.errors import ApiError
 from nanochat.serve.http.limits import WebLimits
 from nanochat.serve.http.markdown_html import Rendered
-from nanochat.serve.http.security import Guard
-
-TOKEN = {"authorization": "Bearer secret"}
 
 
 @pytest.fixture
@@ -32,7 +29,7 @@ def client() -> httpx.AsyncClient:
     async def other() -> str:
         return "here"
 
-    return httpx.AsyncClient(transport=httpx.ASGITransport(Guard(app, "secret")), base_url="http://localhost", headers=TOKEN)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
 
 def post(client: httpx.AsyncClient, **request: Any) -> httpx.Response:
@@ -53,7 +50,6 @@ def test_a_text_is_rendered(client: httpx.AsyncClient) -> None:
         ({"content": b'{"text": "\\ud800"}', "headers": {"content-type": "application/json"}}, 400),
         ({"content": b"a"}, 415),
         ({"json": {"text": "a" * 1000}}, 413),
-        ({"json": {"text": "a"}, "headers": {"authorization": "Bearer wrong"}}, 401),
     ],
 )
 def test_anything_else_is_refused(client: httpx.AsyncClient, request_: dict[str, Any], status: int) -> None:
