@@ -184,7 +184,7 @@ def test_errors_are_readable_and_the_way_back_is_a_button(browser: Browser, mode
         page = next(opened)
         say(page, "x" * 60)
         alert = page.locator("#error")
-        expect(alert).to_contain_text("60 characters; at most 50 are allowed. Nothing was sent: shorten the message")
+        expect(alert).to_contain_text("60 characters; at most 50 are allowed. Nothing was stored: shorten the message")
         expect(page.locator("article")).to_have_count(0)
         expect(page.get_by_label("Your message")).to_have_value("x" * 60)
         say(page, "short")

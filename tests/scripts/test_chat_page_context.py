@@ -79,7 +79,7 @@ def test_what_the_server_finds_too_long_slides_as_well(page: Page) -> None:
 def test_a_message_that_is_too_long_is_refused_and_poisons_nothing(page: Page) -> None:
     spoken(page, "first")
     say(page, "y " * 400)
-    expect(page.locator("#error")).to_contain_text("this model takes 300 together with its reply. Nothing was sent: shorten the message")
+    expect(page.locator("#error")).to_contain_text("this model takes 300 together with its reply. Nothing was stored: shorten the message")
     expect(page.get_by_label("Your message")).to_have_value("y " * 400)
     expect(page.locator("article")).to_have_count(2)
     page.reload()
@@ -91,7 +91,7 @@ def test_a_message_that_is_too_long_is_refused_and_poisons_nothing(page: Page) -
     page.get_by_role("button", name="Edit").last.click()
     page.get_by_label("Edit your message").fill("z " * 400)
     page.keyboard.press("Enter")
-    expect(page.locator("#error")).to_contain_text("Nothing was sent")
+    expect(page.locator("#error")).to_contain_text("Nothing was stored")
     expect(page.get_by_label("Edit your message")).to_have_value("z " * 400)
     page.keyboard.press("Escape")
     expect(page.locator("article.user .body")).to_have_text(["first", "second"])

@@ -147,7 +147,7 @@ async function reply({ said = null, before = null, refused = null } = {}) {
       mine.tree.leaf = before;
       then = () => {
         refused(textOf(said.parts));
-        showError(isTooLong(error) ? `${error.message} Nothing was sent: shorten the message, or split it.` : error.message);
+        showError(isTooLong(error) ? `${error.message} Nothing was stored: shorten the message, or split it.` : error.message);
       };
     } else {
       if (said) keep(said);
