@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nanochat.serve.http.markdown_html import MOST_CHARACTERS, render
 
-MOST_SECONDS = 0.2  # of one CPU
+MOST_SECONDS = 2.0  # of one CPU, which may be busy: without its bounds the renderer takes minutes, with them 0.14 s
 LENGTH = 100_000
 TAGS = set("a blockquote br code div em h3 h4 h5 h6 hr input li ol p pre s span strong table tbody td th thead tr ul".split())
 ATTRIBUTES = {"class", "href", "target", "rel", "tabindex", "role", "aria-label", "start", "type", "disabled", "checked"}
@@ -161,10 +161,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_text_takes_no_time(name: str) -> None:
-    for _ in range(3):  # the collector of garbage may come between
-        began = time.thread_time()
-        rendered = render(HOSTILE[name])
-        if (seconds := time.thread_time() - began) <= MOST_SECONDS:
-            break
-    assert seconds <= MOST_SECONDS
+    began = time.thread_time()
+    rendered = render(HOSTILE[name])
+    assert time.thread_time() - began <= MOST_SECONDS
     check_harmless(rendered.html)
