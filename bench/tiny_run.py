@@ -16,7 +16,7 @@ TAG = "tiny"
 SHAPE = ("--depth=2", "--aspect-ratio=16", "--head-dim=16", "--max-seq-len=32", "--device-batch-size=4", "--total-batch-size=256")
 QUIET = ("--compile=0", "--device-type=cpu", "--log-every=1", "--eval-every=-1", "--sample-every=-1", f"--model-tag={TAG}")
 # What two runs of the same training may differ in.
-CLOCK = ("total_training_time", "train/dt", "train/tok_per_sec", "train/peak_mem_mib", "train/time/")
+CLOCK = ("total_training_time", "train/dt", "train/tok_per_sec", "train/peak_mem_mib", "train/time/", "train/slowest_rank")
 
 
 def write_corpus(folder: Path, seed: int = 0, train: int = 120, val: int = 60) -> list[str]:

@@ -140,7 +140,7 @@ def choose_micro_batch(
         if config.apart and rows < baseline_rows:
             say(f"memory: micro-batches of {baseline_rows} rows do not fit; with smaller ones the model is the baseline's up to rounding")
     assert budget * runtime.world_size * T == total_batch_size and budget % rows == 0, "tokens per step are not the baseline's"
-    controller.micro_batches = budget // rows * runtime.world_size
+    controller.micro_batches_here = budget // rows
     say(f"memory: {budget // rows} micro-batches of {rows} rows in a step; {budget // baseline_rows} of {baseline_rows} without a memory")
     if config.session.mc_tree == "disk":
         say("memory: training rows live in RAM; --mc-tree disk is for sessions")

@@ -119,6 +119,12 @@ def digest(*values: object) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
+def source_digest() -> str:
+    """16 hex digits that differ for different versions of this repository's modules."""
+    files = sorted(path for package in ("scripts", "mc", "nanochat", "rustbpe") for path in (ROOT / package).rglob("*.py"))
+    return digest(*((str(path.relative_to(ROOT)), path.read_bytes()) for path in files))
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message; its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

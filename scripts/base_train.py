@@ -32,7 +32,7 @@ from nanochat.train.objective import NextTokenObjective
 from nanochat.train.schedule import HorizonFlags, TrainPlan, plan_run
 from nanochat.train.trainer import Trainer
 from scripts.shared.evaluations import bits_per_byte, core, memory_worth, samples
-from scripts.shared.stage import StageFlags, StageRun, locked, start_process
+from scripts.shared.stage import StageFlags, StageRun, locked, started
 
 REFERENCE_DEPTH = 12  # the nominal learning rates were tuned at this depth
 
@@ -107,8 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     args = flags.parse(BaseTrain, argv)
     if args.core_metric_every > 0 and not bundle_is_here():
         raise UserError(f"CORE needs its bundle; get it with: {GET_IT}; or leave --core-metric-every at -1")
-    runtime, stop = start_process(args.runtime)
-    with locked("base", args.tag, runtime) as lock:
+    with started(args) as (runtime, stop), locked("base", args.tag, runtime) as lock:
         pretrain(args, runtime, stop, lock)
     return 0
 

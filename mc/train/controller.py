@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from mc.config import MCConfig
@@ -70,16 +69,26 @@ class MCBatchResult:
 class MCController(MemoryModel, Objective):
     """Training objective of a `MemoryModel`: the model, its gists and LensNet learn from rows and their variants.
 
-    `seed` and `rank` (of the process) determine the layouts. `micro_batches`, those of a step over all processes, only scales
-    metrics. With `annealed`, for continued training, variants are narrow from the start, as with `mc_anneal` off. If the model is
-    `pretrained`, a copy of it teaches the variants as long as these teach the model: else the model's predictions would follow theirs.
+    The layouts follow from `seed` and the micro-batch's number in the run, whichever process (`rank` of `world_size`) has it:
+    `micro_batches_here` are those of a step in this one. With `annealed`, for continued training, variants are narrow from the start,
+    as with `mc_anneal` off. If the model is `pretrained`, a copy of it teaches the variants as long as these teach the model: else the
+    model's predictions would follow theirs.
     """
 
     def __init__(
-        self, model: GPT, config: MCConfig, seq_len: int, seed: int = 0, rank: int = 0, annealed: bool = False, pretrained: bool = False
+        self,
+        model: GPT,
+        config: MCConfig,
+        seq_len: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        annealed: bool = False,
+        pretrained: bool = False,
     ) -> None:
         super().__init__(model, config, seq_len)
-        self.micro_batches = 1
+        self.rank, self.world_size = rank, world_size
+        self.micro_batches_here = 1
         self.annealed = annealed or not config.mc_anneal
         self.focus = (HitObjective if config.gist.layered else LensObjective)(self.lensnet, self.plan)
         self.lensnet.requires_grad_(config.lens_loss.mc_lens_loss_weight > 0)
@@ -91,9 +100,9 @@ class MCController(MemoryModel, Objective):
         copied = pretrained and config.joint_weight > 0 and not (config.joint_mean or config.mc_freeze_model)
         self.teachers = (frozen_copy(model),) if copied else ()
         self.reconstruction = Reconstruction(model.config.width, config.geometry) if config.mc_gist_recon_weight else None
-        self.sampler = Sampler(self.plan, seed, model.wte.weight.is_cuda, rank)
+        self.sampler = Sampler(self.plan, seed, model.wte.weight.is_cuda)
         self.pace = VariantThrottle(config.mc_target_tok_per_sec, config.mc_num_random_variants, model.wte.weight.device)
-        self.draw = 0  # micro-batches so far
+        self.draw = 0  # micro-batches so far in this process
         self.contexts = 0  # Working Contexts of them, in all processes
 
     def init_weights(self, generator: torch.Generator | None = None) -> MCController:
@@ -127,13 +136,24 @@ class MCController(MemoryModel, Objective):
             groups.append(ParamGroup("muon", matrices, flags.matrix_lr * scale, decay, apart=apart))
         return [*groups, ParamGroup("adamw", rest, ADAM_LR * scale, 0.0, (0.8, 0.95), apart=apart)] if rest else groups
 
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of a step in all processes."""
+        return self.micro_batches_here * self.world_size
+
+    def number(self, draw: int) -> int:
+        """Number in the whole run of this process's micro-batch `draw`: a step's rows go to the processes in order."""
+        step, mine = divmod(draw, self.micro_batches_here)
+        return (step * self.world_size + self.rank) * self.micro_batches_here + mine
+
     def get_extra_state(self) -> Tensor:
         """Counters that a checkpoint holds in addition to parameters and buffers."""
-        return torch.tensor([self.draw, self.contexts, self.pace.variants])
+        return torch.tensor([self.draw * self.world_size, self.contexts, self.pace.variants])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restores the counters."""
-        self.draw, self.contexts, self.pace.variants = state.tolist()
+        in_all, self.contexts, self.pace.variants = state.tolist()
+        self.draw = in_all // self.world_size
         self.pace.restart()
 
     def flops_per_token(self) -> float:
@@ -174,7 +194,7 @@ class MCController(MemoryModel, Objective):
         embedded, n = plain.embedded.x.detach(), config.compressed_rows(B)  # rows that have variants
         with without_gradients(self.model) if config.apart else nullcontext():
             if config.apart:
-                rows = (torch.arange(n, device=tokens.device) * config.mc_rows_every + self.draw) % B
+                rows = (torch.arange(n, device=tokens.device) * config.mc_rows_every + self.number(self.draw)) % B
                 plain, tokens, targets, row_losses = some_rows(plain, rows), tokens[rows], targets[rows], row_losses[rows]
             with self.spans("tree_build"):
                 bank = self.build_bank(plain, compiled=self.compiled)
@@ -205,7 +225,7 @@ class MCController(MemoryModel, Objective):
             weight = config.joint_weight or 1.0  # 0 here: the model is frozen
             loss, apart = (token_loss if config.joint_mean else base_loss) + weight * memory, None
         self.draw += 1
-        self.contexts += (B + n * V) * (dist.get_world_size() if dist.is_initialized() else 1)
+        self.contexts += (B + n * V) * self.world_size
         return MCBatchResult(
             loss, apart, token_loss.detach(), base_loss.detach(), lens_loss.detach(), metrics.pop("lod_losses"),
             {"rows": plain.rotary, "variants": compressed.rotary}, embedded, metrics | lens_metrics | extra,
@@ -233,7 +253,7 @@ class MCController(MemoryModel, Objective):
     def _reconstruct(self, tokens: Tensor, bank: GistBank) -> Tensor:
         blocks, T = self.plan.blocks, self.plan.length
         gists = bank.x[:, T : T + blocks * self.config.geometry.slots]
-        return self.reconstruction(self.model, gists, tokens[:, : blocks * self.config.block_size], self.draw)
+        return self.reconstruction(self.model, gists, tokens[:, : blocks * self.config.block_size], self.number(self.draw))
 
     def _lens_loss(
         self, tokens, targets, plain: PlainRows, row_losses, bank, compressed: CompressedRows, variants: Variants, losses, advantages
@@ -242,7 +262,7 @@ class MCController(MemoryModel, Objective):
         if not self.config.lens_loss.mc_lens_loss_weight:
             return row_losses.new_zeros(()), {}
         V = len(variants.levels)
-        origin = self.draw // self.config.mc_lens_every % V
+        origin = self.number(self.draw) // self.config.mc_lens_every % V
         with self.spans("lens"):
             if not self._lens_learns(self.draw) or not (self.layered or V > 1):
                 return self.focus.idle()
@@ -252,6 +272,7 @@ class MCController(MemoryModel, Objective):
             return self.focus.loss(bank, compressed.entries.x, variants, origin, advantages, teachers, self.spans)
 
     def _lens_learns(self, draw: int) -> bool:
+        # By the micro-batches of each process, so that all take their turns together and none waits for another.
         return self.config.lens_loss.mc_lens_loss_weight > 0 and draw % self.config.mc_lens_every == 0
 
     def _per_row(self, draw: int) -> int:
@@ -261,7 +282,8 @@ class MCController(MemoryModel, Objective):
     def _sample(self, bank: GistBank | LayeredBank, rows: int, progress: float) -> Variants:
         """Variants of this micro-batch: random, and with priority sampling half of them by LensNet's scores."""
         width = self.plan.width(progress)
-        request, following = (Request(draw, self._per_row(draw), rows, width) for draw in (self.draw, self.draw + 1))
+        draws = (self.draw, self.draw + 1)
+        request, following = (Request(self.number(draw), self._per_row(draw), rows, width) for draw in draws)
         variants = self.sampler(request, following, self.device)
         guided = len(variants.levels) // 2
         if not self.config.mc_priority_sampling or not guided:
@@ -269,7 +291,7 @@ class MCController(MemoryModel, Objective):
         with torch.no_grad(), self.spans("lens"):
             scores = self.focus.likely(bank, self.spans)
         scores = scores.expand(guided, -1, -1).flatten(0, 1)
-        levels = sample_levels(variants.compression, len(scores), self.sampler.generator(self.draw), scores, scores.device).view(
+        levels = sample_levels(variants.compression, len(scores), self.sampler.generator(request.draw), scores, scores.device).view(
             guided, rows, -1
         )
         return lay_out(self.plan, variants.compression, torch.cat([variants.levels[guided:], levels]))
@@ -326,8 +348,8 @@ class MCController(MemoryModel, Objective):
 def new_controller(model: GPT, config: MCConfig, seq_len: int, seed: int, runtime: Runtime, pretrained: bool = False) -> MCController:
     """Adds a freshly initialised memory to `model`, whose weights do not change, on the device of `runtime`.
 
-    The memory's weights are the same in all processes; the layouts differ.
+    The memory's weights are the same in all processes.
     """
-    controller = MCController(model, config, seq_len, seed, rank=runtime.rank, pretrained=pretrained)
+    controller = MCController(model, config, seq_len, seed, runtime.rank, runtime.world_size, pretrained=pretrained)
     # Not the seed of the model's weights.
     return controller.init_weights(torch.Generator().manual_seed(seed + 1)).to(runtime.device).use_kernels(runtime.compile)

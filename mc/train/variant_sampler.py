@@ -19,7 +19,7 @@ from mc.nets.gist_bank import bank_index
 SMOOTHING = 0.9  # EMA decay of the measured throughput
 PATIENCE = 8  # micro-batches between changes: the first of a new shape may be compiled
 SLACK = 1.1  # a variant is added if the throughput is this factor above the target
-RANK_SEEDS = 1_000  # between the seeds of two processes
+LEVELS_SEED = 1_000  # between the seed of the numbers of nodes and that of their places
 
 
 class Variants(NamedTuple):
@@ -63,21 +63,20 @@ def lay_out(plan: RowPlan, compression: Compression, levels: Tensor) -> Variants
 class Request(NamedTuple):
     """Request for the variants of a micro-batch: all that they depend on besides the seed."""
 
-    draw: int  # number of the micro-batch
+    draw: int  # number of the micro-batch in the run
     per_row: int
     rows: int
     width: int
 
 
 class Sampler:
-    """Sampler of random variants: a pure function of seed, process and request, so that a resumed run gets the same.
+    """Sampler of random variants: a pure function of seed and request, so that a resumed run and any number of processes get the same.
 
-    Number and width are the same in all processes, so that none waits for another; the compressed blocks differ. A thread prepares
-    the request that the caller expects next; another request is sampled in the call.
+    A thread prepares the request that the caller expects next; another request is sampled in the call.
     """
 
-    def __init__(self, plan: RowPlan, seed: int, pin: bool, rank: int = 0) -> None:
-        self.plan, self.seed, self.pin, self.rank = plan, seed, pin, rank
+    def __init__(self, plan: RowPlan, seed: int, pin: bool) -> None:
+        self.plan, self.seed, self.pin = plan, seed, pin
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="variants")
         self._ahead: tuple[Request, Future[Variants]] | None = None
         self.newest: Variants | None = None  # result of the last call, on the CPU
@@ -97,8 +96,8 @@ class Sampler:
         return variants.pinned() if self.pin else variants
 
     def generator(self, draw: int) -> torch.Generator:
-        """Random generator of this process for a micro-batch."""
-        return _generator(self.seed + RANK_SEEDS * (1 + self.rank), draw)
+        """Random generator for the levels of a micro-batch."""
+        return _generator(self.seed + LEVELS_SEED, draw)
 
     def _higher(self, width: int, generator: torch.Generator) -> tuple[int, ...]:
         """Draws the number of nodes of each level from 2 up: every group of blocks that fits becomes one with the configured probability.

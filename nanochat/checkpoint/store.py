@@ -27,7 +27,17 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from nanochat.checkpoint.manifest import META, InvalidError, canonical, check_file, read_file, read_manifest, write_file, write_manifest
+from nanochat.checkpoint.manifest import (
+    MANIFEST,
+    META,
+    InvalidError,
+    canonical,
+    check_file,
+    read_file,
+    read_manifest,
+    write_file,
+    write_manifest,
+)
 from nanochat.common import UserError, encoded, fsync_dir
 
 _STEP = re.compile(r"step_(\d{7,})")
@@ -48,6 +58,10 @@ class Processes:
     def all_agree(self, ok: bool) -> bool:
         """Waits for all processes and returns whether `ok` is true in each."""
         return ok
+
+    def first(self, value: Any) -> Any:
+        """`value`, which is JSON, of the first process."""
+        return value
 
 
 ALONE = Processes()
@@ -165,6 +179,11 @@ class CheckpointStore:
         matches = [_STEP.fullmatch(p.name) or _REPLACED.fullmatch(p.name) for p in self.folder.iterdir() if p.is_dir()]
         return sorted({int(match[1]) for match in matches if match})
 
+    def seal(self, step: int) -> str | None:
+        """16 hex digits that identify the content that the checkpoint should have; None if there is no such checkpoint."""
+        manifest = self._path(step) / MANIFEST
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16] if manifest.exists() else None
+
     def verify(self, step: int) -> str | None:
         """None if every byte of the checkpoint is what was written, else one line that says what is wrong."""
         path = self._path(step)
@@ -179,7 +198,7 @@ class CheckpointStore:
         self, say: Callable[[str], None] = print, groups: Collection[str] | None = None, processes: Processes = ALONE
     ) -> Checkpoint | None:
         """The newest checkpoint that `load` accepts, or None. Says which it took and why newer ones were refused."""
-        for step in reversed(self.steps()):
+        for step in reversed(processes.first(self.steps())):
             found = self._try(step, groups, processes)
             if isinstance(found, Checkpoint):
                 say(f"checkpoint of step {step} in {self.folder} is valid")

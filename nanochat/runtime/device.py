@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shutil
 import sys
 import sysconfig
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from nanochat.common import UserError, base_dir
-from nanochat.flags import flag
+from nanochat.common import UserError, base_dir, first_line
+from nanochat.flags import check, flag
 from nanochat.model.attention import AttentionBackend, best_window_pattern, choose_backend
 from nanochat.profiling.memory_snapshot import memory_debug_wanted
+from nanochat.runtime.lost_peer import PeerWatch
+from nanochat.runtime.peers import gather, gather_json
 
 # Dense bf16 peak in FLOP/s, from data sheets; the first key that the device's name contains counts.
 PEAK_FLOPS = {
@@ -33,12 +38,14 @@ class RuntimeFlags:
     device_type: str = flag("auto", "cuda, cpu or mps; auto = the best available")
     attention: str = flag("auto", "attention backend: sdpa, blocked, flex or fa3; auto = the fastest available")
     compile: bool = flag(True, "compile transformer blocks with torch.compile if a C++ compiler is available; cached in the base folder")
+    collective_timeout: int = flag(600, "end the run if a process does not come to a collective operation for this long", unit="seconds")
 
     def __post_init__(self) -> None:
         if self.device_type not in ("auto", "cuda", "cpu", "mps"):
             raise ValueError(f"device_type is {self.device_type!r}; it must be auto, cuda, cpu or mps")
         if self.attention not in ("auto", "sdpa", "blocked", "flex", "fa3"):
             raise ValueError(f"attention is {self.attention!r}; it must be auto, sdpa, blocked, flex or fa3")
+        check(self, lambda value: value >= 1, "must be at least 1", "collective_timeout")
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,9 @@ class Runtime:
     rank: int
     world_size: int
     eager_because: str = ""  # why nothing is compiled although it was requested
+    hosts: tuple[str, ...] = ()  # of the processes, by rank
+    store: dist.Store | None = None  # by which the processes found each other
+    collective_timeout: int = 0
 
     @property
     def peak_flops(self) -> float | None:
@@ -95,11 +105,15 @@ class Runtime:
 
     def all_agree(self, ok: bool) -> bool:
         """Waits for all processes and returns whether `ok` is true in each."""
-        if self.world_size > 1:
-            votes = torch.tensor(int(ok), device=self.device)
-            dist.all_reduce(votes, op=dist.ReduceOp.MIN)
-            ok = bool(votes.item())
-        return ok
+        return all(gather_json(ok)) if self.world_size > 1 else ok
+
+    def first(self, value: Any) -> Any:
+        """`value`, which is JSON, of the first process."""
+        return gather_json(value)[0] if self.world_size > 1 else value
+
+    def watch(self) -> PeerWatch:
+        """Context manager in which a failed collective operation is an error that names the lost process."""
+        return PeerWatch(self.store, self.rank, self.hosts, self.collective_timeout)
 
     def say(self, text: str) -> None:
         """Prints a line in the first process."""
@@ -120,9 +134,9 @@ class Runtime:
 
 
 def start(flags: RuntimeFlags) -> Runtime:
-    """Sets this process up; under torchrun it joins the process group (NCCL on CUDA, gloo elsewhere).
+    """Sets this process up; under torchrun it joins the process group (NCCL for tensors on CUDA, gloo for others).
 
-    Raises `UserError` if the device is not available, or if MC_MEMORY_DEBUG is neither 0 nor 1.
+    Raises `UserError` if the device is not available, if MC_MEMORY_DEBUG is neither 0 nor 1, or if the other processes do not come.
     """
     memory_debug_wanted()  # raises before anything is loaded
     keep_freed_memory()
@@ -136,10 +150,41 @@ def start(flags: RuntimeFlags) -> Runtime:
         backend = choose_backend(flags.attention, device, precision.dtype)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if world > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.type == "cuda" else None)
+    hosts, store = _join(device, rank, world, flags.collective_timeout) if world > 1 else ((), None)
     trouble = _prepare_compiler(device)
-    return Runtime(device, precision, backend, flags.compile and not trouble, rank, world, trouble if flags.compile else "")
+    how = {"compile": flags.compile and not trouble, "eager_because": trouble if flags.compile else ""}
+    together = {"rank": rank, "world_size": world, "hosts": hosts, "store": store, "collective_timeout": flags.collective_timeout}
+    return Runtime(device, precision, backend, **how, **together)
+
+
+def _join(device: torch.device, rank: int, world: int, timeout_seconds: int) -> tuple[tuple[str, ...], dist.Store]:
+    """Joins the process group; returns the hosts by rank, and a store for notes. Raises `UserError` if the others do not come."""
+    on_gpu, timeout = device.type == "cuda", timedelta(seconds=timeout_seconds)
+    if on_gpu:
+        _record_flights()
+    try:
+        store, rank, world = next(dist.rendezvous("env://", rank, world, timeout=timeout))
+        store.set_timeout(timeout)
+        group = {"backend": "cpu:gloo,cuda:nccl" if on_gpu else "gloo", "device_id": device if on_gpu else None}
+        dist.init_process_group(**group, store=dist.PrefixStore("group", store), rank=rank, world_size=world, timeout=timeout)
+        return tuple(gather(platform.node())), dist.PrefixStore("notes", store)
+    except RuntimeError as error:
+        where = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise UserError(
+            f"rank {rank} did not meet all {world} processes at {where} within {timeout_seconds} s ({first_line(error)}); "
+            "look at the others' output, and start all again"
+        ) from error
+
+
+def _record_flights() -> None:
+    """Makes NCCL write its last operations to files in the base folder when one takes too long, unless the user has set it up."""
+    for names, value in {
+        ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"): "2000",
+        ("TORCH_NCCL_DUMP_ON_TIMEOUT",): "1",
+        ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"): str(base_dir() / "nccl_trace_rank_"),
+    }.items():  # the second name is that of earlier versions of torch
+        if not os.environ.keys() & set(names):
+            os.environ[names[0]] = value
 
 
 def find_device(wanted: str, local_rank: int = 0) -> torch.device:

@@ -1,4 +1,4 @@
-"""Mean of each metric of a step over its micro-batches and all processes."""
+"""Metrics of all processes: means over the micro-batches of a step, and the slowest process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
+from nanochat.runtime.peers import gather_json
 from nanochat.train.objective import Metrics
 
 
@@ -15,7 +16,8 @@ def mean_metrics(metrics: Sequence[Metrics], device: torch.device) -> dict[str, 
 
     A collective call: all processes must make it, but each may have metrics that others lack.
     """
-    names = _of_all_processes(sorted({name for of_one in metrics for name in of_one}), device)
+    mine = {name for of_one in metrics for name in of_one}
+    names = sorted(set().union(*gather_json(sorted(mine))))
     if not names:
         return {}
     dtype = torch.float32 if device.type == "mps" else torch.float64  # counts pass 2^24
@@ -28,15 +30,11 @@ def mean_metrics(metrics: Sequence[Metrics], device: torch.device) -> dict[str, 
     return {name: total / count for name, total, count in zip(names, *sums.tolist(), strict=True) if count}
 
 
-def _of_all_processes(names: list[str], device: torch.device) -> list[str]:
-    """The names of all processes, in the same order in each."""
+def slowest(milliseconds: float) -> dict[str, float]:
+    """Metrics: the rank that takes the most `milliseconds`, and these; none without other processes. A collective call."""
     if not dist.is_initialized():
-        return names
-    mine = torch.frombuffer(bytearray("\n".join(names).encode() + b"\n"), dtype=torch.uint8).to(device)
-    longest = torch.tensor([len(mine)], device=device)
-    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
-    padded = torch.full((int(longest),), ord("\n"), dtype=torch.uint8, device=device)
-    padded[: len(mine)] = mine
-    everyone = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyone, padded)
-    return sorted({name for part in everyone for name in bytes(part.tolist()).decode().splitlines()} - {""})
+        return {}
+    times = [torch.zeros(1, dtype=torch.float64) for _ in range(dist.get_world_size())]
+    dist.all_gather(times, torch.tensor([milliseconds], dtype=torch.float64))
+    most, rank = max((time.item(), rank) for rank, time in enumerate(times))
+    return {"train/slowest_rank": rank, "train/slowest_rank_ms": most}

@@ -31,11 +31,12 @@ from nanochat.runtime.folder_lock import FolderLock
 from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.metric_bounds import Alert
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger
+from nanochat.train.agreement import agree_on_run, agree_on_weights
 from nanochat.train.batch import Batch, read_batch
 from nanochat.train.callback import Callback
 from nanochat.train.objective import Metrics, Objective
 from nanochat.train.optim import MuonAdamW, check_coverage
-from nanochat.train.reduce_metrics import mean_metrics
+from nanochat.train.reduce_metrics import mean_metrics, slowest
 from nanochat.train.schedule import ScheduleFlags, TrainPlan, passes_multiple
 from nanochat.train.state import TrainState, check_identity, open_checkpoint, random_states, restore_random_states, set_aside
 
@@ -122,7 +123,9 @@ class Trainer:
 
     def run(self) -> bool:
         """Trains until the plan's end or a stop signal, and saves; returns whether the end was reached."""
+        agree_on_run(self.identity, self.store, self.flags.resume, self.runtime)
         self._resumed = self._resume()
+        agree_on_weights(self.objective.parameters(), self.runtime)
         if self.state.step < self.plan.num_iterations:
             self.store.check_room(self._tensors(), self.runtime.say, self.runtime)
         with self.open_metrics(self._resumed) as self.metrics, ExitStack() as stack:
@@ -302,6 +305,7 @@ class Trainer:
         """The training metrics of the interval that ends with this step."""
         dt = sum(self._interval) / len(self._interval)
         spans = {name: ms / len(self._interval) for name, ms in self.spans.collect().items()}
+        without_waiting = sum(spans.values()) - spans.get("optimizer", 0.0)
         spans["other"] = dt * 1e3 - sum(spans.values())
         self._interval = []
         record = {
@@ -323,7 +327,7 @@ class Trainer:
             record |= callback.figures()
         record |= {f"train/time/{name}": ms for name, ms in spans.items()}
         figures = self.loader.figures() | self.objective.figures(spans, self.grad_accum_steps)
-        return record | mean_metrics(metrics, self.runtime.device) | figures
+        return record | slowest(without_waiting) | mean_metrics(metrics, self.runtime.device) | figures
 
     def _try_to_save(self) -> None:
         """Saves the run at this boundary; raises an alert and goes on if the disk does not take it."""

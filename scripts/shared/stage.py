@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
 from mc.auto_batch import choose_micro_batch
 from mc.eval.metric_bounds import bounds_for
 from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryFlags, TelemetryProvider
@@ -16,7 +18,7 @@ from mc.telemetry.training import TrainingEvents
 from mc.train.controller import MCController
 from nanochat.checkpoint.load_model import Stage
 from nanochat.checkpoint.store import CheckpointStore, together
-from nanochat.common import base_dir, ensure_dir
+from nanochat.common import base_dir, ensure_dir, source_digest
 from nanochat.data.rows import Loader
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.flags import flag, flat_values, part
@@ -27,6 +29,8 @@ from nanochat.redaction import redact_all
 from nanochat.report.sections import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
 from nanochat.runtime.folder_lock import FolderLock, hold
+from nanochat.runtime.peers import agree
+from nanochat.runtime.shared_folder import check_shared
 from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.run_log import METRICS_FILE, open_metrics, wandb_name
 from nanochat.train.callback import open_profilers
@@ -54,14 +58,30 @@ class StageFlags:
         """The flags as JSON, for readers of the run."""
         return dataclasses.asdict(self)
 
+    def common(self) -> dict[str, Any]:
+        """The flags that all processes must have in common: not where data lie, whose fingerprint counts, and who looks on."""
+        own = {"dataset", "run", *flat_values(self.telemetry)}
+        return {name: value for name, value in flat_values(self).items() if name not in own}
 
-def start_process(flags: RuntimeFlags) -> tuple[Runtime, StopSignals]:
-    """Sets up signals, device and process group. Raises `UserError` if the device is not available."""
+
+@contextlib.contextmanager
+def started(args: StageFlags) -> Iterator[tuple[Runtime, StopSignals]]:
+    """The process of a stage: signals, device and process group, and the check that all processes are about to do the same.
+
+    Raises `UserError` if they are not, if the device is not available, or, in place of the error of a broken connection, if
+    another process is lost.
+    """
     stop = StopSignals()
     outlive_readers()
-    runtime = start(flags)
-    runtime.say(runtime.describe())
-    return runtime, stop
+    runtime = start(args.runtime)
+    with runtime.watch():
+        if runtime.world_size > 1:
+            check_shared(base_dir(), runtime.rank)
+            versions = {"nanochat's source code": source_digest(), "torch": torch.__version__}
+            agree(versions, "install the same version on all machines")
+            agree(args.common() | {"precision": runtime.precision.name}, "start all processes with the same command and environment")
+        runtime.say(runtime.describe())
+        yield runtime, stop
 
 
 @contextlib.contextmanager

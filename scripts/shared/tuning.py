@@ -25,7 +25,7 @@ from nanochat.train.objective import NextTokenObjective, Objective
 from nanochat.train.optim import OptimFlags
 from nanochat.train.schedule import BATCH_REFERENCE, ScheduleFlags, TrainPlan
 from nanochat.train.trainer import Trainer, TrainerFlags
-from scripts.shared.stage import StageFlags, StageRun, locked, start_process
+from scripts.shared.stage import StageFlags, StageRun, locked, started
 
 # The stages that a stage may start from, the latest first.
 BEFORE: dict[Stage, tuple[Stage, ...]] = {"mid": ("base",), "sft": ("mid", "base"), "rl": ("sft", "mid", "base")}
@@ -134,10 +134,10 @@ class TuningRun(StageRun):
 @contextlib.contextmanager
 def begin(args: Tuning, stage: Stage) -> Iterator[TuningRun]:
     """Starts the process of a stage, loads its model and locks its folders; see `locked`. Raises `UserError` if there is no model."""
-    runtime, stop = start_process(args.runtime)
-    source, trained = open_source(args, stage, runtime.say)
-    with locked(stage, trained.folder.name, runtime) as lock:
-        yield _load(args, stage, runtime, stop, lock, source, trained)
+    with started(args) as (runtime, stop):
+        source, trained = open_source(args, stage, runtime.say)
+        with locked(stage, trained.folder.name, runtime) as lock:
+            yield _load(args, stage, runtime, stop, lock, source, trained)
 
 
 def _load(
@@ -152,7 +152,8 @@ def _load(
     model.to(runtime.device).use_kernels(runtime.compile, args.chunked_ce)
     objective: Objective = NextTokenObjective(model)
     if memory:
-        objective = restore(trained, model, MCController, seed=args.trainer.seed, rank=runtime.rank, annealed=True, pretrained=True)
+        options = {"seed": args.trainer.seed, "rank": runtime.rank, "world_size": runtime.world_size}
+        objective = restore(trained, model, MCController, annealed=True, pretrained=True, **options)
         objective.use_kernels(runtime.compile)
     return TuningRun(stage, trained.folder.name, args, runtime, stop, lock, trained.tokenizer, objective, telemetry, source, trained)
 

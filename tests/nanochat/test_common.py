@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.common import ROOT, UserError, atomic_write, base_dir, batched_by_chars, ensure_dir, read_json, write_json
+from nanochat import common
+from nanochat.common import ROOT, UserError, atomic_write, base_dir, batched_by_chars, ensure_dir, read_json, source_digest, write_json
 
 
 def test_base_dir_is_the_variable_else_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,3 +142,16 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None
 def test_batches_hold_all_texts_in_order_and_end_where_they_are_full() -> None:
     assert list(batched_by_chars(["ab", "c", "", "defg", "h"], 3)) == [["ab", "c"], ["", "defg"], ["h"]]
     assert list(batched_by_chars([], 3)) == []
+
+
+def test_the_digest_of_the_source_code_follows_its_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "ROOT", tmp_path)
+    (tmp_path / "mc").mkdir()
+    (tmp_path / "mc" / "a.py").write_text("x = 1\n")
+    before = source_digest()
+    (tmp_path / "mc" / "a.pyc").write_text("compiled")
+    assert source_digest() == before
+    (tmp_path / "mc" / "a.py").write_text("x = 2\n")
+    changed = source_digest()
+    (tmp_path / "mc" / "a.py").rename(tmp_path / "mc" / "b.py")
+    assert len({before, changed, source_digest()}) == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 from bench.tiny_run import QUIET, SHAPE, Home, new_home
 from bench.warm_start import Process, WarmStart
 from nanochat.common import ROOT
+from tests.helpers.two_processes import start_two
 
 STEPS = 12
 FLAGS = (f"--num-iterations={STEPS}", "--warmup-steps=5", "--save-every=4", "--keep-checkpoints=-1", "--eval-every=8", "--eval-tokens=8192")
@@ -29,13 +29,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory, corpus: Path, warm: WarmStar
     return home
 
 
-def start_two(home: Home, *flags: str, environment: dict[str, str] | None = None) -> list[Process]:
-    """The run in two processes with the environment that torchrun gives them, and more of it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | (environment or {})
-    return [home.start(*FLAGS, *flags, environment=world | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
+def start(home: Home, *flags: str) -> list[Process]:
+    """The run in two processes."""
+    return start_two(home, *FLAGS, *flags)
 
 
 def assert_nearly_equal(home: Home, other: Home) -> None:
@@ -50,7 +46,7 @@ def assert_nearly_equal(home: Home, other: Home) -> None:
 
 
 def test_two_processes_train_as_one_and_either_takes_up_the_other(alone: Home, home: Home, tmp_path: Path) -> None:
-    processes = start_two(home)
+    processes = start(home)
     processes[0].until(lambda: home.logged(6))
     processes[1].signal(signal.SIGTERM)  # one is told, both stop
     assert [process.wait() for process in processes] == [0, 0], processes[0].stderr + processes[1].stderr
@@ -58,20 +54,20 @@ def test_two_processes_train_as_one_and_either_takes_up_the_other(alone: Home, h
     assert 6 <= step < STEPS
     assert f"after step {step} of {STEPS}; run again to continue" in processes[0].stdout
     one = home.copy(tmp_path / "one")
-    again = start_two(home)
+    again = start(home)
     assert one.train(*FLAGS).code == 0
     assert [process.wait() for process in again] == [0, 0], again[0].stderr + again[1].stderr
     assert again[1].stdout == "", "a process besides the first has printed something"
     assert_nearly_equal(home, alone)
     assert_nearly_equal(one, alone)
     back = alone.copy(tmp_path / "back")
-    processes = start_two(back, "--resume=4")
+    processes = start(back, "--resume=4")
     assert [process.wait() for process in processes] == [0, 0]
     assert_nearly_equal(back, alone)
 
 
 def test_a_stop_in_an_evaluation_stops_both(home: Home) -> None:
-    processes = start_two(home, "--eval-tokens=10_000_000")
+    processes = start(home, "--eval-tokens=10_000_000")
     processes[0].until(lambda: 8 in home.saved_steps())
     processes[0].signal(signal.SIGTERM)
     assert [process.wait() for process in processes] == [0, 0], processes[0].stderr + processes[1].stderr
@@ -80,20 +76,20 @@ def test_a_stop_in_an_evaluation_stops_both(home: Home) -> None:
 
 def test_two_killed_processes_are_continued_exactly(alone: Home, home: Home, tmp_path: Path) -> None:
     whole = new_home(tmp_path / "whole", home.corpus, home.warm)
-    processes = start_two(whole)
+    processes = start(whole)
     assert [process.wait() for process in processes] == [0, 0]
-    processes = start_two(home)
+    processes = start(home)
     processes[0].until(lambda: home.logged(6))
     for process in processes:
         process.signal(signal.SIGKILL)
         process.wait()
-    processes = start_two(home)
+    processes = start(home)
     assert [process.wait() for process in processes] == [0, 0]
     home.assert_same_training(whole, STEPS)
 
 
 def test_a_batch_that_does_not_divide_over_the_processes(home: Home) -> None:
-    processes = start_two(home, "--total-batch-size=128")
+    processes = start(home, "--total-batch-size=128")
     assert [process.wait() for process in processes] == [1, 1]
     expected = "error: total_batch_size 128 is not a multiple of 256 tokens (device_batch_size × max_seq_len × processes); change one\n"
     assert processes[0].stderr == expected

@@ -14,10 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from bench.tiny_run import QUIET, SHAPE, TAG, Home, new_home
-from bench.warm_start import Process, WarmStart
+from bench.warm_start import WarmStart
 from mc.config import MCConfig
 from mc.train.controller import MCController, new_controller
-from mc.train.variant_sampler import Request
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.flags import parse
 from nanochat.model.gpt import GPT, GPTConfig
@@ -25,7 +24,7 @@ from nanochat.report.compose import generate
 from nanochat.runtime.device import Precision, Runtime
 from scripts.base_train import BaseTrain, build_model
 from tests.helpers.byte_tokenizer import ByteTokenizer
-from tests.scripts.test_base_train_distributed import start_two
+from tests.helpers.two_processes import start_two
 
 STEPS = 50
 FLAGS = (
@@ -280,17 +279,19 @@ def test_the_models_weights_are_the_baselines_bit_for_bit() -> None:
         assert torch.equal(first.model.state_dict()[name], weight)
     for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b), f"{name} differs between processes"
-    requests = [Request(draw, 2, 4, first.plan.width(0.3)) for draw in range(10)]
-    pairs = [(first.sampler.sample(request), second.sampler.sample(request)) for request in requests]
-    assert all(mine.index.shape == theirs.index.shape for mine, theirs in pairs)
-    assert not all(torch.equal(mine.levels, theirs.levels) for mine, theirs in pairs), "layouts are each process's own"
 
 
-def test_two_processes_train_a_memory_on_the_rows_of_one(home: Home, both: tuple[Home, Home]) -> None:
-    flags = (*FLAGS, *MEMORY, "--device-batch-size=2", "--num-iterations=8", "--eval-every=8", "--save-every=4")
-    processes: list[Process] = start_two(home, *flags)
+def test_two_processes_train_the_memory_of_one_and_one_takes_it_up(home: Home, both: tuple[Home, Home]) -> None:
+    processes = start_two(home, *FLAGS, *MEMORY)
+    two = with_memory(home)
+    processes[0].until(lambda: 20 in two.saved_steps())
+    for process in processes:
+        process.signal(signal.SIGTERM)
     assert [process.wait() for process in processes] == [0, 0], processes[0].stderr + processes[1].stderr
-    records = [r for r in with_memory(home).metrics() if "train/loss" in r]
-    assert [r["train/data_hash"] for r in records] == [r["train/data_hash"] for r in both[1].metrics()[:8]]
-    assert records[0]["train/loss_lod0"] == pytest.approx(both[1].metrics()[0]["train/loss_lod0"], rel=1e-6)
-    assert with_memory(home).saved_steps() == [4, 8] and with_memory(home).logged(8, "mc/delta_nll@32")
+    assert home.train(*FLAGS, *MEMORY).code == 0
+    for mine, alone in zip(two.metrics(), both[1].metrics(), strict=True):
+        assert mine.get("train/data_hash") == alone.get("train/data_hash")
+        for key in alone.keys() & {"train/loss", "train/loss_lod0", "mc/token_loss", "mc/gist_recon"}:
+            assert mine[key] == pytest.approx(alone[key], rel=1e-3), f"{key} at step {mine['step']}"
+        for key in alone.keys() & {"mc/adv_delta_mean", "mc/adv_delta_p95"}:  # of other layouts they are far apart
+            assert mine[key] == pytest.approx(alone[key], rel=0.1, abs=2e-6), f"{key} at step {mine['step']}"

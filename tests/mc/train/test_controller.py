@@ -90,7 +90,7 @@ def test_what_a_batch_returns() -> None:
 
 def test_counts_of_a_step() -> None:
     memory = tiny_memory(mc_joint="mean", mc_max_lod=1, mc_priority_sampling=True, mc_num_random_variants=4)
-    memory.micro_batches = 3
+    memory.micro_batches_here = 3
     metrics = memory.process_batch(*tiny_batch(2), 0.3).metrics
     width = metrics["mc/variant_width"]
     assert metrics["mc/variants_total"] == 2 * 4 * 3 and metrics["mc/variants_per_sample"] == 4
@@ -130,6 +130,35 @@ def test_state_goes_on_where_it_was() -> None:
     second.load_state_dict(first.state_dict())
     a, b = (memory.process_batch(*tiny_batch(2), 0.3) for memory in (first, second))
     assert torch.equal(a.loss, b.loss) and first.contexts == second.contexts and first.draw == second.draw == 4
+
+
+def layouts(rank: int, world: int, steps: range, state: dict | None = None) -> tuple[dict[int, list], MCController]:
+    """By step: the variants of the micro-batches, of which all processes have 4 in a step, of process `rank` of `world`."""
+    memory = tiny_memory(mc_lens_every=1)
+    memory.rank, memory.world_size, memory.micro_batches_here = rank, world, 4 // world
+    if state is not None:
+        memory.load_state_dict(state)
+    seen: dict[int, list] = {}
+    for step in steps:
+        for _ in range(memory.micro_batches_here):
+            memory.process_batch(*tiny_batch(2), 0.3)
+            seen.setdefault(step, []).append(memory.sampler.newest)
+    return seen, memory
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_layouts_do_not_depend_on_the_number_of_processes(world: int) -> None:
+    alone, _ = layouts(0, 1, range(4))
+    parts, first = zip(*(layouts(rank, world, range(2)) for rank in range(world)), strict=True)
+    halfway = first[0].state_dict()
+    then, last = layouts(0, 1, range(2, 4), halfway)
+    for step in range(4):
+        together = [variants for part in parts for variants in part[step]] if step < 2 else then[step]
+        for mine, theirs in zip(together, alone[step], strict=True):
+            assert torch.equal(mine.levels, theirs.levels) and torch.equal(mine.index, theirs.index)
+    assert last.draw == 16
+    again, _ = layouts(world - 1, world, range(2, 4), halfway)
+    assert torch.equal(again[3][-1].levels, alone[3][-1].levels)
 
 
 def test_flops_count_the_variants() -> None:

@@ -1,4 +1,4 @@
-"""Variants of micro-batches: a function of seed, process and request, prepared ahead, legal."""
+"""Variants of micro-batches: a function of seed and request, prepared ahead, legal."""
 
 from __future__ import annotations
 
@@ -23,18 +23,15 @@ def same(a, b) -> bool:
     )
 
 
-def test_variants_follow_from_seed_process_and_request() -> None:
+def test_variants_follow_from_seed_and_request() -> None:
     request = Request(7, 3, 2, 300)
     first = Sampler(plan(), 1, False)
     assert same(first.sample(request), Sampler(plan(), 1, False).sample(request))
-    others = [
-        Sampler(plan(), 2, False).sample(request), Sampler(plan(), 1, False, rank=1).sample(request), first.sample(request._replace(draw=8))
-    ]  # fmt: skip
+    others = [Sampler(plan(), 2, False).sample(request), first.sample(request._replace(draw=8))]
     assert not any(torch.equal(other.levels, first.sample(request).levels) for other in others)
-    # Processes differ in which blocks they compress, never in how wide that makes a variant: they wait for each other.
-    for draw in range(20):
-        here, there = (Sampler(plan(), 1, False, rank).sample(request._replace(draw=draw)) for rank in (0, 3))
-        assert here.compression == there.compression
+    # Processes have other micro-batches at a time, but of nearly the same width: they wait for each other.
+    widths = [first.sample(request._replace(draw=draw)).compression.width for draw in range(20)]
+    assert max(widths) - min(widths) <= 8
 
 
 def test_what_was_prepared_is_what_would_have_been_drawn() -> None:

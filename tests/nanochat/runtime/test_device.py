@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.runtime.device import PEAK_FLOPS, Precision, Runtime, RuntimeFlags
+from nanochat.runtime.device import PEAK_FLOPS, Precision, Runtime, RuntimeFlags, _record_flights
 from nanochat.runtime.signals import StopSignals
 
 HEAD = "import os, sys, resource, torch\nfrom nanochat.runtime import device, signals\nfrom nanochat.flags import run\n"
@@ -150,3 +150,19 @@ def test_the_first_name_found_is_the_right_one(name, peak):
 def test_bad_flags_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         RuntimeFlags(**bad)
+
+
+def test_nccl_records_its_operations_unless_the_user_has_set_it_up(monkeypatch, base):
+    monkeypatch.setattr(
+        os, "environ", {"NANOCHAT_BASE_DIR": str(base), "TORCH_NCCL_TRACE_BUFFER_SIZE": "7", "TORCH_NCCL_DUMP_ON_TIMEOUT": "0"}
+    )
+    _record_flights()
+    set_here = {name: value for name, value in os.environ.items() if name.startswith("TORCH_")}
+    assert set_here == {
+        "TORCH_NCCL_TRACE_BUFFER_SIZE": "7", "TORCH_NCCL_DUMP_ON_TIMEOUT": "0", "TORCH_FR_DUMP_TEMP_FILE": str(base / "nccl_trace_rank_")
+    }  # fmt: skip
+
+
+def test_a_timeout_is_a_positive_number():
+    with pytest.raises(ValueError, match="collective_timeout is 0; it must be at least 1"):
+        RuntimeFlags(collective_timeout=0)

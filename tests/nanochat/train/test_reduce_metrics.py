@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import socket
 
 import torch
 
 from bench.warm_start import WarmStart
 from nanochat.train.reduce_metrics import mean_metrics
 from tests.helpers.tiny import warm  # noqa: F401 (pytest finds fixtures by name)
+from tests.helpers.two_processes import new_world
 
 CPU = torch.device("cpu")
 
@@ -24,9 +24,7 @@ def test_each_metric_is_the_mean_over_those_that_have_it() -> None:
 
 
 def test_two_processes_get_the_same_means_whoever_measured(warm: WarmStart) -> None:  # noqa: F811
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    world = new_world()
     workers = [warm.start("tests.helpers.mean_metrics_worker", [], world | {"RANK": rank}) for rank in "01"]
     assert [worker.wait() for worker in workers] == [0, 0], workers[0].stderr + workers[1].stderr
     assert workers[0].stdout == workers[1].stdout
