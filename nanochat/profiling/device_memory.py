@@ -1,8 +1,8 @@
 """Device memory of a training process: an estimate before it starts, in bytes by part, from shapes alone; and its measured peak.
 
 It counts the tensors that autograd keeps (see `GPT`, `ChunkedCrossEntropy`, `MuonAdamW`) at the moments when most of them are
-alive: the end of a forward, the end of a backward, and the optimizer's update. `bench.memory_estimate` compares it with
-processes on a CPU; the same accounting is used for GPUs, where it has not been measured.
+alive: the end of a forward, the end of a backward, the reduction of the gradients, and the optimizer's update.
+`bench.memory_estimate` compares it with processes on a CPU; the same accounting is used for GPUs, where it has not been measured.
 
 Shapes: `N` positions of all rows of a pass, `D` width, `V` vocabulary, `L` layers. Sizes are in bytes unless noted.
 """
@@ -59,6 +59,21 @@ class Addition(NamedTuple):
     activations: int = 0  # bytes
 
 
+class MatrixStack(NamedTuple):
+    """Matrices of one shape under Muon; each belongs to one process."""
+
+    size: int  # parameters of a matrix
+    count: int = 1
+
+    def per_rank(self, world_size: int) -> int:
+        """Matrices that a process has room for: the same for all, so that some have more room than matrices."""
+        return -(-self.count // world_size)
+
+    def padded(self, world_size: int) -> int:
+        """Matrices in the stack that is reduced: zeros fill the room."""
+        return self.per_rank(world_size) * world_size
+
+
 @dataclass(frozen=True)
 class Setting:
     """Everything but the model that determines the memory of a process."""
@@ -77,7 +92,7 @@ class MemoryEstimate:
     """Bytes by part at the moment of the peak."""
 
     parts: dict[str, int]
-    moment: str  # "forward", "backward" or "update"
+    moment: str  # "forward", "backward", "reduction" or "update"
 
     @property
     def total(self) -> int:
@@ -111,7 +126,10 @@ def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, additi
     tables = table_parameters(config)
     rest = tables + other_parameters(config) + addition.vectors
     parameters = FP32 * (matrices + rest)
-    state = (FP32 * matrices + 2 * FP32 * rest) // world
+    stacks = matrix_stacks(config)
+    slices = sum(stack.per_rank(world) * stack.size for stack in stacks) + addition.matrices // world
+    split = tables if config.vocab_size % world == 0 else 0  # a table that does not divide is updated by every process
+    state = FP32 * (slices + 2 * (split // world + rest - split))
     fixed = {"process": process_bytes(setting), "parameters": parameters, "optimizer state": state}
     kept = sum(activation_bytes(config, one, setting) for one in passes) + addition.activations
     if size != FP32:
@@ -124,6 +142,8 @@ def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, additi
     stack = max(4 * D * D * config.depth, addition.largest_stack)
     copies = UPDATES * matrices if setting.device_type == "cpu" else matrices + 6 * stack
     update = {"update": FP32 * copies // world}
+    # The gradients of a shape are stacked, and padded to as many matrices for each process, before they are reduced to slices.
+    stacked = slices + max(s.size * (s.count + s.padded(world) * (s.padded(world) > s.count)) for s in stacks) * (world > 1)
     moments = {
         "forward": {
             "gradients": FP32 * (matrices + rest) * setting.accumulates,
@@ -134,6 +154,7 @@ def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, additi
             "gradients": FP32 * (matrices + rest),
             "gradient of a table": FP32 * (largest_table * setting.accumulates + tokens * value_width(config)),
         },
+        "reduction": {"gradients": FP32 * (matrices + rest), "stacked gradients": FP32 * stacked},
         "update": {"gradients": FP32 * (matrices + rest) // world} | update,
     }
     if setting.device_type == "cpu":  # memory that one moment frees is not reused in the next: the heap grows all the same
@@ -149,10 +170,16 @@ def value_width(config: GPTConfig) -> int:
     return sum(map(config.has_values, range(config.depth))) * config.key_heads * config.head_dim
 
 
+def matrix_stacks(config: GPTConfig) -> list[MatrixStack]:
+    """Stacks of the layers' matrices, which Muon trains."""
+    D, L, kv = config.width, config.depth, config.key_heads * config.head_dim
+    attention = [MatrixStack(D * D, 4 * L)] if kv == D else [MatrixStack(D * D, 2 * L), MatrixStack(D * kv, 2 * L)]
+    return [*attention, MatrixStack(4 * D * D, L), MatrixStack(4 * D * D, L)]
+
+
 def matrix_parameters(config: GPTConfig) -> int:
-    """Parameters of the layers' matrices, which Muon trains."""
-    D, kv = config.width, config.key_heads * config.head_dim
-    return config.depth * (2 * D * D + 2 * D * kv + 8 * D * D)
+    """Parameters of the layers' matrices."""
+    return sum(stack.size * stack.count for stack in matrix_stacks(config))
 
 
 def table_parameters(config: GPTConfig) -> int:
