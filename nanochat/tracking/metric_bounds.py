@@ -180,7 +180,7 @@ HEARTBEAT = MetricBound(
 RUN_BOUNDS = (
     MetricBound(
         "train/mfu",
-        Band(0.45, 0.55, alert_low=0.40),
+        Band(0.45, 0.55, alert_low=0.38),  # bf16 on H100s, where others measured 0.47 to 0.51; not yet measured here
         "share of the device's peak that the model's FLOPs take; logged if the peak is known",
         "--device-batch-size, train/grad_accum_steps and train/time/data: the device waits for the host",
     ),
