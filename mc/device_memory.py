@@ -73,9 +73,9 @@ class Foresight:
         return f"device memory: {self.at(self.device_batch_size).describe(self.available)}"
 
     def check(self) -> None:
-        """Raises `UserError` if the device clearly has too little memory."""
+        """Raises `UserError` if the device has less memory than the estimate."""
         least = self.at(1 if self.searches else self.device_batch_size)
-        if self.available is None or not least.is_hopeless(self.available):
+        if self.available is None or least.fits(self.available):
             return
         fits = self.largest_that_fits()
         advice = f"--device-batch-size {fits} would fit" if fits else "not even one row would fit, use a smaller --depth or --max-seq-len"

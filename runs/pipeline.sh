@@ -161,7 +161,7 @@ preflight() {
     [ -n "$lines" ] || exit "$code" # refused; the reason is printed
     NEEDS=${lines%%$'\n'*}
     NEEDS="base_train ${NEEDS#*: }"
-    # A shortage within the error of the estimate: training is tried, and the size that would fit is printed.
+    # A run with a memory looks for the micro-batch that fits; the baseline's that would fit is printed.
     [ "$code" = 0 ] || NEEDS="$NEEDS; ${lines##*$'\n'}"
 }
 

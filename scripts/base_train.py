@@ -48,7 +48,7 @@ class BaseTrain(StageFlags):
     horizon: HorizonFlags = part(HorizonFlags)
     memory: MCConfig = part(MCConfig)
     fused_rmsnorm: bool = flag(False, "fused RMSNorm autograd function (helps in eager mode only)")
-    check_memory: bool = flag(True, "refuse a run that needs far more device memory than there is")
+    check_memory: bool = flag(True, "refuse a run that needs more device memory than there is, by the estimate")
     eval_every: int = flag(250, "evaluate validation bits per byte; -1 = never", unit="baseline steps, applied as tokens")
     eval_tokens: int = flag(80 * 524288, "validation tokens to evaluate on", unit="tokens")
     sample_every: int = flag(2000, "sample a few completions; -1 = never", unit="baseline steps, applied as tokens")

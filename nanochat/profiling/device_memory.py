@@ -34,7 +34,6 @@ COMPILER = {"cpu": 450 << 20, "cuda": 0, "mps": 0}
 COPIES = {"cpu": 12, "cuda": 5, "mps": 5}
 UPDATES = 10  # copies of the matrices that Muon's update leaves on a CPU's heap, measured
 SLACK = {"cpu": 0.0, "cuda": 0.05, "mps": 0.05}  # fraction of everything else: rounding of allocators, fragmentation
-REFUSAL = 1.25  # an estimate above this multiple of the device's memory is refused
 
 
 class Pass(NamedTuple):
@@ -108,10 +107,6 @@ class MemoryEstimate:
     def fits(self, available: int) -> bool:
         """Whether the estimate is at most `available` bytes."""
         return self.total <= available
-
-    def is_hopeless(self, available: int) -> bool:
-        """Whether `available` bytes are too few even if the estimate is too high."""
-        return self.total > REFUSAL * available
 
 
 def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, addition: Addition | None = None) -> MemoryEstimate:

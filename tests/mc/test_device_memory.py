@@ -87,12 +87,16 @@ def test_the_largest_batch_divides_the_rows_of_a_step_and_fits() -> None:
     assert at(1).largest_that_fits() is None and at(None).largest_that_fits() == 56
 
 
-def test_a_run_is_refused_where_it_clearly_cannot_fit() -> None:
+def test_a_run_that_does_not_fit_is_refused() -> None:
     at(None, batch=56).check()
-    at(45, batch=56).check()  # a little too little: the estimate may be wrong
+    at(50, batch=56).check()
     line = r"the run needs about 4\d\.\d of 32.0 GiB \(.*\); --device-batch-size 28 would fit; .*--check-memory 0"
     with pytest.raises(UserError, match=line):
         at(32, batch=56).check()
+    needs = at(None, batch=56).at(56).total
+    dataclasses.replace(at(50, batch=56), available=needs).check()
+    with pytest.raises(UserError, match="the run needs about"):
+        dataclasses.replace(at(50, batch=56), available=needs - 1).check()
     with pytest.raises(UserError, match="not even one row would fit"):
         at(2).check()
 

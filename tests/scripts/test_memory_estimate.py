@@ -23,12 +23,12 @@ def test_another_machine(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_does_not_fit_is_told_by_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*CARD, "--device-batch-size=28", "--device-memory=24"]) == 1
+    assert main([*CARD, "--device-batch-size=28", "--device-memory=24", "--check-memory=0"]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "largest that fits: --device-batch-size 14"
     assert main([*CARD, "--device-batch-size=28", "--device-memory=2", "--check-memory=0"]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "no batch fits"
     with pytest.raises(UserError, match="--device-batch-size 14 would fit"):
-        main([*CARD, "--device-batch-size=56", "--device-memory=24"])
+        main([*CARD, "--device-batch-size=28", "--device-memory=24"])
 
 
 def test_processes_share_the_state(capsys: pytest.CaptureFixture[str]) -> None:
