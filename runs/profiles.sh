@@ -8,7 +8,8 @@
 #   TRAIN_FLAGS       flags of base_train, as name value pairs; flags on the command line override them
 #   MC_FLAGS          additional flags of base_train with --mc; rows, steps and learning rates stay those of the baseline
 #   MID_FLAGS, SFT_FLAGS, CHAT_EVAL_FLAGS, RL_FLAGS, MC_EVAL_FLAGS  flags of the other stages, as they are passed
-# Micro-batches on GPUs are the largest divisors of a process's rows that fit according to `nanochat.profiling.device_memory`.
+# Micro-batches on GPUs are the largest divisors of a process's rows that fit into nine tenths of the device memory according to
+# `nanochat.profiling.device_memory`, whose estimate has not been compared with a GPU.
 
 use_profile() { # RECIPE MACHINE
     local rows
@@ -35,9 +36,9 @@ use_profile() { # RECIPE MACHINE
             TRAIN_FLAGS=(device-type cuda depth 12 max-seq-len 2048
                 device-batch-size 56 total-batch-size 229376 num-iterations 18880 save-every 1000)
             ;;
-        speedrun/*) # 21,400 × 524,288 = 11.2 B tokens; 256 rows, 32 in each process
+        speedrun/*) # 21,400 × 524,288 = 11.2 B tokens; 256 rows, 32 of each process
             SHARDS=235
-            case $2 in 5090) rows=8 ;; *) rows=32 ;; esac
+            case $2 in 5090) rows=8 ;; *) rows=16 ;; esac
             TRAIN_FLAGS=(device-type cuda depth 20 max-seq-len 2048
                 device-batch-size "$rows" total-batch-size 524288 num-iterations 21400 save-every 1000)
             ;;
