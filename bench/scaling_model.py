@@ -34,7 +34,7 @@ from nanochat.profiling.device_memory import (
     table_parameters,
     value_width,
 )
-from nanochat.runtime.device import PEAK_FLOPS
+from nanochat.runtime.peak_flops import PEAK_FLOPS
 from nanochat.train.muon import MuonExtras
 from nanochat.train.optim import ROW_SHARD_MIN
 

@@ -21,13 +21,9 @@ from nanochat.flags import check, flag
 from nanochat.model.attention import AttentionBackend, best_window_pattern, choose_backend
 from nanochat.profiling.memory_snapshot import memory_debug_wanted
 from nanochat.runtime.lost_peer import PeerWatch
+from nanochat.runtime.peak_flops import peak_flops
 from nanochat.runtime.peers import gather, gather_json
 
-# Dense bf16 peak in FLOP/s, from data sheets; the first key that the device's name contains counts.
-PEAK_FLOPS = {
-    "GB200": 2.5e15, "B200": 2.25e15, "B100": 1.8e15, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
-    "A100": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "RTX 5090": 209.5e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12,
-}  # fmt: skip
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -84,10 +80,7 @@ class Runtime:
     @property
     def peak_flops(self) -> float | None:
         """Dense bf16 peak of the device in FLOP/s, if known."""
-        if self.device.type != "cuda":
-            return None
-        name = torch.cuda.get_device_name(self.device)
-        return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+        return peak_flops(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None
 
     @property
     def muon_dtype(self) -> torch.dtype:
