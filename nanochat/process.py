@@ -14,19 +14,24 @@ from typing import NoReturn
 # Times that an idle OpenMP thread looks for work before it sleeps. libgomp's 300,000 take longer than a time slice: beside one other
 # busy process such threads burn the core that the working ones wait for. `python -m bench.spin_count` compares counts.
 SPIN_COUNT = 2_000
+# CUDA's allocator grows its segments instead of adding new ones, so that tensors of changing sizes leave fewer holes.
+ALLOCATOR = "expandable_segments:True"
+_ALLOCATOR_NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")  # the newest first; torch takes any
 READER_ENDED = 128 + signal.SIGPIPE  # exit code of a program that dies by the signal
 
 
 def begin() -> None:
     """Prepares a process that was started as `python -m` with a module of this repository, before that module loads.
 
-    libgomp reads its variables when torch is loaded. Does nothing in a process that merely imports: only while the interpreter looks for
-    the module is `sys.argv[0]` "-m".
+    libgomp and CUDA's allocator read their variables when torch is loaded. Does nothing in a process that merely imports: only while the
+    interpreter looks for the module is `sys.argv[0]` "-m".
     """
     if sys.argv[:1] != ["-m"]:
         return
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+    if not os.environ.keys() & set(_ALLOCATOR_NAMES):
+        os.environ[_ALLOCATOR_NAMES[0]] = ALLOCATOR
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _quit)
     for descriptor in range(3):

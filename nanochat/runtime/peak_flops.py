@@ -26,8 +26,8 @@ PEAK_FLOPS = {
     "MI355X": 2516.6 * TERA, "MI350X": 2306.9 * TERA, "MI325X": 1307.4 * TERA, "MI300X": 1307.4 * TERA, "MI300A": 980.6 * TERA,
     "MI250X": 383 * TERA,
 }  # fmt: skip
-# Makers and lines before a model's name, and after it its form, memory and edition. Any other word makes another model: a laptop's RTX 4090,
-# an RTX 5090 D or a part of a MIG device has less than its namesake.
+# Makers and lines before a model's name, and after it its form, memory and edition. Any other word makes another model: a laptop's
+# RTX 4090, an RTX 5090 D or a part of a MIG device has less than its namesake.
 _KEYS = {key.upper(): key for key in PEAK_FLOPS}
 _BEFORE = {"NVIDIA", "AMD", "GEFORCE", "INSTINCT", "TESLA", "GRAPHICS", "DEVICE"}
 _AFTER = re.compile(r"\d+GB?|SXM\d?|HBM\d\w?|PCIE|OAM|VF|HF|BLACKWELL|WORKSTATION|SERVER|EDITION", re.IGNORECASE)

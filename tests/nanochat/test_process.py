@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.common import ROOT
-from nanochat.process import SPIN_COUNT
+from nanochat.process import ALLOCATOR, SPIN_COUNT
 
 PRINTS = "from nanochat.flags import run\nrun(lambda: print({text}))"
 
@@ -90,7 +90,8 @@ import os, sys
 class AtTorch:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "PYTORCH_ALLOC_CONF")
+            print(*(os.environ.get(name) for name in names), flush=True)
             os._exit(7)
 
 sys.meta_path.insert(0, AtTorch())
@@ -99,7 +100,8 @@ sys.meta_path.insert(0, AtTorch())
 
 def shown_at_torch(folder: Path, *arguments: str, **given: str) -> str:
     (folder / "sitecustomize.py").write_text(SITE)
-    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    removed = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    clean = {name: value for name, value in os.environ.items() if name not in removed}
     environment = clean | {"PYTHONPATH": f"{folder}:{ROOT}"} | given
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 7, done.stderr
@@ -107,14 +109,16 @@ def shown_at_torch(folder: Path, *arguments: str, **given: str) -> str:
 
 
 @pytest.mark.parametrize("module", ["scripts.base_train", "scripts.chat_cli", "bench.mc_overhead"])
-def test_idle_threads_spin_briefly_however_a_script_is_started(tmp_path: Path, module: str) -> None:
-    assert shown_at_torch(tmp_path, "-m", module) == f"{SPIN_COUNT} None\n"
+def test_a_script_is_prepared_however_it_is_started(tmp_path: Path, module: str) -> None:
+    assert shown_at_torch(tmp_path, "-m", module) == f"{SPIN_COUNT} None {ALLOCATOR}\n"
 
 
 def test_what_the_user_sets_stays(tmp_path: Path) -> None:
-    assert shown_at_torch(tmp_path, "-m", "scripts.base_train", GOMP_SPINCOUNT="5") == "5 None\n"
-    assert shown_at_torch(tmp_path, "-m", "scripts.base_train", OMP_WAIT_POLICY="active") == "None active\n"
+    assert shown_at_torch(tmp_path, "-m", "scripts.base_train", GOMP_SPINCOUNT="5") == f"5 None {ALLOCATOR}\n"
+    assert shown_at_torch(tmp_path, "-m", "scripts.base_train", OMP_WAIT_POLICY="active") == f"None active {ALLOCATOR}\n"
+    own = {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}
+    assert shown_at_torch(tmp_path, "-m", "scripts.base_train", **own) == f"{SPIN_COUNT} None None\n"
 
 
 def test_importing_sets_nothing(tmp_path: Path) -> None:
-    assert shown_at_torch(tmp_path, "-c", "import scripts.base_train") == "None None\n"
+    assert shown_at_torch(tmp_path, "-c", "import scripts.base_train") == "None None None\n"
