@@ -6,37 +6,70 @@ A window of `w` lets position p see the `w` positions p−w+1 … p; 0 means no 
 - `sdpa`: PyTorch's fused attention, on every device. A window needs an explicit mask, which is slow.
 - `blocked`: matmuls over blocks of queries, for CPUs. PyTorch's fused CPU kernel does not reach the speed of the
   CPU's bf16 matmuls; plain matmuls do, and each block skips the keys that none of its queries can see.
-- `flex`: FlexAttention, for windows on CUDA. `fa3`: FlashAttention 3, if installed (Hopper).
+- `flex`: FlexAttention, for windows on CUDA. `fa3`: FlashAttention 3, if installed (Hopper). Both are tried before they are chosen.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
-from typing import Literal, NamedTuple, Protocol
+import subprocess
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 AttentionBackend = Literal["sdpa", "blocked", "flex", "fa3"]
+FASTEST: tuple[AttentionBackend, ...] = ("fa3", "flex")  # on CUDA, fastest first, where they run
 QUERY_BLOCK = 128  # queries in a block of the `blocked` backend; 128 and 256 tie at T = 512, 128 wins with windows
 
 
 def choose_backend(wanted: str, device: torch.device, dtype: torch.dtype) -> AttentionBackend:
     """Resolves `auto` for `device`. Raises `ValueError` if `wanted` is unknown or does not run on `device`."""
-    fa3 = device.type == "cuda" and dtype == torch.bfloat16 and torch.cuda.get_device_capability(device)[0] == 9
-    fa3 = fa3 and importlib.util.find_spec("flash_attn_interface") is not None
-    available = {"sdpa": True, "blocked": True, "flex": device.type == "cuda", "fa3": fa3}
     if wanted == "auto":
-        if device.type == "cuda":
-            return "fa3" if fa3 else "flex"
-        return "blocked" if device.type == "cpu" else "sdpa"
-    if wanted not in available:
-        raise ValueError(f"invalid attention {wanted!r}; expected auto, {', '.join(available)}")
-    if not available[wanted]:
-        raise ValueError(f"invalid attention {wanted!r}: it does not run on {device} in {dtype}; expected auto or sdpa")
+        if device.type == "cpu":
+            return "blocked"
+        return next((b for b in FASTEST if suits(b, device, dtype) and not trouble(b, device, dtype)), "sdpa")
+    if wanted not in get_args(AttentionBackend):
+        raise ValueError(f"invalid attention {wanted!r}; expected auto, {', '.join(get_args(AttentionBackend))}")
+    why = trouble(wanted, device, dtype) if suits(wanted, device, dtype) else f"it does not run on {device} in {dtype}"
+    if why:
+        raise ValueError(f"invalid attention {wanted!r}: {why}; expected auto or sdpa")
     return wanted  # type: ignore[return-value]
+
+
+def suits(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `backend` is made for `device` and `dtype`."""
+    if backend == "fa3":
+        return device.type == "cuda" and dtype == torch.bfloat16 and torch.cuda.get_device_capability(device)[0] == 9
+    return backend != "flex" or device.type == "cuda"
+
+
+@functools.lru_cache(maxsize=16)
+def trouble(backend: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Why `backend`, which suits `device`, fails there; empty if it does not. One that is an extra or compiled is tried."""
+    if backend not in FASTEST:
+        return ""
+    try:
+        _try_out(backend, device, dtype)  # type: ignore[arg-type]
+    except (ImportError, OSError, AttributeError, TypeError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
+        lines = str(error).strip().splitlines()
+        return f"it fails here ({type(error).__name__}{': ' + lines[0] if lines else ''})"
+    return ""
+
+
+def _try_out(backend: AttentionBackend, device: torch.device, dtype: torch.dtype) -> None:
+    """Forward and backward of a small attention with a window, compared with `sdpa`. Raises what `backend` raises, or `AssertionError`."""
+    generator = torch.Generator(device).manual_seed(0)
+    q, k, v, dy = (torch.randn(1, 256, 2, 128, device=device, dtype=dtype, generator=generator) for _ in range(4))
+    results = []
+    for each in (backend, "sdpa"):
+        inputs = [part.clone().requires_grad_() for part in (q, k, v)]
+        with torch.enable_grad():
+            y = attention(*inputs, 64, each)
+        results.append([y.detach(), *torch.autograd.grad(y, inputs, dy)])
+    for mine, expected in zip(*results, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=0.1, atol=0.1)
 
 
 def best_window_pattern(backend: AttentionBackend) -> str:
@@ -93,14 +126,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBa
         if backend == "flex" and q.shape[1] == k.shape[1]:
             return _flex(q, k, v, window)
         if backend == "fa3":
-            from flash_attn_interface import flash_attn_func
-
-            return flash_attn_func(q, k, v, causal=True, window_size=(window - 1 if window > 0 else -1, 0))
+            return _fa3(q, k, v, window)
         if q.shape[1] != k.shape[1] or 0 < window < k.shape[1]:
             mask = _position_mask(q.shape[1], k.shape[1], window, q.device)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, T, E)
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped).transpose(1, 2)
+
+
+def _fa3(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    from flash_attn_interface import flash_attn_func
+
+    exact = torch.are_deterministic_algorithms_enabled()  # else its backward adds in an order that varies
+    out = flash_attn_func(q, k, v, causal=True, window_size=(window - 1 if window > 0 else -1, 0), deterministic=exact)
+    return out[0] if isinstance(out, tuple) else out  # some versions return the logarithms of the softmax's sums too
 
 
 def attention_with_memory(q: Tensor, k: Tensor, v: Tensor, window: int, memory: MemoryEntries) -> Tensor:

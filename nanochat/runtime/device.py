@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from nanochat.common import UserError, base_dir, first_line
 from nanochat.flags import check, flag
-from nanochat.model.attention import AttentionBackend, best_window_pattern, choose_backend
+from nanochat.model.attention import FASTEST, AttentionBackend, best_window_pattern, choose_backend, suits, trouble
 from nanochat.profiling.memory_snapshot import memory_debug_wanted
 from nanochat.runtime.lost_peer import PeerWatch
 from nanochat.runtime.peak_flops import peak_flops
@@ -33,6 +33,7 @@ class RuntimeFlags:
 
     device_type: str = flag("auto", "cuda, cpu or mps; auto = the best available")
     attention: str = flag("auto", "attention backend: sdpa, blocked, flex or fa3; auto = the fastest available")
+    deterministic: bool = flag(False, "repeat a run bit by bit on a GPU, at some cost in speed; a CPU does without it")
     compile: bool = flag(True, "compile transformer blocks with torch.compile if a C++ compiler is available; cached in the base folder")
     collective_timeout: int = flag(600, "end the run if a process does not come to a collective operation for this long", unit="seconds")
 
@@ -73,6 +74,7 @@ class Runtime:
     rank: int
     world_size: int
     eager_because: str = ""  # why nothing is compiled although it was requested
+    attention_because: str = ""  # why a faster backend for this device was not chosen
     hosts: tuple[str, ...] = ()  # of the processes, by rank
     store: dist.Store | None = None  # by which the processes found each other
     collective_timeout: int = 0
@@ -118,7 +120,8 @@ class Runtime:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{torch.get_num_threads()} threads"
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
         how = "compiled" if self.compile else f"eager ({self.eager_because})" if self.eager_because else "eager"
-        return f"{self.device.type} ({name}){processes}, {self.precision.name} ({self.precision.reason}), attention {self.backend}, {how}"
+        attention = f"{self.backend} ({self.attention_because})" if self.attention_because else self.backend
+        return f"{self.device.type} ({name}){processes}, {self.precision.name} ({self.precision.reason}), attention {attention}, {how}"
 
     def close(self) -> None:
         """Leaves the process group."""
@@ -138,16 +141,19 @@ def start(flags: RuntimeFlags) -> Runtime:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
+    if flags.deterministic:
+        repeat_exactly()
+    compiler_trouble = _prepare_compiler(device)  # before a backend is tried, which compiles
     try:
         precision = detect_precision(device)
         backend = choose_backend(flags.attention, device, precision.dtype)
     except ValueError as error:
         raise UserError(str(error)) from error
     hosts, store = _join(device, rank, world, flags.collective_timeout) if world > 1 else ((), None)
-    trouble = _prepare_compiler(device)
-    how = {"compile": flags.compile and not trouble, "eager_because": trouble if flags.compile else ""}
-    together = {"rank": rank, "world_size": world, "hosts": hosts, "store": store, "collective_timeout": flags.collective_timeout}
-    return Runtime(device, precision, backend, **how, **together)
+    eager = compiler_trouble if flags.compile else ""
+    slower = slower_because(backend, device, precision.dtype) if flags.attention == "auto" else ""
+    compiled = flags.compile and not compiler_trouble
+    return Runtime(device, precision, backend, compiled, rank, world, eager, slower, hosts, store, flags.collective_timeout)
 
 
 def _join(device: torch.device, rank: int, world: int, timeout_seconds: int) -> tuple[tuple[str, ...], dist.Store]:
@@ -178,6 +184,19 @@ def _record_flights() -> None:
     }.items():  # the second name is that of earlier versions of torch
         if not os.environ.keys() & set(names):
             os.environ[names[0]] = value
+
+
+def repeat_exactly() -> None:
+    """Makes PyTorch choose algorithms that give the same bits every time; an operation without one raises `RuntimeError`."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first call
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+
+
+def slower_because(backend: AttentionBackend, device: torch.device, dtype: torch.dtype) -> str:
+    """Why the backends that are faster on `device` than `backend` were not chosen; empty if there are none."""
+    faster = FASTEST[: FASTEST.index(backend)] if backend in FASTEST else FASTEST
+    return "; ".join(f"no {each}: {trouble(each, device, dtype)}" for each in faster if suits(each, device, dtype))
 
 
 def find_device(wanted: str, local_rank: int = 0) -> torch.device:

@@ -1,10 +1,24 @@
+import sys
+import types
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nanochat.model.attention import QUERY_BLOCK, attention, best_window_pattern, cache_mask, choose_backend, eager_backend
+from nanochat.model import attention as attention_module
+from nanochat.model.attention import (
+    QUERY_BLOCK,
+    attention,
+    best_window_pattern,
+    cache_mask,
+    choose_backend,
+    eager_backend,
+    suits,
+    trouble,
+)
 
 CPU = torch.device("cpu")
 ON_CPU = ("sdpa", "blocked")  # flex has no backward there
@@ -158,3 +172,86 @@ def test_every_backend_is_attention_on_cuda(backend, T, window):
     got = gradients(attention(*there, window, backend), dy.cuda(), *there)
     for a, b in zip(got, gradients(naive(q, k, v, window), dy, q, k, v), strict=True):
         assert (a.cpu().double() - b).norm() / b.norm() < 0.01
+
+
+# --- backends that are tried before they are chosen ---
+
+HOPPER = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Hopper GPU that there is not: what is tried on it runs on the CPU."""
+    really = attention_module._try_out
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(attention_module, "_try_out", lambda backend, device, dtype: really(backend, CPU, dtype))
+    trouble.cache_clear()
+    yield
+    trouble.cache_clear()
+
+
+def fake_fa3(monkeypatch: pytest.MonkeyPatch, wrong: float = 0.0, alone: bool = False) -> list[dict]:
+    """FlashAttention 3's module, by `sdpa`; returns the arguments of its calls."""
+    calls: list[dict] = []
+
+    def flash_attn_func(q, k, v, causal, window_size, deterministic):
+        calls.append({"causal": causal, "window_size": window_size, "deterministic": deterministic})
+        out = attention(q, k, v, window_size[0] + 1, "sdpa") + wrong
+        return out if alone else (out, out.new_zeros(q.shape[0], q.shape[2], q.shape[1]))
+
+    module = types.ModuleType("flash_attn_interface")
+    module.flash_attn_func = flash_attn_func
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
+    return calls
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["with the logarithms", "alone"])
+def test_fa3_is_chosen_where_it_runs(hopper: None, monkeypatch: pytest.MonkeyPatch, alone: bool) -> None:
+    calls = fake_fa3(monkeypatch, alone=alone)
+    assert choose_backend("auto", HOPPER, torch.bfloat16) == choose_backend("fa3", HOPPER, torch.bfloat16) == "fa3"
+    assert calls == [{"causal": True, "window_size": (63, 0), "deterministic": False}], "it is tried once"
+    assert not suits("fa3", HOPPER, torch.float32)
+    q, k, v, _ = draw(1, 40, 40, 2, 1)
+    torch.testing.assert_close(attention(q, k, v, 0, "fa3"), attention(q, k, v, 0, "sdpa"))
+    assert calls[-1]["window_size"] == (-1, 0)
+
+
+def test_fa3_is_exact_in_a_deterministic_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = fake_fa3(monkeypatch)
+    q, k, v, _ = draw(1, 8, 8, 1, 1)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    attention(q, k, v, 0, "fa3")
+    assert calls[-1]["deterministic"] is True
+
+
+@pytest.mark.parametrize("fails", ["missing", "broken", "wrong"])
+def test_flex_takes_over_where_fa3_fails(hopper: None, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    monkeypatch.setattr(attention_module, "_flex", lambda q, k, v, window: attention(q, k, v, window, "sdpa"))
+    says = {"missing": "ModuleNotFoundError", "broken": "TypeError", "wrong": "not close"}[fails]
+    if fails == "missing":
+        monkeypatch.setitem(sys.modules, "flash_attn_interface", None)
+    elif fails == "broken":
+        fake_fa3(monkeypatch)
+        monkeypatch.setattr(sys.modules["flash_attn_interface"], "flash_attn_func", lambda q, k, v: q)
+    else:
+        fake_fa3(monkeypatch, wrong=0.5)
+    assert choose_backend("auto", HOPPER, torch.bfloat16) == "flex"
+    assert says in trouble("fa3", HOPPER, torch.bfloat16)
+    with pytest.raises(ValueError, match="invalid attention 'fa3': it fails here .*; expected auto or sdpa"):
+        choose_backend("fa3", HOPPER, torch.bfloat16)
+
+
+def test_sdpa_without_windows_takes_over_where_flex_fails(hopper: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(q, k, v, window):
+        raise RuntimeError("Failed to find C compiler\nand a long trace")
+
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", None)
+    monkeypatch.setattr(attention_module, "_flex", no_compiler)
+    backend = choose_backend("auto", HOPPER, torch.bfloat16)
+    assert (backend, best_window_pattern(backend)) == ("sdpa", "L")
+    assert trouble("flex", HOPPER, torch.bfloat16) == "it fails here (RuntimeError: Failed to find C compiler)"
+
+
+@on_cuda
+def test_this_gpu_runs_what_suits_it() -> None:
+    assert trouble("flex", torch.device("cuda"), torch.bfloat16) == ""

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nanochat.runtime import device
 from nanochat.runtime.device import Precision, Runtime, RuntimeFlags, _record_flights
 from nanochat.runtime.signals import StopSignals
 
@@ -110,7 +112,8 @@ def test_starting_sets_the_process_up(root, base):
     code = """
 import nanochat.train.trainer
 print(torch.get_default_dtype(), "torch._dynamo" in sys.modules, "TORCHINDUCTOR_CACHE_DIR" in os.environ)
-r = device.start(device.RuntimeFlags(device_type="cpu", compile=False))
+r = device.start(device.RuntimeFlags(device_type="cpu", compile=False, deterministic=True))
+print(torch.are_deterministic_algorithms_enabled(), os.environ["CUBLAS_WORKSPACE_CONFIG"])
 print(r.describe())
 print(r.rank, r.world_size, r.backend, r.peak_flops, r.window_pattern("auto"), r.window_pattern("sl"))
 import torch._inductor.runtime.cache_dir_utils
@@ -119,10 +122,23 @@ r.barrier(), r.close()
 """
     done = python(root, code, NANOCHAT_DTYPE="fp32")
     assert done.returncode == 0, done.stderr
-    imported, describe, figures, cache = done.stdout.splitlines()
+    imported, exact, describe, figures, cache = done.stdout.splitlines()
     assert imported == "torch.float32 False False"  # importing the compiler takes seconds and settles where its cache lies
+    assert exact == "True :4096:8" and not torch.are_deterministic_algorithms_enabled()
     assert describe.startswith("cpu (") and describe.endswith("fp32 (NANOCHAT_DTYPE), attention blocked, eager")
     assert figures == "0 1 blocked None L SL" and cache == str(base / "compile_cache")
+
+
+def test_the_log_says_why_attention_is_slower(monkeypatch):
+    reasons = {"fa3": "it fails here (ImportError)", "flex": "it fails here (no compiler)"}
+    monkeypatch.setattr(device, "suits", lambda backend, where, dtype: where.type == "cuda")
+    monkeypatch.setattr(device, "trouble", lambda backend, where, dtype: reasons[backend])
+    because = {b: device.slower_because(b, torch.device("cuda"), torch.bfloat16) for b in ("fa3", "flex", "sdpa")}
+    assert because["fa3"] == "" and because["flex"] == "no fa3: it fails here (ImportError)"
+    assert because["sdpa"] == "no fa3: it fails here (ImportError); no flex: it fails here (no compiler)"
+    assert device.slower_because("blocked", torch.device("cpu"), torch.float32) == ""
+    said = dataclasses.replace(runtime(), attention_because=because["flex"]).describe()
+    assert ", attention blocked (no fa3: it fails here (ImportError)), eager" in said
 
 
 def test_muon_iterates_in_bf16_only_where_that_is_the_compute_dtype():
