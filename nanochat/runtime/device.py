@@ -141,9 +141,9 @@ def start(flags: RuntimeFlags) -> Runtime:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
+    compiler_trouble = _prepare_compiler(device)  # before a backend is tried, which compiles
     if flags.deterministic:
         repeat_exactly()
-    compiler_trouble = _prepare_compiler(device)  # before a backend is tried, which compiles
     try:
         precision = detect_precision(device)
         backend = choose_backend(flags.attention, device, precision.dtype)

@@ -124,7 +124,7 @@ r.barrier(), r.close()
     assert done.returncode == 0, done.stderr
     imported, exact, describe, figures, cache = done.stdout.splitlines()
     assert imported == "torch.float32 False False"  # importing the compiler takes seconds and settles where its cache lies
-    assert exact == "True :4096:8" and not torch.are_deterministic_algorithms_enabled()
+    assert exact == "True :4096:8"
     assert describe.startswith("cpu (") and describe.endswith("fp32 (NANOCHAT_DTYPE), attention blocked, eager")
     assert figures == "0 1 blocked None L SL" and cache == str(base / "compile_cache")
 
