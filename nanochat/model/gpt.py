@@ -24,6 +24,7 @@ from torch import Tensor
 from nanochat.flags import flag
 from nanochat.model.attention import AttentionBackend, AttentionHook, MemoryEntries
 from nanochat.model.block import GATE_CHANNELS, Block, Function, Linear, Rotary, rotary_at
+from nanochat.model.cast_embedding import CastEmbedding
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy, plain_cross_entropy, softcap
 from nanochat.model.norm import fused_norm, norm
 
@@ -133,7 +134,7 @@ class GPT(nn.Module):
         V, D, L = config.vocab_size, config.width, config.depth
         self.value_layers = [i for i in range(L) if config.has_values(i)]
         self.wte = nn.Embedding(V, D)
-        self.value_embeds = nn.Embedding(V, len(self.value_layers) * config.key_heads * config.head_dim)
+        self.value_embeds = CastEmbedding(V, len(self.value_layers) * config.key_heads * config.head_dim)
         self.blocks = nn.ModuleList(Block(i, D, config.head_dim, config.key_heads, config.has_values(i)) for i in range(L))
         self.lm_head = Linear(D, V)
         self.resid_lambdas = nn.Parameter(torch.empty(L))
@@ -195,7 +196,7 @@ class GPT(nn.Module):
         before = torch.zeros_like(x[:, :1]) if previous is None else previous[:, None]
         before = torch.cat([before, x[:, :-1]], dim=1)
         gate = self.smear_lambda.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., :SMEAR_CHANNELS]))
-        values = self.value_embeds(tokens).to(self.dtype)
+        values = self.value_embeds.rows(tokens, self.dtype)
         shape = (*tokens.shape, len(self.value_layers), self.config.key_heads, self.config.head_dim)
         return Embedded(x + gate * before, values.view(shape))
 

@@ -128,7 +128,7 @@ def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, additi
     fixed = {"process": process_bytes(setting), "parameters": parameters, "optimizer state": state}
     kept = sum(activation_bytes(config, one, setting) for one in passes) + addition.activations
     if size != FP32:
-        kept += size * matrices  # the weights in the compute dtype
+        kept += size * (matrices + V * value_width(config))  # the weights in the compute dtype
     loss = max(loss_bytes(config, one, setting) for one in passes)
     tokens = max(one.tokens for one in passes)
     layer = tokens * size * 12 * D  # the gradients of a layer's activations

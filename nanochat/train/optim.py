@@ -292,6 +292,7 @@ class _AdamShard:
     def gather(self) -> None:
         if self.split:
             _all_gather(self.param.data, self.mine.clone())
+        torch.autograd.graph.increment_version(self.param)  # `.data` hides the change from who keeps a cast copy
         self.grad = None
 
     def state(self) -> dict[str, Tensor]:
