@@ -30,11 +30,10 @@ TOKENIZER_CHARS = 30_000_000  # of text that the tokenizer is trained on
 STOP_SECONDS = 120.0  # that a training process gets to save
 TYPES = ("layered", "transformer", "context", "mean")
 # Of what was tried, these did best; see dev/LOG.md, 2026-11-30.
-RATES = "--lr-mult=3.5 --wd-mult=0.28"
 FROZEN = "--mc-freeze-model --mc-anneal=0 --mc-lens-every=1 --mc-rows-every=1 --mc-num-random-variants=2 --mc-lens-decisions=8 "
-MEMORY_FLAGS = {True: FROZEN + "--lr-mult=2.4 --wd-mult=0"}  # of layered gists; of others:
+MEMORY_FLAGS = {True: FROZEN + "--lr-mult=0.64 --wd-mult=0"}  # of layered gists; of others:
 MEMORY_FLAGS[False] = FROZEN + (
-    "--mc-gist-kl-weight=2 --mc-lens-occurrence-weight=5 --mc-lens-attention-weight=5 --gistnet-pooling=query --lr-mult=2.4 --wd-mult=0.2"
+    "--mc-gist-kl-weight=2 --mc-lens-occurrence-weight=5 --mc-lens-attention-weight=5 --gistnet-pooling=query --lr-mult=0.64 --wd-mult=0.75"
 )
 JUDGED = 32  # tokens after a decision point of training
 
@@ -57,7 +56,7 @@ class McText:
     total_batch_size: int = flag(8192, "tokens per step", unit="tokens")
     device_batch_size: int = flag(4, "rows per micro-batch, in training and measuring", unit="rows")
     packing: Literal["stream", "bestfit"] = flag("bestfit", "training rows run across documents, or are cut from them and shuffled")
-    train_flags: str = flag(RATES, "further flags for base_train, separated by spaces; give them a --label")
+    train_flags: str = flag("", "further flags for base_train, separated by spaces; give them a --label")
     memory_flags: str = flag("", "memory: further flags, after those; empty = the best known for its type of gists")
     label: str = flag("", "suffix of the stage's model tags, to keep variations apart; memories start from the survey without one")
     eval_rows: int = flag(256, "held-out rows to measure on", unit="rows")

@@ -52,13 +52,12 @@ use_profile() { # RECIPE MACHINE
     esac
 }
 
-# All recipes on a CPU: ≈ 2.1 M tokens, minutes on two cores. The learning rates are those that the lab found for such a short run; the
-# scaling law is fitted to long ones. Recipes for 8 GPUs run in two processes.
+# All recipes on a CPU: ≈ 2.1 M tokens, minutes on two cores. Recipes for 8 GPUs run in two processes.
 use_demo() {
     DEVICE_MIB=
     VOCAB_SIZE=8192 DATASET=local FIRST_SHARDS=1 SHARDS=1
     TRAIN_FLAGS=(device-type cpu depth 4 head-dim 64 max-seq-len 512
-        device-batch-size 8 total-batch-size 8192 num-iterations 260 lr-mult 5 wd-mult 0.2
+        device-batch-size 8 total-batch-size 8192 num-iterations 260
         log-every 10 eval-every 130 eval-tokens 102400 sample-every 130 save-every 130)
     # Final width from the start: one shape to compile. Positions within the Working Context: sessions are longer than rows.
     MC_FLAGS=(mc-preset fast mc-anneal 0 mc-eval-tokens 51200)

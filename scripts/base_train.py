@@ -217,9 +217,10 @@ def describe(model: GPT, plan: TrainPlan) -> str:
     """One line about the model and the plan."""
     parameters = sum(p.numel() for p in model.parameters())
     flops = model.flops_per_token() * plan.total_tokens
+    rates = f"; learning rates × {plan.horizon_scale:.3g}, as the run is short" if plan.horizon_scale > 1 else ""
     return (
         f"{model.config.depth} layers × {model.config.width}, {parameters:,} parameters, windows {model.config.window_pattern}; "
-        f"{plan.num_iterations:,} steps × {plan.total_batch_size:,} tokens = {plan.total_tokens:,} tokens, {flops:.2e} FLOPs"
+        f"{plan.num_iterations:,} steps × {plan.total_batch_size:,} tokens = {plan.total_tokens:,} tokens, {flops:.2e} FLOPs{rates}"
     )
 
 

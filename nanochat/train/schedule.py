@@ -1,8 +1,9 @@
 """Scaling laws for horizon, batch, learning rate and weight decay, and schedules over the steps of a run.
 
 Symbols: `B` tokens per step, `D` tokens of the run, η learning rate, λ weight decay; B_ref and D_ref are those of the
-depth-12 run that the nominal values were tuned at. Sources: B ∝ D^0.383 (arXiv 2505.13738); η ∝ √B;
-constant τ = B/(η·λ·D) (arXiv 2405.13698), hence λ = λ_ref · √(B/B_ref) · D_ref/D.
+depth-12 run that the nominal values were tuned at. Sources: B ∝ D^0.383 (arXiv 2505.13738); η ∝ √B, and η ∝ D^−0.28 in
+runs shorter than D_ref (own sweeps; 0.32 in arXiv 2409.19913); constant τ = B/(η·λ·D) (arXiv 2405.13698), hence
+λ = λ_ref · (η_ref/η) · (B/B_ref) · D_ref/D.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from nanochat.flags import check, check_choices, flag
 BATCH_REFERENCE = 1 << 19  # tokens per step
 RATIO_REFERENCE = 12.0  # tokens per scaling parameter
 BATCH_EXPONENT = 0.383
+HORIZON_EXPONENT = 0.28
+SHORTEST = 2_000_000  # tokens; shorter runs want no higher rates than these
 MOMENTUM_START, MOMENTUM_PEAK, MOMENTUM_END = 0.85, 0.97, 0.90
 MOMENTUM_WARMUP_STEPS = 400
 
@@ -68,6 +71,7 @@ class TrainPlan:
     num_iterations: int
     lr_scale: float  # multiplies the nominal learning rates
     weight_decay_scale: float  # multiplies the nominal weight decay of matrices
+    horizon_scale: float = 1.0  # the part of lr_scale that makes up for a short run
 
     @property
     def total_tokens(self) -> int:
@@ -87,9 +91,9 @@ def plan_run(
     """Horizon, batch and scales for a model of `scaling_parameters`; `reference_parameters` are those of depth 12.
 
     The law's batch is rounded to a power of two, but at least `rows_multiple` tokens (a micro-batch of all processes), then
-    multiplied by `batch_mult` and rounded to whole micro-batches. The weight decay uses the actual tokens of the run,
-    B × steps, so that τ is the same for every batch and horizon. Raises `ValueError` if the batch is not a multiple of
-    `rows_multiple`.
+    multiplied by `batch_mult` and rounded to whole micro-batches. Learning rates and weight decay use the actual tokens, those of
+    the run, B × steps, and `tokens_before`, on which its first weights were trained; τ is the same for every batch and horizon.
+    Raises `ValueError` if the batch is not a multiple of `rows_multiple`.
     """
     reference_tokens = RATIO_REFERENCE * reference_parameters
     tokens = flags.target_flops / flops_per_token if flags.target_flops > 0 else flags.target_param_data_ratio * scaling_parameters
@@ -104,9 +108,11 @@ def plan_run(
             f"total_batch_size {B} is not a multiple of {rows_multiple} tokens (device_batch_size × max_seq_len × processes); change one"
         )
     steps = flags.num_iterations if flags.num_iterations > 0 else max(1, round(tokens / B))
-    reference_steps = max(1, round(reference_tokens / BATCH_REFERENCE))
-    lr_scale = (B / BATCH_REFERENCE) ** 0.5
-    return TrainPlan(B, steps, lr_scale, lr_scale * (BATCH_REFERENCE * reference_steps) / (tokens_before + B * steps))
+    reference = BATCH_REFERENCE * max(1, round(reference_tokens / BATCH_REFERENCE))
+    total = tokens_before + B * steps
+    horizon_scale = max(1.0, reference / max(total, SHORTEST)) ** HORIZON_EXPONENT
+    batch_scale = (B / BATCH_REFERENCE) ** 0.5
+    return TrainPlan(B, steps, batch_scale * horizon_scale, batch_scale / horizon_scale * reference / total, horizon_scale)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def test_another_batch_keeps_the_tokens_and_the_rates_follow(factor: float, rows
     assert got["total_batch_size"] == rows * 256 and rows % got["device_batch_size"] == 0 and got["device_batch_size"] >= 8
     before, after = plan(BASE), plan(got)
     assert after.total_tokens == pytest.approx(before.total_tokens, rel=0.005)
-    assert after.lr_scale / before.lr_scale == pytest.approx(math.sqrt(rows / 16))
+    assert after.lr_scale / before.lr_scale == pytest.approx(math.sqrt(rows / 16) * after.horizon_scale / before.horizon_scale)
 
     def tau(p: TrainPlan) -> float:
         return p.total_batch_size / (p.lr_scale * p.weight_decay_scale * p.total_tokens)

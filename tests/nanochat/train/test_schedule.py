@@ -51,9 +51,23 @@ def test_the_reference_run_has_the_nominal_rates():
 def test_a_short_run_from_trained_weights_decays_them_as_their_training_did():
     long, short = plan(num_iterations=1000, total_batch_size=2**19), plan(num_iterations=10, total_batch_size=2**19)
     further = plan(num_iterations=10, total_batch_size=2**19, tokens_before=long.total_tokens)
-    assert further.weight_decay_scale == pytest.approx(long.weight_decay_scale / 1.01)
-    assert short.weight_decay_scale == pytest.approx(100 * long.weight_decay_scale)
-    assert further.lr_scale == short.lr_scale and further.total_tokens == short.total_tokens
+    assert further.weight_decay_scale * further.lr_scale == pytest.approx(long.weight_decay_scale * long.lr_scale / 1.01)
+    assert short.weight_decay_scale * short.lr_scale == pytest.approx(100 * long.weight_decay_scale * long.lr_scale)
+    assert further.lr_scale == pytest.approx(long.lr_scale / 1.01**0.28) and further.total_tokens == short.total_tokens
+
+
+def test_short_runs_have_higher_rates_and_long_ones_the_nominal_ones():
+    """Factors on the rates of √B, at the horizons of the recipes and of the sweeps (2026-12-01, dev/LOG.md)."""
+
+    def factor(tokens: float, batch: int = 8192) -> float:
+        p = plan(total_batch_size=batch, num_iterations=round(tokens / batch), rows_multiple=4096)
+        assert p.lr_scale == pytest.approx((batch / 2**19) ** 0.5 * p.horizon_scale)
+        return p.horizon_scale
+
+    recipes = {(37760, 114688), (18880, 229376), (21400, 524288), (71680, 524288)}
+    assert {factor(steps * batch, batch) for steps, batch in recipes} == {1.0}, "to the digit"
+    assert [factor(tokens) for tokens in (2.13e6, 8e6, 82e6)] == pytest.approx([6.05, 4.18, 2.18], abs=0.02)
+    assert factor(8192) == factor(0.5e6) == pytest.approx(6.16, abs=0.02), "the shortest want no more"
 
 
 horizons = st.one_of(
@@ -73,7 +87,7 @@ def test_tau_is_the_same_for_every_batch_and_horizon(horizon, scaling, batch):
         return p.total_batch_size / (p.lr_scale * p.weight_decay_scale * p.total_tokens)
 
     assert tau(p) == pytest.approx(tau(reference))
-    assert p.lr_scale == pytest.approx((p.total_batch_size / 2**19) ** 0.5)
+    assert p.lr_scale == pytest.approx((p.total_batch_size / 2**19) ** 0.5 * p.horizon_scale) and p.horizon_scale >= 1
 
 
 def test_the_horizon_is_what_was_asked_for():
