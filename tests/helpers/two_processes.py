@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.tiny_run import Home
@@ -30,8 +30,10 @@ def in_two_processes(root: Path, program: str) -> list[list[str]]:
     return [worker.communicate(timeout=100)[0].split() for worker in workers]
 
 
-def start_two(home: Home, *flags: str, other: Home | None = None, second: Sequence[str] = ()) -> list[Process]:
+def start_two(
+    home: Home, *flags: str, other: Home | None = None, second: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> list[Process]:
     """Starts the run in two processes; the second one has the base folder of `other`, if given, and more flags, those of `second`."""
-    world = new_world()
+    world = new_world() | dict(environment or {})
     places = ((home, flags), (other or home, (*flags, *second)))
     return [place.start(*own, environment=world | {"RANK": str(r), "LOCAL_RANK": str(r)}) for r, (place, own) in enumerate(places)]
