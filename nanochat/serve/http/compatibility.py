@@ -65,5 +65,6 @@ class IgnoredNames:
 
 
 def _printable(name: str) -> str:
-    text = "".join(character if character.isascii() and character.isprintable() and character != "," else "?" for character in name)
+    """The name as a header may hold it between commas: some text without spaces, which must not end a header."""
+    text = "".join(character if "!" <= character <= "~" and character != "," else "?" for character in name) or "?"
     return text if len(text) <= NAME_CHARACTERS else text[: NAME_CHARACTERS - 3] + "..."
