@@ -63,7 +63,7 @@ use_demo() {
     MC_FLAGS=(mc-preset fast mc-anneal 0 mc-eval-tokens 51200)
     # The same conversations twice, at a lower learning rate first: 0.3 M and 1 M tokens.
     MID_FLAGS=(--mixture demo --num-iterations 30 --lr-mult 1.5 --log-every 10 --eval-every -1)
-    SFT_FLAGS=(--mixture demo --num-iterations 110 --lr-mult 3.0 --log-every 10 --eval-every 55 --eval-tokens 51200)
+    SFT_FLAGS=(--mixture demo --num-iterations 110 --lr-mult 4.0 --log-every 10 --eval-every 55 --eval-tokens 51200)
     CHAT_EVAL_FLAGS=(--tasks demo --max-problems 200)
     RL_FLAGS=(--task arithmetic:digits=2 --num-iterations 20 --prompts-per-step 4 --samples 8 --max-tokens 32
         --log-every 5 --eval-every -1)
