@@ -24,6 +24,7 @@ from nanochat.model.gpt import SMEAR_CHANNELS, GPTConfig
 from nanochat.profiling.device_memory import (
     FP32,
     GIB,
+    MemoryEstimate,
     Pass,
     Setting,
     activation_bytes,
@@ -260,27 +261,27 @@ def recipe(depth: int, gpus: int, cluster: Cluster) -> Run:
     batch = per_gpu * gpus * config.max_seq_len
     steps = math.ceil(RECIPE_TOKENS.get(depth, TOKENS_PER_PARAMETER * config.scaling_parameters) / batch)
     runs = [Run(config, gpus, rows, batch, steps) for rows in divisors(per_gpu)]
-    return next((run for run in reversed(runs) if memory(run) <= cluster.memory), runs[0])
+    return next((run for run in reversed(runs) if memory(run).fits(cluster.memory)), runs[0])
 
 
 def deepest(gpus: int, memory_bytes: int) -> int:
     """Largest even depth of which a micro-batch of one row fits."""
     depth = 2
-    while memory(Run(GPTConfig(depth=depth + 2, window_pattern="SSSL"), gpus, 1, 2 * gpus * 2048, 1)) <= memory_bytes:
+    while memory(Run(GPTConfig(depth=depth + 2, window_pattern="SSSL"), gpus, 1, 2 * gpus * 2048, 1)).fits(memory_bytes):
         depth += 2
     return depth
 
 
-def memory(run: Run) -> int:
-    """Bytes on a GPU."""
-    return estimate(run.config, [Pass(run.rows, run.config.max_seq_len, True)], run.setting).total
+def memory(run: Run) -> MemoryEstimate:
+    """Device memory of a GPU."""
+    return estimate(run.config, [Pass(run.rows, run.config.max_seq_len, True)], run.setting)
 
 
 def report(run: Run, cluster: Cluster) -> dict[str, float | str | dict[str, float]]:
     """All figures of a run."""
     parts, save = step_seconds(run, cluster), save_seconds(run.config, run.gpus, cluster)
     seconds, lost = sum(parts.values()), losses(run.gpus, save, cluster)
-    one = estimate(run.config, [Pass(run.rows, run.config.max_seq_len, True)], run.setting)
+    needed = memory(run)
     flops = run.tokens * (matmul_flops(run.config) + attention_flops(run))
     return {
         "depth": run.config.depth,
@@ -288,10 +289,10 @@ def report(run: Run, cluster: Cluster) -> dict[str, float | str | dict[str, floa
         "rows": run.rows,
         "batch": run.batch,
         "steps": run.steps,
-        "fits": one.total <= cluster.memory,
-        "memory_gib": one.total / GIB,
-        "memory_parts_gib": {name: size / GIB for name, size in one.parts.items()},
-        "moment": one.moment,
+        "fits": needed.fits(cluster.memory),
+        "memory_gib": needed.total / GIB,
+        "memory_parts_gib": {name: size / GIB for name, size in needed.parts.items()},
+        "moment": needed.moment,
         "seconds": seconds,
         "parts": parts,
         "mfu": flops / seconds / cluster.peak,

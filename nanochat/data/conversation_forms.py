@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nanochat.data.chat_template import is_learned
@@ -70,7 +70,7 @@ def read_conversation(row: Any) -> Read:
 def _messages(row: Any, fields: Counter[str]) -> list[Any] | None:
     """The messages of a row in OpenAI's form; None if they, or question or reply, are null. Counts the `fields` that are not read."""
     if isinstance(row, list):
-        return _with_text(_message(i, message) for i, message in enumerate(row))
+        return _listed(row)
     if not isinstance(row, Mapping):
         raise ValueError(f"it is not an object; {EXPECTED}")
     read: set[str] = set()
@@ -84,7 +84,7 @@ def _messages(row: Any, fields: Counter[str]) -> list[Any] | None:
     if listed is not None:
         if not isinstance(listed, list) or not listed:
             raise ValueError("a conversation must have a list of messages, at least one")
-        messages = _with_text(_message(i, message) for i, message in enumerate(listed))
+        messages = _listed(listed)
     else:
         messages = _asked(row, first)
     system = first(SYSTEMS)
@@ -115,8 +115,7 @@ def _asked(row: Mapping[str, Any], first: Any) -> list[Any] | None:
     if not isinstance(asked, list) or not isinstance(replied, list):
         raise ValueError("its question and its reply must each be a text or a list of messages")
     # Only the reply is asked for: what the assistant says in the prompt is not.
-    before = _with_text(_message(i, message) for i, message in enumerate(asked))
-    before = [message | {"weight": 0} if message.get("role") == "assistant" else message for message in before]
+    before = [message | {"weight": 0} if message.get("role") == "assistant" else message for message in _listed(asked)]
     return _history(first(("history",))) + before + [_message(len(asked) + i, message) for i, message in enumerate(replied)]
 
 
@@ -129,9 +128,10 @@ def _history(pairs: Any) -> list[Any]:
     return [{"role": role, "content": text} for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
 
 
-def _with_text(messages: Iterable[Any]) -> list[Any]:
-    """The messages without systems that say nothing."""
-    return [message for message in messages if message.get("role") != "system" or message.get("content") not in (None, "")]
+def _listed(messages: list[Any]) -> list[Any]:
+    """The messages in OpenAI's form, without systems that say nothing."""
+    converted = (_message(i, message) for i, message in enumerate(messages))
+    return [message for message in converted if message.get("role") != "system" or message.get("content") not in (None, "")]
 
 
 def _message(i: int, message: Any) -> Any:

@@ -22,7 +22,7 @@ from typing import Literal
 
 import torch.distributed as dist
 
-from nanochat.common import UserError
+from nanochat.common import UserError, first_line
 from nanochat.runtime.peers import ranks_of
 
 GRACE_SECONDS = 3.0  # for the notes of the others
@@ -55,7 +55,7 @@ class PeerWatch:
             return
         place = failed_collective(error)
         if place is None:
-            self._leave(Note("failed", (str(error).strip() or type(error).__name__).splitlines()[0]))
+            self._leave(Note("failed", first_line(error)))
             return
         mine = Note("timed out" if "timed out" in str(error).lower() else "broke", place)
         time.sleep(CLOSING_SECONDS)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanochat.common import UserError
+from nanochat.common import UserError, first_line
 from nanochat.data.text_files import json_values
 from nanochat.data.text_streams import PACKED_SUFFIXES, check_pointer, decode, looks_like, open_bytes, plain_suffix
 
@@ -75,7 +75,7 @@ class Table:
             except (OSError, pa.ArrowException) as error:
                 with open(path, "rb") as data:
                     check_pointer(path, data.read(64))
-                raise UserError(f"invalid parquet file {path} ({str(error).splitlines()[0]}); download it again") from error
+                raise UserError(f"invalid parquet file {path} ({first_line(error)}); download it again") from error
         try:
             self._table = pa.concat_tables(tables)
         except pa.ArrowException as error:

@@ -32,9 +32,8 @@ def mean_metrics(metrics: Sequence[Metrics], device: torch.device) -> dict[str, 
 
 def slowest(milliseconds: float) -> dict[str, float]:
     """Metrics: the rank that takes the most `milliseconds`, and these; none without other processes. A collective call."""
-    if not dist.is_initialized():
+    times = gather_json(milliseconds)
+    if len(times) == 1:
         return {}
-    times = [torch.zeros(1, dtype=torch.float64) for _ in range(dist.get_world_size())]
-    dist.all_gather(times, torch.tensor([milliseconds], dtype=torch.float64))
-    most, rank = max((time.item(), rank) for rank, time in enumerate(times))
-    return {"train/slowest_rank": rank, "train/slowest_rank_ms": most}
+    most = max(times)
+    return {"train/slowest_rank": times.index(most), "train/slowest_rank_ms": most}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Callable
 
 from nanochat.tasks.talk import abroad
 from nanochat.tasks.talk.identity import TOPICS, Topic
@@ -338,11 +340,10 @@ def _count(rng: random.Random) -> int:
 
 def phrased(rng: random.Random, topic: str) -> str:
     """One of the phrasings of a topic, its slots filled."""
-    text = rng.choice(SAID[topic].questions)
-    return "".join(_filled(rng, piece) if k % 2 else piece for k, piece in enumerate(pieces(text)))
+    return filled(rng.choice(SAID[topic].questions), lambda slot: _word(rng, slot))
 
 
-def _filled(rng: random.Random, slot: str) -> str:
+def _word(rng: random.Random, slot: str) -> str:
     if slot == "word":
         return any_word(rng)
     word = rng.choice(WORDS[slot])
@@ -350,6 +351,6 @@ def _filled(rng: random.Random, slot: str) -> str:
     return word + word[-1] * rng.randint(1, 4) if drawn_out else word
 
 
-def pieces(frame: str) -> list[str]:
-    """Text and slots of a frame, in turns."""
-    return [piece for part in frame.split("{") for piece in part.split("}")]
+def filled(frame: str, word: Callable[[str], str]) -> str:
+    """A frame with a `word` in place of each slot."""
+    return re.sub(r"\{(\w+)\}", lambda slot: word(slot[1]), frame)

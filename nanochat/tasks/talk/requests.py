@@ -7,7 +7,7 @@ import string
 
 from nanochat.tasks.long.filler import ADJECTIVES, NOUNS, sentence
 from nanochat.tasks.talk.abroad import foreign
-from nanochat.tasks.talk.phrasings import pieces
+from nanochat.tasks.talk.phrasings import filled
 from nanochat.tasks.words import COMMON, made_up
 
 PLACES = tuple(
@@ -123,10 +123,10 @@ def request(rng: random.Random) -> str:
     kind = rng.random()
     if kind < 1 / 6:
         return _without_sense(rng) if kind < 1 / 8 else foreign(rng)
-    return "".join(_filled(rng, piece) if k % 2 else piece for k, piece in enumerate(pieces(rng.choice(FRAMES))))
+    return filled(rng.choice(FRAMES), lambda slot: _word(rng, slot))
 
 
-def _filled(rng: random.Random, slot: str) -> str:
+def _word(rng: random.Random, slot: str) -> str:
     match slot:
         case "thing":
             return rng.choice(THINGS) if rng.random() < 0.85 else made_up(rng, rng.randint(1, 3))

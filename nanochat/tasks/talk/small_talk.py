@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from nanochat.tasks.arithmetic import Arithmetic
 from nanochat.tasks.procedural import Drawn, Procedural
 from nanochat.tasks.spelling import Spelling
-from nanochat.tasks.talk.blind import BLIND
 from nanochat.tasks.talk.held_out import HELD_OUT, Asked
 from nanochat.tasks.talk.identity import TOPICS, Identity
 from nanochat.tasks.talk.phrasings import FACTS, FOLLOW_UPS, SAID, about, phrased
@@ -27,14 +26,13 @@ BEFORE = (
     "I wonder, ", "Quick question: ",
 )  # fmt: skip
 AFTER = ("", "", "", "", "", "", " Please.", " Thanks!", " Thank you.", " :)", " I am curious.", " Be quick.")
-TESTED = (*HELD_OUT, *BLIND)
 _END = re.compile(r"(?<=[.!?])\s+")
 _IDENTITY = Identity()
 
 
 @dataclass
 class SmallTalk(Procedural):
-    """What people say to an assistant. The test split is `TESTED`, written by hand; nothing in it is trained on."""
+    """What people say to an assistant. The test split is `HELD_OUT`, written by hand; nothing in it is trained on."""
 
     label = "smalltalk"
     reply_tokens = 128
@@ -44,13 +42,13 @@ class SmallTalk(Procedural):
         self.endless = self.split == "train"
 
     def __len__(self) -> int:
-        return len(TESTED) if self.split == "test" else super().__len__()
+        return len(HELD_OUT) if self.split == "test" else super().__len__()
 
     def __getitem__(self, index: int) -> Conversation:
         if self.split == "train":
             return super().__getitem__(index)
         self._check_index(index)
-        asked = TESTED[index]
+        asked = HELD_OUT[index]
         before = [turn for earlier in asked.after for turn in _turns(earlier)]
         return {"messages": [*before, *_turns(asked)], "topics": asked.topics, "sentences": asked.sentences}
 
@@ -68,7 +66,7 @@ class SmallTalk(Procedural):
         return Drawn(held_out, {"messages": [*before, *_turns(asked)], "topics": asked.topics, "sentences": asked.sentences})
 
     def is_held_out(self, key_text: str) -> bool:
-        """True for a text of `TESTED`, in any case and with any punctuation, and for what `Identity` holds out."""
+        """True for a text of `HELD_OUT`, in any case and with any punctuation, and for what `Identity` holds out."""
         plain = key(key_text)
         return plain in KEYS or (any(question in plain for question in _IDENTITY_QUESTIONS) and _IDENTITY.is_held_out(key_text))
 
@@ -120,4 +118,4 @@ def _says(topic: str, reply: str, sentences: int) -> bool:
 
 
 _IDENTITY_QUESTIONS = tuple(key(question) for topic in TOPICS.values() for question in topic.questions)
-KEYS = frozenset(key(asked.text) for asked in TESTED)
+KEYS = frozenset(key(asked.text) for asked in HELD_OUT)

@@ -92,7 +92,7 @@ def _replaced(text: str, words: dict[str, str]) -> str:
 
 
 def _shortened(rng: random.Random, text: str) -> str:
-    """The text with half of the words that have a short form in it."""
+    """The text with a short form of some of the words that have one."""
     words = text.split(" ")
     for i, word in enumerate(words):
         plain = word.rstrip("?.!,")

@@ -14,6 +14,13 @@ SYSTEM = {"role": "system", "content": "s"}
 PAIR = [ASKED, REPLIED]
 CALL = {"name": "add", "arguments": {"a": 1}}
 
+
+def called(output: str) -> dict[str, Any]:
+    """The assistant's message that has called `CALL` and replied."""
+    texts = {"python": "add(a=1)", "python_output": output, "text": "a"}
+    return {"role": "assistant", "content": [{"type": kind, "text": text} for kind, text in texts.items()]}
+
+
 FORMS: dict[str, tuple[Any, list[dict[str, Any]]]] = {
     "OpenAI's": ({"messages": [SYSTEM, *PAIR]}, [SYSTEM, *PAIR]),
     "a bare list": (PAIR, PAIR),
@@ -33,17 +40,7 @@ FORMS: dict[str, tuple[Any, list[dict[str, Any]]]] = {
                 {"from": "gpt", "value": "a"},
             ]
         },
-        [
-            ASKED,
-            {
-                "role": "assistant",
-                "content": [
-                    {"type": "python", "text": "add(a=1)"},
-                    {"type": "python_output", "text": "2"},
-                    {"type": "text", "text": "a"},
-                ],
-            },
-        ],
+        [ASKED, called("2")],
     ),
     "Alpaca's": ({"instruction": "q", "input": "", "output": "a"}, PAIR),
     "Alpaca's with an input": ({"instruction": "do", "input": "x", "output": "a"}, [{"role": "user", "content": "do\n\nx"}, REPLIED]),
@@ -65,23 +62,8 @@ FORMS: dict[str, tuple[Any, list[dict[str, Any]]]] = {
     "authors with content": ({"conversations": [{"from": "human", "content": "q"}, {"from": "gpt", "content": "a"}]}, PAIR),
     "roles with a value or a text": ({"messages": [{"role": "user", "value": "q"}, {"role": "assistant", "text": "a"}]}, PAIR),
     "calls and outputs that are objects": (
-        [
-            ASKED,
-            {"from": "function_call", "value": CALL},
-            {"role": "tool", "content": {"sum": 2}},
-            REPLIED,
-        ],
-        [
-            ASKED,
-            {
-                "role": "assistant",
-                "content": [
-                    {"type": "python", "text": "add(a=1)"},
-                    {"type": "python_output", "text": '{"sum": 2}'},
-                    {"type": "text", "text": "a"},
-                ],
-            },
-        ],
+        [ASKED, {"from": "function_call", "value": CALL}, {"role": "tool", "content": {"sum": 2}}, REPLIED],
+        [ASKED, called('{"sum": 2}')],
     ),
     "a system that says nothing": ({"messages": [SYSTEM | {"content": None}, *PAIR]}, PAIR),
     "a system of no letters": ({"system": "", "messages": [SYSTEM | {"content": ""}, *PAIR]}, PAIR),

@@ -10,10 +10,10 @@ import pytest
 
 from nanochat.tasks.registry import open_task
 from nanochat.tasks.talk.abroad import BYE, HELLO, THANKS, foreign
-from nanochat.tasks.talk.blind import BLIND
+from nanochat.tasks.talk.held_out import HELD_OUT
 from nanochat.tasks.talk.phrasings import FACTS, OTHER, SAID, about
 from nanochat.tasks.talk.requests import FRAMES, request
-from nanochat.tasks.talk.small_talk import KEYS, TESTED, WEIGHTS, SmallTalk, key
+from nanochat.tasks.talk.small_talk import KEYS, WEIGHTS, SmallTalk, key
 from nanochat.tasks.talk.typing_style import misspelt, typed
 from nanochat.tasks.task import reference
 
@@ -27,8 +27,8 @@ def asked(conversation: dict) -> list[str]:
 def test_nothing_that_was_held_out_is_trained_on_in_any_turn() -> None:
     trained = {key(text) for i in range(9000) for text in asked(TRAIN[i])}
     assert not trained & KEYS and len(trained) > 4000
-    assert all(TRAIN.is_held_out(f"{item.text.upper()}!") for item in TESTED), "in any writing"
-    assert len(KEYS) == len(TESTED) == len(TEST) > 300 and {*BLIND} < {*TESTED}
+    assert all(TRAIN.is_held_out(f"{item.text.upper()}!") for item in HELD_OUT), "in any writing"
+    assert len(KEYS) == len(HELD_OUT) == len(TEST) > 600
     with pytest.raises(IndexError, match="smalltalk has no example"):
         TEST[len(TEST)]
 
@@ -38,7 +38,7 @@ def test_every_topic_is_asked_about_and_some_of_it_later() -> None:
     topics = Counter(example["topics"][0] for example in examples)
     assert set(topics) == {*WEIGHTS, "more", "sure"} and min(topics.values()) > 20
     assert 0.2 < sum(len(example["messages"]) > 2 for example in examples) / 3000 < 0.3
-    assert {topic for item in TESTED for topic in item.topics} == set(topics)
+    assert {topic for item in HELD_OUT for topic in item.topics} == set(topics)
     for topic in topics:
         assert topic == "about" or SAID[topic].answer.strip() == SAID[topic].answer
 
@@ -56,7 +56,7 @@ def test_sentences_are_counted() -> None:
         number = re.search(r"\d+", text)
         assert 1 <= sentences <= len(FACTS) and (not number or min(int(number.group()), len(FACTS)) == sentences), text
     task = open_task("smalltalk", "test")
-    two = next(task[i] for i, item in enumerate(TESTED) if item.topics == ("about",) and item.sentences == 2)
+    two = next(task[i] for i, item in enumerate(HELD_OUT) if item.topics == ("about",) and item.sentences == 2)
     assert reference(two) == " ".join(FACTS[:2])
     grades = {
         f"{FACTS[0]} {FACTS[3]}": 1, FACTS[0]: 0, " ".join(FACTS[:3]): 0, f"{FACTS[0]} {FACTS[0]}": 0, f"{FACTS[0]} It is.": 0, OTHER: 0
