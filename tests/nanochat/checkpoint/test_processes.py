@@ -122,6 +122,18 @@ def test_damage_is_found_by_those_that_read_the_file_and_absence_by_all(tmp_path
         store.load(1, ("model",))
 
 
+def test_the_newest_checkpoint_is_that_of_the_first_process(tmp_path: Path) -> None:
+    class Second(Processes):
+        def first(self, value: list[int]) -> list[int]:
+            return [step for step in value if step < 8]  # the newest was not there yet when the first looked
+
+    store, said = CheckpointStore(tmp_path, keep=-1), []
+    for step in (4, 8):
+        store.save(step, {"model": {"w": torch.ones(2)}}, {})
+    assert store.load_newest(said.append, processes=Second(1, 2)).step == 4
+    assert said == [f"checkpoint of step 4 in {tmp_path} is valid"]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_cannot_write_fails_the_save_everywhere(tmp_path: Path, rank: int) -> None:
     store = CheckpointStore(tmp_path)
