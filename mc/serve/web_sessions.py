@@ -232,9 +232,7 @@ class WebTurn:
     def __init__(self, session: Session, tokenizer: Tokenizer, tokens: Sequence[int], root: Path, release: Callable[[bool], None]) -> None:
         self._session, self._tokenizer, self._root, self._release = session, tokenizer, root, release
         session.hooks = self._times = RefocusTimes(session.hooks)
-        self._turn = Turn(session, tokenizer, list(tokens))
-        if session.length == 0:
-            self._turn = Turn(session, tokenizer, [tokenizer.bos_id, *tokens])
+        self._turn = Turn(session, tokenizer, [*([] if session.length else [tokenizer.bos_id]), *tokens])
         self.prompt, self._before = self._turn.prompt, session.length
         self.memory = guarded(session)
         self._newest: int | None = None  # newest token of the reply, not in the turn yet

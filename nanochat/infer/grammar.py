@@ -90,7 +90,7 @@ class JsonConstraint:
     """One reply that follows `grammar`; see `nanochat.infer.score_rules.Constraint`."""
 
     def __init__(self, tokenizer: Tokenizer, grammar: str) -> None:
-        self._tokenizer, self._end = tokenizer, tokenizer.special_tokens[END]
+        self._tokenizer = tokenizer
         self._state = _State(tokenizer, _matcher(tokenizer, grammar).deep_copy())
         self._way_out: list[int] | None = None  # once nothing else is possible
         # One token may begin an object with many parts, but hardly more than the schema has.
@@ -154,15 +154,19 @@ class _State:
             elif byte == ord('"'):
                 self._in_string = not self._in_string
 
+    def copy(self) -> _State:
+        """A place of its own."""
+        return _State(self._tokenizer, self._matcher.deep_copy(), self._in_string, self._escaped)
+
     def after(self, token: int) -> _State:
         """The place after `token`."""
-        other = _State(self._tokenizer, self._matcher.deep_copy(), self._in_string, self._escaped)
+        other = self.copy()
         other.take(token)
         return other
 
     def way_out(self, most: int) -> list[int] | None:
         """Tokens that lead to the end from here, the end token included; None if it takes more than `most`."""
-        state = _State(self._tokenizer, self._matcher.deep_copy(), self._in_string, self._escaped)
+        state = self.copy()
         way: list[int] = []
         while len(way) < most and not state._matcher.is_error():
             if state._matcher.is_accepting() or state._matcher.is_stopped():

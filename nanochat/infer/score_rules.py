@@ -16,7 +16,7 @@ from nanochat.infer.request import ReplyRequest
 
 
 class Constraint(Protocol):
-    """What the tokens of a reply must spell, such as a JSON schema."""
+    """Constraint on what the tokens of a reply spell, such as a JSON schema."""
 
     def allowed(self, logits: Tensor, left: int) -> Tensor:
         """True for the tokens that may come next, bool on the CPU for the ids of the tokenizer, if `left` tokens may still come.

@@ -78,15 +78,18 @@ class KeySessions:
             if key in seen:
                 seen[key] = seen[key].removesuffix(self._suffix)
         if "sessions" in seen:
-            own = [info for info in seen["sessions"] if info["name"].endswith(self._suffix)]
-            seen["sessions"] = [info | self._seen({"name": info["name"]}, []) | self._told(info, "trouble") for info in own]
+            seen["sessions"] = [self._own(info) for info in seen["sessions"] if info["name"].endswith(self._suffix)]
         if "error" in seen:
-            seen["error"] = seen["error"] | self._told(seen["error"], "message", names)
+            seen["error"] = seen["error"] | {"message": self._plain(seen["error"]["message"], names)}
         return seen
 
-    def _told(self, fields: Mapping[str, Any], key: str, names: list[str] | None = None) -> Answer:
-        """The text `fields[key]` without the suffix of the session's name."""
-        text = fields.get(key)
-        for name in names or [fields.get("name", "").removesuffix(self._suffix)]:
-            text = text and text.replace(name + self._suffix, name)
-        return {key: text}
+    def _own(self, info: Mapping[str, Any]) -> Answer:
+        """A session of a list."""
+        name = info["name"].removesuffix(self._suffix)
+        return {**info, "name": name, "trouble": info["trouble"] and self._plain(info["trouble"], [name])}
+
+    def _plain(self, text: str, names: list[str]) -> str:
+        """`text` without the suffix of the sessions `names`."""
+        for name in names:
+            text = text.replace(name + self._suffix, name)
+        return text

@@ -114,8 +114,7 @@ def create_app(server: ChatServer) -> ASGIApp:
         asked = parse_request(body, server.limits, server.model_name, server.clients)
         tools = ToolCalling(asked)
         generation = server.begin(asked, tools, request.scope["key"])
-        style = ChatCompletion(server.model_name, server.tokenizer, bool(asked.logprobs), tools)
-        return await answer(request, server, asked, generation, style)
+        return await answer(request, server, asked, generation, ChatCompletion(server, asked, tools))
 
     add_text_routes(app, server)
     add_tokenizer_routes(app, server)

@@ -1,4 +1,4 @@
-"""What the server does for clients that were made for others: unknown parameters, other names of the model, pages of other sites."""
+"""Compatibility with clients that were made for other servers: unknown parameters, other names of the model, pages of other sites."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME_CHARACTERS = 60
 
 @dataclass
 class ClientFlags:
-    """Clients that were made for other servers."""
+    """Flags for clients that were made for other servers."""
 
     lenient: bool = flag(True, "ignore unknown parameters; they are named in the answer's header X-Ignored-Parameters and once in the log")
     aliases: str = flag("", "other names that the model is asked for by, separated by commas; * = any")

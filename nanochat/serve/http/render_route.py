@@ -6,9 +6,10 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 from starlette.responses import Response
 
+from nanochat.serve.http.api.schema import Strict
 from nanochat.serve.http.errors import ApiError, json_response
 from nanochat.serve.http.limits import WebLimits
 from nanochat.serve.http.markdown_html import render
@@ -17,8 +18,8 @@ from nanochat.serve.http.streaming import read_json
 MOST_WAITING = 32
 
 
-class _Text(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+class _Text(Strict):
+    model_config = ConfigDict(extra="forbid")
 
     text: str
 

@@ -71,10 +71,12 @@ async def body(request: Request, most_bytes: int) -> AsyncIterator[bytes]:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events for at most `seconds`. `close` is called at the end, also if the client disconnects or does not read."""
+    """Events for at most `seconds`. `close` is called at the end, also if the client disconnects or does not read."""
 
-    def __init__(self, events: AsyncIterator[bytes], close: Callable[[], None], seconds: float) -> None:
-        super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no"}, media_type="text/event-stream")
+    def __init__(
+        self, events: AsyncIterator[bytes], close: Callable[[], None], seconds: float, media_type: str = "text/event-stream"
+    ) -> None:
+        super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no"}, media_type=media_type)
         self._close, self._seconds = close, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

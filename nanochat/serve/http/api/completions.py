@@ -7,30 +7,27 @@ do not know these ignore them.
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Sequence
 from typing import Any
 
-from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.reply import Piece, joined
-from nanochat.serve.http.api.generation import Delta, Usage
+from nanochat.serve.http.api.generation import Delta, Serving, Usage
+from nanochat.serve.http.api.replies import OpenAIFormat
+from nanochat.serve.http.api.schema import ChatRequest
 from nanochat.serve.http.api.score_formats import chat_logprobs
 from nanochat.serve.http.api.tool_calls import ToolCalling
-from nanochat.serve.http.streaming import event
 
 
-class ChatCompletion:
-    """The objects that answer one request. They share id, time and model."""
+class ChatCompletion(OpenAIFormat):
+    """The objects that answer one request; see `nanochat.serve.http.api.replies.Format`."""
 
-    def __init__(self, model: str, tokenizer: Tokenizer, scored: bool, tools: ToolCalling) -> None:
-        """`scored`: choices have log-probabilities."""
-        self._common = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model, "system_fingerprint": model}
-        self._tokenizer, self._scored, self._tools = tokenizer, scored, tools
+    def __init__(self, server: Serving, asked: ChatRequest, tools: ToolCalling) -> None:
+        super().__init__("chatcmpl", "chat.completion.chunk", server, asked)
+        self._tokenizer, self._scored, self._tools = server.tokenizer, bool(asked.logprobs), tools
         self._code: dict[int, list[Piece]] = {}  # by reply: what a stream holds back because it becomes a call
 
     def whole(self, replies: Sequence[Delta], usage: Usage) -> dict[str, Any]:
-        """The answer to a request that does not stream."""
+        """See `Format`."""
         choices = []
         for reply in replies:
             message, finish = _message(reply.pieces), reply.finish
@@ -40,12 +37,12 @@ class ChatCompletion:
             choices.append({"index": reply.index, "message": message, "logprobs": self._logprobs(reply), "finish_reason": finish})
         return {**self._common, "object": "chat.completion", "choices": choices, "usage": usage.to_json()}
 
-    def opening(self, index: int, usage_follows: bool) -> bytes:
-        """The first event of a choice."""
-        return self._chunk(index, {"role": "assistant", "content": ""}, None, usage_follows)
+    def opening(self, index: int) -> bytes:
+        """See `Format`."""
+        return self._part(index, {"role": "assistant", "content": ""})
 
-    def events(self, new: Delta, usage_follows: bool) -> bytes:
-        """The events of a delta."""
+    def events(self, new: Delta) -> bytes:
+        """See `Format`."""
         held = self._code.setdefault(new.index, [])
         held += [piece for piece in new.pieces if self._is_call(piece)]
         said = joined([piece for piece in new.pieces if not self._is_call(piece)])
@@ -57,14 +54,10 @@ class ChatCompletion:
         if new.scores and "content" not in (deltas[0] if deltas else {}):
             deltas.insert(0, {"content": ""})
         logprobs = [self._logprobs(new)] + [None] * len(deltas)  # all with the first
-        out = [self._chunk(new.index, delta, None, usage_follows, logprobs[i]) for i, delta in enumerate(deltas)]
+        out = [self._part(new.index, delta, logprobs[i]) for i, delta in enumerate(deltas)]
         if new.finish is not None:
-            out.append(self._chunk(new.index, {}, "tool_calls" if calls else new.finish, usage_follows))
+            out.append(self._part(new.index, {}, finish="tool_calls" if calls else new.finish))
         return b"".join(out)
-
-    def usage(self, usage: Usage) -> bytes:
-        """The event with the numbers of tokens."""
-        return event({**self._common, "object": "chat.completion.chunk", "choices": [], "usage": usage.to_json()})
 
     def _is_call(self, piece: Piece) -> bool:
         """True for what becomes a call of the client's function."""
@@ -73,12 +66,8 @@ class ChatCompletion:
     def _logprobs(self, new: Delta) -> dict[str, Any] | None:
         return chat_logprobs(self._tokenizer, new.scores) if self._scored else None
 
-    def _chunk(
-        self, index: int, delta: dict[str, Any], finish: str | None, usage_follows: bool, logprobs: dict[str, Any] | None = None
-    ) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        usage = {"usage": None} if usage_follows else {}
-        return event({**self._common, "object": "chat.completion.chunk", "choices": [choice], **usage})
+    def _part(self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, finish: str | None = None) -> bytes:
+        return self._event([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}])
 
 
 def _message(pieces: Sequence[Piece]) -> dict[str, Any]:

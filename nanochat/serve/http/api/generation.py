@@ -23,7 +23,7 @@ from nanochat.serve.key_sessions import backend_of
 
 
 class Serving(Protocol):
-    """What routes know of their server; see `nanochat.serve.http.app.ChatServer`."""
+    """The server, as far as routes know it; see `nanochat.serve.http.app.ChatServer`."""
 
     backend: Backend
     tokenizer: Tokenizer
@@ -59,7 +59,7 @@ class Usage:
 
 @dataclass
 class Delta:
-    """What is new in reply `index`: text, the scores of its tokens, those of the prompt, the new focus of its session if it has moved,
+    """New parts of reply `index`: text, the scores of its tokens, those of the prompt, the new focus of its session if it has moved,
     and at the end the finish reason: `stop` or `length`."""
 
     index: int
@@ -170,7 +170,7 @@ class Generation:
         if event.finish is not None:
             del self._rows[event.id, event.row]
             self._metrics.ended(row.began, row.first, row.tokens)
-            new.pieces = new.pieces + row.reply.close()
+            new.pieces += row.reply.close()
             new.finish = "stop" if event.finish == "stop" or row.reply.stopped else "length"
         row.released += len(new.text)
         is_whole = new.finish is not None and not row.reply.stopped

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -18,12 +17,12 @@ from starlette.responses import Response
 
 from nanochat.infer.reply import stop_tokens
 from nanochat.infer.request import ReplyRequest
-from nanochat.serve.http.api.generation import Delta, Generation, Serving, longest_reply
-from nanochat.serve.http.api.replies import READ_SECONDS, reply_headers
+from nanochat.serve.http.api.generation import Delta, Generation, Serving, Usage, longest_reply
+from nanochat.serve.http.api.replies import answer
 from nanochat.serve.http.api.schema import ChatRequest, Strict, check_characters, parse_body, parse_request, to_sampling
 from nanochat.serve.http.api.tool_calls import ToolCalling
 from nanochat.serve.http.errors import ApiError, json_response
-from nanochat.serve.http.streaming import EventStream, read_body, unless_gone
+from nanochat.serve.http.streaming import read_body
 
 VERSION = "0.5.0"  # of Ollama, whose API this is
 # Ollama's name of an option → OpenAI's.
@@ -35,7 +34,7 @@ OPTIONS = {
 
 
 class OllamaRequest(Strict):
-    """What the bodies have in common."""
+    """The body of a request for a reply, as far as both kinds are alike."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -84,7 +83,7 @@ def add_ollama_routes(app: FastAPI, server: ChatServing) -> None:
         if not asked.messages:  # how clients load a model
             return json_response(_line(server, _said("chat", ""), done=True))
         chat, tools = _chat(server, asked, [_message(message) for message in asked.messages], asked.tools)
-        return await _answer(request, server, chat, asked.stream, server.begin(chat, tools), "chat", tools)
+        return await answer(request, server, chat, server.begin(chat, tools), OllamaReply(server, "chat", tools))
 
     @app.post("/api/generate")
     async def generate(request: Request) -> Response:
@@ -94,7 +93,7 @@ def add_ollama_routes(app: FastAPI, server: ChatServing) -> None:
         system = [{"role": "system", "content": asked.system}] if asked.system else []
         chat, tools = _chat(server, asked, [*system, {"role": "user", "content": asked.prompt}], None)
         generation = _continuation(server, asked, chat) if asked.raw else server.begin(chat, tools)
-        return await _answer(request, server, chat, asked.stream, generation, "generate", tools)
+        return await answer(request, server, chat, generation, OllamaReply(server, "generate", tools))
 
     @app.get("/api/tags")
     async def tags() -> Response:
@@ -145,7 +144,7 @@ def _chat(
         settings["response_format"] = {"type": "json_schema", "json_schema": {"schema": asked.format}}
     elif asked.format == "json":
         settings["response_format"] = {"type": "json_object"}
-    body = {"model": _plain(asked.model), "messages": messages, "tools": tools, **settings}
+    body = {"model": _plain(asked.model), "messages": messages, "tools": tools, "stream": asked.stream, **settings}
     chat = parse_request(json.dumps(body).encode(), server.limits, server.model_name, server.clients)
     return chat, ToolCalling(chat)
 
@@ -161,59 +160,56 @@ def _continuation(server: Serving, asked: OllamaGenerate, chat: ChatRequest) -> 
 
 def ollama_error(error: ApiError) -> Response:
     """The answer to a request that is refused."""
-    return json_response({"error": error.body()["error"]["message"]}, error.status, error.headers)
+    return json_response(_refused(error), error.status, error.headers)
 
 
-async def _answer(
-    request: Request, server: Serving, chat: ChatRequest, stream: bool, generation: Generation, kind: str, tools: ToolCalling
-) -> Response:
-    """The reply to `chat`, whole or as a stream of lines."""
-    began, reply, batches = time.monotonic(), Delta(0), generation.deltas()
-    headers = reply_headers(server, chat, generation)
+class OllamaReply:
+    """Lines of JSON that answer a request of `kind`, chat or generate; see `nanochat.serve.http.api.replies.Format`."""
 
-    def last() -> dict[str, Any]:
-        figures = {"total_duration": int((time.monotonic() - began) * 1e9), "load_duration": 0}
-        figures |= {"prompt_eval_count": generation.usage.prompt_tokens, "eval_count": generation.usage.completion_tokens}
-        return {"done_reason": reply.finish or "stop", **figures}
+    media_type = "application/x-ndjson"
 
-    def calls() -> list[dict[str, Any]]:
-        found = [call["function"] for call in tools.calls(reply.pieces, reply.finish)]
-        return [{"function": {"name": call["name"], "arguments": json.loads(call["arguments"])}} for call in found]
+    def __init__(self, server: Serving, kind: str, tools: ToolCalling) -> None:
+        self._server, self._kind, self._tools = server, kind, tools
+        self._began, self._reply = time.monotonic(), Delta(0)
 
-    async def lines() -> AsyncIterator[bytes]:
-        batch = first
-        try:
-            while batch is not None:
-                for delta in batch:
-                    reply.add(delta)
-                    if said := _text(delta):
-                        yield _encoded(_line(server, _said(kind, said)))
-                batch = await anext(batches, None)
-        except ApiError as error:
-            yield _encoded({"error": error.message})
-            return
-        yield _encoded(_line(server, _said(kind, "", calls()), done=True) | last())
+    def whole(self, replies: list[Delta], usage: Usage) -> dict[str, Any]:
+        """See `Format`."""
+        (self._reply,) = replies
+        return self._last(_said_in(self._reply), usage)
 
-    async def collect() -> None:
-        async for batch in batches:
-            for delta in batch:
-                reply.add(delta)
+    def opening(self, index: int) -> bytes:
+        """See `Format`."""
+        return b""
 
-    try:
-        if not stream:
-            await unless_gone(request, collect())
-            generation.close()
-            return json_response(_line(server, _said(kind, _text(reply), calls()), done=True) | last(), headers=headers)
-        first = await unless_gone(request, anext(batches))
-    except BaseException:
-        generation.close()
-        raise
-    response = EventStream(lines(), generation.close, server.limits.max_seconds + READ_SECONDS)
-    response.headers.update(headers | {"content-type": "application/x-ndjson"})
-    return response
+    def events(self, new: Delta) -> bytes:
+        """See `Format`."""
+        self._reply.add(new)
+        text = _said_in(new)
+        return _encoded(_line(self._server, _said(self._kind, text))) if text else b""
+
+    def failure(self, error: ApiError) -> bytes:
+        """See `Format`."""
+        return _encoded(_refused(error))
+
+    def end(self, usage: Usage) -> bytes:
+        """See `Format`."""
+        return _encoded(self._last("", usage))
+
+    def _last(self, text: str, usage: Usage) -> dict[str, Any]:
+        """The last line: the calls that the reply makes, and its figures."""
+        found = [call["function"] for call in self._tools.calls(self._reply.pieces, self._reply.finish)]
+        calls = [{"function": {"name": call["name"], "arguments": json.loads(call["arguments"])}} for call in found]
+        figures = {"total_duration": int((time.monotonic() - self._began) * 1e9), "load_duration": 0}
+        figures |= {"prompt_eval_count": usage.prompt_tokens, "eval_count": usage.completion_tokens}
+        reason = {"done_reason": self._reply.finish or "stop"}
+        return _line(self._server, _said(self._kind, text, calls), done=True) | reason | figures
 
 
-def _text(delta: Delta) -> str:
+def _refused(error: ApiError) -> dict[str, Any]:
+    return {"error": error.body()["error"]["message"]}
+
+
+def _said_in(delta: Delta) -> str:
     return "".join(piece.text for piece in delta.pieces if piece.kind == "text")
 
 

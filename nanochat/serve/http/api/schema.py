@@ -77,7 +77,8 @@ class Message(Strict):
     def characters(self) -> int:
         """Length of all that it says."""
         said = [self.content] if isinstance(self.content, str) else [part.text for part in self.content or ()]
-        return sum(map(len, said)) + len(json.dumps([self.tool_calls, self.function_call])) * bool(self.tool_calls or self.function_call)
+        calls = [self.tool_calls, self.function_call]
+        return sum(map(len, said)) + (len(json.dumps(calls)) if any(calls) else 0)
 
 
 class StreamOptions(Strict):
@@ -88,7 +89,7 @@ class StreamOptions(Strict):
 
 
 class GenerationRequest(Strict):
-    """What all requests for replies have. None is the same as left out."""
+    """The body of a request for replies, as far as all kinds are alike. None is the same as left out."""
 
     model_config = ConfigDict(extra="allow")
 

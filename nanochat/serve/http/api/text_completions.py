@@ -6,7 +6,6 @@ begins with the prompt, and with `logprobs` the tokens of both are scored: of a 
 
 from __future__ import annotations
 
-import secrets
 import time
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from starlette.responses import Response
 from nanochat.infer.reply import stop_tokens
 from nanochat.infer.request import ReplyRequest
 from nanochat.serve.http.api.generation import Delta, Generation, Serving, Usage, longest_reply
-from nanochat.serve.http.api.replies import answer
+from nanochat.serve.http.api.replies import OpenAIFormat, answer
 from nanochat.serve.http.api.schema import (
     MAX_TOP_LOGPROBS,
     GenerationRequest,
@@ -29,7 +28,7 @@ from nanochat.serve.http.api.schema import (
 )
 from nanochat.serve.http.api.score_formats import TextScores
 from nanochat.serve.http.errors import ApiError
-from nanochat.serve.http.streaming import event, read_json
+from nanochat.serve.http.streaming import read_json
 
 MAX_PROMPTS = 64
 
@@ -96,35 +95,27 @@ def _requests(server: Serving, asked: TextRequest, prompts: list[list[int]]) -> 
     return [ReplyRequest(prompt, sampling, **settings) for prompt in prompts]
 
 
-class TextCompletion:
+class TextCompletion(OpenAIFormat):
     """The objects that answer one request; see `nanochat.serve.http.api.replies.Format`."""
 
     def __init__(self, server: Serving, asked: TextRequest) -> None:
-        self._common = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time())}
-        self._common |= {"model": server.model_name, "system_fingerprint": server.model_name}
+        super().__init__("cmpl", "text_completion", server, asked)
         self._tokenizer, self._asked, self._rows = server.tokenizer, asked, asked.n or 1
         self._scores: dict[int, TextScores] = {}  # by reply
 
     def whole(self, replies: list[Delta], usage: Usage) -> dict[str, Any]:
         """See `Format`."""
         choices = [self._choice(reply, self._prompt(reply.index)) for reply in replies]
-        return {**self._common, "choices": choices, "usage": usage.to_json()}
+        return {**self._common, "object": "text_completion", "choices": choices, "usage": usage.to_json()}
 
-    def opening(self, index: int, usage_follows: bool) -> bytes:
+    def opening(self, index: int) -> bytes:
         """See `Format`."""
         scored = self._asked.logprobs is not None
-        return b"" if scored or not self._asked.echo else self._event(self._choice(Delta(index), self._prompt(index)), usage_follows)
+        return b"" if scored or not self._asked.echo else self._event([self._choice(Delta(index), self._prompt(index))])
 
-    def events(self, new: Delta, usage_follows: bool) -> bytes:
+    def events(self, new: Delta) -> bytes:
         """See `Format`."""
-        return self._event(self._choice(new, self._prompt(new.index) if new.prompt_scores else ""), usage_follows)
-
-    def usage(self, usage: Usage) -> bytes:
-        """See `Format`."""
-        return event({**self._common, "choices": [], "usage": usage.to_json()})
-
-    def _event(self, choice: dict[str, Any], usage_follows: bool) -> bytes:
-        return event({**self._common, "choices": [choice], **({"usage": None} if usage_follows else {})})
+        return self._event([self._choice(new, self._prompt(new.index) if new.prompt_scores else "")])
 
     def _prompt(self, index: int) -> str:
         """The text of the prompt of a reply, if it is wanted."""

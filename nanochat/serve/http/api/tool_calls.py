@@ -27,7 +27,7 @@ PYTHONS = {"python", "code_interpreter", "run_python", "execute_python", "python
 
 
 class ToolCalling:
-    """How a request wants its functions called. `demanded`: a call is demanded, `own_code`: the model's code becomes one."""
+    """Calls of a request's functions. `demanded`: a call is demanded, `own_code`: the model's code becomes one."""
 
     def __init__(self, request: ChatRequest) -> None:
         self._functions = {tool.function.name: tool for tool in request.tools or []}
