@@ -30,7 +30,7 @@ class ChatCompletion(OpenAIFormat):
         """See `Format`."""
         choices = []
         for reply in replies:
-            message, finish = _message(reply.pieces), reply.finish
+            message, finish = _message(reply), reply.finish
             if calls := self._tools.calls(reply.pieces, reply.finish):
                 said = "".join(piece.text for piece in reply.pieces if not self._is_call(piece))
                 message, finish = {"role": "assistant", "content": said or None, "refusal": None, "tool_calls": calls}, "tool_calls"
@@ -39,7 +39,7 @@ class ChatCompletion(OpenAIFormat):
 
     def opening(self, index: int) -> bytes:
         """See `Format`."""
-        return self._part(index, {"role": "assistant", "content": ""})
+        return self._choice(index, {"role": "assistant", "content": ""})
 
     def events(self, new: Delta) -> bytes:
         """See `Format`."""
@@ -54,9 +54,9 @@ class ChatCompletion(OpenAIFormat):
         if new.scores and "content" not in (deltas[0] if deltas else {}):
             deltas.insert(0, {"content": ""})
         logprobs = [self._logprobs(new)] + [None] * len(deltas)  # all with the first
-        out = [self._part(new.index, delta, logprobs[i]) for i, delta in enumerate(deltas)]
+        out = [self._choice(new.index, delta, logprobs[i]) for i, delta in enumerate(deltas)]
         if new.finish is not None:
-            out.append(self._part(new.index, {}, finish="tool_calls" if calls else new.finish))
+            out.append(self._choice(new.index, {}, finish="tool_calls" if calls else new.finish))
         return b"".join(out)
 
     def _is_call(self, piece: Piece) -> bool:
@@ -66,15 +66,14 @@ class ChatCompletion(OpenAIFormat):
     def _logprobs(self, new: Delta) -> dict[str, Any] | None:
         return chat_logprobs(self._tokenizer, new.scores) if self._scored else None
 
-    def _part(self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, finish: str | None = None) -> bytes:
+    def _choice(self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, finish: str | None = None) -> bytes:
         return self._event([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}])
 
 
-def _message(pieces: Sequence[Piece]) -> dict[str, Any]:
-    text = "".join(piece.text for piece in pieces if piece.kind == "text")
-    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-    if any(piece.kind != "text" for piece in pieces):
-        message["parts"] = [_part(piece) for piece in joined(pieces)]
+def _message(reply: Delta) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": reply.said, "refusal": None}
+    if any(piece.kind != "text" for piece in reply.pieces):
+        message["parts"] = [_part(piece) for piece in joined(reply.pieces)]
     return message
 
 

@@ -81,6 +81,11 @@ class Delta:
         """The text of all pieces."""
         return "".join(piece.text for piece in self.pieces)
 
+    @property
+    def said(self) -> str:
+        """The text without code and its output."""
+        return "".join(piece.text for piece in self.pieces if piece.kind == "text")
+
 
 @dataclass
 class _Row:

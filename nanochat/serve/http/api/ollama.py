@@ -175,7 +175,7 @@ class OllamaReply:
     def whole(self, replies: list[Delta], usage: Usage) -> dict[str, Any]:
         """See `Format`."""
         (self._reply,) = replies
-        return self._last(_said_in(self._reply), usage)
+        return self._last(self._reply.said, usage)
 
     def opening(self, index: int) -> bytes:
         """See `Format`."""
@@ -184,8 +184,7 @@ class OllamaReply:
     def events(self, new: Delta) -> bytes:
         """See `Format`."""
         self._reply.add(new)
-        text = _said_in(new)
-        return _encoded(_line(self._server, _said(self._kind, text))) if text else b""
+        return _encoded(_line(self._server, _said(self._kind, new.said))) if new.said else b""
 
     def failure(self, error: ApiError) -> bytes:
         """See `Format`."""
@@ -207,10 +206,6 @@ class OllamaReply:
 
 def _refused(error: ApiError) -> dict[str, Any]:
     return {"error": error.body()["error"]["message"]}
-
-
-def _said_in(delta: Delta) -> str:
-    return "".join(piece.text for piece in delta.pieces if piece.kind == "text")
 
 
 def _encoded(line: dict[str, Any]) -> bytes:
