@@ -91,8 +91,9 @@ def test_rows_beside_it_are_as_without() -> None:
         *({"type": "nonsense"}, {"$ref": "http://127.0.0.1/x"}, {"not": {}}, {"type": "object", "required": 3}),
         {"enum": ["x" * 100] * 1000},
         {"anyOf": [{"properties": {f"{i}": {}}} for i in range(2100)]},
+        {"type": "object", "properties": {f"{i}": {} for i in range(5500)}},
     ],
-    ids=["type", "remote", "not", "required", "long", "many"],
+    ids=["type", "remote", "not", "required", "long", "many", "symbols"],
 )
 def test_a_schema_that_cannot_be_followed_is_refused(schema: dict[str, Any]) -> None:
     with pytest.raises(ValueError):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from nanochat.serve.http.api.generation import Delta, Generation
+from nanochat.serve.http.errors import ApiError
 from tests.helpers.http_client import CONTEXT_TOKENS, TOKENIZER, recite, serving
 from tests.helpers.tiny_model import tiny_model
 from tests.nanochat.serve.http.api.test_tool_calls import CALCULATOR, SHIP
@@ -37,6 +39,18 @@ def test_a_chat_streams_by_default(client: TestClient) -> None:
     assert (last["done_reason"], last["prompt_eval_count"], last["eval_count"]) == ("length", 6, 5) and last["total_duration"] > 0
     (whole,) = lines(client, "/api/chat", messages=ASK, stream=False, options={"stop": ["d"], "num_predict": -1})
     assert whole["message"] == {"role": "assistant", "content": "abc"} and whole["done_reason"] == "stop" and whole["model"] == "sft-tiny"
+
+
+def test_a_stream_that_fails_ends_with_the_reason(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    deltas = Generation.deltas
+
+    async def failing(generation: Generation) -> AsyncIterator[list[Delta]]:
+        yield await anext(deltas(generation))
+        raise ApiError(503, "the model could not continue")
+
+    monkeypatch.setattr(Generation, "deltas", failing)
+    parts = lines(client, "/api/chat", messages=ASK)
+    assert not parts[0]["done"] and parts[-1] == {"error": "the model could not continue"}
 
 
 def test_a_generation_is_a_chat_or_raw(client: TestClient) -> None:
