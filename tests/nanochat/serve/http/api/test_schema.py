@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.web_fuzz import NAMES, VALUES, malformed
@@ -48,6 +48,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the first text takes a second, once
 @given(st.dictionaries(st.sampled_from([*NAMES, "role", "content"]), JSON, max_size=5))
 def test_any_json_is_a_request_or_refused(fields: dict[str, Any]) -> None:
     outcome(json.dumps(fields).encode())
@@ -55,6 +56,7 @@ def test_any_json_is_a_request_or_refused(fields: dict[str, Any]) -> None:
     outcome(json.dumps({"messages": [fields]}).encode())
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused(body: bytes) -> None:
     assert isinstance(outcome(body), ApiError)
@@ -97,6 +99,7 @@ def test_sampling_is_the_request_s_else_the_server_s(fields: dict[str, Any], exp
     assert to_sampling(request, Sampling(0.7, 40, 0.9, 99)) == expected
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_every_seed_of_openai_s_is_one(seed: int) -> None:
     request = parse_request(json.dumps({"messages": ASK, "seed": seed}).encode(), LIMITS, "m", STRICT)
