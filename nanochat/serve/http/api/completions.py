@@ -45,9 +45,13 @@ class ChatCompletion(OpenAIFormat):
         """See `Format`."""
         held = self._code.setdefault(new.index, [])
         held += [piece for piece in new.pieces if self._is_call(piece)]
-        said = joined([piece for piece in new.pieces if not self._is_call(piece)])
-        deltas: list[dict[str, Any]] = [{"content": piece.text} if piece.kind == "text" else {"part": _part(piece)} for piece in said]
+        said = [piece for piece in new.pieces if not self._is_call(piece)]
         calls = self._tools.calls(held, new.finish)
+        if new.finish is not None and not calls:
+            said = held + said  # it was cut off and calls nothing
+        deltas: list[dict[str, Any]] = [
+            {"content": piece.text} if piece.kind == "text" else {"part": _part(piece)} for piece in joined(said)
+        ]
         deltas += [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(calls)]
         if new.focus is not None:
             deltas.append({"focus": new.focus})

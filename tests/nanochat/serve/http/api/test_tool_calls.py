@@ -101,6 +101,20 @@ def test_a_call_that_is_demanded_always_comes(random_model: openai.OpenAI) -> No
     assert not any(chunk.choices[0].delta.content for chunk in chunks)
 
 
+def test_a_call_that_is_cut_off_is_text_in_a_stream_too(random_model: openai.OpenAI, summing: openai.OpenAI) -> None:
+    demanded = {"tools": [SHIP], "tool_choice": "required", "max_tokens": 3}
+    whole = ask(random_model, **demanded).choices[0]
+    assert whole.finish_reason == "length" and not whole.message.tool_calls
+    chunks = [chunk.choices[0] for chunk in ask(random_model, stream=True, **demanded)]
+    assert "".join(chunk.delta.content or "" for chunk in chunks) == whole.message.content != ""
+    assert chunks[-1].finish_reason == "length"
+    cut = {"tools": [CALCULATOR], "max_tokens": 7}  # within the code
+    parts = ask(summing, **cut).choices[0].message.model_extra["parts"]
+    assert [part["type"] for part in parts] == ["text", "python"]
+    sent = [chunk.choices[0].delta.model_extra or {} for chunk in ask(summing, stream=True, **cut)]
+    assert [each["part"] for each in sent if "part" in each] == parts[1:]
+
+
 def test_json_replies_always_parse(random_model: openai.OpenAI) -> None:
     schema = {"name": "ship", "strict": True, "schema": SHIP["function"]["parameters"]}
     for seed in range(3):
