@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,15 @@ def requests(page: Page) -> list[dict]:
     sent: list[dict] = []
     page.on("request", lambda request: sent.append(request.post_data_json) if request.url.endswith("/v1/chat/completions") else None)
     return sent
+
+
+def put(page: Page, messages: list[dict[str, str]]) -> None:
+    """Has the page show a conversation that it takes from a file."""
+    page.locator("#import-file").set_input_files(
+        {"name": "talk.json", "mimeType": "application/json", "buffer": json.dumps(messages).encode()}
+    )
+    page.locator(".chat-open").first.evaluate("button => button.click()")  # also where the list is folded away
+    expect(page.locator("article")).to_have_count(len(messages))
 
 
 def rows(server: Server) -> int:
@@ -259,6 +269,13 @@ def test_light_and_dark_and_a_phone(browser: Browser, server: Server, scheme: st
     assert (brightness() > 128) == (scheme == "dark")
     page.reload()
     assert (brightness() > 128) == (scheme == "dark")
+    page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
+    page.emulate_media(color_scheme=scheme)
+    assert (brightness() > 128) == (scheme == "dark")  # whatever the system does
+    page.get_by_role("button", name="appearance").click()
+    page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
+    page.wait_for_function("dark => document.documentElement.dataset.theme === (dark ? 'dark' : 'light')", arg=scheme == "light")
+    assert (brightness() > 128) == (scheme == "dark")  # as the system, from now on
     next(opened, None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from bench.tiny_chat import Server, running, save_chat_model
 from bench.warm_start import WarmStart
 from tests.helpers.headless import needs_chromium
-from tests.scripts.test_chat_page import open_page
+from tests.scripts.test_chat_page import open_page, put
 from tests.scripts.test_chat_page_chats import spoken
 from tests.scripts.test_chat_page_mc import new_session
 
@@ -32,10 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, warm: WarmStart) -> Iterato
 
 def talk(page: Page) -> None:
     """Shows a conversation with one of each kind of thing."""
-    messages = [{"role": "user", "content": LONG}, {"role": "assistant", "content": REPLY}]
-    file = {"name": "talk.json", "mimeType": "application/json", "buffer": json.dumps(messages).encode()}
-    page.locator("#import-file").set_input_files(file)
-    page.locator(".chat-open").first.evaluate("button => button.click()")
+    put(page, [{"role": "user", "content": LONG}, {"role": "assistant", "content": REPLY}])
     expect(page.locator("article.assistant h3").first).to_be_visible()
 
 

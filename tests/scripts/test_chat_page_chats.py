@@ -144,8 +144,13 @@ def test_conversations_go_into_files_and_come_back_with_their_versions(page: Pag
 
 
 ORPHAN = {"id": "a", "parent": "b", "role": "user", "parts": [{"type": "text", "text": "x"}], "created": 1}
-DAMAGED = {"title": "a", "messages": [ORPHAN]}
+ORPHANED = {"title": "a", "messages": [ORPHAN]}
+NO_MESSAGE = {"title": "a", "messages": [ORPHANED]}
 CIRCLE = {"title": "a", "messages": [ORPHAN | {"parent": None}, ORPHAN | {"parent": "a", "created": 2}]}
+
+
+def exported(conversation: dict) -> str:
+    return json.dumps({"format": "megacontext-chats", "conversations": [conversation]})
 
 
 @pytest.mark.parametrize(
@@ -155,10 +160,7 @@ CIRCLE = {"title": "a", "messages": [ORPHAN | {"parent": None}, ORPHAN | {"paren
         ("[]", "a message in it has no role or no text"),
         ('[{"role": "user", "content": 1}]', "a message in it has no role or no text"),
         ('{"format": "other"}', "it is of another kind"),
-        (
-            json.dumps({"format": "megacontext-chats", "conversations": [{"title": "a", "messages": [DAMAGED]}]}),
-            "conversation 1 is damaged",
-        ),
+        *((exported(each), "conversation 1 is damaged") for each in (NO_MESSAGE, ORPHANED, CIRCLE)),
     ],
 )
 def test_a_file_that_is_none_of_ours_is_refused(page: Page, content: str, says: str) -> None:

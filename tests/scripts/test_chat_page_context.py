@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from bench.tiny_chat import Server, running, save_chat_model
 from bench.warm_start import WarmStart
 from tests.helpers.headless import needs_chromium
-from tests.scripts.test_chat_page import open_page, requests, say
+from tests.scripts.test_chat_page import open_page, put, requests, say
 from tests.scripts.test_chat_page_chats import spoken
 
 pytestmark = needs_chromium
@@ -37,14 +36,9 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     yield from open_page(browser, server.url)
 
 
-def put(page: Page, *texts: str) -> None:
-    """Has the page show a conversation of these texts, which no reply tells the tokens of."""
-    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
-    page.locator("#import-file").set_input_files(
-        {"name": "talk.json", "mimeType": "application/json", "buffer": json.dumps(messages).encode()}
-    )
-    page.locator(".chat-open").first.click()
-    expect(page.locator("article")).to_have_count(len(texts))
+def talk(*texts: str) -> list[dict[str, str]]:
+    """A conversation of these texts, which no reply tells the tokens of."""
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
 
 def test_a_long_conversation_slides_with_a_notice(page: Page) -> None:
@@ -70,7 +64,7 @@ def used(page: Page) -> str:
 
 
 def test_what_the_server_finds_too_long_slides_as_well(page: Page) -> None:
-    put(page, "x" * 350, "abc", "short", "def")  # the first message alone is too long for any reply
+    put(page, talk("x" * 350, "abc", "short", "def"))  # the first message alone is too long for any reply
     spoken(page, "next")
     expect(page.locator("#error")).to_be_hidden()
     expect(page.locator(".slid + article .body")).to_have_text("short")
@@ -101,7 +95,7 @@ def test_a_message_that_is_too_long_is_refused_and_poisons_nothing(page: Page) -
 def test_too_many_messages_slide(browser: Browser, models: Path, warm: WarmStart) -> None:
     with running(warm, models, "-g=alphabet", "--max-tokens=3", "-t=0", "--max-messages=4") as server:
         for page in open_page(browser, server.url):
-            put(page, *"abcdefgh")
+            put(page, talk(*"abcdefgh"))
             spoken(page, "i")
             expect(page.locator("#error")).to_be_hidden()
             expect(page.locator(".slid + article .body")).to_have_text("g")

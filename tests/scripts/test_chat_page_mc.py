@@ -12,6 +12,7 @@ from bench.tiny_chat import ALPHABET, Server, running, save_chat_model, tiny_tok
 from bench.warm_start import WarmStart
 from tests.helpers.headless import needs_chromium
 from tests.scripts.test_chat_page import open_page, replies, say
+from tests.scripts.test_chat_page_chats import spoken
 
 pytestmark = needs_chromium
 FLAGS = ("--mc", "-g=alphabet", "-t=0", "--max-tokens=300", "--allocator-expand-threshold=0", "--allocator-collapse-threshold=0")
@@ -40,14 +41,6 @@ def new_session(page: Page, name: str) -> None:
     page.get_by_label("Name").fill(name)
     page.keyboard.press("Enter")
     expect(page.locator("#session")).to_have_value(name)
-
-
-def spoken(page: Page, text: str) -> None:
-    """Says something, and waits for the end of the reply."""
-    before = page.locator("article.assistant").count()
-    say(page, text)
-    expect(page.locator("article.assistant")).to_have_count(before + 1)
-    expect(page.get_by_role("button", name="Send")).to_be_visible()
 
 
 def picture(page: Page) -> str:
@@ -280,13 +273,16 @@ def test_light_and_dark_and_a_phone(browser: Browser, server: Server, scheme: st
 
 
 def test_the_map_folds_and_the_figures_are_explained(page: Page) -> None:
-    page.get_by_role("button", name="Map").click()
+    expect(page.locator("#focus")).to_have_text("Nothing has been read yet.")
     expect(page.locator("#map")).to_be_hidden()
+    page.get_by_role("button", name="Map").click()
+    expect(page.locator("#focus")).to_be_hidden()
     page.reload()
     expect(page.locator("#figures")).to_contain_text("Residency")
-    expect(page.locator("#map")).to_be_hidden()
+    expect(page.locator("#focus")).to_be_hidden()
     page.get_by_role("button", name="Map").click()
     spoken(page, "hello")
+    expect(page.locator("#focus")).not_to_contain_text("Nothing has been read yet.")
     assert len(set(page.evaluate("[...map.getContext('2d').getImageData(0, 20, map.width, 1).data]"))) > 2  # it is drawn again
     expect(page.locator(".explain dl")).to_be_hidden()
     page.get_by_label("What the figures mean").click()

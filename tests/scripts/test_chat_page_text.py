@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 from bench.tiny_chat import Server, running, save_chat_model
 from bench.warm_start import WarmStart
 from tests.helpers.headless import needs_chromium
-from tests.scripts.test_chat_page import open_page, reply_grows, say, stop
+from tests.scripts.test_chat_page import open_page, put, reply_grows, say, stop
 
 pytestmark = needs_chromium
 LISTS = "\n".join("  " * i + "- a" for i in range(300))
@@ -33,12 +32,9 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     yield from open_page(browser, server.url)
 
 
-def put(page: Page, *replies: str) -> Locator:
+def put_replies(page: Page, *replies: str) -> Locator:
     """Has the page show a conversation with these replies; returns their bodies."""
-    messages = [each for reply in replies for each in ({"role": "user", "content": "<i>hi</i>"}, {"role": "assistant", "content": reply})]
-    file = {"name": "talk.json", "mimeType": "application/json", "buffer": json.dumps(messages).encode()}
-    page.locator("#import-file").set_input_files(file)
-    page.locator(".chat-open").first.click()
+    put(page, [each for reply in replies for each in ({"role": "user", "content": "<i>hi</i>"}, {"role": "assistant", "content": reply})])
     return page.locator("article.assistant .body")
 
 
@@ -51,7 +47,7 @@ def test_what_the_model_writes_is_text(page: Page) -> None:
     )
     page.add_init_script("window.alert = () => { throw new Error('a script of the model ran') }")
     page.reload()
-    body = put(page, text)
+    body = put_replies(page, text)
     expect(page.locator("article.user .body")).to_have_text("<i>hi</i>")
     expect(body.locator("h3")).to_have_text("Title")
     expect(body.locator("strong")).to_have_text("bold")
@@ -130,7 +126,7 @@ def test_without_the_server_texts_are_plain_and_one_bad_answer_spoils_one_messag
             route.continue_()
 
     page.route("**/v1/render", answer)
-    bodies = put(page, "**one**", "**two**", "**three**", "**four**")
+    bodies = put_replies(page, "**one**", "**two**", "**three**", "**four**")
     expect(bodies.nth(3).locator("strong")).to_have_text("four")
     for index, text in enumerate(["**one**", "**two**", "**three**"]):
         expect(bodies.nth(index)).to_have_text(f"{text}Shown as plain text: the server could not format it.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,9 +77,11 @@ def _adapt(tokens: Sequence[Token]) -> None:
             token.attrs["class"] = str(style).removeprefix("text-align:")
 
 
-def _check_time(env: MutableMapping[str, Any]) -> None:
-    if time.thread_time() > env["deadline"]:
+def _check_time(state: Any, *_: Any) -> bool:
+    """A rule that never applies, of blocks and of lines, and ends the parser when its time is over."""
+    if time.thread_time() > state.env["deadline"]:
         raise _TooCostlyError
+    return False
 
 
 @functools.lru_cache(len(_LANGUAGES))
@@ -161,18 +163,10 @@ def _new_parser() -> MarkdownIt:
     parser.linkify.set({"fuzzy_link": False, "fuzzy_email": False})  # a file name is no address
     parser.validateLink = lambda url: _SAFE_LINK.match(url) is not None  # type: ignore[method-assign]
 
-    def in_block(state: Any, start_line: int, end_line: int, silent: bool) -> bool:
-        _check_time(state.env)
-        return False
-
-    def in_line(state: Any, silent: bool) -> bool:
-        _check_time(state.env)
-        return False
-
     # Asked first wherever the parser looks for something, also for the end of a block.
     chains = {"alt": ["paragraph", "reference", "blockquote", "list", "table"]}
-    parser.block.ruler.before("table", "budget", in_block, chains)
-    parser.inline.ruler.before("text", "budget", in_line)
+    parser.block.ruler.before("table", "budget", _check_time, chains)
+    parser.inline.ruler.before("text", "budget", _check_time)
     return parser
 
 

@@ -5,7 +5,7 @@ import { watchAppearance } from "./appearance.js";
 import { StorageError, adoptOldChat } from "./chats.js";
 import { firstSent, isTooLong, requestMessages, streamSliding } from "./context.js";
 import { Conversation, titleOf } from "./conversation.js";
-import { element, grow, isSend, resize, toast } from "./elements.js";
+import { byId, element, grow, isSend, resize, toast } from "./elements.js";
 import { FocusMap } from "./focus.js";
 import { editMessage, textOf } from "./message.js";
 import { compose, drawMessages, enableSend, following, say, showContext, showError, showWriting, toEnd } from "./screen.js";
@@ -15,7 +15,6 @@ import { Sidebar } from "./sidebar.js";
 import * as store from "./store.js";
 import { ImportError } from "./transfer.js";
 
-const byId = (id) => document.getElementById(id);
 const [log, input] = ["messages", "input"].map(byId);
 const settings = new Settings();
 let conversation = Conversation.fresh(trouble);
@@ -74,8 +73,10 @@ function trouble(error) {
 
 function draw() {
   drawMessages(conversation.path, actionsOf);
-  showContext(conversation.path, inSession() ? null : model?.context_tokens);
+  drawContext();
 }
+
+const drawContext = () => showContext(conversation.path, inSession() ? null : model?.context_tokens);
 
 // ---- replies
 
@@ -191,11 +192,16 @@ function stop() {
 
 async function submit(text) {
   await opening; // what a conversation holds comes before what is said in it
+  if (conversation.id) store.saveOpenChat(conversation.id);
+  send(text, conversation.tree.leaf, compose);
+}
+
+/** Says `text` after the message `parent`; `refused(text)` takes it back. */
+function send(text, parent, refused) {
   stop();
   const before = conversation.tree.leaf;
-  const said = conversation.tree.add("user", [{ type: "text", text }]);
-  if (conversation.id) store.saveOpenChat(conversation.id);
-  reply({ said, before, refused: compose });
+  const said = conversation.tree.add("user", [{ type: "text", text }], parent);
+  reply({ said, before, refused });
 }
 
 function regenerate(message) {
@@ -211,10 +217,7 @@ function edit(message, text = textOf(message.parts)) {
     input.focus();
   };
   const resend = (changed) => {
-    stop();
-    const before = conversation.tree.leaf;
-    const said = conversation.tree.add("user", [{ type: "text", text: changed }], message.parent);
-    reply({ said, before, refused: (refusedText) => edit(message, refusedText) });
+    send(changed, message.parent, (refused) => edit(message, refused));
     input.focus();
   };
   const index = conversation.path.indexOf(message);
@@ -265,7 +268,7 @@ const openSession = (name) => (opening = name === "" ? openLast() : showSession(
 /** Shows what a session holds and where its focus is; null: a new one. */
 async function showSession(name) {
   show(Conversation.inSession([], trouble));
-  map.show(null);
+  map.show(name === null ? null : undefined);
   if (name === null) return;
   try {
     const [{ messages, earlier }, focus] = await Promise.all([fetchMessages(name, token), fetchFocus(name, token)]);
@@ -329,7 +332,7 @@ function use(chosen) {
   model = chosen;
   byId("model").value = model.id;
   settings.use(model);
-  showContext(conversation.path, inSession() ? null : model.context_tokens);
+  drawContext();
 }
 
 function askForToken() {

@@ -1,29 +1,29 @@
-// Light and dark.
+// Light and dark: as the system is, until the other one is chosen.
 
 import * as store from "./store.js";
-import { icon } from "./elements.js";
+import { byId, icon } from "./elements.js";
 
-const button = document.getElementById("theme");
+const { dataset } = document.documentElement;
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
+const ofSystem = () => (dark.matches ? "dark" : "light");
+let chosen = store.loadTheme();
 
-function showTheme() {
-  button.replaceChildren(icon(isDark() ? "sun" : "moon"));
-  button.setAttribute("aria-label", isDark() ? "Light appearance" : "Dark appearance");
+/** Shows the page in a theme, and on the button what it leads to. */
+function show(theme) {
+  dataset.theme = theme;
+  byId("theme").replaceChildren(icon(theme === "dark" ? "sun" : "moon"));
+  byId("theme").setAttribute("aria-label", theme === "dark" ? "Light appearance" : "Dark appearance");
 }
 
-button.addEventListener("click", () => {
-  const chosen = isDark() ? "light" : "dark";
+byId("theme").addEventListener("click", () => {
+  show(dataset.theme === "dark" ? "light" : "dark");
   // What the system says anyway need not be remembered: it may change its mind at night.
-  const asSystem = (chosen === "dark") === dark.matches;
-  if (asSystem) delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = chosen;
-  store.saveTheme(asSystem ? null : chosen);
-  showTheme();
+  chosen = dataset.theme === ofSystem() ? null : dataset.theme;
+  store.saveTheme(chosen);
 });
 
-/** Shows on the button what it leads to, from now on. */
+/** Begins with the theme that the page was drawn in, and follows the system's where none is chosen. */
 export function watchAppearance() {
-  dark.addEventListener("change", showTheme);
-  showTheme();
+  dark.addEventListener("change", () => chosen ?? show(ofSystem()));
+  show(dataset.theme);
 }

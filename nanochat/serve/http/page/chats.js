@@ -1,6 +1,8 @@
 // The conversations in this browser, one database for all tabs of this origin. Each message is a record of its own, written by the
 // tab in which it was said; so tabs add to a conversation without overwriting each other.
 
+import { linked, newId } from "./tree.js";
+
 const NAME = "megacontext";
 const OLD = "chat"; // in the local storage: the one conversation of earlier versions
 
@@ -48,7 +50,6 @@ async function transact(mode, work) {
   }
 }
 
-const newId = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 /** A conversation that is not stored yet. */
 export const newChat = (title = "") => ({ id: newId(), title, created: Date.now(), updated: Date.now(), leaf: null });
 
@@ -107,13 +108,8 @@ export async function findChats(words) {
 /** A stored conversation out of messages that follow each other. */
 export async function createLinear(title, messages) {
   const chat = newChat(title);
-  let parent = null;
-  const linked = messages.map((message, i) => {
-    const one = { ...message, id: newId(), parent, created: chat.created + i };
-    parent = one.id;
-    return one;
-  });
-  await createChat({ ...chat, leaf: parent }, linked);
+  const following = linked(messages);
+  await createChat({ ...chat, leaf: following.at(-1).id }, following);
   return chat.id;
 }
 

@@ -2,7 +2,7 @@
 
 import { changeChat, createChat, loadChat, newChat } from "./chats.js";
 import { textOf } from "./message.js";
-import { Tree } from "./tree.js";
+import { Tree, linked } from "./tree.js";
 
 const TITLE_CHARACTERS = 60;
 
@@ -27,13 +27,7 @@ export class Conversation {
   }
 
   static inSession(messages, trouble) {
-    let parent = null;
-    const linked = messages.map((message, i) => {
-      const one = { ...message, id: `${i}`, parent, created: i };
-      parent = one.id;
-      return one;
-    });
-    return new Conversation(null, linked, trouble);
+    return new Conversation(null, linked(messages), trouble);
   }
 
   static async load(id, trouble) {

@@ -1,4 +1,7 @@
-// Elements that several parts of the page are made of.
+// Elements that several parts of the page are made of, and how numbers are written.
+
+export const byId = (id) => document.getElementById(id);
+export const number = new Intl.NumberFormat("en-US");
 
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -72,7 +75,7 @@ export function resize(area) {
 let toastEnds = 0;
 /** A line that goes away by itself, with a button to undo where that is possible. */
 export function toast(text, undo = null) {
-  const box = document.getElementById("toast");
+  const box = byId("toast");
   const button = box.querySelector("button");
   box.firstElementChild.textContent = text;
   box.hidden = false;

@@ -1,5 +1,6 @@
 // The map of a session: which level of detail each part of its history has in what the model reads.
 
+import { byId, element, number } from "./elements.js";
 import { Scale } from "./scale.js";
 import * as store from "./store.js";
 
@@ -7,7 +8,6 @@ const LEVELS = 5; // colours; a level above is drawn as the last
 const MOVE_MS = 280;
 const [TOP, BAR, FOOT] = [4, 40, 18]; // CSS pixels
 const TICKS_APART = 64;
-const number = new Intl.NumberFormat("en-US");
 const compact = new Intl.NumberFormat("en-US", { notation: "compact" });
 const percent = new Intl.NumberFormat("en-US", { style: "percent", maximumFractionDigits: 0 });
 
@@ -18,9 +18,9 @@ const heightOf = (level) => 1 - 0.72 * (Math.min(level, LEVELS - 1) / (LEVELS - 
 /** `fetchText(start, end)` gives {text, cut}. */
 export class FocusMap {
   constructor(fetchText) {
-    [this.canvas, this.tip, this.legend, this.figures] = ["map", "span", "legend", "figures"].map((id) => document.getElementById(id));
+    [this.canvas, this.tip, this.legend, this.figures] = ["map", "span", "legend", "figures"].map(byId);
     this.fetchText = fetchText;
-    this.focus = null;
+    this.focus = undefined;
     this.columns = [];
     this.before = null; // columns that are being moved from
     this.at = null; // index of the span that the keyboard is on
@@ -33,7 +33,7 @@ export class FocusMap {
       if (this.canvas.matches(":focus-visible")) this.go(this.at ?? this.last);
     });
     this.canvas.addEventListener("blur", () => this.hide());
-    const toggle = document.getElementById("toggle-map");
+    const toggle = byId("toggle-map");
     const unfold = (shown) => {
       this.canvas.parentElement.hidden = !shown;
       toggle.setAttribute("aria-expanded", String(shown));
@@ -45,20 +45,29 @@ export class FocusMap {
     unfold(store.loadFlag("map", !matchMedia("(max-width: 40rem), (max-height: 30rem)").matches));
     new ResizeObserver(() => this.layOut(false)).observe(this.canvas);
     new MutationObserver(() => this.layOut(false)).observe(document.documentElement, { attributeFilter: ["data-theme"] });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.layOut(false));
   }
 
   get last() {
     return this.focus ? this.focus.spans.length - 1 : -1;
   }
 
-  /** Shows `focus`, as the server says it, null for none. `moved`: it is the same session's, a moment later. */
+  /**
+   * Shows `focus`, as the server says it: null for a session that is not made yet, undefined until it is known. `moved`: it is the
+   * same session's, a moment later.
+   */
   show(focus, moved = false) {
     if (!moved || !focus || focus.tokens < (this.focus?.tokens ?? 0)) this.texts.clear();
     this.focus = focus;
     this.at = this.at === null || !focus ? null : Math.min(this.at, this.last);
+    const empty = focus === null || focus?.tokens === 0;
+    if (empty) {
+      this.columns = [];
+      this.hide();
+    }
+    this.canvas.hidden = empty;
     this.layOut(moved);
     this.showFigures();
+    if (empty) this.legend.textContent = "Nothing has been read yet.";
     if (!this.tip.hidden && this.pointed !== undefined) this.point(this.pointed);
   }
 
@@ -74,24 +83,12 @@ export class FocusMap {
         ]
       : [];
     this.figures.parentElement.classList.toggle("empty", !focus);
-    this.figures.replaceChildren(
-      ...figures.map(([name, value]) => {
-        const item = document.createElement("span");
-        const bold = document.createElement("b");
-        bold.textContent = value;
-        item.append(`${name} `, bold);
-        return item;
-      }),
-    );
+    this.figures.replaceChildren(...figures.map(([name, value]) => element("span", {}, `${name} `, element("b", {}, value))));
     const present = focus ? [...new Set(focus.spans.map(([level]) => Math.min(level, LEVELS - 1)))].sort((a, b) => a - b) : [];
     this.legend.replaceChildren(
       ...present.map((level) => {
-        const item = document.createElement("span");
-        const swatch = document.createElement("i");
-        swatch.className = `level${level}`;
-        const each = focus.block_size ** level;
-        item.append(swatch, level === 0 ? "raw" : `LOD${level}: ${compact.format(each)} tokens a gist`);
-        return item;
+        const name = level === 0 ? "raw" : `LOD${level}: ${compact.format(focus.block_size ** level)} tokens a gist`;
+        return element("span", {}, element("i", { class: `level${level}` }), name);
       }),
     );
   }
@@ -105,7 +102,7 @@ export class FocusMap {
     this.canvas.height = Math.round((TOP + BAR + FOOT) * ratio);
     this.scale = new Scale(this.focus?.tokens ?? 1, width);
     const old = this.columns;
-    this.columns = this.focus && this.focus.tokens ? this.finest(Math.round(width)) : [];
+    this.columns = this.focus?.tokens ? this.finest(Math.round(width)) : [];
     const animated = moved && old.length === this.columns.length && !matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.before = animated ? old : null;
     this.began = performance.now();

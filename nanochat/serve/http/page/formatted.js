@@ -48,7 +48,7 @@ export class FormattedText {
   }
 
   show(text, { html, formatted }) {
-    const made = element("div", { class: "text" });
+    const made = element("div");
     made.innerHTML = html; // without any markup of the model's: the server escapes it
     for (const code of made.querySelectorAll(".code")) code.firstElementChild.append(copyButton(() => code.querySelector("code").textContent));
     if (formatted < text.length) {

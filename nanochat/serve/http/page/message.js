@@ -1,10 +1,9 @@
 // A message as elements.
 
-import { copyButton, element, grow, iconButton, isSend, resize, textButton } from "./elements.js";
+import { copyButton, element, grow, iconButton, isSend, number, resize, textButton } from "./elements.js";
 import { FormattedText } from "./formatted.js";
 
-const NAMES = { user: "You", assistant: "Assistant" };
-const number = new Intl.NumberFormat("en-US");
+export const NAMES = { user: "You", assistant: "Assistant" };
 
 export const textOf = (parts) => parts.filter((part) => part.type === "text").map((part) => part.text).join("");
 
@@ -17,7 +16,7 @@ const scrolls = new ResizeObserver((entries) => {
 });
 
 /** How many tokens a reply has, how fast they came, and how full the context was: "40 tokens · 12 tokens/s · context 100 / 2,048". */
-export function statsText({ usage, seconds, limit }) {
+function statsText({ usage, seconds, limit }) {
   if (!usage) return "";
   const { prompt_tokens: before, completion_tokens: own } = usage;
   const speed = seconds > 0 && own > 1 ? [`${number.format(Number((own / seconds).toPrecision(2)))} tokens/s`] : [];
@@ -90,21 +89,22 @@ export function messageElement(message, actions) {
   const heading = element("h2", { class: "unseen" }, NAMES[message.role]);
   const made = element("article", { class: `message ${message.role}`, "aria-label": NAMES[message.role] }, heading, body);
   const reply = message.role === "assistant" ? new Reply(body, actions) : null;
-  const stats = element("span", { class: "stats" });
+  const stats = reply ? element("span", { class: "stats" }) : null;
   made.show = (current, writing = false) => {
-    if (reply) reply.show(current, writing);
-    else body.replaceChildren(textOf(current.parts), ...(current.note ? [element("p", { class: "aside" }, current.note)] : []));
-    stats.textContent = statsText(current);
+    if (reply) {
+      reply.show(current, writing);
+      stats.textContent = statsText(current);
+    } else body.replaceChildren(textOf(current.parts), ...(current.note ? [element("p", { class: "aside" }, current.note)] : []));
     made.classList.toggle("writing", writing);
   };
   const bar = element("div", { class: "actions" }, copyButton(() => textOf(message.parts)));
   if (actions.edit && !reply) bar.append(iconButton("edit", "Edit", actions.edit));
   if (actions.again && reply) bar.append(iconButton("again", "Regenerate", actions.again));
   if (actions.versions?.length > 1) bar.append(versions(actions.versions, message, actions.choose));
-  bar.append(stats);
+  if (reply) bar.append(stats);
+  else scrolls.observe(body);
   made.append(bar);
   made.show(message);
-  if (!reply) scrolls.observe(body);
   return made;
 }
 

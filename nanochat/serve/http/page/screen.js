@@ -1,11 +1,9 @@
 // What is on the screen: the conversation, what is wrong, whether a reply is being written.
 
-import { element, icon, resize } from "./elements.js";
+import { byId, element, icon, number, resize } from "./elements.js";
 import { messageElement, textOf } from "./message.js";
 
-const byId = (id) => document.getElementById(id);
 const [scroller, log, input, send, errorBox] = ["scroller", "messages", "input", "send", "error"].map(byId);
-const number = new Intl.NumberFormat("en-US");
 
 const atEnd = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
 export const toEnd = () => scroller.scrollTo({ top: scroller.scrollHeight });

@@ -1,11 +1,10 @@
 // Sessions: which one the conversation belongs to, and the documents that are read into it.
 
 import { RequestError, createSession, deleteSession, fetchSessions, uploadDocument } from "./api.js";
+import { byId, number } from "./elements.js";
 import * as store from "./store.js";
 
-const byId = (id) => document.getElementById(id);
 const NEW = " "; // no session has this name
-const number = new Intl.NumberFormat("en-US");
 
 /**
  * The bar above the conversation. `actions` is {token(), opened(name), busy(), say(text), error(error), added(title, focus)}:

@@ -1,9 +1,9 @@
 // The settings dialog. A slider that was never touched shows the server's default and sends nothing.
 
+import { byId } from "./elements.js";
 import * as store from "./store.js";
 
 const NUMBERS = ["temperature", "top_k", "max_tokens"];
-const byId = (id) => document.getElementById(id);
 
 export class Settings {
   constructor() {

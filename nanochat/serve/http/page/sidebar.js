@@ -1,12 +1,11 @@
 // The list of conversations beside the one that is open.
 
 import { changeChat, createChat, findChats, listChats, loadChat, removeChat, watchChats } from "./chats.js";
-import { element, iconButton, textButton, toast } from "./elements.js";
+import { byId, element, iconButton, textButton, toast } from "./elements.js";
 import * as store from "./store.js";
 import { download, fileName, importFile, toJson, toMarkdown } from "./transfer.js";
 import { Tree } from "./tree.js";
 
-const byId = (id) => document.getElementById(id);
 const SEARCH_MS = 150;
 const narrow = matchMedia("(max-width: 60rem)");
 const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -57,14 +56,10 @@ export class Sidebar {
 
   async refresh() {
     const mine = (this.refreshing += 1);
-    try {
-      const chats = await listChats();
-      if (mine !== this.refreshing) return;
-      this.chats = chats;
-      this.draw();
-    } catch (error) {
-      this.actions.trouble(error);
-    }
+    const chats = await this.attempt(listChats);
+    if (!chats || mine !== this.refreshing) return;
+    this.chats = chats;
+    this.draw();
   }
 
   searchSoon() {
@@ -74,11 +69,7 @@ export class Sidebar {
 
   async search() {
     const words = byId("search").value.trim();
-    try {
-      this.found = words ? await findChats(words) : null;
-    } catch (error) {
-      this.actions.trouble(error);
-    }
+    this.found = words ? await this.attempt(() => findChats(words)) : null;
     this.draw();
   }
 

@@ -14,7 +14,7 @@ function read(storage, key, fallback) {
 function write(storage, key, value) {
   try {
     if (value === null) storage.removeItem(key);
-    else storage.setItem(key, typeof value === "string" ? value : JSON.stringify(value));
+    else storage.setItem(key, JSON.stringify(value));
   } catch {
     // Full or switched off.
   }
@@ -33,16 +33,18 @@ export function loadSession() {
   return typeof name === "string" ? name : null;
 }
 
-export const saveSession = (name) => write(localStorage, KEYS.session, JSON.stringify(name));
+export const saveSession = (name) => write(localStorage, KEYS.session, name);
 /** The id of the model that was chosen. */
 export const loadModel = () => read(localStorage, KEYS.model, null);
-export const saveModel = (id) => write(localStorage, KEYS.model, JSON.stringify(id));
+export const saveModel = (id) => write(localStorage, KEYS.model, id);
 /** Whether a part of the page is shown. */
 export const loadFlag = (name, fallback) => read(localStorage, `show-${name}`, fallback) === true;
-export const saveFlag = (name, shown) => write(localStorage, `show-${name}`, JSON.stringify(shown));
+export const saveFlag = (name, shown) => write(localStorage, `show-${name}`, shown);
 /** The conversation that this tab shows: its id, "" for a new one, null if the tab is new. */
 export const loadOpenChat = () => read(sessionStorage, "chat", null);
-export const saveOpenChat = (id) => write(sessionStorage, "chat", JSON.stringify(id));
+export const saveOpenChat = (id) => write(sessionStorage, "chat", id);
+/** "light" or "dark", null for the system's; theme.js reads it as well. */
+export const loadTheme = () => read(localStorage, KEYS.theme, null);
 export const saveTheme = (theme) => write(localStorage, KEYS.theme, theme);
 
 /** The token is kept for this tab only. */
@@ -56,4 +58,4 @@ export function loadToken() {
   return read(sessionStorage, "token", null);
 }
 
-export const saveToken = (token) => write(sessionStorage, "token", JSON.stringify(token));
+export const saveToken = (token) => write(sessionStorage, "token", token);

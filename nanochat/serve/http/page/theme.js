@@ -1,10 +1,10 @@
 // Runs before the page is drawn, so that it does not flash in the wrong colours.
 (() => {
-  let chosen = null;
+  let chosen;
   try {
-    chosen = localStorage.getItem("theme");
+    chosen = /light|dark/.exec(localStorage.getItem("theme"))?.[0];
   } catch {
     // Storage is switched off: the system's appearance it is.
   }
-  if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
+  document.documentElement.dataset.theme = chosen ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 })();

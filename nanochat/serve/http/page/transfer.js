@@ -2,16 +2,16 @@
 
 import { createChat, createLinear, isMessage, newChat } from "./chats.js";
 import { titleOf } from "./conversation.js";
+import { element } from "./elements.js";
+import { NAMES } from "./message.js";
+import { newId } from "./tree.js";
 
 const FORMAT = "megacontext-chats";
 const MOST_BYTES = 64e6;
-const NAMES = { user: "You", assistant: "Assistant" };
 
 /** Has the browser save `text` as a file. */
 export function download(name, text, type) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type }));
-  link.download = name;
+  const link = element("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
@@ -72,7 +72,7 @@ function checkedCopy(one, damaged) {
   for (const known of ids.keys()) {
     for (const { id, role, parts, created, note, usage, seconds, limit } of following.get(known) ?? []) {
       if (typeof id !== "string" || ids.has(id) || !Number.isFinite(created)) throw damaged();
-      ids.set(id, newChat().id);
+      ids.set(id, newId());
       const counted = Number.isFinite(usage?.prompt_tokens + usage?.completion_tokens) ? { usage, seconds, limit } : {};
       const said = { role, parts: parts.map(({ type, text }) => ({ type, text })), created, ...(typeof note === "string" ? { note } : {}) };
       copies.push({ id: ids.get(id), parent: ids.get(known), ...said, ...counted });

@@ -1,5 +1,18 @@
 // A conversation with its branches: each message follows another, and several may follow the same one.
 
+export const newId = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
+
+/** Copies of `messages`, each of which follows the one before. */
+export function linked(messages) {
+  const begin = Date.now();
+  let parent = null;
+  return messages.map((message, i) => {
+    const one = { ...message, id: newId(), parent, created: begin + i };
+    parent = one.id;
+    return one;
+  });
+}
+
 /** The messages are {id, parent, role, parts: [{type, text}], created, …}; `leaf` is the id of the last one that is shown, null for none. */
 export class Tree {
   constructor(messages = [], leaf = null) {
@@ -32,7 +45,7 @@ export class Tree {
 
   /** A new message after `parent`; it is shown from now on. */
   add(role, parts, parent = this.leaf) {
-    const message = { id: crypto.getRandomValues(new Uint32Array(4)).join("-"), parent, role, parts, created: Date.now() };
+    const message = { id: newId(), parent, role, parts, created: Date.now() };
     this.messages.set(message.id, message);
     this.leaf = message.id;
     return message;
