@@ -198,6 +198,27 @@ def test_two_tabs_do_not_overwrite_each_other(page: Page) -> None:
     expect(page.locator(".chat-open")).to_have_text(["elsewhere"])
 
 
+def test_a_tab_that_hears_nothing_of_another_overwrites_nothing_of_it(page: Page) -> None:
+    page.context.add_init_script("BroadcastChannel.prototype.postMessage = () => {}")
+    page.reload()
+    spoken(page, "first")
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(other.locator("article.user .body")).to_have_text(["first"])
+    spoken(page, "from here")
+    more(page, "first", "Rename")
+    page.get_by_label("Name of the conversation").fill("Named")
+    page.keyboard.press("Enter")
+    expect(page.locator(".chat-open")).to_have_text(["Named"])
+    spoken(other, "from there")
+    page.reload()
+    expect(page.locator(".chat-open")).to_have_text(["Named"])
+    expect(page.locator("article.user .body")).to_have_text(["first", "from there"])
+    page.get_by_role("button", name="Earlier version").click()
+    expect(page.locator("article.user .body")).to_have_text(["first", "from here"])
+    expect(page.locator("article.assistant")).to_have_count(2)
+
+
 def test_a_full_storage_is_told_in_one_line(page: Page, server: Server) -> None:
     session = page.context.new_cdp_session(page)
     session.send("Storage.overrideQuotaForOrigin", {"origin": server.url, "quotaSize": 30_000})
