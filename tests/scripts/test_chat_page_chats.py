@@ -205,6 +205,7 @@ def test_a_tab_that_hears_nothing_of_another_overwrites_nothing_of_it(page: Page
     other = page.context.new_page()
     other.goto(page.url)
     expect(other.locator("article.user .body")).to_have_text(["first"])
+    page.bring_to_front()
     spoken(page, "from here")
     more(page, "first", "Rename")
     page.get_by_label("Name of the conversation").fill("Named")
