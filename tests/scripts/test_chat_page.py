@@ -75,6 +75,12 @@ def stop(page: Page) -> None:
     expect(page.get_by_role("button", name="Send")).to_be_visible()
 
 
+def reloaded(page: Page) -> None:
+    """Reloads the page once all that is to be kept is stored."""
+    expect(page.locator("#chats[aria-busy=true]")).to_have_count(0)
+    page.reload()
+
+
 def requests(page: Page) -> list[dict]:
     """The requests for replies, from now on."""
     sent: list[dict] = []
@@ -115,7 +121,7 @@ def test_a_reply_streams_and_stops_and_stays(page: Page, server: Server) -> None
             break
         page.wait_for_timeout(20)
     assert rows(server) == 0  # the server has stopped too
-    page.reload()
+    reloaded(page)
     expect(page.locator("article.user .body")).to_have_text("one\ntwo")
     assert page.locator("article.assistant .body p").first.inner_text() == text
     say(page, "three")  # what was said before is sent along, the stopped reply too
@@ -154,7 +160,7 @@ def test_regenerate_and_edit(page: Page) -> None:
     page.get_by_role("button", name="Earlier version").click()  # what was said before is still there, the second reply as well
     expect(page.locator("article.user .body")).to_have_text(["first", "second"])
     expect(page.get_by_label("Version 2 of 2")).to_have_count(1)
-    page.reload()
+    reloaded(page)
     expect(page.locator("article.user .body")).to_have_text(["first", "second"])
     page.get_by_role("button", name="Later version").first.click()
     expect(page.locator("article.user .body")).to_have_text(["changed"])
@@ -179,7 +185,7 @@ def test_settings_are_sent_and_kept(page: Page) -> None:
         "seed": 5,
     }
     assert sent[0]["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "go"}]
-    page.reload()
+    reloaded(page)
     page.get_by_role("button", name="Settings").click()
     assert page.get_by_label("Seed").input_value() == "5"
     page.get_by_role("button", name="Reset").click()
@@ -238,7 +244,7 @@ def test_a_token_is_asked_for_and_taken_from_the_address(browser: Browser, model
         page.get_by_role("textbox", name="Token").fill(TOKEN)
         page.keyboard.press("Enter")
         expect(page.locator("#model")).to_have_text("sft-alphabet")
-        page.reload()
+        reloaded(page)
         expect(page.locator("#model")).to_have_text("sft-alphabet")
         context.close()
         page = browser.new_context().new_page()
@@ -267,7 +273,7 @@ def test_light_and_dark_and_a_phone(browser: Browser, server: Server, scheme: st
     page.keyboard.press("Escape")
     page.get_by_role("button", name="appearance").click()
     assert (brightness() > 128) == (scheme == "dark")
-    page.reload()
+    reloaded(page)
     assert (brightness() > 128) == (scheme == "dark")
     page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
     page.emulate_media(color_scheme=scheme)

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from bench.tiny_chat import Server, running, save_chat_model
 from bench.warm_start import WarmStart
 from tests.helpers.headless import needs_chromium
-from tests.scripts.test_chat_page import open_page, put
+from tests.scripts.test_chat_page import open_page, put, reloaded
 from tests.scripts.test_chat_page_chats import spoken
 from tests.scripts.test_chat_page_mc import new_session
 
@@ -101,7 +101,7 @@ def test_the_list_can_be_hidden_and_stays_so(browser: Browser, server: Server) -
         expect(toggle).to_have_attribute("aria-expanded", "true")
         toggle.click()
         expect(page.locator("#chats")).to_be_hidden()
-        page.reload()
+        reloaded(page)
         expect(page.locator("#chats")).to_be_hidden()
         toggle.press("Enter")
         expect(page.locator("#chats")).to_be_visible()

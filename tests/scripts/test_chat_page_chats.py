@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from bench.tiny_chat import Server, running, save_chat_model
 from bench.warm_start import WarmStart
 from tests.helpers.headless import needs_chromium
-from tests.scripts.test_chat_page import open_page, say
+from tests.scripts.test_chat_page import open_page, reloaded, say
 
 pytestmark = needs_chromium
 
@@ -62,7 +62,7 @@ def test_a_new_chat_keeps_the_old_ones(page: Page) -> None:
     spoken(page, "About ships\nand the sea")
     expect(page.locator(".chat-open")).to_have_text(["About ships"])
     new_chat(page)
-    page.reload()
+    reloaded(page)
     expect(page.locator(".chat-open")).to_have_text(["About ships"])
     expect(page.locator("article")).to_have_count(0)  # the new one is still open
     spoken(page, "About trains")
@@ -72,7 +72,7 @@ def test_a_new_chat_keeps_the_old_ones(page: Page) -> None:
     expect(page.locator("article.user .body")).to_have_text(["About ships\nand the sea"])
     spoken(page, "more")
     expect(page.locator(".chat-open")).to_have_text(["About ships", "About trains"])
-    page.reload()
+    reloaded(page)
     expect(page.locator("article.user .body")).to_have_text(["About ships\nand the sea", "more"])
     new_tab = page.context.new_page()
     new_tab.goto(page.url)
@@ -109,7 +109,7 @@ def test_search_rename_and_delete(page: Page) -> None:
     expect(page.locator("article.user .body")).to_have_text(["About ships"])
     more(page, "About trains", "Delete")
     expect(page.locator(".chat-open")).to_have_count(1)
-    page.reload()
+    reloaded(page)
     expect(page.locator(".chat-open")).to_have_text(["<b>Boats</b>"])
 
 
@@ -186,7 +186,7 @@ def test_two_tabs_do_not_overwrite_each_other(page: Page) -> None:
     expect(page.locator("article.assistant")).to_have_count(2)
     expect(page.locator("article.user .body")).to_have_text(["first", "from here"])
     expect(page.get_by_label("Version 1 of 2").or_(page.get_by_label("Version 2 of 2"))).to_be_visible()
-    page.reload()
+    reloaded(page)
     last = page.locator("article.user .body").last
     kept = {last.inner_text()}
     step = page.get_by_role("button", name="Earlier version")
@@ -200,7 +200,7 @@ def test_two_tabs_do_not_overwrite_each_other(page: Page) -> None:
 
 def test_a_tab_that_hears_nothing_of_another_overwrites_nothing_of_it(page: Page) -> None:
     page.context.add_init_script("BroadcastChannel.prototype.postMessage = () => {}")
-    page.reload()
+    reloaded(page)
     spoken(page, "first")
     other = page.context.new_page()
     other.goto(page.url)
@@ -212,7 +212,7 @@ def test_a_tab_that_hears_nothing_of_another_overwrites_nothing_of_it(page: Page
     page.keyboard.press("Enter")
     expect(page.locator(".chat-open")).to_have_text(["Named"])
     spoken(other, "from there")
-    page.reload()
+    reloaded(page)
     expect(page.locator(".chat-open")).to_have_text(["Named"])
     expect(page.locator("article.user .body")).to_have_text(["first", "from there"])
     page.get_by_role("button", name="Earlier version").click()
@@ -230,7 +230,7 @@ def test_a_full_storage_is_told_in_one_line(page: Page, server: Server) -> None:
     session.send("Storage.overrideQuotaForOrigin", {"origin": server.url})
     spoken(page, "now")  # there is room again: what was not stored is
     expect(page.locator("#storage")).to_be_hidden()
-    page.reload()
+    reloaded(page)
     expect(page.locator("article.user .body")).to_have_text(["hello", "again", "now"])
     expect(page.locator("article.assistant")).to_have_count(3)
 
@@ -238,7 +238,7 @@ def test_a_full_storage_is_told_in_one_line(page: Page, server: Server) -> None:
 def test_without_storage_the_page_works_and_says_so(browser: Browser, server: Server) -> None:
     for page in open_page(browser, server.url):
         page.add_init_script("Object.defineProperty(window, 'indexedDB', { value: undefined })")
-        page.reload()
+        reloaded(page)
         expect(page.locator("#storage")).to_contain_text("This browser stores nothing for this page")
         spoken(page, "hello")
         spoken(page, "again")

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from bench.tiny_chat import Server, running, save_chat_model
 from bench.warm_start import WarmStart
 from tests.helpers.headless import needs_chromium
-from tests.scripts.test_chat_page import open_page, put, requests, say
+from tests.scripts.test_chat_page import open_page, put, reloaded, requests, say
 from tests.scripts.test_chat_page_chats import spoken
 
 pytestmark = needs_chromium
@@ -53,7 +53,7 @@ def test_a_long_conversation_slides_with_a_notice(page: Page) -> None:
     assert 1 < len(last) < 17 and last[0]["role"] == "user" and last[-1]["content"].startswith("Question 8")
     assert page.locator(".slid + article .body").inner_text() == last[0]["content"]
     assert len(sent) == 9  # it was known before the server had to say so
-    page.reload()
+    reloaded(page)
     expect(page.locator("article.user")).to_have_count(9)  # nothing is thrown away
     expect(page.locator(".slid")).to_be_visible()
     expect(page.locator("#context-text")).to_have_text(f"Context: {used(page)} of 300 tokens")
@@ -76,7 +76,7 @@ def test_a_message_that_is_too_long_is_refused_and_poisons_nothing(page: Page) -
     expect(page.locator("#error")).to_contain_text("this model takes 300 together with its reply. Nothing was stored: shorten the message")
     expect(page.get_by_label("Your message")).to_have_value("y " * 400)
     expect(page.locator("article")).to_have_count(2)
-    page.reload()
+    reloaded(page)
     expect(page.locator("article.user .body")).to_have_text(["first"])
     spoken(page, "second")
     expect(page.locator("#error")).to_be_hidden()
@@ -116,12 +116,12 @@ def test_a_model_can_be_chosen_where_there_are_several(page: Page, server: Serve
     model = server.get("/v1/models")["data"][0]
     expect(page.get_by_label("Model", exact=True)).to_be_disabled()
     page.route("**/v1/models", lambda route: route.fulfill(json={"data": [model, model | {"id": "other", "context_tokens": 200}]}))
-    page.reload()
+    reloaded(page)
     page.get_by_label("Model", exact=True).select_option("other")
     expect(page.locator("#context-text")).to_contain_text("of 200 tokens")
     sent = requests(page)
     say(page, "hello")
     expect(page.locator("#error")).to_contain_text("does not exist")  # only the list says so
     assert sent[0]["model"] == "other"
-    page.reload()
+    reloaded(page)
     expect(page.get_by_label("Model", exact=True)).to_have_value("other")

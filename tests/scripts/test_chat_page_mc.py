@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 from bench.tiny_chat import ALPHABET, Server, running, save_chat_model, tiny_tokenizer
 from bench.warm_start import WarmStart
 from tests.helpers.headless import needs_chromium
-from tests.scripts.test_chat_page import open_page, replies, say
+from tests.scripts.test_chat_page import open_page, reloaded, replies, say
 from tests.scripts.test_chat_page_chats import spoken
 
 pytestmark = needs_chromium
@@ -191,7 +191,7 @@ def test_sessions_are_picked_forked_deleted_and_gone_on_with(page: Page, server:
     spoken(page, "second words")
     history = f"History {server.get('/v1/sessions/copy/focus')['tokens']} tokens"
     expect(page.locator("#figures")).to_contain_text(history)
-    page.reload()
+    reloaded(page)
     expect(page.locator("#session")).to_have_value("copy")
     expect(page.locator("article.user .body")).to_have_text(["first words", "second words"])
     expect(page.locator("article.assistant")).to_have_count(2)
@@ -228,7 +228,7 @@ def test_stopping_and_speaking_at_once(page: Page) -> None:
     expect(page.get_by_text("Stopped.", exact=True).first).to_be_visible()
     spoken(page, "next")
     expect(page.get_by_role("alert")).to_be_hidden()
-    page.reload()
+    reloaded(page)
     expect(page.locator("article.user .body")).to_have_text(["endless", "next"])
     texts = page.locator("article.assistant .body").all_inner_texts()
     assert len(texts) == 2 and all(text.startswith("abc") for text in texts) and len(texts[0]) < 1200
@@ -277,7 +277,7 @@ def test_the_map_folds_and_the_figures_are_explained(page: Page) -> None:
     expect(page.locator("#map")).to_be_hidden()
     page.get_by_role("button", name="Map").click()
     expect(page.locator("#focus")).to_be_hidden()
-    page.reload()
+    reloaded(page)
     expect(page.locator("#figures")).to_contain_text("Residency")
     expect(page.locator("#focus")).to_be_hidden()
     page.get_by_role("button", name="Map").click()
@@ -299,7 +299,7 @@ def test_a_plain_conversation_beside_sessions(page: Page) -> None:
     expect(page.locator("#focus")).to_be_hidden()
     spoken(page, "plain words")
     expect(page.locator("#context")).to_contain_text("of 2,048 tokens")
-    page.reload()
+    reloaded(page)
     expect(page.locator("article.user .body")).to_have_text(["plain words"])
     page.locator("#session").select_option(name)
     expect(page.locator("article.user .body")).to_have_text(["in the session"])

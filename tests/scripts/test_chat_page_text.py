@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 from bench.tiny_chat import Server, running, save_chat_model
 from bench.warm_start import WarmStart
 from tests.helpers.headless import needs_chromium
-from tests.scripts.test_chat_page import open_page, put, reply_grows, say, stop
+from tests.scripts.test_chat_page import open_page, put, reloaded, reply_grows, say, stop
 
 pytestmark = needs_chromium
 LISTS = "\n".join("  " * i + "- a" for i in range(300))
@@ -46,7 +46,7 @@ def test_what_the_model_writes_is_text(page: Page) -> None:
         "![](https://example.org/i.png) [good](https://example.org/a)\n\n```\nopen"
     )
     page.add_init_script("window.alert = () => { throw new Error('a script of the model ran') }")
-    page.reload()
+    reloaded(page)
     body = put_replies(page, text)
     expect(page.locator("article.user .body")).to_have_text("<i>hi</i>")
     expect(body.locator("h3")).to_have_text("Title")
@@ -73,7 +73,7 @@ def test_a_conversation_with_hostile_replies_opens_also_one_of_before(page: Page
     old += [*said, {"role": "assistant", "parts": [{"type": "text", "text": "**well**"}]}]
     page.evaluate("old => localStorage.setItem('chat', JSON.stringify(old))", old)
     began = time.monotonic()
-    page.reload()
+    reloaded(page)
     bodies = page.locator("article.assistant .body")
     expect(bodies).to_have_count(len(HOSTILE) + 1)
     expect(bodies.last.locator("strong")).to_have_text("well")
@@ -82,7 +82,7 @@ def test_a_conversation_with_hostile_replies_opens_also_one_of_before(page: Page
     expect(bodies.nth(5)).to_contain_text("Shown as plain text from here on")
     assert time.monotonic() - began < 20
     assert page.evaluate("localStorage.getItem('chat')") is None
-    page.reload()  # it has moved to where conversations are kept now
+    reloaded(page)  # it has moved to where conversations are kept now
     expect(bodies.last.locator("strong")).to_have_text("well")
     page.get_by_role("button", name="New chat").click()
     expect(bodies).to_have_count(0)
@@ -131,5 +131,5 @@ def test_without_the_server_texts_are_plain_and_one_bad_answer_spoils_one_messag
     for index, text in enumerate(["**one**", "**two**", "**three**"]):
         expect(bodies.nth(index)).to_have_text(f"{text}Shown as plain text: the server could not format it.")
     page.unroute("**/v1/render")
-    page.reload()
+    reloaded(page)
     expect(bodies.first.locator("strong")).to_have_text("one")

@@ -49,6 +49,7 @@ def fresh_pages() -> None:
 def test_a_snapshot_names_the_largest_tensors_and_what_changed(wanted: Path, fresh_pages: None) -> None:
     debug = open_memory_debug("base-d1", CPU)
     assert debug is not None
+    debug.record("start")  # what the first snapshot itself needs is no part of the difference below
     debug.record("before")
     held = torch.ones(12345, 1024)  # 48 MiB, written to
     view = held[1:]
@@ -58,7 +59,7 @@ def test_a_snapshot_names_the_largest_tensors_and_what_changed(wanted: Path, fre
     assert text.count("48.22 MiB  float32 [1234") == 1  # a view of it is no other memory
     row = (wanted / "base-d1" / "summary.md").read_text(encoding="utf-8").splitlines()[-1]
     assert re.match(r"\| after \| 7 \|", row)
-    assert 40 < float(row.split("|")[-2]) < 60
+    assert 40 < float(row.split("|")[-2]) < 90  # other threads of the process allocate too; twice 48 would be wrong
     assert len(view) == 12344
 
 

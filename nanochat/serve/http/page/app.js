@@ -2,7 +2,7 @@
 
 import { RequestError, fetchFocus, fetchHtml, fetchMessages, fetchModels, fetchText, streamReply } from "./api.js";
 import { watchAppearance } from "./appearance.js";
-import { StorageError, adoptOldChat } from "./chats.js";
+import { StorageError, adoptOldChat, watchWrites } from "./chats.js";
 import { firstSent, isTooLong, requestMessages, streamSliding } from "./context.js";
 import { Conversation, titleOf } from "./conversation.js";
 import { byId, element, grow, isSend, resize, toast } from "./elements.js";
@@ -381,6 +381,7 @@ byId("examples").addEventListener("click", (event) => {
   if (event.target.matches("button")) submit(event.target.textContent);
 });
 addEventListener("pagehide", keepUnsaved);
+watchWrites((busy) => (byId("chats").ariaBusy = String(busy)));
 
 async function begin() {
   watchAppearance();

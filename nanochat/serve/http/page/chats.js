@@ -12,6 +12,12 @@ let opened = null;
 const channel = new BroadcastChannel(NAME);
 const tell = (id, gone = false) => channel.postMessage({ id, gone });
 
+let writes = 0;
+let writing = () => {};
+
+/** Calls `changed(busy)` when the first write begins and when the last one has ended: a page that is closed between them loses what was not written. */
+export const watchWrites = (changed) => (writing = changed);
+
 /** Calls `changed(id, gone)` when another tab changes or deletes a conversation. */
 export const watchChats = (changed) => channel.addEventListener("message", ({ data }) => changed(data.id, data.gone));
 
@@ -50,6 +56,16 @@ async function transact(mode, work) {
   }
 }
 
+/** Runs `work(chats, messages)`, which writes. */
+async function change(work) {
+  if (++writes === 1) writing(true);
+  try {
+    return await transact("readwrite", work);
+  } finally {
+    if (--writes === 0) writing(false);
+  }
+}
+
 /** A conversation that is not stored yet. */
 export const newChat = (title = "") => ({ id: newId(), title, created: Date.now(), updated: Date.now(), leaf: null });
 
@@ -67,7 +83,7 @@ export async function loadChat(id) {
 
 /** Stores a new conversation, or one that was deleted. */
 export async function createChat(chat, messages) {
-  await transact("readwrite", async (chats, all) => {
+  await change(async (chats, all) => {
     chats.put(chat);
     for (const message of messages) all.put({ ...message, chat: chat.id });
   });
@@ -76,7 +92,7 @@ export async function createChat(chat, messages) {
 
 /** Adds `messages` to a conversation and changes `fields` of it. Nothing happens to one that was deleted meanwhile: false then. */
 export async function changeChat(id, fields, messages = []) {
-  const there = await transact("readwrite", async (chats, all) => {
+  const there = await change(async (chats, all) => {
     const chat = await result(chats.get(id));
     if (!chat) return false;
     chats.put({ ...chat, ...fields });
@@ -90,7 +106,7 @@ export async function changeChat(id, fields, messages = []) {
 /** Deletes a conversation; returns it. */
 export async function removeChat(id) {
   const before = await loadChat(id);
-  await transact("readwrite", async (chats, all) => {
+  await change(async (chats, all) => {
     chats.delete(id);
     for (const key of await result(all.index("chat").getAllKeys(id))) all.delete(key);
   });
