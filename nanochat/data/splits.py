@@ -19,7 +19,7 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 Role = Literal["train", "val", "hash", "tail"]
 Named = Literal["train", "val", "test"]
 VAL_SHARE = 0.04  # for validation, of the documents (role "hash") or of each, at its end ("tail"); more if that fills no row
-SHARES = (VAL_SHARE, 2 * VAL_SHARE, 4 * VAL_SHARE, 8 * VAL_SHARE, 0.5)  # tried one after the other
+SHARES = (VAL_SHARE, 2 * VAL_SHARE, 4 * VAL_SHARE, 8 * VAL_SHARE, 0.5)  # tried one after the other; each holds out what those before it do
 FEW_FILES = 64  # with fewer text files, a split by hash could leave validation empty
 _WORDS: dict[str, Named] = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _WORDS_BESIDE_TRAIN: dict[str, Named] = {"dev": "val", "eval": "val", "evaluation": "val", "testing": "test"}
@@ -113,7 +113,8 @@ def share(text: str, role: Role, split: Split, val_share: float = VAL_SHARE) -> 
         cut = text.rfind("\n", int(len(text) * (1 - min(2 * val_share, 0.6))), tail) + 1 or tail
         return text[:cut] if split == "train" else text[cut:]
     if role == "hash":
-        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
-        is_val = int.from_bytes(digest, "little") % int(1 / val_share) == 0
+        digest = int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
+        rank = digest % 25 * 2 + digest // 25 % 2  # of 50; below 2 for the 4 % of `VAL_SHARE`
+        is_val = rank < round(50 * val_share)
         return text if is_val == (split == "val") else ""
     return text

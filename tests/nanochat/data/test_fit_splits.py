@@ -33,7 +33,7 @@ def rows(source: Source, seq_len: int) -> list[int]:
         (["a line of words\n" * 25], 32, "8% at the end of each document"),  # one document of 400 bytes: 4 % are 16
         (["word " * 100], 32, "8% at the end of each document"),
         (["word " * 100] * 3, 64, "8% at the end of each document"),  # copies of one
-        ([f"document {i} " + "x" * 40 for i in range(30)], 160, "16% of the documents"),  # validation by hash would have one or two
+        ([f"document {i} " + "x" * 40 for i in range(30)], 160, "8% of the documents"),  # validation by hash would have one or two
         (["x" * 5000, "a", "b", "c"], 512, "16% at the end of each document"),  # very unequal
         (["ab" * 65], 64, "50% at the end of each document"),
     ],

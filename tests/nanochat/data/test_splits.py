@@ -9,7 +9,7 @@ import pytest
 from nanochat.common import UserError
 from nanochat.data.file_walk import FoundFile
 from nanochat.data.left_out import LeftOut
-from nanochat.data.splits import FEW_FILES, assign_roles, name_splits, share
+from nanochat.data.splits import FEW_FILES, SHARES, assign_roles, name_splits, share
 
 
 def files(*names: str) -> list[FoundFile]:
@@ -87,3 +87,12 @@ def test_every_part_of_a_document_is_in_one_split(text: str) -> None:
     for role in ("hash", "tail"):
         assert share(text, role, "train") + share(text, role, "val") == text
     assert share(text, "train", "train") == share(text, "val", "val") == text
+
+
+def test_the_hash_holds_out_the_share_it_is_asked_for_and_a_larger_one_also_what_a_smaller_one_does() -> None:
+    texts, before = [str(i) for i in range(5000)], set()
+    for wanted in SHARES:
+        held_out = {text for text in texts if share(text, "hash", "val", wanted)}
+        assert before < held_out
+        assert len(held_out) / len(texts) == pytest.approx(wanted, abs=0.02)
+        before = held_out
