@@ -136,7 +136,8 @@ def histories(config: SessionRecall, length: int) -> Rows:
 def open_session(controller: RecallController, config: SessionRecall, condition: str, seed: int) -> Session:
     """An empty session of this condition."""
     allocator = dataclasses.replace(config.allocator, allocator_soft_max_length=config.width)
-    settings = SessionConfig(mc_session_lod=2, mc_infer_refocus_interval=ASKED, allocator=allocator)
+    levels = 2 if max(config.lengths) <= config.width // 2 * K**2 else 3  # the coarsest nodes take half of the entries at most
+    settings = SessionConfig(mc_session_lod=levels, mc_infer_refocus_interval=ASKED, allocator=allocator)
     tree = RamTree(session_spec(controller, settings))
     if condition == "gists":
         return unfocused(controller, tree, settings)
