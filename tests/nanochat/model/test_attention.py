@@ -1,3 +1,4 @@
+import itertools
 import sys
 import types
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from torch import Tensor
 from nanochat.model import attention as attention_module
 from nanochat.model.attention import (
     QUERY_BLOCK,
+    MemoryEntries,
     attention,
+    attention_with_memory,
     best_window_pattern,
     cache_mask,
     choose_backend,
@@ -255,3 +258,42 @@ def test_sdpa_without_windows_takes_over_where_flex_fails(hopper: None, monkeypa
 @on_cuda
 def test_this_gpu_runs_what_suits_it() -> None:
     assert trouble("flex", torch.device("cuda"), torch.bfloat16) == ""
+
+
+def naive_with_memory(q: Tensor, k: Tensor, v: Tensor, window: int, memory: MemoryEntries) -> Tensor:
+    """Attention to memory entries and tokens as it is defined: one query after the other, in fp64."""
+    B, T, H, _ = q.shape
+    k, v, keys, values = (t.double().repeat_interleave(H // k.shape[2], dim=2) for t in (k, v, memory.keys, memory.values))
+    bias = memory.bias.double().repeat_interleave(H // memory.bias.shape[1], dim=1)
+    y = torch.empty(q.shape, dtype=torch.float64)
+    for b, position in itertools.product(range(B), range(T)):
+        seen = slice(max(0, position - window + 1) if window else 0, position + 1)
+        scores = torch.einsum("he,she->hs", q[b, position].double(), torch.cat([keys[b], k[b, seen]])) / q.shape[-1] ** 0.5
+        scores[:, : keys.shape[1]] += bias[b]
+        y[b, position] = torch.einsum("hs,she->he", scores.softmax(-1), torch.cat([values[b], v[b, seen]]))
+    return y
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    tokens=st.sampled_from((1, 2, 31, QUERY_BLOCK, QUERY_BLOCK + 1, 2 * QUERY_BLOCK + 3)),
+    entries=st.sampled_from((0, 1, 40)),
+    heads=st.sampled_from(((2, 2), (4, 2), (3, 1))),
+    window=st.sampled_from((0, 1, 20, QUERY_BLOCK, 1000)),
+    shared=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_attention_with_memory_is_that_of_its_definition(
+    tokens: int, entries: int, heads: tuple[int, int], window: int, shared: bool, seed: int
+) -> None:
+    generator, (H, G) = torch.Generator().manual_seed(seed), heads
+    q, k, v, keys, values = (
+        torch.randn(2, n, h, 8, generator=generator) for n, h in ((tokens, H), (tokens, G), (tokens, G), (entries, G), (entries, G))
+    )
+    bias = torch.randn(2, 1 if shared else G, entries, generator=generator)
+    bias[torch.rand(bias.shape, generator=generator) < 0.2] = float("-inf")  # hidden
+    memory = MemoryEntries(keys, values, bias)
+    expected = naive_with_memory(q, k, v, window, memory).float()
+    for trained in (False, True):
+        with torch.set_grad_enabled(trained):
+            torch.testing.assert_close(attention_with_memory(q, k, v, window, memory), expected, atol=2e-6, rtol=1e-5)
