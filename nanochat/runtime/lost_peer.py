@@ -38,6 +38,14 @@ class Note:
     text: str
 
 
+class LostCollective(RuntimeError):
+    """Failure of a collective operation that went on in the background, named `what`."""
+
+    def __init__(self, what: str, error: RuntimeError) -> None:
+        super().__init__(str(error))
+        self.what = what
+
+
 class PeerWatch:
     """Context manager around all that the processes of a run do together; without a `store` it does nothing.
 
@@ -109,8 +117,10 @@ class PeerWatch:
 def failed_collective(error: BaseException) -> str | None:
     """Operation and place, such as `all_reduce (trainer.py:203)`, if a collective operation raised `error`."""
     frames = [(frame.f_globals.get("__name__", ""), frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    if not isinstance(error, RuntimeError) or not frames or not frames[-1][0].startswith("torch.distributed"):
+    background = error.what if isinstance(error, LostCollective) else None
+    if not isinstance(error, RuntimeError) or not frames or not (background or frames[-1][0].startswith("torch.distributed")):
         return None
     code, line = next((code, line) for module, code, line in reversed(frames) if not module.startswith("torch."))
-    operation = next((code.co_name for module, code, _ in frames if module == dist.distributed_c10d.__name__), "a collective operation")
+    named = (code.co_name for module, code, _ in frames if module == dist.distributed_c10d.__name__)
+    operation = background or next(named, "a collective operation")
     return f"{operation} ({Path(code.co_filename).name}:{line})"

@@ -1,13 +1,16 @@
 """Optimizer of the whole model: Muon for matrices, AdamW for the rest, sharded over the processes.
 
 The state is saved by parameter name, independently of the number of processes. A stack of equal matrices is reduced and
-updated in slices (each matrix has one owner), large tables by rows, small ones by all processes.
+updated in slices (each matrix has one owner), large tables by rows, small ones by all processes. What is exchanged moves in the
+background (see `gradient_exchange`). New parameters travel in the dtype that the model reads them in: their owner keeps them in fp32, and
+the model reads the same values everywhere; `gather_exactly` gives all processes the owners' values.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,18 +23,20 @@ from torch.optim.adamw import adamw
 from nanochat.common import UserError
 from nanochat.flags import check, flag
 from nanochat.model.gpt import GPT
+from nanochat.train.gradient_exchange import GradientExchange, rank_and_world
 from nanochat.train.muon import MuonExtras, muon_update, second_moment_shape
 from nanochat.train.schedule import TrainPlan
+from nanochat.train.shards import MatrixShard, RowShard
 
 WIDTH_REFERENCE = 768  # AdamW's learning rates were tuned at this width and scale with 1/√width
-ROW_SHARD_MIN = 1 << 16  # tables below this many elements are updated by every process
 
 
 @dataclass
 class ParamGroup:
     """Parameters that share an update rule. `lr` is the nominal learning rate; the schedule multiplies it.
 
-    The gradients of groups that are `apart` are clipped and checked apart from the others', which must not depend on them.
+    The gradients of groups that are `apart` are clipped and checked apart from the others', which must not depend on them. The model
+    casts large parameters to `read_as` whenever it reads them.
     """
 
     kind: Literal["muon", "adamw"]
@@ -43,6 +48,7 @@ class ParamGroup:
     momentum: float = 0.95  # muon; the schedule sets it
     extras: MuonExtras = field(default_factory=MuonExtras)  # muon
     apart: bool = False
+    read_as: torch.dtype = torch.float32
 
 
 @dataclass
@@ -74,12 +80,12 @@ def gpt_groups(model: GPT, prefix: str, flags: OptimFlags, plan: TrainPlan) -> l
     matrices = [n for n in named if n.startswith(f"{prefix}blocks.") and n not in gates]
 
     def adamw_group(names: list[str], lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.8, 0.95)) -> ParamGroup:
-        return ParamGroup("adamw", [(n, named[n]) for n in names], lr, weight_decay, betas)
+        return ParamGroup("adamw", [(n, named[n]) for n in names], lr, weight_decay, betas, read_as=model.dtype)
 
     decay = flags.weight_decay * flags.wd_mult * plan.weight_decay_scale
     smear = [f"{prefix}{n}" for n in ("smear_gate.weight", "smear_lambda", "backout_lambda")]
     return [
-        ParamGroup("muon", [(n, named[n]) for n in matrices], flags.matrix_lr * scale, decay),
+        ParamGroup("muon", [(n, named[n]) for n in matrices], flags.matrix_lr * scale, decay, read_as=model.dtype),
         adamw_group([f"{prefix}lm_head.weight"], flags.unembedding_lr * wide, 0.01, (0.8, 0.96)),
         adamw_group([f"{prefix}wte.weight"], flags.embedding_lr * wide, 0.001, (0.8, 0.995)),
         adamw_group([f"{prefix}value_embeds.weight"], 0.5 * flags.embedding_lr * wide, 0.01, (0.8, 0.995)),
@@ -108,8 +114,7 @@ class MuonAdamW:
 
     def __init__(self, groups: list[ParamGroup], dtype: torch.dtype = torch.float32, compiled: bool = False) -> None:
         self.groups, self.dtype = groups, dtype
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank, self.world = rank_and_world()
         self._compiled = compiled
         self._update = torch.compile(muon_update, dynamic=False) if compiled else muon_update
         self.apart_norm: Tensor | None = None  # of the newest gradients, after `clip_gradients`
@@ -120,11 +125,17 @@ class MuonAdamW:
                     self._units.append(_MuonStack(self, group, [(n, p) for n, p in group.named if p.shape == shape]))
             else:
                 self._units += [_AdamShard(self, group, name, p) for name, p in group.named]
+        self._exchange = GradientExchange([bucket for unit in self._units for bucket in unit.buckets()])
+        self._exact = True  # whether all processes have the owners' parameters in fp32
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The parameters in the form that `torch.amp.GradScaler` expects, without those that are apart."""
         return [{"params": [p for _, p in g.named]} for g in self.groups if not g.apart]
+
+    def last_backward(self) -> AbstractContextManager[None]:
+        """Context manager around a step's last backward: gradients are reduced as they are completed."""
+        return self._exchange.overlapped()
 
     @torch.no_grad()
     def reduce_gradients(self, apart_scale: Tensor | None = None) -> None:
@@ -132,13 +143,12 @@ class MuonAdamW:
 
         Gradients of groups that are apart are divided by `apart_scale`, if given.
         """
+        self._exchange.finish()
         for unit in self._units:
-            unit.reduce()
+            if self.world > 1:
+                unit.grad /= self.world
             if unit.group.apart and apart_scale is not None:
                 unit.grad /= apart_scale
-        for group in self.groups:
-            for _, p in group.named:
-                p.grad = None
 
     @torch.no_grad()
     def clip_gradients(self, limit: float) -> Tensor:
@@ -174,8 +184,22 @@ class MuonAdamW:
         of the groups that are apart, by default the same."""
         for unit in self._units:
             unit.update(lr, momentum, weight_decay, keep_apart if unit.group.apart and keep_apart is not None else keep)
+            unit.begin_gather(unit.group.read_as)
         for unit in self._units:
-            unit.gather()
+            unit.end_gather()
+        self._exact = self.world == 1 or all(group.read_as == torch.float32 for group in self.groups)
+
+    @torch.no_grad()
+    def gather_exactly(self) -> None:
+        """Gives all processes the owners' parameters in fp32, before anything but the model's training reads them. All call it."""
+        if self._exact:
+            return
+        lossy = [unit for unit in self._units if unit.split and unit.group.read_as != torch.float32]
+        for unit in lossy:
+            unit.begin_gather(torch.float32)
+        for unit in lossy:
+            unit.end_gather()
+        self._exact = True
 
     def state_tensors(self) -> dict[str, Tensor]:
         """This process's part of the state, by parameter name."""
@@ -197,51 +221,32 @@ class MuonAdamW:
         return torch.tensor(value) if self._compiled else value
 
 
-class _MuonStack:
-    """Matrices of one shape in a group; this process owns a slice of the stack."""
+class _MuonStack(MatrixShard):
+    """Matrices of one shape in a group, and the state of those that this process owns."""
 
     def __init__(self, owner: MuonAdamW, group: ParamGroup, named: list[tuple[str, nn.Parameter]]) -> None:
-        self.owner, self.group, self.named = owner, group, named
-        self.split = owner.world > 1
-        m, n = named[0][1].shape
-        self.per_rank = math.ceil(len(named) / owner.world)
-        self.first = owner.rank * self.per_rank
-        device = named[0][1].device
-        self.momentum = torch.zeros(self.per_rank, m, n, device=device)
+        super().__init__(named, owner.rank, owner.world)
+        self.owner, self.group = owner, group
+        self.momentum = self.empty(len(self.owned)).zero_()
         squares = second_moment_shape(self.momentum.shape)
+        device = self.momentum.device
         self.second_moment = torch.zeros(squares, device=device) if group.extras.variance_beta is not None else None
         self.one = torch.ones((), device=device)
-        self.grad: Tensor | None = None  # of this process's slice
-        self.mine: Tensor | None = None  # the slice's new parameters
-
-    @property
-    def owned(self) -> list[tuple[str, nn.Parameter]]:
-        return self.named[self.first : self.first + self.per_rank]
-
-    def reduce(self) -> None:
-        self.grad = torch.stack([_gradient(name, p) for name, p in self.named])
-        if self.split:
-            self.grad = _reduce_scatter(_padded(self.grad, self.per_rank * self.owner.world), self.momentum)
 
     def update(self, lr: float, momentum: float | None, weight_decay: float, keep: Tensor | None) -> None:
+        if not self.owned:
+            return
         group, number = self.group, self.owner._number
-        owned = [p.data for _, p in self.owned]
-        params = _padded(torch.stack(owned), self.per_rank) if owned else torch.zeros_like(self.momentum)
+        params = torch.stack([p.data for _, p in self.owned])
         m, n = params.shape[1:]
-        self.mine = self.owner._update(
+        new = self.owner._update(
             params, self.grad, self.momentum, self.second_moment, self.one if keep is None else keep,
             lr=number(group.lr * lr * max(1.0, m / n) ** 0.5), mu=number(group.momentum if momentum is None else momentum),
             weight_decay=number(group.weight_decay * weight_decay), decay_lr=number(group.lr * lr),
             dtype=self.owner.dtype, extras=group.extras,
         )  # fmt: skip
-
-    def gather(self) -> None:
-        everything = self.mine
-        if self.split:
-            everything = self.mine.new_empty(self.per_rank * self.owner.world, *self.mine.shape[1:])
-            _all_gather(everything, self.mine.contiguous())
-        torch._foreach_copy_([p.data for _, p in self.named], list(everything[: len(self.named)].unbind()))
-        self.mine = self.grad = None
+        torch._foreach_copy_([p.data for _, p in self.owned], list(new.unbind()))
+        self.grad = self.empty(0)
 
     def state(self) -> dict[str, Tensor]:
         out = {}
@@ -258,28 +263,14 @@ class _MuonStack:
                 _restore(self.second_moment[i], state, f"{name}.second_moment")
 
 
-class _AdamShard:
-    """Parameter under AdamW; large ones are split by rows, and this process owns one part."""
+class _AdamShard(RowShard):
+    """Parameter under AdamW, and the state of the part that this process owns."""
 
     def __init__(self, owner: MuonAdamW, group: ParamGroup, name: str, param: nn.Parameter) -> None:
-        self.owner, self.group, self.name, self.param = owner, group, name, param
-        self.split = owner.world > 1 and param.numel() >= ROW_SHARD_MIN and param.shape[0] % owner.world == 0
-        self.first = owner.rank * (param.shape[0] // owner.world) if self.split else 0
-        self.mine = self._part_of(param.data)
+        super().__init__(name, param, owner.rank, owner.world)
+        self.owner, self.group = owner, group
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.mine), torch.zeros_like(self.mine)
         self.steps = torch.zeros((), device=param.device)
-        self.grad: Tensor | None = None
-
-    def _part_of(self, whole: Tensor) -> Tensor:
-        return whole[self.first : self.first + whole.shape[0] // self.owner.world] if self.split else whole
-
-    def reduce(self) -> None:
-        self.grad = _gradient(self.name, self.param)
-        if self.split:
-            self.grad = _reduce_scatter(self.grad, self.mine)
-        elif self.owner.world > 1:
-            dist.all_reduce(self.grad, op=dist.ReduceOp.SUM)
-            self.grad /= self.owner.world
 
     def update(self, lr: float, momentum: float | None, weight_decay: float, keep: Tensor | None) -> None:
         group = self.group
@@ -288,11 +279,6 @@ class _AdamShard:
             beta1=group.betas[0], beta2=group.betas[1], lr=group.lr * lr, weight_decay=group.weight_decay, eps=group.eps,
             found_inf=None if keep is None else 1 - keep,
         )  # fmt: skip
-
-    def gather(self) -> None:
-        if self.split:
-            _all_gather(self.param.data, self.mine.clone())
-        torch.autograd.graph.increment_version(self.param)  # `.data` hides the change from who keeps a cast copy
         self.grad = None
 
     def state(self) -> dict[str, Tensor]:
@@ -310,33 +296,8 @@ class _AdamShard:
                 continue
             whole = torch.empty_like(self.param)
             _restore(whole, state, f"{self.name}.{key}")
-            mine.copy_(self._part_of(whole))
+            mine.copy_(self.part_of(whole))
         _restore(self.steps, state, f"{self.name}.steps")
-
-
-def _gradient(name: str, param: nn.Parameter) -> Tensor:
-    assert param.grad is not None, f"{name} got no gradient"
-    return param.grad
-
-
-def _padded(stack: Tensor, count: int) -> Tensor:
-    """Pads `stack` with zero matrices to `count` of them."""
-    missing = count - stack.shape[0]
-    return torch.cat([stack, stack.new_zeros(missing, *stack.shape[1:])]) if missing else stack
-
-
-def _reduce_scatter(total: Tensor, like: Tensor) -> Tensor:
-    """Mean over the processes of this process's part of `total`, in the shape of `like`."""
-    mine = torch.empty_like(like)
-    reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # the name before torch 2.13
-    reduce_scatter(mine, total, op=dist.ReduceOp.SUM)
-    return mine.div_(dist.get_world_size())
-
-
-def _all_gather(everything: Tensor, mine: Tensor) -> None:
-    """Gathers `mine` of all processes, in their order, into `everything`."""
-    all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # the name before torch 2.13
-    all_gather(everything, mine)
 
 
 def _restore(target: Tensor, state: dict[str, Tensor], key: str) -> None:

@@ -190,10 +190,11 @@ class Trainer:
         size, device = self.device_batch_size, self.runtime.device
         weights = [{}] * self.grad_accum_steps if batch.weights is None else [{"weights": w} for w in batch.weights.to(device).split(size)]
         for micro, weight, divisor in zip(batch.rows.split(size), weights, batch.loss_divisors, strict=True):
+            last = len(metrics) == self.grad_accum_steps - 1
             tokens, targets = inputs_and_targets(micro.to(device, non_blocking=True))
             with self.spans("forward"):
                 result = self.objective(tokens, targets, progress, **weight)
-            with self.spans("backward"):
+            with self.spans("backward"), self.optimizer.last_backward() if last else nullcontext():
                 share = result.loss / divisor
                 total = result.total / divisor
                 (total if self.scaler is None else self.scaler.scale(total)).backward()
@@ -240,6 +241,7 @@ class Trainer:
         for callback in self.callbacks:
             if not self._stopping() and self._due(callback.every_steps, step):
                 with self.spans.ignored():
+                    self.optimizer.gather_exactly()
                     figures = callback.due(self)
                 self._end_phase(callback.name)
                 self._agreed_stop |= figures is None
@@ -342,6 +344,7 @@ class Trainer:
         self._read_loss()
         if self._saved_step == self.state.step:
             return
+        self.optimizer.gather_exactly()
         tensors = self._tensors()
         meta = {"identity": dict(self.identity), "state": self.state.state_dict()}
         meta["scaler"] = None if self.scaler is None else self.scaler.state_dict()
