@@ -1,9 +1,10 @@
 """What the recipes' models need on 1, 8, 64 and 1,024 GPUs: `python -m bench.scaling_model`. A model on paper; nothing is trained.
 
-A step is the sum of its parts, because nothing in it overlaps: matmuls, attention, traffic of the device's memory, the optimizer, and
-collectives. Each part is a count taken from the code (FLOPs of `GPTConfig`, bytes of `nanochat.profiling.device_memory`, collectives of
-`MuonAdamW`) divided by a rate that somebody measured and published. There is one set of rates; `PUBLISHED` holds runs of
-karpathy/nanochat that it must reproduce. `obsidian/Scaling out.md` has the sources and the results. The last line is JSON.
+A step is the sum of its parts: matmuls, attention, traffic of the device's memory, the optimizer, and the collectives that nothing hides:
+the last backward hides the reduction of matrices and head, nothing that of the other tables, whose gradients are complete last. Each part
+is a count taken from the code (FLOPs of `GPTConfig`, bytes of `nanochat.profiling.device_memory`, collectives of `MuonAdamW`) divided by a
+rate that somebody measured and published. There is one set of rates; `PUBLISHED` holds runs of karpathy/nanochat that it must reproduce.
+`obsidian/Scaling out.md` has the sources and the results. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ from nanochat.profiling.device_memory import (
 )
 from nanochat.runtime.peak_flops import PEAK_FLOPS
 from nanochat.train.muon import MuonExtras
-from nanochat.train.optim import ROW_SHARD_MIN
+from nanochat.train.shards import ROW_SHARD_MIN
 
 DAY = 24 * 3600.0
+BF16 = 2  # bytes
 RECIPE_TOKENS = {12: 37_760 * 114_688, 20: 21_400 * 2**19, 32: 71_680 * 2**19}  # of runs/profiles.sh
 TOKENS_PER_PARAMETER = 20  # of other depths
 
@@ -82,6 +84,7 @@ class Run:
     steps: int
     attention: AttentionRate = FA3
     window: int = 0  # positions of a short window, if not a quarter of the context
+    overlaps: bool = True  # collectives with the backward; then parameters are gathered in bf16, else in fp32
 
     @property
     def passes(self) -> int:
@@ -110,7 +113,7 @@ class Published(NamedTuple):
 def nanochat(depth: int, vocab_size: int, windows: str, rows: int, steps: int, attention: AttentionRate, window: int = 0) -> Run:
     """A run of karpathy/nanochat: half a million tokens a step."""
     config = GPTConfig(depth=depth, vocab_size=vocab_size, window_pattern=windows)
-    return Run(config, 8, rows, 2**19, steps, attention, window)
+    return Run(config, 8, rows, 2**19, steps, attention, window, overlaps=False)
 
 
 # Before FlashAttention 3 came in, attention was PyTorch's, which is FlashAttention 2.
@@ -151,24 +154,37 @@ def muon_flops(config: GPTConfig, gpus: int) -> float:
 class Collective(NamedTuple):
     """Collective of the optimizer, with the bytes of the whole tensor."""
 
-    kind: str  # reduce_scatter, all_gather or all_reduce
+    kind: str  # reduce, reduce_scatter, all_reduce, broadcast or all_gather
     size: int
 
 
-def collectives(config: GPTConfig, gpus: int) -> list[Collective]:
-    """Collectives of a step in which `MuonAdamW` moves large tensors, all in fp32; what is left out is small and replicated."""
+def collectives(config: GPTConfig, gpus: int, gathered: int = BF16) -> list[Collective]:
+    """Collectives of a step in which `MuonAdamW` moves large tensors; gradients are fp32, parameters have `gathered` bytes.
+
+    Those that the backward may hide come first, see `early`.
+    """
     if gpus == 1:
         return []
-    out = []
+    out, last = [], []
     for stack in matrix_stacks(config):
-        out += [Collective(kind, FP32 * stack.padded(gpus) * stack.size) for kind in ("reduce_scatter", "all_gather")]
+        share = stack.per_rank(gpus)
+        for first in range(0, stack.count, share):  # a slice for each owner
+            size = stack.size * min(share, stack.count - first)
+            out.append(Collective("reduce", FP32 * size))
+            last.append(Collective("broadcast", gathered * size))
     for channels in (config.width, config.width, value_width(config)):
         size = config.vocab_size * channels
         if size >= ROW_SHARD_MIN and config.vocab_size % gpus == 0:
-            out += [Collective(kind, FP32 * size) for kind in ("reduce_scatter", "all_gather")]
+            out.append(Collective("reduce_scatter", FP32 * size))
+            last.append(Collective("all_gather", gathered * size))
         else:
             out.append(Collective("all_reduce", FP32 * size))
-    return out
+    return out + last
+
+
+def early(config: GPTConfig, gpus: int) -> int:
+    """Number of `collectives` whose gradients the backward completes before its end: those of the matrices and of the head."""
+    return sum(-(-stack.count // stack.per_rank(gpus)) for stack in matrix_stacks(config)) + 1
 
 
 def small_all_reduces(config: GPTConfig) -> int:
@@ -177,26 +193,38 @@ def small_all_reduces(config: GPTConfig) -> int:
 
 
 def collective_seconds(one: Collective, gpus: int, cluster: Cluster) -> float:
-    """Seconds of rings over `gpus` in whole nodes: NCCL lays one through each port of a node, so that a node has all of them."""
+    """Seconds of rings over `gpus` in whole nodes: NCCL lays one through each port of a node, so that a node has all of them.
+
+    What has one root goes along a chain, and chains follow each other closely: each adds a hop, not all of them.
+    """
     rate = cluster.nvlink if gpus <= cluster.node else min(cluster.nvlink, cluster.node * cluster.port)
+    if one.kind in ("reduce", "broadcast"):
+        return one.size / rate + cluster.hop
     rounds = 2 if one.kind == "all_reduce" else 1
     return rounds * (gpus - 1) * (one.size / gpus / rate + cluster.hop)
 
 
-def communication_seconds(config: GPTConfig, gpus: int, cluster: Cluster) -> float:
-    """Seconds of a step in collectives."""
+def communication_seconds(run: Run, cluster: Cluster, backward: float = 0.0) -> float:
+    """Seconds of a step in collectives besides those that `backward` seconds of a backward hide."""
+    config, gpus = run.config, run.gpus
+    if gpus == 1:
+        return 0.0
     small = small_all_reduces(config) * 2 * math.ceil(math.log2(gpus)) * cluster.hop  # over a tree
-    return sum(collective_seconds(each, gpus, cluster) for each in collectives(config, gpus)) + small
+    chains = 2 * (gpus - 1) * cluster.hop  # the first reduce, the last broadcast
+    times = [collective_seconds(each, gpus, cluster) for each in collectives(config, gpus, BF16 if run.overlaps else FP32)]
+    number = early(config, gpus)
+    return max(0.0, sum(times[:number]) - backward) + sum(times[number:]) + small + chains
 
 
-def node_sharded_seconds(config: GPTConfig, gpus: int, cluster: Cluster) -> float:
+def node_sharded_seconds(run: Run, cluster: Cluster, backward: float) -> float:
     """The same if each node kept a whole optimizer: reduced and gathered inside it, shards all-reduced between nodes in a ring each.
 
     Not built; it is what would end the padding.
     """
-    inside = communication_seconds(config, min(gpus, cluster.node), cluster)
+    config, gpus = run.config, run.gpus
+    inside = communication_seconds(dataclasses.replace(run, gpus=min(gpus, cluster.node)), cluster, backward)
     nodes = math.ceil(gpus / cluster.node)
-    shards = sum(each.size for each in collectives(config, cluster.node) if each.kind == "reduce_scatter") / cluster.node
+    shards = sum(each.size for each in collectives(config, cluster.node) if each.kind.startswith("reduce")) / cluster.node
     return inside + 2 * (nodes - 1) * (shards / nodes / cluster.port + cluster.hop)
 
 
@@ -213,15 +241,22 @@ def step_seconds(run: Run, cluster: Cluster) -> dict[str, float]:
     per_pass = 5 * activation_bytes(config, one, run.setting) + 18 * matrices + 12 * tables
     # Muon stacks gradients and copies new parameters back, whole; a slice is read and written about ten times, as is AdamW's.
     own = sum(stack.per_rank(gpus) * stack.size for stack in matrix_stacks(config)) + tables // gpus
-    padding = sum((stack.padded(gpus) - stack.count) * stack.size for stack in matrix_stacks(config))
-    update = FP32 * (4 * matrices + 2 * padding + 10 * own)
-    return {
+    update = FP32 * (4 * matrices + 10 * own)
+    passes = {
         "matmuls": run.tokens * matmul_flops(config) / cluster.matmul,
         "attention": attention,
         "memory": run.passes * per_pass / cluster.hbm,
-        "optimizer": muon_flops(config, gpus) / cluster.matmul + update / cluster.hbm,
-        "communication": communication_seconds(config, gpus, cluster),
     }
+    return {
+        **passes,
+        "optimizer": muon_flops(config, gpus) / cluster.matmul + update / cluster.hbm,
+        "communication": communication_seconds(run, cluster, last_backward(run, passes)),
+    }
+
+
+def last_backward(run: Run, passes: dict[str, float]) -> float:
+    """Seconds of a step's last backward, two thirds of a micro-batch, that hide collectives."""
+    return 2 / 3 * sum(passes.values()) / run.passes if run.overlaps else 0.0
 
 
 def checkpoint_bytes(config: GPTConfig) -> int:
@@ -281,7 +316,7 @@ def report(run: Run, cluster: Cluster) -> dict[str, float | str | dict[str, floa
     """All figures of a run."""
     parts, save = step_seconds(run, cluster), save_seconds(run.config, run.gpus, cluster)
     seconds, lost = sum(parts.values()), losses(run.gpus, save, cluster)
-    needed = memory(run)
+    needed, hidden = memory(run), last_backward(run, {name: parts[name] for name in ("matmuls", "attention", "memory")})
     flops = run.tokens * (matmul_flops(run.config) + attention_flops(run))
     return {
         "depth": run.config.depth,
@@ -296,7 +331,7 @@ def report(run: Run, cluster: Cluster) -> dict[str, float | str | dict[str, floa
         "seconds": seconds,
         "parts": parts,
         "mfu": flops / seconds / cluster.peak,
-        "node_sharded_s": seconds - parts["communication"] + node_sharded_seconds(run.config, run.gpus, cluster),
+        "node_sharded_s": seconds - parts["communication"] + node_sharded_seconds(run, cluster, hidden),
         "moved_gb": sum(each.size * (2 if each.kind == "all_reduce" else 1) for each in collectives(run.config, run.gpus)) / 1e9,
         "hours": run.steps * seconds / 3600 / (1 - lost.share),
         "checkpoint_gb": checkpoint_bytes(run.config) / 1e9,

@@ -4,7 +4,7 @@ Shapes: `B` rows, `D` width, `H` query heads, `G` key/value heads, `E` head size
 
 It computes what `gpt.GPT` computes, in fewer operations. A layer's projections and value gates are one matrix, in which the rows
 of queries and keys are ordered so that a pair of channels is a complex number: rotating and scaling a head is one product. Scalars
-are numbers instead of tensors. Everything but the matmuls is in fp32.
+are numbers instead of tensors. Everything but the matmuls is in fp32; tables are read in the model's dtype.
 """
 
 from __future__ import annotations
@@ -74,10 +74,11 @@ class DecodeStep:
             return attend(i, q, k, v).reshape(B, -1)
 
         with torch.inference_mode():
-            embedded = self._norm(model.wte(tokens).float())
+            embedded = self._norm(model.wte(tokens).to(self.dtype).float())
             gate = F.linear(embedded[:, :SMEAR_CHANNELS], self._smear_gate).sigmoid_()
             x = x0 = middle = torch.addcmul(embedded, gate, previous.float(), value=self._smear)
-            values = iter(model.value_embeds(tokens).float().view(B, -1, self._key_heads, 1, self._head_dim).unbind(1))  # U × (B, G, 1, E)
+            rows = model.value_embeds(tokens).to(self.dtype).float()
+            values = iter(rows.view(B, -1, self._key_heads, 1, self._head_dim).unbind(1))  # U × (B, G, 1, E)
             rotation = torch.polar(self._gain, rotary_angles(positions.unsqueeze(1), self._frequencies))  # (B, 1, E/2)
             for i, layer in enumerate(self._layers):
                 x = torch.add(x * self._residual[i], x0, alpha=self._x0[i])

@@ -65,12 +65,8 @@ class MatrixStack(NamedTuple):
     count: int = 1
 
     def per_rank(self, world_size: int) -> int:
-        """Matrices that a process has room for: the same for all, so that some have more room than matrices."""
+        """Matrices of a process: the same for all, but for the last ones, which have fewer or none."""
         return -(-self.count // world_size)
-
-    def padded(self, world_size: int) -> int:
-        """Matrices in the stack that is reduced: zeros fill the room."""
-        return self.per_rank(world_size) * world_size
 
 
 @dataclass(frozen=True)
@@ -136,9 +132,9 @@ def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, additi
     # Each matrix is in a stack of its shape, with gradients, momentum and new parameters.
     stack = max(4 * D * D * config.depth, addition.largest_stack)
     copies = UPDATES * matrices if setting.device_type == "cpu" else matrices + 6 * stack
-    update = {"update": FP32 * copies // world}
-    # The gradients of a shape are stacked, and padded to as many matrices for each process, before they are reduced to slices.
-    stacked = slices + max(s.size * (s.count + s.padded(world) * (s.padded(world) > s.count)) for s in stacks) * (world > 1)
+    update = {"update": FP32 * copies // world + (world > 1) * size * (matrices + split)}  # the others' new parameters
+    # Gradients become stacks slice by slice, and parts of tables. (One process has one slice of each shape, and whole tables.)
+    stacked = max(s.size * s.per_rank(world) for s in stacks) + split // world * (world > 1)
     moments = {
         "forward": {
             "gradients": FP32 * (matrices + rest) * setting.accumulates,

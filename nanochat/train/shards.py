@@ -19,7 +19,10 @@ ROW_SHARD_MIN = 1 << 16  # tables below this many elements belong to every proce
 
 
 class MatrixShard:
-    """Matrices of one shape, a slice of them for each process, for the last ones perhaps none. `grad` is of those `owned`, once it is reduced."""
+    """Matrices of one shape, a slice of them for each process, for the last ones perhaps none.
+
+    `grad` is of those `owned`, once it is reduced.
+    """
 
     def __init__(self, named: Named, rank: int, world: int) -> None:
         self.rank, self.split = rank, world > 1

@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import scaling_model
 from bench.scaling_model import PUBLISHED, Cluster, Run, collectives, losses, recipe, report, small_all_reduces, step_seconds
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.train import optim
 from nanochat.train.muon import MuonExtras, orthogonalize
 from nanochat.train.objective import NextTokenObjective
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import TrainPlan
+from nanochat.train.shards import ROW_SHARD_MIN
 from tests.helpers.fake_group import FakeGroup
 
 SMALL = GPTConfig(depth=3, aspect_ratio=64, head_dim=64, max_seq_len=256, window_pattern="SL", vocab_size=2048)
@@ -43,9 +43,8 @@ def test_the_published_runs_have_the_published_flops(name: str, flops: float) ->
 @pytest.mark.parametrize("world", [8, 64])
 @pytest.mark.parametrize("config", [SMALL, GROUPED], ids=["small", "grouped"])
 def test_collectives_are_those_of_the_optimizer(config: GPTConfig, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    group = FakeGroup(world)
-    monkeypatch.setattr(optim, "dist", group)
-    objective = NextTokenObjective(GPT(config).init_weights())
+    group = FakeGroup(world, monkeypatch)
+    objective = NextTokenObjective(GPT(config, torch.bfloat16).init_weights())
     optimizer = MuonAdamW(objective.parameter_groups(OptimFlags(), TrainPlan(256, 1, 1.0, 1.0)))
     for parameter in objective.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -53,13 +52,23 @@ def test_collectives_are_those_of_the_optimizer(config: GPTConfig, world: int, m
     optimizer.clip_gradients(0.0)
     optimizer.step()
     told = Counter(map(tuple, collectives(config, world)))
-    large = Counter(moved for moved in group.moved if moved[1] >= 4 * optim.ROW_SHARD_MIN)
+    large = Counter(moved for moved in group.moved if moved[0] not in ("all_reduce", "all_gather") or moved[1] >= 2 * ROW_SHARD_MIN)
     assert told == large
     assert len(group.moved) - large.total() == small_all_reduces(config) - 1  # the loss is the trainer's
 
 
 def test_a_single_gpu_moves_nothing() -> None:
-    assert collectives(SMALL, 1) == [] and scaling_model.communication_seconds(SMALL, 1, Cluster()) == 0
+    assert collectives(SMALL, 1) == [] and scaling_model.communication_seconds(Run(SMALL, 1, 1, 256, 1), Cluster()) == 0
+
+
+def test_a_backward_hides_what_it_completes_before_its_end() -> None:
+    run, cluster = recipe(20, 8, Cluster()), Cluster()
+    moved = collectives(run.config, 8)
+    first, rest = moved[: scaling_model.early(run.config, 8)], moved[scaling_model.early(run.config, 8) :]
+    assert {each.kind for each in first[:-1]} == {"reduce"} and first[-1].size == 4 * run.config.vocab_size * run.config.width
+    assert [each.kind for each in rest[:2]] == ["reduce_scatter"] * 2 and {each.kind for each in rest[2:]} == {"broadcast", "all_gather"}
+    exposed, hidden = (scaling_model.communication_seconds(run, cluster, backward) for backward in (0.0, 1.0))
+    assert exposed - hidden == pytest.approx(sum(scaling_model.collective_seconds(each, 8, cluster) for each in first))
 
 
 def test_flops_are_those_of_the_model_and_of_muon() -> None:
@@ -96,8 +105,8 @@ def test_many_gpus_keep_the_batch_until_a_row_each_is_more() -> None:
     assert [recipe(12, gpus, cluster).batch for gpus in (1, 64, 256, 1024)] == [2**19, 2**19, 2**19, 2**21]
     far = report(recipe(20, 1024, cluster), cluster)
     near = report(recipe(20, 8, cluster), cluster)
-    assert far["parts"]["communication"] > 0.8 * far["seconds"] and near["parts"]["communication"] < 0.1 * near["seconds"]
-    assert far["node_sharded_s"] < far["seconds"] / 2 and near["node_sharded_s"] == pytest.approx(near["seconds"])
+    assert far["parts"]["communication"] > 0.7 * far["seconds"] and near["parts"]["communication"] < 0.1 * near["seconds"]
+    assert far["node_sharded_s"] < far["seconds"] and near["node_sharded_s"] == pytest.approx(near["seconds"])
     assert near["fits"] and not report(recipe(40, 1024, cluster), cluster)["fits"]
 
 
