@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.kv_cache import FIRST_CAPACITY, KVCache
+from nanochat.infer.step_graphs import Outputs
 from nanochat.model.attention import AttentionBackend
 from nanochat.model.block import Rotary
 from nanochat.model.gpt import GPT, Embedded, pad_entries
@@ -110,11 +111,12 @@ class MemoryKVCache(KVCache):
         """See `KVCache`. Existing entries of the memories are prefilled with the first tokens that are appended."""
         super().__init__(model, len(memories), capacity, max_rows, dtype, step)
         self.memories = list(memories)
-        self._offsets = torch.zeros(self.rows, dtype=torch.int64, device=self._device)  # position − slot of the next token
+        self._offsets = torch.zeros_like(self._lengths)  # position − slot of the next token
         self._begun = [not isinstance(memory, SlotMemory) for memory in memories]  # False: what is appended next must be read as a prompt
         self._bias: list[Tensor] = []  # of the slots, L × (max_rows,G,1,S); empty as long as no row has a `SlotMemory`
         self._slotted: list[int] = []  # rows that have one
-        self._queries: list[Tensor] = []  # of the newest token by layer, [B,H,1,E]
+        self._windowless = torch.zeros_like(self._lengths, dtype=torch.bool)  # the same on the device
+        self._queries: list[Tensor] = []  # of the newest token by layer, [B,H,1,E]; empty as long as no row has a `SlotMemory`
         self._adopt()
 
     @torch.no_grad()
@@ -149,10 +151,11 @@ class MemoryKVCache(KVCache):
 
     def admit(self, other: MemoryKVCache, rows: Sequence[int] = (0,)) -> None:
         """See `KVCache`."""
+        begin = self.rows
         super().admit(other, rows)
         self.memories += [other.memories[row] for row in rows]
         self._begun += [other._begun[row] for row in rows]
-        self._offsets = torch.cat([self._offsets, other._offsets[list(rows)]])
+        self._offsets[begin : self.rows] = other._offsets[list(rows)]
         self._adopt()
 
     def remove(self, row: int) -> None:
@@ -162,8 +165,7 @@ class MemoryKVCache(KVCache):
         for listed in (self.memories, self._begun):
             listed[row] = listed[-1]
             listed.pop()
-        self._offsets[row] = self._offsets[-1]
-        self._offsets = self._offsets[:-1].clone()
+        self._offsets[row] = self._offsets[self.rows - 1]
         super().remove(row)
         self._adopt()
 
@@ -173,31 +175,51 @@ class MemoryKVCache(KVCache):
             return super().attend(layer, q, k, v, window, backend)
         return self._attend_one(layer, *(part.transpose(1, 2) for part in (q, k, v))).view(q.shape).to(q.dtype)
 
+    def _step(self, rows: int) -> Outputs:
+        self._queries = []
+        return *super()._step(rows), *self._queries
+
+    def _keep(self, outputs: Outputs) -> None:
+        self.hidden, self._middle, *self._queries = outputs
+
     def _attend_one(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        self._queries.append(q)
+        if self._slotted:
+            self._queries.append(q)
         return super()._attend_one(layer, q, k, v)
 
     def _store(self, layer: int, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor | None]:
         if not self._slotted or k.shape[2] > 1:  # several tokens are read by memories themselves
             return super()._store(layer, k, v, window)
         keys, values, mask = super()._store(layer, k, v, 0)
-        bias = self._bias[layer][: self.rows, :, :, : keys.shape[2]]
+        bias = self._bias[layer][: len(k), :, :, : keys.shape[2]]
         return keys, values, bias if mask is None else bias + self._masks[window][..., : keys.shape[2]]
 
-    def _assign_slots(self, T: int) -> None:
-        super()._assign_slots(T)
-        if self._slotted and T == 1:
-            for window, mask in self._masks.items():
-                if window > 0:
-                    mask[self._slotted] = self._masks[0][self._slotted]
+    def _assign_slots(self, T: int, single: bool) -> None:
+        super()._assign_slots(T, single)
+        if self._slotted and T == 1 and not single:
+            self._widen(self._masks)
+
+    def _make_step_masks(self) -> None:
+        super()._make_step_masks()
+        if self._slotted:
+            self._widen(self._step_masks)
+
+    def _widen(self, masks: dict[int, Tensor]) -> None:
+        """Makes all slots of rows that have a `SlotMemory` visible, whatever the window."""
+        for window, mask in masks.items():
+            if window > 0:
+                mask[self._slotted] = masks[0][self._slotted]
+
+    def _leaving(self, newest: Tensor, window: int) -> Tensor:
+        left = super()._leaving(newest, window)
+        return left.masked_fill(self._windowless[: len(left)], -1) if self._slotted else left
 
     def _resize(self, capacity: int) -> None:
         super()._resize(capacity)
         self._adopt()
 
-    @property
-    def _positions(self) -> Tensor:
-        return self._lengths + self._offsets
+    def _positions(self, rows: int) -> Tensor:
+        return self._lengths[:rows] + self._offsets[:rows]
 
     def _rotary(self, T: int) -> Rotary:
         return self._rotary_of_rows(T) if any(memory is not None for memory in self.memories) else super()._rotary(T)
@@ -215,10 +237,14 @@ class MemoryKVCache(KVCache):
 
     def _adopt(self) -> None:
         """Moves the Working Contexts of all memories that have slots to their rows, which may have changed."""
-        self._slotted = [row for row, memory in enumerate(self.memories) if isinstance(memory, SlotMemory)]
+        before, self._slotted = self._slotted, [row for row, memory in enumerate(self.memories) if isinstance(memory, SlotMemory)]
+        if before or self._slotted:
+            self._forget_graphs()
         if not self._slotted:
             self._bias = []
             return
+        self._windowless.zero_()
+        self._windowless[self._slotted] = True
         if (most := max(self.memories[row].most_slots for row in self._slotted)) > self._capacity:
             self._reserve(most)  # comes back here
             return
@@ -235,14 +261,11 @@ class MemoryKVCache(KVCache):
     def _refresh(self, row: int) -> None:
         """Follows a memory that has changed its slots."""
         memory = self.memories[row]
-        self.lengths[row] = memory.width
-        self._lengths = torch.tensor(self.lengths, device=self._device)
-        self._offsets[row] = memory.position - memory.width
-        self._masks = {}
+        self._move_to(row, memory.width)
 
     def _remember(self, row: int, hidden: Tensor) -> None:
         """Sets the hidden state [D] of a row whose newest token a memory has read."""
-        self.hidden, self._previous = self.hidden.clone(), self._previous.clone()
+        self.hidden = self.hidden.clone()
         self.hidden[row] = hidden
         self._previous[row] = self._before_smear(torch.tensor([self.memories[row].newest], device=self._device))[0]
         self._begun[row] = True
@@ -255,8 +278,8 @@ class MemoryKVCache(KVCache):
         new = entries.x.shape[1]
         end, padding = begin + new, -new % WIDTH_STEP  # later tokens overwrite the padding
         self._reserve(end + padding)
-        self._masks = {}
         if new:
+            self._masks = {}
             self._shortest, self._end = begin, end + padding
             self._slots = slice(begin, self._end)
             self._used = [(k[row : row + 1], v[row : row + 1]) for k, v in zip(self.keys, self.values, strict=True)]
@@ -265,6 +288,11 @@ class MemoryKVCache(KVCache):
             finally:
                 self._used = []
             self._remember(row, hidden[0, new - 1])
-        self.lengths[row] = end
-        self._lengths = torch.tensor(self.lengths, device=self._device)
-        self._offsets[row] = memory.position - end
+        self._move_to(row, end)
+
+    def _move_to(self, row: int, length: int) -> None:
+        """Follows a memory that now has `length` slots in use."""
+        self.lengths[row] = length
+        self._lengths[row] = length
+        self._offsets[row] = self.memories[row].position - length
+        self._masked = False

@@ -107,7 +107,7 @@ def test_many_gpus_keep_the_batch_until_a_row_each_is_more() -> None:
     near = report(recipe(20, 8, cluster), cluster)
     assert far["parts"]["communication"] > 0.7 * far["seconds"] and near["parts"]["communication"] < 0.1 * near["seconds"]
     assert far["node_sharded_s"] < far["seconds"] and near["node_sharded_s"] == pytest.approx(near["seconds"])
-    assert near["fits"] and not report(recipe(40, 1024, cluster), cluster)["fits"]
+    assert near["fits"] and not report(recipe(40, 1, cluster), cluster)["fits"]
 
 
 def test_it_prints_tables_and_ends_with_json(capsys: pytest.CaptureFixture[str]) -> None:

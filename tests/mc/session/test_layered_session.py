@@ -19,6 +19,7 @@ from nanochat.infer.kv_cache import KVCache
 from nanochat.infer.memory_kv_cache import MemoryKVCache
 from nanochat.infer.sampling import Sampling
 from tests.helpers.layered_memory import K, T, layered_memory, layered_session, session_config, some_tokens
+from tests.helpers.recorded import Graphs
 
 WIDE = session_config(400)
 
@@ -201,10 +202,13 @@ def replies(memory: MemoryModel, rows: list[int], backed: list[bool]) -> list:
 
 
 @pytest.mark.parametrize("model", [{}, {"window_pattern": "SL"}])
-def test_sessions_and_plain_rows_share_a_cache(model: dict) -> None:
+def test_sessions_and_plain_rows_share_a_cache(model: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = layered_memory(**model)
     together = replies(memory, [0, 1, 2], [True, False, True])
     assert together == [replies(memory, [row], [wanted])[0] for row, wanted in enumerate((True, False, True))]
+    graphs = Graphs(monkeypatch)
+    assert replies(memory, [0, 1, 2], [True, False, True]) == together
+    assert graphs.replayed > 50
 
 
 def test_rows_with_a_memory_come_go_and_move() -> None:
