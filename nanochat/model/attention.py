@@ -108,6 +108,12 @@ class MemoryEntries(NamedTuple):
     values: Tensor
     bias: Tensor
 
+    def of_any_number(self) -> MemoryEntries:
+        """Tells the compiler that the number of entries changes: it then compiles a layer for all of them at once."""
+        for tensor, dim in ((self.keys, 1), (self.values, 1), (self.bias, 2)):
+            torch._dynamo.mark_dynamic(tensor, dim)
+        return self
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBackend, mask: Tensor | None = None) -> Tensor:
     """Causal attention. q [B,T,H,E], k and v [B,S,G,E] → [B,T,H,E], all in one dtype.
