@@ -123,7 +123,7 @@ class MemoryModel(nn.Module):
             entries = assemble(bank, index)
         with self.spans("positional"):
             rotary = self._positions(bank.shape, layout, index)
-        return CompressedRows(entries, self.model.backbone(entries, rotary, None if compiled else EagerAttention()), rotary)
+        return CompressedRows(entries, self.model.backbone(entries, rotary, None if compiled else EagerAttention(), compiled), rotary)
 
     def _read_tail(self, bank: LayeredBank, index: Tensor, compiled: bool) -> CompressedRows:
         """Reads the tokens after the blocks behind the entries at `index` [V·B,W] before them."""

@@ -97,6 +97,15 @@ class EagerAttention:
         return attention(q, k, v, window, eager_backend(backend))
 
 
+class UntracedAttention:
+    """Attention hook for plain causal attention in layers that are compiled for any width: the attention itself is called as it is."""
+
+    @torch._disable_dynamo
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, backend: AttentionBackend) -> Tensor:
+        """See `AttentionHook`."""
+        return attention(q, k, v, window, backend)
+
+
 class MemoryEntries(NamedTuple):
     """Entries of a memory as one layer sees them: all come before the queries of their row.
 
@@ -111,7 +120,7 @@ class MemoryEntries(NamedTuple):
     def of_any_number(self) -> MemoryEntries:
         """Tells the compiler that the number of entries changes: it then compiles a layer for all of them at once."""
         for tensor, dim in ((self.keys, 1), (self.values, 1), (self.bias, 2)):
-            torch._dynamo.mark_dynamic(tensor, dim)
+            torch._dynamo.maybe_mark_dynamic(tensor, dim)
         return self
 
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.flags import flag
-from nanochat.model.attention import AttentionBackend, AttentionHook, MemoryEntries
+from nanochat.model.attention import AttentionBackend, AttentionHook, MemoryEntries, UntracedAttention
 from nanochat.model.block import GATE_CHANNELS, Block, Function, Linear, Rotary, rotary_at
 from nanochat.model.cast_embedding import CastEmbedding
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy, plain_cross_entropy, softcap
@@ -124,6 +124,11 @@ def _compiled_heads() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     return torch.compile(Block.heads, dynamic=False)
 
 
+@functools.lru_cache(maxsize=1)
+def _compiled_for_any_width() -> Callable[..., Tensor]:
+    return torch.compile(Block.forward, dynamic=True)
+
+
 class GPT(nn.Module):
     """Language model. `embed`, `backbone` and `loss` are its parts; `forward` composes them for plain rows of tokens."""
 
@@ -218,11 +223,13 @@ class GPT(nn.Module):
         inputs: list[Tensor] | None = None,
         half: bool = False,
         memory: Sequence[MemoryEntries] | None = None,
+        any_width: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The residual stream [B,T,D] after the last layer and after the middle one; see `backbone`.
 
         The stream before each layer is appended to `inputs`, if given. With `half` the middle layer is the last one that runs.
-        With `memory`, each layer i attends to [memory[i] | tokens]; `attn_hook` then only makes the layers run eagerly.
+        With `memory`, each layer i attends to [memory[i] | tokens]; `attn_hook` then only makes the layers run eagerly. `any_width`
+        compiles the layers once for all shapes instead of for each.
         """
         x = x0 = middle = embedded.x
         scales = self._scales(x.dtype)
@@ -231,6 +238,9 @@ class GPT(nn.Module):
             if inputs is not None:
                 inputs.append(x)
             run = block if attn_hook is None else block.forward  # `forward` bypasses the compiled call
+            if any_width:
+                run = functools.partial(_compiled_for_any_width(), block)
+                attn_hook = UntracedAttention() if self.backend == "blocked" else None  # whose blocks depend on the width
             x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, attn_hook, memory and memory[i])
             if i == len(self.blocks) // 2:
                 middle = x
@@ -261,13 +271,13 @@ class GPT(nn.Module):
         """Hidden states for the head, from the output of `layers`: backout of the middle layer, and the norm."""
         return self.norm(x - self.backout_lambda.to(x.dtype) * middle)
 
-    def backbone(self, embedded: Embedded, rotary: Rotary, attn_hook: AttentionHook | None = None) -> Tensor:
+    def backbone(self, embedded: Embedded, rotary: Rotary, attn_hook: AttentionHook | None = None, any_width: bool = False) -> Tensor:
         """Attention and MLP: [B,T,D] → normalised hidden states [B,T,D] at the positions that `rotary` gives.
 
         `attn_hook` replaces the attention of each layer and makes the layers run eagerly: a cache changes shape with every token,
-        and compiled layers would recompile each time. None = causal attention, compiled if `use_kernels` says so.
+        and compiled layers would recompile each time. None = causal attention, compiled if `use_kernels` says so, or for `any_width`.
         """
-        return self.finish(*self.layers(embedded, rotary, attn_hook))
+        return self.finish(*self.layers(embedded, rotary, attn_hook, any_width=any_width))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits, fp32 [..., V]."""
