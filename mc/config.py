@@ -30,7 +30,7 @@ FREE |= {"mc_compile_variants", "mc_eval_tokens", "mc_log_timers", "mc_log_lod_a
 LAYER_0_ONLY = {"positional_type", "gistnet_layers", "gistnet_head", "lensnet_layers", "lensnet_head", "mc_lens_temperature"}
 LAYER_0_ONLY |= {"mc_lens_adv_norm_beta", "mc_lens_occurrence_weight", "mc_lens_attention_weight", "mc_lens_hard_negative_ratio"}
 LAYER_0_ONLY |= {"mc_max_lens_pairs"}
-LENGTHS = 8  # different widths of variants in a run at most: each is compiled
+LENGTHS = 8  # different widths of variants in a run at most
 
 
 @dataclass
@@ -132,7 +132,7 @@ class MCConfig:
     mc_eval_tokens: int = flag(1 << 20, "validation tokens to evaluate the memory on, at most eval_tokens", unit="tokens")
     mc_log_timers: bool = flag(True, "log the milliseconds of the memory's parts as mc/…_ms")
     mc_log_lod_ascii: bool = flag(False, "print a picture of a few layouts with each evaluation")
-    mc_compile_variants: bool = flag(True, "compile the layers for each width of the variants; 0 = eager, which is faster in short runs")
+    mc_compile_variants: bool = flag(True, "compile the layers for variants; 0 = eager, which is faster in short runs")
     positional_type: PositionType = flag("gaussian", "position encoding of entries")
     # Not in AllocatorConfig, whose flags inference has too: it shapes training rows, and sessions use the trained value.
     allocator_recent_tokens: int = flag(0, "tokens before the decision point that stay raw; 0 = a sixteenth of the row", unit="tokens")
