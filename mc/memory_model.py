@@ -50,7 +50,8 @@ class CompressedRows(NamedTuple):
 class MemoryModel(nn.Module):
     """Language model `model` with the gists of `gistnet` and the scores of `lensnet`, for rows of `seq_len` tokens.
 
-    `plan` says how rows are compressed in training. Forward passes are eager unless `compiled`: plain ones for each shape, those of layouts for any width.
+    `plan` says how rows are compressed in training. Forward passes are eager unless `compiled`: those of plain rows for each shape, those
+    of layouts for any width.
     """
 
     spans: OpenSpan = staticmethod(untimed)
