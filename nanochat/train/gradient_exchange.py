@@ -56,24 +56,29 @@ class GradientExchange:
 
     def __init__(self, buckets: Sequence[Bucket]) -> None:
         self._buckets = list(buckets)
-        self._agreed = not dist.is_initialized()  # whether the order of the buckets is that of rank 0
+        self._alone = not dist.is_initialized()
+        self._agreed = self._alone  # whether the order of the buckets is that of rank 0
         self._completed: list[Bucket] = []  # by the last backward, in its order
         self._begun = 0  # buckets
         self._in_last_backward = False
-        if dist.is_initialized():
+        if not self._alone:
             for bucket in self._buckets:
                 for param in bucket.params:
                     param.register_post_accumulate_grad_hook(partial(self._complete, bucket))
 
     @contextmanager
     def overlapped(self) -> Iterator[None]:
-        """Around the backward that completes the gradients: each bucket begins when it is complete, and all have begun at the end."""
+        """Around the backward that completes the gradients: each bucket begins when it is complete, and all have begun at the end.
+
+        Without other processes there is nothing to begin.
+        """
         self._completed, self._in_last_backward = [], True
         try:
             yield
         finally:
             self._in_last_backward = False
-        self._begin(len(self._buckets))
+        if not self._alone:
+            self._begin(len(self._buckets))
 
     def finish(self) -> None:
         """Begins what has not begun, and waits for all buckets."""

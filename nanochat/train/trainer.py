@@ -183,7 +183,7 @@ class Trainer:
         self.state.record = self._record(batch, norm, metrics) if log_due else None
 
     def _forward_backward(self, batch: Batch) -> tuple[Tensor, list[Metrics]]:
-        """Accumulates a step's gradients; returns fp32 [mean loss, processes asked to stop, 0] and the metrics of each micro-batch."""
+        """Accumulates a step's gradients; returns this process's fp32 [mean loss, asked to stop, 0] and the metrics of each micro-batch."""
         loss = torch.zeros(3, device=self.runtime.device)
         metrics = []
         progress = self.state.leg.fraction(self.state.step, self.plan.num_iterations)
@@ -201,19 +201,19 @@ class Trainer:
             loss[0] += share.detach()
             metrics.append(result.metrics)
         loss[1] = float(bool(self.stop))
-        if self.runtime.world_size > 1:
-            dist.all_reduce(loss)
-            loss[0] /= self.runtime.world_size
         return loss, metrics
 
     def _optimize(self, loss: Tensor) -> Tensor:
-        """Updates the weights and returns the gradient's norm.
+        """Makes `loss` that of all processes, updates the weights and returns the gradient's norm.
 
         A loss or gradient that is not finite changes nothing but `loss`; if only one apart is not, the others go on learning.
         """
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         self.optimizer.reduce_gradients(None if self.scaler is None else self.scaler.scale(torch.ones((), device=loss.device)))
+        if self.runtime.world_size > 1:  # after what began earlier: of several operations that fail, the first one says why
+            dist.all_reduce(loss)
+            loss[0] /= self.runtime.world_size
         norm = self.optimizer.clip_gradients(self.grad_clip)
         if self.scaler is None:  # the scaler handles an infinite gradient itself
             loss[0] = torch.where(norm.isfinite() | ~loss[0].isfinite(), loss[0], torch.nan)
