@@ -7,7 +7,6 @@ import torch
 
 from nanochat.model.cast_embedding import CastEmbedding
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.train import optim
 from nanochat.train.objective import NextTokenObjective
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import TrainPlan
@@ -57,7 +56,7 @@ def test_without_gradients_or_in_fp32_nothing_is_cast() -> None:
 def test_an_optimizer_step_makes_it_stale(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both where a process owns the table and where it owns a part; it must be of the size that is split."""
     if world > 1:
-        monkeypatch.setattr(optim, "dist", FakeGroup(world))
+        FakeGroup(world, monkeypatch)
     objective = NextTokenObjective(
         GPT(GPTConfig(depth=2, aspect_ratio=64, head_dim=64, max_seq_len=8, window_pattern="L", vocab_size=1024), BF16)
     )
