@@ -18,6 +18,7 @@ from mc.train.controller import SMALL
 from mc.train.gist_losses import Reconstruction
 from nanochat.common import UserError
 from nanochat.model.gpt import GPTConfig
+from nanochat.model.recompute import ActivationCheckpointing
 from nanochat.profiling.device_memory import (
     FP32,
     Addition,
@@ -101,12 +102,19 @@ def estimate_run(config: GPTConfig, memory: MCConfig | None, rows: int, setting:
     addition = networks(config, memory, plan, rows, variant.width, setting)
     if memory.joint_mean:
         return estimate(config, [plain, variants], setting, addition)
-    kept = activation_bytes(config, variants, setting) * (WITHOUT_WEIGHTS if memory.apart or memory.mc_freeze_model else 1)
+    saves = (memory.apart or memory.mc_freeze_model) and setting.recompute.activation_checkpointing == "none"
+    kept = activation_bytes(config, variants, setting) * (WITHOUT_WEIGHTS if saves else 1)
     return estimate(config, [plain], setting, addition._replace(activations=addition.activations + int(kept)))
 
 
 def foresee(
-    config: GPTConfig, memory: MCConfig | None, device_batch_size: int, total_batch_size: int, runtime: Runtime, chunked_ce: bool
+    config: GPTConfig,
+    memory: MCConfig | None,
+    device_batch_size: int,
+    total_batch_size: int,
+    runtime: Runtime,
+    chunked_ce: bool,
+    recompute: ActivationCheckpointing | None = None,
 ) -> Foresight:
     """Device memory of a run in `runtime`; `total_batch_size` is in tokens, `memory` is None for a run without a MegaContext."""
     rows_per_step = total_batch_size // (config.max_seq_len * runtime.world_size)
@@ -118,6 +126,7 @@ def foresee(
         chunked_ce,
         runtime.world_size,
         accumulates=memory is not None or rows_per_step > device_batch_size,
+        recompute=recompute or ActivationCheckpointing(),
     )
     available = device_memory(runtime.device)
     if available is not None and runtime.device.type == "cpu":

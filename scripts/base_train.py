@@ -173,7 +173,7 @@ def estimate_memory(args: BaseTrain, vocab_size: int, runtime: Runtime) -> Fores
     config = model_config(args, vocab_size, runtime)
     plan = make_plan(args, config, runtime)
     memory, rows = args.memory if args.mc else None, args.trainer.device_batch_size
-    return foresee(config, memory, rows, plan.total_batch_size, runtime, args.chunked_ce)
+    return foresee(config, memory, rows, plan.total_batch_size, runtime, args.chunked_ce, args.recompute)
 
 
 def model_config(args: BaseTrain, vocab_size: int, runtime: Runtime) -> GPTConfig:
@@ -189,7 +189,7 @@ def build_model(args: BaseTrain, tokenizer: Tokenizer, runtime: Runtime, initial
     model.init_weights(torch.Generator().manual_seed(args.trainer.seed))
     if initial is not None:
         load_weights_into(model, initial)
-    return model.to(runtime.device).use_kernels(runtime.compile, args.chunked_ce, args.fused_rmsnorm)
+    return model.to(runtime.device).use_kernels(runtime.compile, args.chunked_ce, args.fused_rmsnorm, args.recompute)
 
 
 def tokens_trained(meta: dict[str, Any]) -> int:

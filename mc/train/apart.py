@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-import torch.nn as nn
 from torch import Tensor
 
 from mc.memory_model import PlainRows
 from nanochat.model.gpt import GPT, Embedded
-
-
-@contextmanager
-def without_gradients(model: nn.Module) -> Iterator[None]:
-    """Within it, no parameter of `model` requires a gradient; what was recorded before keeps its own."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
 
 
 def some_rows(plain: PlainRows, rows: Tensor) -> PlainRows:

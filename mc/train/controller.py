@@ -20,7 +20,7 @@ from mc.memory_model import CompressedRows, MemoryModel, PlainRows
 from mc.nets.gist_bank import GistBank
 from mc.nets.layered_bank import LayeredBank
 from mc.train import metrics as measure
-from mc.train.apart import frozen_copy, some_rows, without_gradients
+from mc.train.apart import frozen_copy, some_rows
 from mc.train.gist_losses import Distillation, Reconstruction
 from mc.train.hit_objective import HitObjective
 from mc.train.lens_objective import LensObjective
@@ -28,6 +28,7 @@ from mc.train.lens_teachers import attention_teacher, occurrence
 from mc.train.variant_sampler import Request, Sampler, Variants, VariantThrottle, lay_out
 from nanochat.model.cross_entropy import IGNORE
 from nanochat.model.gpt import GPT, Rotary
+from nanochat.model.recompute import without_gradients
 from nanochat.runtime.device import Runtime
 from nanochat.train.objective import Objective, StepResult
 from nanochat.train.optim import OptimFlags, ParamGroup

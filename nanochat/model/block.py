@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nanochat.model.attention import AttentionBackend, AttentionHook, MemoryEntries, attention, attention_with_memory
 from nanochat.model.norm import norm
+from nanochat.model.recompute import Recompute, recomputed
 
 GATE_CHANNELS = 12  # channels of the input that a value-embedding gate reads
 VALUE_GAIN = 3.0  # scale of the sigmoid in these gates
@@ -156,6 +157,7 @@ class Block(nn.Module):
         self.attn = Attention(layer, width, head_dim, key_heads, gated)
         self.mlp = MLP(width)
         self.norm: Function = norm
+        self.recompute: Recompute = "none"
 
     def heads(self, x: Tensor, x0: Tensor, scales: Tensor, values: Tensor | None, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the layer (see `Attention.heads`)."""
@@ -163,6 +165,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, x0: Tensor, scales: Tensor, *inputs) -> Tensor:
         """`scales` [2] are those of x and x0 [B,T,D]; `inputs` are the other arguments of `Attention.forward`."""
+        return recomputed(self, self._forward, self.recompute, x, x0, scales, *inputs)
+
+    def _forward(self, x: Tensor, x0: Tensor, scales: Tensor, *inputs) -> Tensor:
         mixed = scales[0] * x + scales[1] * x0
         attn, mlp = self.attn, self.mlp
         return residual_block(mixed, lambda h: attn(h, *inputs), attn.c_proj.add_to, mlp.c_fc, mlp.c_proj.add_to, self.norm)

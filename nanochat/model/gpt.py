@@ -27,6 +27,7 @@ from nanochat.model.block import GATE_CHANNELS, Block, Function, Linear, Rotary,
 from nanochat.model.cast_embedding import CastEmbedding
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy, plain_cross_entropy, softcap
 from nanochat.model.norm import fused_norm, norm
+from nanochat.model.recompute import ActivationCheckpointing
 
 SMEAR_CHANNELS = 24  # channels of the embedding that the smear gate reads
 
@@ -179,10 +180,15 @@ class GPT(nn.Module):
         self.x0_lambdas.copy_(torch.linspace(0.20, 0.05, L))
         return self
 
-    def use_kernels(self, compiled: bool, chunked_ce: bool, fused_rmsnorm: bool = False) -> GPT:
-        """Selects implementations: compiled or eager layers, chunked or plain cross-entropy, fused or plain RMSNorm. Returns self."""
+    def use_kernels(
+        self, compiled: bool, chunked_ce: bool, fused_rmsnorm: bool = False, recompute: ActivationCheckpointing | None = None
+    ) -> GPT:
+        """Selects implementations: compiled or eager layers, chunked or plain cross-entropy, fused or plain RMSNorm, activations that
+        are kept or recomputed. Returns self."""
         for part in (self, *self.blocks, *(block.attn for block in self.blocks)):
             part.norm = fused_norm if fused_rmsnorm else norm
+        for i, block in enumerate(self.blocks):
+            block.recompute = "none" if recompute is None else recompute.of_layer(i)
         if compiled:
             # Layers share code; each kind, window and shape is compiled once. Past the default limit of 8 the compiler would run the
             # rest eagerly, with only a warning.

@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ import torch
 from nanochat.model.attention import QUERY_BLOCK, AttentionBackend
 from nanochat.model.cross_entropy import CHUNK_BYTES
 from nanochat.model.gpt import SMEAR_CHANNELS, GPTConfig
+from nanochat.model.recompute import ActivationCheckpointing, Recompute
 
 FP32 = 4
 MIB, GIB = 1 << 20, 1 << 30
@@ -80,6 +81,7 @@ class Setting:
     chunked_ce: bool = True
     world_size: int = 1
     accumulates: bool = True  # whether a step has more than one micro-batch
+    recompute: ActivationCheckpointing = field(default_factory=ActivationCheckpointing)
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,15 @@ def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, additi
     state = FP32 * (slices + 2 * (split // world + rest - split))
     fixed = {"process": process_bytes(setting), "parameters": parameters, "optimizer state": state}
     kept = sum(activation_bytes(config, one, setting) for one in passes) + addition.activations
-    if size != FP32:
-        kept += size * (matrices + V * value_width(config))  # the weights in the compute dtype
+    again = [setting.recompute.of_layer(i) != "none" for i in range(config.depth)]
+    in_layer = matrix_parameters(config) // config.depth
+    if size != FP32:  # the weights in the compute dtype, but for layers that make them again
+        kept += size * (matrices - in_layer * sum(again) + V * value_width(config))
     loss = max(loss_bytes(config, one, setting) for one in passes)
     tokens = max(one.tokens for one in passes)
     layer = tokens * size * 12 * D  # the gradients of a layer's activations
+    if any(again):  # and one layer's activations and weights, made again
+        layer += max(layer_bytes(config, one, setting) for one in passes) + in_layer * size * (size != FP32)
     largest_table = V * max(D, value_width(config))
     # Each matrix is in a stack of its shape, with gradients, momentum and new parameters.
     stack = max(4 * D * D * config.depth, addition.largest_stack)
@@ -191,22 +197,35 @@ def process_bytes(setting: Setting) -> int:
 
 def activation_bytes(config: GPTConfig, one: Pass, setting: Setting) -> int:
     """Bytes that autograd keeps of a pass, including the head's gradients."""
+    size, D = setting.dtype.itemsize, config.width
+    layers = sum(layer_bytes(config, one, setting, setting.recompute.of_layer(i)) for i in range(config.depth))
+    outside = one.tokens * (size * (3 * D + 2 * value_width(config)) + 2 * FP32 * D)  # embeddings and the head's input
+    head = size * (one.tokens * D + config.vocab_size * D) if setting.chunked_ce else logits_bytes(config, one)
+    return layers + outside + head
+
+
+def layer_bytes(config: GPTConfig, one: Pass, setting: Setting, recompute: Recompute = "none") -> int:
+    """Bytes that autograd keeps of a layer in a pass."""
     size, D, T = setting.dtype.itemsize, config.width, one.positions
     kv = config.key_heads * config.head_dim
-    # Per layer: queries, keys and values before and after norm and rotation, the inputs of the output matrix and of both
-    # halves of the layer, the MLP's hidden states before and after the square.
-    channels = 2 * (D + 2 * kv) + 3 * D + 8 * D
-    per_token = size * (channels + D if one.compiled else channels + 3 * D)
-    if not one.compiled and setting.device_type == "cpu" and size != FP32:
-        per_token += (FP32 - size) * 2 * D + FP32 * (D + kv)  # autograd keeps the fp32 inputs of the norms
+    if recompute == "full":
+        return one.tokens * size * D  # its input
+    if recompute == "selective":
+        # Its input and what its matmuls and its attention return; uncompiled also what the last matmul does, which nothing reads.
+        per_token = size * (8 * D + 2 * kv + (0 if one.compiled else D))
+    else:
+        # Queries, keys and values before and after norm and rotation, the inputs of the output matrix and of both halves of the
+        # layer, the MLP's hidden states before and after the square.
+        channels = 2 * (D + 2 * kv) + 3 * D + 8 * D
+        per_token = size * (channels + D if one.compiled else channels + 3 * D)
+        if not one.compiled and setting.device_type == "cpu" and size != FP32:
+            per_token += (FP32 - size) * 2 * D + FP32 * (D + kv)  # autograd keeps the fp32 inputs of the norms
     layer = one.tokens * per_token
     if setting.backend == "blocked":
         layer += one.rows * config.heads * size * sum(min(QUERY_BLOCK, T - b) * min(T, b + QUERY_BLOCK) for b in range(0, T, QUERY_BLOCK))
     elif setting.device_type == "cuda":
         layer += one.tokens * config.heads * FP32  # logarithms of the softmax's sums
-    outside = one.tokens * (size * (3 * D + 2 * value_width(config)) + 2 * FP32 * D)  # embeddings and the head's input
-    head = size * (one.tokens * D + config.vocab_size * D) if setting.chunked_ce else logits_bytes(config, one)
-    return config.depth * layer + outside + head
+    return layer
 
 
 def logits_bytes(config: GPTConfig, one: Pass) -> int:

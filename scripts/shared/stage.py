@@ -23,6 +23,7 @@ from nanochat.data.rows import Loader
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.flags import flag, flat_values, part
 from nanochat.model.gpt import GPTConfig
+from nanochat.model.recompute import ActivationCheckpointing
 from nanochat.process import outlive_readers
 from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.redaction import redact_all
@@ -48,6 +49,7 @@ class StageFlags:
 
     run: str = flag("dummy", "name of the W&B run; dummy = no W&B")
     chunked_ce: bool = flag(True, "compute the loss in chunks, without ever holding all logits")
+    recompute: ActivationCheckpointing = part(ActivationCheckpointing)
     runtime: RuntimeFlags = part(RuntimeFlags)
     optim: OptimFlags = part(OptimFlags)
     schedule: ScheduleFlags = part(ScheduleFlags)

@@ -149,7 +149,7 @@ def _load(
     model = GPT(GPTConfig(**trained.meta["model_config"]), runtime.precision.dtype, runtime.backend)
     torch.manual_seed(args.trainer.seed + runtime.rank)  # for objectives that draw random numbers
     load_weights_into(model, trained)
-    model.to(runtime.device).use_kernels(runtime.compile, args.chunked_ce)
+    model.to(runtime.device).use_kernels(runtime.compile, args.chunked_ce, recompute=args.recompute)
     objective: Objective = NextTokenObjective(model)
     if memory:
         options = {"seed": args.trainer.seed, "rank": runtime.rank, "world_size": runtime.world_size}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mc.train.apart import frozen_copy, some_rows, without_gradients
+from mc.train.apart import frozen_copy, some_rows
+from nanochat.model.recompute import without_gradients
 from tests.helpers.tiny_memory import tiny_batch, tiny_gpt, tiny_memory
 
 
