@@ -14,12 +14,13 @@ class CastEmbedding(nn.Embedding):
     Whoever writes the weights past autograd (`.data`) must call `torch.autograd.graph.increment_version` on them.
     """
 
+    cast_once: bool = True  # False: the rows of every lookup are cast, if the weights are there for one only
     _of: tuple[int, int, torch.dtype] | None = None  # address, version and dtype of what `_table` was cast from
     _table: Tensor | None = None
 
     def rows(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of `tokens`, int64 of any shape [...] → [..., channels] in `dtype`."""
-        if dtype == self.weight.dtype or not (torch.is_grad_enabled() and self.weight.requires_grad):
+        if not self.cast_once or dtype == self.weight.dtype or not (torch.is_grad_enabled() and self.weight.requires_grad):
             return self(tokens).to(dtype)
         return _Lookup.apply(self.weight, self._cast(dtype), tokens)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -110,6 +111,14 @@ class Embedded(NamedTuple):
     values: Tensor  # (B, T, U, G, E), value embeddings
 
 
+class Head(Linear):
+    """Linear map to the logits, before the softcap."""
+
+    def cross_entropy(self, hidden: Tensor, targets: Tensor, reduction: str, function: Callable) -> Tensor | tuple[Tensor, Tensor]:
+        """`function` of hidden states [N,D], the weights in their dtype, and targets [N]; see `ChunkedCrossEntropy`."""
+        return function(hidden, self.weight.to(hidden.dtype), targets, reduction)
+
+
 def pad_entries(embedded: Embedded, rotary: Rotary, multiple: int) -> tuple[Embedded, Rotary]:
     """Appends zeros, which no other position sees, up to a multiple of `multiple` positions.
 
@@ -142,7 +151,7 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(V, D)
         self.value_embeds = CastEmbedding(V, len(self.value_layers) * config.key_heads * config.head_dim)
         self.blocks = nn.ModuleList(Block(i, D, config.head_dim, config.key_heads, config.has_values(i)) for i in range(L))
-        self.lm_head = Linear(D, V)
+        self.lm_head = Head(D, V)
         self.resid_lambdas = nn.Parameter(torch.empty(L))
         self.x0_lambdas = nn.Parameter(torch.empty(L))
         self.smear_gate = Linear(SMEAR_CHANNELS, 1)
@@ -150,6 +159,7 @@ class GPT(nn.Module):
         self.backout_lambda = nn.Parameter(torch.empty(1))
         self.cross_entropy = plain_cross_entropy
         self.norm: Function = norm
+        self.gathered: Callable[[], AbstractContextManager[None]] = nullcontext  # around reads of whole weights, if they are sharded
         self._rotary: Rotary | None = None
 
     @torch.no_grad()
@@ -298,8 +308,7 @@ class GPT(nn.Module):
             losses = self.loss(hidden, targets, "none")
             mean = (losses * weights[:, None]).sum() / (targets != IGNORE).sum().clamp(min=1)
             return (mean, losses.detach()) if reduction == "both" else mean
-        weight = self.lm_head.weight.to(hidden.dtype)
-        loss = self.cross_entropy(hidden.flatten(0, -2), weight, targets.flatten(), reduction)
+        loss = self.lm_head.cross_entropy(hidden.flatten(0, -2), targets.flatten(), reduction, self.cross_entropy)
         if reduction == "both":
             return loss[0], loss[1].view(targets.shape)
         return loss.view(targets.shape) if reduction == "none" else loss

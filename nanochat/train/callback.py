@@ -78,7 +78,8 @@ class Evaluation(Callback):
         self.name = measure.__name__
 
     def due(self, run: Run) -> dict[str, Any] | None:
-        return self._measure(run)
+        with run.objective.model.gathered():
+            return self._measure(run)
 
 
 class Profiling(Callback):

@@ -146,6 +146,11 @@ def gather_parts(everything: Tensor, mine: Tensor) -> Pending:
     return Pending("all_gather", all_gather(everything, mine, async_op=True))
 
 
+def exchange(sent: Tensor, sent_sizes: list[int], received: Tensor, received_sizes: list[int]) -> Pending:
+    """Begins to send parts of `sent`, flat, to the processes in their order, and to receive theirs; sizes are those of the parts."""
+    return Pending("all_to_all", dist.all_to_all_single(received, sent, received_sizes, sent_sizes, async_op=True))
+
+
 def spread(owner: int, part: Tensor) -> Pending:
     """Begins to copy `part` of the process `owner` into that of the others."""
     return Pending("broadcast", dist.broadcast(part, src=owner, async_op=True))

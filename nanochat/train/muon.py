@@ -83,10 +83,23 @@ def muon_update(
     learning rate of the update, `mu` the momentum, `decay_lr` the learning rate that multiplies the weight decay; a compiled
     function needs them as tensors (fp32 scalars on the CPU).
     """
+    update = muon_direction(grads, momentum, second_moment, keep, mu=mu, dtype=dtype, extras=extras)
+    return muon_apply(params, update, keep, lr=lr, weight_decay=weight_decay, decay_lr=decay_lr, extras=extras)
+
+
+def muon_direction(
+    grads: Tensor, momentum: Tensor, second_moment: Tensor | None, keep: Tensor, *, mu: Number, dtype: torch.dtype, extras: MuonExtras
+) -> Tensor:
+    """First half of `muon_update`, which needs whole matrices: the update [N,m,n] fp32 at a learning rate of 1."""
     grads = torch.where(keep > 0, grads, 0.0)
     momentum.lerp_(grads, (1 - mu) * keep)
     update = orthogonalize(grads.lerp(momentum, mu), extras, dtype)
-    if second_moment is not None:
-        update = reduce_variance(update, second_moment, 1 - (1 - extras.variance_beta) * keep)
+    return update if second_moment is None else reduce_variance(update, second_moment, 1 - (1 - extras.variance_beta) * keep)
+
+
+def muon_apply(
+    params: Tensor, update: Tensor, keep: Tensor, *, lr: Number, weight_decay: Number, decay_lr: Number, extras: MuonExtras
+) -> Tensor:
+    """Second half of `muon_update`, elementwise: the new parameters."""
     decay = params * ((update * params) >= 0) if extras.cautious else params
     return params - keep * (lr * update + decay_lr * weight_decay * decay)

@@ -115,18 +115,24 @@ class MuonAdamW:
     def __init__(self, groups: list[ParamGroup], dtype: torch.dtype = torch.float32, compiled: bool = False) -> None:
         self.groups, self.dtype = groups, dtype
         self.rank, self.world = rank_and_world()
-        self._compiled = compiled
+        self.compiled = compiled
         self._update = torch.compile(muon_update, dynamic=False) if compiled else muon_update
         self.apart_norm: Tensor | None = None  # of the newest gradients, after `clip_gradients`
-        self._units: list[_MuonStack | _AdamShard] = []
+        self._units: list[MuonStack | AdamShard] = []
         for group in groups:
             if group.kind == "muon":
                 for shape in dict.fromkeys(p.shape for _, p in group.named):
-                    self._units.append(_MuonStack(self, group, [(n, p) for n, p in group.named if p.shape == shape]))
+                    self._units.append(self._stack(group, [(n, p) for n, p in group.named if p.shape == shape]))
             else:
-                self._units += [_AdamShard(self, group, name, p) for name, p in group.named]
+                self._units += [self._table(group, name, p) for name, p in group.named]
         self._exchange = GradientExchange([bucket for unit in self._units for bucket in unit.buckets()])
         self._exact = True  # whether all processes have the owners' parameters in fp32
+
+    def _stack(self, group: ParamGroup, named: list[tuple[str, nn.Parameter]]) -> MuonStack:
+        return MuonStack(self, group, named)
+
+    def _table(self, group: ParamGroup, name: str, param: nn.Parameter) -> AdamShard:
+        return AdamShard(self, group, name, param)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -216,12 +222,12 @@ class MuonAdamW:
         for unit in self._units:
             unit.load(state)
 
-    def _number(self, value: float) -> float | Tensor:
+    def number(self, value: float) -> float | Tensor:
         """Wraps changing floats as tensors, so that torch.compile does not recompile for each value."""
-        return torch.tensor(value) if self._compiled else value
+        return torch.tensor(value) if self.compiled else value
 
 
-class _MuonStack(MatrixShard):
+class MuonStack(MatrixShard):
     """Matrices of one shape in a group, and the state of those that this process owns."""
 
     def __init__(self, owner: MuonAdamW, group: ParamGroup, named: list[tuple[str, nn.Parameter]]) -> None:
@@ -236,7 +242,7 @@ class _MuonStack(MatrixShard):
     def update(self, lr: float, momentum: float | None, weight_decay: float, keep: Tensor | None) -> None:
         if not self.owned:
             return
-        group, number = self.group, self.owner._number
+        group, number = self.group, self.owner.number
         params = torch.stack([p.data for _, p in self.owned])
         m, n = params.shape[1:]
         new = self.owner._update(
@@ -263,7 +269,7 @@ class _MuonStack(MatrixShard):
                 _restore(self.second_moment[i], state, f"{name}.second_moment")
 
 
-class _AdamShard(RowShard):
+class AdamShard(RowShard):
     """Parameter under AdamW, and the state of the part that this process owns."""
 
     def __init__(self, owner: MuonAdamW, group: ParamGroup, name: str, param: nn.Parameter) -> None:
@@ -294,7 +300,7 @@ class _AdamShard(RowShard):
             if part is not None and part.shape == mine.shape:  # saved by as many processes: the other parts may be missing
                 mine.copy_(part)
                 continue
-            whole = torch.empty_like(self.param)
+            whole = mine.new_empty(self.param.shape)
             _restore(whole, state, f"{self.name}.{key}")
             mine.copy_(self.part_of(whole))
         _restore(self.steps, state, f"{self.name}.steps")

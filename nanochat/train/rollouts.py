@@ -106,7 +106,8 @@ class Rollouts(Loader):
         mine = slice(self._runtime.rank * P // world, (self._runtime.rank + 1) * P // world)
         conversations = [self._task[i] for i in self._examples(step * P, P)[mine].tolist()]
         prompts = [render_prompt(self._tokenizer, conversation) for conversation in conversations]
-        replies = self._reply(prompts, _seed(self._seed, step), mine.start * S)
+        with self._model.gathered():
+            replies = self._reply(prompts, _seed(self._seed, step), mine.start * S)
         rewards = np.array(self._grade(conversations, replies), np.float32).reshape(-1, S)
         rows = masked_rows(len(replies), self.seq_len, self._tokenizer.bos_id)
         for i, (row, reply) in enumerate(zip(rows, replies, strict=True)):

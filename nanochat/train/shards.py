@@ -25,7 +25,7 @@ class MatrixShard:
     """
 
     def __init__(self, named: Named, rank: int, world: int) -> None:
-        self.rank, self.split = rank, world > 1
+        self.named, self.rank, self.split = named, rank, world > 1
         share = math.ceil(len(named) / world)
         self.slices = [named[first : first + share] for first in range(0, len(named), share)]  # by rank
         self.owned = self.slices[rank] if rank < len(self.slices) else []
@@ -72,7 +72,7 @@ class RowShard:
 
     def __init__(self, name: str, param: nn.Parameter, rank: int, world: int) -> None:
         self.name, self.param, self.world = name, param, world
-        self.split = world > 1 and param.numel() >= ROW_SHARD_MIN and param.shape[0] % world == 0
+        self.split = splits(param, world)
         self.rows = param.shape[0] // world if self.split else 0
         self.first = rank * self.rows
         self.mine = self.part_of(param.data)
@@ -110,6 +110,11 @@ class RowShard:
             return reduce_parts(total, self.grad)
         self.grad = total
         return reduce_to_all(total) if self.world > 1 else None
+
+
+def splits(param: Tensor, world: int) -> bool:
+    """Whether each of `world` processes owns a part of the rows of `param`, a table."""
+    return world > 1 and param.numel() >= ROW_SHARD_MIN and param.shape[0] % world == 0
 
 
 def _taken(name: str, param: nn.Parameter) -> Tensor:

@@ -38,6 +38,7 @@ from nanochat.train.objective import Metrics, Objective
 from nanochat.train.optim import MuonAdamW, check_coverage
 from nanochat.train.reduce_metrics import mean_metrics, slowest
 from nanochat.train.schedule import ScheduleFlags, TrainPlan, passes_multiple
+from nanochat.train.sharded_model import is_sharded, load_whole_state, whole_state
 from nanochat.train.state import TrainState, check_identity, open_checkpoint, random_states, restore_random_states, set_aside
 
 BAD_LOSSES_IN_A_ROW = 3  # stop after this many consecutive non-finite losses
@@ -125,7 +126,7 @@ class Trainer:
         """Trains until the plan's end or a stop signal, and saves; returns whether the end was reached."""
         agree_on_run(self.identity, self.store, self.flags.resume, self.runtime)
         self._resumed = self._resume()
-        agree_on_weights(self.objective.parameters(), self.runtime)
+        agree_on_weights((p for p in self.objective.parameters() if not is_sharded(p)), self.runtime)
         if self.state.step < self.plan.num_iterations:
             self.store.check_room(self._tensors(), self.runtime.say, self.runtime)
         with self.open_metrics(self._resumed) as self.metrics, ExitStack() as stack:
@@ -358,7 +359,7 @@ class Trainer:
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         """What this process saves."""
         return {
-            "model": self.objective.state_dict() if self.runtime.rank == 0 else {},
+            "model": whole_state(self.objective, self.runtime.rank),
             "optimizer": self.optimizer.state_tensors(),
             "rng": random_states(self.runtime.device, self.runtime.rank),
         }
@@ -374,7 +375,7 @@ class Trainer:
         saved, total = checkpoint.meta["identity"], self.plan.num_iterations
         before = min(saved.get("num_iterations", total), total)  # a longer run may go on
         check_identity(saved | ({"num_iterations": total} if before < total else {}), self.identity, self.defaults, self.store.folder)
-        self.objective.load_state_dict(checkpoint.tensors["model"])
+        load_whole_state(self.objective, checkpoint.tensors["model"])
         self.optimizer.load_state_tensors(checkpoint.tensors["optimizer"])
         restore_random_states(checkpoint.tensors["rng"], self.runtime.device, self.runtime.rank)
         self.state.load_state_dict(checkpoint.meta["state"])

@@ -34,10 +34,13 @@ from nanochat.runtime.peers import agree
 from nanochat.runtime.shared_folder import check_shared
 from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.run_log import METRICS_FILE, open_metrics, wandb_name
+from nanochat.train.agreement import agree_on_weights
 from nanochat.train.callback import open_profilers
 from nanochat.train.objective import Objective
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import ScheduleFlags, TrainPlan
+from nanochat.train.sharded_model import shard_model
+from nanochat.train.sharded_optim import ShardedMuonAdamW
 from nanochat.train.trainer import Trainer, TrainerFlags
 
 SECTIONS: dict[Stage, str] = {"base": "base_training", "mid": "mid_training", "sft": "chat_sft", "rl": "chat_rl"}  # of the report
@@ -49,6 +52,7 @@ class StageFlags:
 
     run: str = flag("dummy", "name of the W&B run; dummy = no W&B")
     chunked_ce: bool = flag(True, "compute the loss in chunks, without ever holding all logits")
+    shard_model: bool = flag(False, "shard weights and gradients over the processes (FSDP2), for models that do not fit whole")
     recompute: ActivationCheckpointing = part(ActivationCheckpointing)
     runtime: RuntimeFlags = part(RuntimeFlags)
     optim: OptimFlags = part(OptimFlags)
@@ -139,8 +143,11 @@ class StageRun:
         `origin` (the source of the weights) and `settings` are the stage's part of the run's identity.
         """
         args, runtime, objective = self.args, self.runtime, self.objective
-        groups = objective.parameter_groups(args.optim, plan)
-        optimizer = MuonAdamW(groups, runtime.muon_dtype, compiled=runtime.compile and runtime.device.type == "cuda")
+        groups, optimizer = objective.parameter_groups(args.optim, plan), MuonAdamW
+        if args.shard_model:
+            agree_on_weights(objective.parameters(), runtime)
+            shard_model(objective, groups, runtime)
+            groups, optimizer = objective.parameter_groups(args.optim, plan), ShardedMuonAdamW
         if isinstance(objective, MCController):
             rows = choose_micro_batch(objective, rows, plan.total_batch_size, runtime, runtime.say)
         folder = ensure_dir(base_dir() / f"{self.stage}_runs" / self.tag)
@@ -158,7 +165,7 @@ class StageRun:
         }
         return Trainer(
             objective=objective,
-            optimizer=optimizer,
+            optimizer=optimizer(groups, runtime.muon_dtype, compiled=runtime.compile and runtime.device.type == "cuda"),
             plan=plan,
             schedule=args.schedule,
             flags=dataclasses.replace(args.trainer, device_batch_size=rows),
