@@ -32,7 +32,7 @@ from nanochat.train.objective import NextTokenObjective
 from nanochat.train.schedule import HorizonFlags, TrainPlan, plan_run
 from nanochat.train.trainer import Trainer
 from scripts.shared.evaluations import bits_per_byte, core, memory_worth, samples
-from scripts.shared.stage import StageFlags, StageRun, locked, started
+from scripts.shared.stage import StageFlags, StageRun, check_shardable, locked, started
 
 REFERENCE_DEPTH = 12  # the nominal learning rates were tuned at this depth
 
@@ -66,6 +66,7 @@ class BaseTrain(StageFlags):
             raise ValueError(f"total_batch_size {B} is not a multiple of device_batch_size × max_seq_len ({b} × {T}); change one of them")
         if self.init_from and self.init_from == self.tag:
             raise ValueError(f"init_from is {self.init_from!r}, the folder that this run writes to; give another --model-tag")
+        check_shardable(self, self.mc)
         if self.mc:
             if self.memory.mc_freeze_model and not self.init_from:
                 raise ValueError("mc_freeze_model freezes the model, but this run starts from random weights; give --init-from")
@@ -189,7 +190,9 @@ def build_model(args: BaseTrain, tokenizer: Tokenizer, runtime: Runtime, initial
     model.init_weights(torch.Generator().manual_seed(args.trainer.seed))
     if initial is not None:
         load_weights_into(model, initial)
-    return model.to(runtime.device).use_kernels(runtime.compile, args.chunked_ce, args.fused_rmsnorm, args.recompute)
+    if not args.shard_model:  # else each layer is moved when it is sharded
+        model.to(runtime.device)
+    return model.use_kernels(runtime.compile, args.chunked_ce, args.fused_rmsnorm, args.recompute)
 
 
 def tokens_trained(meta: dict[str, Any]) -> int:

@@ -23,7 +23,7 @@ from nanochat.train.shards import splits
 
 
 def shard_model(objective: Objective, groups: Iterable[ParamGroup], runtime: Runtime) -> None:
-    """Shards the weights of the objective's model: Muon's matrices and the tables that the optimizer splits.
+    """Shards the weights of the objective's model: Muon's matrices and the tables that the optimizer splits; moves them to the device.
 
     `groups` are those of the whole parameters, which new ones replace.
     """
@@ -49,6 +49,7 @@ def shard_model(objective: Objective, groups: Iterable[ParamGroup], runtime: Run
     for unit in (*layers, *tables):
         unit.set_gradient_divide_factor(1.0)  # sums: the optimizer divides
         unit.set_force_sum_reduction_for_comms(True)  # gloo multiplies nothing
+    objective.to(runtime.device)  # what is whole
     # The first forward would make what it runs in the root, and an evaluation may come first.
     fully_shard.state(objective)._lazy_init()
     model.gathered = partial(_gathered, [*layers, *tables])

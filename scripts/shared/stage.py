@@ -18,7 +18,7 @@ from mc.telemetry.training import TrainingEvents
 from mc.train.controller import MCController
 from nanochat.checkpoint.load_model import Stage
 from nanochat.checkpoint.store import CheckpointStore, together
-from nanochat.common import base_dir, ensure_dir, source_digest
+from nanochat.common import UserError, base_dir, ensure_dir, source_digest
 from nanochat.data.rows import Loader
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.flags import flag, flat_values, part
@@ -70,6 +70,12 @@ class StageFlags:
         return {name: value for name, value in flat_values(self).items() if name not in own}
 
 
+def check_shardable(args: StageFlags, memory: bool) -> None:
+    """Raises `ValueError` if the model is to be sharded and has a `memory`."""
+    if args.shard_model and memory:
+        raise ValueError("shard_model is on, but a memory reads weights that are then elsewhere; leave --shard-model or the memory out")
+
+
 @contextlib.contextmanager
 def started(args: StageFlags) -> Iterator[tuple[Runtime, StopSignals]]:
     """The process of a stage: signals, device and process group, and the check that all processes are about to do the same.
@@ -80,6 +86,8 @@ def started(args: StageFlags) -> Iterator[tuple[Runtime, StopSignals]]:
     stop = StopSignals()
     outlive_readers()
     runtime = start(args.runtime)
+    if args.shard_model and runtime.world_size == 1:
+        raise UserError("--shard-model splits the weights over processes, and there is one; use torchrun --nproc-per-node, or leave it out")
     with runtime.watch():
         if runtime.world_size > 1:
             check_shared(base_dir(), runtime.rank)

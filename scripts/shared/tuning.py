@@ -25,7 +25,7 @@ from nanochat.train.objective import NextTokenObjective, Objective
 from nanochat.train.optim import OptimFlags
 from nanochat.train.schedule import BATCH_REFERENCE, ScheduleFlags, TrainPlan
 from nanochat.train.trainer import Trainer, TrainerFlags
-from scripts.shared.stage import StageFlags, StageRun, locked, started
+from scripts.shared.stage import StageFlags, StageRun, check_shardable, locked, started
 
 # The stages that a stage may start from, the latest first.
 BEFORE: dict[Stage, tuple[Stage, ...]] = {"mid": ("base",), "sft": ("mid", "base"), "rl": ("sft", "mid", "base")}
@@ -136,6 +136,10 @@ def begin(args: Tuning, stage: Stage) -> Iterator[TuningRun]:
     """Starts the process of a stage, loads its model and locks its folders; see `locked`. Raises `UserError` if there is no model."""
     with started(args) as (runtime, stop):
         source, trained = open_source(args, stage, runtime.say)
+        try:
+            check_shardable(args, has_memory(trained.meta))
+        except ValueError as error:
+            raise UserError(str(error)) from error
         with locked(stage, trained.folder.name, runtime) as lock:
             yield _load(args, stage, runtime, stop, lock, source, trained)
 
@@ -149,7 +153,9 @@ def _load(
     model = GPT(GPTConfig(**trained.meta["model_config"]), runtime.precision.dtype, runtime.backend)
     torch.manual_seed(args.trainer.seed + runtime.rank)  # for objectives that draw random numbers
     load_weights_into(model, trained)
-    model.to(runtime.device).use_kernels(runtime.compile, args.chunked_ce, recompute=args.recompute)
+    if not args.shard_model:  # else each layer is moved when it is sharded
+        model.to(runtime.device)
+    model.use_kernels(runtime.compile, args.chunked_ce, recompute=args.recompute)
     objective: Objective = NextTokenObjective(model)
     if memory:
         options = {"seed": args.trainer.seed, "rank": runtime.rank, "world_size": runtime.world_size}
