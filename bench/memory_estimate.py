@@ -1,7 +1,7 @@
 """Accuracy of the estimate of base_train's CPU memory: `python -m bench.memory_estimate`.
 
-Each shape is trained for a few steps in a process of its own, whose peak resident memory is measured. `--quick` skips compiled and
-larger shapes. The last line is JSON: every shape, and the largest error.
+Each shape is trained for a few steps in a process of its own, or two that share the model, and the peak of the (first) one's resident
+memory is measured. `--quick` skips compiled and larger shapes. The last line is JSON: every shape, and the largest error.
 """
 
 from __future__ import annotations
@@ -36,6 +36,13 @@ SHAPES = [
     (4, 512, 8, ()),
     (6, 512, 16, ()),
     (4, 512, 8, ("--mc", "--mc-preset=fast", "--mc-anneal=0")),
+    (4, 512, 16, ("--compile=0", "--activation-checkpointing=full")),
+    (6, 512, 16, ("--compile=0", "--activation-checkpointing=full")),
+    (6, 512, 16, ("--compile=0", "--activation-checkpointing=selective")),
+    (4, 512, 16, ("--compile=0", "--mc", "--activation-checkpointing=full")),
+    (4, 512, 8, ("--compile=0", "--shard-model")),
+    (6, 512, 16, ("--compile=0", "--shard-model")),
+    (8, 512, 8, ("--compile=0", "--shard-model", "--activation-checkpointing=full")),
 ]
 QUICK = 6
 
@@ -63,11 +70,13 @@ def main() -> None:
 
 def try_out(number: int, depth: int, T: int, batch: int, more: tuple[str, ...], surroundings: dict[str, str]) -> dict[str, Any]:
     """Trains one shape; returns flags, predicted and measured MiB, and the error relative to the measured."""
-    sizes = (f"--depth={depth}", f"--max-seq-len={T}", f"--device-batch-size={batch}", f"--total-batch-size={2 * T * batch}")
+    processes = 2 if "--shard-model" in more else 1
+    step = 2 * T * batch * processes
+    sizes = (f"--depth={depth}", f"--max-seq-len={T}", f"--device-batch-size={batch}", f"--total-batch-size={step}")
     argv = [*sizes, "--head-dim=64", *more]
-    predicted = estimate(parse(EstimateMemory, [*argv, *QUIET, f"--vocab-size={VOCABULARY}"])).at(batch)
+    predicted = estimate(parse(EstimateMemory, [*argv, *QUIET, f"--vocab-size={VOCABULARY}", f"--processes={processes}"])).at(batch)
     tag = f"shape{number}" + "-mc" * ("--mc" in more)
-    run("scripts.base_train", [*argv, *QUIET, f"--model-tag={tag}", "--dataset=local"], surroundings)
+    run("scripts.base_train", [*argv, *QUIET, f"--model-tag={tag}", "--dataset=local"], surroundings, processes)
     records = read_metrics(Path(surroundings["NANOCHAT_BASE_DIR"]) / "base_runs" / tag / "metrics.jsonl")
     measured, foreseen = max(record["train/peak_mem_mib"] for record in records), predicted.total / MIB
     row = {"flags": " ".join(argv), "predicted_mib": foreseen, "measured_mib": measured, "error": foreseen / measured - 1}
@@ -76,9 +85,10 @@ def try_out(number: int, depth: int, T: int, batch: int, more: tuple[str, ...], 
     return row
 
 
-def run(module: str, argv: list[str], surroundings: dict[str, str]) -> None:
-    """Runs a script, and shows its output if it failed."""
-    done = subprocess.run([sys.executable, "-m", module, *argv], env=surroundings, capture_output=True, text=True)
+def run(module: str, argv: list[str], surroundings: dict[str, str], processes: int = 1) -> None:
+    """Runs a script in so many processes, and shows its output if it failed."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    done = subprocess.run([sys.executable, *torchrun, "-m", module, *argv], env=surroundings, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{module} {' '.join(argv)} failed:\n{done.stdout}{done.stderr}")
 

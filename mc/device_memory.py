@@ -115,6 +115,7 @@ def foresee(
     runtime: Runtime,
     chunked_ce: bool,
     recompute: ActivationCheckpointing | None = None,
+    sharded: bool = False,
 ) -> Foresight:
     """Device memory of a run in `runtime`; `total_batch_size` is in tokens, `memory` is None for a run without a MegaContext."""
     rows_per_step = total_batch_size // (config.max_seq_len * runtime.world_size)
@@ -127,6 +128,7 @@ def foresee(
         runtime.world_size,
         accumulates=memory is not None or rows_per_step > device_batch_size,
         recompute=recompute or ActivationCheckpointing(),
+        sharded=sharded,
     )
     available = device_memory(runtime.device)
     if available is not None and runtime.device.type == "cpu":

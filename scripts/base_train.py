@@ -174,7 +174,7 @@ def estimate_memory(args: BaseTrain, vocab_size: int, runtime: Runtime) -> Fores
     config = model_config(args, vocab_size, runtime)
     plan = make_plan(args, config, runtime)
     memory, rows = args.memory if args.mc else None, args.trainer.device_batch_size
-    return foresee(config, memory, rows, plan.total_batch_size, runtime, args.chunked_ce, args.recompute)
+    return foresee(config, memory, rows, plan.total_batch_size, runtime, args.chunked_ce, args.recompute, args.shard_model)
 
 
 def model_config(args: BaseTrain, vocab_size: int, runtime: Runtime) -> GPTConfig:

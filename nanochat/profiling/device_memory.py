@@ -82,6 +82,7 @@ class Setting:
     world_size: int = 1
     accumulates: bool = True  # whether a step has more than one micro-batch
     recompute: ActivationCheckpointing = field(default_factory=ActivationCheckpointing)
+    sharded: bool = False  # whether each process has a part of the weights and gradients only
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class MemoryEstimate:
     """Bytes by part at the moment of the peak."""
 
     parts: dict[str, int]
-    moment: str  # "forward", "backward", "reduction" or "update"
+    moment: str  # "forward", "backward", "reduction", "update" or, of a sharded model, "evaluation"
 
     @property
     def total(self) -> int:
@@ -110,50 +111,61 @@ class MemoryEstimate:
 def estimate(config: GPTConfig, passes: Sequence[Pass], setting: Setting, addition: Addition | None = None) -> MemoryEstimate:
     """Peak memory of a process that trains `config` with micro-batches of `passes`.
 
-    Without a memory there is one pass, of `device_batch_size` rows of `max_seq_len`. Evaluations are not counted: they keep no
-    graph.
+    Without a memory there is one pass, of `device_batch_size` rows of `max_seq_len`. Evaluations keep no graph: they count only if
+    they gather a sharded model.
     """
     addition = addition or Addition()
     size, world, D, V = setting.dtype.itemsize, setting.world_size, config.width, config.vocab_size
     matrices = matrix_parameters(config) + addition.matrices
     tables = table_parameters(config)
     rest = tables + other_parameters(config) + addition.vectors
-    parameters = FP32 * (matrices + rest)
     stacks = matrix_stacks(config)
     slices = sum(stack.per_rank(world) * stack.size for stack in stacks) + addition.matrices // world
     split = tables if config.vocab_size % world == 0 else 0  # a table that does not divide is updated by every process
     state = FP32 * (slices + 2 * (split // world + rest - split))
-    fixed = {"process": process_bytes(setting), "parameters": parameters, "optimizer state": state}
+    held = FP32 * ((matrices + split) // world + rest - split if setting.sharded else matrices + rest)  # weights, and gradients
+    fixed = {"process": process_bytes(setting), "parameters": held, "optimizer state": state}
     kept = sum(activation_bytes(config, one, setting) for one in passes) + addition.activations
     again = [setting.recompute.of_layer(i) != "none" for i in range(config.depth)]
     in_layer = matrix_parameters(config) // config.depth
-    if size != FP32:  # the weights in the compute dtype, but for layers that make them again
+    if size != FP32 and not setting.sharded:  # the weights in the compute dtype, but for layers that make them again
         kept += size * (matrices - in_layer * sum(again) + V * value_width(config))
     loss = max(loss_bytes(config, one, setting) for one in passes)
     tokens = max(one.tokens for one in passes)
     layer = tokens * size * 12 * D  # the gradients of a layer's activations
     if any(again):  # and one layer's activations and weights, made again
         layer += max(layer_bytes(config, one, setting) for one in passes) + in_layer * size * (size != FP32)
+    if setting.sharded:
+        loss += FP32 * V * D  # the gathered head
+        layer += in_layer * (3 * size + FP32)  # this layer and the next, gathered; its gradients, also in fp32 to be reduced
     largest_table = V * max(D, value_width(config))
     # Each matrix is in a stack of its shape, with gradients, momentum and new parameters.
     stack = max(4 * D * D * config.depth, addition.largest_stack)
     copies = UPDATES * matrices if setting.device_type == "cpu" else matrices + 6 * stack
-    update = {"update": FP32 * copies // world + (world > 1) * size * (matrices + split)}  # the others' new parameters
+    # The others' new parameters, or rows of their updates.
+    received = FP32 * matrices // world if setting.sharded else (world > 1) * size * (matrices + split)
+    update = {"update": FP32 * copies // world + received}
     # Gradients become stacks slice by slice, and parts of tables. (One process has one slice of each shape, and whole tables.)
-    stacked = max(s.size * s.per_rank(world) for s in stacks) + split // world * (world > 1)
+    # Sharded ones are sent as rows, all shapes at a time, and received by their owners.
+    parts_of_tables = split // world * (world > 1)
+    stacked = 2 * matrices // world if setting.sharded else max(s.size * s.per_rank(world) for s in stacks) + parts_of_tables
+    # The gradient of a sharded table is copied to be reduced.
+    of_table = 2 if setting.sharded else setting.accumulates
     moments = {
         "forward": {
-            "gradients": FP32 * (matrices + rest) * setting.accumulates,
+            "gradients": held * setting.accumulates,
             "activations": kept,
             "loss": max(loss, layer),
         },
         "backward": {
-            "gradients": FP32 * (matrices + rest),
-            "gradient of a table": FP32 * (largest_table * setting.accumulates + tokens * value_width(config)),
+            "gradients": held,
+            "gradient of a table": FP32 * (largest_table * of_table + tokens * value_width(config)),
         },
-        "reduction": {"gradients": FP32 * (matrices + rest), "stacked gradients": FP32 * stacked},
+        "reduction": {"gradients": held, "stacked gradients": FP32 * stacked},
         "update": {"gradients": FP32 * (matrices + rest) // world} | update,
     }
+    if setting.sharded:
+        moments["evaluation"] = {"gathered weights": size * matrices + FP32 * split}
     if setting.device_type == "cpu":  # memory that one moment frees is not reused in the next: the heap grows all the same
         moments["forward"] |= update
     moment = max(moments, key=lambda name: sum(moments[name].values()))

@@ -42,6 +42,9 @@ def shard_model(objective: Objective, groups: Iterable[ParamGroup], runtime: Run
         fully_shard(layer, mesh=mesh, mp_policy=precision, reshard_after_forward=True, ignored_params=whole)
     for table in tables:
         fully_shard(table, mesh=mesh, reshard_after_forward=True)
+    for table in (model.wte, model.value_embeds):
+        if table in tables:
+            table.set_unshard_in_backward(False)  # a lookup's backward does not read the table
     register_fsdp_forward_method(model.value_embeds, "rows")
     register_fsdp_forward_method(model.lm_head, "cross_entropy")
     model.value_embeds.cast_once = False  # a gathered table is there for one lookup

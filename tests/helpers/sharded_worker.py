@@ -1,6 +1,7 @@
-"""One of two processes that train a model sharded and whole: `python sharded_worker.py OUT RANK PORT`. Leaves OUT/<run>.<rank>.safetensors.
+"""One of three processes that train a model sharded and whole: `python sharded_worker.py OUT RANK PORT`.
 
-The runs: each way from the start to the end, the second half each way from the first half of the other, and all of it in bf16.
+Each way from the start to the end, and in bf16; the second half from the first half of a run of the same or the other way. Leaves
+OUT/<run>.<rank>.safetensors.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from nanochat.train.schedule import TrainPlan
 from nanochat.train.sharded_model import load_whole_state, shard_model, whole_state
 from nanochat.train.sharded_optim import ShardedMuonAdamW
 
-# Tables that are split, five matrices of a shape (the second process owns fewer), windows, fewer key heads.
-CONFIG = GPTConfig(depth=3, aspect_ratio=16, head_dim=16, kv_heads=1, max_seq_len=24, window_pattern="SL", vocab_size=2048)
-PLAN = TrainPlan(total_batch_size=8 * 24, num_iterations=4, lr_scale=0.3, weight_decay_scale=0.1)
+# Tables that are split, 16 rows of keys over three processes, four matrices of a shape (the last process owns none), windows.
+CONFIG = GPTConfig(depth=4, aspect_ratio=16, head_dim=16, kv_heads=1, max_seq_len=24, window_pattern="SL", vocab_size=3072)
+PLAN = TrainPlan(total_batch_size=12 * 24, num_iterations=4, lr_scale=0.3, weight_decay_scale=0.1)
+WORLD = 3
 HALF, WHOLE = 2, 4  # steps
 SKIPPED = 1  # the step whose loss is not finite
 Run = tuple[NextTokenObjective, MuonAdamW]
@@ -41,14 +43,14 @@ def build(runtime, sharded: bool, dtype: torch.dtype = torch.float32, recompute:
     return objective, ShardedMuonAdamW(objective.parameter_groups(OptimFlags(), PLAN), runtime.muon_dtype)
 
 
-def train(run: Run, rank: int, world: int, steps: range) -> dict[str, Tensor]:
+def train(run: Run, rank: int, steps: range) -> dict[str, Tensor]:
     """Losses and norms of the steps, and a loss in an evaluation after each."""
     (objective, optimizer), losses, norms, evaluated = run, [], [], []
-    rows = torch.randint(2048, (WHOLE, 2, 4, 25), generator=torch.Generator().manual_seed(7))  # (step, micro-batch, row, token)
+    rows = torch.randint(3072, (WHOLE, 2, 6, 25), generator=torch.Generator().manual_seed(7))  # (step, micro-batch, row, token)
     for step in steps:
         loss = torch.zeros(())
         for micro in range(2):
-            part = objective(*inputs_and_targets(rows[step, micro].chunk(world)[rank]), 0.0).loss / 2
+            part = objective(*inputs_and_targets(rows[step, micro].chunk(WORLD)[rank]), 0.0).loss / 2
             part.backward()
             loss += part.detach()
         optimizer.reduce_gradients()
@@ -76,22 +78,21 @@ def resume(run: Run, files: list[Path]) -> None:
 
 
 def main(out: Path, rank: int, port: str) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     runtime = start(RuntimeFlags(device_type="cpu"))
 
     def leave(name: str, run: Run, steps: range) -> None:
-        save_file(result(run, rank, train(run, rank, 2, steps)), out / f"{name}.{rank}.safetensors")
+        save_file(result(run, rank, train(run, rank, steps)), out / f"{name}.{rank}.safetensors")
         runtime.barrier()
 
     for way in ("whole", "sharded"):
         leave(f"{way}_half", run := build(runtime, way == "sharded"), range(HALF))
         leave(way, run, range(HALF, WHOLE))
         leave(f"{way}_bf16", build(runtime, way == "sharded", torch.bfloat16, "selective"), range(WHOLE))
-    for way in ("whole", "sharded"):
-        for other in ("whole", "sharded"):
-            run = build(runtime, way == "sharded")
-            resume(run, [out / f"{other}_half.{r}.safetensors" for r in dict.fromkeys((0, rank))])
-            leave(f"{way}_from_{other}", run, range(HALF, WHOLE))
+    for way, other in (("whole", "sharded"), ("sharded", "whole"), ("sharded", "sharded")):
+        run = build(runtime, way == "sharded")
+        resume(run, [out / f"{other}_half.{r}.safetensors" for r in dict.fromkeys((0, rank))])
+        leave(f"{way}_from_{other}", run, range(HALF, WHOLE))
     runtime.close()
 
 

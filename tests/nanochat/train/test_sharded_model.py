@@ -1,4 +1,4 @@
-"""Two processes that shard a model train it as two that do not, and take up each other's checkpoints."""
+"""Three processes that shard a model train it as three that do not, and take up each other's checkpoints."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SCALARS = ("resid_lambdas", "x0_lambdas", "smear", "backout_lambda")  # sums of 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
-    """What both processes left. They run once: their start takes most of the time."""
+    """What the processes left. They run once: their start takes most of the time."""
     folder, port = tmp_path_factory.mktemp("sharded"), new_world()["MASTER_PORT"]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "NANOCHAT_DTYPE": "fp32"}
     processes = [
         subprocess.Popen(
             [sys.executable, worker.__file__, str(folder), str(rank), port], env=environment, stderr=subprocess.PIPE, text=True
         )
-        for rank in range(2)
+        for rank in range(worker.WORLD)
     ]
     try:
         errors = [p.communicate(timeout=120)[1] for p in processes]
@@ -40,7 +40,7 @@ def out(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 
 def left(out: Path, run: str) -> list[dict[str, Tensor]]:
     """What the processes of a run left, by rank."""
-    return [load_file(out / f"{run}.{rank}.safetensors") for rank in range(2)]
+    return [load_file(out / f"{run}.{rank}.safetensors") for rank in range(worker.WORLD)]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,6 @@ def test_bf16_with_layers_that_recompute(out: Path) -> None:
             torch.testing.assert_close(mine[name], expected[name], rtol=1e-4, atol=0)
 
 
-def test_a_process_keeps_half_of_the_parameters(out: Path) -> None:
+def test_a_process_keeps_its_share_of_the_parameters(out: Path) -> None:
     for mine, whole in zip(left(out, "sharded"), left(out, "whole"), strict=True):
-        assert 0.5 <= mine["kept"] / whole["kept"] < 0.51
+        assert 0.32 < mine["kept"] / whole["kept"] < 0.35
