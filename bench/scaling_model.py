@@ -13,7 +13,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,6 +22,7 @@ from nanochat import flags
 from nanochat.flags import check, flag
 from nanochat.markdown import table
 from nanochat.model.gpt import SMEAR_CHANNELS, GPTConfig
+from nanochat.model.recompute import ActivationCheckpointing
 from nanochat.profiling.device_memory import (
     FP32,
     GIB,
@@ -44,6 +45,12 @@ DAY = 24 * 3600.0
 BF16 = 2  # bytes
 RECIPE_TOKENS = {12: 37_760 * 114_688, 20: 21_400 * 2**19, 32: 71_680 * 2**19}  # of runs/profiles.sh
 TOKENS_PER_PARAMETER = 20  # of other depths
+WAYS_TO_FIT: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "layers recomputed": {"recompute": ActivationCheckpointing("full")},
+    "sharded": {"sharded": True},
+    "both": {"recompute": ActivationCheckpointing("full"), "sharded": True},
+}
 
 
 class AttentionRate(NamedTuple):
@@ -299,17 +306,17 @@ def recipe(depth: int, gpus: int, cluster: Cluster) -> Run:
     return next((run for run in reversed(runs) if memory(run).fits(cluster.memory)), runs[0])
 
 
-def deepest(gpus: int, memory_bytes: int) -> int:
-    """Largest even depth of which a micro-batch of one row fits."""
+def deepest(gpus: int, memory_bytes: int, **setting: Any) -> int:
+    """Largest even depth of which a micro-batch of one row fits, with changes to the run's `Setting`."""
     depth = 2
-    while memory(Run(GPTConfig(depth=depth + 2, window_pattern="SSSL"), gpus, 1, 2 * gpus * 2048, 1)).fits(memory_bytes):
+    while memory(Run(GPTConfig(depth=depth + 2, window_pattern="SSSL"), gpus, 1, 2 * gpus * 2048, 1), **setting).fits(memory_bytes):
         depth += 2
     return depth
 
 
-def memory(run: Run) -> MemoryEstimate:
-    """Device memory of a GPU."""
-    return estimate(run.config, [Pass(run.rows, run.config.max_seq_len, True)], run.setting)
+def memory(run: Run, **setting: Any) -> MemoryEstimate:
+    """Device memory of a GPU, with changes to the run's `Setting`."""
+    return estimate(run.config, [Pass(run.rows, run.config.max_seq_len, True)], dataclasses.replace(run.setting, **setting))
 
 
 def report(run: Run, cluster: Cluster) -> dict[str, float | str | dict[str, float]]:
@@ -379,9 +386,14 @@ def main(argv: list[str] | None = None) -> int:
         for run in runs
     ]  # fmt: skip
     print(table(header, lines, range(1, len(header))), end="\n\n")
-    depths = {gpus: {gb: deepest(gpus, gb * 10**9) for gb in (80, 141)} for gpus in counts}
-    lines = [[gpus, *(f"d{depth}" for depth in of.values())] for gpus, of in depths.items()]
-    print(table(["GPUs", "deepest model on 80 GB", "on 141 GB"], lines, range(3)))
+    ways = {f"{gb} GB, {name}": (gb * 10**9, setting) for gb in (80, 141) for name, setting in WAYS_TO_FIT.items()}
+    depths = {
+        gpus: {way: deepest(gpus, size, **setting) for way, (size, setting) in ways.items() if gpus > 1 or "sharded" not in setting}
+        for gpus in counts
+    }
+    header = ["deepest model of which a row fits", *(f"{gpus} GPUs" for gpus in counts)]
+    lines = [[way, *(f"d{of[way]}" if way in of else "–" for of in depths.values())] for way in ways]
+    print(table(header, lines, range(1, len(header))))
     print(json.dumps({"published": again, "runs": runs, "deepest": depths, "cluster": dataclasses.asdict(cluster)}))
     return 0
 

@@ -116,7 +116,8 @@ def test_it_prints_tables_and_ends_with_json(capsys: pytest.CaptureFixture[str])
     figures = json.loads(lines[-1])
     assert [(run["depth"], run["gpus"]) for run in figures["runs"]] == [(4, 1), (4, 8)]
     assert lines[0].startswith("| published run") and sum(line.startswith("| d4 |") for line in lines) == 2
-    assert figures["deepest"]["8"]["141"] > figures["deepest"]["8"]["80"]
+    deepest = figures["deepest"]["8"]
+    assert deepest["141 GB, as it is"] > deepest["80 GB, as it is"] < deepest["80 GB, layers recomputed"] < deepest["80 GB, sharded"]
 
 
 @pytest.mark.parametrize("argument", ["--gpus=0", "--depths=d12"])

@@ -76,8 +76,8 @@ def test_a_process_keeps_its_share_and_padding(config: GPTConfig, world: int, mo
     FakeGroup(world, monkeypatch)
     objective = NextTokenObjective(GPT(config))
     optimizer = MuonAdamW(objective.parameter_groups(OptimFlags(), TrainPlan(256, 1, 1.0, 1.0)))
-    kept = sum(unit.momentum.nbytes for unit in optimizer._units if isinstance(unit, optim._MuonStack))
-    kept += sum(2 * unit.exp_avg.nbytes for unit in optimizer._units if isinstance(unit, optim._AdamShard))
+    kept = sum(unit.momentum.nbytes for unit in optimizer._units if isinstance(unit, optim.MuonStack))
+    kept += sum(2 * unit.exp_avg.nbytes for unit in optimizer._units if isinstance(unit, optim.AdamShard))
     told = estimate(config, [Pass(2, 256, False)], dataclasses.replace(CPU, world_size=world)).parts["optimizer state"]
     assert told == pytest.approx(kept, rel=0.01)
 
