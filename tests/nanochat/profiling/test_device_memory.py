@@ -13,6 +13,7 @@ import torch
 from nanochat.common import ROOT
 from nanochat.model.attention import AttentionBackend
 from nanochat.model.gpt import GPT, GPTConfig
+from nanochat.model.recompute import ActivationCheckpointing
 from nanochat.profiling.device_memory import (
     GIB,
     Addition,
@@ -98,6 +99,22 @@ def test_what_grows_with_what() -> None:
     assert parts(chunked_ce=False)["activations"] > parts()["activations"] + 14 * 2048 * 32768 * 4
     added = parts(addition=Addition(matrices=10, vectors=5, activations=1000))
     assert added["parameters"] == parts()["parameters"] + 60 and added["optimizer state"] == parts()["optimizer state"] + 4 * 10 + 8 * 5
+
+
+def test_layers_that_recompute_keep_less_and_shards_are_shares() -> None:
+    kept = [parts(recompute=ActivationCheckpointing(mode))["activations"] for mode in ("none", "selective", "full")]
+    assert kept[0] > 1.5 * kept[1] > 3 * kept[2]
+    half = parts(recompute=ActivationCheckpointing("full", 2))["activations"]
+    assert half == pytest.approx((kept[0] + kept[2]) / 2, rel=0.01)
+    whole, sharded = parts(world_size=8), parts(world_size=8, sharded=True)
+    for part in ("parameters", "gradients"):
+        assert sharded[part] == pytest.approx(whole[part] / 8, rel=1e-3)
+    assert sharded["optimizer state"] == whole["optimizer state"]
+    assert sharded["loss"] > whole["loss"]  # gathered weights
+    deep = dataclasses.replace(D12, depth=60)
+    told = estimate(deep, [Pass(1, 2048, True)], dataclasses.replace(GPU, world_size=1024, sharded=True))
+    assert told.moment == "evaluation"
+    assert told.parts["gathered weights"] == 2 * matrix_parameters(deep) + 4 * table_parameters(deep)
 
 
 def test_the_moment_that_needs_most_is_found() -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from nanochat.profiling.device_memory import Pass, Setting, estimate
 from tests.helpers import sharded_worker as worker
 from tests.helpers.two_processes import new_world
 
@@ -73,4 +74,6 @@ def test_bf16_with_layers_that_recompute(out: Path) -> None:
 
 def test_a_process_keeps_its_share_of_the_parameters(out: Path) -> None:
     for mine, whole in zip(left(out, "sharded"), left(out, "whole"), strict=True):
+        told = estimate(worker.CONFIG, [Pass(2, 24, False)], Setting(torch.float32, "cpu", "blocked", False, world_size=3, sharded=True))
+        assert told.parts["parameters"] == pytest.approx(4 * mine["kept"].item(), rel=0.02)
         assert 0.32 < mine["kept"] / whole["kept"] < 0.35
