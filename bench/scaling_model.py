@@ -45,12 +45,8 @@ DAY = 24 * 3600.0
 BF16 = 2  # bytes
 RECIPE_TOKENS = {12: 37_760 * 114_688, 20: 21_400 * 2**19, 32: 71_680 * 2**19}  # of runs/profiles.sh
 TOKENS_PER_PARAMETER = 20  # of other depths
-WAYS_TO_FIT: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    "layers recomputed": {"recompute": ActivationCheckpointing("full")},
-    "sharded": {"sharded": True},
-    "both": {"recompute": ActivationCheckpointing("full"), "sharded": True},
-}
+AGAIN, SHARDED = {"recompute": ActivationCheckpointing("full")}, {"sharded": True}
+WAYS_TO_FIT: dict[str, dict[str, Any]] = {"as it is": {}, "layers recomputed": AGAIN, "sharded": SHARDED, "both": AGAIN | SHARDED}
 
 
 class AttentionRate(NamedTuple):
