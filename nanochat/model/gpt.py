@@ -12,6 +12,7 @@ middle layer subtracted before the head), sliding windows.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -203,6 +204,8 @@ class GPT(nn.Module):
             # Layers share code; each kind, window and shape is compiled once. Past the default limit of 8 the compiler would run the
             # rest eagerly, with only a warning.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+            # It warns, for every process, of in-place operations in layers that recompute; when they train they have none.
+            logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
             for block in self.blocks:
                 block.compile(dynamic=False)
         self.cross_entropy = ChunkedCrossEntropy(compiled) if chunked_ce else plain_cross_entropy
