@@ -89,13 +89,22 @@ def whole_state(module: nn.Module, rank: int) -> dict[str, Tensor]:
     return out
 
 
+@torch.no_grad()
 def load_whole_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """The inverse of `whole_state`; every process has the whole `state`, and takes its part."""
-    own = module.state_dict()
-    module.load_state_dict({name: _part(tensor, own[name]) if is_sharded(own.get(name)) else tensor for name, tensor in state.items()})
+    """The inverse of `whole_state`; every process has the whole `state`, and takes its rows."""
+    own, mine = module.state_dict(), dict(state)
+    for name in [name for name in state if name in own and is_sharded(own[name])]:
+        if own[name].shape != state[name].shape:
+            raise ValueError(f"{name} is {list(state[name].shape)}, not {list(own[name].shape)}")
+        local, first = own_rows(own[name])
+        local.copy_(state[name][first : first + len(local)])
+        mine[name] = own[name]
+    module.load_state_dict(mine)
 
 
-def _part(whole: Tensor, like: Tensor) -> Tensor:
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+def own_rows(tensor: Tensor) -> tuple[Tensor, int]:
+    """This process's rows of `tensor`, all if it is whole, and the number of the first."""
+    if not is_sharded(tensor):
+        return tensor, 0
+    share = -(-tensor.shape[0] // tensor.device_mesh.size())
+    return tensor.to_local(), share * tensor.device_mesh.get_local_rank()
