@@ -21,7 +21,7 @@ from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.train.objective import NextTokenObjective
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import TrainPlan
-from nanochat.train.sharded_model import load_whole_state, shard_model, whole_state
+from nanochat.train.sharded_model import load_whole_state, own_rows, shard_model, whole_state
 from nanochat.train.sharded_optim import ShardedMuonAdamW
 
 # Tables that are split, 16 rows of keys over three processes, four matrices of a shape (the last process owns none), windows.
@@ -66,8 +66,9 @@ def train(run: Run, rank: int, steps: range) -> dict[str, Tensor]:
 def result(run: Run, rank: int, figures: dict[str, Tensor]) -> dict[str, Tensor]:
     objective, optimizer = run
     state = {f"state.{name}": t.clone() for name, t in optimizer.state_tensors().items()}
-    kept = torch.tensor(sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in objective.parameters()))
-    return whole_state(objective, rank) | state | figures | {"kept": kept}
+    table = objective.model.value_embeds._table  # in the compute dtype
+    kept = sum(own_rows(p)[0].numel() for p in objective.parameters()) + (0 if table is None else table.numel())
+    return whole_state(objective, rank) | state | figures | {"kept": torch.tensor(kept)}
 
 
 def resume(run: Run, files: list[Path]) -> None:

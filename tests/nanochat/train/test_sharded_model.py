@@ -72,8 +72,9 @@ def test_bf16_with_layers_that_recompute(out: Path) -> None:
             torch.testing.assert_close(mine[name], expected[name], rtol=1e-4, atol=0)
 
 
-def test_a_process_keeps_its_share_of_the_parameters(out: Path) -> None:
-    for mine, whole in zip(left(out, "sharded"), left(out, "whole"), strict=True):
-        told = estimate(worker.CONFIG, [Pass(2, 24, False)], Setting(torch.float32, "cpu", "blocked", False, world_size=3, sharded=True))
+@pytest.mark.parametrize("dtype", ["", "_bf16"])
+def test_a_process_keeps_its_share_of_the_parameters(out: Path, dtype: str) -> None:
+    told = estimate(worker.CONFIG, [Pass(2, 24, False)], Setting(torch.float32, "cpu", "blocked", False, world_size=3, sharded=True))
+    for mine, whole in zip(left(out, f"sharded{dtype}"), left(out, "whole"), strict=True):
         assert told.parts["parameters"] == pytest.approx(4 * mine["kept"].item(), rel=0.02)
         assert 0.32 < mine["kept"] / whole["kept"] < 0.35
