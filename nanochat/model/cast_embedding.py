@@ -21,7 +21,7 @@ class CastEmbedding(nn.Embedding):
     def rows(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of `tokens`, int64 of any shape [...] → [..., channels] in `dtype`."""
         if not self.cast_once or dtype == self.weight.dtype or not (torch.is_grad_enabled() and self.weight.requires_grad):
-            return self(tokens).to(dtype)
+            return F.embedding(tokens, self.weight).to(dtype)
         return _Lookup.apply(self.weight, self._cast(dtype), tokens)
 
     def _cast(self, dtype: torch.dtype) -> Tensor:

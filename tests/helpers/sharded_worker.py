@@ -57,9 +57,9 @@ def train(run: Run, rank: int, steps: range) -> dict[str, Tensor]:
         norms.append(optimizer.clip_gradients(0.5))
         optimizer.step(lr=1 - step / 10, momentum=0.8, keep=torch.tensor(float(step != SKIPPED)))
         losses.append(loss)
-        with torch.no_grad(), objective.model.gathered():
-            optimizer.gather_exactly()
-            evaluated.append(objective.model(*inputs_and_targets(rows[0, 0])))
+        optimizer.gather_exactly()
+        with torch.no_grad(), objective.model.gathered():  # others take no part in what one evaluates, or not as often
+            evaluated += [objective.model(*inputs_and_targets(rows[0, 0])) for _ in range(3 - rank)]
     return {"losses": torch.stack(losses), "norms": torch.stack(norms), "evaluated": torch.stack(evaluated)}
 
 
@@ -80,7 +80,7 @@ def resume(run: Run, files: list[Path]) -> None:
 
 def main(out: Path, rank: int, port: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    runtime = start(RuntimeFlags(device_type="cpu"))
+    runtime = start(RuntimeFlags(device_type="cpu", collective_timeout=30))
 
     def leave(name: str, run: Run, steps: range) -> None:
         save_file(result(run, rank, train(run, rank, steps)), out / f"{name}.{rank}.safetensors")
