@@ -195,7 +195,7 @@ class Trainer:
             tokens, targets = inputs_and_targets(micro.to(device, non_blocking=True))
             with self.spans("forward"):
                 result = self.objective(tokens, targets, progress, **weight)
-            with self.spans("backward"), self.optimizer.last_backward() if last else nullcontext():
+            with self.spans("backward"), self.optimizer.last_backward() if last and self.scaler is None else nullcontext():
                 share = result.loss / divisor
                 total = result.total / divisor
                 (total if self.scaler is None else self.scaler.scale(total)).backward()
