@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ class Home:
         argv = [*SHAPE, *QUIET, f"--dataset={self.corpus}", *flags]
         surroundings = {"NANOCHAT_BASE_DIR": str(self.base), "NANOCHAT_DTYPE": "fp32", **(environment or {})}
         return self.warm.start("scripts.base_train", argv, surroundings, file_size_limit)
+
+    def start_group(self, count: int, *flags: str, environment: dict[str, str] | None = None) -> list[Process]:
+        """Starts the run in `count` processes that meet over loopback."""
+        world = new_world(count) | (environment or {})
+        return [self.start(*flags, environment=world | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
 
     def run(self, module: str, *flags: str, environment: dict[str, str] | None = None) -> Process:
         """Runs another script to its end."""
@@ -110,6 +116,13 @@ class Home:
         """Copies the state to another folder."""
         shutil.copytree(self.base, base, dirs_exist_ok=True)
         return replace(self, base=base)
+
+
+def new_world(count: int = 2) -> dict[str, str]:
+    """Environment of `count` processes that meet at a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
 
 
 def make_corpus(folder: Path) -> Path:

@@ -9,6 +9,7 @@ VENV_PYTHON=.venv/bin/python
 DRY_RUN=0
 SIGNALS=0   # number of signals received, and the last one
 LAST_SIGNAL=
+LOCK=       # file to remove at the end
 CHILD_PID=  # the running stage
 DOWNLOAD_COMMAND=
 DOWNLOAD_PID=
@@ -71,17 +72,22 @@ find_base_dir() {
 
 # --- log and signals ---
 
-# From here on, output also goes to report/log.txt, and signals go to the running stage.
+# From here on, output also goes to report/log.txt, and the base folder is this run's.
 start_log() {
-    local folder
     { mkdir -p "$BASE/stages" && [ -w "$BASE/stages" ]; } 2>/dev/null ||
         die 1 "cannot write to $BASE; set NANOCHAT_BASE_DIR to a writable folder"
     { mkdir -p report && : >>report/log.txt; } 2>/dev/null || die 1 "cannot write $PWD/report/log.txt; make it writable"
     take_lock
+    log_to report/log.txt
+}
+
+# From here on, output also goes to a file, and signals go to the running stage.
+log_to() { # FILE
+    local folder
     folder=$(mktemp -d) || die 1 "cannot make a temporary folder; set TMPDIR to a writable one"
     mkfifo "$folder/pipe"
     # The log process ignores signals, so that it records the output of a stage that is stopping.
-    (trap '' INT TERM HUP; exec tee -a report/log.txt) <"$folder/pipe" &
+    (trap '' INT TERM HUP; exec tee -a "$1") <"$folder/pipe" &
     TEE_PID=$!
     exec 3>&1 4>&2 >"$folder/pipe" 2>&1
     rm -r "$folder"
@@ -103,6 +109,7 @@ take_lock() {
         done <"$lock"
         echo $$ >"$lock" || die 1 "cannot write $lock; is the disk full?"
     fi
+    LOCK=$lock
 }
 
 # At exit: terminates running processes and completes the log.
@@ -115,7 +122,7 @@ end_log() {
     done
     exec >&3 2>&4 3>&- 4>&-
     wait "$TEE_PID"
-    rm -f "$BASE/stages/lock"
+    [ -z "$LOCK" ] || rm -f "$LOCK"
     exit "$code"
 }
 

@@ -20,6 +20,7 @@ from nanochat.common import UserError, base_dir, first_line
 from nanochat.flags import check, flag
 from nanochat.model.attention import FASTEST, AttentionBackend, best_window_pattern, choose_backend, suits, trouble
 from nanochat.profiling.memory_snapshot import memory_debug_wanted
+from nanochat.runtime.elastic import end_with_agent, of_this_start
 from nanochat.runtime.lost_peer import PeerWatch
 from nanochat.runtime.peak_flops import peak_flops
 from nanochat.runtime.peers import gather, gather_json
@@ -135,6 +136,7 @@ def start(flags: RuntimeFlags) -> Runtime:
     Raises `UserError` if the device is not available, if MC_MEMORY_DEBUG is neither 0 nor 1, or if the other processes do not come.
     """
     memory_debug_wanted()  # raises before anything is loaded
+    end_with_agent()
     keep_freed_memory()
     rank, local, world = (int(os.environ.get(k, d)) for k, d in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")))
     device = find_device(flags.device_type, local)
@@ -164,6 +166,7 @@ def _join(device: torch.device, rank: int, world: int, timeout_seconds: int) -> 
     try:
         store, rank, world = next(dist.rendezvous("env://", rank, world, timeout=timeout))
         store.set_timeout(timeout)
+        store = of_this_start(store)
         group = {"backend": "cpu:gloo,cuda:nccl" if on_gpu else "gloo", "device_id": device if on_gpu else None}
         dist.init_process_group(**group, store=dist.PrefixStore("group", store), rank=rank, world_size=world, timeout=timeout)
         return tuple(gather(platform.node())), dist.PrefixStore("notes", store)

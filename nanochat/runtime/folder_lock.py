@@ -1,7 +1,8 @@
 """Lock on a folder, so that one run at a time writes to it, also from machines that share the disk.
 
 The kernel ends its lock on `lock.json` with the process that holds it, so what a dead one left behind is recognised at once. Two
-machines may not see each other's kernel locks: there the age of the file counts, which its holder renews.
+machines may not see each other's kernel locks: there the age of the file counts, which its holder renews. A run that torchrun starts
+again, perhaps on another machine, need not wait for that age: the lock names the run.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nanochat.common import UserError, encoded, ensure_dir
+from nanochat.runtime.elastic import run_id
 
 FILE = "lock.json"
 RENEW_SECONDS = 20.0
@@ -35,6 +37,7 @@ class Holder:
     host: str
     since: str
     kernel: str
+    run: str = ""  # name that torchrun gives all starts of a run
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
@@ -83,18 +86,24 @@ def hold(folder: Path, say: Callable[[str], None], otherwise: str) -> Iterator[F
 
 
 def _take(path: Path, say: Callable[[str], None], otherwise: str) -> FolderLock:
-    me = Holder(os.getpid(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S %Z"), _kernel())
+    me = Holder(os.getpid(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S %Z"), _kernel(), run_id())
+    began = time.monotonic()
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             alone = _lock(descriptor)
             if alone is False:
-                raise UserError(f"{path.parent} is in use by {_read(path) or 'another process'}; wait for it, {otherwise}")
+                holder = _read(path)
+                if _is_earlier_start(holder, me) and time.monotonic() < began + DEAD_SECONDS:  # it is about to end
+                    os.close(descriptor)
+                    time.sleep(0.1)
+                    continue
+                raise UserError(f"{path.parent} is in use by {holder or 'another process'}; wait for it, {otherwise}")
             if not _is_at(descriptor, path):  # its holder has removed it since it was opened
                 os.close(descriptor)
                 continue
             left = _read(path)
-            if left is not None and not (alone and left.kernel == me.kernel):
+            if left is not None and not (alone and left.kernel == me.kernel) and not _is_earlier_start(left, me):
                 _check_age(path, descriptor, left, otherwise)
             if left is not None:
                 say(f"the lock of {path.parent} was left behind by {left}, which has ended; taken over")
@@ -107,6 +116,10 @@ def _take(path: Path, say: Callable[[str], None], otherwise: str) -> FolderLock:
             os.close(descriptor)
             raise
         return FolderLock(path, descriptor, me)
+
+
+def _is_earlier_start(holder: Holder | None, me: Holder) -> bool:
+    return holder is not None and me.run != "" and holder.run == me.run
 
 
 def _check_age(path: Path, descriptor: int, left: Holder, otherwise: str) -> None:

@@ -29,6 +29,7 @@ from nanochat.profiling.device_memory import peak_memory_mib
 from nanochat.redaction import redact_all
 from nanochat.report.sections import MEMORY, section
 from nanochat.runtime.device import Runtime, RuntimeFlags, start
+from nanochat.runtime.elastic import leave_unfinished
 from nanochat.runtime.folder_lock import FolderLock, hold
 from nanochat.runtime.peers import agree
 from nanochat.runtime.shared_folder import check_shared
@@ -207,7 +208,9 @@ class StageRun:
         """Trains to the end or to a stop signal; returns whether this process has a finished run to report."""
         finished, step, steps = trainer.run(), trainer.state.step, trainer.plan.num_iterations
         if not finished:
-            self.runtime.say(f"stopped by {self.stop.requested} after step {step} of {steps}; run again to continue")
+            why = self.stop.requested or "a signal to another process"
+            self.runtime.say(f"stopped by {why} after step {step} of {steps}; run again to continue")
+            leave_unfinished(self.stop)
         return finished and self.runtime.rank == 0
 
     def report(self, trainer: Trainer, values: Mapping[str, Any]) -> None:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.tiny_run import Home
+from bench.tiny_run import Home, new_world
 from bench.warm_start import Process
-
-
-def new_world() -> dict[str, str]:
-    """Environment of two processes that meet at a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
 
 
 def in_two_processes(root: Path, program: str) -> list[list[str]]:
