@@ -131,11 +131,8 @@ def test_a_failed_run(checkout: Path, base: Path, says: str, message: str) -> No
 
 def test_a_signal_reaches_torchrun_once(checkout: Path, base: Path) -> None:
     """Ctrl-C goes to all processes of the terminal's group; torchrun would be interrupted in its wait for a save by a second one."""
-    program(
-        checkout,
-        "torchrun",
-        '[ "$1" = --help ] && exit\ntrap "echo INT" INT\ntrap "echo TERM; sleep 0.3; exit 1" TERM\necho ready\nwhile :; do sleep 0.05; done',
-    )
+    ending = 'trap "echo INT" INT\ntrap "echo TERM; sleep 0.3; exit 1" TERM'
+    program(checkout, "torchrun", f'[ "$1" = --help ] && exit\n{ending}\necho ready\nwhile :; do sleep 0.05; done')
     command = ["bash", str(checkout / RECIPE), *MEET, *STAGE]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         assert process.stdout is not None

@@ -20,7 +20,7 @@ from nanochat.common import UserError, base_dir, first_line
 from nanochat.flags import check, flag
 from nanochat.model.attention import FASTEST, AttentionBackend, best_window_pattern, choose_backend, suits, trouble
 from nanochat.profiling.memory_snapshot import memory_debug_wanted
-from nanochat.runtime.elastic import end_with_agent, of_this_start
+from nanochat.runtime.elastic import end_with_agent
 from nanochat.runtime.lost_peer import PeerWatch
 from nanochat.runtime.peak_flops import peak_flops
 from nanochat.runtime.peers import gather, gather_json
@@ -166,7 +166,7 @@ def _join(device: torch.device, rank: int, world: int, timeout_seconds: int) -> 
     try:
         store, rank, world = next(dist.rendezvous("env://", rank, world, timeout=timeout))
         store.set_timeout(timeout)
-        store = of_this_start(store)
+        store = _of_this_start(store)
         group = {"backend": "cpu:gloo,cuda:nccl" if on_gpu else "gloo", "device_id": device if on_gpu else None}
         dist.init_process_group(**group, store=dist.PrefixStore("group", store), rank=rank, world_size=world, timeout=timeout)
         return tuple(gather(platform.node())), dist.PrefixStore("notes", store)
@@ -176,6 +176,19 @@ def _join(device: torch.device, rank: int, world: int, timeout_seconds: int) -> 
             f"rank {rank} did not meet all {world} processes at {where} within {timeout_seconds} s ({first_line(error)}); "
             "look at the others' output, and start all again"
         ) from error
+
+
+def _of_this_start(store: dist.Store) -> dist.Store:
+    """`store` without what earlier starts of the processes left in it: an agent keeps one store over all its restarts.
+
+    Raises `UserError` where that cannot be told apart.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return store
+    restarts = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    if restarts != "0" and os.environ["GROUP_WORLD_SIZE"] != "1":  # the machines may have counted differently
+        raise UserError("restarts on several machines need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun; use runs/multinode.sh")
+    return dist.PrefixStore(f"start{restarts}", store)
 
 
 def _record_flights() -> None:

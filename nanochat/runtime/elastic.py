@@ -11,8 +11,6 @@ import signal
 import sys
 import time
 
-import torch.distributed as dist
-
 from nanochat.common import UserError
 from nanochat.runtime.signals import StopSignals
 
@@ -30,21 +28,6 @@ def end_with_agent() -> None:
     """Makes the kernel send SIGTERM to this process when its agent dies: others would train on without it, and leave no place for it."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def of_this_start(store: dist.Store) -> dist.Store:
-    """`store` without what the processes of earlier starts left in it: agents keep one store over all their restarts.
-
-    Raises `UserError` where that cannot be told apart.
-    """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return store
-    restarts = os.environ["TORCHELASTIC_RESTART_COUNT"]
-    if restarts != "0" and os.environ["GROUP_WORLD_SIZE"] != "1":  # the machines may have counted differently
-        raise UserError(
-            "restarts on several machines need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment; use runs/multinode.sh"
-        )
-    return dist.PrefixStore(f"start{restarts}", store)
 
 
 def leave_unfinished(stop: StopSignals) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -86,6 +87,35 @@ def test_a_dead_process_of_this_machine_gives_way_at_once_whatever_its_number_is
 def test_a_lock_that_was_cut_off_while_it_was_written_counts_as_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)
     assert take(tmp_path) == []
+
+
+def test_a_run_that_is_started_again_need_not_wait_for_the_lock_of_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "head-29400-run")
+    for other in ("", "head-29400-other"):
+        left_behind(tmp_path, age=1, run=other)
+        with pytest.raises(UserError, match="in use by process 7 on far"):
+            take(tmp_path)
+    left_behind(tmp_path, age=1, run="head-29400-run")
+    (said,) = take(tmp_path)
+    assert "was left behind by process 7 on far" in said
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun's name for runs without one
+    left_behind(tmp_path, age=1, run="none")
+    with pytest.raises(UserError, match="in use by process 7 on far"):
+        take(tmp_path)
+
+
+def test_a_run_that_is_started_again_waits_for_its_process_that_is_about_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "head-29400-run")
+    with holding(tmp_path) as process:
+        timer = threading.Timer(0.5, process.kill)
+        timer.start()
+        assert len(take(tmp_path)) == 1
+        assert process.wait(1) == -signal.SIGKILL
+    monkeypatch.setattr(folder_lock, "DEAD_SECONDS", 0.3)
+    with holding(tmp_path) as process:
+        with pytest.raises(UserError, match=f"in use by process {process.pid}"):
+            take(tmp_path)
+        process.kill()
 
 
 def test_where_the_disk_has_no_kernel_locks_age_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
