@@ -17,7 +17,10 @@ from tests.helpers.vault import Page
 PACKAGES = ("nanochat", "mc", "scripts", "bench")
 RUNNERS = ("run10.sh", "speedrun.sh", "run1000.sh")
 # Files whose text has their flags, in addition to those of base_train that they pass on.
-SHELL = {**dict.fromkeys(RUNNERS, (*RUNNERS, "runs/options.sh", "runs/pipeline.sh")), "mc_setup": ("mc_setup",)}
+SHELL = {
+    **dict.fromkeys(RUNNERS, (*RUNNERS, "runs/options.sh", "runs/pipeline.sh")),
+    **{name: (name,) for name in ("mc_setup", "runs/multinode.sh")},
+}
 _OPTION = re.compile(r"--[a-z][a-z0-9-]*")
 # A module after `-m` of python or torchrun, in prose or in a block.
 _MODULE = re.compile(r"(?:python3?|torchrun[^`\n|;&]*?) -m ((?:nanochat|mc|scripts|bench)\.\w+)")
@@ -61,7 +64,7 @@ def flags_of(module: str) -> frozenset[str]:
 def flags_of_shell(script: str) -> frozenset[str]:
     """The flags of a shell script of ours; recipes also take those of base_train."""
     own = {flag for name in SHELL[script] if (ROOT / name).exists() for flag in _OPTION.findall((ROOT / name).read_text())}
-    return frozenset(own) | (flags_of("scripts.base_train") if script in RUNNERS else frozenset())
+    return frozenset(own) | (flags_of("scripts.base_train") if script != "mc_setup" else frozenset())
 
 
 @cache
