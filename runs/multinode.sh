@@ -42,6 +42,7 @@ main() {
     load_env
     find_base_dir "$START_DIR"
     if [ "$SERVE" = 1 ]; then
+        VARIABLES=()
         COMMAND=("$VENV_PYTHON" -m nanochat.runtime.meeting_point --port "$PORT")
     else
         choose_processes
@@ -49,17 +50,12 @@ main() {
         choose_command
     fi
     if [ "$DRY_RUN" = 1 ]; then
-        say "# $STAGE on $MIN to $MAX machines × $NPROC processes, which meet at $HOST:$PORT"
-        say "cd $(quote "$PWD")"
-        ! grep -qsE '^(export )?[A-Z]' .mc_env || say ". ./.mc_env"
-        say "export NANOCHAT_BASE_DIR=$(quote "$BASE") $(quote ${VARIABLES[@]+"${VARIABLES[@]}"})"
-        quote "${COMMAND[@]}"
-        say ''
+        print_command
         return
     fi
     ./mc_setup --check || die 1 "the environment of this checkout is missing or out of date; run ./mc_setup on this machine first"
     [ "$SERVE" = 0 ] || exec "${COMMAND[@]}"
-    export PYTHONUNBUFFERED=1 ${VARIABLES[@]+"${VARIABLES[@]}"}
+    export PYTHONUNBUFFERED=1 "${VARIABLES[@]}"
     check_batch
     run_here
 }
@@ -157,6 +153,14 @@ choose_command() {
         "--log-dir=$BASE/logs/$NODE" --tee=3)
     if has_shutdown_timeout; then COMMAND+=("--shutdown-timeout=$TIMEOUT"); fi
     COMMAND+=(${FOR_TORCHRUN[@]+"${FOR_TORCHRUN[@]}"} -m "scripts.$STAGE" -- ${FLAGS[@]+"${FLAGS[@]}"})
+}
+
+print_command() {
+    [ "$SERVE" = 1 ] || say "# $STAGE on $MIN:$MAX machines × $NPROC processes, which meet at $HOST:$PORT"
+    say "cd $(quote "$PWD")"
+    ! grep -qsE '^(export )?[A-Z]' .mc_env || say ". ./.mc_env"
+    say "export $(quote "NANOCHAT_BASE_DIR=$BASE" ${VARIABLES[@]+"${VARIABLES[@]}"})"
+    say "$(quote "${COMMAND[@]}")"
 }
 
 # torchrun has it from 2.12 on; earlier ones wait 30 s.

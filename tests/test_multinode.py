@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_dry_run(checkout: Path, base: Path, tmp_path: Path) -> None:
     ]
     assert not list(base.iterdir())
     serve = run_runner(checkout, RECIPE, "--rendezvous=head:99", "--serve", "--dry-run").stdout.splitlines()
-    assert serve[-1] == ".venv/bin/python -m nanochat.runtime.meeting_point --port 99"
+    assert serve == [f"cd {checkout}", f"export NANOCHAT_BASE_DIR={base}", ".venv/bin/python -m nanochat.runtime.meeting_point --port 99"]
 
 
 def test_what_is_run_is_what_the_dry_run_printed(checkout: Path, base: Path, tmp_path: Path) -> None:
@@ -131,8 +132,13 @@ def test_a_failed_run(checkout: Path, base: Path, says: str, message: str) -> No
 
 def test_a_signal_reaches_torchrun_once(checkout: Path, base: Path) -> None:
     """Ctrl-C goes to all processes of the terminal's group; torchrun would be interrupted in its wait for a save by a second one."""
-    ending = 'trap "echo INT" INT\ntrap "echo TERM; sleep 0.3; exit 1" TERM'
-    program(checkout, "torchrun", f'[ "$1" = --help ] && exit\n{ending}\necho ready\nwhile :; do sleep 0.05; done')
+    fake = checkout / "torchrun.py"
+    fake.write_text(
+        "import signal, sys, time\n"
+        "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, lambda n, _: print(signal.Signals(n).name, flush=True))\n"
+        "print('ready', flush=True)\nsignal.pause()\ntime.sleep(0.3)\nsys.exit(1)\n"
+    )
+    program(checkout, "torchrun", f'[ "$1" = --help ] || exec {sys.executable} {fake}')
     command = ["bash", str(checkout / RECIPE), *MEET, *STAGE]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         assert process.stdout is not None
@@ -141,4 +147,4 @@ def test_a_signal_reaches_torchrun_once(checkout: Path, base: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
         rest = process.stdout.read()
     assert process.returncode == 128 + signal.SIGINT
-    assert rest == "TERM\nstopped; run the same command again to continue\n"
+    assert rest == "SIGTERM\nstopped; run the same command again to continue\n"
