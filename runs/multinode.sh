@@ -149,7 +149,7 @@ choose_command() {
     # All starts of the run have this name, by which they know their locks; so it must differ from that of any other run.
     ID=$(printf '%s' "$HOST-$PORT-$ID" | tr -c 'A-Za-z0-9._-' -)
     COMMAND=(.venv/bin/torchrun "--nnodes=$MIN:$MAX" "--nproc-per-node=$NPROC" "--max-restarts=$RESTARTS"
-        --rdzv-backend=c10d "--rdzv-endpoint=$HOST:$PORT" "--rdzv-id=$ID" ${ADDRESS:+"--local-addr=$ADDRESS"}
+        --rdzv-backend=c10d "--rdzv-endpoint=$HOST:$PORT" "--rdzv-id=$ID" --rdzv-conf=join_timeout=3600 ${ADDRESS:+"--local-addr=$ADDRESS"}
         "--log-dir=$BASE/logs/$NODE" --tee=3)
     if has_shutdown_timeout; then COMMAND+=("--shutdown-timeout=$TIMEOUT"); fi
     COMMAND+=(${FOR_TORCHRUN[@]+"${FOR_TORCHRUN[@]}"} -m "scripts.$STAGE" -- ${FLAGS[@]+"${FLAGS[@]}"})
@@ -185,7 +185,8 @@ check_batch() {
 
 run_here() {
     local log=$BASE/logs/$NODE.txt code
-    mkdir -p "$BASE/logs/$NODE" 2>/dev/null && : 2>/dev/null >>"$log" || die 1 "cannot write $log; set NANOCHAT_BASE_DIR to a writable folder"
+    { mkdir -p "$BASE/logs/$NODE" && : >>"$log"; } 2>/dev/null ||
+        die 1 "cannot write $log; set NANOCHAT_BASE_DIR to a writable folder"
     log_to "$log"
     say "== $(date -u +%Y-%m-%dT%H:%M:%SZ): $NODE: $(quote "${COMMAND[@]}")"
     set -m # a process group of its own: Ctrl-C reaches it once, through this shell

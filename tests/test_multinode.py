@@ -43,8 +43,8 @@ def test_dry_run(checkout: Path, base: Path, tmp_path: Path) -> None:
         f"export NANOCHAT_BASE_DIR={base} TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
         r"TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE=rank\ \$\{rank\}:\  NCCL_SOCKET_IFNAME=eth0 GLOO_SOCKET_IFNAME=eth0",
         ".venv/bin/torchrun --nnodes=1:2 --nproc-per-node=8 --max-restarts=10 --rdzv-backend=c10d --rdzv-endpoint=head:29400 "
-        f"--rdzv-id=head-29400-run --local-addr=10.0.0.7 --log-dir={base}/logs/a --tee=3 --shutdown-timeout=300 "
-        "--rdzv-conf=join_timeout=9 -m scripts.base_train -- --depth 20",
+        f"--rdzv-id=head-29400-run --rdzv-conf=join_timeout=3600 --local-addr=10.0.0.7 --log-dir={base}/logs/a --tee=3 "
+        "--shutdown-timeout=300 --rdzv-conf=join_timeout=9 -m scripts.base_train -- --depth 20",
     ]
     assert not list(base.iterdir())
     serve = run_runner(checkout, RECIPE, "--rendezvous=head:99", "--serve", "--dry-run").stdout.splitlines()
