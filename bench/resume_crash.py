@@ -34,6 +34,7 @@ FLAGS = (
     f"--num-iterations={STEPS}", f"--save-every={SAVE}", f"--eval-every={EVALUATE}", f"--sample-every={EVALUATE}",
     f"--warmup-steps={WARMUP}", "--eval-tokens=8192", "--keep-checkpoints=-1",
 )  # fmt: skip
+PATIENCE = 600.0  # seconds, for several processes on a busy machine
 LAST_SIGNAL = STEPS - SAVE  # later a run could end before the signal comes
 MEMORY = (
     "--mc", "--max-seq-len=128", "--device-batch-size=1", "--block-size=8", "--mc-num-random-variants=2", "--mc-lens-every=1",
@@ -103,7 +104,7 @@ class Lab:
         home = self.home()
         process = self.start(home)
         step = 1 + number * LAST_SIGNAL // of
-        process.until(lambda: home.logged(step))
+        process.until(lambda: home.logged(step), PATIENCE)
         time.sleep(self.rng.uniform(0, 0.05))
         process.signal(signal.SIGKILL)
         process.wait()
@@ -114,7 +115,7 @@ class Lab:
         home = self.home()
         process = self.start(home)
         reached = moment(home, self.rng)
-        process.until(lambda: reached(process))
+        process.until(lambda: reached(process), PATIENCE)
         process.signal(signal.SIGTERM)
         begin = time.monotonic()
         process.wait()
@@ -144,10 +145,10 @@ class Counts:
         """Interrupts a run at a random step; True if it is finished as promised."""
         home, step = self._named(self.lab.home()), self.lab.rng.randrange(1, LAST_SIGNAL)
         processes = home.start_group(before, *self.flags, environment=self.lab.environment)
-        processes[0].until(lambda: home.logged(step))
+        processes[0].until(lambda: home.logged(step), PATIENCE)
         for process in processes if kill else processes[-1:]:  # a stop of one stops all
             process.signal(signal.SIGKILL if kill else signal.SIGTERM)
-        codes = [process.wait() for process in processes]
+        codes = [process.wait(PATIENCE) for process in processes]
         if not kill and (any(codes) or max(home.saved_steps(), default=0) < step):
             return False
         return self._finishes(home, after) and (self._is_same if before == after else self._is_like)(home, self.wholes[after])
@@ -157,19 +158,24 @@ class Counts:
 
     def _finishes(self, home: Home, count: int) -> bool:
         processes = home.start_group(count, *self.flags, environment=self.lab.environment)
-        return [process.wait(600) for process in processes] == [0] * count
+        return [process.wait(PATIENCE) for process in processes] == [0] * count
 
     def _is_same(self, home: Home, whole: Home) -> bool:
         return _untimed(home) == _untimed(whole) and home.tensors(STEPS) == whole.tensors(STEPS)
 
     def _is_like(self, home: Home, whole: Home) -> bool:
-        mine, theirs = home.metrics(), whole.metrics()
-        return len(mine) == len(theirs) and all(
-            a.keys() == b.keys()
-            and all(a[key] == b[key] for key in a.keys() & NUMBERED)
-            and all(math.isclose(a[key], b[key], rel_tol=ROUNDING) for key in a.keys() & SUMMED)
-            for a, b in zip(mine, theirs, strict=True)
-        )
+        mine, theirs = _untimed(home), _untimed(whole)
+        differing = [
+            f"{key} {a.get(key)} in place of {b.get(key)} at step {b['step']}"
+            for a, b in zip(mine, theirs, strict=False)
+            for key in sorted(a.keys() | b.keys())
+            if (key in a) != (key in b)
+            or (key in NUMBERED and a[key] != b[key])
+            or (key in SUMMED and not math.isclose(a[key], b[key], rel_tol=ROUNDING))
+        ]
+        if differing:
+            print(differing[0], flush=True)
+        return len(mine) == len(theirs) and not differing
 
 
 def _untimed(home: Home) -> list[dict[str, Any]]:

@@ -94,6 +94,12 @@ def test_session_crash(base):
     assert figures["lost"] == figures["illegal"] == figures["wrong"] == 0
 
 
+@pytest.mark.slow
+def test_resume_crash(base):
+    figures = last_line(base, "bench.resume_crash", "--kills=1", "--stops=1", "--changes=1", "--processes=1,2")
+    assert figures["ok"] and figures["kill9_exact"] == figures["processes_1→2"] == figures["processes_2→2 mc"] == "1/1"
+
+
 def test_the_telemetry_bench_sends_the_events_of_a_training_step(monkeypatch):
     monkeypatch.setattr(telemetry, "STEPS", 2)
     assert telemetry.share_of_step(telemetry.dead(), telemetry.tiny_step()) > 0

@@ -52,7 +52,7 @@ def test_two_processes_train_as_one_and_either_takes_up_the_other(alone: Home, h
     assert [process.wait() for process in processes] == [0, 0], processes[0].stderr + processes[1].stderr
     step = home.saved_steps()[-1]
     assert 6 <= step < STEPS
-    assert f"after step {step} of {STEPS}; run again to continue" in processes[0].stdout
+    assert f"stopped by a signal to another process after step {step} of {STEPS}; run again to continue" in processes[0].stdout
     one = home.copy(tmp_path / "one")
     again = start(home)
     assert one.train(*FLAGS).code == 0
