@@ -94,7 +94,7 @@ class Lab:
     def continues_exactly(self, home: Home) -> bool:
         """Finishes the run; True if everything is as in the whole run."""
         process = self.start(home)
-        if process.wait() != 0:
+        if process.wait(PATIENCE) != 0:
             print(f"the continued run ended with {process.code}: {process.stderr}", flush=True)
             return False
         return home.figures() == self.whole.figures() and home.tensors(STEPS) == self.whole.tensors(STEPS)
@@ -107,7 +107,7 @@ class Lab:
         process.until(lambda: home.logged(step), PATIENCE)
         time.sleep(self.rng.uniform(0, 0.05))
         process.signal(signal.SIGKILL)
-        process.wait()
+        process.wait(PATIENCE)
         return self.continues_exactly(home)
 
     def stop(self, moment: Callable[[Home, random.Random], Callable[[Process], bool]]) -> tuple[bool, bool, float]:
@@ -118,7 +118,7 @@ class Lab:
         process.until(lambda: reached(process), PATIENCE)
         process.signal(signal.SIGTERM)
         begin = time.monotonic()
-        process.wait()
+        process.wait(PATIENCE)
         seconds = time.monotonic() - begin
         said = f"stopped by SIGTERM after step {max(home.saved_steps(), default=-1)} of {STEPS}" in process.stdout
         return process.code == 0 and said, self.continues_exactly(home), seconds
@@ -230,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
         whole = new_home(folder / "whole", make_corpus(folder), warm)
         lab = Lab(whole, folder / "run", {"NANOCHAT_DTYPE": config.dtype}, random.Random(config.seed))
         process = lab.start(whole)
-        assert process.wait() == 0, process.stderr
+        assert process.wait(PATIENCE) == 0, process.stderr
         killed = sum(lab.kill(number, config.kills) for number in range(config.kills))
         print(f"{config.kills} kills: {killed} exact", flush=True)
         saved, exact, slowest = Counter[str](), 0, 0.0
