@@ -43,9 +43,9 @@ MEMORY = (
 # Figures that follow from the numbers of rows and micro-batches, and those that the order of sums changes, with what it changes at most.
 NUMBERED = (
     "step", "train/data_hash", "train/epoch", "train/lrm", "mc/N_allocated", "mc/N_deduped", "mc/N_recency", "mc/N_siblings",
-    "mc/variant_width", "mc/variants_total", "mc/effective_step",
+    "mc/variant_width", "mc/variants_total",
 )  # fmt: skip
-SUMMED, ROUNDING = ("train/loss", "val/bpb", "mc/token_loss"), 2e-3
+SUMMED, ROUNDING = ("train/loss", "val/bpb", "mc/token_loss"), 1e-2
 
 
 @dataclass
@@ -142,8 +142,8 @@ class Counts:
             self.wholes[count] = home
 
     def change(self, before: int, after: int, kill: bool) -> bool:
-        """Interrupts a run at a random step; True if it is finished as promised."""
-        home, step = self._named(self.lab.home()), self.lab.rng.randrange(1, LAST_SIGNAL)
+        """Interrupts a run at a random step after its first checkpoint; True if it is finished as promised."""
+        home, step = self._named(self.lab.home()), self.lab.rng.randrange(SAVE + 1, LAST_SIGNAL)
         processes = home.start_group(before, *self.flags, environment=self.lab.environment)
         processes[0].until(lambda: home.logged(step), PATIENCE)
         for process in processes if kill else processes[-1:]:  # a stop of one stops all
