@@ -17,7 +17,7 @@ TAG = "tiny"
 SHAPE = ("--depth=2", "--aspect-ratio=16", "--head-dim=16", "--max-seq-len=32", "--device-batch-size=4", "--total-batch-size=256")
 QUIET = ("--compile=0", "--device-type=cpu", "--log-every=1", "--eval-every=-1", "--sample-every=-1", f"--model-tag={TAG}")
 # What two runs of the same training may differ in.
-CLOCK = ("total_training_time", "train/dt", "train/tok_per_sec", "train/peak_mem_mib", "train/time/", "train/slowest_rank")
+CLOCK = ("total_training_time", "train/dt", "train/tok_per_sec", "train/mfu", "train/peak_mem_mib", "train/time/", "train/slowest_rank")
 
 
 def write_corpus(folder: Path, seed: int = 0, train: int = 120, val: int = 60) -> list[str]:
@@ -51,9 +51,14 @@ class Home:
         """Metrics file of the run."""
         return self.base / f"{self.stage}_runs" / self.tag / "metrics.jsonl"
 
+    @property
+    def argv(self) -> list[str]:
+        """The tiny settings, as flags of `base_train`."""
+        return [*SHAPE, *QUIET, f"--dataset={self.corpus}"]
+
     def start(self, *flags: str, environment: dict[str, str] | None = None, file_size_limit: int | None = None) -> Process:
         """Starts `base_train` with the tiny settings; `flags` override them."""
-        argv = [*SHAPE, *QUIET, f"--dataset={self.corpus}", *flags]
+        argv = [*self.argv, *flags]
         surroundings = {"NANOCHAT_BASE_DIR": str(self.base), "NANOCHAT_DTYPE": "fp32", **(environment or {})}
         return self.warm.start("scripts.base_train", argv, surroundings, file_size_limit)
 

@@ -1,0 +1,32 @@
+"""Process of one or more parts: `python -m bench.acceptance.worker NAME=MODULE,… RECORD WORK TOY`; see `bench.gpu_acceptance`."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench.acceptance.lab import Lab
+from bench.acceptance.record import Record
+from nanochat import flags
+
+
+def main() -> int:
+    """Runs the parts. SIGTERM ends the processes that they have started."""
+    names, record_path, work, toy = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    record = Record(Path(record_path))
+    with ExitStack() as stack:
+        lab = Lab(bool(int(toy)), Path(work), stack)
+        for part in names.split(","):
+            name, _, module = part.partition("=")
+            print(f"== {name}", flush=True)
+            with record.part(name):
+                importlib.import_module(module).run(lab, record)
+    return 0
+
+
+if __name__ == "__main__":
+    flags.run(main)
