@@ -11,11 +11,9 @@ from typing import Any
 from bench.warm_start import WarmStart
 from nanochat.common import ROOT
 
-STOP_SECONDS = 10  # from SIGTERM to SIGKILL
-
 
 class ColdStart(WarmStart):
-    """Starts `python -m` anew every time: a process that was forked from another may not use CUDA."""
+    """Starts `python -m` anew every time: a process that was forked from another may not use CUDA. One that is killed has printed all."""
 
     def __enter__(self) -> ColdStart:
         self._folder = tempfile.TemporaryDirectory()
@@ -37,7 +35,7 @@ class ColdStart(WarmStart):
         with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", request["module"], *request["argv"]],
-                cwd=ROOT, env=request["environment"], stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+                cwd=ROOT, env=request["environment"] | {"PYTHONUNBUFFERED": "1"}, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
             )  # fmt: skip
         self._started[process.pid] = process
         return process.pid

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import torch._dynamo
 from torch._dynamo.callback import on_compile_end, on_compile_start
 from torch._dynamo.utils import counters
 

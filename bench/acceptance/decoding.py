@@ -47,7 +47,9 @@ def run(lab: Lab, record: Record) -> None:
         request = {"prompt": prompt, "new_tokens": config.new_tokens, "top_k": config.top_k, "seed": 0}
         for rows in config.sizes:
             answers = [answer(generate, {**request, "rows": rows}) for _ in range(ROUNDS)][1:]  # without the first, which warms up
-            record.report(f"{rows} rows: first token", 1e3 * min(each["first_s"] for each in answers), f"ms, {len(prompt)} tokens of prompt")
+            record.report(
+                f"{rows} rows: first token", 1e3 * min(each["first_s"] for each in answers), f"ms, {len(prompt)} tokens of prompt"
+            )
             rate = rows * (config.new_tokens - 1) / min(each["rest_s"] for each in answers)
             record.report(f"{rows} rows: tokens/s", rate, f"{1e3 * rows / rate:.2f} ms for a token of each row")
 

@@ -7,7 +7,7 @@ import signal
 from bench.acceptance.lab import Lab
 from bench.acceptance.record import Record
 
-STEPS, SAVE, KILL = 12, 3, 7
+STEPS, SAVE, KILL = 20, 4, 6  # steps; many are left to be killed in
 FULL = ("--depth=4", "--max-seq-len=512", "--device-batch-size=16", f"--total-batch-size={2 * 16 * 512}")
 SCHEDULE = (f"--num-iterations={STEPS}", f"--save-every={SAVE}", "--warmup-steps=3", "--deterministic=1", "--keep-checkpoints=-1")
 

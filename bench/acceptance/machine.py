@@ -30,4 +30,4 @@ def run(lab: Lab, record: Record) -> None:
     record.report("compute capability", ".".join(map(str, torch.cuda.get_device_capability())))
     record.equal("peak FLOP/s is known", runtime.peak_flops is not None, True, torch.cuda.get_device_name())
     free, total = torch.cuda.mem_get_info()
-    record.at_least("free device memory", free / total, 0.95, "share; others on this GPU disturb what is measured")
+    record.at_least("free device memory", free / total, 0.9, "share; others on this GPU disturb what is measured")

@@ -29,4 +29,6 @@ def run(lab: Lab, record: Record) -> None:
         name = f"d{depth}, {rows} rows"
         record.report(f"{name}: measured", measured, "MiB")
         parts = ", ".join(f"{part} {size / MIB:,.0f}" for part, size in foreseen.parts.items())
-        record.between(f"{name}: estimate / measured", expected / measured, *(TOY_RATIO if lab.toy else RATIO), f"MiB of {foreseen.moment}: {parts}")
+        record.between(
+            f"{name}: estimate / measured", expected / measured, *(TOY_RATIO if lab.toy else RATIO), f"MiB of {foreseen.moment}: {parts}"
+        )

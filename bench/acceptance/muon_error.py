@@ -43,7 +43,9 @@ def steps(lab: Lab, dtype: torch.dtype, compiled: bool) -> tuple[list[torch.Tens
     generator = torch.Generator(device).manual_seed(0)
     shapes = TOY_SHAPES if lab.toy else SHAPES
     named = [
-        (f"{shape}.{i}", nn.Parameter(torch.randn(shape, device=device, generator=generator).mul_(0.02))) for shape in shapes for i in range(STACK)
+        (f"{shape}.{i}", nn.Parameter(torch.randn(shape, device=device, generator=generator).mul_(0.02)))
+        for shape in shapes
+        for i in range(STACK)
     ]
     before = [p.detach().clone() for _, p in named]
     optimizer = MuonAdamW([ParamGroup("muon", named, LEARNING_RATE, weight_decay=0.1)], dtype, compiled)
@@ -56,7 +58,10 @@ def steps(lab: Lab, dtype: torch.dtype, compiled: bool) -> tuple[list[torch.Tens
 
     for number in range(STEPS):
         step(number)
-    updates = [torch.stack([p.detach() - old for (_, p), old in zip(named, before, strict=True)][i : i + STACK]) for i in range(0, len(named), STACK)]
+    updates = [
+        torch.stack([p.detach() - old for (_, p), old in zip(named, before, strict=True)][i : i + STACK])
+        for i in range(0, len(named), STACK)
+    ]
     wait(device)
     begin = time.perf_counter()
     for number in range(TIMED):

@@ -31,5 +31,9 @@ def run(lab: Lab, record: Record) -> None:
     record.equal("NCCL" if not lab.toy else "gloo", ("nccl" if not lab.toy else "gloo") in found["backend"], True, found["backend"])
     for name, right in found["operations"].items():
         record.equal(name, right, True)
-    record.equal("trains as without torchrun", grouped.figures() == alone.figures(), True, f"{len(alone.figures())} records, without clocks")
-    record.equal("weights are bit-identical", grouped.tensors(STEPS)["model.safetensors"] == alone.tensors(STEPS)["model.safetensors"], True)
+    record.equal(
+        "trains as without torchrun", grouped.figures() == alone.figures(), True, f"{len(alone.figures())} records, without clocks"
+    )
+    record.equal(
+        "weights are bit-identical", grouped.tensors(STEPS)["model.safetensors"] == alone.tensors(STEPS)["model.safetensors"], True
+    )

@@ -38,7 +38,9 @@ class PartResult:
     def lines(self) -> list[str]:
         """For the terminal."""
         reason = f"  {self.reason}" if self.reason else ""
-        checks = [f"    {c.verdict:8s}  {c.name}: {shown(c.value)}{f' (expected {c.bound})' if c.bound else ''} {c.note}" for c in self.checks]
+        checks = [
+            f"    {c.verdict:8s}  {c.name}: {shown(c.value)}{f' (expected {c.bound})' if c.bound else ''} {c.note}" for c in self.checks
+        ]
         return [f"{self.name:14s} {self.status:8s} {self.seconds:6.1f} s{reason}", *(check.rstrip() for check in checks)]
 
 

@@ -28,9 +28,8 @@ def run(lab: Lab, record: Record) -> None:
         model = GPT(TOY if lab.toy else MODEL, runtime.precision.dtype, runtime.backend).init_weights()
     objective = NextTokenObjective(model)
     optimizer = MuonAdamW(objective.parameter_groups(OptimFlags(), TrainPlan(1, 1, 1.0, 1.0)), runtime.muon_dtype)
-    for group in (optimizer.state_tensors().values(),):
-        for tensor in group:
-            tensor.uniform_()
+    for tensor in optimizer.state_tensors().values():
+        tensor.uniform_()
     folder = lab.work / "checkpoint"
     shutil.rmtree(folder, ignore_errors=True)
     store = CheckpointStore(folder)

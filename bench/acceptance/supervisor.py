@@ -21,6 +21,7 @@ from nanochat.common import ROOT, source_digest
 LOG, ERRORS = "log.txt", "errors.txt"
 POLL_SECONDS = 0.05
 STOP_SECONDS = 10  # from SIGTERM to SIGKILL
+TOY_PATIENCE = 5  # a toy may run on a small and busy machine: its limits are so many times longer
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Supervisor:
         """Results of `parts` up to the first one that breaks the process."""
         progress = self.work / "progress.jsonl"
         progress.unlink(missing_ok=True)
-        names = ",".join(f"{part.name}={part.module}" for part in parts)
+        names = ",".join(f"{part.name}={part.run}" for part in parts)
         command = [sys.executable, "-m", "bench.acceptance.worker", names, str(progress), str(self.work), str(int(self.toy))]
         with open(self.out / LOG, "ab") as log, open(self.out / ERRORS, "ab") as errors:
             worker = subprocess.Popen(command, cwd=ROOT, env=self._environment(), stdout=log, stderr=errors, start_new_session=True)
@@ -65,7 +66,7 @@ class Supervisor:
         read, begin = 0, time.monotonic()
         for part in parts:
             result, done, broken = PartResult(part.name, part.what), False, ""
-            limit = min(begin + part.limit_seconds, self.deadline)
+            limit = min(begin + part.limit_seconds * (TOY_PATIENCE if self.toy else 1), self.deadline)
             while not broken and not (done and part is not parts[-1]):
                 code = worker.poll()  # before reading: what an ended process wrote is all there
                 while not done and (line := _line(progress, read)):

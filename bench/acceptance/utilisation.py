@@ -22,7 +22,7 @@ def run(lab: Lab, record: Record) -> None:
     """Trains with two profiled steps; the speed is that of later ones."""
     home = lab.home("mfu")
     profiled = f"--profile-steps={PROFILED.start}:{PROFILED.stop}"
-    process = lab.train(home, [*lab.flags("mfu", FULL), f"--log-every={LOG}", profiled], STEPS)
+    lab.train(home, [*lab.flags("mfu", FULL), f"--log-every={LOG}", profiled], STEPS)
     later = [each for each in home.metrics() if each["step"] > PROFILED.stop + LOG]
     record.report("tokens/s", median(each["train/tok_per_sec"] for each in later))
     record.report("step", median(each["train/dt"] for each in later), "s")
@@ -33,18 +33,25 @@ def run(lab: Lab, record: Record) -> None:
     if lab.toy:
         record.skip("MFU", "no peak is known for a CPU")
     else:
-        record.at_least("MFU", median(utilised), bound.alert_below, "the bound below which a run alerts")
-    (path,) = (home.base / "report" / "profile").glob("base-mfu-steps-*.pt.trace.json.gz")
+        record.at_least("MFU", median(utilised), bound.rule.alert_low, "the bound below which a run alerts")
+    path = home.base / "report" / "profile" / f"base-mfu-steps-{PROFILED.start}-{PROFILED.stop}.pt.trace.json.gz"
     trace = Trace.read(path)
-    record.equal("profiled steps", len(trace.steps), len(PROFILED), f"{path}; {process.pid}")
-    work = "cpu_op" if lab.toy else "kernel"
-    slowest = trace.slowest(work)
+    record.equal("profiled steps", len(trace.steps), len(PROFILED), str(path))
+    slowest = trace.slowest("cpu_op" if lab.toy else "kernel")
+    record.at_least("kinds of operators" if lab.toy else "kinds of kernels", len(slowest), 1, "in the profile")
     total = sum(milliseconds for _, milliseconds, _ in slowest)
-    rows = [[name[:100], f"{ms / len(PROFILED):.2f}", f"{ms / total:.1%}", f"{calls / len(PROFILED):g}"] for name, ms, calls in slowest[:TOP]]
+    rows = [
+        [name[:100], f"{ms / len(PROFILED):.2f}", f"{ms / total:.1%}", f"{calls / len(PROFILED):g}"] for name, ms, calls in slowest[:TOP]
+    ]
     record.table("Slowest operators of a step" if lab.toy else "Slowest kernels of a step", ["name", "ms", "share", "calls"], rows)
     if lab.toy:
         record.skip("synchronisations", "a CPU has none")
-        return
+    elif slowest:
+        host(record, trace)
+
+
+def host(record: Record, trace: Trace) -> None:
+    """What the host does to the device."""
     record.report("device busy", trace.busy_share(), "share of the profiled time, which profiling lengthens")
     waits = trace.waits()
     record.at_most("synchronisations", len(waits) / len(PROFILED), WAITS, "of a step; the loss of the step before is read")

@@ -1,8 +1,8 @@
-"""Process of one or more parts: `python -m bench.acceptance.worker NAME=MODULE,… RECORD WORK TOY`; see `bench.gpu_acceptance`."""
+"""Process of one or more parts: `python -m bench.acceptance.worker NAME=MODULE:FUNCTION,… RECORD WORK TOY`; see `bench.gpu_acceptance`."""
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import signal
 import sys
 from contextlib import ExitStack
@@ -21,10 +21,10 @@ def main() -> int:
     with ExitStack() as stack:
         lab = Lab(bool(int(toy)), Path(work), stack)
         for part in names.split(","):
-            name, _, module = part.partition("=")
+            name, _, function = part.partition("=")
             print(f"== {name}", flush=True)
             with record.part(name):
-                importlib.import_module(module).run(lab, record)
+                pkgutil.resolve_name(function)(lab, record)
     return 0
 
 
