@@ -11,8 +11,8 @@ from bench.acceptance.lab import Lab
 from bench.acceptance.record import Record
 from nanochat.model.attention import FASTEST, AttentionBackend, attention, suits, trouble, visible
 
-# Relative root mean square error. bf16 keeps 8 bits: sums of its products are off by about 0.003, gradients by twice as much.
-BOUND = {torch.bfloat16: 0.02, torch.float32: 2e-5}
+# Relative root mean square error. On a CPU in bf16, outputs are off by up to 0.004 and gradients by up to 0.006.
+BOUND = {torch.bfloat16: 0.01, torch.float32: 2e-5}
 
 
 class Case(NamedTuple):

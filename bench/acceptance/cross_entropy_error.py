@@ -11,7 +11,7 @@ from nanochat.model.cross_entropy import CHUNK_BYTES, IGNORE, ChunkedCrossEntrop
 
 TARGETS, WIDTH = 10_000, 768  # the last of three chunks is not a whole one
 TOY_TARGETS, TOY_WIDTH = 30_000, 24
-BOUND = {torch.bfloat16: 0.02, torch.float32: 1e-4}  # relative error of the gradients
+BOUND = {torch.bfloat16: 0.01, torch.float32: 1e-4}  # relative error of the gradients; on a CPU in bf16 they are off by 0.003
 
 
 def run(lab: Lab, record: Record) -> None:

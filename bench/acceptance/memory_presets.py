@@ -14,8 +14,8 @@ from nanochat.profiling.device_memory import MIB
 from scripts.memory_estimate import EstimateMemory, estimate
 
 STEPS = 4
-ROWS, LENGTH = 16, 2048
-FULL = ("--depth=12", f"--max-seq-len={LENGTH}", f"--device-batch-size={ROWS}", f"--total-batch-size={4 * ROWS * LENGTH}")
+ROWS, LENGTH = 32, 2048  # as in `compiled`, so that the layers of the rows are compiled
+FULL = ("--depth=12", f"--max-seq-len={LENGTH}", f"--device-batch-size={ROWS}", f"--total-batch-size={2 * ROWS * LENGTH}")
 TOY = ("--max-seq-len=128", "--total-batch-size=1024", "--block-size=8")
 CHOSEN = re.compile(r"memory: (\d+) micro-batches of (\d+) rows in a step")
 STEP_SHARE = 0.06  # of the device memory that the optimizer's step may take beyond what the probe allows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import pkgutil
 import signal
 import sys
@@ -17,6 +18,7 @@ def main() -> int:
     """Runs the parts. SIGTERM ends the processes that they have started."""
     names, record_path, work, toy = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    end_with_parent()
     record = Record(Path(record_path))
     with ExitStack() as stack:
         lab = Lab(bool(int(toy)), Path(work), stack)
@@ -26,6 +28,12 @@ def main() -> int:
             with record.part(name):
                 pkgutil.resolve_name(function)(lab, record)
     return 0
+
+
+def end_with_parent() -> None:
+    """Lets the kernel send SIGTERM to this process when its parent has died, however that came."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":

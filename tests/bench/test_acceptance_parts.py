@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import torch
 
 from bench.acceptance import attention_error, cross_entropy_error, decoding, utilisation
 from bench.acceptance.lab import Lab
@@ -59,7 +58,6 @@ def test_a_cache_that_forgets_a_token_is_found(lab: Lab, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(decoding, "KVCache", Forgets)
     monkeypatch.setattr(decoding, "TOY", decoding.InferenceSpeed(**vars(decoding.TOY) | {"batches": "1", "new_tokens": 2}))
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: None)
     decoding.run(lab, Record(tmp_path / "record"))
     assert verdicts(tmp_path / "record")["decoded"] == "failed"
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,8 +99,7 @@ def test_a_part_that_hangs_is_cut(plant, base: Path, monkeypatch: pytest.MonkeyP
     parts = saved(base / "out")
     assert parts["hangs"]["status"] == "failed" and parts["hangs"]["reason"].endswith("its limit")
     assert parts["passes"]["status"] == "passed"
-    other = Path("/proc") / str(parts["hangs"]["checks"][0]["value"])
-    assert not other.exists() or "\nState:\tZ" in (other / "status").read_text()
+    until(lambda: ended(parts["hangs"]["checks"][0]["value"]))
 
 
 def test_the_time_limit_skips_what_is_left(plant, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +110,39 @@ def test_the_time_limit_skips_what_is_left(plant, base: Path, monkeypatch: pytes
     assert parts["passes"]["status"] == "passed"
     assert parts["hangs"]["status"] == "failed" and parts["hangs"]["reason"].endswith("by --time-limit")
     assert (parts["misses"]["status"], parts["misses"]["reason"]) == ("skipped", "no time left; --resume runs it")
+
+
+def test_a_killed_run_keeps_what_it_has_and_leaves_no_process(base: Path) -> None:
+    program = f"""
+from bench import gpu_acceptance
+from bench.acceptance.parts import Part
+gpu_acceptance.PARTS = tuple(Part(name, "", 60, f"{PLANTED}:{{name}}") for name in ("passes", "waits"))
+gpu_acceptance.main(["--out={base}/out"])
+"""
+    environment = {**os.environ, "NANOCHAT_BASE_DIR": str(base)}
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as run:
+        progress = base / "gpu_acceptance" / "work" / "progress.jsonl"
+        worker = until(lambda: progress.exists() and re.search(r'"process", "value": (\d+)', progress.read_text()))
+        run.kill()
+    assert {name: part["status"] for name, part in saved(base / "out").items()} == {"passes": "passed"}
+    until(lambda: ended(int(worker[1])))
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Waits for `condition()`, and returns it."""
+    deadline = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+    return found
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or only its exit code is left."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_without_a_machine_nothing_else_runs(plant, base: Path) -> None:

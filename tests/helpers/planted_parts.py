@@ -38,6 +38,12 @@ def dies(lab: Lab, record: Record) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def waits(lab: Lab, record: Record) -> None:
+    """Tells the id of its process, and never ends."""
+    record.report("process", os.getpid())
+    time.sleep(600)
+
+
 def hangs(lab: Lab, record: Record) -> None:
     """Never ends, and ignores SIGTERM; a process that it has started hangs too, and is told first."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
