@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.acceptance.parts import FIRST, PARTS, Part
 from bench.acceptance.results import JSON_FILE, MARKDOWN_FILE, PartResult, Results
-from bench.acceptance.supervisor import Supervisor
+from bench.acceptance.supervisor import ERRORS, LOG, Supervisor
 from nanochat import flags
 from nanochat.common import base_dir, ensure_dir
 from nanochat.flags import check, flag
@@ -58,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     config, begin = flags.parse(GpuAcceptance, argv), time.monotonic()
     folder = base_dir() / "gpu_acceptance"
     results = Results.open(Path(config.out) if config.out else folder, config.toy, config.resume)
+    if not config.resume:
+        for name in (LOG, ERRORS):
+            (results.folder / name).unlink(missing_ok=True)
     work = ensure_dir(folder / ("toy" if config.toy else "work"))
     supervisor = Supervisor(config.toy, results.folder, work.resolve(), begin + config.time_limit)
     due = [part for part in config.chosen if not results.passed([part])]

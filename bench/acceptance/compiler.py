@@ -1,12 +1,26 @@
-"""Counts what torch.compile does in this process, from now on."""
+"""Counts what torch.compile does in a process, and chooses what it makes of graphs."""
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest import mock
 
+import torch
 from torch._dynamo.callback import on_compile_end, on_compile_start
 from torch._dynamo.utils import counters
+
+REAL = "inductor"
+TOY = "aot_eager"  # graphs are captured and differentiated, and run by PyTorch's operators: C++ code takes a small machine a minute
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """What functions that are given to torch.compile are compiled by."""
+    with mock.patch.object(torch, "compile", functools.partial(torch.compile, backend=name)):
+        yield
 
 
 class Compilations:

@@ -1,4 +1,4 @@
-"""base_train that counts its compilations: `python -m bench.acceptance.counted_training COUNTS METRICS FLAGS…`.
+"""base_train that counts its compilations: `python -m bench.acceptance.counted_training COUNTS METRICS BACKEND FLAGS…`.
 
 After each compilation a line of JSON is appended to the file COUNTS: how many records the file METRICS has by then, and the graphs,
 graph breaks and seconds so far.
@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench.acceptance.compiler import Compilations
+from bench.acceptance.compiler import Compilations, backend
 from nanochat import flags
 from nanochat.tracking.sinks import read_metrics
 from scripts.base_train import main as train
@@ -18,7 +18,7 @@ from scripts.base_train import main as train
 
 def main() -> int:
     """Trains."""
-    counts, metrics, *argv = sys.argv[1:]
+    counts, metrics, compiled_by, *argv = sys.argv[1:]
 
     def write() -> None:
         records = len(read_metrics(Path(metrics))) if Path(metrics).exists() else 0
@@ -27,7 +27,8 @@ def main() -> int:
             file.write(json.dumps(now) + "\n")
 
     seen = Compilations(write)
-    return train(argv)
+    with backend(compiled_by):
+        return train(argv)
 
 
 if __name__ == "__main__":
