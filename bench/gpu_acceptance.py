@@ -69,9 +69,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{part.name:14s} passed earlier")
     for result in supervisor.run(due):
         take(results, result)
-        if result.name == FIRST and result.status == "failed":
+        if result.name == FIRST and result.broken:
             for part in due[1:]:
-                take(results, PartResult(part.name, part.what, reason=f"{FIRST} failed"))
+                take(results, PartResult(part.name, part.what, reason=f"{FIRST} did not end"))
             break
     ok, here = results.passed(config.chosen), [results.parts[part.name] for part in config.chosen]
     print(f"results: {results.folder / MARKDOWN_FILE}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench.acceptance.lab import Lab
 from bench.acceptance.record import Record
-from nanochat.model.attention import FASTEST, AttentionBackend, attention, suits, trouble, visible
+from nanochat.model.attention import AttentionBackend, attention, suits, trouble, visible
 
 # Relative root mean square error. On a CPU in bf16, outputs are off by up to 0.004 and gradients by up to 0.006.
 BOUND = {torch.bfloat16: 0.01, torch.float32: 2e-5}
@@ -55,8 +55,6 @@ def run(lab: Lab, record: Record) -> None:
                 names, errors = ("output", "dq", "dk", "dv"), compare(backend, case, device, dtype)
                 worst = max(range(4), key=lambda i: errors[i])  # noqa: B023
                 record.at_most(f"{backend}: {case}", errors[worst], BOUND[dtype], f"relative error of {names[worst]}, the largest")
-    if not lab.toy:
-        record.equal(f"{FASTEST[-1]} suits", suits(FASTEST[-1], device, dtype), True)
 
 
 def compare(backend: AttentionBackend, case: Case, device: torch.device, dtype: torch.dtype) -> list[float]:

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from bench.acceptance import compiler
-from bench.acceptance.lab import Lab
+from bench.acceptance.lab import LONG, Lab
 from bench.acceptance.record import Record
 
 STEPS, TOY_STEPS = 20, 5
@@ -47,7 +47,7 @@ def train(lab: Lab, tag: str, steps: int, compiled: bool) -> tuple[list[dict[str
     home = lab.home(tag)
     counts = home.base / f"{tag}-compilations.jsonl"
     counts.unlink(missing_ok=True)
-    argv = [*home.argv, *lab.flags(tag, FULL, TOY), f"--compile={int(compiled)}", f"--num-iterations={2 * steps}"]
+    argv = [*home.argv, *lab.flags(tag, FULL, TOY), f"--compile={int(compiled)}", LONG]
     files = (str(counts), str(home.metrics_file))
     backend = compiler.TOY if lab.toy else compiler.REAL
     process = home.begin("bench.acceptance.counted_training", *files, backend, *argv, environment=lab.environment)

@@ -18,6 +18,7 @@ from nanochat.common import UserError
 from nanochat.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer
 
 VOCABULARY, TOY_VOCABULARY = 32768, 300
+LONG = "--num-iterations=5000"  # short runs have higher learning rates, at which small differences grow
 TEXTS = 3000  # of about 600 letters: some 300 rows of 2048 tokens
 
 
@@ -80,7 +81,7 @@ class Lab:
 
     def train(self, home: Home, flags: list[str], last_step: int) -> Process:
         """Runs base_train until it has logged `last_step`."""
-        process = home.start(*flags, f"--num-iterations={10 * last_step}", environment=self.environment)
+        process = home.start(*flags, LONG, environment=self.environment)
         self.kill_after(process, home, last_step)
         return process
 

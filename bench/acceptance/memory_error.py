@@ -19,8 +19,7 @@ def run(lab: Lab, record: Record) -> None:
     """Trains each shape for a few steps of two micro-batches."""
     for depth, rows in TOY_SHAPES if lab.toy else SHAPES:
         tag = f"memory-d{depth}-{rows}"
-        home, sizes = lab.home(tag), (f"--depth={depth}", f"--max-seq-len={LENGTH}", f"--device-batch-size={rows}")
-        argv = lab.flags(tag, (*sizes, f"--total-batch-size={2 * rows * LENGTH}"))
+        home, argv = lab.home(tag), lab.flags(tag, full(depth, rows))
         foreseen = estimate(parse(EstimateMemory, [*home.argv, *argv, f"--vocab-size={lab.vocab_size}"])).at(rows)
         # On a GPU torch counts what it has allocated, without the driver's share.
         expected = (foreseen.total - (0 if lab.toy else foreseen.parts["process"])) / MIB
@@ -32,3 +31,8 @@ def run(lab: Lab, record: Record) -> None:
         record.between(
             f"{name}: estimate / measured", expected / measured, *(TOY_RATIO if lab.toy else RATIO), f"MiB of {foreseen.moment}: {parts}"
         )
+
+
+def full(depth: int, rows: int) -> tuple[str, ...]:
+    """Flags of a shape on a GPU: two micro-batches a step, so that gradients are accumulated."""
+    return f"--depth={depth}", f"--max-seq-len={LENGTH}", f"--device-batch-size={rows}", f"--total-batch-size={2 * rows * LENGTH}"

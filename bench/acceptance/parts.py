@@ -30,4 +30,4 @@ PARTS = (
     Part("checkpoint", "seconds to save and to load", 120, f"{ROOM}.save_and_load:run"),
     Part("mc", "training with a memory: both presets, and the probe for the micro-batch", 180, f"{ROOM}.memory_presets:run"),
 )
-FIRST = PARTS[0].name  # nothing else runs if it fails
+FIRST = PARTS[0].name  # nothing else runs if it does not come to its end

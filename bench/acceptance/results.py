@@ -24,6 +24,7 @@ class PartResult:
     status: str = "skipped"
     reason: str = ""
     seconds: float = 0.0
+    broken: bool = False  # the process did not come to its end
     source: str = ""  # digest of the code that ran
     checks: list[Check] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
@@ -31,7 +32,7 @@ class PartResult:
     def ended(self, seconds: float, broken: str = "") -> PartResult:
         """Sets the status by the checks; `broken` says why the process did not come to its end. Returns self."""
         failed = [check.name for check in self.checks if check.verdict == "failed"]
-        self.seconds, self.status = seconds, "failed" if failed or broken else "passed"
+        self.seconds, self.broken, self.status = seconds, bool(broken), "failed" if failed or broken else "passed"
         self.reason = "; ".join([*([broken] if broken else []), *([f"failed: {', '.join(failed)}"] if failed else [])])
         return self
 

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
 
-from bench.acceptance import attention_error, cross_entropy_error, decoding, utilisation
-from bench.acceptance.lab import Lab
+from bench.acceptance import (
+    attention_error,
+    compiled_training,
+    cross_entropy_error,
+    decoding,
+    kill_and_resume,
+    memory_error,
+    memory_presets,
+    one_process_group,
+    utilisation,
+)  # fmt: skip
+from bench.acceptance import lab as lab_module
+from bench.acceptance.cold_start import ColdStart
+from bench.acceptance.lab import LONG, Lab
 from bench.acceptance.record import Record
 from bench.acceptance.trace import Trace
+from bench.tiny_run import Home, make_corpus, new_home
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.flags import parse
 from nanochat.infer.kv_cache import KVCache
 from nanochat.model.attention import attention
+from scripts.memory_estimate import EstimateMemory, estimate
 
 
 def verdicts(path: Path) -> dict[str, str]:
@@ -60,6 +78,49 @@ def test_a_cache_that_forgets_a_token_is_found(lab: Lab, tmp_path: Path, monkeyp
     monkeypatch.setattr(decoding, "TOY", decoding.InferenceSpeed(**vars(decoding.TOY) | {"batches": "1", "new_tokens": 2}))
     decoding.run(lab, Record(tmp_path / "record"))
     assert verdicts(tmp_path / "record")["decoded"] == "failed"
+
+
+FULL = {
+    "compiled": (*compiled_training.FULL, LONG),
+    "resume": (*kill_and_resume.FULL, *kill_and_resume.SCHEDULE),
+    "memory": (*memory_error.full(*memory_error.SHAPES[-1]), LONG),
+    "mfu": (*utilisation.FULL, "--log-every=5", "--profile-steps=6:8", LONG),
+    "grouped": (*one_process_group.FULL, *one_process_group.EXACT),
+    "mc": (*memory_presets.FULL, LONG, "--mc", "--mc-preset=full"),
+}
+
+
+@pytest.mark.parametrize("tag", FULL)
+def test_a_run_of_the_full_size_fits_an_h200(tag: str, tmp_path: Path) -> None:
+    """No CPU trains it: its flags are those of base_train, and the estimate takes a good part of the device."""
+    lab = Lab(False, tmp_path, ExitStack())
+    argv = [*Home(tmp_path, tmp_path, None, tag).argv, *lab.flags(tag, FULL[tag])]
+    foresight = estimate(parse(EstimateMemory, [*argv, f"--vocab-size={lab.vocab_size}", "--device-memory=139"]))
+    assert foresight.setting.device_type == "cuda" and foresight.setting.dtype == torch.bfloat16
+    assert (foresight.config.head_dim, foresight.config.width) == (128, 64 * foresight.config.depth)
+    needed = foresight.at(foresight.device_batch_size)
+    assert needed.fits(foresight.available) and (tag != "memory" or needed.total > 0.4 * foresight.available)
+
+
+def test_the_vocabulary_of_the_full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab_module, "TEXTS", 3)
+    lab = Lab(False, tmp_path, ExitStack())
+    tokenizer = Tokenizer.load(lab.corpus.parent / "tokenizer")
+    text = (lab.corpus / "000.txt").read_text()
+    tokens = tokenizer.encode(text)
+    assert tokenizer.vocab_size == 32768 and tokenizer.decode(tokens) == text and len(tokens) < 0.8 * len(text)
+
+
+def test_cold_processes_start_end_and_are_killed(tmp_path: Path) -> None:
+    """As those of a GPU: interpreters of their own."""
+    with ColdStart() as cold:
+        home = new_home(tmp_path / "base", make_corpus(tmp_path), cold)
+        process = home.start("--num-iterations=5000")
+        process.until(lambda: home.logged(1))
+        wrong = home.begin("bench.gpu_acceptance", "--time-limit=0")
+        assert wrong.wait() == 2 and "time_limit is 0" in wrong.stderr
+        assert process.poll() is None and "step 00001" in process.stdout
+    assert process.poll() == -signal.SIGKILL
 
 
 def event(category: str, name: str, begin: float, duration: float, thread: int = 1) -> dict:
