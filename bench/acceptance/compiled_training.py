@@ -22,7 +22,7 @@ def run(lab: Lab, record: Record) -> None:
     steps = TOY_STEPS if lab.toy else STEPS
     eager, _ = train(lab, "eager", steps, compiled=False)
     compiled, counts = train(lab, "compiled", steps, compiled=True)
-    losses = [[record["train/loss"] for record in run[:steps]] for run in (compiled, eager)]
+    losses = [[each["train/loss"] for each in run[:steps]] for run in (compiled, eager)]
     differences = [abs(mine / other - 1) for mine, other in zip(*losses, strict=True)]
     record.at_most(f"loss of {steps} steps", max(differences), LOSS, "largest relative difference from eager steps")
     record.at_most("loss at the end", losses[0][-1], losses[0][0], "the first step's: it learns")
@@ -32,7 +32,7 @@ def run(lab: Lab, record: Record) -> None:
     record.report("graph breaks", last["breaks"])
     record.equal(f"compilations after step {WARM}", len(late), 0, "each stalls the training")
     record.report("compilation", last["seconds"], "s")
-    times = [median(record["train/dt"] for record in run[WARM:steps]) for run in (compiled, eager)]
+    times = [median(each["train/dt"] for each in run[WARM:steps]) for run in (compiled, eager)]
     record.report("first step, compiled", compiled[0]["train/dt"], "s")
     record.report("later steps, compiled", times[0], "s, median")
     record.report("later steps, eager", times[1], "s, median")

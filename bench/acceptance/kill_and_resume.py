@@ -18,7 +18,7 @@ def run(lab: Lab, record: Record) -> None:
     lab.finish(whole.start(*lab.flags("whole", FULL), *SCHEDULE, environment=lab.environment))
     argv = [*lab.flags("killed", FULL), *SCHEDULE]
     process = killed.start(*argv, environment=lab.environment)
-    lab.wait(process, lambda: killed.logged(KILL))
+    lab.wait(process, lambda: killed.logged(KILL) and bool(killed.saved_steps()))
     process.signal(signal.SIGKILL)
     process.wait()
     saved = killed.saved_steps()

@@ -40,7 +40,7 @@ def run(lab: Lab, record: Record) -> None:
     store.save(1, tensors, {}, runtime)
     record.report("save", saved := time.perf_counter() - begin, f"s, durable; {size / saved:.2f} GiB/s")
     begin = time.perf_counter()
-    loaded = store.load(1, processes=runtime).tensors
+    loaded = {group: dict(named) for group, named in store.load(1, processes=runtime).tensors.items()}
     record.report("load", read := time.perf_counter() - begin, f"s, to RAM; {size / read:.2f} GiB/s")
     wrong = [name for group in tensors for name, tensor in tensors[group].items() if not torch.equal(tensor.cpu(), loaded[group][name])]
     record.equal("tensors that differ", len(wrong), 0, ", ".join(wrong[:3]))
