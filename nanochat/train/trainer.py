@@ -128,7 +128,7 @@ class Trainer:
         self._resumed = self._resume()
         agree_on_weights((p for p in self.objective.parameters() if not is_sharded(p)), self.runtime)
         if self.state.step < self.plan.num_iterations:
-            self.store.check_room(self._tensors(), self.runtime.say, self.runtime)
+            self.store.check_room(self._tensors(self.objective.state_dict()), self.runtime.say, self.runtime)
         with self.open_metrics(self._resumed) as self.metrics, ExitStack() as stack:
             for callback in self.callbacks:
                 callback.started(self, self._resumed)
@@ -346,7 +346,7 @@ class Trainer:
         if self._saved_step == self.state.step:
             return
         self.optimizer.gather_exactly()
-        tensors = self._tensors()
+        tensors = self._tensors(whole_state(self.objective, self.runtime.rank))
         meta = {"identity": dict(self.identity), "state": self.state.state_dict()}
         meta["scaler"] = None if self.scaler is None else self.scaler.state_dict()
         with together(self.runtime, f"save in {self.store.folder}"):
@@ -356,10 +356,10 @@ class Trainer:
         self._saved_step = self.state.step
         self._end_phase("checkpoint")
 
-    def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        """What this process saves."""
+    def _tensors(self, model: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """What this process saves, if the objective's state is `model`."""
         return {
-            "model": whole_state(self.objective, self.runtime.rank),
+            "model": model if self.runtime.rank == 0 else {},
             "optimizer": self.optimizer.state_tensors(),
             "rng": random_states(self.runtime.device, self.runtime.rank),
         }
