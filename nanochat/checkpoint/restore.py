@@ -1,0 +1,52 @@
+"""Restoring: a checkpoint's tensors go into those of a model or an optimizer piece by piece, without a second copy of everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from nanochat.checkpoint.tensor_file import SavedTensor
+
+PIECE_BYTES = 32 << 20  # at a time
+_EXTRA = "_extra_state"  # what `nn.Module.get_extra_state` goes by
+
+Saved = Tensor | SavedTensor
+
+
+@torch.no_grad()
+def restore_module(module: nn.Module, saved: Mapping[str, Saved]) -> None:
+    """Restores the whole state of `module`, as `load_state_dict` does. Raises `ValueError` that names what is missing, unknown or of
+    another shape; then nothing is changed."""
+    targets = module.state_dict()
+    for name in [*targets, *saved]:
+        if name not in saved or name not in targets:
+            raise ValueError(f"{name} is {'missing' if name in targets else 'unknown'}")
+        if targets[name].shape != saved[name].shape:
+            raise ValueError(f"{name} is {list(saved[name].shape)}, not {list(targets[name].shape)}")
+    for name, target in targets.items():
+        owner, _, last = name.rpartition(".")
+        if last == _EXTRA:
+            module.get_submodule(owner).set_extra_state(saved[name][...])
+        else:
+            restore(target, {0: saved[name]})
+
+
+def restore(target: Tensor, parts: Mapping[int, Saved], first: int = 0) -> None:
+    """Fills `target` with the rows from `first` of a tensor saved in `parts`, which are by their first row. Raises `ValueError` if
+    they do not have all of them."""
+    if not target.ndim:
+        target.copy_(parts[0][...])
+        return
+    filled = 0
+    rows_at_once = max(1, PIECE_BYTES // max(1, target[:1].nbytes))
+    for start, part in sorted(parts.items()):
+        begin, end = max(start, first), min(start + part.shape[0], first + len(target))
+        for row in range(begin, end, rows_at_once):
+            stop = min(row + rows_at_once, end)
+            target[row - first : stop - first].copy_(part[row - start : stop - start])
+        filled += max(0, end - begin)
+    if filled != len(target):
+        raise ValueError(f"rows {first} to {first + len(target) - 1} are not all there")
