@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nanochat.checkpoint.tensor_file import SavedTensor
 
-PIECE_BYTES = 32 << 20  # at a time
+PIECE_BYTES = 4 << 20  # at a time
 _EXTRA = "_extra_state"  # what `nn.Module.get_extra_state` goes by
 
 Saved = Tensor | SavedTensor
