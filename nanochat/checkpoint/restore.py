@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn as nn
@@ -16,10 +16,17 @@ _EXTRA = "_extra_state"  # what `nn.Module.get_extra_state` goes by
 Saved = Tensor | SavedTensor
 
 
+def all_rows(tensor: Tensor) -> tuple[Tensor, int]:
+    """The rows of `tensor` that this process has, and the number of the first."""
+    return tensor, 0
+
+
 @torch.no_grad()
-def restore_module(module: nn.Module, saved: Mapping[str, Saved]) -> None:
-    """Restores the whole state of `module`, as `load_state_dict` does. Raises `ValueError` that names what is missing, unknown or of
-    another shape; then nothing is changed."""
+def restore_module(module: nn.Module, saved: Mapping[str, Saved], own_rows: Callable[[Tensor], tuple[Tensor, int]] = all_rows) -> None:
+    """Restores the whole state of `module`, as `load_state_dict` does; of a tensor that is sharded, its `own_rows`.
+
+    Raises `ValueError` that names what is missing, unknown or of another shape; then nothing is changed.
+    """
     targets = module.state_dict()
     for name in [*targets, *saved]:
         if name not in saved or name not in targets:
@@ -31,7 +38,8 @@ def restore_module(module: nn.Module, saved: Mapping[str, Saved]) -> None:
         if last == _EXTRA:
             module.get_submodule(owner).set_extra_state(saved[name][...])
         else:
-            restore(target, {0: saved[name]})
+            rows, first = own_rows(target)
+            restore(rows, {0: saved[name]}, first)
 
 
 def restore(target: Tensor, parts: Mapping[int, Saved], first: int = 0) -> None:

@@ -339,7 +339,7 @@ def _restore(target: Tensor, state: Mapping[str, Saved], key: str, whole: torch.
     """Fills `target` from `key`, or from its row parts `key@FIRST_ROW` if it was saved in parts; it is the rows from `first` of a
     tensor of shape `whole`, by default all."""
     whole = target.shape if whole is None else whole
-    parts = {0: state[key]} if key in state else {int(k.rpartition("@")[2]): t for k, t in state.items() if k.startswith(f"{key}@")}
+    parts = {0: state[key]} if key in state else {int(k.rpartition("@")[2]): state[k] for k in state if k.startswith(f"{key}@")}
     trouble = f"{key} is missing"
     if parts:
         shape = next(iter(parts.values())).shape

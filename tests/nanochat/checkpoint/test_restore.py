@@ -45,6 +45,12 @@ def test_a_module_gets_its_whole_state(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(p._version > old for p, old in zip(module.parameters(), versions, strict=True)), "who keeps a cast copy must notice"
 
 
+def test_of_a_sharded_tensor_come_the_rows_that_a_process_has(tmp_path: Path) -> None:
+    whole, module, rows = nn.Linear(3, 6), nn.Linear(3, 6), torch.zeros(2, 3)
+    restore_module(module, whole.state_dict(), lambda tensor: (rows, 3) if tensor.ndim == 2 else (tensor, 0))
+    assert rows.equal(whole.weight[3:5]) and module.bias.equal(whole.bias) and not module.weight.equal(whole.weight)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
