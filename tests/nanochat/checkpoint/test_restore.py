@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.checkpoint_cost import forget_peak, memory
 from nanochat.checkpoint import restore as restore_module_file
 from nanochat.checkpoint.restore import restore, restore_module
 from nanochat.checkpoint.store import CheckpointStore
@@ -65,6 +66,15 @@ def test_what_does_not_fit_changes_nothing(change: dict[str, Tensor | None], why
     with pytest.raises(ValueError, match=why):
         restore_module(module, state)
     assert module.table.equal(Counting(2).table)
+
+
+def test_it_takes_little_memory_beside_the_module(tmp_path: Path) -> None:
+    """Neither the file nor a tensor of it is in memory a second time, also while it is hashed."""
+    store, module = CheckpointStore(tmp_path), nn.Linear(4096, 4096, bias=False)
+    store.save(1, {"model": module.state_dict()}, {})
+    before = forget_peak()
+    restore_module(module, store.load(1).saved["model"])
+    assert memory()[1] - before < module.weight.nbytes / 3
 
 
 @pytest.mark.parametrize("first", [0, 3, 6])
