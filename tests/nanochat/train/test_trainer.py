@@ -151,13 +151,12 @@ def test_the_data_hash_is_that_of_the_rows(lab: Lab) -> None:
 
 
 def test_the_checkpoint_is_copied_first_then_comes_the_record_then_the_evaluation(lab: Lab) -> None:
-    """And it is written while the evaluation goes on."""
     seen: list[tuple[int, bool, bool]] = []
 
     def evaluate(run: Run) -> dict[str, Any]:
         step, deadline = run.state.step, time.monotonic() + 20
         while step in (4, STEPS) and step not in trainer.store.steps() and time.monotonic() < deadline:
-            time.sleep(0.01)
+            time.sleep(0.01)  # it is written meanwhile
         seen.append((step, step in trainer.store.steps() and trainer.store.verify(step) is None, lab.metrics()[-1]["step"] == step))
         return {"val/bpb": 1.0}
 
