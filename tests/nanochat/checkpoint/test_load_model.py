@@ -15,7 +15,7 @@ from nanochat.checkpoint.open_file import OpenFile
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.train.state import open_checkpoint
-from tests.helpers.checkpoints import flip
+from tests.helpers.checkpoints import contents, flip
 from tests.helpers.tiny_model import full_logits, save_base, tiny_model, tiny_tokenizer
 
 VOCABULARY = 300
@@ -119,7 +119,7 @@ def test_another_tokenizer_is_refused(base: Path) -> None:
 def test_a_checkpoint_of_another_version_is_one_line(base: Path, change: str) -> None:
     save_base(base, tiny_model(vocab_size=VOCABULARY), tiny_tokenizer())
     store = CheckpointStore(base / "base_checkpoints" / "tiny")
-    _, tensors, meta, _ = dataclasses.astuple(store.load(7))
+    tensors, meta = contents(store.load(7))
     if change == "unknown key":
         meta["model_config"]["experts"] = 8
     elif change == "missing key":
