@@ -1,7 +1,8 @@
 """Crash and damage test of checkpoints: `python -m bench.checkpoint_crash`.
 
 Three tests, counted in the JSON on the last line (`ok` and the exit code are the verdict): random SIGKILLs in and around saves, a
-SIGKILL at every file operation of a save, and flipped bits and truncations.
+SIGKILL at every file operation of a save, and flipped bits and truncations. The saves that are killed go on in the background while
+their process changes the tensors, as training does.
 After each kill every visible checkpoint must be bit-exact, old or new, and nothing acknowledged may be lost.
 """
 
@@ -22,6 +23,8 @@ from pathlib import Path
 
 import torch
 
+from nanochat.checkpoint.background import BackgroundSaves
+from nanochat.checkpoint.processes import ALONE
 from nanochat.checkpoint.store import Checkpoint, CheckpointStore
 from nanochat.common import UserError
 from nanochat.flags import flag, parse, run
@@ -93,6 +96,30 @@ def survived(store: CheckpointStore, durable: tuple[int, int] | None) -> bool:
     return durable is None or (newest is not None and newest >= durable)
 
 
+class Writer:
+    """Saves in the background; reports each save as durable to `pipe` when the next one begins."""
+
+    def __init__(self, store: CheckpointStore, pipe: int) -> None:
+        self.store, self.pipe, self.saves = store, pipe, BackgroundSaves(store, ALONE)
+
+    def save(self, step: int, version: int) -> None:
+        tensors, meta = state(step, version)
+        snapshot = self.store.snapshot(step, tensors, meta)  # while the save before is written
+        self.finish()
+        self.saves.begin(snapshot)
+        self.pending = struct.pack("<ii", step, version)
+        for named in tensors.values():
+            for tensor in named.values():
+                tensor.zero_()
+
+    def finish(self) -> None:
+        ended = self.saves.wait()
+        if ended is not None and ended.error is not None:
+            raise ended.error
+        if ended is not None:
+            os.write(self.pipe, self.pending)
+
+
 def random_kills(count: int, folder: Path, rng: random.Random) -> dict[str, int]:
     """Kills a process that saves step after step, each step twice, at random moments, and continues it."""
     store = CheckpointStore(folder, keep=2)
@@ -105,11 +132,10 @@ def random_kills(count: int, folder: Path, rng: random.Random) -> dict[str, int]
         first = store.steps()[-1]
 
         def write(pipe: int, first: int = first) -> None:
-            version = store.load(first).meta["version"]
+            version, writer = store.load(first).meta["version"], Writer(store, pipe)
             for step in range(first, first + 10_000):
                 for v in (version + 1, version + 2):
-                    store.save(step, *state(step, v))
-                    os.write(pipe, struct.pack("<ii", step, v))
+                    writer.save(step, v)
 
         pid, reader = in_child(write)
         time.sleep(rng.uniform(0.0, 8 * period))
@@ -134,7 +160,7 @@ def kills_at_every_operation(folder: Path) -> dict[str, int]:
             step, version = (1, 1) if replacing else (2, 0)
 
             def write(pipe: int, store: CheckpointStore = store, step: int = step, version: int = version, left: int = number) -> None:
-                tensors, meta = state(step, version)
+                writer = Writer(store, pipe)
 
                 def hook(event: str, _: tuple[object, ...]) -> None:
                     nonlocal left
@@ -144,8 +170,8 @@ def kills_at_every_operation(folder: Path) -> dict[str, int]:
                         left -= 1
 
                 sys.addaudithook(hook)
-                store.save(step, tensors, meta)
-                os.write(pipe, struct.pack("<ii", step, version))
+                writer.save(step, version)
+                writer.finish()
 
             pid, reader = in_child(write)
             status = os.waitpid(pid, 0)[1]

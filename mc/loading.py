@@ -82,7 +82,7 @@ def restore(trained: Trained, model: GPT, memory_class: type[Memory], ignored: t
         config = dataclasses.replace(from_dict(MCConfig, trained.meta[META]), mc_freeze_model=False)  # which was for that run
         skipped = (PREFIX, *REMOVED_STATE, *ignored)
         memory = memory_class(model, config, model.config.max_seq_len, **options)
-        state = {name: tensor for name, tensor in trained.checkpoint.tensors["model"].items() if not name.startswith(skipped)}
+        state = {name: saved[...] for name, saved in trained.checkpoint.saved["model"].items() if not name.startswith(skipped)}
         keys = memory.load_state_dict(state, strict=False)
         missing = [name for name in keys.missing_keys if not name.startswith(PREFIX)]
         if wrong := sorted([*missing, *keys.unexpected_keys]):

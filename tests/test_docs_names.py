@@ -21,7 +21,7 @@ METRIC = re.compile(r"(?:train|val|mc|rl)/[\w@/*…{},]+(?<!/)|core_metric")  # 
 # Readers of metrics: a name that only they contain is not logged.
 READERS = re.compile(r"^(nanochat/report|mc/telemetry)/|/(metric_bounds|report|figures|compare|wandb_dashboard|run_log|run_reader)\.py$")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*(?!…)(?![\w-])")
-FOREIGN_FLAGS = {"--standalone", "--nproc-per-node"}  # torchrun's
+FOREIGN_FLAGS = {"--standalone", "--nproc-per-node", "--shutdown-timeout"}  # torchrun's
 
 
 def sources(*folders: str, suffix: str = ".py") -> list[Path]:

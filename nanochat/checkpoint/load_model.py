@@ -11,7 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from nanochat.checkpoint.restore import restore_module
 from nanochat.checkpoint.store import Checkpoint, CheckpointStore
+from nanochat.checkpoint.tensor_file import ReadTensors
 from nanochat.common import UserError, base_dir, first_line
 from nanochat.data.tokenizer import Tokenizer, load_tokenizer
 from nanochat.model.attention import AttentionBackend, choose_backend
@@ -147,12 +149,16 @@ def load_weights_into(model: GPT, trained: Trained) -> None:
             raise UserError(
                 f"{trained.name} has {name} {theirs.get(name)} and this run {mine[name]}; use the same --{name.replace('_', '-')}"
             )
-    model.load_state_dict(model_weights(trained))
+    try:
+        restore_module(model, model_weights(trained).saved)
+    except ValueError as error:
+        raise UserError(f"{trained.name} does not describe a model of this version ({error}); train it again") from error
 
 
-def model_weights(trained: Trained) -> dict[str, torch.Tensor]:
+def model_weights(trained: Trained) -> ReadTensors:
     """The weights of the language model alone, by name."""
-    return {name.removeprefix(PREFIX): tensor for name, tensor in trained.checkpoint.tensors["model"].items() if name.startswith(PREFIX)}
+    saved = trained.checkpoint.saved["model"].items()
+    return ReadTensors({name.removeprefix(PREFIX): tensor for name, tensor in saved if name.startswith(PREFIX)})
 
 
 def build_model(

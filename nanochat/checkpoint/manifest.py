@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from nanochat.checkpoint.open_file import OpenFile
 
 FORMAT = "nanochat-checkpoint-1"
 MANIFEST = "manifest.json"
 META = "meta.json"
+Buffer = bytes | mmap.mmap
+_CHUNK_BYTES = 8 << 20
 
 
 class InvalidError(Exception):
@@ -24,13 +29,17 @@ def canonical(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode("utf-8")
 
 
-def write_file(path: Path, data: bytes) -> dict[str, Any]:
+def write_file(path: Path, data: Buffer) -> dict[str, Any]:
     """Writes and syncs a new file; returns its manifest entry, computed from memory and not from what landed on disk."""
+    digest, view = hashlib.sha256(), memoryview(data)
     with open(path, "xb") as f:
-        f.write(data)
+        for start in range(0, len(view), _CHUNK_BYTES):
+            piece = view[start : start + _CHUNK_BYTES]
+            digest.update(piece)
+            f.write(piece)
         f.flush()
         os.fsync(f.fileno())
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"bytes": len(view), "sha256": digest.hexdigest()}
 
 
 def write_manifest(folder: Path, step: int, files: Mapping[str, Any]) -> None:
@@ -59,33 +68,26 @@ def read_manifest(folder: Path, step: int) -> dict[str, dict[str, Any]]:
     return files
 
 
-def check_file(path: Path, expected: Mapping[str, Any], size_only: bool = False) -> None:
-    """Raises `InvalidError` if the file at `path` differs from its entry in size, or in digest unless `size_only`."""
-    with _opened(path, expected) as f:
-        if not size_only:
-            _compare(path, expected, hashlib.file_digest(f, "sha256").hexdigest())
+def open_file(path: Path, expected: Mapping[str, Any]) -> OpenFile:
+    """The file at `path`. Raises `InvalidError` if it cannot be read or its size is not that of its entry."""
+    with _readable(path):
+        file = OpenFile(path)
+    if file.bytes != expected.get("bytes"):
+        raise InvalidError(f"{path.name} has {file.bytes} bytes instead of {expected.get('bytes')}")
+    return file
 
 
-def read_file(path: Path, expected: Mapping[str, Any]) -> bytes:
-    """The bytes of the file at `path`, verified. Raises `InvalidError`."""
-    with _opened(path, expected) as f:
-        data = f.read()
-    _compare(path, expected, hashlib.sha256(data).hexdigest())
-    return data
+def check_digest(file: OpenFile, expected: Mapping[str, Any]) -> None:
+    """Raises `InvalidError` if the content of `file` is not that of its entry."""
+    with _readable(file.path):
+        sha256 = file.sha256()
+    if sha256 != expected.get("sha256"):
+        raise InvalidError(f"{file.path.name} was changed after it was written: its SHA-256 is not the one in {MANIFEST}")
 
 
 @contextmanager
-def _opened(path: Path, expected: Mapping[str, Any]) -> Iterator[BinaryIO]:
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with open(path, "rb") as f:
-            size = os.fstat(f.fileno()).st_size
-            if size != expected.get("bytes"):
-                raise InvalidError(f"{path.name} has {size} bytes instead of {expected.get('bytes')}")
-            yield f
+        yield
     except OSError as error:
-        raise InvalidError(f"{path.name}: {error.strerror}") from error
-
-
-def _compare(path: Path, expected: Mapping[str, Any], sha256: str) -> None:
-    if sha256 != expected.get("sha256"):
-        raise InvalidError(f"{path.name} was changed after it was written: its SHA-256 is not the one in {MANIFEST}")
+        raise InvalidError(f"{path.name}: {error.strerror or error}") from error

@@ -18,84 +18,50 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import safetensors.torch
-import torch
 
 from nanochat.checkpoint.manifest import (
     MANIFEST,
     META,
     InvalidError,
     canonical,
-    check_file,
-    read_file,
+    check_digest,
+    open_file,
     read_manifest,
     write_file,
     write_manifest,
 )
-from nanochat.common import UserError, encoded, fsync_dir
+from nanochat.checkpoint.processes import ALONE, OtherProcessError, Processes, shared_out, together
+from nanochat.checkpoint.snapshot import Snapshot, Tensors, take
+from nanochat.checkpoint.tensor_file import ReadTensors, SavedTensor, saved_tensors
+from nanochat.common import UserError, fsync_dir
 
 _STEP = re.compile(r"step_(\d{7,})")
 _REPLACED = re.compile(r"\.step_(\d{7,})\.old")
-_GROUP = re.compile(r"[a-z][a-z0-9_]*")
 _TENSOR_FILE = re.compile(r"([a-z][a-z0-9_]*)(?:\.rank(\d+))?\.safetensors")
-
-Tensors = Mapping[str, Mapping[str, torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class Processes:
-    """The processes that save or load together, as seen by one of them; by default it is alone. A `Runtime` has the same interface."""
-
-    rank: int = 0
-    world_size: int = 1
-
-    def all_agree(self, ok: bool) -> bool:
-        """Waits for all processes and returns whether `ok` is true in each."""
-        return ok
-
-    def first(self, value: Any) -> Any:
-        """`value`, which is JSON, of the first process."""
-        return value
-
-
-ALONE = Processes()
-
-
-class OtherProcessError(UserError):
-    """Another process failed; its own error says why."""
 
 
 class SaveError(UserError):
     """The disk did not take a checkpoint. The run that wanted to save it is as it was, and so are earlier checkpoints."""
 
 
-@contextmanager
-def together(processes: Processes, what: str) -> Iterator[None]:
-    """A step that all `processes` take. One that fails still meets the others at the end, so that all raise and none hangs."""
-    ok = False
-    try:
-        yield
-        ok = True
-    finally:
-        all_ok = processes.all_agree(ok)
-    if not all_ok:
-        raise OtherProcessError(f"cannot {what}: another process failed")
-
-
 @dataclass(frozen=True)
 class Checkpoint:
-    """CPU tensors by group and name, and the JSON saved next to them. `digest`: 16 hex digits that identify the tensors read."""
+    """A verified checkpoint: what is in its files by group and name, and the JSON saved next to it. `digest`: 16 hex digits that
+    identify the tensors of the files."""
 
     step: int
-    tensors: dict[str, dict[str, torch.Tensor]]
+    saved: dict[str, dict[str, SavedTensor]]
     meta: dict[str, Any]
     digest: str
+
+    @property
+    def tensors(self) -> dict[str, ReadTensors]:
+        """CPU tensors by group and name, each read whenever it is asked for."""
+        return {group: ReadTensors(named) for group, named in self.saved.items()}
 
 
 @dataclass(frozen=True)
@@ -107,34 +73,44 @@ class CheckpointStore:
 
     folder: Path
     keep: int = 2
+    _trusted: dict[Path, tuple[int, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)  # stamps of verified files
 
     def __post_init__(self) -> None:
         if self.keep != -1 and self.keep < 1:
             raise ValueError(f"invalid keep {self.keep}: must be at least 1, or -1 for all")
 
     def save(self, step: int, tensors: Tensors, meta: Mapping[str, Any], processes: Processes = ALONE) -> Path:
-        """Writes step `step` and returns its folder once it is durable.
+        """Writes step `step` and returns its folder once it is durable: `snapshot`, then `write`."""
+        return self.write(self.snapshot(step, tensors, meta, processes), processes)
+
+    def snapshot(self, step: int, tensors: Tensors, meta: Mapping[str, Any], processes: Processes = ALONE) -> Snapshot:
+        """What `write` will write: a copy in host memory that later changes of `tensors` do not reach.
 
         `tensors` maps groups ("model", "optimizer") to tensors by name: any device, shape, stride and real dtype.
         Tensors that share memory are saved as independent copies. Equal state gives equal bytes. `meta` is JSON,
         with NaN and infinities as Python's `json` spells them: a run that met one must still be able to save.
         Of several processes, each calls this with the tensors it owns, no name twice; `meta` is taken from rank 0.
 
-        If one process fails, all raise: that one its own error, the others `OtherProcessError`. Raises `SaveError` if the disk is
-        full or read-only, `ValueError` or `TypeError` for what cannot be saved. Earlier checkpoints are then intact and
-        nothing half-written stays.
+        If one process fails, all raise: that one its own error (`ValueError` or `TypeError` for what cannot be saved), the others
+        `OtherProcessError`.
         """
-        first, temporary, what = processes.rank == 0, self._temporary(step), f"save step {step} in {self.folder}"
+        with together(processes, f"save step {step} in {self.folder}"):
+            return take(step, tensors, meta, processes)
+
+    def write(self, snapshot: Snapshot, processes: Processes = ALONE) -> Path:
+        """Writes a snapshot, letting go of each file that is written, and returns the checkpoint's folder once it is durable.
+
+        If one process fails, all raise: that one its own error, the others `OtherProcessError`. Raises `SaveError` if the disk is
+        full or read-only. Earlier checkpoints are then intact and nothing half-written stays.
+        """
+        step, first = snapshot.step, processes.rank == 0
+        temporary, what = self._temporary(step), f"save step {step} in {self.folder}"
         try:
-            with together(processes, what):
-                _check(step, tensors, processes)
-                meta_bytes = encoded(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
             with together(processes, what):
                 if first:
                     self._prepare(temporary)
             with together(processes, what):
-                files = {META: write_file(temporary / META, meta_bytes)} if first else {}
-                _write_part(temporary, tensors, processes, files)
+                _write_part(temporary, snapshot, processes.rank)
             with together(processes, what):
                 if first:
                     self._commit(step, temporary, processes.world_size)
@@ -188,8 +164,8 @@ class CheckpointStore:
         """None if every byte of the checkpoint is what was written, else one line that says what is wrong."""
         path = self._path(step)
         try:
-            for file, expected in read_manifest(path, step).items():
-                check_file(path / file, expected)
+            for name, expected in read_manifest(path, step).items():
+                check_digest(open_file(path / name, expected), expected)
         except InvalidError as why:
             return str(why)
         return None
@@ -207,10 +183,11 @@ class CheckpointStore:
         return None
 
     def load(self, step: int, groups: Collection[str] | None = None, processes: Processes = ALONE) -> Checkpoint:
-        """Reads step `step`, all groups of its tensors or only `groups`; verifies each byte it reads and the sizes of the other files.
+        """Opens step `step`, all groups of its tensors or only `groups`; verifies every byte of those, and the sizes of the other files.
 
-        A process reads what it saved itself and what rank 0 saved, if the checkpoint is of as many `processes`; else it reads
-        the parts of all. What one process refuses, all refuse. Raises `UserError` if the checkpoint is missing or not valid.
+        A process has what it saved itself and what rank 0 saved, if the checkpoint is of as many `processes`; else it has
+        the parts of all. The processes of a machine share the work of verifying, and what one process refuses, all refuse.
+        Raises `UserError` if the checkpoint is missing or not valid.
         """
         found = self._try(step, groups, processes)
         if isinstance(found, str):
@@ -232,26 +209,34 @@ class CheckpointStore:
             have = ", ".join(map(str, self.steps())) or "none"
             raise UserError(f"{self.folder} has no checkpoint of step {step}; it has: {have}")
         path = self._path(step)
-        files = read_manifest(path, step)
-        owned = {file: (match[1], int(match[2] or 0)) for file in files if (match := _TENSOR_FILE.fullmatch(file))}  # group, rank
+        entries = read_manifest(path, step)
+        owned = {name: (match[1], int(match[2] or 0)) for name in entries if (match := _TENSOR_FILE.fullmatch(name))}  # group, rank
         # Each process of a run has saved something, if only its random state.
         saved_by = 1 + max((rank for _, rank in owned.values()), default=0)
-        ranks = (0, processes.rank) if saved_by == processes.world_size else range(saved_by)
-        tensors: dict[str, dict[str, torch.Tensor]] = {}
-        meta: dict[str, Any] = {}
+
+        def reads(name: str, rank: int) -> bool:
+            """Whether process `rank` reads the file `name`."""
+            group, owner = owned.get(name, (None, 0))
+            if group is None:
+                return name == META
+            return (groups is None or group in groups) and (saved_by != processes.world_size or owner in (0, rank))
+
+        files = {name: open_file(path / name, expected) for name, expected in entries.items()}
+        # What the processes of a machine read is hashed by one of them; what one refuses, all refuse.
+        hosts, rank = processes.hosts, processes.rank
+        here = [other for other, host in enumerate(hosts) if host == hosts[rank]] or [rank]
+        sizes = {name: file.bytes for name, file in files.items() if any(reads(name, other) for other in here)}
+        for name, hasher in shared_out(sizes, here).items():
+            if hasher == rank:
+                check_digest(files[name], entries[name])
+                self._trust(path / name)
+        saved: dict[str, dict[str, SavedTensor]] = {}
         digest = hashlib.sha256()
-        for file, expected in files.items():
-            group, rank = owned.get(file, (None, 0))
-            if group is not None and (rank not in ranks or (groups is not None and group not in groups)):
-                check_file(path / file, expected, size_only=True)
-                continue
-            data = read_file(path / file, expected)
-            if group is not None:
-                tensors.setdefault(group, {}).update(safetensors.torch.load(data))
-                digest.update(expected["sha256"].encode())
-            elif file == META:
-                meta = json.loads(data)
-        return Checkpoint(step, tensors, meta, digest.hexdigest()[:16])
+        for name in filter(owned.get, entries):
+            if reads(name, rank):
+                saved.setdefault(owned[name][0], {}).update(saved_tensors(files[name]))
+                digest.update(entries[name]["sha256"].encode())
+        return Checkpoint(step, saved, json.loads(files[META].read()), digest.hexdigest()[:16])
 
     def discard_after(self, step: int) -> list[int]:
         """Removes the checkpoints later than `step` and returns their steps.
@@ -311,6 +296,8 @@ class CheckpointStore:
             os.rename(final, replaced)
         os.rename(temporary, final)
         fsync_dir(self.folder)
+        for name in files:
+            self._trust(final / name)
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _prune(self, saved: int) -> None:
@@ -322,12 +309,28 @@ class CheckpointStore:
             for step in reversed([s for s in self.steps() if s <= saved]):
                 if valid == self.keep:
                     self._remove(step)
-                elif step == saved or self.verify(step) is None:
+                elif step == saved or self._still_valid(step):
                     valid += 1
         except OSError as error:
             raise UserError(
                 f"step {saved} is saved, but an older checkpoint in {self.folder} cannot be removed: {error.strerror}"
             ) from error
+
+    def _still_valid(self, step: int) -> bool:
+        """Whether `verify` would say nothing; files are not hashed again that this process has written or verified, and nobody touched."""
+        path = self._path(step)
+        try:
+            for name, expected in read_manifest(path, step).items():
+                file = open_file(path / name, expected)
+                if self._trusted.get(path / name) != _stamp(path / name):
+                    check_digest(file, expected)
+                    self._trust(path / name)
+        except InvalidError:
+            return False
+        return True
+
+    def _trust(self, path: Path) -> None:
+        self._trusted[path] = _stamp(path)
 
     def _remove(self, step: int) -> None:
         """Renames before deleting, so that an interrupted delete leaves a temporary folder, not half a checkpoint."""
@@ -352,36 +355,15 @@ def _part(rank: int) -> str:
     return f"rank{rank:02d}.part"
 
 
-def _write_part(temporary: Path, tensors: Tensors, processes: Processes, files: dict[str, Any]) -> None:
-    """Writes what this process owns, then the digests of it and of the `files` already written, for rank 0 to join."""
-    suffix = f".rank{processes.rank:02d}" if processes.world_size > 1 else ""
-    for group, named in tensors.items():
-        if named or processes.rank == 0:
-            file = f"{group}{suffix}.safetensors"
-            files[file] = write_file(temporary / file, safetensors.torch.save(_unshared(named)))
-    names = sorted(f"{group}/{name}" for group, named in tensors.items() for name in named)
-    write_file(temporary / _part(processes.rank), canonical({"files": files, "names": names}))
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What tells that a file was written or replaced."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
-def _check(step: int, tensors: Tensors, processes: Processes) -> None:
-    if step < 0 or not 0 <= processes.rank < processes.world_size:
-        raise ValueError(f"cannot save step {step} as rank {processes.rank} of {processes.world_size}")
-    for group, named in tensors.items():
-        if not _GROUP.fullmatch(group):
-            raise ValueError(f"invalid tensor group name {group!r}: use lower-case letters, digits and _")
-        for name, tensor in named.items():
-            if not isinstance(tensor, torch.Tensor):
-                raise ValueError(f"{group}/{name} is a {type(tensor).__name__}, not a tensor")
-
-
-def _unshared(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Contiguous CPU tensors that share no memory: tied weights are saved under both names."""
-    out: dict[str, torch.Tensor] = {}
-    storages: set[int] = set()
-    for name, tensor in named.items():
-        tensor = tensor.detach().cpu().contiguous()
-        if tensor.untyped_storage().data_ptr() in storages:
-            tensor = tensor.clone()
-        storages.add(tensor.untyped_storage().data_ptr())
-        out[name] = tensor
-    return out
+def _write_part(temporary: Path, snapshot: Snapshot, rank: int) -> None:
+    """Writes what this process owns, then the digests of it, for rank 0 to join."""
+    files = {}
+    for name in list(snapshot.files):
+        files[name] = write_file(temporary / name, snapshot.files.pop(name))
+    write_file(temporary / _part(rank), canonical({"files": files, "names": snapshot.names}))

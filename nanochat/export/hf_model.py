@@ -45,7 +45,7 @@ def export_model(trained: Trained, stage: Stage, out: Path, dtype: torch.dtype |
     the model card: the model has one, which is left out. Raises `UserError` if the folder cannot be written.
     """
     check_out(out)
-    model = build_model(trained, dtype=dtype or model_weights(trained)["wte.weight"].dtype)
+    model = build_model(trained, dtype=dtype or model_weights(trained).saved["wte.weight"].dtype)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     tokenizer = trained.tokenizer
     stops = list(ending(tokenizer, stage == "base"))

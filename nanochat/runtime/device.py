@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import platform
 import shutil
@@ -25,6 +26,7 @@ from nanochat.runtime.lost_peer import PeerWatch
 from nanochat.runtime.peak_flops import peak_flops
 from nanochat.runtime.peers import gather, gather_json
 
+DISK_TIMEOUT = timedelta(hours=2)  # in the background, where a process may wait for another's slow disk
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -79,6 +81,7 @@ class Runtime:
     hosts: tuple[str, ...] = ()  # of the processes, by rank
     store: dist.Store | None = None  # by which the processes found each other
     collective_timeout: int = 0
+    group: dist.ProcessGroup | None = None  # over whose connections the processes agree; None = those of training
 
     @property
     def peak_flops(self) -> float | None:
@@ -101,11 +104,16 @@ class Runtime:
 
     def all_agree(self, ok: bool) -> bool:
         """Waits for all processes and returns whether `ok` is true in each."""
-        return all(gather_json(ok)) if self.world_size > 1 else ok
+        return all(gather_json(ok, self.group)) if self.world_size > 1 else ok
 
     def first(self, value: Any) -> Any:
         """`value`, which is JSON, of the first process."""
-        return gather_json(value)[0] if self.world_size > 1 else value
+        return gather_json(value, self.group)[0] if self.world_size > 1 else value
+
+    def in_background(self) -> Runtime:
+        """The same processes, whose threads may agree on something while they train. A collective call."""
+        group = dist.new_group(backend="gloo", timeout=DISK_TIMEOUT) if self.world_size > 1 else None
+        return dataclasses.replace(self, group=group)
 
     def watch(self) -> PeerWatch:
         """Context manager in which a failed collective operation is an error that names the lost process."""

@@ -13,22 +13,22 @@ import torch.distributed as dist
 from nanochat.common import UserError
 
 
-def gather(text: str) -> list[str]:
-    """`text` of each process, by rank; of this one alone without a process group. A collective call."""
+def gather(text: str, group: dist.ProcessGroup | None = None) -> list[str]:
+    """`text` of each process, by rank; of this one alone without a process group. A collective call, over the connections of `group`."""
     if not dist.is_initialized():
         return [text]
     mine = torch.frombuffer(bytearray(text.encode() + b"\n"), dtype=torch.uint8)  # no tensor is empty
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
-    dist.all_gather(lengths, torch.tensor([len(mine)]))
+    dist.all_gather(lengths, torch.tensor([len(mine)]), group)
     longest = max(int(length) for length in lengths)
     parts = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
-    dist.all_gather(parts, torch.nn.functional.pad(mine, (0, longest - len(mine))))
+    dist.all_gather(parts, torch.nn.functional.pad(mine, (0, longest - len(mine))), group)
     return [bytes(part[: int(length) - 1].tolist()).decode() for part, length in zip(parts, lengths, strict=True)]
 
 
-def gather_json(value: Any) -> list[Any]:
-    """`value`, which is JSON, of each process, by rank. A collective call."""
-    return [json.loads(text) for text in gather(json.dumps(value))]
+def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """`value`, which is JSON, of each process, by rank. A collective call, over the connections of `group`."""
+    return [json.loads(text) for text in gather(json.dumps(value), group)]
 
 
 def agree(values: Mapping[str, Any], otherwise: str) -> None:

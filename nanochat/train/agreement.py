@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat.checkpoint.store import CheckpointStore, Processes
+from nanochat.checkpoint.processes import Processes
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.runtime.peers import agree
 
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}  # by bytes

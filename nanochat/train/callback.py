@@ -64,7 +64,7 @@ class Callback:
         return {}
 
     def phase_ended(self, run: Run, phase: str) -> None:
-        """Called after each checkpoint (`checkpoint`), each `due` (its name), and the whole run (`end`)."""
+        """Called after each copy for a checkpoint (`checkpoint`), each `due` (its name), and the whole run (`end`)."""
 
     def closing(self) -> None:
         """Called at the end, also if the run fails."""

@@ -9,8 +9,8 @@ the model reads the same values everywhere; `gather_exactly` gives all processes
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from nanochat.checkpoint.restore import Saved, restore
 from nanochat.common import UserError
 from nanochat.flags import check, flag
 from nanochat.model.gpt import GPT
@@ -214,10 +215,10 @@ class MuonAdamW:
             state.update(unit.state())
         return state
 
-    def load_state_tensors(self, state: dict[str, Tensor]) -> None:
+    def load_state_tensors(self, state: Mapping[str, Saved]) -> None:
         """Restores the union of the `state_tensors` of all processes; if their number has not changed, those of rank 0 and this one do.
 
-        Raises `UserError` if one is missing or has another shape.
+        Reads what this process owns and no more. Raises `UserError` if one is missing or has another shape.
         """
         for unit in self._units:
             unit.load(state)
@@ -262,7 +263,7 @@ class MuonStack(MatrixShard):
                 out[f"{name}.second_moment"] = self.second_moment[i]
         return out
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: Mapping[str, Saved]) -> None:
         for i, (name, _) in enumerate(self.owned):
             _restore(self.momentum[i], state, f"{name}.momentum")
             if self.second_moment is not None:
@@ -294,25 +295,24 @@ class AdamShard(RowShard):
         out = {f"{self.name}.exp_avg{suffix}": self.exp_avg, f"{self.name}.exp_avg_sq{suffix}": self.exp_avg_sq}
         return out | ({f"{self.name}.steps": self.steps} if self.owner.rank == 0 else {})
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: Mapping[str, Saved]) -> None:
         for key, mine in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
-            part = state.get(f"{self.name}.{key}@{self.first}")
-            if part is not None and part.shape == mine.shape:  # saved by as many processes: the other parts may be missing
-                mine.copy_(part)
-                continue
-            whole = mine.new_empty(self.param.shape)
-            _restore(whole, state, f"{self.name}.{key}")
-            mine.copy_(self.part_of(whole))
+            _restore(mine, state, f"{self.name}.{key}", self.param.shape, self.first)
         _restore(self.steps, state, f"{self.name}.steps")
 
 
-def _restore(target: Tensor, state: dict[str, Tensor], key: str) -> None:
-    """Fills `target` from `key`, or from its row parts `key@FIRST_ROW` if it was saved in parts."""
-    saved = state.get(key)
-    if saved is None:
-        parts = sorted((int(k.rpartition("@")[2]), t) for k, t in state.items() if k.startswith(f"{key}@"))
-        saved = torch.cat([t for _, t in parts]) if parts else None
-    if saved is None or saved.shape != target.shape:
-        trouble = f"{key} is missing" if saved is None else f"{key} is {list(saved.shape)}, not {list(target.shape)}"
-        raise UserError(f"the saved optimizer state does not fit this model: {trouble}; start again with --resume never")
-    target.copy_(saved)
+def _restore(target: Tensor, state: Mapping[str, Saved], key: str, whole: torch.Size | None = None, first: int = 0) -> None:
+    """Fills `target` from `key`, or from its row parts `key@FIRST_ROW` if it was saved in parts; it is the rows from `first` of a
+    tensor of shape `whole`, by default all."""
+    whole = target.shape if whole is None else whole
+    parts = {0: state[key]} if key in state else {int(k.rpartition("@")[2]): state[k] for k in state if k.startswith(f"{key}@")}
+    trouble = f"{key} is missing"
+    if parts:
+        shape = next(iter(parts.values())).shape
+        if key not in state:
+            shape = torch.Size([sum(part.shape[0] for part in parts.values()), *shape[1:]])
+        trouble = f"{key} is {list(shape)}, not {list(whole)}"
+        if shape == whole or (key not in state and shape[1:] == whole[1:] and shape[0] < whole[0]):
+            with suppress(ValueError):  # parts are missing, those of other processes or the ones looked for
+                return restore(target, parts, first)
+    raise UserError(f"the saved optimizer state does not fit this model: {trouble}; start again with --resume never")

@@ -6,7 +6,7 @@ reduces its gradients then. What is small is whole everywhere. Checkpoints have 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -87,19 +87,6 @@ def whole_state(module: nn.Module, rank: int) -> dict[str, Tensor]:
         if rank == 0:
             out[name] = whole.cpu()
     return out
-
-
-@torch.no_grad()
-def load_whole_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """The inverse of `whole_state`; every process has the whole `state`, and takes its rows."""
-    own, mine = module.state_dict(), dict(state)
-    for name in [name for name in state if name in own and is_sharded(own[name])]:
-        if own[name].shape != state[name].shape:
-            raise ValueError(f"{name} is {list(state[name].shape)}, not {list(own[name].shape)}")
-        local, first = own_rows(own[name])
-        local.copy_(state[name][first : first + len(local)])
-        mine[name] = own[name]
-    module.load_state_dict(mine)
 
 
 def own_rows(tensor: Tensor) -> tuple[Tensor, int]:

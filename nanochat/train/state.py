@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat.checkpoint.store import ALONE, Checkpoint, CheckpointStore, Processes
+from nanochat.checkpoint.processes import ALONE, Processes
+from nanochat.checkpoint.store import Checkpoint, CheckpointStore
 from nanochat.common import UserError
 from nanochat.train.schedule import Leg
 

@@ -1,7 +1,8 @@
 """The training loop: optimizes an `Objective` while `Callback`s log, evaluate and profile. The stages are in scripts/.
 
-All cadences count tokens. The order at a step boundary is: checkpoint, log, evaluate. A run that resumes from a checkpoint
-repeats what follows it, so an interrupted run ends with the metrics of an uninterrupted one.
+All cadences count tokens. The order at a step boundary is: checkpoint, log, evaluate; the checkpoint is copied there and written
+while the run goes on. A run that resumes from a checkpoint repeats what follows it, so an interrupted run ends with the metrics of an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nanochat.checkpoint.store import CheckpointStore, OtherProcessError, SaveError, together
+from nanochat.checkpoint.restore import restore_module
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.data.dataloader import Prefetcher
 from nanochat.data.rows import Loader, inputs_and_targets
@@ -29,7 +31,6 @@ from nanochat.profiling.torch_profiler import parse_steps
 from nanochat.runtime.device import Runtime
 from nanochat.runtime.folder_lock import FolderLock
 from nanochat.runtime.signals import StopSignals
-from nanochat.tracking.metric_bounds import Alert
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger
 from nanochat.train.agreement import agree_on_run, agree_on_weights
 from nanochat.train.batch import Batch, read_batch
@@ -37,8 +38,9 @@ from nanochat.train.callback import Callback
 from nanochat.train.objective import Metrics, Objective
 from nanochat.train.optim import MuonAdamW, check_coverage
 from nanochat.train.reduce_metrics import mean_metrics, slowest
+from nanochat.train.saves import Saves
 from nanochat.train.schedule import ScheduleFlags, TrainPlan, passes_multiple
-from nanochat.train.sharded_model import is_sharded, load_whole_state, whole_state
+from nanochat.train.sharded_model import is_sharded, own_rows, whole_state
 from nanochat.train.state import TrainState, check_identity, open_checkpoint, random_states, restore_random_states, set_aside
 
 BAD_LOSSES_IN_A_ROW = 3  # stop after this many consecutive non-finite losses
@@ -115,7 +117,6 @@ class Trainer:
         self.flops_per_token = self.objective.flops_per_token()
         self.objective.spans = self.spans = SpanTimers(self.runtime.device)
         self.state = TrainState()
-        self._saved_step: int | None = None
         self._agreed_stop = False
         self._resumed: int | None = None
         self._bad_batches: JsonlSink | None = None  # opened for the first one
@@ -130,6 +131,7 @@ class Trainer:
         if self.state.step < self.plan.num_iterations:
             self.store.check_room(self._tensors(self.objective.state_dict()), self.runtime.say, self.runtime)
         with self.open_metrics(self._resumed) as self.metrics, ExitStack() as stack:
+            self._saves = stack.enter_context(Saves(self.store, self.runtime, self.lock, self.metrics, self._resumed))
             for callback in self.callbacks:
                 callback.started(self, self._resumed)
                 stack.callback(callback.closing)
@@ -142,7 +144,7 @@ class Trainer:
                             around.enter_context(callback.step(self))
                         self._train_step(batches)
                     self._boundary()
-            self._save()
+            self._save_at_end()
             self._end_phase("end")
         return self.state.step == self.plan.num_iterations
 
@@ -235,8 +237,9 @@ class Trainer:
     def _boundary(self) -> None:
         """Saves, logs and evaluates after a step, each if due. A run that resumes here repeats what follows the save."""
         step = self.state.step
+        self._saves.look()
         if self._due(self.flags.save_every, step) or step == self.plan.num_iterations:
-            self._try_to_save()
+            self._save()
         if self.state.record is not None:
             self._log(self.state.record)
         for callback in self.callbacks:
@@ -332,29 +335,24 @@ class Trainer:
         figures = self.loader.figures() | self.objective.figures(spans, self.grad_accum_steps)
         return record | slowest(without_waiting) | mean_metrics(metrics, self.runtime.device) | figures
 
-    def _try_to_save(self) -> None:
-        """Saves the run at this boundary; raises an alert and goes on if the disk does not take it."""
-        try:
-            self._save()
-        except (SaveError, OtherProcessError) as error:
-            message = f"{error}; training goes on and saves again when that is due, at the latest at its end"
-            self.metrics.alert(Alert(self.state.step, "checkpoint", self.state.step, "not saved", message))
-
     def _save(self) -> None:
-        """Saves the run at this boundary, once."""
+        """Begins to save the run at this boundary, once."""
         self._read_loss()
-        if self._saved_step == self.state.step:
+        if self._saves.step == self.state.step:
             return
         self.optimizer.gather_exactly()
         tensors = self._tensors(whole_state(self.objective, self.runtime.rank))
         meta = {"identity": dict(self.identity), "state": self.state.state_dict()}
         meta["scaler"] = None if self.scaler is None else self.scaler.state_dict()
-        with together(self.runtime, f"save in {self.store.folder}"):
-            if self.lock is not None:
-                self.lock.check()
-        self.store.save(self.state.step, tensors, {**self.meta, **meta}, self.runtime)
-        self._saved_step = self.state.step
+        self._saves.begin(self.state.step, tensors, {**self.meta, **meta})
         self._end_phase("checkpoint")
+
+    def _save_at_end(self) -> None:
+        """Saves the run at this boundary, and waits until it is saved; a disk that does not take it is tried once more."""
+        self._save()
+        if not self._saves.finish():
+            self._save()
+            self._saves.finish(last=True)
 
     def _tensors(self, model: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """What this process saves, if the objective's state is `model`."""
@@ -375,8 +373,11 @@ class Trainer:
         saved, total = checkpoint.meta["identity"], self.plan.num_iterations
         before = min(saved.get("num_iterations", total), total)  # a longer run may go on
         check_identity(saved | ({"num_iterations": total} if before < total else {}), self.identity, self.defaults, self.store.folder)
-        load_whole_state(self.objective, checkpoint.tensors["model"])
-        self.optimizer.load_state_tensors(checkpoint.tensors["optimizer"])
+        try:
+            restore_module(self.objective, checkpoint.saved["model"], own_rows)
+        except ValueError as error:
+            raise UserError(f"{self.store.folder} is not of this model: {error}; use another --model-tag") from error
+        self.optimizer.load_state_tensors(checkpoint.saved["optimizer"])
         restore_random_states(checkpoint.tensors["rng"], self.runtime.device, self.runtime.rank)
         self.state.load_state_dict(checkpoint.meta["state"])
         if before < total and self.state.step > self.state.leg.start:
@@ -384,7 +385,6 @@ class Trainer:
             self.runtime.say(self.state.leg.describe(self.schedule, total))
         if self.scaler is not None:
             self.scaler.load_state_dict(checkpoint.meta["scaler"])
-        self._saved_step = checkpoint.step
         if self.flags.resume != "auto" and self.runtime.rank == 0:
             self.store.discard_after(checkpoint.step)
         self.runtime.barrier()

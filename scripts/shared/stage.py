@@ -17,7 +17,8 @@ from mc.telemetry.provider import NoOpTelemetryProvider, TelemetryFlags, Telemet
 from mc.telemetry.training import TrainingEvents
 from mc.train.controller import MCController
 from nanochat.checkpoint.load_model import Stage
-from nanochat.checkpoint.store import CheckpointStore, together
+from nanochat.checkpoint.processes import together
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir, source_digest
 from nanochat.data.rows import Loader
 from nanochat.data.tokenizer import Tokenizer

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from nanochat.checkpoint.store import CheckpointStore
+from nanochat.checkpoint.store import Checkpoint, CheckpointStore
 
 
 def state(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
@@ -22,6 +23,11 @@ def saved(folder: Path, *steps: int, keep: int = 2) -> CheckpointStore:
     for step in steps:
         store.save(step, state(step), {"step": step})
     return store
+
+
+def contents(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """All tensors of a checkpoint, and its meta, to be changed and saved again."""
+    return {group: dict(named) for group, named in checkpoint.tensors.items()}, checkpoint.meta
 
 
 def same(a: dict[str, dict[str, torch.Tensor]], b: dict[str, dict[str, torch.Tensor]]) -> bool:

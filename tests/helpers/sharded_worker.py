@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nanochat.checkpoint.restore import restore_module
 from nanochat.data.rows import inputs_and_targets
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.model.recompute import ActivationCheckpointing, Recompute
@@ -21,7 +22,7 @@ from nanochat.runtime.device import RuntimeFlags, start
 from nanochat.train.objective import NextTokenObjective
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import TrainPlan
-from nanochat.train.sharded_model import load_whole_state, own_rows, shard_model, whole_state
+from nanochat.train.sharded_model import own_rows, shard_model, whole_state
 from nanochat.train.sharded_optim import ShardedMuonAdamW
 
 # Tables that are split, 16 rows of keys over three processes, four matrices of a shape (the last process owns none), windows.
@@ -74,7 +75,7 @@ def result(run: Run, rank: int, figures: dict[str, Tensor]) -> dict[str, Tensor]
 def resume(run: Run, files: list[Path]) -> None:
     """Takes up what processes left; the model's tensors are in the first file."""
     found = {name: tensor for file in files for name, tensor in load_file(file).items()}
-    load_whole_state(run[0], {name: t for name, t in found.items() if name.startswith("model.")})
+    restore_module(run[0], {name: t for name, t in found.items() if name.startswith("model.")}, own_rows)
     run[1].load_state_tensors({name.removeprefix("state."): t for name, t in found.items() if name.startswith("state.")})
 
 

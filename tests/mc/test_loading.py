@@ -20,6 +20,7 @@ from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.train.optim import OptimFlags
 from nanochat.train.schedule import TrainPlan
+from tests.helpers.checkpoints import contents
 from tests.helpers.tiny_memory import SEQ_LEN, tiny_batch, tiny_memory
 from tests.helpers.tiny_model import save_base, tiny_model, tiny_tokenizer
 
@@ -35,7 +36,7 @@ def save_memory(base: Path, controller: MCController, step: int = 7, **meta) -> 
     """Saves `controller` as base_train --mc does; the tokenizer too."""
     folder = save_base(base, controller.model, tiny_tokenizer(), tag="tiny-mc", step=step)
     store = CheckpointStore(folder.parent)
-    _, tensors, old, _ = dataclasses.astuple(store.load(step))
+    tensors, old = contents(store.load(step))
     store.save(step, {**tensors, "model": controller.state_dict()}, {**old, "mc_config": dataclasses.asdict(controller.config), **meta})
     return store
 
@@ -96,7 +97,7 @@ def test_a_model_without_a_memory_is_one_line(base: Path) -> None:
 )
 def test_a_checkpoint_of_another_version_is_one_line(base: Path, change: str, named: str) -> None:
     store = save_memory(base, memory(gist={"gistnet_pooling": "query"}))
-    _, tensors, meta, _ = dataclasses.astuple(store.load(7))
+    tensors, meta = contents(store.load(7))
     config, state = meta["mc_config"], tensors["model"]
     if change == "unknown knob":
         config["gist"]["experts"] = 8
@@ -119,7 +120,7 @@ def test_a_checkpoint_of_another_version_is_one_line(base: Path, change: str, na
 def test_what_earlier_versions_had_more_is_skipped(base: Path, kind: str) -> None:
     """Flags, of the configuration and of its parts, and tensors; for inference and for later stages of training."""
     store = save_memory(base, memory(gist={"gistnet_type": kind}))
-    _, tensors, meta, _ = dataclasses.astuple(store.load(7))
+    tensors, meta = contents(store.load(7))
     meta["mc_config"]["lens_loss"] |= dict.fromkeys(REMOVED_FLAGS, 0.5)
     meta["mc_config"] |= dict.fromkeys(REMOVED_FLAGS, "old")
     tensors["model"] |= {f"{prefix}x": torch.ones(3) for prefix in REMOVED_STATE}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from nanochat.checkpoint.load_model import load_model, load_weights_into, open_trained
+from nanochat.checkpoint.open_file import OpenFile
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from nanochat.train.state import open_checkpoint
-from tests.helpers.checkpoints import flip
+from tests.helpers.checkpoints import contents, flip
 from tests.helpers.tiny_model import full_logits, save_base, tiny_model, tiny_tokenizer
 
 VOCABULARY = 300
@@ -78,19 +79,17 @@ def test_inference_needs_the_model_intact_and_training_everything(base: Path, fi
             open_checkpoint(store, resume, lambda _: None)
 
 
-def test_inference_reads_each_file_once_and_no_optimizer(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inference_hashes_and_reads_the_weights_and_no_optimizer(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_base(base, tiny_model(vocab_size=VOCABULARY), tiny_tokenizer())
     read: dict[str, int] = {}
 
-    class Counting(io.FileIO):
-        def read(self, size: int = -1) -> bytes:
-            data = super().read(size)
-            read[Path(self.name).name] = read.get(Path(self.name).name, 0) + len(data)
-            return data
+    def counting(file: OpenFile, target: memoryview, start: int, real: Any = OpenFile.read_into) -> None:
+        read[file.path.name] = read.get(file.path.name, 0) + len(target)
+        real(file, target, start)
 
-    monkeypatch.setattr("nanochat.checkpoint.manifest.open", Counting, raising=False)
+    monkeypatch.setattr(OpenFile, "read_into", counting)
     load_model(say=lambda _: None)
-    assert read == {name: (folder / name).stat().st_size for name in ("meta.json", "model.safetensors")}
+    assert read == {name: 2 * (folder / name).stat().st_size for name in ("meta.json", "model.safetensors")}
 
 
 def refused(base: Path, match: str, **how) -> None:
@@ -120,7 +119,7 @@ def test_another_tokenizer_is_refused(base: Path) -> None:
 def test_a_checkpoint_of_another_version_is_one_line(base: Path, change: str) -> None:
     save_base(base, tiny_model(vocab_size=VOCABULARY), tiny_tokenizer())
     store = CheckpointStore(base / "base_checkpoints" / "tiny")
-    _, tensors, meta, _ = dataclasses.astuple(store.load(7))
+    tensors, meta = contents(store.load(7))
     if change == "unknown key":
         meta["model_config"]["experts"] = 8
     elif change == "missing key":

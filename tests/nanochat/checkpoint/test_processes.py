@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from nanochat.checkpoint import store as store_module
-from nanochat.checkpoint.store import CheckpointStore, Processes
+from nanochat.checkpoint.processes import Processes, shared_out
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from tests.helpers.checkpoints import flip, same
 from tests.helpers.two_processes import in_two_processes
@@ -88,20 +89,46 @@ def test_each_rank_writes_what_it_owns_and_the_union_is_read(tmp_path: Path) -> 
     assert same(store.load(1).tensors, whole) and store.load(1).meta == {"rank": 0}
 
 
+def hashed_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are hashed from now on."""
+    names: list[str] = []
+    real = store_module.check_digest
+    monkeypatch.setattr(store_module, "check_digest", lambda file, expected: (names.append(file.path.name), real(file, expected))[1])
+    return names
+
+
 def test_a_rank_reads_its_own_part_and_that_of_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, whole = saved_by_three(tmp_path)
-    read: list[str] = []
-    real = store_module.read_file
-    monkeypatch.setattr(store_module, "read_file", lambda path, expected: (read.append(path.name), real(path, expected))[1])
+    hashed = hashed_files(monkeypatch)
     for rank in range(3):
-        read.clear()
+        hashed.clear()
         names = {f"m{rank}": whole["optimizer"][f"m{rank}"], "m0": whole["optimizer"]["m0"]}
         loaded = store.load(1, processes=Processes(rank, 3))
         assert same(loaded.tensors, {"model": whole["model"], "optimizer": names}) and loaded.meta == {"rank": 0}
         owners = {f"optimizer.rank0{owner}.safetensors" for owner in (0, rank)}
-        assert sorted(read) == sorted(["meta.json", "model.rank00.safetensors", *owners])
+        assert sorted(hashed) == sorted(["meta.json", "model.rank00.safetensors", *owners])
     for world in (1, 2, 4):  # another number of processes shares the state out anew
         assert same(store.load(1, processes=Processes(world - 1, world)).tensors, whole)
+
+
+@pytest.mark.parametrize("world", [3, 2])
+def test_the_processes_of_a_machine_hash_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: int) -> None:
+    store, _ = saved_by_three(tmp_path)
+    files = {path.name for path in (tmp_path / STEP).iterdir()} - {"manifest.json"}
+    by_rank: list[list[str]] = []
+    for rank in range(world):
+        by_rank.append(hashed_files(monkeypatch))
+        store.load(1, processes=Processes(rank, world, ("one",) * world))
+        monkeypatch.undo()
+    assert sorted(name for names in by_rank for name in names) == sorted(files)
+    assert all(by_rank), "one does it all"
+    alone = hashed_files(monkeypatch)
+    store.load(1, processes=Processes(0, 2, ("one", "another")))
+    assert set(alone) == files, "another machine has verified for this one"
+
+
+def test_work_is_shared_out_by_size() -> None:
+    assert shared_out({"a": 9, "b": 3, "c": 4, "d": 2}, [2, 5]) == {"a": 2, "c": 5, "b": 5, "d": 5}
 
 
 def test_damage_is_found_by_those_that_read_the_file_and_absence_by_all(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from nanochat.checkpoint.store import CheckpointStore, Processes
+from nanochat.checkpoint import store as store_module
+from nanochat.checkpoint.processes import Processes
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
 from tests.helpers.checkpoints import flip, same, saved, state
 
@@ -102,12 +105,30 @@ def test_prunes_to_the_newest(tmp_path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_does_not_count_as_kept(tmp_path: Path) -> None:
-    store = saved(tmp_path, 1, 2)
-    flip(tmp_path / "step_0000002" / "model.safetensors")
+    store, file = saved(tmp_path, 1, 2), tmp_path / "step_0000002" / "model.safetensors"
+    flip(file)
+    os.utime(file)  # later than the save by more than the clock of the file system may show
     store.save(3, state(3), {})
     assert store.steps() == [1, 2, 3]
     store.save(4, state(4), {})
     assert store.steps() == [3, 4]
+
+
+def test_only_what_this_process_has_not_seen_is_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, hashed = saved(tmp_path, 1, 2), []
+    real = store_module.check_digest
+    monkeypatch.setattr(store_module, "check_digest", lambda file, expected: (hashed.append(file.path), real(file, expected))[1])
+    store.save(3, state(3), {})
+    assert hashed == []
+    touched = tmp_path / "step_0000003" / "optimizer.safetensors"
+    os.utime(touched, (1, 1))
+    store.save(4, state(4), {})
+    assert hashed == [touched] and store.steps() == [3, 4]
+    later = CheckpointStore(tmp_path)
+    later.load(4)
+    assert len(hashed) == 4
+    later.save(5, state(5), {})
+    assert len(hashed) == 4, "what was loaded is verified"
 
 
 def test_a_save_leaves_later_steps_alone_and_discard_after_removes_them(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from bench.warm_start import WarmStart
-from nanochat.checkpoint.store import ALONE, CheckpointStore
+from nanochat.checkpoint.processes import ALONE
+from nanochat.checkpoint.store import CheckpointStore
 from nanochat.train.agreement import agree_on_run, agree_on_weights, bit_sum
 from tests.helpers.tiny import warm  # noqa: F401 (pytest finds fixtures by name)
 from tests.helpers.two_processes import new_world
