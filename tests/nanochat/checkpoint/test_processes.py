@@ -248,3 +248,29 @@ def test_what_one_process_meets_ends_all(root: Path, tmp_path: Path, phase: str,
     outputs = in_two_processes(root, PROGRAM.format(folder=str(tmp_path), phase=phase, rank=rank))
     left = "step_0000001,step_0000002"
     assert outputs == [[error, left, "UserError", "1", "2"] for error in errors]
+
+
+# Rank 0 agrees in its thread before it adds up, rank 1 after it: over one group's connections these would be taken for each other.
+BESIDE_TRAINING = """
+import threading, time
+import torch
+import torch.distributed as dist
+from nanochat.runtime.device import RuntimeFlags, start
+
+runtime = start(RuntimeFlags(device_type="cpu", collective_timeout=20))
+behind, agreed, total = runtime.in_background(), [], torch.ones(3)
+thread = threading.Thread(target=lambda: agreed.append((behind.all_agree(True), behind.all_agree(runtime.rank == 0))))
+if runtime.rank == 0:
+    thread.start()
+    time.sleep(0.5)
+dist.all_reduce(total)
+if runtime.rank == 1:
+    thread.start()
+thread.join()
+print(*agreed[0], total.tolist() == [2.0] * 3)
+runtime.close()
+"""
+
+
+def test_processes_agree_in_the_background_while_they_train(root: Path) -> None:
+    assert in_two_processes(root, BESIDE_TRAINING) == [["True", "False", "True"]] * 2
