@@ -132,7 +132,7 @@ class MemoryModel(nn.Module):
         tail = shape.length - shape.gisted
         with self.spans("variant_pack"):
             memory = gather(bank.entries, index[:, :-tail]).by_layer()
-            if compiled:
+            if compiled and self.model.compiled:
                 memory = [entries.of_any_number() for entries in memory]
             copies = len(index) // len(bank.embedded.x)
             entries = Embedded(*(part[:, -tail:].repeat(copies, *[1] * (part.ndim - 1)) for part in bank.embedded))

@@ -258,10 +258,9 @@ class KVCache:
                 buffers[i] = buffer.new_zeros(B, G, capacity, E)
                 buffers[i][: self.rows, :, :used] = buffer[: self.rows, :, :used]
         self._step_masks, self._masked, self._used = {}, False, []
-        self._forget_graphs()
 
     def _forget_graphs(self) -> None:
-        """Drops the graphs of the step, one of whose tensors has moved."""
+        """Drops the graphs of the step, one of whose tensors has moved. (If keys and values have, the masks are made anew too.)"""
         if self._graphs is not None:
             self._graphs.forget()
 

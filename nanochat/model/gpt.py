@@ -161,6 +161,7 @@ class GPT(nn.Module):
         self.cross_entropy = plain_cross_entropy
         self.norm: Function = norm
         self.gathered: Callable[[], AbstractContextManager[None]] = nullcontext  # around reads of whole weights, if they are sharded
+        self.compiled = False  # whether layers without a hook are
         self._rotary: Rotary | None = None
 
     @torch.no_grad()
@@ -200,6 +201,7 @@ class GPT(nn.Module):
             part.norm = fused_norm if fused_rmsnorm else norm
         for i, block in enumerate(self.blocks):
             block.recompute = "none" if recompute is None else recompute.of_layer(i)
+        self.compiled = compiled
         if compiled:
             # Layers share code; each kind, window and shape is compiled once. Past the default limit of 8 the compiler would run the
             # rest eagerly, with only a warning.
@@ -257,7 +259,7 @@ class GPT(nn.Module):
             if inputs is not None:
                 inputs.append(x)
             run = block if attn_hook is None else block.forward  # `forward` bypasses the compiled call
-            if any_width:
+            if any_width and self.compiled:
                 run = functools.partial(_compiled_for_any_width(), block)
                 attn_hook = UntracedAttention() if self.backend == "blocked" else None  # whose blocks depend on the width
             x = run(x, x0, scales[i], values, rotary, self.windows[i], self.backend, attn_hook, memory and memory[i])

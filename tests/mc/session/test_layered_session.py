@@ -211,10 +211,14 @@ def test_sessions_and_plain_rows_share_a_cache(model: dict, monkeypatch: pytest.
     assert graphs.replayed > 50
 
 
-def test_rows_with_a_memory_come_go_and_move() -> None:
+@pytest.mark.parametrize("recorded", [False, True])
+def test_rows_with_a_memory_come_go_and_move(recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = layered_memory()
     s, alone = (layered_session(memory, session_config()) for _ in range(2))
-    cache, single = MemoryKVCache(memory.model, [], max_rows=4), MemoryKVCache(memory.model, [alone])
+    single = MemoryKVCache(memory.model, [alone])
+    if recorded:
+        Graphs(monkeypatch)
+    cache = MemoryKVCache(memory.model, [], max_rows=4)
     prompt = some_tokens(90)
     for tokens, row_memory in ((some_tokens(3), None), (prompt, s), (some_tokens(2), None)):
         newcomer = MemoryKVCache(memory.model, [row_memory])

@@ -22,9 +22,17 @@ def controller(kind: str, backend: AttentionBackend, compiled: bool) -> MCContro
     for block in model.blocks:
         nn.init.normal_(block.attn.c_proj.weight, std=0.05, generator=torch.Generator().manual_seed(2))
     flags = {"mc_train_wc_length": 56, "mc_training_lod2_probability": 0.0, "mc_num_random_variants": 2, "mc_rows_every": 1}
-    config = MCConfig(mc_enabled=True, block_size=8, gist=GistConfig(gistnet_type=kind), **flags, mc_compile_variants=compiled)
+    config = MCConfig(mc_enabled=True, block_size=8, gist=GistConfig(gistnet_type=kind), **flags)
     memory = MCController(model, config, SEQ_LEN).init_weights(torch.Generator().manual_seed(1))
     return memory.use_kernels(compiled)
+
+
+@pytest.mark.parametrize("kind", ["layered", "mean"])
+def test_a_model_that_is_not_compiled_compiles_no_variant(kind: str) -> None:
+    memory, tokens = controller(kind, "blocked", compiled=False), torch.zeros(2, SEQ_LEN + 1, dtype=torch.int64)
+    torch._dynamo.utils.counters.clear()
+    memory(tokens[:, :-1], tokens[:, 1:], 0.0).total.backward()
+    assert not torch._dynamo.utils.counters["frames"]
 
 
 @pytest.mark.parametrize(("kind", "backend"), [("layered", "blocked"), ("mean", "blocked"), ("mean", "sdpa")])

@@ -60,6 +60,18 @@ def test_rows_come_and_go_and_sample_as_they_do_alone(monkeypatch: pytest.Monkey
     assert graphs.replayed > 60 and graphs.recorded < 15
 
 
+def test_rows_that_fill_up_a_graph_need_no_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long row has ended; its place is still in the graph, and short ones go on."""
+    model, tokens = tiny_model(), torch.randint(61, (4, 60), generator=torch.Generator().manual_seed(1))
+    plain, _, cache = KVCache(model, 4), Graphs(monkeypatch), KVCache(model, 4, capacity=64)
+    for each in (plain, cache):
+        each.append(tokens, [5, 3, 4, 60])
+        each.remove(3)
+    for t in range(12):
+        mine, expected = (each.append(tokens[:3, t : t + 1]) for each in (cache, plain))
+        torch.testing.assert_close(mine, expected, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("settings", SAMPLINGS[:5:2])
 def test_an_engine_replays_what_it_generates(settings: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = tiny_model(), [[1, 2, 3], [4, 5, 6, 7, 8], [9]]
