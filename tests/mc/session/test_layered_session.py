@@ -237,7 +237,10 @@ def test_rows_with_a_memory_come_go_and_move(recorded: bool, monkeypatch: pytest
     newcomer = MemoryKVCache(memory.model, [other])
     newcomer.append(some_tokens(200, 7)[None])
     cache.admit(newcomer)  # to where the other one was
-    cache.append(torch.tensor([[5], [5]]))
+    twin = MemoryKVCache(memory.model, [layered_session(memory, session_config())])
+    twin.append(some_tokens(200, 7)[None])
+    hidden, expected = cache.append(torch.tensor([[5], [5]])), twin.append(torch.tensor([[5]]))
+    torch.testing.assert_close(hidden[1], expected[0], rtol=0, atol=2e-4)
     s.append(some_tokens(20))
     alone.append(some_tokens(20))
     history = torch.cat([prompt, some_tokens(300, 5), some_tokens(20)])
