@@ -260,7 +260,7 @@ def main(argv: list[str] | None = None) -> int:
         "seconds": round(time.monotonic() - begin, 1),
         "ok": killed == config.kills and saved.total() == exact == config.stops and set(kept.values()) <= {config.changes},
     }
-    print(json.dumps(result))
+    print(json.dumps(result, ensure_ascii=False))
     return 0 if result["ok"] else 1
 
 
