@@ -52,7 +52,7 @@ class Supervisor:
     def _in_one_process(self, parts: Sequence[Part]) -> Iterator[PartResult]:
         """Results of `parts` up to the first one that breaks the process."""
         progress = self.work / "progress.jsonl"
-        progress.unlink(missing_ok=True)
+        progress.write_bytes(b"")
         names = ",".join(f"{part.name}={part.run}" for part in parts)
         command = [sys.executable, "-m", "bench.acceptance.worker", names, str(progress), str(self.work), str(int(self.toy))]
         with open(self.out / LOG, "ab") as log, open(self.out / ERRORS, "ab") as errors:
@@ -115,8 +115,6 @@ def _take(line: dict, result: PartResult) -> bool:
 
 def _line(path: Path, start: int) -> bytes:
     """The whole line at byte `start`; empty if it is not there yet."""
-    if not path.exists():
-        return b""
     with open(path, "rb") as file:
         file.seek(start)
         line = file.readline()
