@@ -6,8 +6,8 @@ import random
 import re
 from collections.abc import Callable
 
-from nanochat.tasks.talk import abroad
 from nanochat.tasks.talk.identity import TOPICS, Topic
+from nanochat.tasks.talk.slots import WORDS
 from nanochat.tasks.words import any_word
 
 # What MegaContext is, in as many sentences as are asked for.
@@ -16,9 +16,7 @@ FACTS = (
     "A gist stands for many tokens.", "The model attends to a small Working Context of gists and tokens.",
     "Where detail is needed, a gist is expanded into its tokens.",
 )  # fmt: skip
-OTHER = (
-    'Sorry, I am too small for that. Ask me who I am or what MegaContext is, or try: What is 12 + 34? Spell "kade". Reverse the list: a b c'
-)
+OTHER = 'Sorry, I am too small for that. Try: What is MegaContext? What is 12 + 34? Spell "kade".'
 # Topic → what it says and the words that make a reply right. A reply about facts is right by its number of sentences.
 SAID: dict[str, Topic] = {
     "greeting": Topic(
@@ -73,6 +71,29 @@ SAID: dict[str, Topic] = {
             "What do you offer?", "Are you useful?", "What are your features?", "What can I do here?", "How does this work?",
             "What are my options?", "What is possible here?", "What are your skills and limits?", "What is your job?", "What could you do?",
             "What do you know how to do?",
+            "What are your {abilities}?", "What are your {abilities}?", "List your {abilities}.", "Show me your {abilities}.",
+            "Do you have any {abilities}?", "Which {abilities} do you have?", "Tell me about your {abilities}.", "Your {abilities}?",
+            "What {abilities} do you have?", "{abilities}", "What can you {do_for}?", "What can you {do_for}?", "What could you {do_for}?",
+            "What are you able to {do_for}?", "Tell me what you can {do_for}.", "What things can you {do_for}?",
+            "Give me a list of what you can {do_for}.", "Give me some examples of what you {do_for}.", "How can you {help_me}?",
+            "How could you {help_me}?", "How do you {help_me}?", "Can you {help_me}?", "Could you {help_me}, please?",
+            "In what way can you {help_me}?",
+            "What can I {ask}?", "What should I {ask}?", "What could I {ask}?", "What am I allowed to {ask}?",
+            "I do not know what to {ask}.",
+            "I have no idea what to {ask}.", "Tell me what to {ask}.", "What do people {ask}?", "What is your {purpose}?",
+            "What's the {purpose} of {this_bot}?", "Explain your {purpose}.", "How do I use {this_bot}?", "How to use {this_bot}?",
+            "How does {this_bot} work?", "What is {this_bot} for?", "What is {this_bot} good for?", "What can {this_bot} {do_for}?",
+            "What does {this_bot} do?", "Why should I use {this_bot}?", "Why should I use you?", "Are you any good?",
+            "Are you good at anything?",
+            "What are you useful for?", "What are you made for?", "What are you best at?", "What are you bad at?", "What can't you do?",
+            "Menu", "Manual", "Tutorial", "Instructions", "Commands", "/help", "help!", "Usage info", "Getting started",
+            "Where do I start?",
+            "How do I start?", "Demo", "Give me a demo.", "Show me a demo.", "Show me something.", "Show me what you know.",
+            "I need assistance.",
+            "I need a hand.", "I need some help with something.", "I'm stuck", "I am new, what can I {ask}?", "Guide me.",
+            "Help out a {job}.",
+            "What is on offer?", "What is there to do here?", "Impress me with your {abilities}.",
+            "A short list of your {abilities}, please.",
         ),
         TOPICS["skills"].answer,
         TOPICS["skills"].must_say,
@@ -82,6 +103,20 @@ SAID: dict[str, Topic] = {
             *TOPICS["who"].questions, "Tell me about yourself.", "Who r u?", "What's your name?", "Say who you are.", "Your name?", "Name?",
             "Describe yourself.", "Identify yourself.", "Tell me who you are.", "Say your name.", "Present yourself.", "And who are you?",
             "Who is talking?", "Who is writing?", "Who is there on the line?", "How do people call you?", "Which name have you?",
+            "{tell_me} your name", "{tell_me} your name", "{tell_me} your full name", "{tell_me} who you are", "{tell_me} your identity",
+            "What is {this_bot} called?", "What is the name of {this_bot}?", "What name do I {ask}?", "How shall I call you?",
+            "How should I address you?", "What do your friends call you?", "What do they call {this_bot}?", "By what name are you known?",
+            "Do you have a nickname?", "What is your nickname?", "And you are?", "You are?", "Who's this?", "Who is it?",
+            "Who am I chatting with?", "Who do I talk to?", "With whom do I speak?", "Who is answering me?", "Who is on the other side?",
+            "Who's behind the screen?", "Who sits there?", "Who are you, really?", "Who or what are you?", "Who the hell are you?",
+            "Who are you, {you}?", "Who are you again?", "I am {name}, who are you?", "I'm {name}. And you?",
+            "My name is {name}, what is yours?",
+            "Which bot is this?", "Which AI is this?", "Which assistant is this?", "Which model am I talking to?", "Name and rank!",
+            "Your name please", "Full name?", "Name yourself.", "Introduce yourself to a {job}.", "Introduce {this_bot}.",
+            "A few words about yourself, please.", "Say something about yourself.", "Can you tell me about yourself?", "Who is {this_bot}?",
+            "I forgot your name", "I did not catch your name", "Have we met? Who are you?", "Is your name {name}?",
+            "Are you called {name}?",
+            "Are you {name}?",
         ),
         TOPICS["who"].answer,
         TOPICS["who"].must_say,
@@ -91,6 +126,20 @@ SAID: dict[str, Topic] = {
             *TOPICS["what"].questions, "Are you real?", "Are you alive?", "Are you a bot?", "Are you ChatGPT?", "Are you conscious?",
             "What exactly are you?", "You are a machine, are you not?", "So you are a bot?", "I think you are a robot", "Is this a bot?",
             "Are you a chatbot?", "Are you artificial?", "Tell me what you are.", "Are you GPT?",
+            "Are you {being}?", "Are you {being}?", "Are you {being}?", "Are you {being} or {being}?", "Are you really {being}?",
+            "So are you {being}?", "Are you just {being}?", "Are you, like, {being}?", "Are you some kind of {being}?",
+            "You are {being}, right?",
+            "You're {being}, aren't you?", "You must be {being}.", "I think you are {being}", "I bet you are {being}",
+            "You sound like {being}",
+            "Is this {being}?", "Is this {being} or {being}?", "Is it {being}?", "Is that {being}?", "Am I talking to {being}?",
+            "Am I chatting with {being}?", "Am I speaking with {being} or {being}?", "Is there {being} behind this?",
+            "Is {being} typing this?",
+            "Is {being} writing the answers?", "Is {being} answering me?", "Do I speak with {being}?", "{being}?", "{being} or {being}?",
+            "Wait, are you {being}?", "Prove that you are not {being}.", "Are you male or female?", "Are you a he or a she?",
+            "What gender are you?", "What species are you?", "What on earth are you?", "What the hell are you?", "What is {this_bot}?",
+            "What sort of creature are you?", "What type of AI are you?", "What kind of {this_bot} is this?", "Is {this_bot} {being}?",
+            "What are you really?", "What are you, {being}?", "What r u", "Tell me, are you {being}?", "Do you exist?", "Are you sentient?",
+            "Are you self-aware?", "Are you intelligent?", "Are you made of metal?", "Are you in a computer?",
         ),
         TOPICS["what"].answer,
         TOPICS["what"].must_say,
@@ -101,6 +150,12 @@ SAID: dict[str, Topic] = {
             "Were you {made} by a {team}?", "Who is your {author}?", "Who are your {author}s?", "What {team} {made} you?",
             "Tell me who {made} you.", "Who are you from?", "Whose model are you?", "Who has {made} you?", "Who do you belong to?",
             "Do you have a {author}?",
+            "Who {made} {this_bot}?", "Who paid for you?", "Who runs you?", "Who operates {this_bot}?", "Who owns you?",
+            "Who owns {this_bot}?",
+            "Who is responsible for you?", "What is the name of your {author}?", "Tell me about your {author}.", "Your {author}?",
+            "Which {team} is behind you?", "Which {team} do you come from?", "Where were you {made}?", "Who came up with you?",
+            "Did Google make you?", "Did OpenAI build you?", "Did a {team} make you?", "Are you {made} by a {team}?", "Who did {made} you?",
+            "Whose idea were you?", "Who gave you your name?", "Who should I thank for you?",
         ),
         TOPICS["maker"].answer,
         TOPICS["maker"].must_say,
@@ -134,6 +189,18 @@ SAID: dict[str, Topic] = {
             "Anything else?", "I do not understand.", "What do you mean?", "Can you explain that again?", "Huh?", "I am lost.",
             "In other words?",
             "Give me an example.", "And then?", "So?", "What does that mean?", "Can you be more precise?", "How so?", "Such as?", "Next",
+            "Tell me a bit more.", "Tell me more about that.", "More please", "More info", "More information, please.", "Even more",
+            "Some more", "Any more?", "Anything more?", "Is that all?", "Is that everything?", "That's all?", "Go ahead.", "Go deeper.",
+            "Expand on that.", "Expand.", "Explain further.", "Explain that.", "Explain better.", "Give me more.", "Give me more details.",
+            "Details?", "Further?", "And what else?", "And more?", "And next?", "What's next?", "What comes next?", "What more?",
+            "Then what?",
+            "Keep talking.", "Keep it coming.", "Carry on.", "Proceed.", "Do continue.", "Please continue, {you}.", "Go on, {you}.",
+            "One more.",
+            "Another one.", "Again", "Say that again.", "Repeat that.", "Rephrase it.", "Say it differently.", "Simpler, please.",
+            "What was that?", "Pardon?", "What?", "Come again?", "I didn't get it.", "I am confused.", "That is too short.",
+            "This is unclear.", "I cannot follow.", "I want more.", "I'd like to hear more.", "Where can I learn more?", "Where is more?",
+            "Can you go on?", "Can you tell me more?", "Could you elaborate?", "Could you give an example?", "For example?", "Like what?",
+            "Meaning?", "As in?", "Interesting, go on.", "Nice, tell me more.", "OK, more.", "Ok and?", "Yes, go on.", "Hm, and then?",
         ),
         "There is more in the README and in the folder obsidian.",
         ("README",),
@@ -142,6 +209,13 @@ SAID: dict[str, Topic] = {
         (
             "Are you sure?", "Really?", "Is that right?", "That is wrong.", "Why?", "How do you know?", "I do not believe you.", "Wrong!",
             "Is that true?", "No", "That is not right.", "You are wrong.", "Check that.", "Are you certain?", "Hmm", "Can I trust you?",
+            "Are you really sure?", "Are you 100% sure?", "Sure?", "For real?", "Seriously?", "Is it true?", "True?", "Honestly?",
+            "No way", "Nope", "I doubt it.", "I doubt that.", "That can't be right.", "That is not true.", "That is false.", "False",
+            "Not true", "Incorrect", "You're mistaken.", "You made a mistake.", "That is a lie.", "You are lying.", "Liar", "Prove it.",
+            "Double-check that.", "Check again.", "Are you positive?", "Who says so?", "Says who?", "Says you", "Source?",
+            "How can you know?",
+            "How come?", "Why so?", "Why is that?", "But why?", "Are you kidding?", "You're joking.", "Can that be?", "Is this correct?",
+            "Is that a fact?", "That's odd.", "That is strange.", "I don't think so.", "I don't buy it.",
         ),
         "I am small and can be wrong, so check what I say.",
         ("check what I say",),
@@ -158,105 +232,6 @@ SAID: dict[str, Topic] = {
         ("What else can I do",),
     ),
     "other": Topic((), OTHER, ("too small", "12 + 34", "Spell")),
-}  # fmt: skip
-# Slots of the phrasings.
-WORDS: dict[str, tuple[str, ...]] = {
-    "hello": (
-        "Hi", "Hello", "Hey", "Hiya", "Howdy", "Greetings", "Good morning", "Good afternoon", "Good evening", "Good day", "Yo", "Ahoy",
-        "Hello again", "Welcome", "Hi there", "Hello there", "Hey there", "Heya", "Hallo", "Morning", "Evening", "Helloo", "Hii", "Hai",
-        "Hullo",
-        "Oi", "Ello", "Wassup", "'sup", "G'day", "Yoo", "Hey ya", "Hi hi", "Top of the morning", "Hey hey", "Hola", "Salutations",
-        "Well hello",
-        "Sup", "Good day to you", "A good morning", "Hi again", "Hey again", "Howdy-do", "Henlo", "Yello", "Afternoon",
-    ),
-    "you": (
-        "MegaContext", "there", "you", "friend", "my friend", "model", "computer", "bot", "robot", "assistant", "everybody", "all", "pal",
-        "machine", "AI", "to you", "again", "little model", "old friend", "world", "dear", "program", "sir", "mate", "chat", "partner",
-        "buddy", "dude", "bro", "folks", "guys", "team", "everyone", "man", "stranger",
-        "madam", "fella", "champ", "boss", "my dear", "thing", "y'all", "anyone", "cutie", "little one",
-    ),
-    "intro": (
-        "my name is Ann", "I am Tom", "I am here", "nice to meet you", "pleased to meet you", "I have a question",
-        "can I ask you something?", "let us begin", "I am a new user", "it is me again", "I want to talk", "this is Mary", "let's chat",
-        "good to see you", "I am back",
-    ),
-    "there": (
-        "is anyone there?", "are you there?", "is this on?", "do you hear me?", "are you awake?", "are you listening?", "who is there?",
-        "anybody home?", "is anybody in?", "does this work?", "testing", "are you up?", "anyone around?", "hello?",
-        "knock knock", "you there?",
-        "can you hear me?", "are you online?", "is someone here?", "are you ready?", "do you read me?", "is it working?",
-    ),
-    "how": (
-        "How are you?", "how are you", "how are you doing?", "how is it going?", "what's up?", "how do you feel?", "how are things?",
-        "how goes it?", "how was your day?", "how have you been?", "how are you feeling?", "how do you do?", "how is life?",
-        "how is your day?", "how are u", "how's everything?", "how are you holding up?", "what's new?", "what is going on?",
-        "what's happening?", "how's life treating you?", "how are you these days?", "how ya doing?", "you OK?", "are you OK?",
-        "how's tricks?",
-        "what are you up to?", "how are you, my friend?", "how have things been?", "que tal?", "ça va?", "wie geht's?", "come va?",
-        "como vai?", "kak dela?", "how do you feel today?", "whassup?", "how is your mood?", "how goes?", "wazzup",
-    ),
-    "today": (
-        "today", "today?", "this morning?", "these days?", "now?", "tonight?", "right now",
-    ),
-    "well": (
-        "well", "fine", "OK", "all right", "good", "happy", "sad", "tired", "in a good mood", "bored", "angry", "ready",
-    ),
-    "thanks": (
-        "thanks", "Thanks", "Thank you", "thank you", "many thanks", "Thx", "thank you all", "cheers", "I thank you", "thanx",
-        "much obliged", "ta", "tyvm", "tysm", "thank ya", "thanks so much", "much appreciated", "thankyou", "thnx", "appreciated",
-        "cheers for that",
-        "thanks heaps", "thanks a bunch", "thanks a ton", "big thanks", "a thousand thanks", "tks", "my thanks", "I am grateful",
-        "bless you",
-    ),
-    "much": (
-        "a lot", "very much", "so much", "for your help", "for that", "again", "for everything", "a million", "for the answer", "for now",
-        "really",
-    ),
-    "praise": (
-        "great", "good job", "well done", "perfect", "nice", "cool", "wonderful", "very good", "awesome", "correct", "right", "good",
-        "helpful", "excellent", "fine", "super", "nice work", "very helpful", "amazing", "that is right", "brilliant", "good answer",
-        "you rock", "you are the best", "love it", "I like it", "that is useful",
-        "that was quick", "impressive", "neat", "sweet", "good bot", "clever", "spot on", "exactly", "wow, nice", "bravo", "very useful",
-        "lovely",
-        "what a great answer", "that is what I needed",
-    ),
-    "bye": (
-        "Bye", "Goodbye", "Bye bye", "See you", "Good night", "Farewell", "So long", "Take care", "Ciao", "See you later",
-        "Talk to you later", "bye-bye", "Until tomorrow", "See you tomorrow", "Have a nice day", "Cheerio", "Later", "Good bye",
-        "I must go now", "See ya", "Cya", "Peace out", "Catch you later", "Ttyl", "Laters", "Night night", "Sleep well", "Till next time",
-        "Have a good one", "Have a great evening", "Bye for now", "Over and out", "Toodle-oo", "See you around", "See you soon",
-        "So long then",
-        "Be well", "Good bye now", "Fare thee well", "Bye now", "Signing off", "Later then", "Ta-ta", "Nighty night", "Cheers, bye", "Byee",
-        "Enjoy your day", "All the best", "Adieu", "Until we meet again",
-    ),
-    "leaving": (
-        "I have to go", "gotta go", "gtg", "g2g", "I am off", "I'm done", "that's it", "that's all", "that is it for today",
-        "that is all I need",
-        "I need to leave", "I have to run", "time to go", "time for bed", "I am going home", "I'm out", "we can stop here",
-        "let us stop here",
-        "I will be back", "brb", "I am going to sleep", "I have no more questions", "no more questions", "nothing else", "stop", "end",
-        "close",
-        "I should get going", "that will be all", "I am leaving now", "off to work", "off to bed", "I must leave", "I have to log off",
-        "end of chat", "it is late", "time to sleep", "let us end this", "that was all for today", "enough for today", "I am finished",
-    ),
-    "hola": abroad.HELLO,
-    "merci": abroad.THANKS,
-    "adieu": abroad.BYE,
-    "then": (
-        "then", "later", "tomorrow", "for today", "and thanks", "and thank you", "until next time", "everyone", "and good luck", "again",
-    ),
-    "made": (
-        "made", "built", "created", "trained", "developed", "written", "programmed", "designed", "coded", "invented",
-    ),
-    "team": (
-        "company", "team", "person", "group", "lab", "people", "firm", "university", "programmer", "human",
-    ),
-    "author": (
-        "author", "maker", "creator", "developer", "owner", "inventor", "father", "boss", "designer", "programmer", "trainer",
-    ),
-    "memory": (
-        "memory", "memory", "long memory", "context", "MegaContext", "history", "Working Context", "tree of gists",
-    ),
 }  # fmt: skip
 FOLLOW_UPS = ("thanks", "more", "more", "sure", "goodbye", "skills", "noted")
 
@@ -346,7 +321,7 @@ def phrased(rng: random.Random, topic: str) -> str:
 def _word(rng: random.Random, slot: str) -> str:
     if slot == "word":
         return any_word(rng)
-    word = rng.choice(WORDS[slot])
+    word = filled(rng.choice(WORDS[slot]), lambda inner: _word(rng, inner))
     drawn_out = slot in ("hello", "bye") and word[-1] in "aeiouy" and rng.random() < 0.1
     return word + word[-1] * rng.randint(1, 4) if drawn_out else word
 

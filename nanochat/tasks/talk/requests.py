@@ -7,6 +7,7 @@ import string
 
 from nanochat.tasks.long.filler import ADJECTIVES, NOUNS, sentence
 from nanochat.tasks.talk.abroad import foreign
+from nanochat.tasks.talk.everyday import everyday
 from nanochat.tasks.talk.phrasings import filled
 from nanochat.tasks.words import COMMON, made_up
 
@@ -123,6 +124,8 @@ def request(rng: random.Random) -> str:
     kind = rng.random()
     if kind < 1 / 6:
         return _without_sense(rng) if kind < 1 / 8 else foreign(rng)
+    if kind < 2 / 3:
+        return everyday(rng)
     return filled(rng.choice(FRAMES), lambda slot: _word(rng, slot))
 
 

@@ -21,11 +21,12 @@ WEIGHTS = {
     "memory": 4, "language": 3, "noted": 1,
 }  # fmt: skip
 FOLLOWING = 0.25  # of the conversations have another turn before
+PREFIXED, SUFFIXED = 0.3, 0.2  # of the questions of more than two words, and of all
 BEFORE = (
-    "", "", "", "", "", "", "Please ", "Hi, ", "Hi there, ", "Hello! ", "Hello, ", "OK, ", "So, ", "And ", "Well, ", "Um, ", "Hey, ",
-    "I wonder, ", "Quick question: ",
+    "Please ", "Hi, ", "Hi there, ", "Hello! ", "Hello, ", "OK, ", "So, ", "And ", "Well, ", "Um, ", "Hey, ", "I wonder, ", "But ",
+    "Quick question: ",
 )  # fmt: skip
-AFTER = ("", "", "", "", "", "", " Please.", " Thanks!", " Thank you.", " :)", " I am curious.", " Be quick.")
+AFTER = (" Please.", " Thanks!", " Thank you.", " :)", " I am curious.", " Be quick.")
 _END = re.compile(r"(?<=[.!?])\s+")
 _IDENTITY = Identity()
 
@@ -105,8 +106,11 @@ def _asked(rng: random.Random, topic: str) -> Asked:
         text = request(rng) if topic == "other" else phrased(rng, topic)
     if topic not in ("greeting", "thanks", "goodbye", "more", "sure", "noted"):
         # After a greeting a word or two would be part of it.
-        before = rng.choice(BEFORE if len(text.split()) > 2 else ("",))
-        text = f"{before}{text[:1].lower() + text[1:] if before.endswith((', ', 'And ', 'Please ')) else text}{rng.choice(AFTER)}"
+        if len(text.split()) > 2 and rng.random() < PREFIXED:
+            before = rng.choice(BEFORE)
+            text = before + (text if before.endswith(("! ", ": ")) else text[:1].lower() + text[1:])
+        if rng.random() < SUFFIXED:
+            text += rng.choice(AFTER)
     return Asked(typed(rng, text), (topic,), sentences)
 
 

@@ -50,11 +50,11 @@ def typed(rng: random.Random, text: str) -> str:
     if rng.random() < 0.12:
         text = misspelt(rng, text)
     kind = rng.random()
-    if kind < 0.3:
+    if kind < 0.45:
         text = text.lower()
-    elif kind < 0.34:
+    elif kind < 0.48:
         text = text.upper()
-    elif kind < 0.36:
+    elif kind < 0.5:
         text = text.title()
     if rng.random() < 0.04:
         return text.rstrip("?.!") + rng.choice(_SMILEYS)
