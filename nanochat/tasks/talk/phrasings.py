@@ -25,6 +25,8 @@ SAID: dict[str, Topic] = {
             "{hello}. {intro}", "{hello} {you}, {intro}", "{hello}, {there}", "{hello} {you}, {there}", "{there}", "{intro}", "{hola}",
             "{hola}", "{hola}",
             "{hola} {you}", "{hola}, {intro}", "{hola} {hola}", "{hello}, I am {word}", "{hello} from {word}", "{hello} {word}",
+            "{hello}! {intro}", "{hello}, {intro}, {intro}", "{intro}, {hello}", "{oh} {hello}",
+            "{oh}, {hello} {you}", "{hello} {hola}", "{hello} {you} {you}",
         ),
         "Hello! I am MegaContext. What can I do for you?",
         ("Hello",),
@@ -46,7 +48,10 @@ SAID: dict[str, Topic] = {
             "{thanks} for the {word}", "{word}, {thanks}", "That was {praise}, {thanks}", "That is {praise}", "You are {praise}",
             "{praise} {praise}", "I appreciate it", "That helped", "That helped, {thanks}", "You helped me", "{merci}", "{merci}",
             "{merci} {you}", "{merci}, {praise}",
-            "{thanks} {merci}", "{merci} {much}", "{word}, {merci}",
+            "{thanks} {merci}", "{merci} {much}", "{word}, {merci}", "{thanks}, {helped}", "{helped}", "{helped}, {thanks}",
+            "{thanks} {you}, {helped}",
+            "{thanks} {you} {much}", "OK {thanks}", "{oh} {thanks}", "{oh}, {thanks} {much}", "{oh}, {praise}", "{praise}, {helped}",
+            "{helped}. {praise}",
         ),
         "You are welcome.",
         ("You are welcome",),
@@ -57,7 +62,10 @@ SAID: dict[str, Topic] = {
             "{bye} {word} {word}", "{word}, {bye}", "OK {bye}", "{bye}, {bye}", "Well, {bye} {then}", "I have to go", "That is all",
             "I am leaving", "We are done", "I have to go, {bye}", "That is all, {bye}", "Quit", "Exit", "{adieu}", "{adieu}",
             "{adieu} {you}", "{leaving}", "{leaving}", "{leaving}, {bye}",
-            "{bye}, {leaving}", "{leaving} {then}", "{merci}, {adieu}", "OK, {leaving}", "{thanks}, {leaving}", "{thanks}, {bye}",
+            "{bye}, {leaving}", "{leaving} {then}", "{merci}, {adieu}", "{bye}, {wish}", "{bye} and {wish}", "{bye} {you}, {wish}",
+            "{wish}",
+            "{wish} {you}", "{wish}, {bye}", "{bye} {you}, {leaving}", "{oh} {bye}", "{oh}, {leaving}", "{leaving}. {wish}",
+            "{adieu}, {wish}", "{bye} {bye}", "OK, {leaving}", "{thanks}, {leaving}", "{thanks}, {bye}",
         ),
         "Goodbye!",
         ("Goodbye",),
@@ -271,6 +279,7 @@ ADJECTIVES = (
 NUMBERS = ("one", "two", "three", "four", "five")
 BRIEFLY = ("briefly", "in short", "in a nutshell", "in a sentence", "with a single sentence", "in one line", "shortly", "in brief")
 AT_LENGTH = ("in detail", "at length", "in full", "thoroughly", "with all details", "as fully as you can", "in depth")
+COMMON_FIRST = 1.5  # 1: all words of a slot are drawn equally often; above it, those at the front of the list more often
 MOST_ASKED = 10  # sentences; more than there are facts get all of them
 
 
@@ -321,7 +330,8 @@ def phrased(rng: random.Random, topic: str) -> str:
 def _word(rng: random.Random, slot: str) -> str:
     if slot == "word":
         return any_word(rng)
-    word = filled(rng.choice(WORDS[slot]), lambda inner: _word(rng, inner))
+    words = WORDS[slot]
+    word = filled(words[int(len(words) * rng.random() ** COMMON_FIRST)], lambda inner: _word(rng, inner))
     drawn_out = slot in ("hello", "bye") and word[-1] in "aeiouy" and rng.random() < 0.1
     return word + word[-1] * rng.randint(1, 4) if drawn_out else word
 

@@ -10,9 +10,12 @@ import pytest
 
 from nanochat.tasks.registry import open_task
 from nanochat.tasks.talk.abroad import BYE, HELLO, THANKS, foreign
+from nanochat.tasks.talk.everyday import FACTS as EVERYDAY_FACTS
+from nanochat.tasks.talk.everyday import HOW, JOBS, NEWS, NEWS_WORDS, everyday
 from nanochat.tasks.talk.held_out import HELD_OUT
-from nanochat.tasks.talk.phrasings import FACTS, OTHER, SAID, about
+from nanochat.tasks.talk.phrasings import FACTS, OTHER, SAID, about, phrased
 from nanochat.tasks.talk.requests import FRAMES, request
+from nanochat.tasks.talk.slots import WORDS
 from nanochat.tasks.talk.small_talk import KEYS, WEIGHTS, SmallTalk, key
 from nanochat.tasks.talk.typing_style import misspelt, typed
 from nanochat.tasks.task import reference
@@ -80,6 +83,26 @@ def test_requests_are_of_every_kind() -> None:
     beginnings = Counter(text.split(" ")[0] for text in made)
     assert len(beginnings) > 300 and beginnings.most_common(1)[0][1] < 1000
     assert {frame.split("{")[0].split(" ")[0] for frame in FRAMES} - {""} <= {*beginnings, "What", "print(", "log(", "sin(", "sqrt(", "def"}
+
+
+def test_everyday_requests_are_many() -> None:
+    rng = random.Random(0)
+    made = [everyday(rng) for _ in range(4000)]
+    assert len(set(made)) > 3000 and not any("{" in text or "}" in text for text in made)
+    lists = [*(half for line in (*JOBS, *EVERYDAY_FACTS) for half in line), HOW, NEWS, *NEWS_WORDS.values()]
+    assert all(words and all(words) and len({*words}) == len(words) for words in lists)
+    assert {slot for text in NEWS for slot in re.findall(r"{(\w+)}", text)} == {*NEWS_WORDS}
+
+
+def test_every_slot_has_words_and_is_used() -> None:
+    frames = [text for topic in SAID.values() for text in topic.questions]
+    used = {slot for text in (*frames, *(word for words in WORDS.values() for word in words)) for slot in re.findall(r"{(\w+)}", text)}
+    assert used == {*WORDS, "word"}
+    assert all(word for words in WORDS.values() for word in words)
+    rng = random.Random(0)
+    for topic in ("greeting", "thanks", "goodbye", "who", "what", "skills", "maker"):
+        made = {phrased(rng, topic) for _ in range(500)}
+        assert len(made) > 150 and not any("{" in text for text in made), topic
 
 
 def test_a_key_is_of_any_script() -> None:
