@@ -27,8 +27,10 @@ book, find, reserve, compare, cancel: a flight to Lisbon, a hotel in Prague, a t
 a cheap apartment, a doctor nearby, a dentist, a plumber, a gym, a parking space, my subscription, an appointment, a rental car, car
 insurance, a good school
 
-translate, say, read, spell out: this letter into Polish, good night in Korean, the sentence into German, I love you in French, this text
-to Arabic, thank you in Japanese, my name in Chinese, the menu, water in Spanish, how are you in Italian
+translate, translate, translate, pronounce: this letter into Polish, hello to Finnish, good night in Korean, hi into
+Greek, good evening to Turkish, the sentence into German, I love you in French, this text to Arabic, thank you in Japanese, thanks into
+Swahili, my name in Chinese, the menu, water in Spanish, how are you in Italian, goodbye to Russian, bye in Danish, good day into Thai,
+see you later in Hindi, welcome to Hebrew, where is the station in Czech, a poem to English, the word home into Latin, cheers in Dutch
 
 solve, calculate, work out, compute, prove, integrate, differentiate: this equation, the area of a circle, x squared plus 3x, the square
 root of 90, 12 percent of 250, 3 to the power of 7, the mean of these numbers, the Pythagorean theorem, a system of equations, my taxes,

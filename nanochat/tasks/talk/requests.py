@@ -108,7 +108,8 @@ FRAMES = (
     "Solve {algebra} = 0.", "{algebra} = {n}, what is {letter}?", "What is the derivative of {algebra}?", "Integrate {algebra}.",
     "Factor {algebra}.",
     "Simplify {algebra}.", "Plot {algebra}.", "{algebra} = 0", "sqrt({n}{n})", "log({n})", "sin({n})", "{n}!", "{n}{n} / {n}", "{n}^{n}",
-    "What is {n} to the power of {n}?",
+    "What is {n} to the power of {n}?", "Which {thing} should I {verb}?", "Which {thing} fits my {thing}?", "Which {thing}s are {thing}?",
+    "Which {kind} is about {subject}?", "Which way to {place}?", "Which {language} word means {thing}?", "Whose {kind} is it?",
     "Convert {n} {thing}s to {thing}s.", "What is the sum of the first {n} {thing}s?", "Is {algebra} = {algebra}?", "lim {algebra}",
     "{n} mod {n}", "What is pi?",
     "{thing} near me", "{thing} {place}", "{verb} {thing}", "No {thing}, no {thing}", "The {thing} is {thing}.",
@@ -120,11 +121,11 @@ SMALL_WORDS = (
 
 
 def request(rng: random.Random) -> str:
-    """A request outside of what the model can do; one in six is words of any language, or letters, in no order."""
+    """A request outside of what the model can do; one in ten is words of any language, or letters, in no order."""
     kind = rng.random()
-    if kind < 1 / 6:
-        return _without_sense(rng) if kind < 1 / 8 else foreign(rng)
-    if kind < 2 / 3:
+    if kind < 0.1:
+        return _without_sense(rng) if kind < 0.06 else foreign(rng)
+    if kind < 0.6:
         return everyday(rng)
     return filled(rng.choice(FRAMES), lambda slot: _word(rng, slot))
 

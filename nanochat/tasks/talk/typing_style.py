@@ -34,7 +34,7 @@ _DROPPED = (
     "that is ",
 )
 _SMILEYS = (" :)", " :-)", " ;)", " :D", " 😊", " 🙂", " 👍", " ❤️", " lol", " haha", " xD", " ^^", " !!1", " <3", " 👋", " 🙏")
-_ENDINGS = ("!", ".", "!!", "?", "...", "??", "???", "!!!", " ?", " !", "?!", ",")
+_ENDINGS = ("!", "!", "!", ".", ".", ".", "!!", "...", "?", "??", "!!!", " !")
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _NEAR = {letter: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in _ROWS for i, letter in enumerate(row)}
 
@@ -47,7 +47,7 @@ def typed(rng: random.Random, text: str) -> str:
         text = next((text[len(start) :] for start in _DROPPED if text.lower().startswith(start)), text)
     if rng.random() < 0.12:
         text = _shortened(rng, _replaced(text, _LONG))
-    if rng.random() < 0.12:
+    if rng.random() < 0.08:
         text = misspelt(rng, text)
     kind = rng.random()
     if kind < 0.45:
@@ -60,7 +60,7 @@ def typed(rng: random.Random, text: str) -> str:
         return text.rstrip("?.!") + rng.choice(_SMILEYS)
     if rng.random() < 0.25:
         return text.rstrip("?.!")
-    return text + rng.choice(_ENDINGS) if text[-1:].isalpha() and rng.random() < 0.4 else text
+    return text + rng.choice(_ENDINGS) if text[-1:].isalpha() and rng.random() < 0.3 else text
 
 
 def misspelt(rng: random.Random, text: str) -> str:
