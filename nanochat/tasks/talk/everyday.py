@@ -27,7 +27,7 @@ book, find, reserve, compare, cancel: a flight to Lisbon, a hotel in Prague, a t
 a cheap apartment, a doctor nearby, a dentist, a plumber, a gym, a parking space, my subscription, an appointment, a rental car, car
 insurance, a good school
 
-translate, translate, translate, pronounce: this letter into Polish, hello to Finnish, good night in Korean, hi into
+translate, say, pronounce: this letter into Polish, hello to Finnish, good night in Korean, hi into
 Greek, good evening to Turkish, the sentence into German, I love you in French, this text to Arabic, thank you in Japanese, thanks into
 Swahili, my name in Chinese, the menu, water in Spanish, how are you in Italian, goodbye to Russian, bye in Danish, good day into Thai,
 see you later in Hindi, welcome to Hebrew, where is the station in Czech, a poem to English, the word home into Latin, cheers in Dutch
@@ -102,7 +102,7 @@ know how to {job}? / I do not know how to {job} / What do I need to {job}? / Wou
 {job} / Can I {job} at night? / Are you able to {job}? / My boss wants me to {job} / Tell me how to {job} / You should {job} / Now
 {job}"""
 # Questions : what they are about.
-_FACTS = """
+_QUESTIONS = """
 What is the capital of, What is the population of, What is the currency of, Who is the president of, Where is, What language do they speak
 in, Tell me about, What is the flag of, How big is, What is the history of, Is it safe to travel to, Who rules, What time is it in, How is
 the weather in, How far is it to, What is the area of, capital of, weather in, Describe, Which countries border, Who lives in, Do I need a
@@ -243,7 +243,7 @@ def _crossed(text: str) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
     return tuple((_listed(first), _listed(second)) for first, second in (block.split(":", 1) for block in text.strip().split("\n\n")))
 
 
-JOBS, FACTS = _crossed(_JOBS), _crossed(_FACTS)
+JOBS, QUESTIONS = _crossed(_JOBS), _crossed(_QUESTIONS)
 HOW, TO_YOU, ALONE, NEWS = (_listed(text, " / ") for text in (_HOW, _TO_YOU, _ALONE, _NEWS))
 LIKED = _listed(_LIKED)
 NEWS_WORDS = {slot: _listed(words) for slot, words in _NEWS_WORDS.items()}
@@ -257,7 +257,7 @@ def everyday(rng: random.Random) -> str:
             job = f"{rng.choice(beginnings)} {rng.choice(ends)}"
             text = rng.choice(HOW).replace("{job}", job)
         case "fact":
-            beginnings, ends = rng.choice(FACTS)
+            beginnings, ends = rng.choice(QUESTIONS)
             text = f"{rng.choice(beginnings)} {rng.choice(ends)}"
             text += "?" if text.split(" ")[0] in _ASKING else "."
         case "liked":
