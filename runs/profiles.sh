@@ -61,9 +61,10 @@ use_demo() {
         log-every 10 eval-every 130 eval-tokens 102400 sample-every 130 save-every 130)
     # Final width from the start: one shape to compile. Positions within the Working Context: sessions are longer than rows.
     MC_FLAGS=(mc-preset fast mc-anneal 0 mc-eval-tokens 51200)
-    # The same conversations twice, at a lower learning rate first: 0.3 M and 1 M tokens.
-    MID_FLAGS=(--mixture demo --num-iterations 30 --lr-mult 1.5 --log-every 10 --eval-every -1)
-    SFT_FLAGS=(--mixture demo --num-iterations 110 --lr-mult 4.0 --log-every 10 --eval-every 55 --eval-tokens 51200)
+    # The same conversations twice, at a lower learning rate first: 0.1 M and 1 M tokens. Half of the base model's batch, twice its steps.
+    local tuned=(--mixture demo --total-batch-size 4096 --device-batch-size $((8 / NPROC_WANTED)) --log-every 10)
+    MID_FLAGS=("${tuned[@]}" --num-iterations 24 --lr-mult 1.5 --eval-every -1)
+    SFT_FLAGS=("${tuned[@]}" --num-iterations 250 --lr-mult 4.0 --eval-every 125 --eval-tokens 51200)
     CHAT_EVAL_FLAGS=(--tasks demo --max-problems 200)
     RL_FLAGS=(--task arithmetic:digits=2 --num-iterations 20 --prompts-per-step 4 --samples 8 --max-tokens 32
         --log-every 5 --eval-every -1)
