@@ -17,7 +17,7 @@ from nanochat.tasks.talk.typing_style import typed
 from nanochat.tasks.task import Conversation
 
 WEIGHTS = {
-    "other": 42, "about": 18, "greeting": 24, "mood": 11, "thanks": 18, "goodbye": 19, "skills": 12, "who": 8, "what": 7, "maker": 4,
+    "other": 42, "about": 30, "greeting": 24, "mood": 11, "thanks": 18, "goodbye": 19, "skills": 12, "who": 8, "what": 7, "maker": 4,
     "memory": 4, "language": 3, "noted": 1,
 }  # fmt: skip
 FOLLOWING = 0.25  # of the conversations have another turn before
