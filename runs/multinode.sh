@@ -163,7 +163,7 @@ print_command() {
     say "$(quote "${COMMAND[@]}")"
 }
 
-# torchrun has it from 2.12 on; earlier ones wait 30 s.
+# torchrun of torch 2.13 has it; that of 2.11 waits 30 s.
 has_shutdown_timeout() {
     [ -x .venv/bin/torchrun ] || return 0 # a dry run before the set-up
     .venv/bin/torchrun --help 2>/dev/null | grep -q -- --shutdown-timeout
