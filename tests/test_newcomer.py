@@ -56,8 +56,8 @@ def test_a_table_that_leads_nowhere_is_found() -> None:
 
 def test_names_are_those_that_a_module_defines() -> None:
     store = ROOT / "nanochat" / "checkpoint" / "store.py"
-    assert all(defines(store, name) for name in ("CheckpointStore", "CheckpointStore.save", "ALONE"))
-    assert not any(defines(store, name) for name in ("save", "Path", "CheckpointStore.no_such", "ALONE.save"))
+    assert all(defines(store, name) for name in ("CheckpointStore", "CheckpointStore.save", "_STEP"))
+    assert not any(defines(store, name) for name in ("save", "Path", "CheckpointStore.no_such", "_STEP.save"))
 
 
 def test_the_command_prints_the_way_to_each_answer(capsys: pytest.CaptureFixture[str]) -> None:

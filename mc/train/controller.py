@@ -176,8 +176,8 @@ class MCController(MemoryModel, Objective):
         return StepResult(result.loss, result.metrics, result.apart)
 
     def figures(self, spans_ms: dict[str, float], grad_accum_steps: int) -> dict[str, float]:
-        """Milliseconds of a step's forward passes by part of the controller, and their sum without the networks."""
-        figures: dict[str, float] = {"mc/grad_accum_steps": grad_accum_steps}
+        """Working Contexts so far; milliseconds of a step's forwards by part of the controller, and their sum without the networks."""
+        figures: dict[str, float] = {"mc/grad_accum_steps": grad_accum_steps, "mc/effective_step": self.contexts}
         if self.config.mc_log_timers:
             for name, spans in SPANS.items():
                 figures[f"mc/{name}_ms"] = sum(spans_ms.get(span, 0.0) for span in spans)
@@ -338,7 +338,6 @@ class MCController(MemoryModel, Objective):
             "mc/N_deduped": (~repeated(variants.levels)).sum() * steps,
             "mc/horizon_tokens": (B * T + n * V * (P if self.layered else variants.layout.lod.shape[1])) * steps,
             "mc/effective_batch_size": (B + n * V) * steps,
-            "mc/effective_step": self.contexts,
         }
         for level in range(self.plan.max_lod + 1):
             metrics[f"mc/lod_loss/{level}"] = level_losses[level]
