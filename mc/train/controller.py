@@ -202,7 +202,7 @@ class MCController(MemoryModel, Objective):
             with self.spans("variant_sampling"):
                 variants = self._sample(bank, n, progress)
             V = len(variants.levels)
-            compressed = self.forward_layouts(bank, variants.layout, variants.index, self.compiled and config.mc_compile_variants)
+            compressed = self.forward_layouts(bank, variants.layout, variants.index, config.mc_compile_variants)
             if config.joint_mean:
                 variant_loss, losses = self._core_loss(compressed.hidden, targets, variants, weights)
                 token_loss, extra = (base_loss + V * variant_loss) / (1 + V), {}
