@@ -54,7 +54,10 @@ class FolderLock:
 
     def check(self) -> None:
         """Raises `UserError` if another run has taken the lock, because this machine slept or was cut off from the disk."""
-        holder = _read(self._path)
+        try:
+            holder = _read(self._path)
+        except OSError:  # the disk is away: the save tells, and the next check sees what happened in between
+            return
         if holder not in (None, self._holder):
             raise UserError(f"{self._path.parent} was taken over by {holder}, because this run gave no sign of life; it writes no more")
 
@@ -62,8 +65,9 @@ class FolderLock:
         """Lets others have the folder."""
         self._released.set()
         self._renewing.join()
-        if _read(self._path) == self._holder:
-            self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that is away keeps a lock that ends by its age
+            if _read(self._path) == self._holder:
+                self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
     def _renew(self) -> None:
@@ -89,7 +93,10 @@ def _take(path: Path, say: Callable[[str], None], otherwise: str) -> FolderLock:
     me = Holder(os.getpid(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S %Z"), _kernel(), run_id())
     began = time.monotonic()
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise _unwritable(path, error) from error
         try:
             alone = _lock(descriptor)
             if alone is False:
@@ -111,11 +118,15 @@ def _take(path: Path, say: Callable[[str], None], otherwise: str) -> FolderLock:
             os.pwrite(descriptor, encoded(json.dumps(asdict(me), indent=1) + "\n"), 0)
         except OSError as error:
             os.close(descriptor)
-            raise UserError(f"cannot write {path}: {error.strerror}; make room, or set NANOCHAT_BASE_DIR to another folder") from error
+            raise _unwritable(path, error) from error
         except UserError:
             os.close(descriptor)
             raise
         return FolderLock(path, descriptor, me)
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error.strerror}; make room, or set NANOCHAT_BASE_DIR to another folder")
 
 
 def _is_earlier_start(holder: Holder | None, me: Holder) -> bool:

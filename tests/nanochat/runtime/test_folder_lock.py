@@ -174,3 +174,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write to .*; set NANOCHAT_BASE_DIR"):
         take(tmp_path / "file" / "run")
+    (tmp_path / "run" / FILE).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write .*lock\.json: Is a directory"):
+        take(tmp_path / "run")
+
+
+def test_a_disk_that_is_away_is_no_lost_lock(tmp_path: Path) -> None:
+    with hold(tmp_path, print, OTHERWISE) as lock:
+        (tmp_path / FILE).unlink()
+        (tmp_path / FILE).mkdir()  # which cannot be read
+        lock.check()
