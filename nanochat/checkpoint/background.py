@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 
 from nanochat.checkpoint.processes import Processes
@@ -60,4 +61,13 @@ class BackgroundSaves:
             self._store.write(snapshot, self._processes)
         except BaseException as caught:  # handed to who waits, whatever it is
             error = caught
+            snapshot.files.clear()
+            _let_go(error)
         self._ended = Ended(snapshot.step, size, time.perf_counter() - begin, error)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empties the frames in which `error` and its causes were raised, which would keep what is not written in memory."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,24 @@ def test_an_error_is_told_and_the_next_save_goes_on(tmp_path: Path, gate: thread
     assert saves.wait().error is None and store.steps() == [2]
     saves.begin(Snapshot(3, {"model.safetensors": [1, 2]}, []))  # a defect, whose error is not the disk's
     assert isinstance(saves.wait().error, TypeError) and store.steps() == [2]
+
+
+def test_a_save_that_failed_keeps_nothing_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, real = CheckpointStore(tmp_path), store_module.write_file
+    saves, snapshot = BackgroundSaves(store, ALONE), store.snapshot(1, state(1), {})
+    copies = [weakref.ref(data) for data in snapshot.files.values() if not isinstance(data, bytes)]
+
+    def full(target: Path, data: Any) -> dict[str, Any]:
+        if target.suffix == ".safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(target, data)
+
+    monkeypatch.setattr(store_module, "write_file", full)
+    saves.begin(snapshot)
+    del snapshot
+    ended = saves.wait()
+    assert isinstance(ended.error, SaveError) and len(copies) == 2
+    assert [copy() for copy in copies] == [None, None]
 
 
 def test_a_snapshot_of_a_module_in_training_is_not_part_of_its_graph(tmp_path: Path) -> None:
