@@ -16,7 +16,9 @@ class OpenFile:
     def __init__(self, path: Path) -> None:
         self.path, self._descriptor = path, os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
-        self.bytes = os.fstat(self._descriptor).st_size
+        stat = os.fstat(self._descriptor)
+        self.bytes = stat.st_size
+        self.stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ino)  # tells, as of now, whether a file was written or replaced
 
     def read_into(self, target: memoryview, start: int) -> None:
         """Fills `target` with the bytes from `start`. Raises `OSError` if the file ends before."""

@@ -34,6 +34,7 @@ from nanochat.checkpoint.manifest import (
     write_file,
     write_manifest,
 )
+from nanochat.checkpoint.open_file import OpenFile
 from nanochat.checkpoint.processes import ALONE, OtherProcessError, Processes, shared_out, together
 from nanochat.checkpoint.snapshot import Snapshot, Tensors, take
 from nanochat.checkpoint.tensor_file import ReadTensors, SavedTensor, saved_tensors
@@ -45,7 +46,7 @@ _TENSOR_FILE = re.compile(r"([a-z][a-z0-9_]*)(?:\.rank(\d+))?\.safetensors")
 
 
 class SaveError(UserError):
-    """The disk did not take a checkpoint. The run that wanted to save it is as it was, and so are earlier checkpoints."""
+    """The disk did not take a checkpoint, or let go of an older one. The run that saved is as it was, and older checkpoints are intact."""
 
 
 @dataclass(frozen=True)
@@ -196,15 +197,19 @@ class CheckpointStore:
 
     def _try(self, step: int, groups: Collection[str] | None, processes: Processes) -> Checkpoint | str:
         """The checkpoint, or one line that says why this process or another refuses it."""
+        what = f"read step {step} in {self.folder}"
         try:
-            with together(processes, f"read step {step} in {self.folder}"):
-                return self._read(step, groups, processes)
+            with together(processes, what):
+                files = self._verified(step, groups, processes)
+            with together(processes, what):  # now that all files are verified, whoever hashed them, their contents can be relied on
+                return _opened(step, files)
         except InvalidError as why:
             return str(why)
         except OtherProcessError as error:
             return self.verify(step) or str(error)
 
-    def _read(self, step: int, groups: Collection[str] | None, processes: Processes) -> Checkpoint:
+    def _verified(self, step: int, groups: Collection[str] | None, processes: Processes) -> dict[str, tuple[OpenFile, str]]:
+        """The files that this process reads, and their SHA-256, by name. Has hashed its share of what the processes of its machine read."""
         if step not in self.steps():
             have = ", ".join(map(str, self.steps())) or "none"
             raise UserError(f"{self.folder} has no checkpoint of step {step}; it has: {have}")
@@ -221,22 +226,19 @@ class CheckpointStore:
                 return name == META
             return (groups is None or group in groups) and (saved_by != processes.world_size or owner in (0, rank))
 
-        files = {name: open_file(path / name, expected) for name, expected in entries.items()}
         # What the processes of a machine read is hashed by one of them; what one refuses, all refuse.
         hosts, rank = processes.hosts, processes.rank
         here = [other for other, host in enumerate(hosts) if host == hosts[rank]] or [rank]
-        sizes = {name: file.bytes for name, file in files.items() if any(reads(name, other) for other in here)}
-        for name, hasher in shared_out(sizes, here).items():
+        files: dict[str, OpenFile] = {}
+        for name, expected in entries.items():
+            file = open_file(path / name, expected)
+            if any(reads(name, other) for other in here):  # the others are closed again: there may be more than a process may open
+                files[name] = file
+        for name, hasher in shared_out({name: file.bytes for name, file in files.items()}, here).items():
             if hasher == rank:
                 check_digest(files[name], entries[name])
-                self._trust(path / name)
-        saved: dict[str, dict[str, SavedTensor]] = {}
-        digest = hashlib.sha256()
-        for name in filter(owned.get, entries):
-            if reads(name, rank):
-                saved.setdefault(owned[name][0], {}).update(saved_tensors(files[name]))
-                digest.update(entries[name]["sha256"].encode())
-        return Checkpoint(step, saved, json.loads(files[META].read()), digest.hexdigest()[:16])
+                self._trusted[path / name] = files[name].stamp
+        return {name: (file, entries[name]["sha256"]) for name, file in files.items() if reads(name, rank)}
 
     def discard_after(self, step: int) -> list[int]:
         """Removes the checkpoints later than `step` and returns their steps.
@@ -297,7 +299,7 @@ class CheckpointStore:
         os.rename(temporary, final)
         fsync_dir(self.folder)
         for name in files:
-            self._trust(final / name)
+            self._trusted[final / name] = OpenFile(final / name).stamp
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _prune(self, saved: int) -> None:
@@ -312,7 +314,7 @@ class CheckpointStore:
                 elif step == saved or self._still_valid(step):
                     valid += 1
         except OSError as error:
-            raise UserError(
+            raise SaveError(
                 f"step {saved} is saved, but an older checkpoint in {self.folder} cannot be removed: {error.strerror}"
             ) from error
 
@@ -322,15 +324,12 @@ class CheckpointStore:
         try:
             for name, expected in read_manifest(path, step).items():
                 file = open_file(path / name, expected)
-                if self._trusted.get(path / name) != _stamp(path / name):
+                if self._trusted.get(path / name) != file.stamp:
                     check_digest(file, expected)
-                    self._trust(path / name)
+                    self._trusted[path / name] = file.stamp
         except InvalidError:
             return False
         return True
-
-    def _trust(self, path: Path) -> None:
-        self._trusted[path] = _stamp(path)
 
     def _remove(self, step: int) -> None:
         """Renames before deleting, so that an interrupted delete leaves a temporary folder, not half a checkpoint."""
@@ -355,10 +354,15 @@ def _part(rank: int) -> str:
     return f"rank{rank:02d}.part"
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What tells that a file was written or replaced."""
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+def _opened(step: int, files: Mapping[str, tuple[OpenFile, str]]) -> Checkpoint:
+    """The checkpoint in verified `files`, which are with their SHA-256."""
+    saved: dict[str, dict[str, SavedTensor]] = {}
+    digest = hashlib.sha256()
+    for name, (file, sha256) in files.items():
+        if match := _TENSOR_FILE.fullmatch(name):
+            saved.setdefault(match[1], {}).update(saved_tensors(file))
+            digest.update(sha256.encode())
+    return Checkpoint(step, saved, json.loads(files[META][0].read()), digest.hexdigest()[:16])
 
 
 def _write_part(temporary: Path, snapshot: Snapshot, rank: int) -> None:

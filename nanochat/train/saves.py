@@ -90,8 +90,10 @@ class Saves:
 
     def _warn(self, seconds: float) -> None:
         """Says once that a run that is stopped by torchrun may not have the `seconds` to save itself."""
-        limit = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", TORCHRUN_SECONDS))
-        if "TORCHELASTIC_RUN_ID" in os.environ and seconds > limit and not self._warned:
+        if self._warned or "TORCHELASTIC_RUN_ID" not in os.environ:
+            return
+        limit = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", TORCHRUN_SECONDS))  # torchrun has read it too
+        if seconds > limit:
             self._warned = True
             self._metrics.say(
                 f"stopping may take {seconds:.0f} s, for two saves; torchrun kills its processes {limit:g} s after SIGTERM, unless its "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +45,13 @@ class Member:
     def world_size(self) -> int:
         return self.group.size
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return ("one",) * self.group.size
+
+    def first(self, value: list[int]) -> list[int]:
+        return value
+
     def all_agree(self, ok: bool) -> bool:
         if self.rank == 0:
             self.group.before()
@@ -57,21 +66,26 @@ def save_together(
     store: CheckpointStore, parts: list[dict[str, dict[str, torch.Tensor]]], step: int = 1, before: Callable[[], None] = lambda: None
 ) -> list[BaseException | None]:
     """One thread per rank; returns what each raised."""
-    group = Group(len(parts), before)
-    raised: list[BaseException | None] = [None] * len(parts)
+    saved = in_threads(Group(len(parts), before), lambda member: store.save(step, parts[member.rank], {"rank": member.rank}, member))
+    return [result if isinstance(result, BaseException) else None for result in saved]
+
+
+def in_threads(group: Group, action: Callable[[Member], object]) -> list[object]:
+    """What `action` returns or raises in the thread of each member."""
+    results: list[object] = [None] * group.size
 
     def work(rank: int) -> None:
         try:
-            store.save(step, parts[rank], {"rank": rank}, Member(rank, group))
+            results[rank] = action(Member(rank, group))
         except BaseException as error:  # noqa: BLE001 (the test looks at it)
-            raised[rank] = error
+            results[rank] = error
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(len(parts))]
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(group.size)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return raised
+    return results
 
 
 def saved_by_three(folder: Path) -> tuple[CheckpointStore, dict[str, dict[str, torch.Tensor]]]:
@@ -147,6 +161,35 @@ def test_damage_is_found_by_those_that_read_the_file_and_absence_by_all(tmp_path
     file.unlink()
     with pytest.raises(UserError, match="optimizer.rank02.safetensors: No such file"):
         store.load(1, ("model",))
+
+
+def test_nobody_trusts_a_file_that_another_process_has_yet_to_verify(tmp_path: Path) -> None:
+    store, _ = saved_by_three(tmp_path)
+    shutil.copytree(tmp_path / STEP, tmp_path / "step_0000002")
+    manifest = tmp_path / "step_0000002" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"step": 1', b'"step": 2'))
+    assert store.verify(2) is None
+    for name in ("model.rank00.safetensors", "meta.json"):  # read by all, hashed by one
+        file = manifest.with_name(name)
+        whole = file.read_bytes()
+        file.write_bytes(b"\xff" * 8 + whole[8:])
+        found = in_threads(Group(3), lambda member: store.load_newest(lambda text: None, processes=member))
+        assert [getattr(each, "step", each) for each in found] == [1, 1, 1]
+        file.write_bytes(whole)
+
+
+def test_files_of_other_machines_are_not_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = saved_by_three(tmp_path)
+    opened, real = [], store_module.check_digest
+    monkeypatch.setattr(store_module, "check_digest", lambda file, expected: (opened.append(fds()), real(file, expected)))
+    before = fds()
+    store.load(1, processes=Processes(0, 3, ("one", "two", "three")))
+    assert max(opened) - before < 5
+
+
+def fds() -> int:
+    """How many files this process has open."""
+    return len(os.listdir("/proc/self/fd"))
 
 
 def test_the_newest_checkpoint_is_that_of_the_first_process(tmp_path: Path) -> None:

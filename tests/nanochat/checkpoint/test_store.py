@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from nanochat.checkpoint import store as store_module
+from nanochat.checkpoint.open_file import OpenFile
 from nanochat.checkpoint.processes import Processes
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
@@ -129,6 +130,19 @@ def test_only_what_this_process_has_not_seen_is_hashed_again(tmp_path: Path, mon
     assert len(hashed) == 4
     later.save(5, state(5), {})
     assert len(hashed) == 4, "what was loaded is verified"
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_loaded_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, real = saved(tmp_path, 1), store_module.check_digest
+
+    def removed_meanwhile(file: OpenFile, expected: dict[str, object]) -> None:
+        real(file, expected)
+        if file.path.parent.exists():
+            store._remove(1)
+
+    monkeypatch.setattr(store_module, "check_digest", removed_meanwhile)
+    checkpoint = CheckpointStore(tmp_path).load(1)
+    assert store.steps() == [] and same(checkpoint.tensors, state(1)) and checkpoint.meta == {"step": 1}
 
 
 def test_a_save_leaves_later_steps_alone_and_discard_after_removes_them(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nanochat.checkpoint import store
-from nanochat.checkpoint.store import SaveError
+from nanochat.checkpoint.store import CheckpointStore, SaveError
 from nanochat.common import UserError
 from nanochat.runtime.folder_lock import FILE, hold
 from nanochat.tracking.metric_bounds import Alert
@@ -62,6 +62,23 @@ def test_a_save_that_fails_is_an_alert_and_the_next_one_is_tried(lab: Lab, monke
     assert "No space left on device" in alerts.seen[0].message and "training goes on" in alerts.seen[0].message
     assert lab.figures() == whole.figures() and lab.saved(STEPS) == whole.saved(STEPS)
     assert not list(trainer.store.folder.glob(".*"))
+
+
+def test_an_older_checkpoint_that_cannot_be_removed_does_not_end_the_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = CheckpointStore._remove
+
+    def refuse_one(self: CheckpointStore, step: int) -> None:
+        if self.steps()[-1] == 6:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        remove(self, step)
+
+    monkeypatch.setattr(CheckpointStore, "_remove", refuse_one)
+    trainer = lab.trainer(save_every=2)
+    trainer.store = CheckpointStore(trainer.store.folder, keep=2)
+    alerts = heard(trainer)
+    assert trainer.run()
+    assert [alert.step for alert in alerts.seen] == [6] and trainer.store.steps() == [6, 8]
+    assert alerts.seen[0].message.startswith("step 6 is saved, but an older checkpoint") and "Permission denied" in alerts.seen[0].message
 
 
 def test_the_last_save_is_tried_twice_and_then_an_error(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
