@@ -102,6 +102,10 @@ option() { # NAME VALUE
         --rendezvous)
             HOST=$2
             case $2 in *:*) HOST=${2%:*} PORT=${2##*:} ;; esac
+            case $HOST in
+                \[*\]) ;;
+                *:*) die 2 "invalid --rendezvous '$2'; expected an IPv6 address in brackets, such as [fe80::1]:29400" ;;
+            esac
             case $HOST in "" | *[!A-Za-z0-9._:\[\]-]*) die 2 "invalid --rendezvous '$2'; expected HOST or HOST:PORT" ;; esac
             is_count "$PORT" && [ "$PORT" -lt 65536 ] || die 2 "invalid --rendezvous '$2'; expected a port from 1 to 65535"
             ;;
@@ -123,7 +127,7 @@ option() { # NAME VALUE
     esac
 }
 
-is_count() { case $1 in "" | *[!0-9]* | 0*) return 1 ;; esac }
+is_count() { case $1 in "" | *[!0-9]* | 0* | ??????????*) return 1 ;; esac }
 
 # --- command ---
 

@@ -72,6 +72,8 @@ def test_what_is_run_is_what_the_dry_run_printed(checkout: Path, base: Path, tmp
         (["--rendezvous=a b"], "invalid --rendezvous 'a b'; expected HOST or HOST:PORT"),
         (["--rendezvous=a:0"], "invalid --rendezvous 'a:0'; expected a port from 1 to 65535"),
         (["--rendezvous=a:99999"], "invalid --rendezvous 'a:99999'; expected a port from 1 to 65535"),
+        (["--rendezvous=a:99999999999999999999"], "invalid --rendezvous 'a:99999999999999999999'; expected a port from 1 to 65535"),
+        (["--rendezvous=fe80::1"], "invalid --rendezvous 'fe80::1'; expected an IPv6 address in brackets, such as [fe80::1]:29400"),
         (["--rendezvous=a"], "--nnodes is missing; give the number of machines, or MIN:MAX"),
         (["--rendezvous=a", "--nnodes=0"], "invalid --nnodes '0'; expected a number of machines, or MIN:MAX"),
         (["--rendezvous=a", "--nnodes=3:2"], "invalid --nnodes '3:2'; expected a number of machines, or MIN:MAX"),
