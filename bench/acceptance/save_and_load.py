@@ -9,6 +9,7 @@ import torch
 
 from bench.acceptance.lab import Lab
 from bench.acceptance.record import Record
+from nanochat.checkpoint.restore import restore_module
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.profiling.device_memory import GIB
@@ -37,15 +38,22 @@ def run(lab: Lab, record: Record) -> None:
     size = sum(tensor.nbytes for group in tensors.values() for tensor in group.values()) / GIB
     record.report("size", size, "GiB")
     begin = time.perf_counter()
-    store.save(1, tensors, {}, runtime)
-    record.report("save", saved := time.perf_counter() - begin, f"s, durable; {size / saved:.2f} GiB/s")
+    snapshot = store.snapshot(1, tensors, {}, runtime)
+    record.report("copy", time.perf_counter() - begin, "s that training waits")
+    store.write(snapshot, runtime)
+    record.report("save", saved := time.perf_counter() - begin, f"s, copied and durable; {size / saved:.2f} GiB/s")
+    before = {group: {name: tensor.clone() for name, tensor in named.items()} for group, named in tensors.items()}
+    with torch.no_grad():
+        for tensor in (tensor for named in tensors.values() for tensor in named.values()):
+            tensor.zero_()
     begin = time.perf_counter()
-    loaded = {group: dict(named) for group, named in store.load(1, processes=runtime).tensors.items()}
-    record.report("load", read := time.perf_counter() - begin, f"s, to RAM; {size / read:.2f} GiB/s")
-    wrong = [name for group in tensors for name, tensor in tensors[group].items() if not torch.equal(tensor.cpu(), loaded[group][name])]
+    checkpoint = store.load(1, processes=runtime)
+    record.report("verify", time.perf_counter() - begin, "s")
+    restore_module(objective, checkpoint.saved["model"])
+    optimizer.load_state_tensors(checkpoint.saved["optimizer"])
+    record.report("load", loaded := time.perf_counter() - begin, f"s, verified and on the device; {size / loaded:.2f} GiB/s")
+    tensors = {"model": objective.state_dict(), "optimizer": optimizer.state_tensors()}
+    everything = [(group, name, tensor) for group, named in tensors.items() for name, tensor in named.items()]
+    wrong = [f"{group}/{name}" for group, name, tensor in everything if not torch.equal(tensor, before[group][name])]
     record.equal("tensors that differ", len(wrong), 0, ", ".join(wrong[:3]))
-    begin = time.perf_counter()
-    objective.load_state_dict(loaded["model"])
-    optimizer.load_state_tensors(loaded["optimizer"])
-    record.report("to the device", time.perf_counter() - begin, "s")
     shutil.rmtree(folder)
