@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -178,6 +179,7 @@ def test_nobody_trusts_a_file_that_another_process_has_yet_to_verify(tmp_path: P
         file.write_bytes(whole)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
 def test_files_of_other_machines_are_not_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, _ = saved_by_three(tmp_path)
     opened, real = [], store_module.check_digest
