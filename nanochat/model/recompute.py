@@ -20,7 +20,7 @@ from nanochat.flags import check, check_choices, flag
 
 Recompute = Literal["none", "selective", "full"]
 MATMULS = ("mm", "addmm", "bmm", "baddbmm")
-ATTENTION = ("attention", "flash")  # parts of the names of the operations of all attention backends
+ATTENTION = ("attention", "flash_attn")  # parts of the names of the operations of all attention backends, namespaces included
 
 
 @dataclass
@@ -78,8 +78,8 @@ def _frozen(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]
 
 
 def _keeps(_context: Any, operation: Any, *_arguments: Any, **_options: Any) -> CheckpointPolicy:
-    name = operation.name().partition("::")[2].partition(".")[0]
-    kept = name in MATMULS or any(part in name for part in ATTENTION)
+    name = operation.name().partition(".")[0]  # aten::mm, flash_attn_3::fwd, flex_attention
+    kept = name.removeprefix("aten::") in MATMULS or any(part in name for part in ATTENTION)
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 

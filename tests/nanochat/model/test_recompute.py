@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy
 
 from nanochat.model.attention import AttentionBackend
 from nanochat.model.gpt import GPT, GPTConfig
-from nanochat.model.recompute import ActivationCheckpointing, Recompute
+from nanochat.model.recompute import ActivationCheckpointing, Recompute, _keeps
 from nanochat.profiling.device_memory import Pass, Setting, activation_bytes
 from tests.helpers.saved_tensors import live_bytes
 from tests.helpers.tiny_model import tiny_model
@@ -68,6 +70,24 @@ def test_what_is_alive_is_what_the_estimate_says(mode: Recompute, every: int, dt
         told.append(activation_bytes(config, Pass(4, 256, False), setting) + dtype.itemsize * weights * (dtype != torch.float32))
     assert told == [pytest.approx(size, rel=0.2) for size in alive]
     assert told[0] - told[1] == pytest.approx(alive[0] - alive[1], rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("aten::mm", True),
+        ("aten::mm.dtype", True),
+        ("aten::_scaled_dot_product_flash_attention", True),
+        ("nanochat::blocked_attention", True),
+        ("flash_attn_3::fwd", True),  # FlashAttention 3 says what it does in its namespace only
+        ("flex_attention", True),  # as is a higher-order operation: it has no namespace
+        ("aten::sigmoid", False),
+        ("aten::mul.Tensor", False),
+    ],
+)
+def test_selective_keeps_matmuls_and_attention(name: str, kept: bool) -> None:
+    policy = _keeps(None, SimpleNamespace(name=lambda: name))
+    assert policy == (CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE)
 
 
 def test_evaluation_recomputes_nothing() -> None:
