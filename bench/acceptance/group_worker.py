@@ -58,6 +58,8 @@ def operations(device: torch.device) -> Iterator[tuple[str, bool]]:
         yield f"broadcast, {name}", torch.equal(got, given)
         dist.reduce(got.copy_(given), dst=0)
         yield f"reduce, {name}", torch.equal(got, given)
+        dist.all_to_all_single(got.zero_(), given, [1024], [1024])
+        yield f"all-to-all, {name}", torch.equal(got, given)
     yield "text, on the CPU", gather_json({"a": "ä"}) == [{"a": "ä"}]
     dist.barrier()
     yield "barrier", True

@@ -25,7 +25,7 @@ def run(lab: Lab, record: Record) -> None:
     record.equal("killed after a checkpoint, before the end", SAVE <= max(saved, default=0) < STEPS, True, f"checkpoints {saved}")
     process = killed.start(*argv, environment=lab.environment)
     lab.finish(process)
-    record.equal("resumed", f"step {max(saved)}" in process.stdout, True)
+    record.equal("resumed", f"checkpoint of step {max(saved)} in {killed.checkpoints} is valid" in process.stdout, True)
     mine, others = killed.tensors(STEPS), whole.tensors(STEPS)
     for file in sorted(others):
         record.equal(f"{file} is bit-identical", mine.get(file) == others[file], True)

@@ -30,10 +30,14 @@ class PartResult:
     tables: list[dict[str, Any]] = field(default_factory=list)
 
     def ended(self, seconds: float, broken: str = "") -> PartResult:
-        """Sets the status by the checks; `broken` says why the process did not come to its end. Returns self."""
-        failed = [check.name for check in self.checks if check.verdict == "failed"]
-        self.seconds, self.broken, self.status = seconds, bool(broken), "failed" if failed or broken else "passed"
-        self.reason = "; ".join([*([broken] if broken else []), *([f"failed: {', '.join(failed)}"] if failed else [])])
+        """Sets the status by the checks: a part that has made none fails too. `broken` says why the process did not come to its end.
+        Returns self."""
+        reasons = [broken] if broken else []
+        if not broken and all(check.verdict == "skipped" for check in self.checks):
+            reasons.append("it has checked nothing")
+        if failed := [check.name for check in self.checks if check.verdict == "failed"]:
+            reasons.append(f"failed: {', '.join(failed)}")
+        self.seconds, self.broken, self.status, self.reason = seconds, bool(broken), "failed" if reasons else "passed", "; ".join(reasons)
         return self
 
     def lines(self) -> list[str]:

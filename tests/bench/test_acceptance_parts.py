@@ -28,11 +28,14 @@ from bench.acceptance.lab import LONG, Lab
 from bench.acceptance.record import Record
 from bench.acceptance.trace import Trace
 from bench.tiny_run import Home, make_corpus, new_home
+from bench.warm_start import Process
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.flags import parse
 from nanochat.infer.kv_cache import KVCache
 from nanochat.model.attention import attention
 from scripts.memory_estimate import EstimateMemory, estimate
+from tests.helpers.recorded import Graphs
+from tests.helpers.tiny_model import tiny_model
 
 
 def verdicts(path: Path) -> dict[str, str]:
@@ -78,6 +81,33 @@ def test_a_cache_that_forgets_a_token_is_found(lab: Lab, tmp_path: Path, monkeyp
     monkeypatch.setattr(decoding, "TOY", decoding.InferenceSpeed(**vars(decoding.TOY) | {"batches": "1", "new_tokens": 2}))
     decoding.run(lab, Record(tmp_path / "record"))
     assert verdicts(tmp_path / "record")["decoded"] == "failed"
+
+
+def test_the_cache_grows_while_steps_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, model = Graphs(monkeypatch), tiny_model(window_pattern="SL")
+    tokens = torch.randint(61, (1, 2 * decoding.COMPARED), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact, got = decoding.full_logits(model, tokens)[0, -decoding.COMPARED :], decoding.decoded_logits(model, tokens)
+        assert attention_error.relative_error(got, exact) < decoding.LEAST
+        assert graphs.recorded == 2 and graphs.replayed > decoding.COMPARED - 9
+        monkeypatch.setattr(KVCache, "_forget_graphs", lambda cache: None)
+        with pytest.raises(RuntimeError, match="out of bounds"):
+            decoding.decoded_logits(model, tokens)
+
+
+def test_a_run_that_begins_anew_has_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends with the same bits."""
+    start, started = Home.start, []
+
+    def third_anew(home: Home, *flags: str, **options) -> Process:
+        started.append(home.tag)
+        return start(home, *flags, *(["--resume=never"] if len(started) == 3 else []), **options)
+
+    monkeypatch.setattr(Home, "start", third_anew)
+    with ExitStack() as stack:
+        kill_and_resume.run(Lab(True, tmp_path, stack), Record(tmp_path / "record"))
+    found = verdicts(tmp_path / "record")
+    assert found.pop("resumed") == "failed" and set(found.values()) == {"passed"} and started == ["whole", "killed", "killed"]
 
 
 FULL = {

@@ -17,6 +17,8 @@ import pytest
 from bench import gpu_acceptance
 from bench.acceptance import supervisor
 from bench.acceptance.parts import PARTS, Part
+from bench.acceptance.record import Check, Verdict
+from bench.acceptance.results import PartResult
 from nanochat.common import ROOT
 
 PLANTED = "tests.helpers.planted_parts"
@@ -79,6 +81,12 @@ def test_a_part_that_breaks_costs_no_other(plant, base: Path, capsys: pytest.Cap
     verdict = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (verdict["ok"], verdict["passed"], verdict["failed"]) == (False, 1, ["misses", "raises", "dies"])
     assert "| a\\|b | 1 |" in (base / "out" / "results.md").read_text()
+
+
+@pytest.mark.parametrize("verdicts", [(), ("skipped", "skipped")])
+def test_a_part_that_checks_nothing_has_not_passed(verdicts: tuple[Verdict, ...]) -> None:
+    result = PartResult("attention", "", checks=[Check("fa3", None, "", verdict) for verdict in verdicts]).ended(1.0)
+    assert (result.status, result.reason, result.broken) == ("failed", "it has checked nothing", False)
 
 
 def test_a_resumed_run_leaves_out_what_passed(plant, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
