@@ -37,25 +37,28 @@ def shard_model(objective: Objective, groups: Iterable[ParamGroup], runtime: Run
     read_as = None if model.dtype == torch.float32 else model.dtype
     precision = MixedPrecisionPolicy(param_dtype=read_as, reduce_dtype=torch.float32, cast_forward_inputs=False)
     layers: list[nn.Module] = list(model.blocks)
-    tables: list[nn.Module] = [part for part in (model.wte, model.value_embeds, model.lm_head) if part.weight not in whole]
+    lookups, heads = ([part for part in parts if part.weight not in whole] for parts in ((model.wte, model.value_embeds), (model.lm_head,)))
+    units = [*lookups, *layers, *heads]  # in the order of the forward
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=precision, reshard_after_forward=True, ignored_params=whole)
-    for table in tables:
+    for table in (*lookups, *heads):
         fully_shard(table, mesh=mesh, reshard_after_forward=True)
-    for table in (model.wte, model.value_embeds):
-        if table in tables:
-            table.set_unshard_in_backward(False)  # a lookup's backward does not read the table
+    for table in lookups:
+        table.set_unshard_in_backward(False)  # a lookup's backward does not read the table
     register_fsdp_forward_method(model.value_embeds, "rows")
     register_fsdp_forward_method(model.lm_head, "cross_entropy")
     model.value_embeds.cast_once = False  # a gathered table is there for one lookup
     fully_shard(objective, mesh=mesh, ignored_params=whole)  # has no weights of its own: it makes the units one schedule
-    for unit in (*layers, *tables):
+    for before, unit in zip([units[0], *units], units, strict=False):
         unit.set_gradient_divide_factor(1.0)  # sums: the optimizer divides
         unit.set_force_sum_reduction_for_comms(True)  # gloo multiplies nothing
+        # By default the backward of a unit gathers what came before it in the forwards since the backward before. Those of an
+        # evaluation are among them, and a process that has made more of them than others would wait for these for ever.
+        unit.set_modules_to_backward_prefetch([before])
     objective.to(runtime.device)  # what is whole
     # The first forward would make what it runs in the root, and an evaluation may come first.
     fully_shard.state(objective)._lazy_init()
-    model.gathered = partial(_gathered, [*layers, *tables])
+    model.gathered = partial(_gathered, units)
 
 
 @contextmanager

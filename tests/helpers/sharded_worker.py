@@ -59,9 +59,9 @@ def train(run: Run, rank: int, steps: range) -> dict[str, Tensor]:
         optimizer.step(lr=1 - step / 10, momentum=0.8, keep=torch.tensor(float(step != SKIPPED)))
         losses.append(loss)
         optimizer.gather_exactly()
-        with torch.no_grad(), objective.model.gathered():  # others take no part in what one evaluates, or not as often
-            evaluated += [objective.model(*inputs_and_targets(rows[0, 0])) for _ in range(3 - rank)]
-    return {"losses": torch.stack(losses), "norms": torch.stack(norms), "evaluated": torch.stack(evaluated)}
+        with torch.no_grad(), objective.model.gathered():  # the last process takes no part in what others evaluate
+            evaluated += [objective.model(*inputs_and_targets(rows[0, 0])).item() for _ in range(2 - rank)]
+    return {"losses": torch.stack(losses), "norms": torch.stack(norms), "evaluated": torch.tensor(evaluated)}
 
 
 def result(run: Run, rank: int, figures: dict[str, Tensor]) -> dict[str, Tensor]:
