@@ -22,8 +22,8 @@ from nanochat.runtime.device import RuntimeFlags, start
 SPEED = InferenceSpeed(depth=12, head_dim=128, max_seq_len=2048, vocab_size=32768, prompt_tokens=512, new_tokens=256, batches="1,8,32,128")
 TOY = InferenceSpeed(depth=2, head_dim=16, max_seq_len=64, vocab_size=300, prompt_tokens=24, new_tokens=16, batches="1,2")
 COMPARED = 100  # tokens: more than a cache has left, so that it grows while a graph is replayed
-# Relative error of the logits against fp32: at most so many times that of a full forward in the same dtype.
-WORSE, LEAST = 2.0, 1e-4
+# Relative error of the logits against fp32: of a full forward (on a CPU in bf16 it is 0.01), and of decoded ones relative to that.
+ROUNDED, WORSE, LEAST = 0.05, 2.0, 1e-4
 ROUNDS = 3
 
 
@@ -45,7 +45,7 @@ def run(lab: Lab, record: Record) -> None:
         exact, whole = (full_logits(model, tokens)[0, -COMPARED:] for model in models)
         decoded = decoded_logits(models[1], tokens)
         errors = [relative_error(logits.float(), exact) for logits in (whole, decoded)]
-        record.report("full forward", errors[0], f"relative error of the logits in {runtime.precision.name} against fp32")
+        record.at_most("full forward", errors[0], ROUNDED, f"relative error of the logits in {runtime.precision.name} against fp32")
         record.at_most("decoded", errors[1], max(WORSE * errors[0], LEAST), "relative error of the logits against fp32")
         del models
         generate, _ = ours(folder)

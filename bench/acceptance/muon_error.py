@@ -18,6 +18,7 @@ TOY_SHAPES = ((24, 16),)
 STACK, STEPS = 4, 4
 LEARNING_RATE = 0.02
 TIMED = 10  # steps
+ROUNDED = 0.05  # error of eager steps; on a CPU in bf16 it is 0.01
 WORSE = 1.5  # error of compiled steps, relative to that of eager ones: fusing rounds elsewhere
 
 
@@ -30,7 +31,7 @@ def run(lab: Lab, record: Record) -> None:
     with compiler.backend(compiler.TOY if lab.toy else compiler.REAL):
         compiled, compiled_ms = steps(lab, dtype, compiled=True)
     errors = [max(relative_error(mine, other) for mine, other in zip(updates, exact, strict=True)) for updates in (eager, compiled)]
-    record.report("eager", errors[0], "relative error of the updates, the largest")
+    record.at_most("eager", errors[0], ROUNDED, "relative error of the updates, the largest")
     record.at_most("compiled", errors[1], max(WORSE * errors[0], 1e-4), "relative error of the updates, the largest")
     record.equal("graphs", compilations.graphs(), len(TOY_SHAPES if lab.toy else SHAPES), "one for each shape, whatever the step")
     record.report("compilation", compilations.seconds(), "s")
