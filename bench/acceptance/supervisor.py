@@ -73,7 +73,7 @@ class Supervisor:
                     read += len(line)
                     done = _take(json.loads(line), result)
                 if code is not None:
-                    if code or not done:
+                    if not done or (code and part is parts[-1]):  # a part that has ended did not break what came after it
                         broken = f"its process ended with {code}: {_last_line(self.out / ERRORS, errors_before)}"
                     break
                 if time.monotonic() > limit:

@@ -83,6 +83,22 @@ def test_a_part_that_breaks_costs_no_other(plant, base: Path, capsys: pytest.Cap
     assert "| a\\|b | 1 |" in (base / "out" / "results.md").read_text()
 
 
+def test_a_part_that_has_ended_did_not_break_the_process(plant, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late one looks."""
+    follow = supervisor.Supervisor._follow
+
+    def late(self, worker, *rest):
+        worker.wait()
+        yield from follow(self, worker, *rest)
+
+    monkeypatch.setattr(supervisor.Supervisor, "_follow", late)
+    plant("passes", "raises", "misses")
+    assert gpu_acceptance.main([f"--out={base}/out", "--toy"]) == 1
+    reasons = {name: part["reason"] for name, part in saved(base / "out").items()}
+    broken = "its process ended with 1: RuntimeError: the kernel is broken"
+    assert reasons == {"passes": "", "raises": broken, "misses": "failed: not a number"}
+
+
 @pytest.mark.parametrize("verdicts", [(), ("skipped", "skipped")])
 def test_a_part_that_checks_nothing_has_not_passed(verdicts: tuple[Verdict, ...]) -> None:
     result = PartResult("attention", "", checks=[Check("fa3", None, "", verdict) for verdict in verdicts]).ended(1.0)
