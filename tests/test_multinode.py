@@ -137,8 +137,11 @@ def test_a_signal_reaches_torchrun_once(checkout: Path, base: Path) -> None:
     fake = checkout / "torchrun.py"
     fake.write_text(
         "import signal, sys, time\n"
-        "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, lambda n, _: print(signal.Signals(n).name, flush=True))\n"
-        "print('ready', flush=True)\nsignal.pause()\ntime.sleep(0.3)\nsys.exit(1)\n"
+        "got = []\n"
+        "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, lambda n, _: got.append(signal.Signals(n).name))\n"
+        "print('ready', flush=True)\n"
+        "while not got: time.sleep(0.02)\n"
+        "time.sleep(0.3)\nprint(*got, flush=True)\nsys.exit(1)\n"
     )
     program(checkout, "torchrun", f'[ "$1" = --help ] || exec {sys.executable} {fake}')
     command = ["bash", str(checkout / RECIPE), *MEET, *STAGE]
