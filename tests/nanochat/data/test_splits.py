@@ -96,3 +96,7 @@ def test_the_hash_holds_out_the_share_it_is_asked_for_and_a_larger_one_also_what
         assert before < held_out
         assert len(held_out) / len(texts) == pytest.approx(wanted, abs=0.02)
         before = held_out
+
+
+def test_the_documents_of_the_first_share_stay_those_that_runs_have_held_out_so_far() -> None:
+    assert [text for text in map(str, range(100)) if share(text, "hash", "val")] == ["37", "61", "66", "82"]
