@@ -2,4 +2,4 @@
 
 from tests.helpers.exported import hugging_face  # noqa: F401
 from tests.helpers.headless import browser  # noqa: F401
-from tests.helpers.tiny import corpus, home, warm  # noqa: F401 (pytest finds fixtures by name)
+from tests.helpers.tiny import alone, corpus, home, warm  # noqa: F401 (pytest finds fixtures by name)

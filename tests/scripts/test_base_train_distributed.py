@@ -13,20 +13,12 @@ from pathlib import Path
 import pytest
 
 from bench.tiny_run import QUIET, SHAPE, Home, new_home
-from bench.warm_start import Process, WarmStart
+from bench.warm_start import Process
 from nanochat.common import ROOT
 from tests.helpers.two_processes import start_two
 
 STEPS = 12
 FLAGS = (f"--num-iterations={STEPS}", "--warmup-steps=5", "--save-every=4", "--keep-checkpoints=-1", "--eval-every=8", "--eval-tokens=8192")
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, corpus: Path, warm: WarmStart) -> Home:
-    """The run in a single process. Not to be changed."""
-    home = new_home(tmp_path_factory.mktemp("alone") / "base", corpus, warm)
-    assert home.train(*FLAGS).code == 0
-    return home
 
 
 def start(home: Home, *flags: str) -> list[Process]:

@@ -7,22 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.tiny_run import Home, new_home
-from bench.warm_start import WarmStart
+from bench.tiny_run import Home
 from nanochat.checkpoint.store import CheckpointStore
 from tests.helpers.two_processes import start_two
 from tests.scripts.test_base_train import assert_one_line
 
 STEPS = 8
 FLAGS = (f"--num-iterations={STEPS}", "--warmup-steps=2", "--save-every=4", "--keep-checkpoints=-1", "--eval-every=4", "--eval-tokens=4096")
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, corpus: Path, warm: WarmStart) -> Home:
-    """The run in a single process. Not to be changed."""
-    home = new_home(tmp_path_factory.mktemp("alone") / "base", corpus, warm)
-    assert home.train(*FLAGS).code == 0
-    return home
 
 
 def test_a_sharded_run_is_that_of_one_process_and_either_takes_up_the_other(alone: Home, home: Home, tmp_path: Path) -> None:
