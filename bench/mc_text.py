@@ -1,10 +1,11 @@
 """Worth of a memory on real text: the gain from far context, and the share of it that gists and focus recover.
 
-    python -m bench.mc_text                     all four stages:
+    python -m bench.mc_text                     all five stages:
     python -m bench.mc_text --stage corpus      long documents, and a tokenizer trained on them
     python -m bench.mc_text --stage survey      a model without a memory: the gain from far context
     python -m bench.mc_text --stage memory      memories of each kind in that setting: the share they recover, at one decision point of
                                                 each row (static) and, with layered gists, while reading (rolling)
+    python -m bench.mc_text --stage cost        time of a token through a session, by that of one behind a window as large
     python -m bench.mc_text --stage long        the layered memory through sessions, behind histories of many rows
 
 A call stops after `--minutes`, and the same command continues it. Models are trained by `scripts.base_train`, those with a memory
@@ -14,6 +15,7 @@ measurements are on rows within one held-out document. Losses are paired, and st
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.mc_text_cost import cost_stage
 from bench.mc_text_long import long_stage
 from bench.mc_text_rolling import INTERVALS, rolling_stage
 from bench.mc_text_setting import JUDGED, Bench, McText, corpus_stage, numbers
@@ -138,7 +141,7 @@ def memory_stage(bench: Bench) -> dict[str, Any]:
     return {"finished": len(memories) == len(kinds), "memories": memories, **_figures(memories)}
 
 
-def sessions_stage(bench: Bench) -> dict[str, Any]:
+def sessions_stage(bench: Bench, measure: Callable[[Bench, MemoryModel, Tokenizer, str], dict[str, Any] | None]) -> dict[str, Any]:
     """Measures the layered memory through sessions, if there is one."""
     config = bench.config
     if "layered" not in config.types.split(","):
@@ -146,7 +149,7 @@ def sessions_stage(bench: Bench) -> dict[str, Any]:
     tag = config.memory_tag("layered", numbers(config.slots)[0])
     if config.memory_steps not in CheckpointStore(base_dir() / "base_checkpoints" / f"{tag}-mc").steps():
         raise UserError(f"no finished model {tag}-mc; run --stage memory with the same flags first")
-    return long_stage(bench, *_load(f"{tag}-mc"), tag) or {"finished": False}
+    return measure(bench, *_load(f"{tag}-mc"), tag) or {"finished": False}
 
 
 def _figures(memories: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -215,7 +218,8 @@ def main(argv: list[str] | None = None) -> int:
     ensure_dir(bench.home)
     os.environ["NANOCHAT_BASE_DIR"] = str(bench.home)
     result: dict[str, Any] = {"stage": config.stage, "setting": config.setting(), "corpus": corpus_stage(bench), "finished": True}
-    for name, stage in (("survey", survey_stage), ("memory", memory_stage), ("long", sessions_stage)):
+    cost, long = (functools.partial(sessions_stage, measure=measure) for measure in (cost_stage, long_stage))
+    for name, stage in (("survey", survey_stage), ("memory", memory_stage), ("cost", cost), ("long", long)):
         if config.stage in ("all", name) and result["finished"]:
             result |= stage(bench)
     if not result["finished"]:

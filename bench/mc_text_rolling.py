@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.mc_text_setting import Bench, rows_within_documents
+from bench.mc_text_setting import Bench, McText, rows_within_documents
 from mc.eval.paired_stats import Estimate, compare_rows
 from mc.eval.rolling import Choice, Rolling, RollingRows, plain_losses
 from mc.eval.suffix_cache import Copies, copies, fit_weights, mixed_nll
@@ -23,8 +23,10 @@ from nanochat.data.token_cache import open_tokens
 from nanochat.data.tokenizer import Tokenizer
 
 INTERVALS = (32, 8)
+NARROW_INTERVALS = (48, 32, 8)  # at half of the budget, which is compared with a window at equal cost
 ROWS = 16  # read at once
 CONTROLS: tuple[Choice, ...] = ("lens", "attention", "random", "recency", "gists", "blocks", "shuffled", "oracle")
+NARROW_CHOICES: tuple[Choice, ...] = ("lens", "random")
 OWN_ROWS = 64  # a refocus before every token takes as long as eight others
 FITTED_ROWS = 64  # training rows that the weights of the suffix-match cache are fitted on
 
@@ -103,6 +105,17 @@ class Measured:
         return fit_weights(torch.cat(nll)[:, half], Copies(*(part[:, half] for part in copies(tokens, targets))))
 
 
+def settings(config: McText) -> list[Rolling]:
+    """What is measured: the budget, and half of it, each with its intervals, if there is room for a raw block beside the tokens of one."""
+    widths = ((config.budget, INTERVALS), (config.budget // 2, NARROW_INTERVALS))
+    return [
+        Rolling(width, min(config.recent, width // 4), interval)
+        for width, intervals in widths
+        for interval in intervals
+        if 2 * interval <= width
+    ]
+
+
 def rolling_stage(bench: Bench, memory: MemoryModel, tokenizer: Tokenizer, tag: str) -> dict[str, Any] | None:
     """Recovery of each condition at each interval, and the memory against a window of an eighth of the row; None if the time ran out."""
     config = bench.config
@@ -111,29 +124,26 @@ def rolling_stage(bench: Bench, memory: MemoryModel, tokenizer: Tokenizer, tag: 
     fitted, _ = rows_within_documents(shards, config.max_seq_len, FITTED_ROWS)
     measured = Measured(bench, memory, tag, rows, fitted)
     tables: list[dict[str, Any]] = []
-    for width, intervals, choices in ((config.budget, INTERVALS, CONTROLS), (config.budget // 2, INTERVALS, ("lens", "random"))):
+    for setting in settings(config):
+        width = setting.width
         references = {"full": measured.plain(), "window": measured.plain(width), "near": measured.plain(config.recent)}
         references |= {"window+suffix": measured.suffix(width), "full+suffix": measured.suffix()}
-        for interval in intervals:
-            if 2 * interval > width:
-                continue  # no room for a raw block beside the tokens since the refocus
-            setting = Rolling(width, min(config.recent, width // 4), interval)
-            losses = dict(references)
-            for choice in choices:
-                if any(part is None for part in losses.values()):
-                    return None
-                losses[choice] = measured.read(setting, choice)
-            losses["lens+suffix"] = measured.read(setting, "lens", cached=True)
+        losses = dict(references)
+        for choice in CONTROLS if width == config.budget else NARROW_CHOICES:
             if any(part is None for part in losses.values()):
                 return None
-            tables.append(_table(setting, losses, documents))
-            if interval == min(INTERVALS) and width == config.budget:
-                if (own := measured.read(setting, "own")) is None:
-                    return None
-                few = {name: losses[name][:: measured.every] for name in ("full", "window", "lens")} | {"own": own}
-                compared = compare_rows(few, documents[:: measured.every])
-                tables[-1]["own"] = {name: compared.recovery(name).columns("recovery") for name in ("lens", "own")} | {"rows": len(own)}
-            print_table(tables[-1])
+            losses[choice] = measured.read(setting, choice)
+        losses["lens+suffix"] = measured.read(setting, "lens", cached=True)
+        if any(part is None for part in losses.values()):
+            return None
+        tables.append(_table(setting, losses, documents))
+        if setting.interval == min(INTERVALS) and width == config.budget:
+            if (own := measured.read(setting, "own")) is None:
+                return None
+            few = {name: losses[name][:: measured.every] for name in ("full", "window", "lens")} | {"own": own}
+            compared = compare_rows(few, documents[:: measured.every])
+            tables[-1]["own"] = {name: compared.recovery(name).columns("recovery") for name in ("lens", "own")} | {"rows": len(own)}
+        print_table(tables[-1])
     return {"rolling": tables, "figures": _figures(tables)}
 
 
@@ -175,8 +185,9 @@ def _figures(tables: list[dict[str, Any]]) -> dict[str, float | None]:
         figures |= columns(f"rolling_recovery_{interval}", at[wide, interval]["conditions"]["lens"], "recovery")
     figures |= columns("rolling_random_8", at[wide, 8]["conditions"]["random"], "recovery")
     figures |= columns("gists_only_share", at[wide, 8], "gists_only_share")
-    if (narrow, 32) in at:
-        figures |= columns("window_minus_memory_nats_32", at[narrow, 32], "window_minus_lens")
+    for interval in NARROW_INTERVALS:
+        if interval != 8 and (narrow, interval) in at:
+            figures |= columns(f"window_minus_memory_nats_{interval}", at[narrow, interval], "window_minus_lens")
     return figures | columns("window_minus_memory_nats", at[narrow, 8], "window_minus_lens")
 
 

@@ -42,7 +42,7 @@ JUDGED = 32  # tokens after a decision point of training
 class McText:
     """Measure the gain from far context on long documents, and the share of it that a memory recovers."""
 
-    stage: Literal["all", "corpus", "survey", "memory", "long"] = flag("all", "corpus, then survey, memory and long; or one of them")
+    stage: Literal["all", "corpus", "survey", "memory", "cost", "long"] = flag("all", "all stages in this order; or one of them")
     folder: str = flag("", "folder of corpus, tokenizer and checkpoints; empty = mc_text in the base folder")
     roots: str = flag("", f"folders of packages to read, separated by {os.pathsep!r}; empty = those of this Python")
     minutes: float = flag(9.0, "time limit; the same command continues from there", unit="minutes")
@@ -63,6 +63,7 @@ class McText:
     horizons: str = flag("32,128,512", "tokens to predict after a Working Context", unit="tokens")
     windows: str = flag("", "survey: windows to compare with the full context; empty = 256 and T/4", unit="tokens")
     histories: str = flag("1024,8192,32768", "long: tokens that a session has read before those that are predicted", unit="tokens")
+    cost_depths: str = flag("12", "cost: depths that are measured with random weights, beside the model's", unit="layers")
     recent: int = flag(128, "memory: tokens before the decision point that stay raw", unit="tokens")
     types: str = flag("layered", f"memory: types of gists, of {', '.join(TYPES)}")
     slots: str = flag("1", "memory: vectors of a gist", unit="vectors")
@@ -73,8 +74,9 @@ class McText:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
         if self.memory_tokens < 0:
             raise ValueError(f"memory_tokens is {self.memory_tokens}; it must not be negative")
-        for name in ("horizons", "windows", "slots", "histories"):
-            if not all(text.isdecimal() and int(text) > 0 for text in getattr(self, name).split(",") if name != "windows" or text):
+        for name in ("horizons", "windows", "slots", "histories", "cost_depths"):
+            may_be_empty = name in ("windows", "cost_depths")
+            if not all(text.isdecimal() and int(text) > 0 for text in getattr(self, name).split(",") if text or not may_be_empty):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be whole numbers from 1, separated by commas")
         if unknown := set(self.types.split(",")) - set(TYPES):
             raise ValueError(f"types is {self.types!r}; {sorted(unknown)[0]!r} is not one of {', '.join(TYPES)}")
@@ -82,7 +84,7 @@ class McText:
             raise ValueError(f"horizons is {self.horizons!r}; a row has only {self.max_seq_len} tokens (max_seq_len)")
         if self.total_batch_size % (self.max_seq_len * self.device_batch_size):
             raise ValueError(f"total_batch_size {self.total_batch_size} is not a multiple of max_seq_len × device_batch_size")
-        if self.stage in ("all", "memory", "long") and not 0 < self.recent < self.budget:
+        if self.stage in ("all", "memory", "cost", "long") and not 0 < self.recent < self.budget:
             raise ValueError(
                 f"recent is {self.recent}; it must leave something of the budget of {self.budget} entries (a quarter of max_seq_len)"
             )
@@ -131,7 +133,7 @@ class McText:
     def setting(self) -> dict[str, Any]:
         """Setting of the training, for the record."""
         keys = ("depth", "aspect_ratio", "head_dim", "max_seq_len", "vocab_size", "packing", "total_batch_size", "train_flags")
-        keys += ("memory_flags", "recent") if self.stage in ("all", "memory", "long") else ()
+        keys += ("memory_flags", "recent") if self.stage in ("all", "memory", "cost", "long") else ()
         return {key: getattr(self, key) for key in keys} | {"steps": self.steps, "tokens": self.steps * self.total_batch_size}
 
 
