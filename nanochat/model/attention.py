@@ -178,19 +178,19 @@ def attention_with_memory(q: Tensor, k: Tensor, v: Tensor, window: int, memory: 
 def _memory_blocks(q: Tensor, k: Tensor, v: Tensor, window: int, memory: MemoryEntries) -> Tensor:
     """`attention_with_memory` in blocks of queries, without keys that a whole block does not see: in half of the time on a CPU."""
     (B, T, H, E), G, M = q.shape, k.shape[2], memory.keys.shape[1]
-    q = (q * E**-0.5).view(B, T, G, H // G, E).transpose(1, 2)  # (B, G, T, H/G, E)
-    k, v, keys, values = (part.transpose(1, 2) for part in (k, v, memory.keys, memory.values))  # (B, G, ·, E)
-    bias, y = memory.bias.unsqueeze(2).to(q.dtype), torch.empty_like(q)
-    for begin in range(0, T, QUERY_BLOCK):
-        end = min(begin + QUERY_BLOCK, T)
-        first = max(0, begin - window + 1) if window > 0 else 0
-        seen, read = (torch.cat([far, near[:, :, first:end]], dim=2) for far, near in ((keys, k), (values, v)))
-        scores = q[:, :, begin:end].flatten(2, 3) @ seen.transpose(2, 3)
-        scores[..., :M] += bias
-        hidden = ~visible(torch.arange(begin, end)[:, None], torch.arange(first, end), window)
-        scores[..., M:].masked_fill_(hidden.repeat_interleave(H // G, dim=0), float("-inf"))
-        y[:, :, begin:end] = (scores.softmax(-1) @ read).view(B, G, end - begin, H // G, E)
-    return y.transpose(1, 2).reshape(B, T, H, E)
+    repeat = H // G
+    q = (q * E**-0.5).view(B, T, G, repeat, E).transpose(1, 2).reshape(B * G, T * repeat, E)
+    k, v = (torch.cat(parts, dim=1).transpose(1, 2).reshape(B * G, M + T, E) for parts in ((memory.keys, k), (memory.values, v)))
+    bias = F.pad(memory.bias.to(q.dtype).expand(B, G, M).reshape(B * G, 1, M), (0, T))
+    y = torch.empty_like(q)
+    for rows, keys, masked in _blocks(T, T, repeat, window, QUERY_BLOCK):
+        seen, read = (torch.cat([part[:, :M], part[:, M + keys.start : M + keys.stop]], dim=1) if keys.start else part for part in (k, v))
+        S = M + keys.stop - keys.start
+        scores = torch.baddbmm(bias[..., :S], q[:, rows], seen[:, :S].transpose(1, 2))
+        hidden = _hidden((rows.stop - rows.start) // repeat, keys.stop - masked, window, repeat, q.device)
+        scores[..., M + masked - keys.start :].masked_fill_(hidden, float("-inf"))
+        y[:, rows] = torch.bmm(scores.softmax(-1), read[:, :S])
+    return y.view(B, G, T, repeat, E).transpose(1, 2).reshape(B, T, H, E)
 
 
 def visible(query: Tensor, key: Tensor, window: int) -> Tensor:
