@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import ipaddress
 import json
@@ -29,14 +30,27 @@ class UserError(Exception):
 def base_dir() -> Path:
     """Folder of all artefacts: `$NANOCHAT_BASE_DIR`, by default `~/.cache/nanochat`. Does not create it.
 
-    Raises `UserError` if its name is not UTF-8: compilers and libraries refuse such paths in ways of their own.
+    Raises `UserError` if there is no home folder, or its name is not UTF-8: compilers and libraries refuse such paths in ways of their own.
     """
-    folder = Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat").expanduser()
+    folder = Path(os.path.expanduser(os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat"))
+    if folder.parts[:1] and folder.parts[0].startswith("~"):
+        raise UserError(f"invalid base folder {shown(folder)}: there is no such home folder; set NANOCHAT_BASE_DIR to a folder")
     try:
         str(folder).encode()
     except UnicodeEncodeError as error:
         raise UserError(f"invalid base folder {os.fsencode(folder)!r}: its name is not UTF-8; set NANOCHAT_BASE_DIR to another") from error
     return folder
+
+
+def typed_path(text: str) -> Path:
+    """The path that a user typed, with `~` replaced. Raises `UserError` for one that is too long for any file."""
+    path = Path(os.path.expanduser(text))
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"cannot read {shown(text[:60])}…: {error.strerror}") from error
+    return path
 
 
 def ensure_dir(path: Path) -> Path:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from mc.loading import has_memory
 from nanochat.checkpoint.load_model import Stage, latest_stage, open_trained
+from nanochat.common import typed_path
 from nanochat.export.hf_model import check_out, export_model
 from nanochat.export.model_card import MEMORY_LEFT_OUT
 from nanochat.flags import flag, parse, run
@@ -33,7 +33,7 @@ class ExportHf:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports the model; returns the exit code."""
     config = parse(ExportHf, argv)
-    out = Path(config.out).expanduser()
+    out = typed_path(config.out)
     check_out(out)
     stage = config.source or latest_stage(config.model_tag)
     trained = open_trained(stage, config.model_tag, config.step, print)

@@ -21,12 +21,14 @@ SYSTEMS = ("system", "system_prompt")
 # ShareGPT's authors → roles. A call is JSON, {"name": …, "arguments": …}.
 AUTHORS = {
     **dict.fromkeys(("human", "user", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model", "bot", "bing", "bard"), "assistant"),
-    **dict.fromkeys(("tool", "observation", "function_response", "function"), "tool"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model", "bot", "chatbot", "bing", "bard", "claude", "ai"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function_response", "tool_response", "function", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
     **{role: role for role in ("system", "developer")},
 }
 TEXTS = ("content", "value", "text")  # fields with what a message says
+LEARNED = ("train", "training", "loss")  # names that other trainers have for the weight of a reply, with true or false
+DESIRED = ("label", "kto_tag")  # fields that say whether a reply is a good one
 EXPECTED = "expected messages, ShareGPT's conversations, Alpaca's instruction and output, or prompt and completion"
 
 
@@ -70,10 +72,14 @@ def read_conversation(row: Any) -> Read:
 def _messages(row: Any, fields: Counter[str]) -> list[Any] | None:
     """The messages of a row in OpenAI's form; None if they, or question or reply, are null. Counts the `fields` that are not read."""
     if isinstance(row, list):
+        if row and all(isinstance(item, Mapping) and not {"role", "from"} & item.keys() for item in row):
+            raise ValueError("it is an array of rows, as .json files have; call it .json")
         return _listed(row)
     if not isinstance(row, Mapping):
         raise ValueError(f"it is not an object; {EXPECTED}")
-    read: set[str] = set()
+    read = {name for name in DESIRED if isinstance(row.get(name), bool)}
+    if any(not row[name] for name in read):
+        return None
 
     def first(names: Sequence[str]) -> Any:
         name = next((name for name in names if row.get(name) is not None), None)
@@ -102,7 +108,7 @@ def _asked(row: Mapping[str, Any], first: Any) -> list[Any] | None:
         names = ", ".join(map(str, row)) or "nothing"
         raise ValueError(f"it has no conversation among its fields ({names[:200]}); {EXPECTED}")
     question, more, reply = first(QUESTIONS), first(CONTEXTS), first(REPLIES)
-    if question is None:
+    if question is None or (question == "" and more):
         question, more = more, None
     if question is None or reply is None:
         return None
@@ -147,6 +153,9 @@ def _message(i: int, message: Any) -> Any:
     if role is None and said == "from" in message:
         raise MessageError(i, "from", f"is from nobody known; expected one of {', '.join(AUTHORS)}")
     rest = {name: value for name, value in message.items() if name not in (said, text, "role", TEXTS[0])}
+    marks = [name for name in LEARNED if isinstance(rest.get(name), bool)]
+    if role in ("assistant", "call") and marks and rest.get("weight") is None:
+        rest["weight"] = int(all(map(rest.pop, marks)))
     if role != "call":
         if content is None and role == "assistant" and not rest.get("tool_calls") and rest.get("function_call") is None:
             content = ""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.common import UserError, base_dir
+from nanochat.common import UserError, base_dir, typed_path
 from nanochat.data.left_out import LeftOut
 
 
@@ -38,14 +38,20 @@ def find_files(pattern: str, left_out: LeftOut) -> tuple[list[FoundFile], bool]:
     In a folder, hidden files and folders and the base folder are passed over. `left_out` counts links that lead nowhere or in a
     circle. Raises `UserError` if a folder cannot be read.
     """
-    root = Path(pattern).expanduser()
+    root = typed_path(pattern)
     if root.is_dir():
         return sorted(_walk(root, "", left_out), key=_order), False
     if root.is_symlink() and not root.exists():
         raise UserError(f"{root} is a broken link: {os.readlink(root)} does not exist; get its contents first")
+    if root.exists() and not root.is_file():
+        raise UserError(f"{root} is neither a file nor a folder; give the name of one")
     paths = [root] if root.exists() else sorted(_matching(str(root), left_out))
     files = [path for path in paths if path.is_file()]
     folder = Path(os.path.commonpath([path.parent for path in files or paths])) if paths else root
+    for path in paths:
+        if not path.is_file() and (files or not path.is_dir()):
+            why = "folder beside files" if path.is_dir() else "not a regular file" if path.exists() else "broken link"
+            left_out.add("file", why, os.path.relpath(path, folder))
     if files:
         return [_found(path, os.path.realpath(path), str(path.relative_to(folder)), path.stat()) for path in files], True
     found = (file for path in paths if path.is_dir() for file in _walk(path, f"{path.relative_to(folder)}/", left_out))

@@ -36,6 +36,8 @@ def fit_splits(source: Source, tokenizer: Tokenizer, seq_len: int, say: Callable
             say(f"{source.name}: small, so {fitting.extra['held out']} are for validation, which fills a row of {seq_len} tokens")
             return fitting
     tokens = _count(source.whole_documents(), tokenizer, 4 * (seq_len + 1))
+    if not tokens:
+        next(source.documents("train"))  # raises: it says what was left out
     shorter = f", or shorter rows (--max-seq-len {tokens // 4} or less)" if tokens >= 8 else ""
     raise UserError(f"{source.name}: its {tokens:,} tokens are too few to train and validate on rows of {seq_len}; give more text{shorter}")
 

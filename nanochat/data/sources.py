@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from nanochat.common import UserError, base_dir, digest, read_json, shown
+from nanochat.common import UserError, base_dir, digest, read_json, shown, typed_path
 from nanochat.data.file_walk import FoundFile, find_files
 from nanochat.data.hub_download import HUB
 from nanochat.data.left_out import EMPTY, NOT_TEXT, LeftOut
@@ -213,7 +213,7 @@ def _text_file(path: Path, role: Role) -> TextFile:
 def _path_source(name: str, column: str) -> Source:
     left_out = LeftOut()
     found, explicit = find_files(name, left_out)
-    if not found and not left_out.reasons and not Path(name).expanduser().is_dir():
+    if not found and not left_out.reasons and not typed_path(name).is_dir():
         raise UserError(f"invalid --dataset {name}: no file or folder matches; expected a path, a glob, local, {', '.join(HUB)}")
     alone = explicit and len(found) == 1
     if alone and kind_of(found[0].path) is None:

@@ -24,7 +24,7 @@ FEW_FILES = 64  # with fewer text files, a split by hash could leave validation 
 _WORDS: dict[str, Named] = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _WORDS_BESIDE_TRAIN: dict[str, Named] = {"dev": "val", "eval": "val", "evaluation": "val", "testing": "test"}
 _CODE, _PROSE = (".py",), (".md", ".rst")
-_SEPARATOR = re.compile(r"[._\-\s()]+")
+_SEPARATOR = re.compile(r"[-._\s()\[\]{}=,+@~]+")
 _NUMBER = re.compile(r"\d+|of|[a-z0-9]{1,2}|(?=.*\d)[0-9a-f]{6,}")  # of a shard, hash, version or language
 
 
@@ -68,11 +68,12 @@ def _once(files: Sequence[FoundFile], splits: Sequence[Named], left_out: LeftOut
     return named
 
 
-def name_splits(files: Sequence[FoundFile]) -> list[Named]:
+def name_splits(files: Sequence[FoundFile], train_is_named: bool = False) -> list[Named]:
     """The splits that names say: `val`, `corpus-test-00001-of-00002.parquet`, `Validation/…`; train for all others.
 
     A word counts at the beginning or end of a name, before numbers of shards. Names of source code, of Python packages and, among
-    source code, of pages of documentation are no splits: there a word says what the code does.
+    source code, of pages of documentation are no splits: there a word says what the code does. Words such as dev and eval are splits only
+    where a name says train, or with `train_is_named`.
     """
     parts = [file.name.split("/") for file in files]
     kinds = [kind_of(file.path) for file in files]
@@ -83,7 +84,7 @@ def name_splits(files: Sequence[FoundFile]) -> list[Named]:
         folders = [_words(name) for i, name in enumerate(path[:-1], start=1) if tuple(path[:i]) not in packages]
         words.append([*folders, () if kind in mute else _words(path[-1].lower().rpartition(kind)[0])])
     known = dict(_WORDS)
-    if any("train" in map(known.get, pair) for path in words for pair in path):
+    if train_is_named or any("train" in map(known.get, pair) for path in words for pair in path):
         known |= _WORDS_BESIDE_TRAIN
     return [_split(path, known) for path in words]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from nanochat.common import UserError, first_line, shown
-from nanochat.data.text_streams import PACKED_SUFFIXES, check_pointer, decode, is_text, open_bytes, open_text, plain_suffix
+from nanochat.data.text_streams import PACKED_SUFFIXES, check_pointer, decode, is_text, looks_like, open_bytes, open_text, plain_suffix
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,7 +76,7 @@ def _read_text(path: Path, column: str) -> Documents:
 
 
 def _read_lines(path: Path, column: str) -> Documents:
-    with open_text(path, newline="\n") as lines:
+    with open_text(path, newline=None) as lines:
         for number, line in enumerate(lines, start=1):
             if (line := line.lstrip(MARK)) and not line.isspace():
                 try:
@@ -135,7 +135,11 @@ def _not_json(path: Path, where: str, error: Exception, number: int) -> UserErro
         why, message = "nested too deep", f"{path} {where}: JSON is nested too deep; remove the record"
     else:
         why = "not JSON"
-        message = f"{path} {where}: not JSON ({first_line(error)}); the file is truncated or damaged, fix it or get it again"
+        encoding = looks_like(path) if number == 1 else ""
+        looks = f", which looks like {encoding}" if encoding else ""
+        message = f"{path} {where}: not JSON{looks} ({first_line(error)}); the file is truncated or damaged, fix it or get it again"
+        if number == 1 and kind_of(path) != ".json":
+            message += "; if it is one array, or objects over several lines, call it .json"
     return UnfitError(message, why) if number == 1 else UserError(message)
 
 
@@ -146,9 +150,12 @@ def _text_of(record: Any, column: str, path: Path, where: str, number: int) -> s
             raise KeyError(column)
         return _to_text(record[column] if column in record else _at(record, column.split(".")))
     except TypeError as error:
-        raise UserError(f'{path} {where}: the value of "{column}" is {error}; expected a string') from error
+        message = f'{path} {where}: the value of "{column}" is {error}; expected a string'
+        raise (UnfitError(message, f'no string in "{column}"') if number == 1 else UserError(message)) from error
     except KeyError as error:
         found = _columns(_names(record)) if isinstance(record, dict) else f"a {type(record).__name__}, which is no object"
+        if isinstance(record, list) and number == 1 and kind_of(path) != ".json":
+            found += ", but the array of a file that should be called .json"
         raise _no_column(f"{path} {where}", column, found, number == 1) from error
 
 
@@ -195,6 +202,11 @@ def _no_column(where: str, column: str, found: str, is_first: bool = True) -> Us
     return UnfitError(message, f'no column "{column}"', found) if is_first else UserError(message)
 
 
+def _check_once(path: Path, column: str, names: list[str]) -> None:
+    if names.count(column) > 1:
+        raise UserError(f'{path}: {names.count(column)} columns are called "{column}"; give them different names')
+
+
 # --- CSV ---
 
 
@@ -209,6 +221,7 @@ def _read_table(path: Path, column: str, delimiters: str) -> Documents:
             return
         if column not in header:
             raise _no_column(f"{path} line 1", column, _columns(header))
+        _check_once(path, column, header)
         index, rows = header.index(column), csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             for row in rows:
@@ -283,8 +296,7 @@ def open_parquet(path: Path, column: str = COLUMN) -> pq.ParquetFile:
     kind = _kind_at(pa.struct(schema), keys)
     if kind is None or not _is_textual(kind):
         file.close()
-        if schema.names.count(column) > 1:
-            raise UserError(f'{path}: {schema.names.count(column)} columns are called "{column}"; give them different names')
+        _check_once(path, column, schema.names)
         if kind is None:
             raise _no_column(str(path), column, _columns(_leaves(pa.struct(schema))))
         raise UnfitError(f'{path}: the column "{column}" has type {kind}; expected strings', f'no strings in the column "{column}"')

@@ -87,8 +87,8 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def open_text(path: Path, newline: str) -> Iterator[TextIO]:
-    """The text of a file as a stream whose lines end with `newline` (empty: any line break). Raises `UserError` as `open_bytes`."""
+def open_text(path: Path, newline: str | None) -> Iterator[TextIO]:
+    """The text of a file as a stream whose lines end with `newline` (None: any line break). Raises `UserError` as `open_bytes`."""
     with open_bytes(path) as stream:
         encoding = encoding_of(stream.peek(4)[:4])
         errors = "surrogateescape" if encoding.startswith("utf-8") else "surrogatepass"

@@ -8,23 +8,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nanochat.common import UserError, digest
+from nanochat.common import UserError, digest, typed_path
 from nanochat.data.conversation_forms import Read, read_conversation
+from nanochat.data.file_walk import FoundFile
+from nanochat.data.splits import name_splits
 from nanochat.tasks.dataset_rows import Rows, is_data, rows_of
 from nanochat.tasks.dataset_task import TableTask
 from nanochat.tasks.grading import same_number, same_text
 from nanochat.tasks.hub import HubSource
 from nanochat.tasks.task import Conversation, Split, Task, check_conversation, reference
 
-VERSION = 3  # of the reading: a change makes rows of conversations anew
-TEST_NAMES = ("test", "val", "eval", "dev")  # beginnings of names, in a folder
+VERSION = 4  # of the reading: a change makes rows of conversations anew
 SHOWN = 3  # places and names in a line
 
 
 class CustomJson(Task):
     """A file of conversations, or a folder of such files; all are checked when opened.
 
-    A row without a reply to learn is left out. In a folder, files named test… or val… are the test split. A reply is correct
+    A row without a reply to learn is left out. In a folder, files named test, val, dev or eval are the test split. A reply is correct
     if it is the text or the number of the reference.
     """
 
@@ -64,12 +65,13 @@ class CustomJson(Task):
         """
         if not path:
             raise UserError("customjson needs a path: customjson:PATH")
-        root = Path(path).expanduser()
+        root = typed_path(path)
         if not root.is_dir():
             return cls._opened(spec, ((root, _changed(root)),), ())
         here = sorted(file for file in root.iterdir() if not file.name.startswith("."))
         data = [file for file in here if file.is_file() and is_data(file)]
-        tests = [file for file in data if file.name.lower().startswith(TEST_NAMES)]
+        splits = name_splits([FoundFile(file, str(file), file.name, 0, 0) for file in data], train_is_named=True)
+        tests = [file for file, named in zip(data, splits, strict=True) if named != "train"]
         files = tests if tests and split == "test" else [file for file in data if file not in tests]
         if not files:
             raise UserError(f"{root} has no file of conversations to train on (.jsonl, .json or .parquet); give a file, or another folder")

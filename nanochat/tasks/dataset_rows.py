@@ -6,6 +6,7 @@ import codecs
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,6 +116,10 @@ def local_rows(path: Path, splits: tuple[str, ...] = ()) -> Rows:
 def rows_of(paths: Sequence[Path]) -> Rows:
     """Rows of files of one kind. Raises `UserError` if a file is missing or invalid, or there are no rows."""
     for path in paths:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is neither a file nor a folder; give a .jsonl, .json or .parquet file, or a folder of such files")
+        if path.is_symlink() and not path.exists():
+            raise UserError(f"{path} is a broken link: {os.readlink(path)} does not exist; get its contents first")
         if not path.is_file():
             raise UserError(f"{path} does not exist; give a .jsonl, .json or .parquet file, or a folder of such files")
         if not is_data(path):
@@ -169,13 +174,14 @@ def _parse(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise _not_json(where, error) from error
+        one_value = "; if the file is one array, or objects over several lines, call it .json" if where.endswith("line 1,") else ""
+        raise _not_json(where, error, one_value) from error
     except RecursionError as error:
         raise _too_deep(where) from error
 
 
-def _not_json(where: str, error: ValueError) -> UserError:
-    return UserError(f"{where} is not JSON ({error}); correct or remove it")
+def _not_json(where: str, error: ValueError, else_: str = "") -> UserError:
+    return UserError(f"{where} is not JSON ({error}); correct or remove it{else_}")
 
 
 def _too_deep(where: str) -> UserError:

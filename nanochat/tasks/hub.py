@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nanochat.common import UserError
+from nanochat.common import UserError, typed_path
 from nanochat.tasks.dataset_rows import Rows, local_rows
 from nanochat.tasks.task import Split
 
@@ -57,7 +57,7 @@ def open_rows(name: str, source: HubSource, split: Split, path: str, offline: bo
     if split not in source.splits:
         raise UserError(f"{name} has no {split} split; it has {' and '.join(source.splits)}")
     if path:
-        return local_rows(Path(path).expanduser(), (source.splits[split], split))
+        return local_rows(typed_path(path), (source.splits[split], split))
     reachable = not offline and hub_answers()
     why = "offline mode" if offline else "the hub does not answer"
     what = f"connect to the network once, or give files of the data set: {name}:PATH"

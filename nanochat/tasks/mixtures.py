@@ -7,12 +7,11 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nanochat.common import UserError
+from nanochat.common import UserError, typed_path
 from nanochat.data.dataloader import permute
 from nanochat.tasks.registry import HUB, STORED, open_task
 from nanochat.tasks.task import SPLITS, Conversation, Task, digest
@@ -225,7 +224,7 @@ def _items(text: str) -> Iterator[str]:
 def _has_path(spec: str) -> bool:
     """True if a task is followed by a path that is there."""
     name, _, path = spec.partition(":")
-    return name in STORED and bool(path) and Path(path).expanduser().exists()
+    return name in STORED and bool(path) and typed_path(path).exists()
 
 
 def evaluation_tasks(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nanochat.common import UserError, base_dir, read_json
+from nanochat.common import UserError, base_dir, read_json, typed_path
 from nanochat.tracking.run_log import MC_SUFFIX, METRICS_FILE, RUN_FILE
 from nanochat.tracking.sinks import read_metrics
 
@@ -166,7 +166,7 @@ def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float | No
 
 
 def _find(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = typed_path(name)
     if path.is_file():
         return path
     if (path / METRICS_FILE).is_file():

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from nanochat import common
-from nanochat.common import ROOT, UserError, atomic_write, base_dir, batched_by_chars, ensure_dir, read_json, source_digest, write_json
+from nanochat.common import (
+    ROOT,
+    UserError,
+    atomic_write,
+    base_dir,
+    batched_by_chars,
+    ensure_dir,
+    read_json,
+    source_digest,
+    typed_path,
+    write_json,
+)
 
 
 def test_base_dir_is_the_variable_else_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +37,25 @@ def test_a_base_folder_that_is_not_utf8_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("NANOCHAT_BASE_DIR", os.fsdecode(b"/some/caf\xe9"))
     with pytest.raises(UserError, match=r"invalid base folder b'/some/caf\\xe9': its name is not UTF-8; set NANOCHAT_BASE_DIR"):
         base_dir()
+
+
+def test_without_a_home_folder_the_base_folder_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("~nobody of this name", "~nobody of this name/x"):
+        monkeypatch.setenv("NANOCHAT_BASE_DIR", name)
+        with pytest.raises(UserError, match=f"invalid base folder {name}: there is no such home folder; set NANOCHAT_BASE_DIR"):
+            base_dir()
+        assert typed_path(name) == Path(name), "which may be a file of the working folder"
+    monkeypatch.delenv("NANOCHAT_BASE_DIR")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without a home
+    with pytest.raises(UserError, match="invalid base folder ~/.cache/nanochat"):
+        base_dir()
+
+
+def test_a_typed_path_may_be_too_long(tmp_path: Path) -> None:
+    assert typed_path("~/a") == Path.home() / "a"
+    for path in ("a" * 300, f"{tmp_path}/{'a/' * 4000}"):
+        with pytest.raises(UserError, match="^cannot read .{,70}…: File name too long"):
+            typed_path(path)
 
 
 def test_ensure_dir_makes_parents_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -67,6 +67,13 @@ FORMS: dict[str, tuple[Any, list[dict[str, Any]]]] = {
     ),
     "a system that says nothing": ({"messages": [SYSTEM | {"content": None}, *PAIR]}, PAIR),
     "a system of no letters": ({"system": "", "messages": [SYSTEM | {"content": ""}, *PAIR]}, PAIR),
+    "an empty instruction": ({"instruction": "", "input": "q", "output": "a"}, PAIR),
+    "replies that other trainers leave out": (
+        [ASKED, REPLIED | {"train": False}, ASKED, REPLIED | {"loss": False}, ASKED, REPLIED | {"training": True}],
+        [ASKED, REPLIED | {"weight": 0}, ASKED, REPLIED | {"weight": 0}, *PAIR],
+    ),
+    "a good reply": ({"prompt": "q", "completion": "a", "label": True}, PAIR),
+    "chat programs' authors": ([{"from": "human", "value": "q"}, {"from": "ai", "value": "a"}], PAIR),
     "a parquet file's nulls": ({"messages": [m | {"weight": None, "tool_calls": None} for m in PAIR], "prompt": None}, PAIR),
 }
 
@@ -107,6 +114,8 @@ def test_what_is_left_out_is_counted() -> None:
         {"messages": None},
         {"prompt": "q", "completion": None},
         {"instruction": None, "output": "a"},
+        {"prompt": "q", "completion": "a", "label": False},
+        {"messages": PAIR, "kto_tag": False},
     ],
 )
 def test_what_has_nothing_to_learn_is_no_conversation(row: Any) -> None:

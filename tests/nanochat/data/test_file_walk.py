@@ -118,6 +118,19 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
 def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     assert found(tmp_path) == ([], "1 file left out: pipe.txt (not a regular file)")
+    with pytest.raises(UserError, match="pipe.txt is neither a file nor a folder"):
+        found(tmp_path / "pipe.txt")
+
+
+def test_what_else_fits_a_glob_is_named(tmp_path: Path) -> None:
+    for name in ("README.md", "data/a.txt"):
+        write(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe.txt")
+    link(tmp_path / "gone.txt", "nowhere")
+    lost = "3 files left out: data (folder beside files); gone.txt (broken link); pipe.txt (not a regular file)"
+    assert found(f"{tmp_path}/*") == (["README.md"], lost)
+    (tmp_path / "README.md").unlink()
+    assert found(f"{tmp_path}/*") == (["data/a.txt"], "2 files left out: gone.txt (broken link); pipe.txt (not a regular file)")
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

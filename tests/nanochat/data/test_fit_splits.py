@@ -85,6 +85,15 @@ def test_a_split_by_content_leaves_no_split_without_text(tmp_path: Path, texts: 
     assert "".join(sorted("".join(train + val))) == "".join(sorted("".join(texts)))
 
 
+def test_a_source_without_text_says_what_was_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("café über alles, ".encode("latin-1") * 100)
+    (tmp_path / "b.jsonl").write_text('{"text": null}\n' * 3)
+    with pytest.raises(UserError) as error:
+        fit_splits(open_source(str(tmp_path)), TOKENIZER, 64)
+    lost = "1 file left out: a.txt looks like latin-1 (not UTF-8); 3 documents left out: 3 in b.jsonl (empty)"
+    assert f"has no documents for train ({lost}); add documents in UTF-8" in str(error.value)
+
+
 def test_big_texts_are_not_read_to_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("word " * 100)
     monkeypatch.setattr("nanochat.data.fit_splits.SURELY_ENOUGH", 400)

@@ -37,6 +37,7 @@ READ: dict[str, tuple[str, bytes, list[str | None]]] = {
     "line ends of old": ("a.csv", b"id,text\r1,a\r2,b\r", ["a", "b"]),
     "a tab in quotes": ("a.tsv", b'id\ttext\n1\t"a\tb"\n', ["a\tb"]),
     "quotes in the middle": ("a.tsv", b'id\ttext\n1\t5" disk\n', ['5" disk']),
+    "old line ends of JSON": ("a.jsonl", LINES.replace(b"\n", b"\r"), ["a", "b"]),
     "a comma too many": ("a.json", b'[{"text": "a"},\n]', ["a"]),
     "objects without an array": ("a.json", b'{"text": "a"}\n{\n"text": "b"}', ["a", "b"]),
 }
@@ -54,6 +55,10 @@ REFUSED = {
     "an open quote": ("a.csv", b'id,text\n1,"a\n', "line 2: unexpected end of data"),
     "a quote within quotes": ("a.tsv", b'id\ttext\n1\t"a" b\n', "line 2: .*expected after"),
     "no header but blank lines": ("a.csv", b"\n\nid,words\n", 'no "text", only id, words'),
+    "an array": ("a.jsonl", b'[{"text": "a"}]\n', "the array of a file that should be called .json; name"),
+    "objects over several lines": ("a.jsonl", b'{\n"text": "a"}\n', "line 1: not JSON .* or objects over several lines, call it .json"),
+    "UTF-16 without a mark": ("a.json", '{"text": "aäb"}'.encode("utf-16-le"), "record 1: not JSON, which looks like utf-16-le"),
+    "two columns of a name": ("a.csv", b"text,text\na,b\n", '2 columns are called "text"; give them different names'),
     "strings": ("a.jsonl", b'"a"\n', "only a str, which is no object"),
     "no such key later": ("a.jsonl", LINES + b'{"txt": "a"}\n', 'line 3: no "text", only txt'),
 }

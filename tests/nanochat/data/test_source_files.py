@@ -81,10 +81,13 @@ def test_settings_beside_the_text_are_left_out(tmp_path: Path) -> None:
     write(tmp_path / "empty.json", "[]")
     write(tmp_path / "deep.json", "[" * 100_000)
     write(tmp_path / "labels.csv", "id,label\n1,x\n")
+    write(tmp_path / "messages.json", '{"text": {"yes": "ja"}}')
+    write(tmp_path / "numbers.json", '{"text": 3}')
     assert open_source(str(tmp_path)).fingerprint == before
     lost = (
-        "5 files left out: deep.json (nested too deep); empty.json (empty); "
-        'labels.csv with id, label, package.json with name, version (no column "text"); tsconfig.json (not JSON)'
+        "7 files left out: deep.json (nested too deep); empty.json (empty); "
+        'labels.csv with id, label, package.json with name, version (no column "text"); messages.json, numbers.json (no string in "text"); '
+        "tsconfig.json (not JSON)"
     )
     assert read(tmp_path)[1] == lost
     (tmp_path / "a.jsonl").unlink()

@@ -25,6 +25,8 @@ def files(*names: str) -> list[FoundFile]:
         ("val", "val/train.jsonl notes_val/x.md val.md en/validation.tsv val_extra.jsonl"),
         ("test", "test.jsonl TEST.TXT test/a.parquet corpus_test.csv test-00000-of-00001.parquet test0.json test_clean.jsonl"),
         ("test", "test.en.txt test(1).jsonl wiki.test.txt.xz val/test.jsonl data/en/test/00001.jsonl test.md corpus_test_v2.jsonl"),
+        ("val", "split=validation/lang=de/part-0.parquet [val].jsonl wiki@val.txt"),
+        ("test", "split=test/a.parquet lang=de,split=test/a.jsonl wiki+test.txt test~1.csv"),
         ("train", "train.jsonl values.jsonl latest.jsonl testimony.txt contest.csv evaluation.jsonl dev.jsonl how-to-test-things.md"),
         ("train", "trainval.txt invalid.jsonl tests/a.txt testing.txt attest-1.parquet"),
     ],
@@ -38,6 +40,7 @@ def test_dev_and_eval_are_splits_beside_train() -> None:
     names = ["train-clean-100/a.txt", "dev-clean/a.txt", "eval.jsonl", "testing/a.jsonl", "extra/devices.txt"]
     assert name_splits(files(*names)) == ["train", "val", "val", "test", "train"]
     assert name_splits(files(*names[1:])) == ["train"] * 4
+    assert name_splits(files(*names[1:]), train_is_named=True) == ["val", "val", "test", "train"]
 
 
 def test_source_code_is_no_split_by_its_name() -> None:

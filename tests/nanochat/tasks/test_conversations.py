@@ -82,6 +82,24 @@ def test_a_file_of_nothing_has_no_rows(tmp_path: Path, name: str, data: bytes) -
         opened(tmp_path / name)
 
 
+def test_what_is_no_file_is_said(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    os.symlink("nowhere", tmp_path / "link.jsonl")
+    says = {
+        "pipe.jsonl": "is neither a file nor",
+        "link.jsonl": "is a broken link: nowhere does",
+        "a" * 300: "name too long",
+        "~no/a": "exist",
+    }
+    for name, why in says.items():
+        with pytest.raises(UserError, match=why):
+            opened(Path(name) if name.startswith("~") else tmp_path / name)
+    for text in (json.dumps([GOOD]), json.dumps(GOOD, indent=1)):
+        (tmp_path / "a.jsonl").write_text(text)
+        with pytest.raises(UserError, match="a.jsonl, line 1, .* call it .json"):
+            opened(tmp_path / "a.jsonl")
+
+
 def test_replies_without_text_are_counted(tmp_path: Path) -> None:
     empty = {"messages": [*GOOD["messages"][:1], {"role": "assistant", "content": None}, *GOOD["messages"]]}
     task = opened(write_lines(tmp_path / "my.jsonl", [empty, GOOD, {"prompt": "a", "completion": " "}]))
@@ -100,6 +118,10 @@ def test_a_folder_has_splits_or_is_divided(tmp_path: Path) -> None:
     assert said == [f"customjson:{tmp_path}: 40 conversations; left out: in the folder notes.md, sub"]
     write_lines(tmp_path / "VALID.jsonl", [PAIR] * 3)
     assert [len(opened(tmp_path, split)) for split in ("train", "test")] == [40, 3]
+    for name in ("devops.jsonl", "testimonials.jsonl", "values.jsonl"):
+        write_lines(tmp_path / name, [PAIR])
+    write_lines(tmp_path / "my_eval.jsonl", [PAIR])
+    assert [len(opened(tmp_path, split)) for split in ("train", "test")] == [43, 4], "a word says it, not the beginning of one"
     (tmp_path / "sub" / "a.txt").touch()
     with pytest.raises(UserError, match="sub has no file of conversations"):
         opened(tmp_path / "sub")
