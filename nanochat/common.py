@@ -43,11 +43,14 @@ def base_dir() -> Path:
 
 
 def typed_path(text: str) -> Path:
-    """The path that a user typed, with `~` replaced. Raises `UserError` for one that is too long for any file."""
+    """The path that a user typed, with `~` replaced. Raises `UserError` for one too long for any file or in a home that is none."""
     path = Path(os.path.expanduser(text))
     try:
         path.lstat()
     except OSError as error:
+        if path.parts[:1] and path.parts[0].startswith("~"):
+            name = shown(text)
+            raise UserError(f"cannot find {name}: there is no such home folder; write ./{name} for a file of that name") from error
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(f"cannot read {shown(text[:60])}…: {error.strerror}") from error
     return path

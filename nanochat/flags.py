@@ -251,7 +251,10 @@ def _boolean(text: str) -> bool:
 
 
 def _value(kind: type, optional: bool) -> Callable[[str], Any]:
-    """Converter of text to `kind`; `none` is None if that is allowed. NaN would pass every range check and is refused."""
+    """Converter of text to `kind`; `none` is None if that is allowed.
+
+    NaN would pass every range check and is refused; so are integers that no library takes.
+    """
 
     def convert(text: str) -> Any:
         if optional and text == "none":
@@ -260,6 +263,8 @@ def _value(kind: type, optional: bool) -> Callable[[str], Any]:
             value = kind(text.replace("_", "")) if kind in (int, float) else kind(text)
         except ValueError:
             value = None
+        if kind is int and value is not None and not -(1 << 63) <= value < 1 << 63:
+            raise argparse.ArgumentTypeError(f"invalid value {text!r}: expected an integer of 64 bits")
         if value is None or value != value:
             raise argparse.ArgumentTypeError(f"invalid value {text!r}: expected {'an integer' if kind is int else 'a number'}")
         return value

@@ -8,7 +8,7 @@ from typing import Literal
 
 from mc.loading import has_memory
 from nanochat.checkpoint.load_model import Stage, latest_stage, open_trained
-from nanochat.common import typed_path
+from nanochat.common import shown, typed_path
 from nanochat.export.hf_model import check_out, export_model
 from nanochat.export.model_card import MEMORY_LEFT_OUT
 from nanochat.flags import flag, parse, run
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if without_memory:
         print(MEMORY_LEFT_OUT)
     size = export_model(trained, stage, out, DTYPES.get(config.dtype), without_memory)
-    print(f"exported to {out}: {size / 1e6:,.1f} MB of weights; load it with transformers and trust_remote_code=True")
+    print(f"exported to {shown(out)}: {size / 1e6:,.1f} MB of weights; load it with transformers and trust_remote_code=True")
     return 0
 
 

@@ -22,6 +22,7 @@ from nanochat.model.gpt import GPT, GPTConfig
 Stage = Literal["base", "mid", "sft", "rl"]
 STAGES: tuple[Stage, ...] = ("rl", "sft", "mid", "base")  # the most advanced first
 TRAINED_BY = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
+LONGEST_TAG = 200  # bytes, so that file systems take it with what is put behind it
 PREFIX = "model."  # of the language model's parameters in the state of the training objective
 
 
@@ -113,14 +114,19 @@ def newest_tag(stage: Stage, ending: str = "") -> str | None:
 
 def is_tag(text: str) -> bool:
     """Whether `text` is the name of a folder that lies where it is made: visible, printable, without slashes, not too long."""
-    return 0 < len(text) <= 200 and text.isprintable() and not text.startswith(".") and not {"/", "\\"} & set(text)
+    if not text.isprintable() or text != text.strip():
+        return False
+    return 0 < len(text.encode()) <= LONGEST_TAG and not text.startswith(".") and not {"/", "\\"} & set(text)
 
 
 def check_tag(config: Any, *names: str) -> None:
     """Raises `ValueError` for the first of the flags `names` of `config` that is given and no tag."""
     for name in names:
         if (tag := getattr(config, name)) and not is_tag(tag):
-            raise ValueError(f"invalid {name} {tag!r}: expected the name of a folder, without slashes and not beginning with a dot")
+            raise ValueError(
+                f"invalid {name} {tag!r}: expected the name of a folder, without slashes, not too long, "
+                "without spaces around it and not beginning with a dot"
+            )
 
 
 def _folder(stage: Stage, tag: str | None) -> Path:

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from nanochat.checkpoint.load_model import Stage, Trained, build_model, model_weights
-from nanochat.common import UserError, fsync_dir
+from nanochat.common import UserError, base_dir, fsync_dir, shown
 from nanochat.export.hf_tokenizer import tokenizer_config, tokenizer_json
 from nanochat.export.model_card import model_card
 from nanochat.infer.conversation import ending
@@ -31,7 +31,10 @@ CLASSES = {
 
 
 def check_out(out: Path) -> None:
-    """Raises `UserError` if `out` is anything but an empty folder or a name that is free."""
+    """Raises `UserError` if `out` is anything but an empty folder or a name that is free, or lies among the checkpoints."""
+    real, artefacts = Path(os.path.realpath(out)), Path(os.path.realpath(base_dir()))
+    if real.is_relative_to(artefacts) and any(part.endswith("_checkpoints") for part in real.relative_to(artefacts).parts[:1]):
+        raise UserError(f"invalid --out {shown(out)}: it lies among the checkpoints, which training removes; name a folder elsewhere")
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UserError(f"invalid --out {out}: it is not a folder; name one that is empty or does not exist")
     if out.is_dir() and any(out.iterdir()):

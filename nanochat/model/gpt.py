@@ -32,6 +32,7 @@ from nanochat.model.norm import fused_norm, norm
 from nanochat.model.recompute import ActivationCheckpointing
 
 SMEAR_CHANNELS = 24  # channels of the embedding that the smear gate reads
+MOST_LAYERS = 10_000  # far beyond any model: a slip of the hand would take forever
 
 
 @dataclass
@@ -50,6 +51,8 @@ class GPTConfig:
         for name in ("depth", "aspect_ratio", "head_dim", "max_seq_len", "vocab_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"invalid {name} {getattr(self, name)}; expected at least 1")
+        if self.depth > MOST_LAYERS:
+            raise ValueError(f"invalid depth {self.depth}; expected at most {MOST_LAYERS:,}")
         if self.head_dim % 2:
             raise ValueError(f"invalid head_dim {self.head_dim}: rotary positions rotate pairs of channels; expected an even number")
         if self.width < SMEAR_CHANNELS:

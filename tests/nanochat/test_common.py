@@ -39,12 +39,16 @@ def test_a_base_folder_that_is_not_utf8_is_refused(monkeypatch: pytest.MonkeyPat
         base_dir()
 
 
-def test_without_a_home_folder_the_base_folder_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_folder_the_base_folder_must_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("~nobody of this name", "~nobody of this name/x"):
         monkeypatch.setenv("NANOCHAT_BASE_DIR", name)
         with pytest.raises(UserError, match=f"invalid base folder {name}: there is no such home folder; set NANOCHAT_BASE_DIR"):
             base_dir()
-        assert typed_path(name) == Path(name), "which may be a file of the working folder"
+        with pytest.raises(UserError, match=f"cannot find {name}: there is no such home folder; write ./{name} for a file"):
+            typed_path(name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~nobody of this name").touch()
+    assert typed_path("~nobody of this name") == Path("~nobody of this name"), "which is a file of the working folder"
     monkeypatch.delenv("NANOCHAT_BASE_DIR")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without a home
     with pytest.raises(UserError, match="invalid base folder ~/.cache/nanochat"):

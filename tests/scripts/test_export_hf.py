@@ -13,6 +13,7 @@ import torch
 
 from nanochat.checkpoint.load_model import load_model
 from nanochat.checkpoint.store import CheckpointStore
+from nanochat.common import base_dir
 from nanochat.data.chat_template import render_prompt
 from nanochat.export import hf_model
 from nanochat.export.model_card import MEMORY_LEFT_OUT
@@ -120,7 +121,8 @@ def test_an_empty_folder_is_filled_and_another_is_left_alone(models: Path, tmp_p
     (mine / "notes.txt").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     capsys.readouterr()
-    for out in (mine, mine / "notes.txt", tmp_path / "link", tmp_path / "empty"):
+    among = base_dir() / "base_checkpoints" / "d1" / "step_0000007" / "hf"
+    for out in (mine, mine / "notes.txt", tmp_path / "link", tmp_path / "empty", among):
         assert export(f"--out={out}") == 1
         error = capsys.readouterr().err
         assert error.startswith(f"error: invalid --out {out}: ") and error.count("\n") == 1
@@ -135,6 +137,7 @@ def test_an_empty_folder_is_filled_and_another_is_left_alone(models: Path, tmp_p
         (["--out=x", "--model-tag=d9"], 1, "no model d9"),
         (["--out=x", "--model-tag=../d1"], 1, "invalid model tag"),
         (["--out=x", "--step=8"], 1, "no checkpoint of step 8"),
+        (["--out=~nobody of this name/x"], 1, "no such home folder"),
     ],
 )
 def test_bad_input_is_one_line(

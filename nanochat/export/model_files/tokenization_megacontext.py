@@ -74,7 +74,7 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace(ESCAPE, f"{ESCAPE}0").replace(OPENING, f"<{ESCAPE}1|")
     if isinstance(value, dict):
-        return {name: _escaped(content) for name, content in value.items()}
+        return {_escaped(name): _escaped(content) for name, content in value.items()}
     if isinstance(value, list | tuple):
         return [_escaped(content) for content in value]
     if value is None or isinstance(value, int | float):

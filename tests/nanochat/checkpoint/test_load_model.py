@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanochat.checkpoint.load_model import load_model, load_weights_into, open_trained
+from nanochat.checkpoint.load_model import is_tag, load_model, load_weights_into, open_trained
 from nanochat.checkpoint.open_file import OpenFile
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError
@@ -106,6 +106,13 @@ def test_what_is_not_there_is_one_line(base: Path) -> None:
     refused(base, "invalid model tag", tag="../base_checkpoints/tiny")
     refused(base, "no checkpoint of step 3; it has: 7", step=3)
     refused(base, "no model in .*sft_checkpoints", stage="sft")
+
+
+def test_a_tag_is_the_name_of_a_folder_on_any_disk() -> None:
+    for tag in ("d12", "a b", "é x'1.5B", "-x", "x" * 200, "é" * 100):
+        assert is_tag(tag)
+    for tag in ("", " ", "a ", "\u3000a", ".a", "a/b", "a\\b", "a\nb", "\udce9", "x" * 201, "é" * 101):
+        assert not is_tag(tag)
 
 
 def test_another_tokenizer_is_refused(base: Path) -> None:

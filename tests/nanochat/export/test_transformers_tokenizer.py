@@ -70,6 +70,11 @@ READ_AS = {
             {"function": {"name": "look_up", "arguments": {"q": "it's <|bos|> ␛", "n": 2, "of": [True, None]}}}]}],
         [FOUR, {"role": "assistant", "content": [{"type": "python", "text": """look_up(q="it's <|bos|> ␛", n=2, of=[True, None])"""}]}],
     ),
+    "arguments that are no names of Python": (
+        [FOUR, {"role": "assistant", "content": None, "tool_calls": [
+            {"function": {"name": "f", "arguments": {"a b": 1, "<|bos|>": "␛", "c": [None]}}}]}],
+        [FOUR, {"role": "assistant", "content": [{"type": "python", "text": "f(**{'a b': 1, '<|bos|>': '␛', 'c': [None]})"}]}],
+    ),
 }  # fmt: skip
 
 
@@ -148,6 +153,8 @@ def test_what_the_format_does_not_have_is_refused(theirs, chat: list[dict[str, A
         theirs.apply_chat_template(chat)
     with pytest.raises(TemplateError, match="leave them out"):
         theirs.apply_chat_template([FOUR], tools=[{"type": "function", "function": {"name": "f"}}])
+    with pytest.raises(TemplateError, match="put them into a message"):
+        theirs.apply_chat_template([FOUR], documents=[{"title": "a", "text": "b"}])
     with pytest.raises(TypeError, match="expected what JSON has"):
         theirs.apply_chat_template([{"role": "user", "content": b"4"}])
     assert theirs("<|bos|>", add_special_tokens=False)["input_ids"] == OURS.encode("<|bos|>")  # as before

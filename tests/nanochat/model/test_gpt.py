@@ -151,7 +151,16 @@ def test_flops_count_what_is_multiplied() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"depth": 0}, {"head_dim": 7}, {"kv_heads": 5}, {"kv_heads": -1}, {"window_pattern": "X"}, {"window_pattern": ""}, {"vocab_size": 0}],
+    [
+        {"depth": 0},
+        {"depth": 10**12},
+        {"head_dim": 7},
+        {"kv_heads": 5},
+        {"kv_heads": -1},
+        {"window_pattern": "X"},
+        {"window_pattern": ""},
+        {"vocab_size": 0},
+    ],
 )
 def test_config_refuses_what_cannot_be(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

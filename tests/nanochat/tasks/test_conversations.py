@@ -89,7 +89,7 @@ def test_what_is_no_file_is_said(tmp_path: Path) -> None:
         "pipe.jsonl": "is neither a file nor",
         "link.jsonl": "is a broken link: nowhere does",
         "a" * 300: "name too long",
-        "~no/a": "exist",
+        "~no/a": "no such home",
     }
     for name, why in says.items():
         with pytest.raises(UserError, match=why):
