@@ -131,14 +131,19 @@ class CheckpointStore:
     def check_room(self, tensors: Tensors, say: Callable[[str], None], processes: Processes = ALONE) -> None:
         """Checks that the disk has room for a checkpoint of `tensors`, and says if it has none for all that a run keeps at a time.
 
-        A save needs room for one more than it keeps. Raises `UserError` if there is none for the next one.
+        A save needs room for one more than it keeps. Raises `UserError` if there is none for the next one, or its place is no folder.
         """
         own = [sum(tensor.nbytes for tensor in named.values()) for named in tensors.values()]
         size = sum(own) * processes.world_size  # too much for what only the first process has, which it alone checks
         with together(processes, f"save in {self.folder}"):
             if processes.rank > 0:
                 return
-            place = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+            place = next(path for path in (self.folder, *self.folder.parents) if os.path.lexists(path))
+            if not place.is_dir() or not os.access(place, os.W_OK):
+                raise UserError(
+                    f"cannot save in {self.folder}: {place} is not a folder that can be written; mend it or set NANOCHAT_BASE_DIR "
+                    "to another folder"
+                )
             free, kept = shutil.disk_usage(place).free, len(self.steps())
             if free < size:
                 raise UserError(

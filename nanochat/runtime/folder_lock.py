@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nanochat.common import UserError, encoded, ensure_dir
+from nanochat.common import UserError, encoded, ensure_dir, shown
 from nanochat.runtime.elastic import run_id
 
 FILE = "lock.json"
@@ -40,7 +40,7 @@ class Holder:
     run: str = ""  # name that torchrun gives all starts of a run
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since}"
+        return f"process {self.pid} on {shown(self.host)}, since {shown(self.since)}"
 
 
 class FolderLock:
@@ -137,6 +137,11 @@ def _check_age(path: Path, descriptor: int, left: Holder, otherwise: str) -> Non
     """Raises `UserError` if the lock of a process that cannot be looked for has been renewed lately, by the clock of the disk."""
     with tempfile.TemporaryFile(dir=path.parent) as new:
         age = os.fstat(new.fileno()).st_mtime - os.fstat(descriptor).st_mtime
+    if age < -RENEW_SECONDS:
+        raise UserError(
+            f"{path.parent} is in use by {left}, whose last sign of life lies {round(-age):,} s in the future, as after a clock was set "
+            f"back; if it has died, delete {path}; else wait for it, {otherwise}"
+        )
     if age < DEAD_SECONDS:
         raise UserError(
             f"{path.parent} is in use by {left}, which gave a sign of life {max(0, round(age))} s ago; if it has died, its lock ends in "
@@ -165,9 +170,10 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _read(path: Path) -> Holder | None:
-    """The holder that the file names; None if there is no file, or it was cut off while it was written."""
+    """The holder that the file names; None if there is no file, or it was cut off while it was written, or is no lock's."""
     try:
-        return Holder(**json.loads(path.read_bytes()))
+        holder = Holder(**json.loads(path.read_bytes()))
+        return holder if [*map(type, asdict(holder).values())] == [int, str, str, str, str] else None
     except (FileNotFoundError, ValueError, RecursionError, TypeError):
         return None
 

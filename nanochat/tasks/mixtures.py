@@ -18,6 +18,7 @@ from nanochat.tasks.task import SPLITS, Conversation, Task, digest
 
 HELD_OUT = 20  # one conversation in this many of a part is held out of it, at most
 LEAST_HELD_OUT = 50
+MOST = 100_000_000  # conversations of a task: their order is held in memory
 _ITEM = re.compile(r"(?P<spec>.*?)(?:(?P<sign>[*@])(?P<number>[0-9]+))?", re.DOTALL)
 
 
@@ -201,9 +202,11 @@ def parse(text: str) -> list[PartSpec]:
         if _has_path(item):
             parts.append(PartSpec(item))
             continue
-        number = int(match["number"] or 1)
-        if number < 1:
-            raise UserError(f"{item}: take at least one conversation of {match['spec']}")
+        if match["spec"] in MIXTURES:
+            raise UserError(f"{item}: {match['spec']} is a whole mixture; give it alone, or tasks")
+        number = int((match["number"] or "1")[:20])
+        if not 1 <= number <= MOST:
+            raise UserError(f"{item}: take at least one conversation of {match['spec']}, and at most {MOST:,}")
         parts.append(PartSpec(match["spec"], number if match["sign"] == "*" else 1, number if match["sign"] == "@" else None))
     if not parts:
         raise UserError(f"{text!r} names no task; give a mixture ({', '.join(MIXTURES)}) or tasks, as in gsm8k,spelling")

@@ -201,6 +201,14 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path: Pa
     assert not (tmp_path / "store").exists()
 
 
+def test_a_place_for_checkpoints_that_is_no_folder_is_found_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for place in ("file", "link", "file/new"):
+        with pytest.raises(UserError, match=f"cannot save in .*/{place}: .* is not a folder that can be written; mend it or set"):
+            CheckpointStore(tmp_path / place).check_room({}, print)
+
+
 def test_room_is_looked_for_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, said = {"model": {"w": torch.zeros(1000)}, "optimizer": {"m": torch.zeros(500), "t": torch.zeros(())}}, []
     size = 6004

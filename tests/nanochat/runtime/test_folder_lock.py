@@ -50,6 +50,18 @@ def holding(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
+def test_a_clock_that_was_set_back_is_said(tmp_path: Path) -> None:
+    left_behind(tmp_path, age=-1000, host="far\x1b[31m")
+    with pytest.raises(UserError, match=r"by process 7 on far\\x1b\[31m, .* lies (999|1,000) s in the future, .* delete .*lock.json; else"):
+        take(tmp_path)
+
+
+@pytest.mark.parametrize("more", [{"pid": "7"}, {"host": {}}, {"since": 3}, {"run": [1]}])
+def test_a_file_that_names_no_holder_is_no_lock(tmp_path: Path, more: dict[str, object]) -> None:
+    left_behind(tmp_path, age=1, **more)
+    assert take(tmp_path) == []
+
+
 def test_a_free_folder_is_taken_and_freed_without_a_word(tmp_path: Path) -> None:
     assert take(tmp_path / "new" / "folder") == take(tmp_path / "new" / "folder") == []
 
