@@ -32,6 +32,8 @@ from nanochat.runtime.device import Runtime
 from nanochat.tasks.grading import reply_text
 from nanochat.tasks.task import Task
 
+MOST_REPLIES = 1_000_000  # of a step
+
 
 @dataclass
 class RolloutFlags:
@@ -47,6 +49,8 @@ class RolloutFlags:
     def __post_init__(self) -> None:
         check(self, lambda value: value >= 1, "must be at least 1", "prompts_per_step", "max_tokens", "decode_rows")
         check(self, lambda value: value >= 2, "must be at least 2: a reply is compared with the others", "samples")
+        if (replies := self.prompts_per_step * self.samples) > MOST_REPLIES:
+            raise ValueError(f"prompts_per_step × samples is {replies}; it must be at most {MOST_REPLIES:,}, which are held in memory")
         least = LEAST_TEMPERATURE
         check(self, lambda value: least <= value < float("inf"), f"must be at least {least}", "temperature")
 

@@ -19,6 +19,7 @@ BATCH_REFERENCE = 1 << 19  # tokens per step
 RATIO_REFERENCE = 12.0  # tokens per scaling parameter
 BATCH_EXPONENT = 0.383
 HORIZON_EXPONENT = 0.28
+MOST_TOKENS = 10**21  # of a run: a slip of the hand, beyond all that was ever written
 SHORTEST = 2_000_000  # tokens; shorter runs want no higher rates than these
 MOMENTUM_START, MOMENTUM_PEAK, MOMENTUM_END = 0.85, 0.97, 0.90
 MOMENTUM_WARMUP_STEPS = 400
@@ -93,10 +94,11 @@ def plan_run(
     The law's batch is rounded to a power of two, but at least `rows_multiple` tokens (a micro-batch of all processes), then
     multiplied by `batch_mult` and rounded to whole micro-batches. Learning rates and weight decay use the actual tokens, those of
     the run, B × steps, and `tokens_before`, on which its first weights were trained; τ is the same for every batch and horizon.
-    Raises `ValueError` if the batch is not a multiple of `rows_multiple`.
+    Raises `ValueError` if the batch is not a multiple of `rows_multiple`, or the horizon is one that nothing reaches.
     """
     reference_tokens = RATIO_REFERENCE * reference_parameters
     tokens = flags.target_flops / flops_per_token if flags.target_flops > 0 else flags.target_param_data_ratio * scaling_parameters
+    _check_tokens(tokens)
     B = flags.total_batch_size
     if B == -1:
         law = BATCH_REFERENCE * (tokens / reference_tokens) ** BATCH_EXPONENT
@@ -108,11 +110,17 @@ def plan_run(
             f"total_batch_size {B} is not a multiple of {rows_multiple} tokens (device_batch_size × max_seq_len × processes); change one"
         )
     steps = flags.num_iterations if flags.num_iterations > 0 else max(1, round(tokens / B))
+    _check_tokens(B * steps)
     reference = BATCH_REFERENCE * max(1, round(reference_tokens / BATCH_REFERENCE))
     total = tokens_before + B * steps
     horizon_scale = max(1.0, reference / max(total, SHORTEST)) ** HORIZON_EXPONENT
     batch_scale = (B / BATCH_REFERENCE) ** 0.5
     return TrainPlan(B, steps, batch_scale * horizon_scale, batch_scale / horizon_scale * reference / total, horizon_scale)
+
+
+def _check_tokens(tokens: float) -> None:
+    if tokens > MOST_TOKENS:
+        raise ValueError(f"the horizon is {tokens:.3g} tokens; it must be at most {MOST_TOKENS:.0e}; give a shorter one or a smaller model")
 
 
 @dataclass(frozen=True)

@@ -135,3 +135,9 @@ def test_advantages_compare_within_a_group() -> None:
 def test_wrong_flags_are_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} is {value}"):
         RolloutFlags(**{name: value})
+
+
+def test_more_replies_than_memory_holds_are_refused() -> None:
+    for flags in ({"prompts_per_step": 10**10}, {"samples": 10**10}):
+        with pytest.raises(ValueError, match="prompts_per_step × samples is 160000000000; it must be at most 1,000,000"):
+            RolloutFlags(**flags)

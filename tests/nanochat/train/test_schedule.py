@@ -115,6 +115,15 @@ def test_a_batch_that_does_not_divide_is_refused():
     assert plan(rows_multiple=56 * 2048, total_batch_size=114_688).total_batch_size == 114_688
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [{"target_param_data_ratio": 1e308}, {"target_flops": 1e308}, {"num_iterations": 2**62}, {"target_flops": 1e60, "batch_mult": 2}],
+)
+def test_a_horizon_that_nothing_reaches_is_refused(flags: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"the horizon is (inf|\d.*) tokens; it must be at most 1e\+21"):
+        plan(**flags)
+
+
 totals = st.integers(1, 3000)
 schedules = st.builds(
     ScheduleFlags,
