@@ -276,8 +276,8 @@ class BestAllocator(FocusAllocator):
 
     swaps = True
 
-    def __init__(self, config: AllocatorConfig, geometry: Geometry, max_lod: int, recent: int, seed: int = 0) -> None:
-        super().__init__(config, geometry, max_lod, recent, seed, temperature=1.0)
+    def __init__(self, config: AllocatorConfig, geometry: Geometry, max_lod: int, recent: int) -> None:
+        super().__init__(config, geometry, max_lod, recent, temperature=1.0)
         self._expand_above, self._collapse_below, self._most_replacements = -math.inf, math.inf, BEYOND
 
     def _cooling(self, tiling: Tiling) -> tuple[np.ndarray, np.ndarray]:

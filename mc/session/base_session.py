@@ -22,10 +22,12 @@ from mc.layout.tiling import Tiling, extended
 from mc.memory_model import MemoryModel
 from mc.session.allocator import FocusAllocator, coarsest_width, count_blocks, swap_rate
 from mc.session.budget import Budget, FocusFigures
-from mc.session.hooks import ObservedContext, SessionHooks
+from mc.session.hooks import SessionHooks
+from mc.session.layered_context import LayeredContext
 from mc.session.layered_tree import Packing
 from mc.session.tree import MegaContextTree, TreeSpec
 from mc.session.tree_builder import PIECE
+from mc.session.working_context import WorkingContext
 from nanochat.common import UserError, read_json, write_json
 
 Score = Callable[["Session"], np.ndarray]  # fp32 [W] in −1 … 1, of the session's entries
@@ -67,7 +69,8 @@ class Session(ABC):
     `config` does not fit the memory.
     """
 
-    context: ObservedContext
+    allocator: FocusAllocator
+    context: WorkingContext | LayeredContext
 
     def __init__(
         self,
@@ -84,7 +87,6 @@ class Session(ABC):
         self.memory, self.tree, self.config, self.file = memory, tree, config, file
         self.hooks, self._score = hooks or SessionHooks(), score
         self.budget = session_budget(memory, config)
-        self.allocator: FocusAllocator
         self.figures = FocusFigures()
         self._noted: list[Tensor] = []  # decoded tokens that are not in the tree yet, int64 [1] each
         self._since = 0  # tokens since the last refocus
@@ -94,7 +96,7 @@ class Session(ABC):
         if focus is None and self.file is not None and self.file.exists():
             focus = read_json(self.file)
         if focus is None or not self._restore(focus):
-            self._lay_out(*self._covering(self.context.tiling, self.tree.length))
+            self.context.change(*self._covering(self.context.tiling, self.tree.length))
 
     @property
     def length(self) -> int:
@@ -145,7 +147,7 @@ class Session(ABC):
             kept = np.where(source < 0, scores.min(initial=0), scores[source])  # entries that had to become gists scored lowest
             edits = self.allocator.plan(tiling, self.tree.length, self.budget.target, kept)
             tiling, again = self.allocator.apply(tiling, edits)
-            first = min(first, self._lay_out(tiling, composed(source, again)))
+            first = min(first, self.context.change(tiling, composed(source, again)))
             edited += edits
             if not edits:
                 break
@@ -216,10 +218,6 @@ class Session(ABC):
     def _take_noted(self) -> int:
         """Adds the tokens that a cache has read to tree and layout. Returns the first entry that changed."""
 
-    @abstractmethod
-    def _lay_out(self, tiling: Tiling, source: np.ndarray) -> int:
-        """Changes the context to `tiling`, whose entry i was entry `source[i]`, or is new if that is −1. Returns the first change."""
-
     def _append(self, tokens: Tensor) -> int:
         """Adds tokens. Returns the first entry that changed."""
         tokens = tokens.to("cpu", torch.int64)
@@ -279,7 +277,7 @@ class Session(ABC):
             return False
         self._since = state["since"]
         tiling, _ = self._covering(tiling, self.tree.length)
-        self._lay_out(tiling, np.full(len(tiling.lod), -1))
+        self.context.change(tiling, np.full(len(tiling.lod), -1))
         return True
 
 

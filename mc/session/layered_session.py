@@ -6,7 +6,6 @@ It is also the `SlotMemory` behind a row of a `MemoryKVCache`. Shapes: `n` token
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,10 @@ import torch
 from torch import Tensor
 
 from mc.config import SessionConfig
-from mc.layout.tiling import Tiling
 from mc.memory_model import MemoryModel
 from mc.nets.layered_lens import NEWEST
 from mc.session.allocator import BestAllocator
-from mc.session.base_session import Score, Session
-from mc.session.hooks import SessionHooks
+from mc.session.base_session import Session
 from mc.session.layered_context import Fresh, LayeredContext
 from mc.session.layered_scores import LayeredScores
 from mc.session.layered_tree import Packing, append_read
@@ -30,7 +27,7 @@ STEERED = 10.0  # logarithms of hits that a score of 1 from elsewhere is worth
 
 
 class LayeredSession(Session, SlotMemory):
-    """See `Session`; arguments are those of `MCSession`."""
+    """See `Session`."""
 
     context: LayeredContext
 
@@ -39,16 +36,14 @@ class LayeredSession(Session, SlotMemory):
         memory: MemoryModel,
         tree: MegaContextTree,
         config: SessionConfig,
-        seed: int = 0,
-        file: Path | None = None,
-        hooks: SessionHooks | None = None,
         focus: dict[str, Any] | None = None,
-        score: Score | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(memory, tree, config, file, hooks, score)
+        """`options` are further arguments of `Session`."""
+        super().__init__(memory, tree, config, **options)
         spec = tree.spec
         self.packing = Packing(memory.model.config)
-        self.allocator = BestAllocator(config.allocator, spec.geometry, spec.max_lod, self.budget.recent, seed)
+        self.allocator = BestAllocator(config.allocator, spec.geometry, spec.max_lod, self.budget.recent)
         self.context = LayeredContext(memory, tree, self.packing, self.most_slots)
         self._noted_queries: list[Sequence[Tensor]] = []  # of the decoded tokens that are not in the tree yet, L × [H,1,E] each
         self._scores = LayeredScores(memory, tree, self.context, self.budget.interval)
@@ -130,7 +125,7 @@ class LayeredSession(Session, SlotMemory):
         self._add(torch.cat(self._noted).cpu(), keys, values)
         self.context.accept(n)
         self.context.advance(self.tree.length)
-        self._lay_out(*self._covering(self.context.tiling, self.tree.length))
+        self.context.change(*self._covering(self.context.tiling, self.tree.length))
         self._scores.add(torch.stack([torch.cat(layer, dim=1) for layer in zip(*self._noted_queries[-NEWEST:], strict=True)]))
         self._noted_queries = []
         self.hooks.appended(self)
@@ -147,6 +142,3 @@ class LayeredSession(Session, SlotMemory):
         if len(blocks):
             self.context.keep(blocks, *(part[:, :, : len(blocks) * K] for part in (keys, values)))
         self._waiting = [part[:, :, len(blocks) * K :] for part in (keys, values)]
-
-    def _lay_out(self, tiling: Tiling, source: np.ndarray) -> int:
-        return self.context.change(tiling, source)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mc.nets.layered_gists import LayeredEntries, LayeredGistNet, tokens_as_entries
 from mc.session.tree import MegaContextTree
+from mc.session.tree_builder import all_levels
 from nanochat.model.gpt import GPTConfig
 
 
@@ -40,18 +41,14 @@ def append_read(tree: MegaContextTree, gistnet: LayeredGistNet, packing: Packing
     """
     spec, K = tree.spec, tree.spec.geometry.block_size
     new = (tree.length + len(tokens)) // K - tree.length // K
-    levels = [torch.zeros(0, spec.geometry.slots, spec.width, dtype=spec.dtype)] * spec.max_lod
+    first = torch.zeros(0, spec.geometry.slots, spec.width, dtype=spec.dtype)
     if new:
         blocks = tokens_as_entries(*(part[:, : new * K].unflatten(1, (new, K)) for part in (keys, values)))
         start = torch.arange(tree.length // K, tree.length // K + new, device=keys.device) * K
-        levels[0] = packing.packed(gistnet.of_tokens(blocks, start), spec.dtype)
-        for level in range(2, spec.max_lod + 1):
-            before, nodes = tree.nodes(level - 1), tree.nodes(level)
-            more = (before + len(levels[level - 2])) // K - nodes
-            if not more:
-                break
-            old = tree.gists(level - 1, torch.arange(nodes * K, before)).to(keys.device)
-            children = torch.cat([old, levels[level - 2]])[: more * K].unflatten(0, (more, K)).flatten(1, 2)
-            levels[level - 1] = packing.packed(gistnet.of_gists(packing.unpacked(children, keys.dtype), level), spec.dtype)
-    new_nodes = [spec.new_nodes(level, tree.length, len(tokens)) for level in spec.value_levels]
-    tree.append(tokens.cpu(), levels, [torch.zeros(nodes, spec.geometry.slots, 0, dtype=spec.dtype) for nodes in new_nodes])
+        first = packing.packed(gistnet.of_tokens(blocks, start), spec.dtype)
+
+    def merge(children: Tensor, level: int) -> Tensor:
+        return packing.packed(gistnet.of_gists(packing.unpacked(children, keys.dtype), level), spec.dtype)
+
+    gists = all_levels(tree, first, merge)
+    tree.append(tokens.cpu(), gists, [gists[level - 1][..., :0] for level in spec.value_levels])

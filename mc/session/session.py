@@ -6,7 +6,6 @@ Shapes: `n` tokens, `W` entries, `D` width.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,11 @@ from torch import Tensor
 
 from mc.config import SessionConfig
 from mc.layout.layout import Layout
-from mc.layout.tiling import Tiling, raw
+from mc.layout.tiling import raw
 from mc.memory_model import MemoryModel
 from mc.session.allocator import FocusAllocator
-from mc.session.base_session import Score, Session
+from mc.session.base_session import Session
 from mc.session.child_key_cache import ChildKeyCache
-from mc.session.hooks import SessionHooks
 from mc.session.layered_session import LayeredSession
 from mc.session.tree import MegaContextTree
 from mc.session.tree_builder import PIECE, append_tokens, embed
@@ -45,19 +43,16 @@ class MCSession(Session):
         memory: MemoryModel,
         tree: MegaContextTree,
         config: SessionConfig,
-        seed: int = 0,
-        file: Path | None = None,
-        hooks: SessionHooks | None = None,
         focus: dict[str, Any] | None = None,
-        score: Score | None = None,
+        **options: Any,
     ) -> None:
-        kind = memory.config.positional_type
-        super().__init__(memory, tree, config, file, hooks, score)
-        temperature = memory.config.lens_loss.mc_lens_temperature
-        self.allocator = FocusAllocator(config.allocator, tree.spec.geometry, tree.spec.max_lod, self.budget.recent, seed, temperature)
-        self.context = WorkingContext(memory.model, tree, kind)
+        """`options` are further arguments of `Session`."""
+        super().__init__(memory, tree, config, **options)
+        spec, temperature = tree.spec, memory.config.lens_loss.mc_lens_temperature
+        self.allocator = FocusAllocator(config.allocator, spec.geometry, spec.max_lod, self.budget.recent, temperature=temperature)
+        self.context = WorkingContext(memory.model, tree, memory.config.positional_type)
         self._child_keys = ChildKeyCache(memory.model, tree, memory.lensnet.matching)
-        self._local = kind == "local"
+        self._local = memory.config.positional_type == "local"
         self._reads_hidden = memory.gistnet.reads_hidden
         self._noted_states: list[Tensor] = []  # [1,D] each
         D = memory.model.config.width
@@ -122,12 +117,9 @@ class MCSession(Session):
         append_tokens(self.tree, self.memory.model, self.memory.gistnet, tokens, states)
         if states is not None:  # last: if the disk fails, nothing has changed
             self._states = states[len(states) - self.tree.length % self.tree.spec.geometry.block_size :]
-        first = self._lay_out(*self._covering(self.context.tiling, self.tree.length))
+        first = self.context.change(*self._covering(self.context.tiling, self.tree.length))
         self.hooks.appended(self)
         return first
-
-    def _lay_out(self, tiling: Tiling, source: np.ndarray) -> int:
-        return self.context.change(tiling, source)
 
     def _read_states(self, tokens: Tensor) -> Tensor:
         """Hidden states [n,D] after the middle layer at `tokens` [n], read after the Working Context."""

@@ -5,7 +5,7 @@ Shapes: `n` new tokens, `N` nodes, `K` block size, `S` slots, `D` width, `U`, `G
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,29 +23,35 @@ def append_tokens(tree: MegaContextTree, model: GPT, gistnet: GistNet, tokens: T
 
     `states` [·,D], for gists of type `context`, are the hidden states from the first token of the incomplete block on.
     """
-    spec, device = tree.spec, model.wte.weight.device
-    K, S = spec.geometry.block_size, spec.geometry.slots
+    spec, device, K = tree.spec, model.wte.weight.device, tree.spec.geometry.block_size
     begin = tree.length // K * K  # of the incomplete block
     new = (tree.length + len(tokens)) // K - tree.length // K
-    gists: list[Tensor] = []
+    first = torch.zeros(0, spec.geometry.slots, spec.width, dtype=spec.dtype, device=device)
     if new:
         whole = torch.cat([tree.tokens(begin, tree.length), tokens.cpu()])[: new * K]
         x = embed(model, tree, begin, whole).x  # (new · K, D)
         hidden = None if states is None else states[: new * K].to(device).view(new, K, -1)
-        gists.append(gistnet(x.view(new, K, -1), hidden).to(spec.dtype))
-    else:
-        gists.append(torch.zeros(0, S, spec.width, dtype=spec.dtype, device=device))
-    for level in range(2, spec.max_lod + 1):
-        below, nodes = level - 1, tree.nodes(level)
-        before = tree.nodes(below)
-        upto = (before + len(gists[-1])) // K
-        children = gists[-1][:0]
-        if upto > nodes:
-            first = torch.arange(nodes * K, before)
-            children = torch.cat([tree.gists(below, first).to(device), gists[-1]])[: (upto - nodes) * K]
-        blocks = children.reshape(upto - nodes, K * S, spec.width).to(model.dtype)
-        gists.append(gistnet(blocks).to(spec.dtype) if upto > nodes else children.view(0, S, spec.width))
+        first = gistnet(x.view(new, K, -1), hidden).to(spec.dtype)
+    gists = all_levels(tree, first, lambda children, _: gistnet(children.to(model.dtype)))
     tree.append(tokens.cpu(), gists, _stored_values(tree, model, tokens.cpu()))
+
+
+def all_levels(tree: MegaContextTree, first: Tensor, merge: Callable[[Tensor, int], Tensor]) -> list[Tensor]:
+    """Gists of all levels that new nodes of level 1, with the gists `first` [n,S,D], complete.
+
+    `merge` makes the gists [N,S,D] of a level from those of the nodes' children, [N,K·S,D].
+    """
+    K, levels = tree.spec.geometry.block_size, [first]
+    for level in range(2, tree.spec.max_lod + 1):
+        before, nodes = tree.nodes(level - 1), tree.nodes(level)
+        new = (before + len(levels[-1])) // K - nodes
+        if not new:
+            levels.append(first[:0])
+            continue
+        old = tree.gists(level - 1, torch.arange(nodes * K, before)).to(first.device)
+        children = torch.cat([old, levels[-1]])[: new * K].unflatten(0, (new, K)).flatten(1, 2)
+        levels.append(merge(children, level).to(tree.spec.dtype))
+    return levels
 
 
 def embed(model: GPT, tree: MegaContextTree, begin: int, tokens: Tensor) -> Embedded:
