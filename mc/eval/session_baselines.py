@@ -22,8 +22,8 @@ from mc.eval.conditions import CONDITIONS, Condition
 from mc.layout.tiling import Edit, Tiling
 from mc.memory_model import MemoryModel
 from mc.session.allocator import FocusAllocator
-from mc.session.base_session import Score, Session, session_budget, session_spec
-from mc.session.budget import Budget
+from mc.session.base_session import Score, Session, session_spec
+from mc.session.budget import Budget, session_budget
 from mc.session.hooks import SessionHooks
 from mc.session.session import start_session
 from mc.session.tree import MegaContextTree, RamTree

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from mc.config import SessionConfig
-from mc.layout.layout import Geometry, Layout, check
+from mc.layout.layout import Layout, check
 from mc.layout.tiling import Tiling, extended
 from mc.memory_model import MemoryModel
 from mc.session.allocator import FocusAllocator, coarsest_width, count_blocks, swap_rate
-from mc.session.budget import Budget, FocusFigures
+from mc.session.budget import FocusFigures, longest_history, session_budget
 from mc.session.hooks import SessionHooks
 from mc.session.layered_context import LayeredContext
 from mc.session.layered_tree import Packing
@@ -40,25 +40,6 @@ def session_spec(memory: MemoryModel, config: SessionConfig) -> TreeSpec:
         return TreeSpec(Packing(model).width, geometry, config.mc_session_lod, torch.bfloat16, 0, model.vocab_size, "layered")
     values = len(memory.model.value_layers) * model.key_heads * model.head_dim
     return TreeSpec(model.width, geometry, config.mc_session_lod, memory.model.dtype, values, model.vocab_size)
-
-
-def session_budget(memory: MemoryModel, config: SessionConfig) -> Budget:
-    """Budget of the Working Context. Raises `ValueError` if `config` leaves too little for a long history."""
-    plan, geometry, interval = memory.plan, memory.config.geometry, config.mc_infer_refocus_interval
-    least = least_entries(geometry, config.mc_session_lod, plan.recent) + interval
-    most = config.allocator.allocator_soft_max_length
-    if 0 < most < least:
-        raise ValueError(
-            f"allocator_soft_max_length is {most}; {config.mc_session_lod} levels (mc_session_lod) of block_size {geometry.block_size} "
-            f"and {plan.recent} recent tokens, refocused every {interval} (mc_infer_refocus_interval), take up to {least} entries"
-        )
-    return Budget(most or max(plan.final_width, least + 2 * geometry.block_size), interval, plan.recent)
-
-
-def least_entries(geometry: Geometry, levels: int, recent: int) -> int:
-    """The most entries that a history of up to K^(levels+1) tokens takes at its coarsest."""
-    K = geometry.block_size
-    return recent + K - 1 + geometry.slots * ((levels - 1) * (K - 1) + K)
 
 
 class Session(ABC):
@@ -106,10 +87,7 @@ class Session(ABC):
     @property
     def capacity(self) -> int:
         """The longest history, in tokens, that is guaranteed to fit the budget at its coarsest."""
-        spec, budget = self.tree.spec, self.budget
-        K, slots, levels = spec.geometry.block_size, spec.geometry.slots, spec.max_lod
-        top = (budget.target - budget.recent - K + 1) // slots - (levels - 1) * (K - 1)  # nodes of the highest level
-        return top * spec.geometry.span(levels)
+        return longest_history(self.budget, self.tree.spec.geometry, self.tree.spec.max_lod)
 
     @property
     def newest(self) -> int:

@@ -30,6 +30,7 @@ from mc.session.tree_builder import embed
 from nanochat.infer.memory_kv_cache import Slots
 from nanochat.model.attention import MemoryEntries
 from nanochat.model.block import Rotary, rotary_at, rotate
+from nanochat.model.gpt import Embedded
 
 POOL_TOKENS = 8192  # whose keys and values are kept when they are not read any more
 THINNED_BY = 1 / 16  # see `_Reach.thinning`
@@ -157,14 +158,12 @@ class LayeredContext:
         free[slot[kept & ~moves]] = False
         free = np.flatnonzero(free)
         new, moved = np.flatnonzero(~kept), np.flatnonzero(moves)
-        parts = list(self._made(Tiling(*(part[new] for part in tiling)), fresh))
+        made = list(self._made(Tiling(*(part[new] for part in tiling)), fresh))
         if len(moved):
             self._move(slot[moved], free[len(new) :])
             slot[moved] = free[len(new) :]
         if len(new):
-            order = np.concatenate([at for at, _ in parts])
-            slot[new[order]] = free[: len(new)]
-            self._write(free[: len(new)], *(torch.cat(each, dim=2) for each in zip(*(placed for _, placed in parts), strict=True)))
+            slot[new] = self._filled(free[: len(new)], made)
         for part in self.slots.bias if len(self) > W else ():  # of slots that are free now
             part[:, W : len(self)] = 0
         self.tiling, self.slot = tiling, slot
@@ -195,7 +194,7 @@ class LayeredContext:
         """
         model = self._memory.model
         positions = torch.arange(begin, begin + len(tokens), device=self._device)
-        embedded = type(e := embed(model, self._tree, begin, tokens))(*(part[None] for part in e))
+        embedded = Embedded(*(part[None] for part in embed(model, self._tree, begin, tokens)))
         rotary = rotary_at(positions, self._E, model.dtype)
         got = read_behind(model, embedded, rotary, self._before(begin, again), NEWEST)
         return got._replace(keys=got.keys[:, :, lead:], values=got.values[:, :, lead:])
@@ -233,6 +232,18 @@ class LayeredContext:
         rotary = rotary_at(self._index(positions.flatten()), self._E, keys.dtype)
         return rotate(keys, Rotary(*(part.view(*positions.shape, -1) for part in rotary)))
 
+    def _nearer(self, keys: Tensor, blocks: np.ndarray) -> Tensor:
+        """Keys [..., E] of tokens of `blocks`, which broadcast to the axes before the last, as near as the reach has them."""
+        shift = self.reach.shift(blocks * self._spans[1])
+        return self._turned(keys, shift) if shift.any() else keys
+
+    def _filled(self, places: np.ndarray, made: list[tuple[np.ndarray, Placed]]) -> np.ndarray:
+        """Writes entries, in the parts that `_made` gave, to slots; returns the slot of each."""
+        slot = np.empty(len(places), dtype=np.int64)
+        slot[np.concatenate([at for at, _ in made])] = places
+        self._write(places, *(torch.cat(each, dim=2) for each in zip(*(placed for _, placed in made), strict=True)))
+        return slot
+
     def _write(self, places: np.ndarray, keys: Tensor, values: Tensor, bias: Tensor | None) -> None:
         """Writes entries [L,G,m,·] to slots; without `bias` it stays."""
         index = self._index(places)
@@ -258,19 +269,18 @@ class LayeredContext:
             at = np.flatnonzero(raw & (new.start >= fresh.begin))
             index = self._index(new.start[at] - fresh.begin)
             if len(at):
-                keys, shift = fresh.keys.index_select(2, index), self.reach.shift(new.start[at] // self._spans[1] * self._spans[1])
-                yield at, _as_raw(self._turned(keys, shift) if shift.any() else keys, fresh.values.index_select(2, index))
+                keys = self._nearer(fresh.keys.index_select(2, index), new.start[at] // self._spans[1])
+                yield at, _as_raw(keys, fresh.values.index_select(2, index))
             raw &= new.start < fresh.begin
         if (at := np.flatnonzero(raw)).size:
             K = self._spans[1]
-            blocks = np.unique(new.start[at] // K).tolist()
-            for block in blocks:
+            blocks = np.unique(new.start[at] // K)
+            for block in blocks.tolist():
                 if block not in self.pool:
                     got = self._read_run(block * K, (block + 1) * K)
                     self.keep(range(block, block + 1), got.keys, got.values)
-            (keys, values), shift = self.pool.get(blocks), self.reach.shift(np.array(blocks, dtype=np.int64) * K)
-            keys = self._turned(keys, shift[:, None]) if shift.any() else keys
-            yield at, _as_raw(keys.flatten(2, 3), values.flatten(2, 3))
+            keys, values = self.pool.get(blocks.tolist())
+            yield at, _as_raw(self._nearer(keys, blocks[:, None]).flatten(2, 3), values.flatten(2, 3))
 
     def _read_run(self, begin: int, end: int) -> Read:
         """Reads the tokens `begin … end−1` anew, with the neighbours before them if these are not raw."""
@@ -286,11 +296,8 @@ class LayeredContext:
         present = tiling.lod > 0
         if present.any():
             gists = Tiling(*(part[present] for part in tiling))
-            parts = list(self._made(gists, None))
-            self.slot = np.empty(len(gists.lod), dtype=np.int64)
-            self.slot[np.concatenate([at for at, _ in parts])] = np.arange(len(self.slot))
-            self._write(np.arange(len(self.slot)), *(torch.cat(each, dim=2) for each in zip(*(placed for _, placed in parts), strict=True)))
-            self.tiling = gists
+            made = list(self._made(gists, None))
+            self.tiling, self.slot = gists, self._filled(np.arange(len(gists.lod)), made)
         for begin, end in _runs(tiling, self._piece):
             got, index = self._read_run(begin, end), present.cumsum() - 1
             now = present | ((tiling.lod == 0) & (tiling.start >= begin) & (tiling.start < end))

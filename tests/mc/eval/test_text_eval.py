@@ -17,7 +17,7 @@ from mc.eval.report import charts, cost_criteria, recall_criteria
 from mc.eval.session_baselines import SESSION_CONDITIONS, Reader, SessionEval, Window, forced, joined
 from mc.eval.suite_eval import Examiner, Prediction, Unfit, suite_rows
 from mc.eval.text_eval import TextPoint, measure_text, text_rows
-from mc.session.base_session import session_budget
+from mc.session.budget import session_budget
 from mc.session.session import MCSession
 from mc.train.controller import MCController
 from nanochat.infer.engine import Engine

@@ -14,7 +14,8 @@ from mc.config import AllocatorConfig, SessionConfig
 from mc.layout.layout import check
 from mc.nets.gist_bank import BankShape, bank_child_keys, build
 from mc.nets.lensnet import bank_keys
-from mc.session.base_session import least_entries, session_budget, session_spec
+from mc.session.base_session import session_spec
+from mc.session.budget import least_entries, session_budget
 from mc.session.session import MCSession
 from mc.session.tree import RamTree
 from mc.train.controller import MCController
