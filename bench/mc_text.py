@@ -31,7 +31,7 @@ from bench.mc_text_rolling import INTERVALS, rolling_stage
 from bench.mc_text_setting import JUDGED, Bench, McText, corpus_stage, numbers
 from mc.eval.conditions import LAYOUTS
 from mc.eval.paired_stats import PairedComparison, compare_rows
-from mc.eval.row_eval import horizon_nll, make_probe, measure, window_forward
+from mc.eval.row_eval import horizon_nll, make_probe, measure, token_nll, window_forward
 from mc.loading import load_memory
 from mc.memory_model import MemoryModel
 from nanochat import flags
@@ -39,7 +39,6 @@ from nanochat.checkpoint.load_model import load_model
 from nanochat.checkpoint.store import CheckpointStore
 from nanochat.common import UserError, base_dir, ensure_dir, read_json, write_json
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.model.cross_entropy import ChunkedCrossEntropy
 from nanochat.model.gpt import GPT
 from nanochat.runtime.device import RuntimeFlags, start
 
@@ -98,8 +97,7 @@ def survey(
             return None
         tokens, targets = tokens.to(device), targets.to(device)
         hidden = window_forward(model, tokens, 0, tokens.shape[1])  # all of it
-        each = ChunkedCrossEntropy(False)(hidden.flatten(0, 1), model.lm_head.weight.to(hidden.dtype), targets.flatten(), "none")
-        positions.append(each.view(targets.shape).cpu())
+        positions.append(token_nll(model, hidden, targets).cpu())
         for horizon in horizons:
             full = horizon_nll(model, hidden, targets, horizon).cpu()
             for window in windows:

@@ -16,7 +16,8 @@ from torch import Tensor
 from bench.mc_text_setting import Bench, numbers
 from mc.config import AllocatorConfig, SessionConfig
 from mc.eval.paired_stats import Estimate, compare_rows
-from mc.eval.rolling import plain_losses, token_nll
+from mc.eval.rolling import plain_losses
+from mc.eval.row_eval import token_nll
 from mc.memory_model import MemoryModel
 from mc.session.base_session import session_spec
 from mc.session.session import start_session

@@ -24,6 +24,8 @@ from nanochat.model.attention import EagerAttention
 from nanochat.model.gpt import GPT, Embedded, Rotary
 from nanochat.profiling.timers import OpenSpan, untimed
 
+Bank = GistBank | LayeredBank  # of rows of one shape
+
 
 class PlainRows(NamedTuple):
     """Forward pass of rows without compression."""
@@ -100,7 +102,7 @@ class MemoryModel(nn.Module):
         x, middle = self.model.layers(embedded, rotary, attn_hook=None if compiled else EagerAttention(), inputs=inputs)
         return PlainRows(tokens, embedded, self.model.finish(x, middle), middle, inputs, rotary)
 
-    def build_bank(self, plain: PlainRows, shape: BankShape | None = None, compiled: bool = False) -> GistBank | LayeredBank:
+    def build_bank(self, plain: PlainRows, shape: BankShape | None = None, compiled: bool = False) -> Bank:
         """The gist bank of rows, of `shape`, by default that of `plan`."""
         shape = shape or self.plan.shape
         if self.layered:
@@ -113,9 +115,7 @@ class MemoryModel(nn.Module):
         with self.spans("gistnet"):
             return self.gistnet(children, hidden)
 
-    def forward_layouts(
-        self, bank: GistBank | LayeredBank, layout: Layout, index: Tensor | None = None, compiled: bool = False
-    ) -> CompressedRows:
+    def forward_layouts(self, bank: Bank, layout: Layout, index: Tensor | None = None, compiled: bool = False) -> CompressedRows:
         """Reads the Working Contexts `layout` [V·B,W]; `index` is `bank_index` of it, if known."""
         index = bank_index(layout, bank.shape) if index is None else index
         if isinstance(bank, LayeredBank):
@@ -140,7 +140,7 @@ class MemoryModel(nn.Module):
         x, middle = self.model.layers(entries, rotary, attn_hook=None if compiled else EagerAttention(), memory=memory)
         return CompressedRows(entries, self.model.finish(x, middle), rotary)
 
-    def score_blocks(self, bank: GistBank | LayeredBank, levels: Tensor, decision: int, width: int, interval: int = 0) -> Tensor:
+    def score_blocks(self, bank: Bank, levels: Tensor, decision: int, width: int, interval: int = 0) -> Tensor:
         """LensNet's score of each block, fp32 [B,F], in Working Contexts of `width` entries up to token `decision`.
 
         `levels` int64 [B,F] are those of the blocks. A layered LensNet scores for the next `interval` tokens, by default those

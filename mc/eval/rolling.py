@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mc.eval.row_eval import token_nll
 from mc.memory_model import MemoryModel
 from mc.nets.hits import entry_hits, token_hits
 from mc.nets.layered_gists import LayeredEntries, join, tokens_as_entries, turned
@@ -35,7 +36,6 @@ from mc.nets.layered_lens import NEWEST, spread
 from mc.nets.layered_read import Recorder
 from mc.nets.matches import row_matches
 from nanochat.model.attention import visible
-from nanochat.model.cross_entropy import ChunkedCrossEntropy
 from nanochat.model.gpt import GPT
 
 Choice = Literal["gists", "random", "recency", "lens", "attention", "own", "oracle", "blocks", "shuffled"]
@@ -96,22 +96,14 @@ def plain_losses(model: GPT, tokens: Tensor, targets: Tensor, window: int = 0) -
     return token_nll(model, hidden, targets), recorder.heads()
 
 
-def token_nll(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Loss fp32 [B,T] of each target, int64 [B,T], from the hidden states [B,T,D] before them."""
-    losses = ChunkedCrossEntropy(False)(hidden.flatten(0, 1), model.lm_head.weight.to(hidden.dtype), targets.flatten(), "none")
-    return losses.view(targets.shape)
-
-
 class RollingRows:
     """Rows int64 [B,T] that a memory reads under one condition; `full` are the heads of the plain rows (see `plain_losses`)."""
 
-    def __init__(
-        self, memory: MemoryModel, setting: Rolling, choice: Choice, tokens: Tensor, full: tuple[Tensor, Tensor, Tensor], seed: int = 0
-    ) -> None:
+    def __init__(self, memory: MemoryModel, setting: Rolling, choice: Choice, tokens: Tensor, full: tuple[Tensor, Tensor, Tensor]) -> None:
         self.memory, self.setting, self.choice, self.tokens, self.full = memory, setting, choice, tokens, full
         self.interval = 1 if choice == "own" else setting.interval
         self._queries, self._keys, self._values = (torch.zeros_like(part) for part in full)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(0)
         self._gists: list[LayeredEntries] = []  # of each block, rotated by its position
         self._looks: Tensor | None = None  # of the newest tokens, [B,≤NEWEST,F,K]
         self._shown_far, self._shown_inside = 0, tokens.new_zeros(len(tokens), 0)  # blocks before the recent tokens; raw tokens in them

@@ -25,10 +25,8 @@ from mc.eval.paired_stats import compare_rows
 from mc.layout.compression import Compression, sample_levels
 from mc.layout.draw import draw_layouts
 from mc.layout.layout import from_levels
-from mc.memory_model import MemoryModel, PlainRows
+from mc.memory_model import Bank, MemoryModel, PlainRows
 from mc.nets.attention_probe import attention_mass
-from mc.nets.gist_bank import GistBank
-from mc.nets.layered_bank import LayeredBank
 from nanochat.eval.bits_per_byte import never
 from nanochat.model.attention import EagerAttention
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy
@@ -102,20 +100,28 @@ def horizon_nll(model: GPT, hidden: Tensor, targets: Tensor, horizon: int) -> Te
     """
     judged = slice(-horizon - 1, -1)
     targets = targets[:, judged]
-    losses = ChunkedCrossEntropy(False)(hidden[:, judged].flatten(0, 1), model.lm_head.weight.to(hidden.dtype), targets.flatten(), "none")
-    return losses.view(targets.shape).sum(1) / (targets != IGNORE).sum(1)
+    return token_nll(model, hidden[:, judged], targets).sum(1) / (targets != IGNORE).sum(1)
 
 
-def read_layouts(memory: MemoryModel, bank: GistBank, levels: Tensor, width: int) -> Tensor:
+def token_nll(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Loss fp32 [B,T] of each target, int64 [B,T], from the hidden states [B,T,D] before them; 0 if it is ignored."""
+    losses = ChunkedCrossEntropy(False)(hidden.flatten(0, 1), model.lm_head.weight.to(hidden.dtype), targets.flatten(), "none")
+    return losses.view(targets.shape)
+
+
+def read_layouts(memory: MemoryModel, bank: Bank, levels: Tensor, width: int) -> Tensor:
     """Hidden states [V·B, width, D] of the Working Contexts `levels` [V,B,F], all of `width` entries, horizon included."""
     layout = from_levels(levels.flatten(0, 1), bank.shape.length, width, bank.shape.geometry)
     return memory.forward_layouts(bank, layout).hidden
 
 
-def lens_levels(memory: MemoryModel, probe: Probe, bank: GistBank | LayeredBank) -> Tensor:
-    """The layout that LensNet chooses, int64 levels [B,F]: it scores the fully collapsed context, and the highest scores become raw."""
+def lens_levels(memory: MemoryModel, probe: Probe, bank: Bank, rows: int) -> Tensor:
+    """The layout that LensNet chooses for each of `rows` rows, int64 levels [B,F].
+
+    It scores the fully collapsed context, and the highest scores become raw.
+    """
     collapsed = coarsest(probe.compression)
-    levels = by_recency(collapsed, bank.x.shape[0], bank.x.device)
+    levels = by_recency(collapsed, rows, memory.device)
     return by_score(probe.compression, memory.score_blocks(bank, levels, probe.decision, collapsed.width - probe.horizon))
 
 
@@ -128,16 +134,16 @@ def horizon_attention(memory: MemoryModel, plain: PlainRows, horizon: int, block
 
 
 def choose_levels(
-    memory: MemoryModel, probe: Probe, plain: PlainRows, bank: GistBank, condition: Condition, generator: torch.Generator
+    memory: MemoryModel, probe: Probe, plain: PlainRows, bank: Bank, condition: Condition, generator: torch.Generator
 ) -> Tensor:
     """The layout of `condition` for each row, int64 levels [B,F]; `generator`, on the CPU, draws the random ones."""
-    rows, device = bank.x.shape[0], bank.x.device
+    rows, device = len(plain.tokens), memory.device
     if condition == "random":
         return sample_levels(probe.compression, rows, generator, device=device)
     if condition == "recency":
         return by_recency(probe.compression, rows, device)
     if condition == "lens":
-        return lens_levels(memory, probe, bank)
+        return lens_levels(memory, probe, bank, rows)
     if condition == "oracle":
         return by_score(probe.compression, horizon_attention(memory, plain, probe.horizon, probe.plan.blocks))
     return by_recency(coarsest(probe.compression), rows, device)
@@ -156,23 +162,7 @@ def measure(
 
     Returns None in every process if `should_stop()` became true in any. `seed` is that of the random layouts.
     """
-    model, device, generator = memory.model, memory.device, torch.Generator().manual_seed(seed)
-
-    def losses_of(probe: Probe, plain: PlainRows, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        H, bank = probe.horizon, memory.build_bank(plain, probe.plan.shape)
-        window = window_forward(model, tokens, H, probe.width)
-        losses = {"full": horizon_nll(model, plain.hidden, targets, H), "window": horizon_nll(model, window, targets, H)}
-        for compression, together in (  # layouts of one width are read together
-            (probe.compression, [condition for condition in conditions if condition != "gists"]),
-            (coarsest(probe.compression), [condition for condition in conditions if condition == "gists"]),
-        ):
-            if together:
-                levels = torch.stack([choose_levels(memory, probe, plain, bank, condition, generator) for condition in together])
-                hidden = read_layouts(memory, bank, levels, compression.width)
-                nll = horizon_nll(model, hidden, targets.repeat(len(together), 1), H).view(len(together), -1)
-                losses |= zip(together, nll, strict=True)
-        return losses
-
+    device, generator = memory.device, torch.Generator().manual_seed(seed)
     parts: list[dict[str, list[Tensor]]] = [{name: [] for name in ("full", "window", *conditions)} for _ in probes]
     stopped = torch.zeros((), device=device)
     for tokens, targets in batches:
@@ -183,7 +173,7 @@ def measure(
         plain = memory.forward_plain(tokens)
         for probe, collected in zip(probes, parts, strict=True):
             counts = (targets[:, -probe.horizon - 1 : -1] != IGNORE).any(1)
-            for name, values in losses_of(probe, plain, tokens, targets).items():
+            for name, values in _losses(memory, probe, plain, targets, conditions, generator).items():
                 collected[name].append(values[counts])
     if dist.is_initialized():
         dist.all_reduce(stopped)
@@ -191,6 +181,25 @@ def measure(
         return None
     none = torch.zeros(0, device=device)
     return [{name: torch.cat([none, *values]) for name, values in collected.items()} for collected in parts]
+
+
+def _losses(
+    memory: MemoryModel, probe: Probe, plain: PlainRows, targets: Tensor, conditions: Sequence[Condition], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Mean losses fp32 [B] of the rows' horizons by condition."""
+    model, H, bank = memory.model, probe.horizon, memory.build_bank(plain, probe.plan.shape)
+    window = window_forward(model, plain.tokens, H, probe.width)
+    losses = {"full": horizon_nll(model, plain.hidden, targets, H), "window": horizon_nll(model, window, targets, H)}
+    for compression, together in (  # layouts of one width are read together
+        (probe.compression, [condition for condition in conditions if condition != "gists"]),
+        (coarsest(probe.compression), [condition for condition in conditions if condition == "gists"]),
+    ):
+        if together:
+            levels = torch.stack([choose_levels(memory, probe, plain, bank, condition, generator) for condition in together])
+            hidden = read_layouts(memory, bank, levels, compression.width)
+            nll = horizon_nll(model, hidden, targets.repeat(len(together), 1), H).view(len(together), -1)
+            losses |= zip(together, nll, strict=True)
+    return losses
 
 
 def evaluate_memory(

@@ -32,11 +32,6 @@ class LayeredBank(NamedTuple):
     entries: LayeredEntries
     shape: BankShape
 
-    @property
-    def x(self) -> Tensor:
-        """Embeddings of the tokens, [B,T,D]."""
-        return self.embedded.x
-
 
 Heads = Iterable[tuple[Tensor, Tensor, Tensor]]  # queries, keys and values of each layer: see `GPT.heads`
 

@@ -106,6 +106,40 @@ def ingest(
     tokens, or does not fit on the disk or into the session; and later if the file or the disk fails while adding.
     """
     name = printable(name or path.name)
+    total = yield from _checked(path, tokenizer, quota, seconds)
+    document = unfinished(session)
+    resumed = document is not None and (yield from _continues(document, session, _reread(path, tokenizer, seconds), name, total))
+    left = total - document.read(session.length) if resumed else total
+    session.check_room(left + HEADING)
+    _check_disk(session, left)
+    before: list[int] = []
+    if not resumed:
+        if chat:
+            end_turns(session, tokenizer)
+        heading, _ = render_around(tokenizer, f"{name}\n", "", session.length == 0)
+        before = heading if chat else heading[: session.length == 0]
+        begin = session.length + len(before)
+        document = Unfinished(name, str(path.absolute()) if lasting else None, begin, begin + total)
+    session.hooks.turn_begins(session)
+    begun = session.length
+    try:
+        if not resumed:
+            if isinstance(session.tree, DiskTree):
+                write_unfinished(session.tree.folder, document)
+            session.append(torch.tensor(before))
+        yield from _added(session, document, _reread(path, tokenizer, seconds), seconds)
+    finally:
+        with held_back():
+            if chat and (session.length > begun or resumed):
+                whole = document.read(session.length) == total
+                session.append(torch.tensor(answer_to_document(tokenizer, name, whole)))
+            session.save()
+            forget_unfinished(session)
+            session.hooks.turn_ends(session, 0)
+
+
+def _checked(path: Path, tokenizer: Tokenizer, quota: int, seconds: Callable[[], float]) -> Generator[Progress, None, int]:
+    """Reads the file without adding anything; returns its number of tokens. Raises `UserError` if it is not a text that may be added."""
     total = 0
     with _open(path) as file:
         size = path.stat().st_size  # what is packed is longer
@@ -116,50 +150,33 @@ def ingest(
             yield Progress("check", min(file.tell(), size), size)
     if not total:
         raise UserError(f"{path} is empty; give a file with text")
-    document, path_kept = unfinished(session), str(path.absolute()) if lasting else None
-    if document is not None and not (yield from _continues(document, session, _reread(path, tokenizer, seconds), name, total)):
-        document = None
-    left = total if document is None else total - document.read(session.length)
-    session.check_room(left + HEADING)
-    _check_disk(session, left)
-    if document is None and chat:
-        end_turns(session, tokenizer)
-    session.hooks.turn_begins(session)
-    begun, done = session.length, total - left
-    try:
-        if document is None:
-            before, _ = render_around(tokenizer, f"{name}\n", "", begun == 0)
-            before = before if chat else before[: begun == 0]
-            begin = begun + len(before)
-            if isinstance(session.tree, DiskTree):
-                write_unfinished(session.tree.folder, Unfinished(name, path_kept, begin, begin + total))
-            session.append(torch.tensor(before))
-        skipped, adding = done, Pace(LEAST_TOKENS, STEP, seconds)
-        for ids in _reread(path, tokenizer, seconds):
-            ids, skipped = ids[skipped:], max(0, skipped - len(ids))
-            unread = torch.from_numpy(ids[: total - done].astype(np.int64))
-            if not len(unread):
+    return total
+
+
+def _added(
+    session: Session, document: Unfinished, texts: Iterator[np.ndarray], seconds: Callable[[], float]
+) -> Generator[Progress, None, None]:
+    """Adds what is missing of `document`, whose tokens are `texts`, and saves now and then."""
+    total, done, adding = document.end - document.begin, document.read(session.length), Pace(LEAST_TOKENS, STEP, seconds)
+    skipped = done
+    for ids in texts:
+        ids, skipped = ids[skipped:], max(0, skipped - len(ids))
+        unread = torch.from_numpy(ids[: total - done].astype(np.int64))
+        if not len(unread):
+            yield Progress("add", done, total)
+        while len(unread):
+            if done:  # the first step of all is a short one
                 yield Progress("add", done, total)
-            while len(unread):
-                if done:  # the first step of all is a short one
-                    yield Progress("add", done, total)
-                piece, unread = unread.tensor_split([min(adding.size(), STEP - done % STEP)])
-                began, read = time.monotonic(), done + len(piece)
-                # Where the focus moves does not depend on the time.
-                session.append(piece, refocus=read % STEP == 0 or read == total)
-                adding.took(len(piece), time.monotonic() - began)
-                done = read
-                if done % SAVE_EVERY == 0:
-                    yield Progress("add", done, total)
-                    session.save()
-        yield Progress("add", done, total)
-    finally:
-        with held_back():
-            if chat and (session.length > begun or document is not None):
-                session.append(torch.tensor(answer_to_document(tokenizer, name, done == total)))
-            session.save()
-            forget_unfinished(session)
-            session.hooks.turn_ends(session, 0)
+            piece, unread = unread.tensor_split([min(adding.size(), STEP - done % STEP)])
+            began, read = time.monotonic(), done + len(piece)
+            # Where the focus moves does not depend on the time.
+            session.append(piece, refocus=read % STEP == 0 or read == total)
+            adding.took(len(piece), time.monotonic() - began)
+            done = read
+            if done % SAVE_EVERY == 0:
+                yield Progress("add", done, total)
+                session.save()
+    yield Progress("add", done, total)
 
 
 def _continues(

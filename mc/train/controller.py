@@ -16,9 +16,8 @@ from torch import Tensor
 
 from mc.config import MCConfig
 from mc.layout.compression import repeated, sample_levels
-from mc.memory_model import CompressedRows, MemoryModel, PlainRows
+from mc.memory_model import Bank, CompressedRows, MemoryModel, PlainRows
 from mc.nets.gist_bank import GistBank
-from mc.nets.layered_bank import LayeredBank
 from mc.train import metrics as measure
 from mc.train.apart import frozen_copy, some_rows
 from mc.train.gist_losses import Distillation, Reconstruction
@@ -280,7 +279,7 @@ class MCController(MemoryModel, Objective):
         """Variants of each row in a micro-batch; at least two for a LensNet that learns from pairs."""
         return max(self.pace.variants, 2) if self._lens_learns(draw) and not self.layered else self.pace.variants
 
-    def _sample(self, bank: GistBank | LayeredBank, rows: int, progress: float) -> Variants:
+    def _sample(self, bank: Bank, rows: int, progress: float) -> Variants:
         """Variants of this micro-batch: random, and with priority sampling half of them by LensNet's scores."""
         width = self.plan.width(progress)
         draws = (self.draw, self.draw + 1)

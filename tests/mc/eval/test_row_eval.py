@@ -116,7 +116,7 @@ def test_lens_layouts_keep_what_it_scores_highest_and_do_not_know_the_horizon(ki
     def layouts(tokens: Tensor) -> tuple[Tensor, Tensor]:
         bank = controller.build_bank(controller.forward_plain(tokens), probe.plan.shape)
         seen, now = by_recency(coarsest(probe.compression), len(tokens)), coarsest(probe.compression)
-        return lens_levels(controller, probe, bank), controller.score_blocks(bank, seen, probe.decision, now.width - H)
+        return lens_levels(controller, probe, bank, len(tokens)), controller.score_blocks(bank, seen, probe.decision, now.width - H)
 
     levels, scores = layouts(tokens)
     for row in range(4):
