@@ -58,63 +58,87 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(MCOverhead, argv)
     runtime = start(config.runtime)
     print(runtime.describe())
-    T, vocab = config.max_seq_len, config.vocab_size
-    shape = GPTConfig(config.depth, 64, config.head_dim, 0, T, runtime.window_pattern("auto"), vocab)
+    rows = torch.randint(config.vocab_size, (config.total_batch_size // config.max_seq_len, config.max_seq_len + 1), device=runtime.device)
+    steps = build(config, runtime)
+    stages = [measure_stage(config, runtime, steps, rows, progress) for progress in STAGES]
+    worst = {name: max(stage.figures[name] for stage in stages) for name in stages[0].figures}
+    if "step_vs_predicted" in worst:
+        worst["all_stages_vs_predicted"] = sum(stage.step_ms for stage in stages) / sum(stage.predicted_ms for stage in stages)
+    print(json.dumps({name: round_to(value) for name, value in worst.items()}))
+    return 0
+
+
+@dataclass
+class Steps:
+    """The step without a memory and the one with it, on the same model, and the rows of their micro-batches."""
+
+    vanilla: NextTokenObjective
+    memory: MCController
+    sizes: tuple[int, int]
+    optimizers: tuple[MuonAdamW, MuonAdamW]
+    spans: SpanTimers  # of the memory's
+
+
+def build(config: MCOverhead, runtime: Runtime) -> Steps:
+    """Model, memory and optimizers."""
+    T = config.max_seq_len
+    shape = GPTConfig(config.depth, 64, config.head_dim, 0, T, runtime.window_pattern("auto"), config.vocab_size)
     model = GPT(shape, runtime.precision.dtype, runtime.backend).init_weights(torch.Generator().manual_seed(0))
     model.to(runtime.device).use_kernels(runtime.compile, chunked_ce=True)
     vanilla = NextTokenObjective(model)
     memory = MCController(model, config.mc, T).init_weights(torch.Generator().manual_seed(1)).to(runtime.device)
     memory.use_kernels(runtime.compile)
-    rows = torch.randint(vocab, (config.total_batch_size // T, T + 1), device=runtime.device)
+    memory.spans = spans = SpanTimers(runtime.device)
     micro = choose_micro_batch(memory, config.device_batch_size, config.total_batch_size, runtime, print)
     plan = TrainPlan(config.total_batch_size, 1000, 0.1, 0.1)
-    sides: list[tuple[Objective, int]] = [(vanilla, config.device_batch_size), (memory, micro)]
-    optimizers = [MuonAdamW(o.parameter_groups(OptimFlags(), plan), runtime.muon_dtype) for o, _ in sides]
-    spans = SpanTimers(runtime.device)
-    memory.spans = spans
-    worst: dict[str, float] = {}
-    total = total_predicted = 0.0
-    for progress in STAGES:
-        times: list[list[float]] = [[], []]
-        updates: list[float] = []
-        for round in range(config.rounds + 1):
-            for (objective, size), optimizer, collected in zip(sides, optimizers, times, strict=True):
-                passes = timed(runtime, partial(step, objective, rows, size, progress))
-                update = timed(runtime, partial(update_once, optimizer))
-                if round:  # the first compiles
-                    collected.append(passes + update)
-                    updates += [update] if objective is vanilla else []
-            if not round:
-                spans.collect()
-        by_span = {name: ms / config.rounds for name, ms in spans.collect().items()}
-        step_ms, vanilla_ms, update_ms = (1e3 * statistics.median(t) for t in (times[1], times[0], updates))
-        variant = memory.plan.compression(memory.plan.width(progress))
-        variants = min(config.mc.mc_num_random_variants, variant.possibilities)
-        multiplier = 1 + variants * variant.width / T
-        predicted = (vanilla_ms - update_ms) * multiplier + update_ms
-        whole = config.mc.joint_mean and not memory.layered
-        backward_ms = 0.0
-        if not memory.layered:
-            backward_ms = 1e3 * len(rows) / micro * gather_backward(runtime, memory, micro, progress, config.rounds)
-        controller_ms = sum(by_span.get(name, 0.0) for name in CONTROLLER) + backward_ms
-        figures = {
-            "controller_share": controller_ms / step_ms,
-            "variant_pack_ms": by_span.get("variant_pack", 0.0),
-            "step_vs_plain": statistics.median(mine / plain for plain, mine in zip(*times, strict=True)),
-            **({"step_vs_predicted": step_ms / predicted} if whole else {}),
-            "timers_share": 1e3 * timers(runtime, memory, rows[:micro], progress) * len(rows) / micro / step_ms,
-        }
-        total += step_ms
-        total_predicted += predicted
-        print(f"{variants} variants of {variant.width} entries, micro-batches of {micro} rows: vanilla {vanilla_ms:.0f} ms, ", end="")
-        foretold = f"predicted {predicted:.0f} ms, " if whole else ""
-        print(f"step {step_ms:.0f} ms, {foretold}controller {controller_ms:.1f} ms (backward {backward_ms:.1f}), ", end="")
-        print(", ".join(f"{name} {ms:.1f}" for name, ms in by_span.items() if name in (*CONTROLLER, *NETWORKS)))
-        worst = {name: max(value, worst.get(name, 0.0)) for name, value in figures.items()}
-    if whole:
-        worst["all_stages_vs_predicted"] = total / total_predicted
-    print(json.dumps({name: round_to(value) for name, value in worst.items()}))
-    return 0
+    first, second = (MuonAdamW(o.parameter_groups(OptimFlags(), plan), runtime.muon_dtype) for o in (vanilla, memory))
+    return Steps(vanilla, memory, (config.device_batch_size, micro), (first, second), spans)
+
+
+@dataclass
+class Stage:
+    """What is measured at one width of variants; `predicted_ms` is that of variants that are read whole and teach the model."""
+
+    step_ms: float
+    predicted_ms: float
+    figures: dict[str, float]
+
+
+def measure_stage(config: MCOverhead, runtime: Runtime, steps: Steps, rows: torch.Tensor, progress: float) -> Stage:
+    """Runs both steps in turn when `progress` of the run is done, and prints what they take."""
+    memory, micro = steps.memory, steps.sizes[1]
+    times: list[list[float]] = [[], []]
+    updates: list[float] = []
+    for round in range(config.rounds + 1):
+        for objective, size, optimizer, collected in zip((steps.vanilla, memory), steps.sizes, steps.optimizers, times, strict=True):
+            passes = timed(runtime, partial(step, objective, rows, size, progress))
+            update = timed(runtime, partial(update_once, optimizer))
+            if round:  # the first compiles
+                collected.append(passes + update)
+                updates += [update] if objective is steps.vanilla else []
+        if not round:
+            steps.spans.collect()
+    by_span = {name: ms / config.rounds for name, ms in steps.spans.collect().items()}
+    step_ms, vanilla_ms, update_ms = (1e3 * statistics.median(t) for t in (times[1], times[0], updates))
+    variant = memory.plan.compression(memory.plan.width(progress))
+    variants = min(config.mc.mc_num_random_variants, variant.possibilities)
+    predicted = (vanilla_ms - update_ms) * (1 + variants * variant.width / config.max_seq_len) + update_ms
+    whole = config.mc.joint_mean and not memory.layered
+    micro_batches = len(rows) / micro
+    backward_ms = 0.0 if memory.layered else 1e3 * micro_batches * gather_backward(runtime, memory, micro, progress, config.rounds)
+    controller_ms = sum(by_span.get(name, 0.0) for name in CONTROLLER) + backward_ms
+    figures = {
+        "controller_share": controller_ms / step_ms,
+        "variant_pack_ms": by_span.get("variant_pack", 0.0),
+        "step_vs_plain": statistics.median(mine / plain for plain, mine in zip(*times, strict=True)),
+        **({"step_vs_predicted": step_ms / predicted} if whole else {}),
+        "timers_share": 1e3 * timers(runtime, memory, rows[:micro], progress) * micro_batches / step_ms,
+    }
+    print(f"{variants} variants of {variant.width} entries, micro-batches of {micro} rows: vanilla {vanilla_ms:.0f} ms, ", end="")
+    foretold = f"predicted {predicted:.0f} ms, " if whole else ""
+    print(f"step {step_ms:.0f} ms, {foretold}controller {controller_ms:.1f} ms (backward {backward_ms:.1f}), ", end="")
+    print(", ".join(f"{name} {ms:.1f}" for name, ms in by_span.items() if name in (*CONTROLLER, *NETWORKS)))
+    return Stage(step_ms, predicted, figures)
 
 
 def step(objective: Objective, rows: torch.Tensor, size: int, progress: float) -> None:

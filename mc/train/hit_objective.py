@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn as nn
 from torch import Tensor
 
 from mc.config import RowPlan
@@ -17,21 +16,19 @@ from mc.nets.hits import token_hits
 from mc.nets.layered_bank import LayeredBank, score_layered
 from mc.nets.layered_lens import NEWEST, LayeredLensNet
 from mc.train.lens_loss import teacher_loss
-from mc.train.lens_objective import METRICS, untouched
+from mc.train.lens_objective import METRICS, LensTraining
 from mc.train.variant_sampler import Variants
 from nanochat.profiling.timers import OpenSpan
 
 AHEAD = 4  # factor of the interval at every second decision point
 
 
-class HitObjective(nn.Module):
+class HitObjective(LensTraining):
     """Losses of `lensnet`; its metrics are those of `LensObjective`, NaN where they are about pairs."""
 
     def __init__(self, lensnet: LayeredLensNet, plan: RowPlan) -> None:
-        super().__init__()
-        self.lensnet, self.plan = lensnet, plan
+        super().__init__(lensnet, plan)
         self.interval = plan.config.session.mc_infer_refocus_interval
-        self._newest: dict[str, Tensor | float] = dict.fromkeys(METRICS, math.nan)
 
     def teacher(self, bank: LayeredBank, blocks: int, interval: int = 0) -> Tensor:
         """Hits of the next `interval` queries on the first `blocks` blocks, summed over layers, heads and tokens, fp32 [B,F]."""
@@ -83,7 +80,3 @@ class HitObjective(nn.Module):
             "mc/policy_score_std_mean": spread,
         }
         return loss, self._newest
-
-    def idle(self) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """(zero loss that touches every parameter, the last metrics), for micro-batches in which LensNet is not trained."""
-        return untouched(self.lensnet), self._newest

@@ -27,19 +27,26 @@ METRICS = (
 )  # fmt: skip
 
 
-def untouched(net: nn.Module) -> Tensor:
-    """Zero loss that touches every parameter of `net`."""
-    return sum(0.0 * p.sum() for p in net.parameters())
+class LensTraining(nn.Module):
+    """What the objectives of every kind of LensNet share: the network, the plan of rows and the newest metrics."""
+
+    def __init__(self, lensnet: nn.Module, plan: RowPlan) -> None:
+        super().__init__()
+        self.lensnet, self.plan = lensnet, plan
+        self._newest: dict[str, Tensor | float] = dict.fromkeys(METRICS, math.nan)
+
+    def idle(self) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """(zero loss that touches every parameter, the last metrics), for micro-batches in which LensNet is not trained."""
+        return sum(0.0 * p.sum() for p in self.lensnet.parameters()), self._newest
 
 
-class LensObjective(nn.Module):
+class LensObjective(LensTraining):
     """Losses of `lensnet` and their running statistics."""
 
     def __init__(self, lensnet: LensNet, plan: RowPlan) -> None:
-        super().__init__()
-        self.lensnet, self.plan, self.config = lensnet, plan, plan.config.lens_loss
+        super().__init__(lensnet, plan)
+        self.config = plan.config.lens_loss
         self.advantages = AdvantageNorm(self.config.mc_lens_adv_norm_beta)
-        self._newest: dict[str, Tensor | float] = dict.fromkeys(METRICS, math.nan)
 
     def scores(self, keys: Tensor, entries: Tensor, variants: Variants, spans: OpenSpan = untimed) -> Tensor:
         """Block scores fp32 [V,B,F] of the variants' Working Contexts, whose entries [V·B,·,D] are cut off at the decision point."""
@@ -60,7 +67,7 @@ class LensObjective(nn.Module):
 
     def likely(self, bank: GistBank, spans: OpenSpan) -> Tensor:
         """Logits fp32 [B,F] of the blocks that priority sampling leaves raw."""
-        return self.coarse_scores(bank, bank_keys(self.lensnet, bank)) / self.config.mc_lens_temperature
+        return self.coarse_scores(bank, bank_keys(self.lensnet, bank), spans=spans) / self.config.mc_lens_temperature
 
     def loss(
         self,
@@ -106,10 +113,6 @@ class LensObjective(nn.Module):
                 ours = ours + share * teacher_loss(mine, signal, self.config.mc_lens_temperature)
                 even = even + share * teacher_loss(torch.zeros_like(mine[:1]), signal, self.config.mc_lens_temperature)
         return ours, even
-
-    def idle(self) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """(zero loss that touches every parameter, the last metrics), for micro-batches in which LensNet is not trained."""
-        return untouched(self.lensnet), self._newest
 
     def _metrics(
         self, loss: Tensor, explained: Tensor, pairs: Pairs, policy: Tensor, scores: Tensor, advantages: Tensor
