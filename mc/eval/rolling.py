@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,6 @@ from nanochat.model.attention import visible
 from nanochat.model.gpt import GPT
 
 Choice = Literal["gists", "random", "recency", "lens", "attention", "own", "oracle", "blocks", "shuffled"]
-CHOICES: tuple[Choice, ...] = get_args(Choice)
 SHARE = 4  # of a row, that a Working Context holds when a memory is measured
 PIECE = 256  # tokens of the first half that are read at once
 

@@ -31,6 +31,14 @@ class Tiling(NamedTuple):
     lod: np.ndarray
     start: np.ndarray
 
+    def some(self, which: np.ndarray | slice) -> Tiling:
+        """The entries that an index of numpy selects."""
+        return Tiling(self.lod[which], self.start[which])
+
+    def layout(self, device: torch.device | str = "cpu") -> Layout:
+        """Layout of one row."""
+        return Layout(*(torch.from_numpy(part)[None].to(device) for part in self))
+
 
 def raw(begin: int, end: int) -> Tiling:
     """Tiling of the tokens `begin … end−1`, all raw."""
@@ -70,8 +78,7 @@ class Editor:
         lod, start = tiling
         if lod.ndim != 1 or lod.shape != start.shape or lod.dtype != np.int64 or start.dtype != np.int64:
             raise ValueError(f"expected two int64 arrays [W], got lod {lod.shape} {lod.dtype} and start {start.shape} {start.dtype}")
-        layout = Layout(torch.from_numpy(lod)[None], torch.from_numpy(start)[None])
-        check(layout, self.geometry, end=length, recent=recent, max_lod=self.max_lod)
+        check(tiling.layout(), self.geometry, end=length, recent=recent, max_lod=self.max_lod)
 
     def nodes(self, tiling: Tiling) -> np.ndarray:
         """The first entry of each gist node, in order."""

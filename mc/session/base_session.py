@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mc.config import SessionConfig
-from mc.layout.layout import Layout, check
+from mc.layout.layout import check
 from mc.layout.tiling import Tiling, extended
 from mc.memory_model import MemoryModel
 from mc.session.allocator import FocusAllocator, coarsest_width, count_blocks, swap_rate
@@ -245,11 +245,11 @@ class Session(ABC):
         """Restores the focus from `focused`; returns False if `state` is invalid or does not fit the tree."""
         try:
             tiling = Tiling(np.array(state["lod"], dtype=np.int64), np.array(state["start"], dtype=np.int64))
-            rows = Layout(*(torch.from_numpy(part)[None] for part in tiling))
             end, spec = self._covered(tiling), self.tree.spec
             if not (end <= self.tree.length and 0 <= state["since"] <= end):
                 return False
-            check(rows, spec.geometry, end=end, max_entries=self.budget.most, recent=min(self.budget.recent, end), max_lod=spec.max_lod)
+            recent = min(self.budget.recent, end)
+            check(tiling.layout(), spec.geometry, end=end, max_entries=self.budget.most, recent=recent, max_lod=spec.max_lod)
             self.allocator.load_state(state["allocator"])
         except (ValueError, TypeError, KeyError, IndexError, OverflowError):
             return False

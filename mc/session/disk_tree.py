@@ -10,7 +10,7 @@ import contextlib
 import mmap
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -132,11 +132,7 @@ class DiskTree:
             with contextlib.ExitStack() as undo:
                 undo.callback(shutil.rmtree, folder, ignore_errors=True)
                 try:
-                    for name in names:
-                        if name in files:
-                            shutil.copyfile(files[name], folder / name)
-                        else:
-                            (folder / name).write_bytes(b"")
+                    _copy_files(names, files, folder)
                     write_tail(folder, header.spec, tail, before)
                     write_header(folder, header)
                     fsync_dir(folder.parent)
@@ -292,6 +288,15 @@ def _check_vacant(folder: Path, names: Sequence[str]) -> None:
     found = [path.name for path in folder.iterdir() if not (path.name.startswith(".") and path.suffix == ".tmp")]
     if strangers := sorted({*found} - {*names, LOCK, TAIL}):
         raise UserError(f"{folder} is not a session and holds {strangers[0]}; give another name")
+
+
+def _copy_files(names: Sequence[str], files: Mapping[str, Path], folder: Path) -> None:
+    """Makes files of these `names` in `folder`, copies of `files` or empty."""
+    for name in names:
+        if name in files:
+            shutil.copyfile(files[name], folder / name)
+        else:
+            (folder / name).write_bytes(b"")
 
 
 def _as_bytes(array: np.ndarray) -> memoryview:

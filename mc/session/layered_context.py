@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mc.layout.layout import Layout
-from mc.layout.tiling import Tiling, extended
+from mc.layout.tiling import Tiling, extended, raw
 from mc.memory_model import MemoryModel
 from mc.nets.layered_lens import NEWEST
 from mc.nets.layered_read import Read, read_behind
@@ -87,7 +87,7 @@ class LayeredContext:
 
     def __init__(self, memory: MemoryModel, tree: MegaContextTree, packing: Packing, most: int) -> None:
         self._memory, self._tree, self._packing, self._most = memory, tree, packing, most
-        self.tiling = Tiling(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+        self.tiling = raw(0, 0)
         self.slot = np.zeros(0, dtype=np.int64)  # of each entry
         self.queries: Tensor | None = None  # of the newest tokens when all was read anew, [L,H,·,E]
         self.changes = 0  # that have moved entries between slots
@@ -109,7 +109,7 @@ class LayeredContext:
     @property
     def layout(self) -> Layout:
         """The layout as a batch of one row, on the CPU."""
-        return Layout(*(torch.from_numpy(part)[None] for part in self.tiling))
+        return self.tiling.layout()
 
     @property
     def piece(self) -> int:
@@ -158,7 +158,7 @@ class LayeredContext:
         free[slot[kept & ~moves]] = False
         free = np.flatnonzero(free)
         new, moved = np.flatnonzero(~kept), np.flatnonzero(moves)
-        made = list(self._made(Tiling(*(part[new] for part in tiling)), fresh))
+        made = list(self._made(tiling.some(new), fresh))
         if len(moved):
             self._move(slot[moved], free[len(new) :])
             slot[moved] = free[len(new) :]
@@ -183,7 +183,7 @@ class LayeredContext:
                 part.index_copy_(1, index, keys[layer])
         # Gists, which stay for long, come from the tree, so that no errors add up.
         moved = np.flatnonzero(is_gist & ((delta != 0) | (self.reach.thinning() != thinning)))
-        for at, placed in self._made(Tiling(*(part[moved] for part in self.tiling)), None):
+        for at, placed in self._made(self.tiling.some(moved), None):
             self._write(self.slot[moved[at]], *placed)
 
     @torch.no_grad()
@@ -291,11 +291,11 @@ class LayeredContext:
 
     def _rebuild(self, tiling: Tiling) -> int:
         """Lays out `tiling` from the tree alone: first the gists, then the raw tokens, run by run, behind what comes before."""
-        self.tiling, self.slot = Tiling(*(part[:0] for part in tiling)), self.slot[:0]
+        self.tiling, self.slot = raw(0, 0), self.slot[:0]
         self.reach.advance(self._tree.length)
         present = tiling.lod > 0
         if present.any():
-            gists = Tiling(*(part[present] for part in tiling))
+            gists = tiling.some(present)
             made = list(self._made(gists, None))
             self.tiling, self.slot = gists, self._filled(np.arange(len(gists.lod)), made)
         for begin, end in _runs(tiling, self._piece):
@@ -307,7 +307,7 @@ class LayeredContext:
             if last > first:
                 inside = slice(first * K - begin, last * K - begin)
                 self.keep(range(first, last), got.keys[:, :, inside], got.values[:, :, inside])
-            self.change(Tiling(*(part[now] for part in tiling)), source, Fresh(begin, got.keys, got.values))
+            self.change(tiling.some(now), source, Fresh(begin, got.keys, got.values))
             present, self.queries = now, got.queries
         return 0
 

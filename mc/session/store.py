@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -111,20 +112,15 @@ class SessionStore:
         folder = self.root / valid_name(name)
         theirs = read_header(folder).manifest
         check_same(name, {"tokenizer": theirs.get("tokenizer")}, {"tokenizer": self.identity.get("tokenizer")})
-        old = DiskTree.open(folder, theirs)
-        try:
+        with contextlib.closing(DiskTree.open(folder, theirs)) as old, contextlib.ExitStack() as undo:
             session = self.open(new_name)
-            try:
-                session.check_room(old.length)
-                for begin in range(0, old.length, REGIST_STEP):
-                    session.append(old.tokens(begin, min(begin + REGIST_STEP, old.length)))
-                session.save()
-            except BaseException:  # nothing is left of half a history
-                self.close(new_name)
-                self.delete(new_name)
-                raise
-        finally:
-            old.close()
+            undo.callback(self.delete, new_name)  # nothing is left of half a history
+            undo.callback(self.close, new_name)
+            session.check_room(old.length)
+            for begin in range(0, old.length, REGIST_STEP):
+                session.append(old.tokens(begin, min(begin + REGIST_STEP, old.length)))
+            session.save()
+            undo.pop_all()
         return session
 
     def close(self, name: str) -> None:
@@ -152,11 +148,10 @@ class SessionStore:
         return [SessionInfo(name, tree.length, 0, 0.0, dict(self.identity)) for name, tree in self._kept.items()]
 
     def _started(self, name: str, tree: MegaContextTree, focus: dict[str, Any] | None = None) -> Session:
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(tree.close)  # releases the lock
             file = self.root / name / FOCUS if self.on_disk else None
             session = start_session(self.memory, tree, self.config, file=file, hooks=self._watch(name), focus=focus)
-        except BaseException:
-            tree.close()  # releases the lock
-            raise
+            undo.pop_all()
         self._open[name] = session
         return session

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mc.layout.layout import Layout
 from mc.layout.positions import PositionType, entry_rotary
-from mc.layout.tiling import Tiling
+from mc.layout.tiling import Tiling, raw
 from mc.session.tree import MegaContextTree
 from mc.session.tree_builder import embed, value_means
 from nanochat.model.gpt import GPT, Embedded, Rotary, rotary_at
@@ -25,7 +25,7 @@ class WorkingContext:
 
     def __init__(self, model: GPT, tree: MegaContextTree, kind: PositionType) -> None:
         self._model, self._tree, self._kind = model, tree, kind
-        self.tiling = Tiling(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+        self.tiling = raw(0, 0)
         D, device = model.config.width, model.wte.weight.device
         self.x = torch.zeros(0, D, dtype=model.dtype, device=device)  # (W, D)
         shape = (len(model.value_layers), model.config.key_heads, model.config.head_dim)
@@ -38,7 +38,7 @@ class WorkingContext:
     @property
     def layout(self) -> Layout:
         """The layout as a batch of one row, on the model's device."""
-        return Layout(*(torch.from_numpy(part)[None].to(self.x.device) for part in self.tiling))
+        return self.tiling.layout(self.x.device)
 
     def change(self, tiling: Tiling, source: np.ndarray) -> int:
         """Changes to `tiling`, whose entry i was entry `source[i]`, or is new if that is −1. Returns the first changed entry."""
@@ -51,7 +51,7 @@ class WorkingContext:
         else:
             x, values = self.x.new_zeros(W, self.x.shape[1]), self.values.new_zeros(W, *self.values.shape[1:])
         if len(at):
-            new = Tiling(*(part[first:][source[first:] < 0] for part in tiling))
+            new = tiling.some(slice(first, None)).some(source[first:] < 0)
             made, at = self._vectors(new), at.to(x.device)
             x[at], values[at] = made.x, made.values
         self.x, self.values = torch.cat([self.x[:first], x]), torch.cat([self.values[:first], values])
@@ -60,7 +60,7 @@ class WorkingContext:
 
     def entries(self, begin: int) -> tuple[Embedded, Rotary]:
         """Entries from index `begin` on, and their rotations, as batches of one row."""
-        places = Tiling(*(part[begin:] for part in self.tiling))
+        places = self.tiling.some(slice(begin, None))
         return Embedded(self.x[None, begin:], self.values[None, begin:]), self.rotary(places, begin)
 
     def rotary(self, places: Tiling, begin: int) -> Rotary:
@@ -68,8 +68,7 @@ class WorkingContext:
         head_dim, dtype, device = self._model.config.head_dim, self._model.dtype, self.x.device
         if self._kind == "local":
             return rotary_at(torch.arange(begin, begin + len(places.lod), device=device), head_dim, dtype)
-        layout = Layout(*(torch.from_numpy(part)[None].to(device) for part in places))
-        return entry_rotary(layout, self._tree.spec.geometry, self._kind, head_dim, dtype)
+        return entry_rotary(places.layout(device), self._tree.spec.geometry, self._kind, head_dim, dtype)
 
     def _vectors(self, new: Tiling) -> Embedded:
         """x [n,D] and values [n,U,G,E] of new entries."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor
 
 from mc.config import MCConfig
-from mc.eval.rolling import CHOICES, Choice, Rolling, RollingRows, measure_rolling, plain_losses, rolling_setting
+from mc.eval.rolling import Choice, Rolling, RollingRows, measure_rolling, plain_losses, rolling_setting
 from mc.memory_model import MemoryModel
 from mc.nets import layered_lens
 from mc.nets.gist_bank import BankShape
@@ -17,6 +19,7 @@ from mc.nets.layered_lens import NEWEST
 from nanochat.model.gpt import GPT, GPTConfig
 
 B, T, K, V = 3, 192, 8, 60
+CHOICES = get_args(Choice)
 
 
 def new_memory(slots: int = 1, length: int = T) -> MemoryModel:
