@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.distributed as dist
 
-from mc.config import RowPlan
+from mc.row_plan import RowPlan
 from mc.train.controller import MCController
 from mc.train.lens_loss import AdvantageNorm
 from nanochat.common import UserError

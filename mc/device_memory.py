@@ -8,12 +8,13 @@ import torch
 import torch.nn as nn
 
 from mc.auto_batch import divisors, estimate_mc_device_batch
-from mc.config import MCConfig, RowPlan
+from mc.config import MCConfig
 from mc.nets.child_attention import HEADS
 from mc.nets.gistnet import GistNet
 from mc.nets.layered_gists import LayeredGistNet
 from mc.nets.layered_lens import LayeredLensNet
 from mc.nets.lensnet import LensNet
+from mc.row_plan import RowPlan
 from mc.train.controller import SMALL
 from mc.train.gist_losses import Reconstruction
 from nanochat.common import UserError

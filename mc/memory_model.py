@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from mc.config import MCConfig, RowPlan
+from mc.config import MCConfig
 from mc.layout.layout import Layout
 from mc.nets.gist_bank import BankShape, GistBank, Positions, assemble, bank_index, build
 from mc.nets.gistnet import GistNet
@@ -20,6 +20,7 @@ from mc.nets.layered_bank import LayeredBank, build_layered, gather, score_layer
 from mc.nets.layered_gists import LayeredGistNet
 from mc.nets.layered_lens import LayeredLensNet
 from mc.nets.lensnet import LensNet, bank_keys, score_levels
+from mc.row_plan import RowPlan
 from nanochat.model.attention import EagerAttention
 from nanochat.model.gpt import GPT, Embedded, Rotary
 from nanochat.profiling.timers import OpenSpan, untimed

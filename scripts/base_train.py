@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from mc.config import MCConfig, RowPlan
+from mc.config import MCConfig
 from mc.device_memory import Foresight, foresee
+from mc.row_plan import RowPlan
 from mc.telemetry.provider import NoOpTelemetryProvider, open_telemetry
 from mc.train.controller import MCController, new_controller
 from nanochat import flags

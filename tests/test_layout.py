@@ -38,6 +38,7 @@ FOLDER_ORDER = {
         {"train", "session"},
         {"loading"},
         {"memory_model"},
+        {"row_plan"},
         {"config"},
         {"nets"},
         {"layout"},

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mc.config import RowPlan
 from mc.layout.compression import Compression, compression, fill_levels
 from mc.layout.layout import Geometry
+from mc.row_plan import RowPlan
 
 
 def nearest_compression(width: int, plan: RowPlan) -> Compression:

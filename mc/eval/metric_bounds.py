@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from mc.config import RowPlan
+from mc.row_plan import RowPlan
 from mc.train.controller import MCController
 from nanochat.tracking.metric_bounds import Band, Falling, MetricBound, Steady, Toward
 from nanochat.train.objective import Objective

@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mc.config import RowPlan
 from mc.eval.choose_layout import by_recency, by_score, coarsest, nearest_compression
 from mc.eval.conditions import LAYOUTS, Condition
 from mc.eval.paired_stats import compare_rows
@@ -27,6 +26,7 @@ from mc.layout.draw import draw_layouts
 from mc.layout.layout import from_levels
 from mc.memory_model import Bank, MemoryModel, PlainRows
 from mc.nets.attention_probe import attention_mass
+from mc.row_plan import RowPlan
 from nanochat.eval.bits_per_byte import never
 from nanochat.model.attention import EagerAttention
 from nanochat.model.cross_entropy import IGNORE, ChunkedCrossEntropy

@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from mc.config import RowPlan
 from mc.nets.hits import token_hits
 from mc.nets.layered_bank import LayeredBank, score_layered
 from mc.nets.layered_lens import NEWEST, LayeredLensNet
+from mc.row_plan import RowPlan
 from mc.train.lens_loss import teacher_loss
 from mc.train.lens_objective import METRICS, LensTraining
 from mc.train.variant_sampler import Variants

@@ -12,10 +12,10 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from mc.config import RowPlan
 from mc.layout.layout import Layout
 from mc.nets.gist_bank import GistBank
 from mc.nets.lensnet import LensNet, bank_keys, score_blocks, score_levels
+from mc.row_plan import RowPlan
 from mc.train import metrics as measure
 from mc.train.lens_loss import AdvantageNorm, Pairs, make_pairs, policy_scores, preference_loss, teacher_loss
 from mc.train.variant_sampler import Variants

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mc.config import RowPlan
 from mc.nets.attention_probe import attention_mass
+from mc.row_plan import RowPlan
 from nanochat.model.cross_entropy import IGNORE
 from nanochat.model.gpt import GPT, Embedded
 from nanochat.profiling.timers import OpenSpan

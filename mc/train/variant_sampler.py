@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mc.config import RowPlan
 from mc.layout.compression import Compression, sample_distinct
 from mc.layout.layout import Layout, entry_ends, from_levels
 from mc.nets.gist_bank import bank_index
+from mc.row_plan import RowPlan
 
 SMOOTHING = 0.9  # EMA decay of the measured throughput
 PATIENCE = 8  # micro-batches between changes: the first of a new shape may be compiled

@@ -19,8 +19,9 @@ from mc.auto_batch import (
     probe_micro_batch,
     rehearse,
 )
-from mc.config import MCConfig, RowPlan
+from mc.config import MCConfig
 from mc.nets.gistnet import GistConfig
+from mc.row_plan import RowPlan
 from mc.train.controller import MCController
 from mc.train.variant_sampler import Request
 from nanochat.common import UserError

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from mc.config import FREE, LENGTHS, PRESETS, AllocatorConfig, MCConfig, RowPlan, SessionConfig
+from mc.config import FREE, PRESETS, AllocatorConfig, MCConfig, SessionConfig
 from mc.nets.gistnet import GistConfig
+from mc.row_plan import LENGTHS, RowPlan
 from nanochat.flags import flat_values, parse, to_argv
 from nanochat.tracking.run_log import wandb_name
 from scripts.base_train import BaseTrain

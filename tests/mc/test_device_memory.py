@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from mc.config import LensLossConfig, MCConfig, RowPlan
+from mc.config import LensLossConfig, MCConfig
 from mc.device_memory import Foresight, estimate_run, foresee
 from mc.nets.gistnet import GistConfig
+from mc.row_plan import RowPlan
 from mc.train.controller import SMALL, MCController
 from nanochat.common import UserError
 from nanochat.model.gpt import GPT, GPTConfig

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mc.config import MCConfig, RowPlan
+from mc.config import MCConfig
 from mc.eval.choose_layout import by_recency, by_score, coarsest, nearest_compression
 from mc.layout.compression import Compression
 from mc.layout.layout import check, from_levels, widths
 from mc.nets.gistnet import GistConfig
+from mc.row_plan import RowPlan
 
 
 @st.composite

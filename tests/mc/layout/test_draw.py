@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from mc.config import MCConfig, RowPlan
+from mc.config import MCConfig
 from mc.layout.draw import draw_history, draw_layouts
 from mc.layout.layout import Geometry, widths
 from mc.layout.tiling import Tiling
 from mc.nets.gistnet import GistConfig
+from mc.row_plan import RowPlan
 
 
 def plan_of(length: int = 1024, slots: int = 1, **config) -> RowPlan:

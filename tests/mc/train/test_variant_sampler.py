@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mc.config import MCConfig, RowPlan
+from mc.config import MCConfig
 from mc.layout.layout import check
+from mc.row_plan import RowPlan
 from mc.train.variant_sampler import Request, Sampler, lay_out
 from tests.helpers.layouts import compression_of
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn as nn
 
-from mc.config import LENGTHS, MCConfig
+from mc.config import MCConfig
 from mc.nets.gistnet import GistConfig
+from mc.row_plan import LENGTHS
 from mc.train.controller import MCController
 from nanochat.model import gpt
 from nanochat.model.attention import AttentionBackend

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mc.config import MCConfig, RowPlan
+from mc.config import MCConfig
 from mc.eval.metric_bounds import MEMORY_BOUNDS, VARIANTS, expected, memory_bounds
+from mc.row_plan import RowPlan
 from nanochat.tracking.metric_bounds import LEVEL, RUN_BOUNDS, TREND, Band, Falling, MetricBound, Steady, Toward, Watch
 
 MFU = next(target for target in RUN_BOUNDS if target.metric == "train/mfu")
