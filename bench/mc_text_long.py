@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.mc_text_setting import Bench, numbers
+from bench.mc_text_setting import Bench, documents, numbers
 from mc.config import AllocatorConfig, SessionConfig
 from mc.eval.paired_stats import Estimate, compare_rows
 from mc.eval.rolling import plain_losses
@@ -38,13 +38,13 @@ FIGURES = ("window_minus_memory", "memory_minus_full")
 
 def long_stage(bench: Bench, memory: MemoryModel, tokenizer: Tokenizer, tag: str) -> dict[str, Any] | None:
     """Losses behind each length of history, and the memory against a window; None if the time ran out."""
-    documents, step, tables = _documents(bench, tokenizer), DecodeStep(memory.model), []
+    held_out, step, tables = _held_out(bench, tokenizer), DecodeStep(memory.model), []
     for history in numbers(bench.config.histories):
         file = ensure_dir(bench.home / "results") / f"{tag}.long.W{bench.config.budget}.H{history}.json"
         if not file.exists():
             begun, rows = time.monotonic(), []
             end = history + bench.config.max_seq_len // 2 + 1
-            for document in [document for document in documents if len(document) >= end][:MOST]:
+            for document in [document for document in held_out if len(document) >= end][:MOST]:
                 if bench.late():
                     return None
                 rows.append(_losses(memory, step, bench.config.budget, document[:end], history))
@@ -54,11 +54,10 @@ def long_stage(bench: Bench, memory: MemoryModel, tokenizer: Tokenizer, tag: str
     return {"long": tables}
 
 
-def _documents(bench: Bench, tokenizer: Tokenizer) -> list[Tensor]:
+def _held_out(bench: Bench, tokenizer: Tokenizer) -> list[Tensor]:
     """The held-out documents, int64."""
-    shards = open_tokens(open_source(str(bench.corpus)), tokenizer, "val").shards
-    cuts = [(shard, *cut) for shard in shards for cut in zip(shard.offsets[:-1].tolist(), shard.offsets[1:].tolist(), strict=True)]
-    return [torch.from_numpy(shard.tokens[begin:end].astype(np.int64)) for shard, begin, end in cuts]
+    shards = open_tokens(open_source(str(bench.corpus)), tokenizer, "val")
+    return [torch.from_numpy(tokens.astype(np.int64)) for tokens in documents(shards)]
 
 
 @torch.no_grad()

@@ -218,17 +218,21 @@ def rows_within_documents(shards: TokenCache, seq_len: int, limit: int) -> tuple
 
     Raises `UserError` if no document is long enough.
     """
-    places: list[tuple[int, int, int]] = []  # shard, first token, document
-    document = 0
-    for index, shard in enumerate(shards.shards):
-        for begin, end in zip(shard.offsets[:-1].tolist(), shard.offsets[1:].tolist(), strict=True):
-            places += [(index, begin + row * seq_len, document) for row in range((end - begin - 1) // seq_len)]
-            document += 1
+    places: list[tuple[np.ndarray, int, int]] = []  # tokens of the document, first one of the row, number of the document
+    for number, tokens in enumerate(documents(shards)):
+        places += [(tokens, row * seq_len, number) for row in range((len(tokens) - 1) // seq_len)]
     if not places:
         raise UserError(f"{shards.name}: no document is as long as a row of {seq_len} tokens; use shorter rows or other packages (--roots)")
     chosen = [places[i] for i in np.linspace(0, len(places) - 1, min(limit, len(places))).round().astype(int)]
-    rows = [shards.shards[index].tokens[begin : begin + seq_len + 1].astype(np.int64) for index, begin, _ in chosen]
-    return torch.from_numpy(np.stack(rows)), torch.tensor([document for _, _, document in chosen])
+    rows = [tokens[begin : begin + seq_len + 1].astype(np.int64) for tokens, begin, _ in chosen]
+    return torch.from_numpy(np.stack(rows)), torch.tensor([number for *_, number in chosen])
+
+
+def documents(shards: TokenCache) -> Iterator[np.ndarray]:
+    """Tokens [n] of each document, in order."""
+    for shard in shards.shards:
+        for begin, end in zip(shard.offsets[:-1].tolist(), shard.offsets[1:].tolist(), strict=True):
+            yield shard.tokens[begin:end]
 
 
 def corpus_stage(bench: Bench) -> dict[str, Any]:

@@ -115,18 +115,23 @@ def check(
         raise ValueError(f"expected two integer tensors [B,W], got {given}")
     lod, start = (part.cpu().numpy() for part in layout)  # on short rows several times as fast as torch
 
+    width = lod.shape[1]
+    if max_entries is not None and width > max_entries:
+        raise ValueError(f"budget: {width} entries, of which entry {max_entries} is the first over the {max_entries} allowed")
+    if width:
+        _check_entries(lod, start, geometry, end, begin, recent, max_lod)
+    elif begin != end:
+        raise ValueError(f"contiguity: no entry covers the tokens {begin} … {end - 1}")
+
+
+def _check_entries(lod: np.ndarray, start: np.ndarray, geometry: Geometry, end: int, begin: int, recent: int, max_lod: int | None) -> None:
+    """The rules of `check` that hold for single entries and their neighbours; `lod` and `start` are [B,W], W ≥ 1."""
+
     def refuse(wrong: np.ndarray, rule: str, what: str) -> None:
         if wrong.any():
             row, entry = np.argwhere(wrong)[0].tolist()
             raise ValueError(f"{rule}: entry {entry} of row {row} (level {lod[row, entry]}, token {start[row, entry]}) {what}")
 
-    width = lod.shape[1]
-    if max_entries is not None and width > max_entries:
-        raise ValueError(f"budget: {width} entries, of which entry {max_entries} is the first over the {max_entries} allowed")
-    if not width:
-        if begin != end:
-            raise ValueError(f"contiguity: no entry covers the tokens {begin} … {end - 1}")
-        return
     refuse(lod < 0, "existence", "has a negative level")
     if max_lod is not None:
         refuse(lod > max_lod, "existence", f"is above the tree's level {max_lod}")
@@ -142,7 +147,7 @@ def check(
     offset = start % span
     ends = start - offset + span
     refuse(ends > end, "existence", beyond)
-    alike = np.zeros((len(lod), width + 1), dtype=bool)  # entries w − 1 and w are of one level
+    alike = np.zeros((len(lod), lod.shape[1] + 1), dtype=bool)  # entries w − 1 and w are of one level
     alike[:, 1:-1] = lod[:, 1:] == lod[:, :-1]
     whole = ((offset == 0) | alike[:, :-1]) & ((after == ends) | alike[:, 1:])
     refuse(~whole, "alignment", "belongs to a node of which a slot is missing")
