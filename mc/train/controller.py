@@ -195,7 +195,7 @@ class MCController(MemoryModel, Objective):
         with without_gradients(self.model) if config.apart else nullcontext():
             if config.apart:
                 rows = (torch.arange(n, device=tokens.device) * config.mc_rows_every + self.number(self.draw)) % B
-                plain, tokens, targets, row_losses = some_rows(plain, rows), tokens[rows], targets[rows], row_losses[rows]
+                plain, targets, row_losses = some_rows(plain, rows), targets[rows], row_losses[rows]
             with self.spans("tree_build"):
                 bank = self.build_bank(plain, compiled=self.compiled)
             with self.spans("variant_sampling"):
@@ -207,17 +207,17 @@ class MCController(MemoryModel, Objective):
                 token_loss, extra = (base_loss + V * variant_loss) / (1 + V), {}
                 memory = base_loss.new_zeros(())
             else:
-                memory, losses, extra = self._distil(tokens, targets, plain, compressed.hidden)
+                memory, losses, extra = self._distil(targets, plain, compressed.hidden)
                 counted = (targets[:, -losses.shape[1] :] != IGNORE).sum().clamp(min=1)
                 token_loss = (base_loss.detach() + losses.sum() / counted) / (1 + V)
             if self.reconstruction is not None:
-                recon = self._reconstruct(tokens, bank)
+                recon = self._reconstruct(plain.tokens, bank)
                 memory, extra["mc/gist_recon"] = memory + config.mc_gist_recon_weight * recon, recon.detach()
             with self.spans("metrics"):
                 horizon = slice(-self.plan.horizon - 1, -1)
                 advantages = (row_losses[:, horizon].mean(1) - losses[:, horizon].mean(1).view(V, n)).detach()
                 metrics = self._metrics(B, base_loss, token_loss, row_losses, losses, targets, variants, advantages)
-            lens_loss, lens_metrics = self._lens_loss(tokens, targets, plain, row_losses, bank, compressed, variants, losses, advantages)
+            lens_loss, lens_metrics = self._lens_loss(targets, plain, row_losses, bank, compressed, variants, losses, advantages)
             memory = memory + config.lens_loss.mc_lens_loss_weight * lens_loss
         if config.apart:
             loss, apart = base_loss, memory
@@ -238,14 +238,14 @@ class MCController(MemoryModel, Objective):
             entry_targets = targets[rows[:, None], variants.predicts[:, -hidden.shape[1] :]]
         return self.model.loss(hidden, entry_targets, "both", None if weights is None else weights[rows])
 
-    def _distil(self, tokens: Tensor, targets: Tensor, plain: PlainRows, hidden: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _distil(self, targets: Tensor, plain: PlainRows, hidden: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(weighted KL divergence from the plain row, or its teacher; losses fp32 [V·B,P], detached; metrics) of the raw tail."""
         tail, model = self.plan.tail, self.model
         reference, head = plain.hidden, model.lm_head.weight
         for teacher in self.teachers:
             with torch.no_grad():
-                reference, head = teacher.backbone(teacher.embed(tokens), plain.rotary), teacher.lm_head.weight
-        student = hidden[:, -tail:].unflatten(0, (-1, len(tokens)))
+                reference, head = teacher.backbone(teacher.embed(plain.tokens), plain.rotary), teacher.lm_head.weight
+        student = hidden[:, -tail:].unflatten(0, (-1, len(targets)))
         weight, head = (matrix.to(hidden.dtype) for matrix in (model.lm_head.weight, head))
         divergence, losses = self.distillation(student, weight, reference[:, -tail:], head, targets[:, -tail:])
         return self.config.mc_gist_kl_weight * divergence, losses.flatten(0, 1), {"mc/gist_kl": divergence.detach()}
@@ -256,9 +256,20 @@ class MCController(MemoryModel, Objective):
         return self.reconstruction(self.model, gists, tokens[:, : blocks * self.config.block_size], self.number(self.draw))
 
     def _lens_loss(
-        self, tokens, targets, plain: PlainRows, row_losses, bank, compressed: CompressedRows, variants: Variants, losses, advantages
+        self,
+        targets: Tensor,
+        plain: PlainRows,
+        row_losses: Tensor,
+        bank: Bank,
+        compressed: CompressedRows,
+        variants: Variants,
+        losses: Tensor,
+        advantages: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """LensNet's loss and metrics; no metrics if it is not trained."""
+        """LensNet's loss and metrics; no metrics if it is not trained.
+
+        `row_losses` fp32 [B,T] and `losses` fp32 [V·B,P] are those of plain rows and of variants, `advantages` fp32 [V,B].
+        """
         if not self.config.lens_loss.mc_lens_loss_weight:
             return row_losses.new_zeros(()), {}
         V = len(variants.levels)
@@ -268,7 +279,7 @@ class MCController(MemoryModel, Objective):
                 return self.focus.idle()
             if self.layered:
                 return self.focus.loss(bank, variants, origin, self.spans)
-            teachers = self._teachers(tokens, targets, plain, row_losses, losses)
+            teachers = self._teachers(targets, plain, row_losses, losses)
             return self.focus.loss(bank, compressed.entries.x, variants, origin, advantages, teachers, self.spans)
 
     def _lens_learns(self, draw: int) -> bool:
@@ -296,14 +307,12 @@ class MCController(MemoryModel, Objective):
         )
         return lay_out(self.plan, variants.compression, torch.cat([variants.levels[guided:], levels]))
 
-    def _teachers(
-        self, tokens: Tensor, targets: Tensor, plain: PlainRows, row_losses: Tensor, losses: Tensor
-    ) -> list[tuple[float, Tensor]]:
+    def _teachers(self, targets: Tensor, plain: PlainRows, row_losses: Tensor, losses: Tensor) -> list[tuple[float, Tensor]]:
         """Teacher signals for LensNet: (weight, fp32 [O,B,F]) of each enabled teacher."""
         config, plan, teachers = self.config.lens_loss, self.plan, []
         if config.mc_lens_occurrence_weight:
             with self.spans("occurrence"):
-                signal = occurrence(tokens, targets, plan.decisions, plan.far_blocks, plan.horizon, self.config.block_size)
+                signal = occurrence(plain.tokens, targets, plan.decisions, plan.far_blocks, plan.horizon, self.config.block_size)
             teachers.append((config.mc_lens_occurrence_weight, signal))
         if config.mc_lens_attention_weight:
             signal = attention_teacher(self.model, plain.embedded, plain.inputs, row_losses, losses, plan, self.spans)
@@ -312,8 +321,17 @@ class MCController(MemoryModel, Objective):
 
     @torch.no_grad()
     def _metrics(
-        self, B: int, base_loss, token_loss, row_losses: Tensor, losses: Tensor, targets: Tensor, variants: Variants, advantages: Tensor
+        self,
+        B: int,
+        base_loss: Tensor,
+        token_loss: Tensor,
+        row_losses: Tensor,
+        losses: Tensor,
+        targets: Tensor,
+        variants: Variants,
+        advantages: Tensor,
     ) -> dict[str, Tensor]:
+        """Metrics of a micro-batch of `B` rows, n of which have variants; the other arguments are of these n rows."""
         V, n = advantages.shape
         P, T, steps = losses.shape[1], self.plan.length, self.micro_batches
         rows = (torch.arange(V * n, device=losses.device) % n)[:, None]
