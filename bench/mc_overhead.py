@@ -97,7 +97,7 @@ def build(config: MCOverhead, runtime: Runtime) -> Steps:
 
 @dataclass
 class Stage:
-    """What is measured at one width of variants; `predicted_ms` is that of variants that are read whole and teach the model."""
+    """Figures of one width of variants; `predicted_ms` is that of variants that are read whole and teach the model."""
 
     step_ms: float
     predicted_ms: float

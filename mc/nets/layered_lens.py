@@ -6,8 +6,7 @@ that it is about to copy. What the next tokens need is therefore not that token 
 and looked at token `c` by now points at token `c + a`, and the next n tokens will point at the n tokens from there on. What was named
 may also be asked for later: to a smaller part, a look goes on pointing where it did. The score of a block is the logarithm of what points
 into it, summed over all looks; that is the choice of an untrained LensNet. It learns how much each layer and head counts, each length of
-a match, each age of a query that has moved on or has not, and each distance ahead. (Corrections of the scores by a network, from those
-around a block and its distance, made choices worse where rows of training showed nothing alike.)
+a match, each age of a query that has moved on or has not, and each distance ahead.
 
 Shapes: `N` Working Contexts, `L` layers, `H` query heads, `Q` newest queries, `M` tokens, `F` blocks, `K` block size, `D` blocks that
 looks at one block may lead to, itself included.
@@ -75,7 +74,7 @@ class LayeredLensNet(nn.Module):
         return _kept(self.copying.exp() * (weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)).square())
 
     def leads_to(self, block_size: int, interval: int) -> Tensor:
-        """What looks at a block lead to in it and in each of the following ones, [NEWEST,K,D] by age of the query and token looked at."""
+        """Weights [NEWEST,K,D] of a look, by age of the query and token looked at, in the score of that block and of the following ones."""
         ahead = self.ahead[: min(interval, NEWEST)].exp() / min(interval, NEWEST)
         offset = torch.arange(block_size + NEWEST - 1, device=ahead.device)
         blocks = (offset[:, None] + torch.arange(len(ahead), device=ahead.device)) // block_size
@@ -85,7 +84,7 @@ class LayeredLensNet(nn.Module):
         return moved + share[:block_size] * self.stayed.exp()[:, None, None]
 
     def reached(self, looks: Tensor, interval: int) -> Tensor:
-        """What points into each block by now, and while the next tokens are read: [N,F] from looks [N,Q,F,K], oldest query first."""
+        """Sum of what leads into each block, by now and while the next tokens are read: [N,F] from looks [N,Q,F,K], oldest query first."""
         Q, blocks, K = looks.shape[1:]
         into = torch.einsum("nqfk,qkd->dnf", looks, self.leads_to(K, interval)[:Q].flip(0))
         return torch.stack([F.pad(part, (d, 0))[:, :blocks] for d, part in enumerate(into)]).sum(0)

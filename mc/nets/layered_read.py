@@ -16,7 +16,7 @@ from nanochat.model.gpt import GPT, Embedded, Rotary
 
 
 class Read(NamedTuple):
-    """What reading n tokens gives: rotated keys and values [L,G,n,E], the newest queries [L,H,·,E], and the last hidden state [D]."""
+    """Result of reading n tokens: rotated keys and values [L,G,n,E], the newest queries [L,H,·,E], and the last hidden state [D]."""
 
     keys: Tensor
     values: Tensor

@@ -132,7 +132,7 @@ class LayeredScores:
             self._add(Looks(query, found.place[keep], np.zeros_like(query), weights[keep].astype(np.float32)))
 
     def _reached(self, nodes: _Nodes, length: int) -> np.ndarray:
-        """What points into each node, or into the best block below it, fp32 [U]."""
+        """Sum of what leads into each node, or into the best block below it, fp32 [U]; see `LayeredLensNet.reached`."""
         query, place, level, weight = self._looks
         age = length - 1 - query
         raw, low, high = (np.flatnonzero(kind) for kind in (level == 0, level == 1, level > 1))
@@ -157,7 +157,7 @@ class LayeredScores:
         return reached.reshape(-1, slots).max(1).astype(np.float32)
 
     def _evenly(self, begin: np.ndarray, place: np.ndarray, stride: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """What looks at slots above level 1 give each block of slots that `begin` there now: to all below them, expanded or not."""
+        """Share, of looks at slots above level 1, of each block below slots that `begin` there now, whether they are expanded or not."""
         given = np.zeros(len(begin) + 1)
         each = weight / stride.astype(np.float64) ** 2
         np.add.at(given, begin.searchsorted(place, side="right") - 1, each)

@@ -28,7 +28,7 @@ METRICS = (
 
 
 class LensTraining(nn.Module):
-    """What the objectives of every kind of LensNet share: the network, the plan of rows and the newest metrics."""
+    """Base of the objectives of all kinds of LensNet: the network, the plan of rows and the newest metrics."""
 
     def __init__(self, lensnet: nn.Module, plan: RowPlan) -> None:
         super().__init__()
