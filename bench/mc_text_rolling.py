@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from bench.mc_text_setting import Bench, McText, rows_within_documents
+from bench.suffix_cache import Copies, copies, fit_weights, mixed_nll
 from mc.eval.paired_stats import Estimate, compare_rows
 from mc.eval.rolling import Choice, Rolling, RollingRows, plain_losses
-from mc.eval.suffix_cache import Copies, copies, fit_weights, mixed_nll
 from mc.memory_model import MemoryModel
 from nanochat.common import ensure_dir, read_json, write_json
 from nanochat.data.sources import open_source

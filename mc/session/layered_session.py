@@ -32,12 +32,7 @@ class LayeredSession(Session, SlotMemory):
     context: LayeredContext
 
     def __init__(
-        self,
-        memory: MemoryModel,
-        tree: MegaContextTree,
-        config: SessionConfig,
-        focus: dict[str, Any] | None = None,
-        **options: Any,
+        self, memory: MemoryModel, tree: MegaContextTree, config: SessionConfig, focus: dict[str, Any] | None = None, **options: Any
     ) -> None:
         """`options` are further arguments of `Session`."""
         super().__init__(memory, tree, config, **options)

@@ -107,23 +107,18 @@ class MegaContextTree(Protocol):
     @property
     def length(self) -> int:
         """Number of tokens, including those of the incomplete last block."""
-        ...
 
     def nodes(self, level: int) -> int:
         """Number of nodes of `level`, 1 … max_lod: `length // K^level`."""
-        ...
 
     def tokens(self, begin: int, end: int) -> Tensor:
         """The tokens `begin … end−1`, int64 [end − begin] on the CPU."""
-        ...
 
     def gists(self, level: int, index: Tensor) -> Tensor:
         """Gists of the nodes `index`, int64 [n], of `level`: [n,S,D] in the tree's dtype, on its device."""
-        ...
 
     def values(self, level: int, index: Tensor) -> Tensor:
         """Mean value embeddings of each slot of these nodes, [n,S,V]; `level` must be one of `spec.value_levels`."""
-        ...
 
     def append(self, tokens: Tensor, gists: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         """Adds `tokens`, int64 [n], and the nodes they complete, all or nothing.
@@ -131,15 +126,12 @@ class MegaContextTree(Protocol):
         `gists[l−1]` is [new,S,D] with `new = spec.new_nodes(l, length, n)` for l = 1 … max_lod; `values` likewise [new,S,V]
         for each level of `spec.value_levels`.
         """
-        ...
 
     def save(self) -> None:
         """Makes durable what was appended, if the tree is on disk."""
-        ...
 
     def close(self) -> None:
         """Saves the tree and releases its resources; it cannot be used afterwards."""
-        ...
 
 
 def check_append(spec: TreeSpec, length: int, tokens: Tensor, gists: Sequence[Tensor], values: Sequence[Tensor]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,6 +65,14 @@ class MCBatchResult:
     positional_caches: dict[str, Rotary]
     cached_embeddings: Tensor
     metrics: dict[str, Tensor]
+
+
+class _Losses(NamedTuple):
+    """Losses per target, fp32 and detached: of rows [B,T] and their variants [V·B,P]; and the variants' advantages [V,B]."""
+
+    rows: Tensor
+    variants: Tensor
+    advantages: Tensor
 
 
 class MCController(MemoryModel, Objective):
@@ -216,8 +225,9 @@ class MCController(MemoryModel, Objective):
             with self.spans("metrics"):
                 horizon = slice(-self.plan.horizon - 1, -1)
                 advantages = (row_losses[:, horizon].mean(1) - losses[:, horizon].mean(1).view(V, n)).detach()
-                metrics = self._metrics(B, base_loss, token_loss, row_losses, losses, targets, variants, advantages)
-            lens_loss, lens_metrics = self._lens_loss(targets, plain, row_losses, bank, compressed, variants, losses, advantages)
+                measured = _Losses(row_losses, losses, advantages)
+                metrics = self._metrics(B, base_loss, token_loss, targets, variants, measured)
+            lens_loss, lens_metrics = self._lens_loss(targets, plain, bank, compressed, variants, measured)
             memory = memory + config.lens_loss.mc_lens_loss_weight * lens_loss
         if config.apart:
             loss, apart = base_loss, memory
@@ -256,22 +266,11 @@ class MCController(MemoryModel, Objective):
         return self.reconstruction(self.model, gists, tokens[:, : blocks * self.config.block_size], self.number(self.draw))
 
     def _lens_loss(
-        self,
-        targets: Tensor,
-        plain: PlainRows,
-        row_losses: Tensor,
-        bank: Bank,
-        compressed: CompressedRows,
-        variants: Variants,
-        losses: Tensor,
-        advantages: Tensor,
+        self, targets: Tensor, plain: PlainRows, bank: Bank, compressed: CompressedRows, variants: Variants, losses: _Losses
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """LensNet's loss and metrics; no metrics if it is not trained.
-
-        `row_losses` fp32 [B,T] and `losses` fp32 [V·B,P] are those of plain rows and of variants, `advantages` fp32 [V,B].
-        """
+        """LensNet's loss and metrics; no metrics if it is not trained."""
         if not self.config.lens_loss.mc_lens_loss_weight:
-            return row_losses.new_zeros(()), {}
+            return losses.rows.new_zeros(()), {}
         V = len(variants.levels)
         origin = self.number(self.draw) // self.config.mc_lens_every % V
         with self.spans("lens"):
@@ -279,8 +278,8 @@ class MCController(MemoryModel, Objective):
                 return self.focus.idle()
             if self.layered:
                 return self.focus.loss(bank, variants, origin, self.spans)
-            teachers = self._teachers(targets, plain, row_losses, losses)
-            return self.focus.loss(bank, compressed.entries.x, variants, origin, advantages, teachers, self.spans)
+            teachers = self._teachers(targets, plain, losses)
+            return self.focus.loss(bank, compressed.entries.x, variants, origin, losses.advantages, teachers, self.spans)
 
     def _lens_learns(self, draw: int) -> bool:
         # By the micro-batches of each process, so that all take their turns together and none waits for another.
@@ -307,7 +306,7 @@ class MCController(MemoryModel, Objective):
         )
         return lay_out(self.plan, variants.compression, torch.cat([variants.levels[guided:], levels]))
 
-    def _teachers(self, targets: Tensor, plain: PlainRows, row_losses: Tensor, losses: Tensor) -> list[tuple[float, Tensor]]:
+    def _teachers(self, targets: Tensor, plain: PlainRows, losses: _Losses) -> list[tuple[float, Tensor]]:
         """Teacher signals for LensNet: (weight, fp32 [O,B,F]) of each enabled teacher."""
         config, plan, teachers = self.config.lens_loss, self.plan, []
         if config.mc_lens_occurrence_weight:
@@ -315,29 +314,21 @@ class MCController(MemoryModel, Objective):
                 signal = occurrence(plain.tokens, targets, plan.decisions, plan.far_blocks, plan.horizon, self.config.block_size)
             teachers.append((config.mc_lens_occurrence_weight, signal))
         if config.mc_lens_attention_weight:
-            signal = attention_teacher(self.model, plain.embedded, plain.inputs, row_losses, losses, plan, self.spans)
+            signal = attention_teacher(self.model, plain.embedded, plain.inputs, losses.rows, losses.variants, plan, self.spans)
             teachers.append((config.mc_lens_attention_weight, signal))
         return teachers
 
     @torch.no_grad()
     def _metrics(
-        self,
-        B: int,
-        base_loss: Tensor,
-        token_loss: Tensor,
-        row_losses: Tensor,
-        losses: Tensor,
-        targets: Tensor,
-        variants: Variants,
-        advantages: Tensor,
+        self, B: int, base_loss: Tensor, token_loss: Tensor, targets: Tensor, variants: Variants, losses: _Losses
     ) -> dict[str, Tensor]:
-        """Metrics of a micro-batch of `B` rows, n of which have variants; the other arguments are of these n rows."""
-        V, n = advantages.shape
-        P, T, steps = losses.shape[1], self.plan.length, self.micro_batches
-        rows = (torch.arange(V * n, device=losses.device) % n)[:, None]
+        """Metrics of a micro-batch of `B` rows; targets, variants and losses are those of the rows that have variants."""
+        advantages, (V, n) = losses.advantages, losses.advantages.shape
+        P, T, steps = losses.variants.shape[1], self.plan.length, self.micro_batches
+        rows = (torch.arange(V * n, device=targets.device) % n)[:, None]
         predicts, lod = variants.predicts[:, -P:], variants.layout.lod[:, -P:]
         counts = targets[rows, predicts] != IGNORE
-        level_losses, deltas = measure.by_level(losses, row_losses[rows, predicts], lod, counts, self.plan.max_lod)
+        level_losses, deltas = measure.by_level(losses.variants, losses.rows[rows, predicts], lod, counts, self.plan.max_lod)
         guided = V // 2 if self.config.mc_priority_sampling else 0
         metrics = {
             "lod_losses": level_losses,

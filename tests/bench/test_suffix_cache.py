@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mc.eval.suffix_cache import LONGEST, Copies, copies, fit_weights, mixed_nll
+from bench.suffix_cache import LONGEST, Copies, copies, fit_weights, mixed_nll
 
 
 def slow(tokens: list[int], target: int) -> tuple[int, float]:
