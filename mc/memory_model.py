@@ -141,13 +141,12 @@ class MemoryModel(nn.Module):
         x, middle = self.model.layers(entries, rotary, attn_hook=None if compiled else EagerAttention(), memory=memory)
         return CompressedRows(entries, self.model.finish(x, middle), rotary)
 
-    def score_blocks(self, bank: Bank, levels: Tensor, decision: int, width: int, interval: int = 0) -> Tensor:
+    def score_blocks(self, bank: Bank, levels: Tensor, decision: int, width: int) -> Tensor:
         """LensNet's score of each block, fp32 [B,F], in Working Contexts of `width` entries up to token `decision`.
 
-        `levels` int64 [B,F] are those of the blocks. A layered LensNet scores for the next `interval` tokens, by default those
-        between two refocuses.
+        `levels` int64 [B,F] are those of the blocks. A layered LensNet scores for the tokens up to the next refocus.
         """
         if not isinstance(bank, LayeredBank):
             return score_levels(self.lensnet, bank, bank_keys(self.lensnet, bank), levels, decision, width, self.spans)
         with self.spans("lensnet"):
-            return score_layered(self.lensnet, bank, levels, decision, interval or self.config.session.mc_infer_refocus_interval)
+            return score_layered(self.lensnet, bank, levels, decision, self.config.session.mc_infer_refocus_interval)

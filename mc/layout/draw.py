@@ -18,23 +18,17 @@ LEVELS = "█▓▒░·"  # a level above the last is drawn as the last
 DECISION = "│"
 
 
-def draw_layouts(levels: Tensor, geometry: Geometry, length: int, horizon: int, names: Sequence[str] = (), columns: int = 100) -> str:
-    """A legend and one line for each layout of a row of `length` tokens, `levels` int64 [V,F]; no line exceeds `columns` characters.
+def draw_layouts(levels: Tensor, geometry: Geometry, length: int, horizon: int, names: Sequence[str], columns: int = 100) -> str:
+    """A legend and one line for each layout of a row of `length` tokens, `levels` int64 [V,F] with V `names`.
 
-    A character stands for one block, or for several if the row is too long; it then shows their most frequent level, the most
-    detailed one of equals. Raises `ValueError` if `columns` leave no room or the number of `names` is not V.
+    No line exceeds `columns` characters. A character stands for one block, or for several if the row is too long; it then shows their
+    most frequent level, the most detailed one of equals.
     """
-    V, F = levels.shape
-    names = names or [f"layout {v}" for v in range(V)]
-    if len(names) != V:
-        raise ValueError(f"{len(names)} names for {V} layouts")
-    K, T, H = geometry.block_size, length, horizon
+    F, K, T, H = levels.shape[1], geometry.block_size, length, horizon
     entries = [f"{width:,}" for width in widths(levels, T, geometry).tolist()]
     label, figure = max(map(len, names)), max(map(len, entries))
     room = columns - label - figure - 4  # spaces around the bar, the mark of the decision point, one to spare
     before, after = -(-(T - H) // K), -(-H // K)  # blocks before the decision point and after it
-    if room < 2:
-        raise ValueError(f"columns is {columns}; names and widths leave {room} of them for the layouts")
     share = max(1, -(-(before + after) // (room - 1)))  # blocks of a character; both sides of the mark are rounded up separately
     legend = _legend(range(min(int(levels.max()), len(LEVELS) - 1) + 1), K)
     unit = f"1 character = {share * K:,} tokens"
@@ -49,11 +43,8 @@ def draw_history(tiling: Tiling, length: int, geometry: Geometry, columns: int =
     """A legend and the history of `length` tokens covered by `tiling`, in at most `lines` lines of `columns` characters.
 
     A line begins with the number of its first token. A character stands for 1, 2, 4, 8 … blocks, as few as fit, and shows the most
-    detailed level among their tokens, so that what the focus has opened is seen in a history of any length. Raises `ValueError` if
-    `columns` or `lines` is below 1.
+    detailed level among their tokens, so that what the focus has opened is seen in a history of any length.
     """
-    if columns < 1 or lines < 1:
-        raise ValueError(f"columns is {columns} and lines {lines}; both must be at least 1")
     if not length:
         return "nothing yet"
     K, share = geometry.block_size, 1

@@ -60,8 +60,6 @@ class Editor:
     """
 
     def __init__(self, geometry: Geometry, max_lod: int) -> None:
-        if max_lod < 1:
-            raise ValueError(f"mc_max_lod is {max_lod}; it must be at least 1")
         self.geometry, self.max_lod = geometry, max_lod
         levels = [0]  # those that a history can reach
         while levels[-1] < max_lod and geometry.span(levels[-1] + 1) < BEYOND:

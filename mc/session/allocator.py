@@ -46,10 +46,6 @@ class FocusAllocator:
         self, config: AllocatorConfig, geometry: Geometry, max_lod: int, recent: int, seed: int = 0, temperature: float = 0.1
     ) -> None:
         """`temperature` is that of LensNet's loss: a block's expected attention is proportional to exp(score / temperature)."""
-        if recent < 0:
-            raise ValueError(f"allocator_recent_tokens is {recent}; it must not be negative")
-        if seed < 0:
-            raise ValueError(f"seed is {seed}; it must not be negative")
         self.config, self.geometry, self.max_lod, self.recent, self.seed = config, geometry, max_lod, recent, seed
         self.temperature = temperature
         self.editor = Editor(geometry, max_lod)

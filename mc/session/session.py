@@ -23,10 +23,10 @@ from mc.session.layered_session import LayeredSession
 from mc.session.tree import MegaContextTree
 from mc.session.tree_builder import PIECE, append_tokens, embed
 from mc.session.working_context import WorkingContext
+from nanochat.infer.memory_kv_cache import WIDTH_STEP
 from nanochat.model.attention import EagerAttention
 from nanochat.model.gpt import Embedded, Rotary, pad_entries
 
-WIDTH_STEP = 32  # entries: computations over all of them are padded to multiples of it
 STATES_PIECE = 4  # Working Contexts of tokens that are read at once for their hidden states
 
 

@@ -25,9 +25,9 @@ from mc.session.files import (
 from mc.session.hooks import SessionHooks, no_hooks
 from mc.session.session import start_session
 from mc.session.tree import MegaContextTree, RamTree
+from mc.session.tree_builder import PIECE
 from nanochat.common import UserError, base_dir
 
-REGIST_STEP = 1 << 15  # tokens read at once
 FOCUS = "focus.json"  # in a session's folder: its Working Context's layout
 
 
@@ -117,8 +117,8 @@ class SessionStore:
             undo.callback(self.delete, new_name)  # nothing is left of half a history
             undo.callback(self.close, new_name)
             session.check_room(old.length)
-            for begin in range(0, old.length, REGIST_STEP):
-                session.append(old.tokens(begin, min(begin + REGIST_STEP, old.length)))
+            for begin in range(0, old.length, PIECE):
+                session.append(old.tokens(begin, min(begin + PIECE, old.length)))
             session.save()
             undo.pop_all()
         return session

@@ -196,8 +196,6 @@ def test_levels_that_no_history_reaches_change_nothing() -> None:
     low, high = Editor(geometry, 4), Editor(geometry, 60)
     high.check(tiling, 70 * 32 + 5, 0)
     assert low.families(tiling, 2240).tolist() == high.families(tiling, 2240).tolist()
-    with pytest.raises(ValueError, match="mc_max_lod is 0; it must be at least 1"):
-        Editor(geometry, 0)
 
 
 def test_edited_tilings_are_int64_as_layouts_are() -> None:

@@ -217,9 +217,6 @@ ZEROS = np.zeros(11, dtype=np.float32)
         (lambda a: a.fit(as_tiling(entries([1] * 5, 20, Geometry(4))), 20, 11), "recency: entry 4 of row 0"),
         (lambda a: a.fit(TILING, 20, 7), "mc_max_lod 1 and allocator_recent_tokens 4 leave at least 8 entries"),
         (lambda a: a.apply(TILING, [Edit(True, 1, 4)]), "invalid Edit.*: the node is not in the layout"),
-        (lambda a: FocusAllocator(AllocatorConfig(), Geometry(4), 1, -4), "allocator_recent_tokens is -4"),
-        (lambda a: FocusAllocator(AllocatorConfig(), Geometry(4), 0, 4), "mc_max_lod is 0"),
-        (lambda a: FocusAllocator(AllocatorConfig(), Geometry(4), 1, 4, -1), "seed is -1"),
     ],
 )
 def test_bad_values_are_refused_and_change_nothing(call, message: str) -> None:
