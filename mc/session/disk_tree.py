@@ -44,7 +44,7 @@ from mc.session.files import (
     write_header,
     write_tail,
 )
-from mc.session.tree import TreeSpec, check_append, check_index, check_level, check_range
+from mc.session.tree import MegaContextTree, TreeSpec, check_append, check_index, check_level, check_range
 from nanochat.common import UserError, fsync_dir
 
 
@@ -56,7 +56,7 @@ class _State(NamedTuple):
     tail: np.ndarray  # int64, the tokens of the incomplete block
 
 
-class DiskTree:
+class DiskTree(MegaContextTree):
     """A `MegaContextTree` in a folder, made by `create` or `open`; returns gists and values on the CPU.
 
     `manifest` is the one the session was created with, `cut` the number of bytes left by a killed process that opening removed.
@@ -192,10 +192,6 @@ class DiskTree:
     @property
     def length(self) -> int:
         return self._state.blocks * self.spec.geometry.block_size + len(self._state.tail)
-
-    def nodes(self, level: int) -> int:
-        check_level(level, range(1, self.spec.max_lod + 1), "gists")
-        return self.length // self.spec.geometry.span(level)
 
     def tokens(self, begin: int, end: int) -> Tensor:
         check_range(begin, end, self.length)

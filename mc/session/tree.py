@@ -6,9 +6,10 @@ tokens or nodes, `S` slots, `D` width, `V` numbers of the value embeddings of an
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -96,8 +97,8 @@ class TreeSpec:
         )
 
 
-class MegaContextTree(Protocol):
-    """Interface of session trees. Not thread-safe.
+class MegaContextTree(ABC):
+    """Base of session trees. Not thread-safe.
 
     Arguments out of range or of a wrong shape or dtype raise `ValueError` and change nothing.
     """
@@ -105,21 +106,28 @@ class MegaContextTree(Protocol):
     spec: TreeSpec
 
     @property
+    @abstractmethod
     def length(self) -> int:
         """Number of tokens, including those of the incomplete last block."""
 
     def nodes(self, level: int) -> int:
         """Number of nodes of `level`, 1 … max_lod: `length // K^level`."""
+        check_level(level, range(1, self.spec.max_lod + 1), "gists")
+        return self.length // self.spec.geometry.span(level)
 
+    @abstractmethod
     def tokens(self, begin: int, end: int) -> Tensor:
         """The tokens `begin … end−1`, int64 [end − begin] on the CPU."""
 
+    @abstractmethod
     def gists(self, level: int, index: Tensor) -> Tensor:
         """Gists of the nodes `index`, int64 [n], of `level`: [n,S,D] in the tree's dtype, on its device."""
 
+    @abstractmethod
     def values(self, level: int, index: Tensor) -> Tensor:
         """Mean value embeddings of each slot of these nodes, [n,S,V]; `level` must be one of `spec.value_levels`."""
 
+    @abstractmethod
     def append(self, tokens: Tensor, gists: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         """Adds `tokens`, int64 [n], and the nodes they complete, all or nothing.
 
@@ -127,11 +135,13 @@ class MegaContextTree(Protocol):
         for each level of `spec.value_levels`.
         """
 
+    @abstractmethod
     def save(self) -> None:
         """Makes durable what was appended, if the tree is on disk."""
 
     def close(self) -> None:
-        """Saves the tree and releases its resources; it cannot be used afterwards."""
+        """Saves the tree and releases its resources; one on disk cannot be used afterwards."""
+        self.save()
 
 
 def check_append(spec: TreeSpec, length: int, tokens: Tensor, gists: Sequence[Tensor], values: Sequence[Tensor]) -> None:
@@ -196,7 +206,7 @@ class _Rows:
         self._buffer[at:needed] = rows
 
 
-class RamTree:
+class RamTree(MegaContextTree):
     """A `MegaContextTree` in RAM: tokens on the CPU, gists and values on `device`. Lost with the process."""
 
     def __init__(self, spec: TreeSpec, device: torch.device | str = "cpu") -> None:
@@ -209,10 +219,6 @@ class RamTree:
     @property
     def length(self) -> int:
         return self._length
-
-    def nodes(self, level: int) -> int:
-        check_level(level, range(1, self.spec.max_lod + 1), "gists")
-        return self._length // self.spec.geometry.span(level)
 
     def tokens(self, begin: int, end: int) -> Tensor:
         check_range(begin, end, self._length)
@@ -251,6 +257,3 @@ class RamTree:
 
     def save(self) -> None:
         """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing; the RAM is freed with the tree."""
