@@ -100,6 +100,7 @@ class LayeredContext:
         empty = torch.zeros(self._L, self._G, 0, K, self._E, dtype=model.dtype, device=self._device)
         self.pool = BlockPool(max(1, POOL_TOKENS // K), empty)
         self._spans = [tree.spec.geometry.span(level) for level in range(tree.spec.max_lod + 1)]
+        self._node_spans = np.array([K, *self._spans[1:]])  # by level; the node of a raw token is its block
         self._piece = max(K, config.max_seq_len // 2 // K * K)
 
     def __len__(self) -> int:
@@ -118,7 +119,7 @@ class LayeredContext:
 
     def nodes(self, tiling: Tiling) -> np.ndarray:
         """First token of the node or block that each entry belongs to, int64 [W]."""
-        span = np.array([self._spans[1], *self._spans[1:]])[tiling.lod]
+        span = self._node_spans[tiling.lod]
         return tiling.start // span * span
 
     def move_to(self, slots: Slots | None, width: int) -> None:
@@ -314,24 +315,30 @@ class LayeredContext:
     def _before(self, begin: int, again: bool) -> list[MemoryEntries] | None:
         """The entries that end at or before token `begin`, as the layers read them; with `again`, as far as they were at that token."""
         lod, start = self.tiling
-        nodes = self.nodes(self.tiling)
-        ends = np.where(lod > 0, nodes + np.array(self._spans)[lod], start + 1)
+        ends = np.where(lod > 0, self.nodes(self.tiling) + self._node_spans[lod], start + 1)
         seen = np.flatnonzero(ends <= begin)
         if not len(seen):
             return None
         whole = len(seen) == len(self)
         index = None if whole else self._index(self.slot[seen])
         parts = [[part[:, : len(seen)] if whole else part.index_select(1, index) for part in parts] for parts in self.slots]
-        turns, order = self.reach.shift(nodes, begin) - self.reach.shift(nodes), self.slot.argsort() if whole else seen
-        if again and turns[seen].any():
-            parts[0] = list(self._turned(torch.stack(parts[0]), turns[order]))
-        if again and (thinner := self.reach.thinning() - self.reach.thinning(begin)):
-            more = self._index(np.where(lod[order] > 0, np.float32(thinner), np.float32(0)))
-            parts[2] = [part + more for part in parts[2]]
+        if again:
+            self._move_back(parts, self.slot.argsort() if whole else seen, begin)
         return [
             MemoryEntries(keys.to(self._dtype).transpose(0, 1)[None], values.to(self._dtype).transpose(0, 1)[None], bias.float()[None])
             for keys, values, bias in zip(*parts, strict=True)
         ]
+
+    def _move_back(self, parts: list[list[Tensor]], entries: np.ndarray, length: int) -> None:
+        """Changes `parts`, keys, values and biases of `entries` by layer, to those of a history of `length` tokens."""
+        tiling = self.tiling.some(entries)
+        nodes = self.nodes(tiling)
+        turns = self.reach.shift(nodes, length) - self.reach.shift(nodes)
+        if turns.any():
+            parts[0] = list(self._turned(torch.stack(parts[0]), turns))
+        if thinner := self.reach.thinning() - self.reach.thinning(length):
+            more = self._index(np.where(tiling.lod > 0, np.float32(thinner), np.float32(0)))
+            parts[2] = [part + more for part in parts[2]]
 
 
 def _as_raw(keys: Tensor, values: Tensor) -> Placed:
