@@ -38,6 +38,8 @@ def start_session(memory: MemoryModel, tree: MegaContextTree, config: SessionCon
 class MCSession(Session):
     """See `Session`."""
 
+    context: WorkingContext
+
     def __init__(
         self, memory: MemoryModel, tree: MegaContextTree, config: SessionConfig, focus: dict[str, Any] | None = None, **options: Any
     ) -> None:

@@ -211,17 +211,7 @@ class MCController(MemoryModel, Objective):
                 variants = self._sample(bank, n, progress)
             V = len(variants.levels)
             compressed = self.forward_layouts(bank, variants.layout, variants.index, config.mc_compile_variants)
-            if config.joint_mean:
-                variant_loss, losses = self._core_loss(compressed.hidden, targets, variants, weights)
-                token_loss, extra = (base_loss + V * variant_loss) / (1 + V), {}
-                memory = base_loss.new_zeros(())
-            else:
-                memory, losses, extra = self._distil(targets, plain, compressed.hidden)
-                counted = (targets[:, -losses.shape[1] :] != IGNORE).sum().clamp(min=1)
-                token_loss = (base_loss.detach() + losses.sum() / counted) / (1 + V)
-            if self.reconstruction is not None:
-                recon = self._reconstruct(plain.tokens, bank)
-                memory, extra["mc/gist_recon"] = memory + config.mc_gist_recon_weight * recon, recon.detach()
+            token_loss, memory, losses, extra = self._losses(base_loss, plain, targets, bank, variants, compressed.hidden, weights)
             with self.spans("metrics"):
                 horizon = slice(-self.plan.horizon - 1, -1)
                 advantages = (row_losses[:, horizon].mean(1) - losses[:, horizon].mean(1).view(V, n)).detach()
@@ -240,6 +230,26 @@ class MCController(MemoryModel, Objective):
             loss, apart, token_loss.detach(), base_loss.detach(), lens_loss.detach(), metrics.pop("lod_losses"),
             {"rows": plain.rotary, "variants": compressed.rotary}, embedded, metrics | lens_metrics | extra,
         )  # fmt: skip
+
+    def _losses(
+        self, base_loss: Tensor, plain: PlainRows, targets: Tensor, bank: Bank, variants: Variants, hidden: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """(mean loss of rows and variants; the memory's, without LensNet's; losses of variants fp32 [V·B,P], detached; metrics).
+
+        `hidden` [V·B,P,D] are the variants' hidden states.
+        """
+        V, extra = len(variants.levels), {}
+        if self.config.joint_mean:
+            variant_loss, losses = self._core_loss(hidden, targets, variants, weights)
+            token_loss, memory = (base_loss + V * variant_loss) / (1 + V), base_loss.new_zeros(())
+        else:
+            memory, losses, extra = self._distil(targets, plain, hidden)
+            counted = (targets[:, -losses.shape[1] :] != IGNORE).sum().clamp(min=1)
+            token_loss = (base_loss.detach() + losses.sum() / counted) / (1 + V)
+        if self.reconstruction is not None:
+            recon = self._reconstruct(plain.tokens, bank)
+            memory, extra["mc/gist_recon"] = memory + self.config.mc_gist_recon_weight * recon, recon.detach()
+        return token_loss, memory, losses, extra
 
     def _core_loss(self, hidden: Tensor, targets: Tensor, variants: Variants, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """(mean loss; losses fp32 [V·B,P], detached) of the predictions at hidden states [V·B,P,D]."""
