@@ -212,7 +212,8 @@ def test_rows_with_a_memory_come_go_and_move_but_are_not_doubled() -> None:
 )
 def test_every_working_context_is_legal(pieces: list[int], interval: int, kind: str, seed: int) -> None:
     allocator = AllocatorConfig(kind, allocator_expand_threshold=0.0, allocator_collapse_threshold=0.0, allocator_iterations=3)
-    s = session(memory(seed % 2), SessionConfig("ram", 3, interval, allocator), seed=seed)
+    s = session(memory(seed % 2), SessionConfig("ram", 3, interval, allocator))
+    s.allocator.seed = seed
     for number, piece in enumerate(pieces):
         if number % 2:
             s.append(random_tokens(piece, number))
