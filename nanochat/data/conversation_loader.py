@@ -24,7 +24,7 @@ from nanochat.data.packing import pack_whole, ranges
 from nanochat.data.rows import Loader, masked, masked_rows
 from nanochat.data.tokenizer import Tokenizer
 
-VERSION = 1  # of the rows; it changes with the order of the data
+VERSION = 2  # of the rows; it changes with the order of the data
 PROGRESS_SECONDS = 10.0
 _KEPT = ("tokens", "first_token", "first_piece")
 

@@ -8,9 +8,14 @@ continuation of a long document begins one token early, where the reader puts th
 
 from __future__ import annotations
 
+import bisect
+import itertools
+
 import numpy as np
 
 VERSION = 1  # of the plans; another version is another order of the data
+
+AHEAD = 256  # whole pieces to choose from, for the rest of a row
 
 PackingPlan = np.ndarray  # int64 [2, pieces + 1]: source (its last entry unused) and target
 
@@ -32,7 +37,7 @@ def plan_bestfit(offsets: np.ndarray, seq_len: int) -> PackingPlan:
     start, length = _pieces(offsets, seq_len)
     full = np.flatnonzero(length == capacity)
     rest = np.flatnonzero(length < capacity)
-    row, piece, size = _pack(rest, length, capacity, crop=True)
+    row, piece, size = _pack(rest, length, capacity)
     # Rows of one full piece and packed rows, in the order of the first (longest) piece of each.
     first = np.flatnonzero(np.diff(row, prepend=-1))
     rank = np.empty(len(full) + len(first), np.int64)
@@ -57,13 +62,32 @@ def _pieces(offsets: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
 def pack_whole(length: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
     """Packs pieces of `length` (int64, 1 … capacity) whole into rows of `capacity`: row number and piece of each, row after row.
 
-    Each row takes the longest piece that fits, again and again, until none does; the rest of it is for padding.
+    A row takes the next piece; if that is too long, the longest that fits of the next `AHEAD`; if none does, the rest of the row is
+    for padding. So a row is a mix of pieces, as they come: rows of like lengths are rows of like conversations, and are learned slower.
     """
-    row, piece, _ = _pack(np.arange(len(length)), length, capacity, crop=False)
-    return row, piece
+    rows, pieces, row, free = [], [], 0, capacity
+    coming = iter(enumerate(length.tolist()))
+    ahead: dict[int, int] = {}  # the length of each of the next pieces, in their order
+    by_length: list[tuple[int, int]] = []  # the same, sorted
+    while True:
+        for piece, size in itertools.islice(coming, AHEAD - len(ahead)):
+            ahead[piece] = size
+            bisect.insort(by_length, (size, piece))
+        if not ahead:
+            return np.array(rows, np.int64), np.array(pieces, np.int64)
+        piece, size = next(iter(ahead.items()))
+        at = bisect.bisect_left(by_length, (size, piece) if size <= free else (free + 1, -1)) - (size > free)
+        if at < 0:
+            row, free = row + 1, capacity
+            continue
+        size, piece = by_length.pop(at)
+        del ahead[piece]
+        rows.append(row)
+        pieces.append(piece)
+        free -= size
 
 
-def _pack(rest: np.ndarray, length: np.ndarray, capacity: int, crop: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pack(rest: np.ndarray, length: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Best fit over the pieces `rest`: row number, piece and used size of each placed piece, row after row.
 
     The choice depends only on how many pieces of each length are left, so it is made for lengths: a row's pattern of lengths
@@ -71,27 +95,24 @@ def _pack(rest: np.ndarray, length: np.ndarray, capacity: int, crop: bool) -> tu
     """
     by_length = rest[np.argsort(length[rest], kind="stable")]
     count = np.bincount(length[rest], minlength=capacity + 1)
-    patterns, repeats = _patterns(count.tolist(), capacity, crop)
+    patterns, repeats = _patterns(count.tolist(), capacity)
     entries = np.array([entry for pattern in patterns for entry in pattern], np.int64).reshape(-1, 2)  # (length, used size)
     entry_count = np.array([len(pattern) for pattern in patterns], np.int64)
     pattern_of_row = np.repeat(np.arange(len(patterns)), np.array(repeats, np.int64))
     placed = entry_count[pattern_of_row]  # pieces per row
     row = np.repeat(np.arange(len(placed)), placed)
     chosen = entries[ranges((np.cumsum(entry_count) - entry_count)[pattern_of_row], placed)]
-    # The n-th use of a length takes the n-th piece of that length; when cropping, a lone BOS (length 1) borrows that of any piece.
+    # The n-th use of a length takes the n-th piece of that length; a lone BOS (length 1) borrows that of any piece.
     use = np.argsort(chosen[:, 0], kind="stable")
     uses = np.bincount(chosen[:, 0], minlength=capacity + 1)
     slot = ranges(np.cumsum(count) - count, uses)
     piece = np.empty(len(use), np.int64)
-    piece[use] = by_length[np.where(chosen[use, 0] == 1, 0, slot) if crop else slot]
+    piece[use] = by_length[np.where(chosen[use, 0] == 1, 0, slot)]
     return row, piece, chosen[:, 1]
 
 
-def _patterns(count: list[int], capacity: int, crop: bool) -> tuple[list[list[tuple[int, int]]], list[int]]:
-    """Rows as lists of (length, used size), and how often each is repeated, given `count[length]` pieces of each length.
-
-    Without `crop` a row ends when no piece fits any more.
-    """
+def _patterns(count: list[int], capacity: int) -> tuple[list[list[tuple[int, int]]], list[int]]:
+    """Rows as lists of (length, used size), and how often each is repeated, given `count[length]` pieces of each length."""
     patterns, repeats = [], []
     left = sum(1 << length for length, n in enumerate(count) if n)  # bit set: lengths that still have pieces
     while left:
@@ -100,8 +121,6 @@ def _patterns(count: list[int], capacity: int, crop: bool) -> tuple[list[list[tu
         here, free = left, capacity
         while free > 1 and here:
             fitting = here & ((2 << free) - 1)
-            if not fitting and not crop:
-                break
             longest = fitting.bit_length() - 1
             length = longest if fitting else (here & -here).bit_length() - 1  # the shortest, to be cropped
             used[length] = used.get(length, 0) + 1
@@ -109,9 +128,9 @@ def _patterns(count: list[int], capacity: int, crop: bool) -> tuple[list[list[tu
                 here ^= 1 << length
             pattern.append((length, min(length, free)))
             free -= pattern[-1][1]
-        if free > 1 and crop:
+        if free > 1:
             break
-        if free == 1 and crop:
+        if free == 1:
             pattern.append((1, 1))
         # Until a length runs out, each row sees the same lengths and so chooses the same.
         times = min(count[length] // n for length, n in used.items())

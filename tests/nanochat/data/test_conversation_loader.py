@@ -136,3 +136,13 @@ def test_pieces_are_packed_whole_and_once(lengths: list[int], capacity: int) -> 
     assert np.bincount(row, weights=np.array(lengths)[piece]).max() <= capacity
     filled = np.bincount(row, weights=np.array(lengths)[piece])
     assert all(a + b > capacity for a, b in zip(filled, filled[1:], strict=False)), "two rows in a row would fit into one"
+
+
+def test_a_row_is_a_mix_of_pieces_as_they_come() -> None:
+    """Rows of like lengths would be rows of one task each: what a batch teaches would depend on its rows."""
+    lengths = np.random.default_rng(0).integers(2, 41, 4000)
+    row, piece = pack_whole(lengths, 256)
+    assert np.abs(np.diff(piece)).max() < 3 * 256 and (piece[row == 0][:5] == np.arange(5)).all()
+    spread = [lengths[piece[row == r]].std() for r in range(row[-1])]
+    assert min(spread) > 0.5 * lengths.std(), "long and short ones in every row"
+    assert lengths.sum() > 0.99 * 256 * (row[-1] + 1), "and yet few are left to padding"
