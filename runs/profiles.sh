@@ -64,7 +64,7 @@ use_demo() {
     # The same conversations twice, at a lower learning rate first: 0.1 M and 1 M tokens. Half of the base model's batch, twice its steps.
     local tuned=(--mixture demo --total-batch-size 4096 --device-batch-size $((8 / NPROC_WANTED)) --log-every 10)
     MID_FLAGS=("${tuned[@]}" --num-iterations 24 --lr-mult 1.5 --eval-every -1)
-    SFT_FLAGS=("${tuned[@]}" --num-iterations 250 --lr-mult 4.0 --eval-every 125 --eval-tokens 51200)
+    SFT_FLAGS=("${tuned[@]}" --num-iterations 250 --lr-mult 6.0 --eval-every 125 --eval-tokens 51200)
     CHAT_EVAL_FLAGS=(--tasks demo --max-problems 200)
     RL_FLAGS=(--task arithmetic:digits=2 --num-iterations 20 --prompts-per-step 4 --samples 8 --max-tokens 32
         --log-every 5 --eval-every -1)
