@@ -83,13 +83,13 @@ MIXTURES: dict[str, tuple[PartSpec, ...]] = {
     ),
     # Short, fixed forms that a model of four layers learns in minutes on a CPU.
     "demo": (
-        PartSpec("identity", count=2_000),
-        PartSpec("smalltalk", count=15_000),
-        PartSpec("arithmetic:digits=2", count=5_000),
-        PartSpec("spellingbee:how=tool:words=simple", count=7_500),
+        PartSpec("identity", count=1_500),
+        PartSpec("smalltalk", count=17_500),
+        PartSpec("arithmetic:digits=2", count=4_000),
+        PartSpec("spellingbee:how=tool:words=simple", count=6_500),
         PartSpec("spelling:words=simple", count=9_000),
         PartSpec("lists:do=copy:items=5", count=3_000),
-        PartSpec("lists:do=reverse:items=4", count=7_000),
+        PartSpec("lists:do=reverse:items=4", count=5_500),
     ),
 }
 # The tasks of `chat_eval` by name.

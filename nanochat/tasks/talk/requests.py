@@ -125,7 +125,7 @@ def request(rng: random.Random) -> str:
     kind = rng.random()
     if kind < 0.1:
         return _without_sense(rng) if kind < 0.06 else foreign(rng)
-    if kind < 0.6:
+    if kind < 0.72:
         return everyday(rng)
     return filled(rng.choice(FRAMES), lambda slot: _word(rng, slot))
 
@@ -151,7 +151,13 @@ def _word(rng: random.Random, slot: str) -> str:
 
 
 def _without_sense(rng: random.Random) -> str:
-    if rng.random() < 0.3:
+    kind = rng.random()
+    if kind < 0.15:  # fingers on the keyboard
+        rows = rng.choice(("asdfghjkl", "qwertyuiop", "zxcvbnm", "asdfjkl", string.ascii_lowercase))
+        return " ".join("".join(rng.choices(rows, k=rng.randint(3, 8))) for _ in range(rng.randint(1, 4)))
+    if kind < 0.25:
+        return " ".join([rng.choice((*SMALL_WORDS, *THINGS))] * rng.randint(2, 4))
+    if kind < 0.45:
         letters = string.ascii_lowercase * 3 + string.digits + "?!.,;-"
         return "".join(rng.choice(letters) for _ in range(rng.randint(1, 12)))
     words = [rng.choice(SMALL_WORDS if rng.random() < 0.5 else THINGS) for _ in range(rng.randint(1, 12))]

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from nanochat.tasks.arithmetic import Arithmetic
 from nanochat.tasks.procedural import Drawn, Procedural
 from nanochat.tasks.spelling import Spelling
+from nanochat.tasks.talk.about import FACTS, about
 from nanochat.tasks.talk.held_out import HELD_OUT, Asked
 from nanochat.tasks.talk.identity import TOPICS, Identity
-from nanochat.tasks.talk.phrasings import FACTS, FOLLOW_UPS, SAID, about, phrased
+from nanochat.tasks.talk.phrasings import FOLLOW_UPS, SAID, phrased
 from nanochat.tasks.talk.requests import request
 from nanochat.tasks.talk.typing_style import typed
 from nanochat.tasks.task import Conversation
 
 WEIGHTS = {
-    "other": 42, "about": 30, "greeting": 24, "mood": 11, "thanks": 18, "goodbye": 19, "skills": 12, "who": 8, "what": 7, "maker": 4,
-    "memory": 4, "language": 3, "noted": 1,
+    "other": 50, "about": 34, "greeting": 25, "mood": 15, "thanks": 18, "goodbye": 19, "skills": 13, "who": 9, "what": 8, "maker": 5,
+    "memory": 4, "language": 4, "noted": 1,
 }  # fmt: skip
-FOLLOWING = 0.25  # of the conversations have another turn before
-PREFIXED, SUFFIXED = 0.3, 0.2  # of the questions of more than two words, and of all
+FOLLOWING = 0.22  # of the conversations have another turn before
+PREFIXED, SUFFIXED = 0.2, 0.1  # of the questions of more than two words, and of all
 BEFORE = (
     "Please ", "Hi, ", "Hi there, ", "Hello! ", "Hello, ", "OK, ", "So, ", "And ", "Well, ", "Um, ", "Hey, ", "I wonder, ", "But ",
     "Quick question: ",
@@ -81,7 +82,7 @@ class SmallTalk(Procedural):
         if topic == "more" or kind < 0.5:
             earlier = rng.choice(("about", "about", "about", "who", "what", "skills", "memory", "language"))
             if topic != "more":
-                earlier = "about" if kind < 0.2 else rng.choice(("greeting", "who", "what", "skills", "other"))
+                earlier = "about" if kind < 0.1 else rng.choice(("greeting", "who", "what", "skills", "other"))
             return _turns(_asked(rng, earlier))
         task = Arithmetic(digits=2, split="train", name="arithmetic:digits=2") if kind < 0.75 else Spelling("simple", split="train")
         return task[rng.randrange(1 << 30)]["messages"]

@@ -43,24 +43,24 @@ def typed(rng: random.Random, text: str) -> str:
     """The text as people type it."""
     if rng.random() < 0.3:
         text = _replaced(text, _CONTRACTED)
-    if rng.random() < 0.08:
+    if rng.random() < 0.05:
         text = next((text[len(start) :] for start in _DROPPED if text.lower().startswith(start)), text)
     if rng.random() < 0.12:
         text = _shortened(rng, _replaced(text, _LONG))
-    if rng.random() < 0.08:
+    if rng.random() < 0.04:
         text = misspelt(rng, text)
     kind = rng.random()
-    if kind < 0.45:
+    if kind < 0.5:
         text = text.lower()
-    elif kind < 0.48:
+    elif kind < 0.515:
         text = text.upper()
-    elif kind < 0.5:
+    elif kind < 0.525:
         text = text.title()
     if rng.random() < 0.04:
         return text.rstrip("?.!") + rng.choice(_SMILEYS)
     if rng.random() < 0.25:
         return text.rstrip("?.!")
-    return text + rng.choice(_ENDINGS) if text[-1:].isalpha() and rng.random() < 0.3 else text
+    return text + rng.choice(_ENDINGS) if text[-1:].isalpha() and rng.random() < 0.2 else text
 
 
 def misspelt(rng: random.Random, text: str) -> str:

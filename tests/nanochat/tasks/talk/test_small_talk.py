@@ -9,10 +9,13 @@ from collections import Counter
 import pytest
 
 from nanochat.tasks.registry import open_task
+from nanochat.tasks.talk import farewells, gratitude, greetings
+from nanochat.tasks.talk.about import BARE, COUNTED, FACTS, HYPHENATED, about
 from nanochat.tasks.talk.abroad import BYE, HELLO, THANKS, foreign
 from nanochat.tasks.talk.everyday import JOBS, NEWS, NEWS_WORDS, QUESTIONS, everyday
 from nanochat.tasks.talk.held_out import HELD_OUT
-from nanochat.tasks.talk.phrasings import FACTS, OTHER, SAID, about, phrased
+from nanochat.tasks.talk.itself import ITSELF
+from nanochat.tasks.talk.phrasings import OTHER, SAID, phrased
 from nanochat.tasks.talk.requests import FRAMES, request
 from nanochat.tasks.talk.slots import WORDS
 from nanochat.tasks.talk.small_talk import KEYS, WEIGHTS, SmallTalk, key
@@ -66,6 +69,15 @@ def test_sentences_are_counted() -> None:
     assert [task.grade(two, reply) for reply in grades] == list(grades.values())
 
 
+def test_what_megacontext_is_is_asked_in_many_forms() -> None:
+    rng = random.Random(0)
+    made = {text for text, _ in (about(rng) for _ in range(4000))}
+    assert len(made) > 3000 and not any("{" in text or ", i " in text for text in made)
+    assert all("{name}" in frame and ("{n}" in frame) == (frame not in BARE) for frame in (*COUNTED, *HYPHENATED, *BARE))
+    for form in (r"^(Only |Just |Exactly )?(\d|One|Two|Three)", r"^MegaContext,? in "):
+        assert sum(bool(re.search(form, text)) for text in made) > 10, form
+
+
 def test_a_reply_may_be_about_any_topic_that_fits() -> None:
     conversation = {"topics": ("skills", "other"), "sentences": 0}
     assert TEST.grade(conversation, OTHER) == TEST.grade(conversation, SAID["skills"].answer.upper()) == 1
@@ -97,11 +109,20 @@ def test_every_slot_has_words_and_is_used() -> None:
     frames = [text for topic in SAID.values() for text in topic.questions]
     used = {slot for text in (*frames, *(word for words in WORDS.values() for word in words)) for slot in re.findall(r"{(\w+)}", text)}
     assert used == {*WORDS, "word"}
-    assert all(word for words in WORDS.values() for word in words)
+    assert all(word and word == word.strip("/ ") and len({*words}) == len(words) for words in WORDS.values() for word in words)
+    assert {*greetings.SLOTS} | {*gratitude.SLOTS} | {*farewells.SLOTS} < {*WORDS}
+    assert min(len(WORDS[slot]) for slot in ("hello", "how", "there", "thanks", "praise", "bye", "leaving", "being")) > 200
     rng = random.Random(0)
     for topic in ("greeting", "thanks", "goodbye", "who", "what", "skills", "maker"):
         made = {phrased(rng, topic) for _ in range(500)}
         assert len(made) > 150 and not any("{" in text for text in made), topic
+
+
+def test_questions_about_the_assistant_are_english() -> None:
+    """A slot of participles stands after a form of "be" or "have", or for the past tense, never after "did"."""
+    frames = [frame for questions in ITSELF.values() for frame in questions]
+    assert {*ITSELF} < {*SAID} and len(frames) > 500
+    assert not [frame for frame in frames if re.search(r"\bdid (you |they |\w+ )?{made}", frame, re.IGNORECASE)]
 
 
 def test_a_key_is_of_any_script() -> None:
