@@ -25,7 +25,7 @@ from nanochat.runtime.device import Runtime
 from nanochat.runtime.signals import StopSignals
 from nanochat.tracking.sinks import JsonlSink, MetricsLogger
 from nanochat.train.callback import Evaluation
-from nanochat.train.objective import StepResult
+from nanochat.train.objective import NextTokenObjective, Objective, StepResult
 from nanochat.train.optim import MuonAdamW, OptimFlags
 from nanochat.train.schedule import ScheduleFlags, TrainPlan
 from nanochat.train.trainer import Trainer, TrainerFlags
@@ -66,11 +66,26 @@ class RecallController(MCController):
 
     def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
         """See `Objective.forward`."""
-        task = self.task
-        place = torch.arange(task.length, device=tokens.device)
-        value = (targets >= task.keys) & (targets < task.keys + task.values)
-        asked = (tokens < task.keys) & value & (place >= task.length - task.tail)
-        return super().forward(tokens, targets.where(asked, IGNORE), min(1.0, progress / self.anneal))
+        return super().forward(tokens, asked_only(self.task, tokens, targets), min(1.0, progress / self.anneal))
+
+
+class PlainRecall(NextTokenObjective):
+    """Model without a memory, trained on the values of the keys in the tail only."""
+
+    def __init__(self, model: GPT, task: Task) -> None:
+        super().__init__(model)
+        self.task = task
+
+    def forward(self, tokens: Tensor, targets: Tensor, progress: float, weights: Tensor | None = None) -> StepResult:
+        """See `Objective.forward`."""
+        return super().forward(tokens, asked_only(self.task, tokens, targets), progress)
+
+
+def asked_only(task: Task, tokens: Tensor, targets: Tensor) -> Tensor:
+    """The targets [B,T] that are values of keys in the tail; the others are ignored."""
+    place = torch.arange(task.length, device=tokens.device)
+    value = (targets >= task.keys) & (targets < task.keys + task.values)
+    return targets.where((tokens < task.keys) & value & (place >= task.length - task.tail), IGNORE)
 
 
 def new_model(task: Task, head_dim: int, seed: int, runtime: Runtime) -> GPT:
@@ -88,7 +103,7 @@ def new_model(task: Task, head_dim: int, seed: int, runtime: Runtime) -> GPT:
 
 
 def train(
-    controller: RecallController,
+    objective: Objective,
     loader: RecallRows,
     steps: int,
     batch: int,
@@ -106,8 +121,8 @@ def train(
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            objective=controller,
-            optimizer=MuonAdamW(controller.parameter_groups(OptimFlags(), plan), runtime.muon_dtype),
+            objective=objective,
+            optimizer=MuonAdamW(objective.parameter_groups(OptimFlags(), plan), runtime.muon_dtype),
             plan=plan,
             schedule=ScheduleFlags(),
             flags=TrainerFlags(device_batch_size=batch, log_every=50, resume="never"),

@@ -1,7 +1,7 @@
 """Recall benchmark of sessions: a small model is trained to recall, and tested on histories many times its Working Context.
 
 Key–value pairs are anywhere in the history except its last W tokens; then two keys are named, the focus moves, and their values
-must be predicted (`bench.recall_rows`). The model is trained from scratch on rows of 512 tokens and then of 2,048, its memory beside it.
+must be predicted (`bench.recall_rows`). The model is trained from scratch on rows of 256 tokens and then, its memory beside it, of 2,048.
 Conditions, all of W entries: the last W tokens (`window`), the session without expansions (`gists`), with random expansions (`random`),
 unchanged (`focus`). Chance is one in the number of values. The last line is JSON.
 """
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.recall_rows import Rows, Task, make_rows
-from bench.recall_training import RecallController, RecallRows, new_model, train
+from bench.recall_training import PlainRecall, RecallController, RecallRows, new_model, train
 from bench.recall_worker import measure
 from mc.config import AllocatorConfig, MCConfig, SessionConfig
 from mc.eval.session_baselines import random_scores, unfocused
@@ -37,12 +37,12 @@ from nanochat.train.trainer import Trainer
 
 TAIL, K = 64, 32
 ASKED = TAIL // 2  # tokens in which the named keys are asked for, without a refocus
-SHORT_ROWS = Task(512, 16, 64, 64, TAIL, K, named=2)
-SHORT_ALL = Task(512, 16, 64, 64, TAIL, K)
+SHORT_ROWS = Task(256, 32, 64, 64, 2 * TAIL, K)
+LONG_ALL = Task(2048, 32, 64, 64, TAIL, K)
 LONG_ROWS = Task(2048, 64, 64, 64, TAIL, K, named=2)
-LONG_ALL = Task(2048, 16, 64, 64, TAIL, K)
-ALL_ASKED = 0.5  # share of the steps, at the start, on rows that ask for every key: they teach more
-RAW = 5  # far blocks of a variant that are raw, in rows of 2,048
+HEAD_DIM = 64  # normalised queries and keys of half the size cannot single out one key of 64 behind 2,048 tokens
+ALL_ASKED = 0.6  # share of the long steps, at the start, on rows that ask for every key: they teach more
+RAW = 5  # far blocks of a variant that are raw
 CONDITIONS = ("window", "gists", "random", "focus")
 
 
@@ -50,9 +50,9 @@ CONDITIONS = ("window", "gists", "random", "focus")
 class SessionRecall:
     """Train a small model to recall, and measure it through sessions."""
 
-    short_steps: int = flag(700, "steps on rows of 512 tokens, of which the first half ask for every key", unit="steps")
-    long_steps: int = flag(400, "steps on rows of 2,048 tokens, of which the first half ask for every key", unit="steps")
-    short_batch: int = flag(16, "rows of 512 tokens per step", unit="rows")
+    short_steps: int = flag(160, "steps on rows of 256 tokens that ask for every key, without a memory", unit="steps")
+    long_steps: int = flag(200, "steps on rows of 2,048 tokens, with a memory", unit="steps")
+    short_batch: int = flag(32, "rows of 256 tokens per step", unit="rows")
     long_batch: int = flag(4, "rows of 2,048 tokens per step", unit="rows")
     short_lr: float = flag(0.7, "factor on the nominal learning rates on short rows", unit="×")
     long_lr: float = flag(0.5, "factor on the nominal learning rates on long rows", unit="×")
@@ -80,47 +80,38 @@ class SessionRecall:
         return [int(part) * self.width for part in self.multiples.split(",")]
 
 
-def memory_config(entries: int) -> MCConfig:
-    """Memory beside the model, with variants of `entries` entries from the start."""
-    flags = {"block_size": K, "allocator_recent_tokens": TAIL // 2, "mc_horizon": ASKED, "mc_train_wc_length": entries}
+def new_controller(seed: int, runtime: Runtime) -> RecallController:
+    """Untrained model, and a memory beside it whose variants have `RAW` raw far blocks."""
+    wide = LONG_ROWS.length - LONG_ROWS.blocks * K + RAW * K + LONG_ROWS.blocks - RAW
+    flags = {"block_size": K, "allocator_recent_tokens": TAIL // 2, "mc_horizon": ASKED, "mc_train_wc_length": wide}
     flags["mc_infer_refocus_interval"] = ASKED
-    return parse(MCConfig, [f"--{name}={value}" for name, value in flags.items()])
+    memory = parse(MCConfig, [f"--{name}={value}" for name, value in flags.items()])
+    controller = RecallController(new_model(LONG_ROWS, HEAD_DIM, seed, runtime), memory, LONG_ROWS, seed, anneal=0.001)
+    return controller.init_weights(torch.Generator().manual_seed(seed + 1))
 
 
 def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallController:
-    """Model and memory, trained on short and then on longer rows, or loaded from the file of weights."""
-    wide = LONG_ROWS.length - LONG_ROWS.blocks * K + RAW * K + LONG_ROWS.blocks - RAW
-    longer = RecallController(new_model(LONG_ROWS, 32, config.seed, runtime), memory_config(wide), LONG_ROWS, config.seed, anneal=0.001)
-    kept = Path(config.keep)
+    """Model, trained on short rows and then, with its memory, on long ones, or both loaded from the file of weights."""
+    controller, kept = new_controller(config.seed, runtime), Path(config.keep)
     if config.keep and kept.exists():
-        longer.load_state_dict(load_file(kept))
-        return longer.requires_grad_(False).eval()
+        controller.load_state_dict(load_file(kept))
+        return controller.requires_grad_(False).eval()
 
     def show(trainer: Trainer) -> None:
-        controller = trainer.objective
-        found = measure(controller, controller.task, make_rows(controller.task, 64, (config.seed, 2)))
+        found = measure(controller, LONG_ROWS, make_rows(LONG_ROWS, 64, (config.seed, 2)))
         shown = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
         print(
             f"step {trainer.state.step}, {(time.perf_counter() - begin) / 60:.1f} min, loss {trainer.state.loss.value:.3f}: {shown}",
             flush=True,
         )
 
-    wide = SHORT_ROWS.length - SHORT_ROWS.blocks * K + 3 * K + SHORT_ROWS.blocks - 3
-    controller = RecallController(
-        new_model(SHORT_ROWS, 32, config.seed, runtime), memory_config(wide), SHORT_ROWS, config.seed, anneal=0.02
-    ).init_weights(torch.Generator().manual_seed(config.seed + 1))
-    early = int(ALL_ASKED * config.short_steps * config.short_batch)
-    rows = RecallRows(SHORT_ROWS, config.seed, SHORT_ALL, early)
-    train(controller, rows, config.short_steps, config.short_batch, config.short_lr, runtime, show, config.show_every)
-    state = {name: tensor for name, tensor in controller.state_dict().items() if not name.endswith("_extra_state")}
-    left = longer.load_state_dict(state, strict=False)
-    assert not left.unexpected_keys and all(name.endswith("_extra_state") for name in left.missing_keys)
-    early = int(ALL_ASKED * config.long_steps * config.long_batch)
-    rows = RecallRows(LONG_ROWS, config.seed, LONG_ALL, early)
-    train(longer, rows, config.long_steps, config.long_batch, config.long_lr, runtime, show, config.show_every)
+    plain, rows = PlainRecall(controller.model, SHORT_ROWS), RecallRows(SHORT_ROWS, config.seed)
+    train(plain, rows, config.short_steps, config.short_batch, config.short_lr, runtime, show, config.show_every)
+    rows = RecallRows(LONG_ROWS, config.seed, LONG_ALL, int(ALL_ASKED * config.long_steps * config.long_batch))
+    train(controller, rows, config.long_steps, config.long_batch, config.long_lr, runtime, show, config.show_every)
     if config.keep:
-        save_file(longer.state_dict(), kept)
-    return longer.requires_grad_(False).eval()
+        save_file(controller.state_dict(), kept)
+    return controller.requires_grad_(False).eval()
 
 
 def histories(config: SessionRecall, length: int) -> Rows:

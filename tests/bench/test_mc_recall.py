@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bench.mc_recall import COMMON, settings, summary
 from bench.recall_rows import EASY, FOCUS, HARD, make_rows
+from bench.recall_training import asked_only
 from bench.recall_worker import RecallWorker
+from bench.session_recall import LONG_ALL, LONG_ROWS, SHORT_ROWS
 from nanochat.common import ROOT
 from nanochat.flags import parse
 from nanochat.model.cross_entropy import IGNORE
 
 
-@pytest.mark.parametrize("task", [EASY, HARD, FOCUS])
+@pytest.mark.parametrize("task", [EASY, HARD, FOCUS, SHORT_ROWS, LONG_ALL, LONG_ROWS])
 def test_what_is_asked_was_told_once_and_long_ago(task) -> None:
     rows = make_rows(task, 50, (0, 3))
     far = task.length - task.tail
@@ -39,6 +42,13 @@ def test_what_is_asked_was_told_once_and_long_ago(task) -> None:
 def test_rows_follow_from_their_seed() -> None:
     assert np.array_equal(make_rows(HARD, 4, (1, 2)).tokens, make_rows(HARD, 4, (1, 2)).tokens)
     assert not np.array_equal(make_rows(HARD, 4, (1, 2)).tokens, make_rows(HARD, 4, (1, 3)).tokens)
+
+
+@pytest.mark.parametrize("task", [EASY, HARD, FOCUS, SHORT_ROWS, LONG_ALL, LONG_ROWS])
+def test_training_asks_for_the_values_of_the_tail_and_nothing_else(task) -> None:
+    rows = make_rows(task, 20, (0, 4))
+    tokens = torch.from_numpy(rows.tokens)
+    assert torch.equal(asked_only(task, tokens[:, :-1], tokens[:, 1:]), torch.from_numpy(rows.targets))
 
 
 def test_a_worker_trains_and_measures(base: Path) -> None:
