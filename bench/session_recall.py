@@ -41,7 +41,8 @@ SHORT_ROWS = Task(256, 32, 64, 64, 2 * TAIL, K)
 LONG_ALL = Task(2048, 32, 64, 64, TAIL, K)
 LONG_ROWS = Task(2048, 64, 64, 64, TAIL, K, named=2)
 HEAD_DIM = 64  # normalised queries and keys of half the size cannot single out one key of 64 behind 2,048 tokens
-ALL_ASKED = 0.6  # share of the long steps, at the start, on rows that ask for every key: they teach more
+ALL_ASKED = 0.25  # share of the long steps, at the start, on rows that ask for every key: they teach the model more, LensNet nothing
+MEMORY_RATE = 6.0  # factor on the memory's learning rates, whose few steps would not move LensNet's weights far enough
 RAW = 5  # far blocks of a variant that are raw
 CONDITIONS = ("window", "gists", "random", "focus")
 
@@ -51,7 +52,7 @@ class SessionRecall:
     """Train a small model to recall, and measure it through sessions."""
 
     short_steps: int = flag(160, "steps on rows of 256 tokens that ask for every key, without a memory", unit="steps")
-    long_steps: int = flag(200, "steps on rows of 2,048 tokens, with a memory", unit="steps")
+    long_steps: int = flag(160, "steps on rows of 2,048 tokens, with a memory", unit="steps")
     short_batch: int = flag(32, "rows of 256 tokens per step", unit="rows")
     long_batch: int = flag(4, "rows of 2,048 tokens per step", unit="rows")
     short_lr: float = flag(0.7, "factor on the nominal learning rates on short rows", unit="×")
@@ -84,7 +85,7 @@ def new_controller(seed: int, runtime: Runtime) -> RecallController:
     """Untrained model, and a memory beside it whose variants have `RAW` raw far blocks."""
     wide = LONG_ROWS.length - LONG_ROWS.blocks * K + RAW * K + LONG_ROWS.blocks - RAW
     flags = {"block_size": K, "allocator_recent_tokens": TAIL // 2, "mc_horizon": ASKED, "mc_train_wc_length": wide}
-    flags["mc_infer_refocus_interval"] = ASKED
+    flags |= {"mc_infer_refocus_interval": ASKED, "mc_lr_mult": MEMORY_RATE}
     memory = parse(MCConfig, [f"--{name}={value}" for name, value in flags.items()])
     controller = RecallController(new_model(LONG_ROWS, HEAD_DIM, seed, runtime), memory, LONG_ROWS, seed, anneal=0.001)
     return controller.init_weights(torch.Generator().manual_seed(seed + 1))
