@@ -42,7 +42,7 @@ LONG_ALL = Task(2048, 32, 64, 64, TAIL, K)
 LONG_ROWS = Task(2048, 64, 64, 64, TAIL, K, named=2)
 HEAD_DIM = 64  # normalised queries and keys of half the size cannot single out one key of 64 behind 2,048 tokens
 ALL_ASKED = 0.25  # share of the long steps, at the start, on rows that ask for every key: they teach the model more, LensNet nothing
-MEMORY_RATE = 6.0  # factor on the memory's learning rates, whose few steps would not move LensNet's weights far enough
+LENS_RATE = 6.0  # factor on LensNet's learning rates: at the nominal ones its weights stay near where they began in so few steps
 RAW = 5  # far blocks of a variant that are raw
 CONDITIONS = ("window", "gists", "random", "focus")
 
@@ -82,13 +82,15 @@ class SessionRecall:
 
 
 def new_controller(seed: int, runtime: Runtime) -> RecallController:
-    """Untrained model, and a memory beside it whose variants have `RAW` raw far blocks."""
+    """Untrained model, and a memory beside it of which LensNet learns; its variants have `RAW` raw far blocks."""
     wide = LONG_ROWS.length - LONG_ROWS.blocks * K + RAW * K + LONG_ROWS.blocks - RAW
     flags = {"block_size": K, "allocator_recent_tokens": TAIL // 2, "mc_horizon": ASKED, "mc_train_wc_length": wide}
-    flags |= {"mc_infer_refocus_interval": ASKED, "mc_lr_mult": MEMORY_RATE}
+    flags |= {"mc_infer_refocus_interval": ASKED, "mc_lr_mult": LENS_RATE}
     memory = parse(MCConfig, [f"--{name}={value}" for name, value in flags.items()])
     controller = RecallController(new_model(LONG_ROWS, HEAD_DIM, seed, runtime), memory, LONG_ROWS, seed, anneal=0.001)
-    return controller.init_weights(torch.Generator().manual_seed(seed + 1))
+    controller.init_weights(torch.Generator().manual_seed(seed + 1))
+    controller.gistnet.requires_grad_(False)  # gists stay means: they cannot hold what is asked, and at LensNet's rates they distract
+    return controller
 
 
 def trained(config: SessionRecall, runtime: Runtime, begin: float) -> RecallController:
