@@ -5,6 +5,7 @@ Shapes: `B` rows, `T` tokens.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from bench.recall_rows import Task, make_rows
 from mc.config import MCConfig
 from mc.train.controller import MCController
 from nanochat.checkpoint.store import CheckpointStore
+from nanochat.common import UserError
 from nanochat.data.rows import Loader
 from nanochat.model.cross_entropy import IGNORE
 from nanochat.model.gpt import GPT, GPTConfig
@@ -112,14 +114,17 @@ def train(
     show: Callable[[Trainer], None],
     show_every: int,
 ) -> None:
-    """Trains for `steps` of `batch` rows at `lr` times the nominal learning rates, calling `show` every `show_every` steps (−1 = never)."""
+    """Trains for `steps` of `batch` rows at `lr` times the nominal learning rates, calling `show` every `show_every` steps (−1 = never).
+
+    Raises `UserError` if a signal stops it.
+    """
     plan = TrainPlan(batch * loader.seq_len, steps, lr, 0.0)
 
     def measure(run: Trainer) -> dict:
         show(run)
         return {}
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(StopSignals()) as stop:
         trainer = Trainer(
             objective=objective,
             optimizer=MuonAdamW(objective.parameter_groups(OptimFlags(), plan), runtime.muon_dtype),
@@ -133,8 +138,9 @@ def train(
             run_folder=Path(folder),
             identity={},
             meta={},
-            stop=StopSignals(),
+            stop=stop,
             open_metrics=lambda _: MetricsLogger([JsonlSink(Path(folder) / "metrics.jsonl")]),
             callbacks=[Evaluation(measure, show_every)],
         )
-        trainer.run()
+        if not trainer.run():
+            raise UserError(f"stopped by {stop.requested} at step {trainer.state.step} of {steps}; nothing is kept, run it again")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,13 @@ import torch
 
 from bench.mc_recall import COMMON, settings, summary
 from bench.recall_rows import EASY, FOCUS, HARD, make_rows
-from bench.recall_training import asked_only
+from bench.recall_training import PlainRecall, RecallRows, asked_only, new_model, train
 from bench.recall_worker import RecallWorker
 from bench.session_recall import LONG_ALL, LONG_ROWS, SHORT_ROWS
-from nanochat.common import ROOT
+from nanochat.common import ROOT, UserError
 from nanochat.flags import parse
 from nanochat.model.cross_entropy import IGNORE
+from nanochat.runtime.device import RuntimeFlags, start
 
 
 @pytest.mark.parametrize("task", [EASY, HARD, FOCUS, SHORT_ROWS, LONG_ALL, LONG_ROWS])
@@ -82,3 +84,15 @@ def test_the_summary_takes_the_best_gists_and_the_worst_full_accuracy() -> None:
         "oracle_accuracy": 0.99,
         "lens_hit_rate": 0.8,
     }
+
+
+def test_a_stopped_training_is_an_error_and_signals_are_as_before(base: Path) -> None:
+    runtime, before = start(RuntimeFlags(compile=False)), signal.getsignal(signal.SIGTERM)
+    model = PlainRecall(new_model(EASY, 32, 0, runtime), EASY)
+
+    def stop(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(UserError, match=r"stopped by SIGTERM at step \d+ of 300"):
+        train(model, RecallRows(EASY, 0), 300, 2, 0.1, runtime, stop, 1)
+    assert signal.getsignal(signal.SIGTERM) is before
