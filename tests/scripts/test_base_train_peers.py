@@ -110,14 +110,14 @@ def test_a_process_that_never_comes_is_waited_for_until_the_timeout(home: Home) 
 
 
 def test_a_process_that_hangs_is_named(home: Home) -> None:
-    first, second = started(home, "--collective-timeout=2")
+    first, second = started(home, "--collective-timeout=8")
     second.signal(signal.SIGSTOP)
     begin = time.monotonic()
     assert first.wait() == 1 and time.monotonic() - begin < SECONDS
     second.signal(signal.SIGKILL)
     place = r"\w*reduce\w* \((trainer|gradient_exchange)\.py:"  # of the loss, or of gradients in the background
     assert re.match(rf"error: rank 1 on {HOST} did not come to {place}", first.stderr), first.stderr
-    assert " within 2 s; " in first.stderr and first.stderr.count("\n") == 1
+    assert " within 8 s; " in first.stderr and first.stderr.count("\n") == 1
 
 
 def test_the_slowest_process_is_in_the_records(home: Home) -> None:
