@@ -139,7 +139,7 @@ def memory_stage(bench: Bench) -> dict[str, Any]:
     return {"finished": len(memories) == len(kinds), "memories": memories, **_figures(memories)}
 
 
-def sessions_stage(bench: Bench, measure: Callable[[Bench, MemoryModel, Tokenizer, str], dict[str, Any] | None]) -> dict[str, Any]:
+def sessions_stage(bench: Bench, measured: Callable[[Bench, MemoryModel, Tokenizer, str], dict[str, Any] | None]) -> dict[str, Any]:
     """Measures the layered memory through sessions, if there is one."""
     config = bench.config
     if "layered" not in config.types.split(","):
@@ -147,7 +147,7 @@ def sessions_stage(bench: Bench, measure: Callable[[Bench, MemoryModel, Tokenize
     tag = config.memory_tag("layered", numbers(config.slots)[0])
     if config.memory_steps not in CheckpointStore(base_dir() / "base_checkpoints" / f"{tag}-mc").steps():
         raise UserError(f"no finished model {tag}-mc; run --stage memory with the same flags first")
-    return measure(bench, *_load(f"{tag}-mc"), tag) or {"finished": False}
+    return measured(bench, *_load(f"{tag}-mc"), tag) or {"finished": False}
 
 
 def _figures(memories: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     ensure_dir(bench.home)
     os.environ["NANOCHAT_BASE_DIR"] = str(bench.home)
     result: dict[str, Any] = {"stage": config.stage, "setting": config.setting(), "corpus": corpus_stage(bench), "finished": True}
-    cost, long = (functools.partial(sessions_stage, measure=measure) for measure in (cost_stage, long_stage))
+    cost, long = (functools.partial(sessions_stage, measured=each) for each in (cost_stage, long_stage))
     for name, stage in (("survey", survey_stage), ("memory", memory_stage), ("cost", cost), ("long", long)):
         if config.stage in ("all", name) and result["finished"]:
             result |= stage(bench)

@@ -23,6 +23,7 @@ from mc.memory_model import MemoryModel
 from mc.session.base_session import session_spec
 from mc.session.session import start_session
 from mc.session.tree import RamTree
+from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.kv_cache import KVCache
@@ -33,7 +34,7 @@ ROWS_BEFORE = 4  # of the history that a session has read
 LEVELS = 2
 CHUNK = 96  # tokens whose mean times are compared; a multiple of the intervals
 CHUNKS = 10
-SLIDE = 32  # tokens that the window grows by before it is read anew, which takes no time here
+SLIDE = 16  # tokens that the window grows by, up to its size, before it is read anew, which takes no time here
 
 
 def cost_stage(bench: Bench, memory: MemoryModel, tokenizer: Tokenizer, _: str) -> dict[str, Any] | None:
@@ -69,7 +70,10 @@ def _untrained(memory: MemoryModel, depth: int) -> MemoryModel:
 @torch.no_grad()
 def _times(memory: MemoryModel, step: DecodeStep, setting: Rolling, text: Tensor) -> dict[str, Any]:
     """Milliseconds of a token through a session and behind a window, and the ratio of their means with its standard error."""
-    W, history = setting.width, min(ROWS_BEFORE * memory.model.config.max_seq_len, len(text) - (CHUNKS + 1) * CHUNK)
+    W, timed = setting.width, (CHUNKS + 1) * CHUNK
+    history = min(ROWS_BEFORE * memory.model.config.max_seq_len, len(text) - timed)
+    if history < W:
+        raise UserError(f"the held-out rows have {len(text):,} tokens; the cost stage needs {W + timed:,}: give more of them (--eval-rows)")
     config = SessionConfig(
         mc_session_lod=LEVELS, mc_infer_refocus_interval=setting.interval, allocator=AllocatorConfig(allocator_soft_max_length=W)
     )
@@ -78,18 +82,18 @@ def _times(memory: MemoryModel, step: DecodeStep, setting: Rolling, text: Tensor
     session = start_session(memory, RamTree(session_spec(memory, config), memory.device), config)
     cache = MemoryKVCache(memory.model, [session], step=step)
     cache.append(text[None, :history])
-    tokens = text[history:].view(-1, 1, 1)
     means: list[tuple[float, float]] = []
     for number in range(CHUNKS + 1):
         spent = [0.0, 0.0]
-        for place, token in enumerate(tokens[number * CHUNK : (number + 1) * CHUNK]):
+        for place in range(CHUNK):
+            now = history + number * CHUNK + place
             if place % SLIDE == 0:
                 window = KVCache(memory.model, 1, step=step)
-                window.append(text[None, : W - 1])
-                window.append(token)
+                window.append(text[None, now - W + SLIDE : now - 1])
+                window.append(text[None, now - 1 : now])
             for of, one in enumerate((cache, window)):
                 begin = time.perf_counter()
-                one.append(token)
+                one.append(text[None, now : now + 1])
                 spent[of] += time.perf_counter() - begin
         means.append((1e3 * spent[0] / CHUNK, 1e3 * spent[1] / CHUNK))
     session_ms, window_ms = zip(*means[1:], strict=True)  # without the first chunk, in which everything is cold

@@ -13,6 +13,7 @@ from bench.mc_text_cost import _times, _untrained, cost_stage
 from bench.mc_text_rolling import settings
 from bench.mc_text_setting import Bench, McText, corpus_stage
 from mc.eval.rolling import Rolling
+from nanochat.common import UserError
 from nanochat.data.tokenizer import load_tokenizer
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.kv_cache import KVCache
@@ -26,6 +27,7 @@ def test_both_read_the_same_tokens_with_as_many_entries(monkeypatch: pytest.Monk
     memory = layered_memory()
     before = memory.plan
     read: dict[type, list[int]] = {MemoryKVCache: [], KVCache: []}
+    entries: dict[type, list[int]] = {MemoryKVCache: [], KVCache: []}
     clock = iter(range(10**6))
     monkeypatch.setattr("bench.mc_text_cost.time.perf_counter", lambda: next(clock))
     for kind, tokens in read.items():
@@ -33,6 +35,7 @@ def test_both_read_the_same_tokens_with_as_many_entries(monkeypatch: pytest.Monk
         def spied(self, given, counts=None, kind=kind, tokens=tokens, append=kind.append):
             if type(self) is kind and given.shape[1] == 1:
                 tokens.append(int(given))
+                entries[type(self)].append(self.lengths[0] + 1)
             return append(self, given, counts)
 
         monkeypatch.setattr(kind, "append", spied)
@@ -40,7 +43,16 @@ def test_both_read_the_same_tokens_with_as_many_entries(monkeypatch: pytest.Monk
     assert found["ratio"] == 1.0 and found["token_ms"] == found["window_ms"] == 1000.0, "the clock ticks once a call"
     assert found["history"] == 800 - 3 * 96 and memory.plan is before
     assert read[MemoryKVCache] == some_tokens(800)[-3 * 96 :].tolist()
-    assert len(read[KVCache]) == 3 * 96 + 9, "the window begins anew every 32 tokens, with one that is not timed"
+    assert len(read[KVCache]) == 3 * 96 + 18, "the window begins anew every 16 tokens, with one that is not timed"
+    assert [token for number, token in enumerate(read[KVCache]) if number % 17] == read[MemoryKVCache]
+    assert max(entries[KVCache]) == max(entries[MemoryKVCache]) == 64
+    assert min(entries[KVCache]) >= 64 - 16 and min(entries[MemoryKVCache]) > 64 - 16 - 8, "a block of 8 that does not fit may be left out"
+
+
+def test_too_little_text_is_one_line() -> None:
+    memory = layered_memory()
+    with pytest.raises(UserError, match=r"the held-out rows have 1,000 tokens; the cost stage needs 1,120: give more of them"):
+        _times(memory, DecodeStep(memory.model), Rolling(64, 16, 16), some_tokens(1000))
 
 
 def test_an_untrained_memory_has_the_shape_of_the_given_one() -> None:
