@@ -18,9 +18,7 @@ from mc.session.base_session import Session
 from mc.session.conversation import Turn
 from mc.session.files import SessionInfo, valid_name
 from mc.session.ingest import ingest
-from mc.session.session import start_session
 from mc.session.store import SessionStore
-from mc.session.tree import RamTree
 from mc.telemetry.sessions import SessionTelemetry
 from nanochat.common import UserError
 from nanochat.data.tokenizer import Tokenizer
@@ -36,7 +34,6 @@ def open_sessions(loaded: LoadedMemory, config: SessionConfig, limits: WebLimits
     telemetry = telemetry or SessionTelemetry()
     try:
         store = SessionStore(loaded.memory, loaded.identity, config, watch=telemetry.hooks)
-        start_session(loaded.memory, RamTree(store.spec), config)  # an error in one session is an error in all
     except ValueError as error:
         raise UserError(str(error)) from error
     return WebSessions(store, loaded.tokenizer, limits, telemetry.close)

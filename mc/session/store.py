@@ -10,6 +10,7 @@ from typing import Any
 from mc.config import SessionConfig
 from mc.memory_model import MemoryModel
 from mc.session.base_session import Session, session_spec
+from mc.session.budget import session_budget
 from mc.session.disk_tree import DiskTree
 from mc.session.files import (
     MANIFEST,
@@ -35,7 +36,7 @@ class SessionStore:
     """Opens, forks and deletes sessions of `memory`. `identity` names its weights and tokenizer: see `LoadedMemory`.
 
     A session is open only once at a time, in one process. `root` is by default `sessions` in the base folder; `watch` returns the
-    hooks of a session by its name.
+    hooks of a session by its name. Raises `ValueError` if `config` leaves too little for a Working Context.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SessionStore:
         self.memory, self.identity, self.config = memory, identity, config
         self.root = root or base_dir() / "sessions"
         self.spec, self._watch = session_spec(memory, config), watch
+        session_budget(memory, config)  # raises before there is half a session
         self._open: dict[str, Session] = {}
         self._kept: dict[str, RamTree] = {}  # of sessions in this process, including closed ones
 

@@ -129,3 +129,10 @@ def test_a_damaged_session_is_named_and_cut_where_asked(tmp_path: Path) -> None:
     session = sessions.open("a", repair=True)
     assert session.length == 96 and torch.equal(session.tree.tokens(0, 96), tokens(96 + 144)[:96])
     session.append(tokens(50, 1))
+
+
+def test_a_budget_that_is_too_small_leaves_no_half_session(tmp_path: Path) -> None:
+    config = SessionConfig("disk", 3, allocator=AllocatorConfig(allocator_soft_max_length=20))
+    with pytest.raises(ValueError, match="allocator_soft_max_length is 20"):
+        SessionStore(tiny_memory(0), IDENTITY, config, tmp_path).open("a")
+    assert not list(tmp_path.iterdir())
