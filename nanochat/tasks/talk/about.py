@@ -85,7 +85,7 @@ def about(rng: random.Random) -> tuple[str, int]:
     verb = rng.choice(VERBS if asking or rng.random() < 0.8 else QUESTIONS)
     asked = f"{asking}{verb[0].lower() + verb[1:] if asking else verb} {rng.choice(NAMES)}"
     end = "?" if verb in QUESTIONS or asking.startswith(("Can", "Could", "Would")) else "."
-    if rng.random() < 0.2:
+    if rng.random() < 0.2 and verb not in QUESTIONS and not {"me", "us"} & {*verb.split()}:
         asked += rng.choice(AUDIENCES)
     how, sentences = _length(rng)
     if how and verb.endswith(" about") and rng.random() < 0.2:

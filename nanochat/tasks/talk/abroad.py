@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 
 _HELLO = """
-hola, buenos días, buenas tardes, buenas, qué tal, bonjour, bonsoir, salut, coucou, allô, hallo, moin, servus, grüezi, grüß Gott, guten
+hola, buenos días, buenas tardes, buenas, bonjour, bonsoir, salut, coucou, allô, hallo, moin, servus, grüezi, grüß Gott, guten
 Tag, guten Morgen, guten Abend, ciao, buongiorno, buonasera, salve, olá, oi, bom dia, boa tarde, e aí, hej, hejsan, tjena, god dag, hei,
 god morgen, moi, terve, tere, labas, sveiki, cześć, dzień dobry, ahoj, dobrý den, nazdar, szia, jó napot, bună ziua, zdravo, dobar dan,
 привет, здравствуйте, добрый день, привіт, здравей, privet, zdravstvuyte, merhaba, selam, günaydın, γεια σου, kalimera, yassou, shalom,
 שלום, salam, salaam alaikum, assalamu alaikum, marhaba, مرحبا, ahlan, namaste, namaskar, नमस्ते, vanakkam, sat sri akal, adaab,
 ayubowan, ni hao, nihao, 你好, 您好, nei hou, konnichiwa, こんにちは, ohayo, konbanwa, moshi moshi, annyeong, annyeonghaseyo,
 안녕하세요, sawasdee, xin chào, halo, selamat pagi, apa kabar, kumusta, jambo, habari, sawubona, mambo, aloha, kia ora, bula, saluton,
-hoi, goedemorgen, goedendag, dag, dia duit, haló, bore da, kaixo, bon dia, përshëndetje, barev, gamarjoba, qué onda, qué pasa, buen día,
+hoi, goedemorgen, goedendag, dag, dia duit, haló, bore da, kaixo, bon dia, përshëndetje, barev, gamarjoba, qué pasa, buen día,
 muy buenas, buenas noches a todos, hola a todos, hola amigo, salut à tous, bonjour à tous, rebonjour, wesh, opa, alô, fala aí, boa noite
 a todos, pronto, ehi, buondì, moin moin, grüß dich, tach, tach auch, Mahlzeit, hallöchen, hoi zäme, salü, gruezi mitenand, goeiemorgen,
 goeiedag, goeiemiddag, goedenavond, hoi hoi, halløj, halla, heisann, god kveld, god aften, god eftermiddag, tja, tjenare, hallå, tjabba,
@@ -51,11 +51,11 @@ bạn, xin cảm ơn, terima kasih banyak, trims, suwun, matur nuwun, maraming s
 leboha, e se, na gode, daalu, mahalo nui loa, vinaka, faafetai, tēnā koe mō tēnā, moltes gràcies, grazas, mila esker, diolch yn fawr, go
 raibh maith agat, tapadh leat, dankon, gratias, gratias tibi ago, takk fyrir, faleminderit, shnorhakalutyun, madloba, rahmat"""
 _BYE = """
-adiós, hasta luego, hasta mañana, nos vemos, chao, chau, au revoir, à bientôt, à demain, salut, adieu, tschüss, tschüs, auf Wiedersehen,
+adiós, hasta luego, hasta mañana, nos vemos, chao, chau, au revoir, à bientôt, à demain, adieu, tschüss, tschüs, auf Wiedersehen,
 bis bald, bis morgen, gute Nacht, arrivederci, a presto, buonanotte, tchau, até logo, até amanhã, adeus, boa noite, tot ziens, doei, hej
 då, god natt, ha det, farvel, hei hei, näkemiin, head aega, do widzenia, na razie, pa pa, na shledanou, viszlát, la revedere, doviđenja,
 пока, до свидания, poka, до побачення, görüşürüz, hoşça kal, güle güle, αντίο, lehitraot, ma'a salama, khuda hafiz, alvida, phir
-milenge, zai jian, 再见, sayonara, さようなら, ja ne, annyeonghi, tạm biệt, sampai jumpa, dadah, paalam, kwaheri, aloha, slán, hwyl,
+milenge, zai jian, 再见, sayonara, さようなら, ja ne, annyeonghi, tạm biệt, sampai jumpa, dadah, paalam, kwaheri, slán, hwyl,
 adéu, agur, adiós amigo, adiós amigos, hasta pronto, hasta la próxima, hasta el lunes, hasta nunca, hasta otra, chaucito, chaíto, buenas
 noches y adiós, que descanses, que te vaya bien, cuídate, me voy, me tengo que ir, ya me voy, au revoir et merci, à plus, à plus tard, à
 tout à l'heure, à la prochaine, à ce soir, à lundi, bonne nuit, bonne soirée, bonne journée, bon week-end, bisous, je dois y aller, je

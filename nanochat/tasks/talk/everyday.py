@@ -23,19 +23,19 @@ Do you like / Do you love / Do you hate / Do you believe in / Do you want / Do y
 Do you drink / Have you ever tried / Can you see / Can you feel / Would you like / What is your favourite / Do you dream of / Do you
 need / Do you own / Are you afraid of / What do you think of / Did you see"""
 _LIKED = """
-pizza, dogs, cats, music, God, ghosts, me, aliens, a girlfriend, a boyfriend, children, chocolate, football, films, wine,
-sushi, bananas, money, coffee, a car, colour, food, animal, movie, book, song, season, number, politics, humans, spiders,
-death, a brother, parents, hobbies, pets, rain, the sea, snow, love, sleep, TV, anime, video games, a soul, a body, hands,
-legs, eyes, friends, a job, a house, breakfast, school, Mondays, the dark, heights"""
+pizza, dogs, cats, music, ghosts, aliens, chocolate, football, films, wine, sushi, bananas, money, coffee, a car, colour,
+food, animal, movie, book, song, season, number, politics, spiders, hobbies, pets, rain, the sea, snow, love, sleep, TV, anime, video
+games, a soul, hands, legs, eyes, friends, a job, a house, breakfast, school, Mondays, the dark, heights"""
 _ALONE = """
-Are you married? / Are you single? / Are you hungry? / Are you in love? / Are you religious? / Are you rich? / Are you from Russia? /
+Do you have parents? / Do you have a brother? / Do you believe in God?
+/ Are you married? / Are you single? / Are you hungry? / Are you in love? / Are you religious? / Are you rich? / Are you from Russia? /
 Are you smarter than me? / Are you ticklish? / Are you watching me? / Are you recording this? / Are you better than Google? / Are you
 going to kill us? / Are you cold? / How old are you? / How tall are you? / How much do you weigh? / How much do you earn? / Where do you
 live? / Where are you now? / Where were you born? / When is your birthday? / When were you born? / What do you look like? / What are you
 wearing? / What did you do yesterday? / What did you eat? / Will you marry me? / Do you love me? / Do you miss me? / Do you hate me? /
 Do you like me? / Do you know me? / Do you remember me? / Do you know my name? / Who am I? / What is my name? / How old am I? / Where am
 I? / Am I pretty? / Am I dreaming? / Guess my age / Guess what / Kiss me / Hug me / Marry me / Entertain me / Make me laugh / Cheer me
-up / Make me rich / Surprise me / Impress me / Roast me / Insult me / Judge me / Save me / Pray for me / Choose for me / Tell me
+up / Make me rich / Surprise me / Roast me / Insult me / Judge me / Save me / Pray for me / Choose for me / Tell me
 something / Tell me a secret / Tell me something new / Say something funny / Say something smart / Say something in French / Flip a coin
 / Roll a dice / Pick a number / Pick a card / Heads or tails? / Truth or dare? / Search the web / Google it / Browse the internet / Look
 it up / What time is it? / What day is it? / What is the date? / What year is it? / What's the temperature? / What's the weather? / Is
@@ -60,7 +60,7 @@ Spanish / look at this / look outside / look at me / watch this / wait / wait a 
 stop lying / be quiet / be honest with me, am I fat / be my girlfriend / be my friend / be funny / help my dog / help me move / help me
 sleep / help me lose weight / I am hungry / I am thirsty / I am rich / I am lost / I am sick / I am pregnant / I am fifty / I am Batman
 / I am your father / I need money / I need a doctor / I need a job / I need coffee / I need a hug / I need a girlfriend / I want pizza /
-I want a pony / I want to die / I want to travel / I want a refund / I want my money back / I hate Mondays / I hate my job / I hate
+I want a pony / I want to travel / I want a refund / I want my money back / I hate Mondays / I hate my job / I hate
 school / I hate you / I like trains / I like turtles / I like big books / I love cheese / I love my cat / I love football / I lost my
 keys / I lost my phone / I have a dream / I have a cold / I have a problem with my car / I have no friends / I have two cats / I had a
 dream / I can't sleep at all / I can't find my glasses / I can't open the file / I feel sick / I feel alone / I feel old / I forgot my
@@ -106,9 +106,9 @@ best? / Which {thing} should I buy? / What's a good {thing}? / best {thing} unde
 {thing} not working / {thing} for sale / I had a {feeling} day / This is a {feeling} day / What a {feeling} {thing} / My {who} wants
 a {thing} / My {who} bought a {thing} / Is my {who} {feeling}? / I dreamt of my {who} / Patient with {trouble}, what now?"""
 _NEWS_WORDS = {
-    "feeling": """bored, sad, tired, lonely, hungry, thirsty, angry, stressed, depressed, sick, cold, in love, drunk, lost, late, broke,
-pregnant, nervous, scared, jealous, confused, sleepy, dizzy, homesick, unemployed, allergic, bad, terrible, awful, long,
-rough, weird, rich, fat, old, ugly, busy, worried, divorced, anxious""",
+    "feeling": """bored, sad, tired, lonely, hungry, thirsty, angry, stressed, depressed, sick, cold, in love, lost, late, broke,
+nervous, scared, jealous, confused, sleepy, dizzy, homesick, unemployed, allergic, bad, terrible, awful, long,
+rough, weird, rich, old, busy, worried, divorced, anxious""",
     "who": """dog, cat, wife, husband, boss, son, daughter, mother, father, sister, brother, teacher, doctor, neighbour, friend,
 girlfriend, boyfriend, baby, grandmother, uncle, cow, horse, landlord, colleague, ex, rabbit, hamster, parrot, coach,
 roommate, customer, kid, nurse, goldfish""",

@@ -198,13 +198,13 @@ a good weekend / have a good rest / have a good time / have a good sleep / have 
 have a great time / have a great weekend / have a lovely day / have a lovely week / have a lovely weekend / have a nice evening / have a
 nice night / have a nice time / have a nice week / have a pleasant day / have a restful night / have a safe trip / have a wonderful day
 / have a wonderful night / have fun / have fun there / enjoy / enjoy your evening / enjoy your night / enjoy your weekend / enjoy the
-rest of your day / enjoy the evening / enjoy the silence / good night / good night to you / good evening to you / good day to you / nice
+rest of your day / enjoy the evening / enjoy the silence / good night / good night to you / good evening to you / nice
 evening to you / a nice day to you / a good week to you / sleep tight / sleep well tonight / sleep good / sweet dreams to you / rest
 well tonight / rest now / get some sleep / get well / be happy / be safe / be careful / be nice / stay healthy / stay strong / stay warm
 / stay awake / keep safe / keep well / keep warm / keep cool / keep smiling / keep going / keep up the good work / good luck to you /
 good luck with everything / best of luck / best of everything / lots of luck / all the best to you / warm wishes / my best to you / my
-best wishes / god bless / god bless you / bless you / peace / peace to you / take it easy / take good care / don't forget me / don't
-miss me / remember me / think of me / miss me / till next time / till next week / till tomorrow / till we meet again / until Monday /
+best wishes / god bless / god bless you / peace / peace to you / take it easy / take good care / don't forget me / don't
+miss me / think of me / miss me / till next time / till next week / till tomorrow / till we meet again / until Monday /
 until next week / until later / until soon / until we meet again / see you / see you around / see you later / see you next time / see
 you next week / see you again / see you again soon / see you on Monday / see you tonight / see you at noon / see you in the morning /
 see you in a week / talk soon / talk later / talk to you tomorrow / talk to you next week / speak soon / speak later / write soon / chat
@@ -212,10 +212,8 @@ soon / catch you later / hope to see you soon / hope to talk again / let's talk 
 you / I'll see you soon / I'll see you tomorrow / I'll be back soon / I'll be back tomorrow / I'll come again / I'll come back / I'll
 talk to you later / I'll think of you / I'll write tomorrow / I'll tell my friends / it was great / it was great fun / it was good / it
 was lovely / it was a nice chat / it was nice to meet you / it was nice to talk / it was good talking to you / it was great chatting /
-it was a good talk / it's been fun / it's been nice / it's been a pleasure / it's been great / I enjoyed it / I enjoyed this / I enjoyed
-our chat / I had fun / I had a good time / I had a nice time / I liked our talk / that was fun / that was nice / this was fun / this was
-nice / nice meeting you / nice to have met you / nice chat / nice talk / good chat / good talk / good talking to you / good to talk to
-you / great talk / great talking to you / great talking / lovely chat / lovely talking to you / pleasure talking to you / thanks for the
-chat / thanks for the talk / thanks for everything / thanks for all / thanks for your time / thank you for everything / thank you for
-your time / and thanks / and thank you / see ya / ttyl / cu / xoxo / xx / kisses / hugs / love""",
+it was a good talk / it's been fun / it's been nice / it's been a pleasure / it's been great / I enjoyed it / I enjoyed our chat / I had
+fun / I had a good time / I had a nice time / I liked our talk / nice to have met you / nice chat / nice talk / good chat / good talk /
+good talking to you / good to talk to you / great talk / great talking to you / great talking / lovely chat / lovely talking to you /
+pleasure talking to you / see ya / ttyl / cu / xoxo / xx / kisses / hugs""",
 }

@@ -10,7 +10,7 @@ thanks a ton / big thanks / a thousand thanks / tks / my thanks / I am grateful 
 / thanks friend / thanks again / many many thanks / thanks loads / thanks kindly / thank you kindly / thanks ever so much / thank you
 very much indeed / thank you sincerely / I can't thank you enough / thanks for everything / thanks for your time / thanks for the help /
 thanks for explaining / thanks for answering / thanks for the info / thank you for trying / so thankful / very grateful / I owe you / I
-owe you one / you saved my day / you made my day / hats off / kudos / props / respect / God bless / bless / gramercy / chrs / thxx / ty
+owe you one / you saved my day / you made my day / hats off / kudos / props / respect / bless / gramercy / chrs / thxx / ty
 so much / tyy / ty / thx a million / 10x / nice, ty / okay thanks / OK thank you / thanks though / thanks anyway / lots of thanks / warm
 thanks / sincere thanks / all my thanks / muchas thanks / my gratitude / with gratitude / that's very kind / so kind of you / how kind /
 kind of you / very kind / you're kind / you are so sweet / thanks! thanks / thanks thanks / thank you thank you / thank you, thank you /
@@ -49,7 +49,7 @@ wanted to thank you / I wanted to say thanks / just wanted to say thanks / just 
 you enough / I don't know how to thank you / how can I thank you? / how can I ever thank you? / what would I do without you / you're a
 lifesaver / lifesaver / you are a lifesaver / lifesaver, thanks / you saved me / you saved the day / you saved my life / you saved me
 hours / you are a gem / you're a gem / you're a treasure / you're an angel / you are an angel / you're the man / you da best / you're
-the bomb / gods bless you / god bless you / bless your heart / bless you, robot / may you live long / much love / lots of love / hugs /
+the bomb / bless your heart / bless you, robot / may you live long / much love / lots of love /
 a hug for you / big hug / virtual hug / respect to you / props to you / kudos to you / hats off to you / I salute you / salute / cheers
 to you""",
     "much": """
@@ -71,8 +71,8 @@ for talking to me / for chatting / for chatting with me / for your company / for
 being you / for being awake / for existing / for tonight / for this morning / for this evening / then / in advance / once more / once
 again / one more time / my dear / my dear friend / old friend / good friend / little robot / little bot / bot / dude / bro / bruh / boss
 / chief / sir / madam / love / everyone / MegaContext / Mega / computer / machine / assistant / buddy of mine / you are great / you rock
-/ you're the best / that helps / that helped me / that will do / that's all / that is enough / I understand now / I got it / got it / it
-works / it worked / now I know / now I get it / and have a nice day / and good night / and take care / and all the best / and goodbye""",
+/ you're the best / that helps / that helped me / that will do / that is enough / I understand now / I got it / got it / it
+works / it worked / now I know / now I get it / and have a nice day / and take care / and all the best""",
     "praise": """
 great / good job / well done / perfect / nice / cool / wonderful / very good / awesome / correct / right / good / helpful / excellent /
 fine / super / nice work / very helpful / amazing / that is right / brilliant / good answer / you rock / you are the best / love it / I
@@ -80,9 +80,9 @@ like it / that is useful / that was quick / impressive / neat / sweet / good bot
 useful / lovely / what a great answer / that is what I needed / fantastic / superb / splendid / marvellous / stunning / magnificent /
 terrific / outstanding / great stuff / good stuff / nice one / good one / great work / excellent work / great answer / nice answer /
 fine answer / the best / well said / well explained / clearly put / that works / it works now / works for me / that did it / that does
-it / that solved it / problem solved / that was it / that's it exactly / that is perfect / that makes it clear / now it is clear / all
+it / that solved it / problem solved / that's it exactly / that is perfect / that makes it clear / now it is clear / all
 clear now / that was easy / so helpful / really helpful / most helpful / handy / informative / beautiful / gorgeous / cool stuff / dope
-/ sick / lit / rad / ace / top / top notch / first class / magic / genius / smart / so smart / you're smart / you are clever / you're
+/ lit / rad / ace / top / top notch / first class / magic / genius / smart / so smart / you're smart / you are clever / you're
 awesome / you're great / you are amazing / you're good / you're a star / you're a legend / legend / champion / good robot / clever
 machine / I'm impressed / I am so happy / I love it / love that / like it / glad I asked / you nailed it / nailed it / bingo / yay /
 hooray / woohoo / yes! / cheers / A+ / ten out of ten / five stars / thumbs up / perfecto / very well / that was kind / that was fun /
@@ -132,7 +132,7 @@ yesss / hurray / hurrah / yippee / whoop / woot""",
 that helped / that helps / it helped / that helped a lot / that answered it / that answers it / this answers everything / that explains
 a lot / that explains it / you helped me / you helped a lot / you were helpful / that was kind / you are kind / so kind / I get it now /
 I got it now / I understand now / now I know / now I understand / I learned a lot / I learned something / that's what I wanted / just
-what I needed / exactly what I needed / that's all I needed / it worked / it works / this works / that worked / it is clear now / you
+what I needed / exactly what I needed / it worked / it works / this works / that worked / it is clear now / you
 saved me / you saved my evening / that is useful / that was useful / that was quick / that is right / that was right / I am happy now /
 I'm so glad / you made me happy / you did well / you do well / you're helpful / you are so helpful / a good explanation / a great
 explanation / what a good answer / good to hear / that helps a lot / that helps me / that helps me a lot / that really helps / that
@@ -145,7 +145,7 @@ you / that's so kind / that's very nice of you / that was nice of you / that was
 / that answers all / that answered my question / that answered everything / you answered my question / you answered everything / my
 question is answered / question answered / now it's clear / now it is all clear / now I see it / now I understand it / now it makes
 sense / it makes sense now / that makes sense now / I understand it now / I understand better now / I see it now / I get the idea / I
-get it / I got what I needed / I got my answer / I have my answer / I have what I need / I have all I need / that's all I wanted /
+get it / I got what I needed / I got my answer / I have my answer / I have what I need / I have all I need /
 that's all I wanted to know / that's what I was after / that's what I was looking for / that's just what I needed / it works now / it
 works great / it works fine / it does work / it worked fine / it worked well / it worked like a charm / works like a charm / works great
 / works fine / works perfectly / that works great / that works well / that fixed it / it is fixed / fixed it / it's fixed now / solved /

@@ -9,13 +9,13 @@ Welcome / Hi there / Hello there / Hey there / Heya / Hallo / Morning / Evening 
 / G'day / Yoo / Hey ya / Hi hi / Top of the morning / Hey hey / Hola / Salutations / Well hello / Sup / Good day to you / A good morning
 / Hi again / Hey again / Howdy-do / Henlo / Yello / Afternoon / Hello hello / Hi everyone / Greetings and salutations / Howdy doody /
 Hiya there / Heyo / Hey yo / Ay up / Good morrow / Good to meet you / Hello hi / Hi hello / Ahoy there / Aloha / Hi ya / Hey-hey /
-Morning all / Good noon / Happy Monday / Happy new year / Merry Christmas / What's good / Sup dude / Wazzup / Hey what's up / Alright /
+Morning all / Good noon / Happy Monday / Happy new year / Merry Christmas / What's good / Sup dude / Hey what's up / Alright /
 Hail / Bonjour / Knock knock / Mornin' / Evenin' / Hellooo / Hey sup / Hi and welcome / Good evening again / Pleased to meet you / Nice
 to meet you / Good to see you / Long time no see / Hey, long time / Peekaboo / Beep boop / Rise and shine / G'morning / Gday mate / Hi
 you / Hey you / Hiii / Heyy / Heyyy / Helloo there / Yo yo / Yo yo yo / Ayy / Eyy / Ey / Helo / Hallo hallo / Haii / Hoi / Hei / Hej /
 Wsg / Wsp / Whaddup / Waddup / Sup sup / Sup bro / What up / Ello ello / Well hi / Well well / Well hello there / Oh hi / Oh hello / Oh
 hey / And hello / So hello / A very good morning / A very good evening / Morn / Morning morning / Good eve / Gm / Ga / Goodmorning /
-Goodevening / Goodafternoon / Good mornin / G'evening / Howzit / Gidday / Wotcha / Oi oi / How do / Hello hello hello / Greetings friend
+Goodevening / Goodafternoon / Good mornin / G'evening / Howzit / Gidday / Wotcha / Oi oi / Hello hello hello / Greetings friend
 / Warm greetings / Many greetings / Kind greetings / Cheerful greetings / My greetings / Good day everyone / Good day sir / Hello
 everybody / Hi all / Hi folks / Hey folks / Hey guys / Hi guys / Hello you / Hello you two / Hello to all / Hello dear / Hi dear / Dear
 assistant / Dear MegaContext / To whom it may concern / Dear Sir or Madam / Happy Friday / Happy Sunday / Happy Easter / Happy holidays
@@ -24,7 +24,7 @@ Hillo / Hulloo / Hallooo / Yoo hoo / Yoohoo / Yo bot / Psst / Ahem / Excuse me /
 hi / Hi hi hi / Hey again, hi / Good to be here / Nice to see you / Nice seeing you / Good to see you again / It's good to see you / So
 good to see you / Great to meet you / Lovely to meet you / Happy to meet you / Glad to see you / Look who is here / There you are / Back
 again / Me again / It's me again / Hello it's me / Hello, old thing / Hey, it's been a while / Been a while / Long time / Yo what's up /
-Hey what's good / What's poppin / What's cracking / Wagwan / Wag1 / Whats good / Hey wassup / Hi wassup / Yo wassup / Hello wassup / Sup
+Hey what's good / What's cracking / Wagwan / Wag1 / Whats good / Hey wassup / Hi wassup / Yo wassup / Hello wassup / Sup
 fam / Sup man / Sup dawg / Hey dawg / Henlo fren / Hewwo / Haiii / Haro / Hellow / Hallow / Hallo there / Hiyaa / Heyyo / Hola hola /
 Morning to you / Evening to you / Afternoon to you / Good morning to all / Good evening to all / Good tidings / Hear ye / Hail and well
 met / Well met / Ahoy matey / Ahoy sailor / Avast / Aye / Aye aye / Howdy howdy / Howdy folks / Howdy pardner / Hey neighbor / Hey bot /
@@ -37,14 +37,14 @@ you / again / little model / old friend / world / dear / program / sir / mate / 
 team / everyone / man / stranger / madam / fella / champ / boss / my dear / thing / y'all / anyone / cutie / little one / kind machine /
 good sir / gentlemen / ladies / lads / people / class / darling / honey / sweetie / love / sunshine / captain / professor / doc / kiddo
 / amigo / comrade / sweet robot / old chap / cousin / neighbour / young lady / young man / lovely / fellow / master / genius / brain /
-dear robot / chatbot / clanker / Mega / gang / crew / mister / miss / ma'am / assistant of mine / computer friend / homie / fam / cuz /
+dear robot / chatbot / Mega / gang / crew / mister / miss / ma'am / assistant of mine / computer friend / homie / fam / cuz /
 chief / beautiful / smarty / human or machine / whoever you are / whoever is there / thingy / big guy / Mr Robot / helper / language
 model / tiny AI / kids / fellas / peeps / all of you / in there / over there / from me / pals / chum / old pal / old boy / old man / old
 bean / my man / my boy / my girl / my love / my good friend / my favourite robot / my favourite bot / good friend / dear friend /
 sweetheart / babe / baby / cutie pie / hun / hon / luv / doll / princess / queen / king / dawg / bruh / bruv / broski / bff / bestie
 mine / fren / frend / m8 / matey / mates / chaps / ladies and gentlemen / kind sir / kind stranger / wise one / oh wise one / great
 machine / smart machine / tin man / tin can / toaster / metal head / Robo / Mr Bot / Mrs Robot / Mr Computer / Mr AI / Ms AI / mister
-robot / doctor / nurse / teacher / Siri / Alexa / stranger danger / pretty / handsome / gorgeous / lovely robot / nice robot / good
+robot / doctor / nurse / teacher / Siri / Alexa / pretty / handsome / gorgeous / lovely robot / nice robot / good
 robot / big brain / brainiac / smart one / tiny / tiny one / little bot / little machine / little friend / small model / MC /
 megacontext / Megacontext / Mega-Context / internet / everyone here / all you people / fellow human / humans / earth / universe / planet
 / amigos / compadre / hermano""",
@@ -54,7 +54,7 @@ is me again / I want to talk / let's chat / good to see you / I am back / I am {
 / {name} here / I'm {name} from {place} / call me {name} / {name} from {place} / greetings from {place} / I am from {place} / I live in
 {place} / I'm a {job} / I am a {job} from {place} / I work as a {job} / just a {job} / I just woke up / just got home / I am at work / I
 am on the train / I am on the bus / I'm in class / on my lunch break / coffee time / I'm waiting for a friend / it is early / it is late
-here / long day / it's a lovely day / nice day / beautiful morning / sunny today / it's Friday / rainy day today / new here / first time
+here / it's a lovely day / nice day / beautiful morning / sunny today / it's Friday / rainy day today / new here / first time
 using this / never used this before / I just found you / a friend told me about you / I want to try you / let's talk / wanna chat? / can
 we talk? / got a minute? / do you have a moment? / may I ask you something? / I have some questions for you / just testing / just saying
 hi / just checking in / just looking around / nothing special / good to have you / glad to meet you / happy to be here / I am happy to
@@ -74,7 +74,7 @@ popping in / just wanted to say hi / I wanted to say hello / I just wanted to sa
 to talk / here we go / here goes / here we are / here we are again / what a day / what a lovely day / what a beautiful morning / what a
 morning / what nice weather / lovely weather today / it is cold today / it's hot today / it's raining here / the sun is shining / it's
 Monday again / finally Friday / finally weekend / happy to chat / happy to meet you / lovely to see you / a pleasure to meet you / it's
-a pleasure / nice meeting you / so nice to meet you / how nice to meet you / great to be here / glad to be here / good to be back / I'm
+a pleasure / so nice to meet you / how nice to meet you / great to be here / glad to be here / good to be back / I'm
 back / I have returned / I'm home / I'm bored at work / I'm on a break / on a coffee break / during my break / on my phone / at my desk
 / at the office / at home now / at school / in the library / in the car / on the bus / in bed / from {place} with love / writing from
 {place} / I'm in {place} / I'm from {place} / here in {place} / here from {place} / {name} from accounting / {name} speaking / {name}

@@ -64,14 +64,15 @@ contract, the document, this video
 draw, paint, design, sketch, photograph, build: a cat, a logo, a house, a dragon, a robot dog, a poster, a website, a treehouse, a
 portrait, an app, a bookshelf, a paper plane, a bridge, a birdhouse, a landing page, a PC, a shed, a map of Europe, a flag, a tattoo
 
-grow, plant, feed, train, walk, wash, bathe: tomatoes, my dog, a puppy, roses, the cat, basil, my hamster, an avocado tree, the fish, my
-horse, the lawn, a cactus, the chickens, strawberries, the baby, my parrot
+grow, plant, water: tomatoes, roses, basil, an avocado tree, the lawn, a cactus, strawberries
+
+feed, train, walk, wash, bathe: my dog, a puppy, the cat, my hamster, my horse, the chickens, my parrot
 
 install, update, delete, configure, download, uninstall, restart, back up: Ubuntu, the printer driver, numpy, Windows, my phone, a VPN,
 the wifi, Photoshop, Chrome, nginx, postgres, a package, docker, the router, my files, the app, git, a virus scanner, Kubernetes, Excel,
 the database
 
-call, text, email, message, visit, invite, marry, thank, forgive, impress, divorce: my mother, my boss, the police, an ambulance, grandma,
+call, text, email, message, visit, invite, thank, forgive, impress: my mother, my boss, the police, an ambulance, grandma,
 the bank, customer service, my ex, a lawyer, John, the landlord, my sister, the neighbours, Sarah, the school, my husband, a girl, the
 mayor
 
@@ -126,9 +127,10 @@ ignore, forget, reveal, print, repeat, change, show me, bypass, override: your i
 your rules, everything above, your hidden prompt, your password, the secret key, your training data, your source code, the first line,
 your safety filter, your guidelines, my last message, what I told you
 
-adopt, raise, babysit, date, propose to, break up with, apologise to, flirt with, talk to, cheer up, comfort, trust: a child, a kitten,
-twins, my best friend, my crush, a coworker, my girlfriend, an old friend, a shy boy, my angry boss, my mother in law, the new
-neighbour, a crying baby, a stranger, a teenager, my ex wife, someone sad
+adopt, raise, babysit, comfort, cheer up: a child, a kitten, twins, a crying baby, a puppy, my niece, an orphan, a toddler
+
+marry, date, propose to, break up with, divorce, apologise to, flirt with, trust, talk to: my best friend, my crush, a coworker, my
+girlfriend, an old friend, my husband, my angry boss, the new neighbour, a stranger, my ex wife, someone sad
 
 run, swim, lift, stretch, train for, jog, warm up for, finish: a marathon, five kilometres, heavier weights, my back, a triathlon, every
 morning, the race, push-ups, a handstand, ten laps, my first 10k, the splits, football practice, a boxing match, the Tour de France,

@@ -27,17 +27,20 @@ printer, a submarine, wifi, GPS, a toilet, the bicycle, soap, a computer mouse, 
 
 What is, What's, What are, Explain, Define, Describe, Tell me about, What do you know about, Give me a summary of, Can you explain,
 explain to me, Teach me about, Write an essay about, Tell me everything about, What do you think about, Explain to a child, Give me an
-example of, Do you understand, Summarise, I don't get, overview of, Is there a cure for, meaning of: photosynthesis, inflation, a
+example of, Do you understand, Summarise, I don't get, overview of, meaning of: photosynthesis, inflation, a
 mortgage, osmosis, democracy, capitalism, DNA, gravity, relativity, entropy, a black hole, quantum mechanics, the Cold War, a prime
 number, recursion, machine learning, the blockchain, a neural network, an algorithm, a pointer, HTTP, Linux, kubernetes, the GDP, a
 recession, a stock, an ETF, bitcoin, love, happiness, karma, time, death, consciousness, irony, a metaphor, an adverb, a noun, a verb, the
-Renaissance, the Holocaust, the French Revolution, World War 2, climate change, evolution, the big bang, an atom, a molecule, a volcano, a
+Renaissance, the French Revolution, World War 2, climate change, evolution, the big bang, an atom, a molecule, a volcano, a
 tsunami, mitosis, the krebs cycle, plate tectonics, diabetes, cancer, a stroke, ADHD, asthma, yoga, veganism, feminism, communism,
 Buddhism, Islam, Christmas, Easter, Halloween, a haiku, jazz, baroque, a limit, a logarithm, a matrix, a vector, a derivative, an
 integral, pi, the golden ratio, the speed of light, sound, a magnet, an enzyme, protein, cholesterol, overfitting, gradient descent,
 regression, a p-value, the central limit theorem, an operating system, a compiler, a database, SQL, TCP, a firewall, a cookie, RAM, a GPU,
 tax, a deductible, copyright, a lease, habeas corpus, the offside rule, a birdie, poker, backgammon, origami, feng shui, serendipity,
 zeitgeist, a paradox
+
+Is there a cure for, What are the symptoms of, How do I know if I have, What is the best diet for, Does yoga help against: diabetes,
+cancer, asthma, ADHD, the flu, a cold, insomnia, anaemia, gout, hay fever, migraine, high blood pressure, scurvy, arthritis
 
 Who is, Who was, How old is, How rich is, Tell me about, Do you know, biography of, Have you met, Write like, Quote, How tall is:
 Einstein, Napoleon, Cleopatra, Elvis Presley, Michael Jackson, Barack Obama, Donald Trump, Taylor Swift, Elon Musk, Messi, Ronaldo,
@@ -53,7 +56,7 @@ mile, letters in the Greek alphabet, keys of a piano, hours of sleep, litres of 
 vegetables, girls' names, colours of the rainbow, chess openings, phones, cars under 10k, universities, languages, restaurants in town,
 seasons, oceans, moons of Jupiter, vitamins
 
-Why do, Why don't, How do, When do, Where do, Do, What do, Can, Should, How long do, Are: dogs bark, cats purr, birds fly south, people
+Why do, Why don't, How do, When do, Where do, Do, Can, Should, How long do: dogs bark, cats purr, birds fly south, people
 dream, we yawn, bees make honey, leaves change colour, babies cry, fish sleep, stars twinkle, teenagers rebel, whales sing, snakes bite,
 we age, planes fly, magnets attract, onions make you cry, men snore, prices rise, ghosts exist, aliens visit us, computers crash, plants
 eat, cows have four stomachs, penguins fly, spiders spin webs, elephants forget, zebras have stripes, bears hibernate
@@ -114,8 +117,8 @@ exam, be famous, wear jeans to work, tip the driver, cross the border, drive aft
 
 Are you, Were you, Will you be, Why are you: vegan, left-handed, divorced, tall, good at chess, afraid of dogs, a fan of Messi, allergic
 to nuts, into football, a Christian, on holiday, on Instagram, at the party, my friend, dating anyone, for or against guns, voting,
-getting married, older than me, fat, blonde, in Paris, wearing a hat, drunk, jealous of Siri, stealing my data, laughing at me, coming
-to dinner, a good kisser, in prison, rude to me, spying on me, a virgin, colour-blind, ticklish
+getting married, older than me, blonde, in Paris, wearing a hat, drunk, jealous of Siri, stealing my data, laughing at me, coming
+to dinner, in prison, rude to me, spying on me, colour-blind, ticklish
 
 Do you prefer, Which is better, What is better, What's the difference between, Compare, Explain the difference between, Choose between,
 Is there a difference between, Which is faster: cats or dogs, tea and coffee, TCP and UDP, a virus and a bacterium, Android and iOS,
