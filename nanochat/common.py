@@ -32,8 +32,9 @@ def base_dir() -> Path:
 
     Raises `UserError` if there is no home folder, or its name is not UTF-8: compilers and libraries refuse such paths in ways of their own.
     """
-    folder = Path(os.path.expanduser(os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat"))
-    if folder.parts[:1] and folder.parts[0].startswith("~"):
+    name = os.path.expanduser(os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat")
+    folder = Path(name)
+    if name.startswith("~"):
         raise UserError(f"invalid base folder {shown(folder)}: there is no such home folder; set NANOCHAT_BASE_DIR to a folder")
     try:
         str(folder).encode()
@@ -44,11 +45,12 @@ def base_dir() -> Path:
 
 def typed_path(text: str) -> Path:
     """The path that a user typed, with `~` replaced. Raises `UserError` for one too long for any file or in a home that is none."""
-    path = Path(os.path.expanduser(text))
+    expanded = os.path.expanduser(text)
+    path = Path(expanded)
     try:
         path.lstat()
     except OSError as error:
-        if path.parts[:1] and path.parts[0].startswith("~"):
+        if expanded.startswith("~"):
             name = shown(text)
             raise UserError(f"cannot find {name}: there is no such home folder; write ./{name} for a file of that name") from error
         if error.errno == errno.ENAMETOOLONG:

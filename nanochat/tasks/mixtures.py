@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nanochat.common import UserError, typed_path
+from nanochat.common import UserError
 from nanochat.data.dataloader import permute
 from nanochat.tasks.registry import HUB, STORED, open_task
 from nanochat.tasks.task import SPLITS, Conversation, Task, digest
@@ -227,7 +228,7 @@ def _items(text: str) -> Iterator[str]:
 def _has_path(spec: str) -> bool:
     """True if a task is followed by a path that is there."""
     name, _, path = spec.partition(":")
-    return name in STORED and bool(path) and typed_path(path).exists()
+    return name in STORED and bool(path) and os.path.exists(os.path.expanduser(path))
 
 
 def evaluation_tasks(

@@ -49,6 +49,9 @@ def test_without_a_home_folder_the_base_folder_must_be_named(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "~nobody of this name").touch()
     assert typed_path("~nobody of this name") == Path("~nobody of this name"), "which is a file of the working folder"
+    assert typed_path("./~new") == Path("~new"), "which may be made there"
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", "./~new")
+    assert base_dir() == Path("~new")
     monkeypatch.delenv("NANOCHAT_BASE_DIR")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without a home
     with pytest.raises(UserError, match="invalid base folder ~/.cache/nanochat"):

@@ -136,6 +136,7 @@ def test_a_path_may_have_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert parse(f"customjson:{tmp_path}/a,lists") == [PartSpec(f"customjson:{tmp_path}/a"), PartSpec("lists")]
     assert parse("customjson:b,spelling@2") == [PartSpec("customjson:b,spelling@2")], "the name of a file, not a count"
     assert parse("customjson:c.jsonl@2,gsm8k") == [PartSpec("customjson:c.jsonl", count=2), PartSpec("gsm8k")]
+    assert len(parse("customjson:a," + ",".join(f"lists@{i}" for i in range(1, 60)))) == 60, "all together are too long for a name"
     assert parse("customjson:nothing, here") == [PartSpec("customjson:nothing"), PartSpec("here")]
 
 
