@@ -25,7 +25,7 @@ _WORDS: dict[str, Named] = {"train": "train", "training": "train", "val": "val",
 _WORDS_BESIDE_TRAIN: dict[str, Named] = {"dev": "val", "eval": "val", "evaluation": "val", "testing": "test"}
 _CODE, _PROSE = (".py",), (".md", ".rst")
 _SEPARATOR = re.compile(r"[-._\s()\[\]{}=,+@~]+")
-_NUMBER = re.compile(r"\d+|of|[a-z0-9]{1,2}|(?=.*\d)[0-9a-f]{6,}")  # of a shard, hash, version or language
+_NUMBER = re.compile(r"\d+|of|[a-z0-9]{1,2}|(?=.*\d)[0-9a-f]{6,}|set\d*")  # of a shard, hash, version or language; the "set" of "test set"
 
 
 def assign_roles(files: Sequence[FoundFile], explicit: bool, left_out: LeftOut) -> list[tuple[FoundFile, Role]]:
@@ -90,11 +90,11 @@ def name_splits(files: Sequence[FoundFile], train_is_named: bool = False) -> lis
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """The last word of a name without its numbers, and the first."""
+    """The last word of a name without its numbers, and the first; `test` of `testset`."""
     words = [word for word in _SEPARATOR.split(name.lower()) if word] or [""]
     while len(words) > 1 and _NUMBER.fullmatch(words[-1]):
         words.pop()
-    return tuple(word.rstrip("0123456789") for word in (words[-1], words[0]))
+    return tuple(word.rstrip("0123456789").removesuffix("set") for word in (words[-1], words[0]))
 
 
 def _split(path: Sequence[tuple[str, ...]], known: dict[str, Named]) -> Named:

@@ -27,8 +27,9 @@ def files(*names: str) -> list[FoundFile]:
         ("test", "test.en.txt test(1).jsonl wiki.test.txt.xz val/test.jsonl data/en/test/00001.jsonl test.md corpus_test_v2.jsonl"),
         ("val", "split=validation/lang=de/part-0.parquet [val].jsonl wiki@val.txt"),
         ("test", "split=test/a.parquet lang=de,split=test/a.jsonl wiki+test.txt test~1.csv"),
+        ("test", "testset.jsonl my_test_set2.jsonl"),
         ("train", "train.jsonl values.jsonl latest.jsonl testimony.txt contest.csv evaluation.jsonl dev.jsonl how-to-test-things.md"),
-        ("train", "trainval.txt invalid.jsonl tests/a.txt testing.txt attest-1.parquet"),
+        ("train", "train_test_split.txt trainval.txt invalid.jsonl tests/a.txt testing.txt attest-1.parquet"),
     ],
 )
 def test_words(split: str, names: str) -> None:
