@@ -155,7 +155,7 @@ def _message(i: int, message: Any) -> Any:
     rest = {name: value for name, value in message.items() if name not in (said, text, "role", TEXTS[0])}
     marks = [name for name in LEARNED if isinstance(rest.get(name), bool)]
     if role in ("assistant", "call") and marks and rest.get("weight") is None:
-        rest["weight"] = int(all(map(rest.pop, marks)))
+        rest["weight"] = int(min(map(rest.pop, marks)))
     if role != "call":
         if content is None and role == "assistant" and not rest.get("tool_calls") and rest.get("function_call") is None:
             content = ""

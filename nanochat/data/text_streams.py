@@ -88,7 +88,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def open_text(path: Path, newline: str | None) -> Iterator[TextIO]:
-    """The text of a file as a stream whose lines end with `newline` (None: any line break). Raises `UserError` as `open_bytes`."""
+    """The text of a file as a stream, with `newline` as for `open`. Raises `UserError` as `open_bytes`."""
     with open_bytes(path) as stream:
         encoding = encoding_of(stream.peek(4)[:4])
         errors = "surrogateescape" if encoding.startswith("utf-8") else "surrogatepass"

@@ -69,7 +69,7 @@ FORMS: dict[str, tuple[Any, list[dict[str, Any]]]] = {
     "a system of no letters": ({"system": "", "messages": [SYSTEM | {"content": ""}, *PAIR]}, PAIR),
     "an empty instruction": ({"instruction": "", "input": "q", "output": "a"}, PAIR),
     "replies that other trainers leave out": (
-        [ASKED, REPLIED | {"train": False}, ASKED, REPLIED | {"loss": False}, ASKED, REPLIED | {"training": True}],
+        [ASKED, REPLIED | {"train": False}, ASKED, REPLIED | {"loss": False, "train": False}, ASKED, REPLIED | {"training": True}],
         [ASKED, REPLIED | {"weight": 0}, ASKED, REPLIED | {"weight": 0}, *PAIR],
     ),
     "a good reply": ({"prompt": "q", "completion": "a", "label": True}, PAIR),
