@@ -69,9 +69,9 @@ password / I broke my arm / I cut my finger / I burnt the rice / I won the lotte
 printer is jammed / The cat is on the table / The wifi is down / The sky is blue / The answer is 42 / The milk is sour / My head hurts /
 My back hurts / My tooth hurts / My car broke down / My cat is missing / My son won't sleep / My wife left / My boss is mean / My
 favourite colour is green / Money / Love / Death / Pizza / Beer / Coffee / Football / Weather / Weather? / Music / News / Jokes / Joke /
-Joke please / Recipe / Recipes / Poem / Story / Story time / Games / Chess / Stocks / Bitcoin / Time / Time? / Date? / Age? / Price? /
-Directions / Map / Photo / Selfie / Translate / Translation / Calculate / Homework / Maths / Physics / History / Sleepy / Hungry / Tired
-/ Bored / Sad / Lonely / Drunk / Sick / Cold / Single / Broke / Pregnant / Ouch / Boo / Meh / Nothing / Whatever / Why me / Why not /
+Joke please / Recipe / Recipes / Poem / Story / Story time / Chess / Stocks / Bitcoin / Time / Time? / Date? / Age? / Price? /
+Directions / Map / Photo / Selfie / Translate / Translation / Calculate / Homework / Maths / Physics / History / Sleepy / Hungry / Bored
+/ Sad / Lonely / Drunk / Sick / Cold / Single / Broke / Pregnant / Ouch / Boo / Meh / Nothing / Whatever / Why me / Why not /
 Why though / How come the sky is blue / When / Where / Where to? / Who knows / Which one / How old r u / how old are u / where r u /
 where do u live / where u at / what u wearing / u single / u married / do u like me / do u love me / can u sing / can u cook / can u
 draw / can u see me / can u drive / can u write code / can u do my homework / can you code / can you cook / can you dance / can you sing

@@ -100,7 +100,7 @@ working? / is it on? / is the mic on? / wake up / wake up please / are you aslee
 / this is a test / one two / check check / mic check / may I come in? / can I come in? / is this the assistant? / is this the chat? / am
 I connected? / did it connect? / you up? / you awake? / u there? / somebody home? / nobody home? / pick up / are we live? / got your
 ears on? / ready? / shall we start? / hello?? / hey? / anybody? / anyone? / somebody? / are you here? / are you in? / are you out there?
-/ are you alive? / are you on? / are you on air? / are you with me? / you with me? / you in? / you here? / you on? / you online? / you
+/ are you on? / are you on air? / are you with me? / you with me? / you in? / you here? / you on? / you online? / you
 alive? / you listening? / you hearing me? / do you copy? / do you see this? / do you see me? / do you see my message? / did you get my
 message? / did you get this? / can anyone hear me? / can anybody hear me? / can someone hear me? / anyone there? / anyone here? / anyone
 home? / anybody in? / anybody here? / anybody around? / anybody out there? / anyone out there? / somebody out there? / is anybody here?
@@ -131,7 +131,7 @@ good? / how are you keeping? / how do you fare? / how fares it? / how is the wor
 / how's the family? / how is your health? / in what mood are you? / are you having a good time? / are you having fun? / are you enjoying
 yourself? / how's your head? / how are you this evening? / how are you tonight? / how u doing / how r ya / hru / wyd / what's cooking? /
 what's the word? / what's crackin / what is new with you? / anything new? / any news from you? / what have you been up to? / what's on
-your mind? / what are you thinking? / what are you doing? / whatcha doing? / sleep well? / did you rest? / do you feel OK? / do you feel
+your mind? / what are you thinking? / what are you doing? / whatcha doing? / did you rest? / do you feel OK? / do you feel
 good? / feeling good? / feeling well? / feeling better? / how do you find yourself? / como estas? / comment ça va? / wie geht es dir? /
 come stai? / tudo bem? / hoe gaat het met je? / hvordan går det? / jak się masz? / как дела? / genki desu ka / nasılsın / ni hao ma /
 hur mår du? / how are ya? / how are we? / how are we doing? / how are we today? / how're you? / how're you doing? / how're things? / how

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections import Counter
@@ -12,7 +13,7 @@ from nanochat.tasks.registry import open_task
 from nanochat.tasks.talk import farewells, gratitude, greetings
 from nanochat.tasks.talk.about import BARE, COUNTED, FACTS, HYPHENATED, about
 from nanochat.tasks.talk.abroad import BYE, HELLO, THANKS, foreign
-from nanochat.tasks.talk.everyday import JOBS, NEWS, NEWS_WORDS, QUESTIONS, everyday
+from nanochat.tasks.talk.everyday import ALONE, JOBS, NEWS, NEWS_WORDS, QUESTIONS, everyday
 from nanochat.tasks.talk.held_out import HELD_OUT
 from nanochat.tasks.talk.itself import ITSELF
 from nanochat.tasks.talk.phrasings import OTHER, SAID, phrased
@@ -155,3 +156,13 @@ def test_a_typing_error_is_one_letter() -> None:
         text = misspelt(rng, "Hello there, MegaContext 12")
         assert abs(len(text) - 27) <= 1 and text.endswith(" 12") and text.count(" ") == 3
     assert misspelt(rng, "12 + 3") == "12 + 3" and misspelt(rng, "a b") == "a b"
+
+
+def test_what_is_said_alone_has_one_topic() -> None:
+    """But for words that people come and go with, and follow-ups, which come after a reply."""
+    said = {"other": {key(text) for text in ALONE}}
+    for topic in {*SAID} - {"other", "more", "sure", "noted"}:
+        slots = [WORDS[text[1:-1]] if re.fullmatch(r"{(?!word)\w+}", text) else [text] for text in SAID[topic].questions]
+        said[topic] = {key(word) for words in slots for word in words}
+    both = set().union(*(said[a] & said[b] for a, b in itertools.combinations(said, 2)))
+    assert both - {""} == {"ciao", "ciao bella", "servus"}
