@@ -118,7 +118,7 @@ TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=10)
         seed=st.none() | st.integers(-(2**63), 2**63 - 1),
         level=st.sampled_from([1, 2, 4]),
         pace=st.sampled_from(["slow", "fast", None]),
-        keep=st.none() | st.integers(),
+        keep=st.none() | st.integers(-(2**63), 2**63 - 1),
         run=TEXT,
     )
 )
