@@ -85,7 +85,7 @@ class FocusAllocator:
                 if spare_recent_edits:
                     first = first[~self._cooling(tiling)[1][first]]
                 count = -(-over // int(self.editor.saving[level + 1]))
-                means = None if scores is None else self._family_scores(scores, first, self.editor.family[tiling.lod[first]])
+                means = None if scores is None else self._family_scores(scores, first, tiling.lod[first])
                 chosen = np.arange(len(first))[:count] if means is None else np.sort(means.argsort(kind="stable")[:count])
                 tiling, step = self.editor.collapsed(tiling, first[chosen])
                 if scores is not None:
@@ -211,7 +211,7 @@ class FocusAllocator:
         nodes, families = nodes[~cooling_nodes[nodes]], families[~cooling_families[families]]
         slots = np.full_like(nodes, self.geometry.slots)
         node_score = _reduced(np.add, scores, nodes, slots) / slots
-        family_score = self._family_scores(scores, families, editor.family[lod[families]])
+        family_score = self._family_scores(scores, families, lod[families])
         best = node_score.argsort(kind="stable")[::-1]
         worst = np.flatnonzero(family_score < self._collapse_below)
         worst = worst[family_score[worst].argsort(kind="stable")]
@@ -232,8 +232,9 @@ class FocusAllocator:
             family_worth=self._worth(lod[families] + 1, family_score[worst]),
         )
 
-    def _family_scores(self, scores: np.ndarray, first: np.ndarray, entries: np.ndarray) -> np.ndarray:
-        """Score of the families of `entries` entries from each entry `first` on."""
+    def _family_scores(self, scores: np.ndarray, first: np.ndarray, level: np.ndarray) -> np.ndarray:
+        """Score of the families of nodes, or tokens, of `level` that begin at each entry `first`."""
+        entries = self.editor.family[level]
         return _reduced(np.add, scores, first, entries) / entries
 
     def _node_worth(self, level: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -266,8 +267,8 @@ class FocusAllocator:
 class BestAllocator(FocusAllocator):
     """Focus Allocator of sessions in which a swap is cheap: what scores highest is in detail, as much as the budget holds.
 
-    Scores are logarithms, of any range. No threshold, cooldown or number of replacements holds; a family of gists stands for K
-    blocks, whose detail is given up for a node that scores that much higher only.
+    Scores are logarithms of what points into a node. No threshold, cooldown or number of replacements holds; the detail of a family is
+    given up for a node that more points into than into all of the family.
     """
 
     swaps = True
@@ -279,8 +280,12 @@ class BestAllocator(FocusAllocator):
     def _cooling(self, tiling: Tiling) -> tuple[np.ndarray, np.ndarray]:
         return tuple(np.zeros((2, len(tiling.lod)), dtype=bool))
 
-    def _family_scores(self, scores: np.ndarray, first: np.ndarray, entries: np.ndarray) -> np.ndarray:
-        return _reduced(np.maximum, scores, first, entries)
+    def _family_scores(self, scores: np.ndarray, first: np.ndarray, level: np.ndarray) -> np.ndarray:
+        alike = np.where(level > 0, self.geometry.slots, self.geometry.block_size)  # entries of a node, or a raw block: they score alike
+        return _reduced(np.logaddexp, scores, first, self.editor.family[level]) - np.log(alike)
+
+    def _worth(self, level: np.ndarray, score: np.ndarray) -> np.ndarray:
+        return score
 
     def _node_worth(self, level: np.ndarray, score: np.ndarray) -> np.ndarray:
         return score - MARGIN

@@ -272,3 +272,18 @@ def test_what_follows_a_legal_tiling_is_looked_at() -> None:
     allocator.fit(longer, 36, 36)
     old, _ = allocator.apply(longer, [Edit(False, 1, 4)])
     assert allocator.fit(old, 36, 40)[0] is old
+
+
+@pytest.mark.parametrize(("faint", "paid"), [(-3.0, True), (-1.5, False)])
+def test_high_gists_give_way_to_what_more_points_into_than_into_all_of_them(faint: float, paid: bool) -> None:
+    """However many blocks a family of high gists stands for, what is lost with it is what points into its nodes."""
+    geometry = Geometry(4, 1)
+    allocator = BestAllocator(AllocatorConfig(), geometry, 3, recent=4)
+    tiling = as_tiling(entries([2] * 16 + [1] * 4 + [0], 84, geometry))
+    scores = np.full(len(tiling.lod), -13.8, dtype=np.float32)
+    scores[:4] = [faint, faint, -13.8, -13.8]  # together faint + log 2
+    node = int(np.flatnonzero(tiling.lod == 1)[1])
+    scores[node] = -1.0
+    edits = allocator.plan(tiling, 84, len(tiling.lod), scores)
+    assert (edits == [Edit(False, 3, 0), Edit(True, 1, int(tiling.start[node]))]) == paid
+    assert bool(edits) == paid

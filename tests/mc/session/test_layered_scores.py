@@ -162,7 +162,7 @@ def test_a_needle_far_back_is_expanded_at_once(copying: float, monkeypatch: pyte
     monkeypatch.undo()
     memory, random = layered_memory(kv_heads=1), np.random.default_rng(3)
     torch.nn.init.constant_(memory.lensnet.copying, math.log(copying))
-    s = layered_session(memory, session_config(160, levels=3))
+    s = layered_session(memory, session_config(224, levels=3))
     tokens = torch.from_numpy(random.integers(VOCAB, size=100 * s.budget.most))
     s.append(tokens)
     for needle in (1000, 8001):
