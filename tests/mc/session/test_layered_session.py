@@ -191,7 +191,7 @@ def test_gists_of_a_history_that_grew_in_small_steps_are_those_of_the_tree() -> 
             mine = (part[layer][:, s.context.slot[at]] for part in slots)
             for got, expected in zip(mine, (keys[layer], values[layer], bias[layer]), strict=True):
                 assert torch.equal(got, expected.to(got.dtype))
-    assert far > 20
+    assert far > 10
 
 
 def replies(memory: MemoryModel, rows: list[int], backed: list[bool]) -> list:
