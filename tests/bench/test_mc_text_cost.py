@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 
 import pytest
 
 from bench.mc_text_cost import _times, _untrained, cost_stage
 from bench.mc_text_rolling import settings
-from bench.mc_text_setting import Bench, McText, corpus_stage
+from bench.mc_text_setting import Bench, McText
 from mc.eval.rolling import Rolling
 from nanochat.common import UserError
 from nanochat.data.tokenizer import load_tokenizer
 from nanochat.infer.fast_decode import DecodeStep
 from nanochat.infer.kv_cache import KVCache
 from nanochat.infer.memory_kv_cache import MemoryKVCache
-from tests.bench.test_long_corpus import write_packages
 from tests.helpers.layered_memory import T, layered_memory, some_tokens
+from tests.helpers.text_bench import text_bench
 
 
 def test_both_read_the_same_tokens_with_as_many_entries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,16 +69,12 @@ def test_the_stage_measures_each_setting(
     monkeypatch.setattr("bench.mc_text_cost.ROWS_BEFORE", 1)
     monkeypatch.setattr("bench.mc_text_rolling.INTERVALS", (8,))
     monkeypatch.setattr("bench.mc_text_rolling.NARROW_INTERVALS", (12, 8))
-    shape = {"vocab_size": 400, "max_seq_len": 4 * T, "total_batch_size": 16 * T, "recent": 16, "horizons": "16", "depth": 2}
-    where = {"roots": str(write_packages(tmp_path / "root")), "folder": str(tmp_path / "bench")}
-    config = McText(stage="cost", cost_depths="3", **shape, **where)
-    bench = Bench(config, tmp_path / "bench", time.monotonic() + 1e9)
-    corpus_stage(bench)
+    bench = text_bench(tmp_path, "cost", 4 * T, depth=2, cost_depths="3")
     memory, tokenizer = layered_memory(vocab_size=400, max_seq_len=4 * T), load_tokenizer()
-    assert cost_stage(Bench(config, bench.home, 0.0), memory, tokenizer, "x") is None
+    assert cost_stage(Bench(bench.config, bench.home, 0.0), memory, tokenizer, "x") is None
     found = cost_stage(bench, memory, tokenizer, "x")
     at = [(table["depth"], table["width"], table["interval"]) for table in found["cost"]]
-    assert at == [(depth, setting.width, setting.interval) for depth in (2, 3) for setting in settings(config)]
+    assert at == [(depth, setting.width, setting.interval) for depth in (2, 3) for setting in settings(bench.config)]
     assert all(math.isfinite(value) and value > 0 for table in found["cost"] for value in table.values())
     assert found["token_time_ratio_12"] == found["cost"][1]["ratio"] and "token_time_ratio_8_error" in found
     assert json.dumps(found, allow_nan=False) and "a refocus every 12: a token takes" in capsys.readouterr().out

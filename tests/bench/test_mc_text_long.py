@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from bench.mc_text_long import _losses, long_stage
-from bench.mc_text_setting import Bench, McText, corpus_stage
+from bench.mc_text_setting import Bench
 from nanochat.data.tokenizer import load_tokenizer
 from nanochat.infer.fast_decode import DecodeStep
-from tests.bench.test_long_corpus import write_packages
 from tests.helpers.layered_memory import VOCAB, T, layered_memory
+from tests.helpers.text_bench import text_bench
 
 
 def test_a_history_that_fits_loses_nothing() -> None:
@@ -27,17 +26,13 @@ def test_a_history_that_fits_loses_nothing() -> None:
 
 
 def test_the_stage_measures_each_history(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shape = {"vocab_size": 400, "max_seq_len": 2 * T, "total_batch_size": 8 * T, "recent": 16, "horizons": "16"}
-    where = {"roots": str(write_packages(tmp_path / "root")), "folder": str(tmp_path / "bench")}
-    config = McText(stage="long", histories="64,512,100000", **shape, **where)
-    bench = Bench(config, tmp_path / "bench", time.monotonic() + 1e9)
-    corpus_stage(bench)
+    bench = text_bench(tmp_path, "long", 2 * T, histories="64,512,100000")
     memory, tokenizer = layered_memory(vocab_size=400, max_seq_len=2 * T), load_tokenizer()
-    assert long_stage(Bench(config, bench.home, 0.0), memory, tokenizer, "x") is None
+    assert long_stage(Bench(bench.config, bench.home, 0.0), memory, tokenizer, "x") is None
     found = long_stage(bench, memory, tokenizer, "x")
     assert [table["history"] for table in found["long"]] == [64, 512, 100000]
     assert found["long"][-1] == {"history": 100000, "documents": 0} and [table["documents"] for table in found["long"]] == [1, 1, 0]
     assert (
         json.dumps(found, allow_nan=False) and "long: 512 tokens read before, 1 documents: window minus memory" in capsys.readouterr().out
     )
-    assert long_stage(Bench(config, bench.home, 0.0), memory, tokenizer, "x") == found, "and nothing twice"
+    assert long_stage(Bench(bench.config, bench.home, 0.0), memory, tokenizer, "x") == found, "and nothing twice"

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from bench.mc_text_rolling import CONTROLS, INTERVALS, Measured, _table, rolling_stage
-from bench.mc_text_setting import Bench, McText, corpus_stage
+from bench.mc_text_setting import Bench, McText
 from mc.eval.rolling import Rolling, plain_losses
 from mc.memory_model import MemoryModel
 from nanochat.common import read_json
 from nanochat.data.tokenizer import load_tokenizer
-from tests.bench.test_long_corpus import write_packages
 from tests.helpers.layered_memory import VOCAB, T, layered_memory
+from tests.helpers.text_bench import text_bench
 
 SETTING = Rolling(48, 16, 8)
 
@@ -79,12 +79,9 @@ def finite(value: object) -> bool:
 
 
 def test_the_stage_measures_all_conditions(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shape = {"vocab_size": 400, "max_seq_len": 2 * T, "total_batch_size": 8 * T, "recent": 16, "eval_rows": 4, "horizons": "16"}
-    config = McText(stage="memory", roots=str(write_packages(tmp_path / "root")), folder=str(tmp_path / "bench"), **shape)
-    bench = Bench(config, tmp_path / "bench", time.monotonic() + 1e9)
-    corpus_stage(bench)
+    bench = text_bench(tmp_path, "memory", 2 * T, eval_rows=4)
     memory, tokenizer = layered_memory(vocab_size=400, max_seq_len=2 * T), load_tokenizer()
-    assert rolling_stage(Bench(config, bench.home, 0.0), memory, tokenizer, "x") is None
+    assert rolling_stage(Bench(bench.config, bench.home, 0.0), memory, tokenizer, "x") is None
     found = rolling_stage(bench, memory, tokenizer, "x")
     assert [(table["width"], table["interval"]) for table in found["rolling"]] == [(64, 32), (64, 8), (32, 8)]
     for table in found["rolling"]:
@@ -96,7 +93,7 @@ def test_the_stage_measures_all_conditions(base: Path, tmp_path: Path, capsys: p
     names = {*(f"rolling_recovery_{n}" for n in INTERVALS), "rolling_random_8", "gists_only_share", "window_minus_memory_nats"}
     assert found["figures"].keys() == names | {f"{name}_error" for name in names}
     assert json.dumps(found, allow_nan=False) and "rolling: 64 entries" in capsys.readouterr().out
-    assert rolling_stage(Bench(config, bench.home, 0.0), memory, tokenizer, "x") == found, "and nothing twice"
+    assert rolling_stage(Bench(bench.config, bench.home, 0.0), memory, tokenizer, "x") == found, "and nothing twice"
 
 
 def test_a_figure_is_that_of_its_table() -> None:
